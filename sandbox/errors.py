@@ -1,0 +1,93 @@
+"""What can go wrong in this package.
+
+    SandboxError
+    ├── ConfigError           a setting is wrong
+    ├── EngineError           the Docker Engine refused something
+    │   ├── EngineUnreachable nobody answers on its socket
+    │   ├── EngineTimeout     it did not answer within the deadline
+    │   ├── ImageMissing      the sandbox image is not on the engine
+    │   └── RuntimeMissing    the configured runtime is not registered, or not the one that was used
+    ├── SandboxFault          one sandbox is not fit for use
+    └── KeeperError           the keeper did not do what was asked
+        ├── KeeperUnreachable nobody answers on the keeper's socket
+        ├── KeeperRefused     the keeper answered no
+        └── ProtocolError     the other side of the socket does not speak our protocol
+
+A message is a sentence with the cause, followed by the next step where there is one.
+"""
+
+from enum import StrEnum
+
+
+class SandboxError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+
+class ConfigError(SandboxError):
+    """A setting is wrong; the message names the file and the field."""
+
+
+class EngineError(SandboxError):
+    """The Docker Engine refused a request."""
+
+
+class EngineUnreachable(EngineError):
+    """Nobody answers on the Docker Engine's socket."""
+
+
+class EngineTimeout(EngineError):
+    """The Docker Engine did not answer within the deadline. What was asked for may still happen."""
+
+
+class ImageMissing(EngineError):
+    """The image is not on the engine."""
+
+
+class RuntimeMissing(EngineError):
+    """The configured runtime is not registered with the engine, or a container reports another one."""
+
+
+class Fault(StrEnum):
+    """Why a sandbox is not fit for use. The value is stable: logs and `sandbox ls --json` carry it."""
+
+    GONE = "gone"
+    STOPPED = "stopped"
+    WRONG_RUNTIME = "wrong-runtime"
+    SSH_DEAD = "ssh-dead"
+    HOST_KEY_CHANGED = "host-key-changed"
+    LOGIN_REFUSED = "login-refused"
+    DOCKER_DEAD = "docker-dead"
+    WRONG_STORAGE_DRIVER = "wrong-storage-driver"
+    PROBE_FAILED = "probe-failed"
+    PROCESSES_LEFT = "processes-left"
+    ENGINE_FAILED = "engine-failed"
+    NO_SUBNET = "no-subnet"
+    KEEPER_DEFECT = "keeper-defect"
+    LEASE_EXPIRED = "lease-expired"
+    CONDEMNED_BY_RUNNER = "condemned-by-runner"
+    RECREATE_POLICY = "recreate-policy"
+    OTHER_TRUST_KEY = "other-trust-key"
+
+
+class SandboxFault(SandboxError):
+    """A sandbox is not fit for use: `fault` says which kind, the message what was seen."""
+
+    def __init__(self, fault: Fault, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+class KeeperError(SandboxError):
+    """The keeper did not do what was asked."""
+
+
+class KeeperUnreachable(KeeperError):
+    """Nobody answers on the keeper's socket."""
+
+
+class KeeperRefused(KeeperError):
+    """The keeper answered no; the message is the keeper's own."""
+
+
+class ProtocolError(KeeperError):
+    """The other side of the socket sent something that is not our protocol."""

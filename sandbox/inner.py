@@ -1,0 +1,100 @@
+"""Runs inside a sandbox, sent over SSH by `readiness`: it answers a nonce, asks the inner Docker Engine, and cleans.
+
+A file of its own with nothing but the standard library, since the sandbox has none of our packages. It runs the
+sandbox's own Python under the sandbox's own root: what it says is proof of life, never proof of innocence.
+
+Input: one JSON object on stdin. Output: one JSON object on stdout.
+"""
+
+import contextlib
+import json
+import pathlib
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+DOCKER_SOCKET = "/var/run/docker.sock"
+CALL_SECONDS = 10.0
+
+
+def main() -> None:
+    """Do what stdin says and print what came of it."""
+    order = json.load(sys.stdin)
+    deadline = time.monotonic() + order["seconds"]
+    answer: dict[str, Any] = {"nonce": order["nonce"], "docker": None, "error": None}
+    try:
+        answer["docker"] = _docker_when_up(deadline)
+        if order["clean"]:
+            _remove_containers(deadline)
+            for folder in order["folders"]:
+                _empty(pathlib.Path(folder))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        answer["error"] = f"{type(error).__name__}: {error}"
+    json.dump(answer, sys.stdout)
+
+
+def _docker_when_up(deadline: float) -> dict[str, str]:
+    while True:
+        try:
+            info = _docker("GET", "/info", max(0.1, min(CALL_SECONDS, deadline - time.monotonic())))
+            return {"driver": info["Driver"], "version": info["ServerVersion"]}
+        except (OSError, ValueError, LookupError, TypeError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)  # nothing tells when another process's socket starts to answer
+
+
+class _BusyError(ValueError):
+    """The inner Docker Engine is at it already, as with a `docker run --rm` whose process has just been ended."""
+
+
+def _remove_containers(deadline: float) -> None:
+    while containers := _docker("GET", "/containers/json?all=1"):
+        for container in containers:
+            with contextlib.suppress(_BusyError):
+                _docker("DELETE", f"/containers/{quote(container['Id'])}?force=1&v=1")
+        if time.monotonic() > deadline:
+            raise ValueError(f"{len(containers)} containers would not go")
+        time.sleep(0.02)
+    # By name and not by prune: with an argument that differs between versions, prune leaves named volumes alone.
+    for volume in _docker("GET", "/volumes")["Volumes"] or []:
+        _docker("DELETE", f"/volumes/{quote(volume['Name'])}?force=1")
+    _docker("POST", "/networks/prune")
+
+
+def _empty(folder: pathlib.Path) -> None:
+    if folder.is_symlink():  # what it points at is not the job's, and the next job would follow it
+        raise ValueError(f"{folder} is a link")
+    for entry in _entries(folder):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _entries(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    with contextlib.suppress(FileNotFoundError):
+        yield from folder.iterdir()
+
+
+def _docker(method: str, path: str, seconds: float = CALL_SECONDS) -> Any:  # noqa: ANN401 - JSON
+    """One request to the inner Docker Engine. HTTP/1.0, so that the end of the answer is the end of the stream."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(seconds)
+        connection.connect(DOCKER_SOCKET)
+        connection.sendall(f"{method} {path} HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = int(head.split(b" ", 2)[1])
+    if status >= 400 and status != 404:
+        kind = _BusyError if status == 409 else ValueError
+        raise kind(f"{method} {path} was answered with {status}: {body[:200].decode(errors='replace')}")
+    return json.loads(body) if body.strip() else None
+
+
+if __name__ == "__main__":
+    main()

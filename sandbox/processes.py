@@ -1,0 +1,141 @@
+"""The processes of a container, seen and ended from the host.
+
+What a program inside says about processes can be faked by a root inside; the host's /proc cannot. A process belongs to
+a container when its cgroup path carries the container's id: root inside can move processes only below that path. Needs
+the host's pid namespace.
+"""
+
+import errno
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.errors import Fault, SandboxFault
+
+_PROC = Path("/proc")
+_ROUNDS = 5
+_LOGINS = (b"sshd-session", b"sshd-auth")
+"""What OpenSSH 9.8 and newer call the processes of one connection (its release notes)."""
+# Fields of /proc/PID/stat after the command's closing parenthesis, see proc(5).
+_STATE, _THREADS, _START_TIME = 0, 17, 19
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Process:
+    """A process of the host: the id alone is no identity, since ids are used again."""
+
+    pid: int
+    start_time: int
+    """Clock ticks since boot."""
+
+
+def of_container(container_id: str) -> frozenset[Process]:
+    """Every live process of the container, nested namespaces and nested cgroups included; no zombies."""
+    found = (_in_container(entry, container_id) for entry in _PROC.iterdir() if entry.name.isdecimal())
+    return frozenset(process for process in found if process is not None)
+
+
+def settled(container_id: str, deadline: float) -> frozenset[Process]:
+    """The container's processes once no login is left and they have stopped coming and going.
+
+    After a login sshd's children were seen to stay for a tenth of a second. After the monotonic time `deadline` the
+    last look counts.
+    """
+    last, equal = of_container(container_id), 0
+    while equal < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)  # /proc has no notification for another namespace's processes
+        now = of_container(container_id)
+        quiet = now == last and not any(_comm(process) in _LOGINS for process in now)
+        last, equal = now, equal + 1 if quiet else 0
+    return last
+
+
+def end_others(
+    container_id: str,
+    keep: frozenset[Process],
+    frozen: Callable[[], AbstractContextManager[None]],
+    deadline: float,
+) -> int:
+    """End every process of the container that is not in `keep`, and verify it. Returns how many were ended.
+
+    The container is frozen while its processes are listed and signalled, so that nothing can fork away in between.
+    Raises `SandboxFault` (`processes-left`) when some would not go before the monotonic time `deadline`.
+    """
+    ended = 0
+    for _ in range(_ROUNDS):
+        if not of_container(container_id) - keep:
+            return ended
+        with frozen():
+            handles = [handle for p in of_container(container_id) - keep if (handle := _kill(p)) is not None]
+        ended += len(handles)
+        _wait_for_end(handles, deadline)
+    others = of_container(container_id) - keep
+    if not others:
+        return ended
+    raise SandboxFault(Fault.PROCESSES_LEFT, f"{len(others)} of its job's processes could not be ended.")
+
+
+def _in_container(entry: Path, container_id: str) -> Process | None:
+    with suppress(OSError):  # it ended while we looked
+        if _has_id(entry / "cgroup", container_id.encode()):
+            return _identify(entry)
+    return None
+
+
+def _has_id(cgroup: Path, container_id: bytes) -> bool:
+    try:
+        return container_id in cgroup.read_bytes()  # bytes: root inside names cgroups as it likes
+    except OSError as error:
+        # Older kernels do not tell a path longer than PATH_MAX. Only somebody who hides nests cgroups that deep: such a
+        # process is taken for a job's, whosever sandbox is asked about.
+        return error.errno == errno.ENAMETOOLONG
+
+
+def _identify(entry: Path) -> Process | None:
+    fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
+    # A process whose first thread has ended reads as a zombie while its other threads go on.
+    if fields[_STATE] in (b"Z", b"X") and int(fields[_THREADS]) <= 1:
+        return None
+    return Process(int(entry.name), int(fields[_START_TIME]))
+
+
+def _comm(process: Process) -> bytes:
+    with suppress(OSError):  # it ended while we looked
+        return (_PROC / str(process.pid) / "comm").read_bytes().strip()
+    return b""
+
+
+def _kill(process: Process) -> int | None:
+    """Kill exactly this process; returns a pidfd that becomes readable at its end, or None when it is gone already."""
+    try:
+        handle = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    try:
+        if _identify(_PROC / str(process.pid)) == process:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            return handle
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    os.close(handle)
+    return None
+
+
+def _wait_for_end(handles: list[int], deadline: float) -> None:
+    poll = select.poll()
+    for handle in handles:
+        poll.register(handle, select.POLLIN)
+    waiting = set(handles)
+    try:
+        while waiting and (remaining := deadline - time.monotonic()) > 0:
+            for handle, _ in poll.poll(remaining * 1000):
+                poll.unregister(handle)
+                waiting.discard(handle)
+    finally:
+        for handle in handles:
+            os.close(handle)

@@ -1,0 +1,54 @@
+"""The life of a sandbox: one table says which moves exist, and every write of a state goes through it."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+from sandbox.errors import SandboxError
+
+
+class State(StrEnum):
+    """Where a sandbox is in its life. The values are stable: logs and `sandbox ls --json` carry them."""
+
+    CREATING = "creating"
+    BOOTING = "booting"
+    READY = "ready"
+    LEASED = "leased"
+    INSPECTING = "inspecting"
+    CONDEMNED = "condemned"
+    DESTROYING = "destroying"
+    STUCK = "stuck"
+    GONE = "gone"
+
+
+class IllegalMove(SandboxError):
+    """A sandbox cannot go from its state to the one asked for: a defect of the keeper, never of a job."""
+
+
+_ALIVE = frozenset({State.CREATING, State.BOOTING, State.READY, State.LEASED, State.INSPECTING})
+
+MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
+    {
+        State.CREATING: frozenset({State.BOOTING, State.CONDEMNED}),
+        State.BOOTING: frozenset({State.READY, State.CONDEMNED}),
+        State.READY: frozenset({State.LEASED, State.INSPECTING, State.CONDEMNED}),
+        State.LEASED: frozenset({State.INSPECTING, State.CONDEMNED}),
+        State.INSPECTING: frozenset({State.READY, State.CONDEMNED}),
+        State.CONDEMNED: frozenset({State.DESTROYING}),
+        State.DESTROYING: frozenset({State.GONE, State.STUCK}),
+        State.STUCK: frozenset({State.DESTROYING}),
+        State.GONE: frozenset(),
+    }
+)
+"""From each state, the states that may follow. Staying where one is is not a move and always allowed."""
+
+
+def check_move(name: str, current: State, target: State) -> None:
+    """Raise `IllegalMove` unless the sandbox `name` may go from `current` to `target`."""
+    if target is not current and target not in MOVES[current]:
+        raise IllegalMove(f"Sandbox {name} cannot move from {current} to {target}; this is a defect in the keeper.")
+
+
+def is_alive(state: State) -> bool:
+    """Whether a sandbox in this state is, or may become, fit for a job."""
+    return state in _ALIVE

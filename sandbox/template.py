@@ -1,0 +1,154 @@
+"""The container template: what the engine is told to create for one sandbox. Pure; `engine` sends it.
+
+What is *not* here matters as much: no privileged flag, no host mount, no device, no seccomp or AppArmor override,
+no added capability. The runtime is the wall, and each of those would be a hole in it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import IPv4Network
+from typing import NewType
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from sandbox.identity import Identity
+from sandbox.profile import Profile
+
+InstallationId = NewType("InstallationId", str)
+"""Eight hex digits that name one keeper's state folder; on every container, network and volume it makes."""
+
+LABEL_INSTALLATION = "sandbox-runner.installation"
+LABEL_NAME = "sandbox-runner.name"
+LABEL_PROFILE = "sandbox-runner.profile"
+
+GIVEN_FOLDER = "/etc/sandbox"
+"""Where the image looks for what its maker gives it before the start (contract: `images/sandbox/README.md`)."""
+
+DOCKER_DATA = "/var/lib/docker"
+LOGIN_USER = "sandbox"
+_NOFILE_HARD = 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class GivenFile:
+    """A file put into the container between create and start. `mode` is octal permission bits; the owner is root."""
+
+    path: str
+    content: bytes
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxName:
+    """The names of one creation. All carry the generation, so that a late create collides instead of doubling."""
+
+    installation: InstallationId
+    generation: int
+
+    def __str__(self) -> str:
+        return f"sandbox-{self.installation}-{self.generation}"
+
+    @property
+    def bridge(self) -> str:
+        """The bridge interface on the host: at most 15 characters, as the kernel asks."""
+        return f"sbx{self.installation[:6]}{self.generation % 0xFFFFFF:x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ulimit:
+    """A resource limit, as `setrlimit(2)` knows it."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """Everything the engine is told about one sandbox. The name is also the network's and the volume's."""
+
+    name: SandboxName
+    image: str
+    runtime: str
+    labels: Mapping[str, str]
+    subnet: IPv4Network
+    ulimits: Sequence[Ulimit]
+    memory: int
+    pids: int
+    cpuset: str | None
+    nano_cpus: int | None
+    files: Sequence[GivenFile]
+
+
+def container_spec(
+    name: SandboxName,
+    profile_name: str,
+    profile: Profile,
+    identity: Identity,
+    subnet: IPv4Network,
+    nofile_ceiling: int,
+) -> ContainerSpec:
+    """Fill in the template.
+
+    `nofile_ceiling` is the most open files this host's engine can grant; a profile that asks for more gets that.
+    """
+    return ContainerSpec(
+        name=name,
+        image=profile.image,
+        runtime=profile.runtime,
+        labels={
+            LABEL_INSTALLATION: name.installation,
+            LABEL_NAME: str(name),
+            LABEL_PROFILE: profile_name,
+        },
+        subnet=subnet,
+        ulimits=[
+            Ulimit(
+                "nofile", min(profile.nofile, nofile_ceiling), min(max(profile.nofile, _NOFILE_HARD), nofile_ceiling)
+            )
+        ],
+        memory=int(profile.memory),
+        pids=profile.pids,
+        cpuset=profile.cpuset,
+        nano_cpus=int(profile.cpus * 1e9) if profile.cpus is not None else None,
+        files=given_files(identity, subnet),
+    )
+
+
+def given_files(identity: Identity, subnet: IPv4Network) -> list[GivenFile]:
+    """The files that make the sandbox this one: its host key, who may log in, and how sshd and dockerd run."""
+    return [
+        GivenFile(f"{GIVEN_FOLDER}/ssh_host_ed25519_key", identity.host.private.encode(), 0o600),
+        GivenFile(f"{GIVEN_FOLDER}/authorized_keys", f"{identity.client.public}\n".encode(), 0o644),
+        GivenFile(f"{GIVEN_FOLDER}/sshd_config", render_sshd_config().encode(), 0o644),
+        GivenFile(f"{GIVEN_FOLDER}/daemon.json", render_daemon_json(subnet).encode(), 0o644),
+    ]
+
+
+def render_sshd_config() -> str:
+    """The sshd configuration of every sandbox; the image ships the same text for those who start it by hand."""
+    return _templates().get_template("sshd_config.j2").render(user=LOGIN_USER)
+
+
+def render_daemon_json(subnet: IPv4Network) -> str:
+    """The inner Docker Engine's configuration, with inner networks that do not shadow the sandbox's own `subnet`."""
+    text = _templates().get_template("daemon.json.j2").render(inner_range=_inner_range(subnet))
+    return json.dumps(json.loads(text), indent=2) + "\n"
+
+
+def _inner_range(subnet: IPv4Network) -> IPv4Network:
+    candidates = (IPv4Network("10.244.0.0/16"), IPv4Network("10.245.0.0/16"))
+    return next(range_ for range_ in candidates if not range_.overlaps(subnet))
+
+
+@cache
+def _templates() -> Environment:
+    # Not HTML: what is rendered here is configuration, and its values are ours.
+    return Environment(
+        loader=PackageLoader("sandbox"),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701
+        keep_trailing_newline=True,
+    )
