@@ -1,0 +1,124 @@
+"""A client of the keeper's socket. Blocking, one connection per request, safe to use from several threads."""
+
+import os
+import socket
+from pathlib import Path
+from typing import TypeVar
+
+from sandbox.errors import KeeperRefused, KeeperUnreachable, ProtocolError
+from sandbox.keeper import protocol
+
+_R = TypeVar("_R", protocol.LeaseGrant, protocol.Done, protocol.Listing, protocol.Pong)
+
+ANSWER_DEADLINE = 30.0
+"""Seconds the keeper has to answer, beyond what a request says itself."""
+
+
+class KeeperClient:
+    """Asks the keeper at `path`. Every call raises `KeeperUnreachable`, `KeeperRefused` or `ProtocolError`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def lend(self, request: protocol.Lend) -> tuple[protocol.LeaseGrant, socket.socket]:
+        """A lease, and a socket connected to the sandbox's port 22 that is now the caller's to close."""
+        line, descriptors = self._exchange(request, request.wait + ANSWER_DEADLINE)
+        if not descriptors:
+            _parse(line, protocol.Done)  # a refusal is raised here
+            raise ProtocolError("The keeper answered `lend` without a connection.")
+        connection = socket.socket(fileno=descriptors[0])
+        try:
+            connection.setblocking(True)  # the keeper's own timeout came with it
+            return _parse(line, protocol.LeaseGrant), connection
+        except BaseException:
+            connection.close()
+            raise
+
+    def renew(self, token: str) -> None:
+        """The attempt is alive."""
+        self._ask(protocol.Renew(token=token), protocol.Done)
+
+    def kill(self, token: str) -> None:
+        """End every process of the attempt; they are gone when this returns."""
+        self._ask(protocol.Kill(token=token), protocol.Done)
+
+    def give_back(self, token: str, *, used: bool) -> None:
+        """The attempt is over."""
+        self._ask(protocol.Return(token=token, used=used), protocol.Done)
+
+    def condemn(self, token: str, reason: str) -> None:
+        """The sandbox is not fit for another job."""
+        self._ask(protocol.Condemn(token=token, reason=reason[:1000] or "It gave no reason."), protocol.Done)
+
+    def listing(self) -> protocol.Listing:
+        """Every sandbox."""
+        return self._ask(protocol.List(), protocol.Listing)
+
+    def ping(self) -> protocol.Pong:
+        """Is the keeper there, and fit?"""
+        return self._ask(protocol.Ping(), protocol.Pong)
+
+    def _ask(self, request: protocol.Message, expected: type[_R]) -> _R:
+        line, _ = self._exchange(request, ANSWER_DEADLINE)
+        return _parse(line, expected)
+
+    def _exchange(self, request: protocol.Message, deadline: float) -> tuple[bytes, list[int]]:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(deadline)
+            try:
+                connection.connect(str(self._path))
+            except OSError as error:
+                raise KeeperUnreachable(_advice(self._path, error)) from error
+            try:
+                connection.sendall(protocol.encode_request(request))
+                return _receive(connection)
+            except TimeoutError:
+                raise KeeperUnreachable(
+                    f"The keeper did not answer within {deadline:.0f} s; look at its log."
+                ) from None
+            except OSError as error:
+                raise KeeperUnreachable(
+                    f"The keeper hung up in the middle of its answer ({error}); look at its log."
+                ) from error
+
+
+def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+    line, descriptors = bytearray(), list[int]()
+    try:
+        while not line.endswith(b"\n") and len(line) <= protocol.MAX_LINE:
+            chunk, received, _, _ = socket.recv_fds(connection, 65536, 1)
+            descriptors += received
+            line += chunk
+            if not chunk:
+                break
+        complete = line.endswith(b"\n")
+    except OSError:
+        _close(descriptors)
+        raise
+    if not complete:
+        _close(descriptors)
+        raise ProtocolError("The keeper's answer broke off. Was it restarted just now? Try again.")
+    return bytes(line), descriptors
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _parse(line: bytes, expected: type[_R]) -> _R:
+    reply = protocol.decode_reply(line, expected)
+    if isinstance(reply, protocol.Refusal):
+        raise KeeperRefused(reply.refused)
+    return reply
+
+
+def _advice(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return (
+            f"There is no keeper socket at {path}. "
+            "Start the keeper (docker compose up -d), or name its socket with --keeper."
+        )
+    if isinstance(error, PermissionError):
+        return f"No permission to open the keeper's socket {path}. Use root, or an account of the socket's group."
+    return f"No keeper answers on {path} ({error}). Start it: docker compose up -d."
