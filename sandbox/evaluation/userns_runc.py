@@ -1,0 +1,345 @@
+"""userns-runc: stock runc, with what a system container needs inside its user namespace.
+
+The engine calls this instead of runc. It edits the container's specification the way sysbox-runc would as far
+as a user namespace alone permits it, lets runc create the container and hands the container's cgroups to the
+container's root. Every other command goes to runc unchanged. What this is worth, and what sysbox adds, is in
+docs/userns-runc.md.
+
+This file is copied beside the engine and runs as `python -I -S userns_runc.py …`: standard library only, and
+nothing of ours imported.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+Spec = dict[str, Any]
+
+CAPABILITY_NAMES = (
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+)
+CAPABILITIES = ["CAP_" + name for name in CAPABILITY_NAMES]
+
+# What an inner container engine calls and the engine's profile withholds from a container without CAP_SYS_ADMIN.
+# Nothing newer than mount_setattr (442): runc answers ENOSYS, on which programs fall back, only to calls newer
+# than the newest one named, and EPERM to the older ones.
+SYSCALLS = [
+    "add_key",
+    "clone",
+    "clone3",
+    "fsconfig",
+    "fsmount",
+    "fsopen",
+    "fspick",
+    "get_mempolicy",
+    "kcmp",
+    "keyctl",
+    "mbind",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "open_tree",
+    "pidfd_getfd",
+    "pivot_root",
+    "request_key",
+    "set_mempolicy",
+    "setdomainname",
+    "sethostname",
+    "setns",
+    "umount",
+    "umount2",
+    "unshare",
+]
+
+# The only cgroup files that delegation needs; the limits themselves stay with the host.
+DELEGATED_FILES = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "cgroup.clone_children", "tasks")
+
+PSEUDO_FILE_SYSTEMS = ("proc", "sysfs", "cgroup", "cgroup2")
+RUNC_PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# runc's flags that stand without a value; every other flag takes the next word.
+BARE_FLAGS = {"debug", "systemd-cgroup", "no-pivot", "no-new-keyring", "tty", "t", "detach", "d", "no-new-privs"}
+UNDO_SECONDS = 30
+
+
+class RefusedError(Exception):
+    """The container would not be confined; the text is the sentence for the user."""
+
+
+class Call(NamedTuple):
+    """A runc command line taken apart."""
+
+    options: dict[str, str]  # the global options
+    command: str
+    arguments: dict[str, str]  # the command's own options
+    operands: list[str]
+
+
+def parse(words: list[str]) -> Call:
+    """Take runc's command line apart, as far as this wrapper needs it."""
+    options, rest = _flags(words)
+    arguments, operands = _flags(rest[1:])
+    return Call(options, rest[0] if rest else "", arguments, operands)
+
+
+def _flags(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    found: dict[str, str] = {}
+    position = 0
+    while position < len(words) and words[position].startswith("-"):
+        name, given, value = words[position].lstrip("-").partition("=")
+        position += 1
+        if not given and name not in BARE_FLAGS and position < len(words):
+            value = words[position]
+            position += 1
+        found[name] = value
+    return found, words[position:]
+
+
+def mapped_root(spec: Spec) -> tuple[int, int]:
+    """The host's user and group id of the container's root; refuses a container that would hold real root."""
+    linux = spec.get("linux") or {}
+    namespaces = [space for space in linux.get("namespaces") or [] if space.get("type") == "user"]
+    if not namespaces:
+        raise RefusedError(
+            "userns-runc gives a container all capabilities and starts none outside a user namespace: "
+            'set "userns-remap" in the engine\'s daemon.json, and do not use --userns=host'
+        )
+    if any(space.get("path") for space in namespaces):
+        raise RefusedError(
+            "userns-runc gives every container a user namespace of its own and cannot share another's: "
+            "give this container its own network, without --network=container:…"
+        )
+    return _root_of(linux.get("uidMappings"), "uid"), _root_of(linux.get("gidMappings"), "gid")
+
+
+def _root_of(mappings: list[dict[str, int]] | None, kind: str) -> int:
+    root = None
+    for mapping in mappings or []:
+        inside, outside, size = (mapping.get(key, 0) for key in ("containerID", "hostID", "size"))
+        if size > 0 and outside <= 0:
+            raise RefusedError(f"userns-runc refuses a container whose {kind} map reaches the host's {kind} 0")
+        if size > 0 and inside == 0:
+            root = outside
+    if root is None:
+        raise RefusedError(f"userns-runc refuses a container whose {kind} map has no root")
+    return root
+
+
+def edit_spec(spec: Spec) -> Spec:
+    """The specification as sysbox would have it; the same again when applied again."""
+    mapped_root(spec)
+    linux = dict(spec["linux"])
+    linux["maskedPaths"] = linux["readonlyPaths"] = []
+    if not any(space.get("type") == "cgroup" for space in linux["namespaces"]):
+        linux["namespaces"] = [*linux["namespaces"], {"type": "cgroup"}]
+    if linux.get("seccomp"):
+        linux["seccomp"] = edit_seccomp(linux["seccomp"])
+    return spec | {"linux": linux, "mounts": edit_mounts(spec.get("mounts") or []), "process": edit_process(spec)}
+
+
+def edit_process(spec: Spec) -> Spec:
+    """Root holds every capability inside its user namespace, anyone else none, as on a host of its own."""
+    # AppArmor's profile for ordinary containers forbids mounts; a lower oom score is not the mapped root's to set.
+    process = {key: value for key, value in spec["process"].items() if key not in ("apparmorProfile", "oomScoreAdj")}
+    is_root = process.get("user", {}).get("uid", 0) == 0
+    held = CAPABILITIES if is_root else []
+    process["capabilities"] = {"bounding": CAPABILITIES, "ambient": []} | dict.fromkeys(
+        ("effective", "permitted", "inheritable"), held
+    )
+    return process
+
+
+def edit_mounts(mounts: list[Spec]) -> list[Spec]:
+    """The kernel's own file systems become writable (what belongs to the host stays the host's by its owner)."""
+    edited = [_writable(mount) if mount.get("type") in PSEUDO_FILE_SYSTEMS else mount for mount in mounts]
+    if not any(mount.get("destination") == "/sys/fs/cgroup" for mount in edited):
+        options = ["nosuid", "noexec", "nodev", "relatime", "rw"]
+        cgroup = {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options}
+        edited.append(cgroup)
+    return edited
+
+
+def _writable(mount: Spec) -> Spec:
+    return mount | {"options": [option for option in mount.get("options") or [] if option not in ("ro", "rw")] + ["rw"]}
+
+
+def edit_seccomp(profile: Spec) -> Spec:
+    """The engine's profile plus our calls; rules that mask or deny one of ours (clone, clone3) give way."""
+    rules = []
+    for rule in profile.get("syscalls") or []:
+        others = [name for name in rule.get("names") or [] if name not in SYSCALLS]
+        if others:
+            rules.append(rule | {"names": others})
+    return profile | {"syscalls": [*rules, {"names": SYSCALLS, "action": "SCMP_ACT_ALLOW"}]}
+
+
+def cgroup_folders(memberships: Iterable[str], mountinfo: Iterable[str]) -> Iterator[Path]:
+    """A process's cgroups as folders on this host, from its /proc/<pid>/cgroup and our own mountinfo.
+
+    A hierarchy in which the process is at the root, with no folder of its own, is left out.
+    """
+    mounts = [_cgroup_mount(line) for line in mountinfo]
+    for line in memberships:
+        _, controllers, path = line.rstrip("\n").split(":", 2)
+        wanted = {""} if not controllers else set(controllers.split(","))
+        for mount in mounts:
+            if mount is None or not wanted & mount.controllers:
+                continue
+            if path.startswith(mount.root.rstrip("/") + "/") and path != mount.root:
+                yield Path(mount.point, path.removeprefix(mount.root).lstrip("/"))
+                break  # the same hierarchy may be mounted at several places
+
+
+class _CgroupMount(NamedTuple):
+    root: str
+    point: str
+    controllers: set[str]  # {""} is the unified hierarchy, as in /proc/<pid>/cgroup
+
+
+def _cgroup_mount(line: str) -> _CgroupMount | None:
+    before, _, after = line.partition(" - ")
+    fields, (kind, _, options) = before.split(), after.split()[:3]
+    if kind not in ("cgroup", "cgroup2"):
+        return None
+    return _CgroupMount(fields[3], fields[4], {""} if kind == "cgroup2" else set(options.split(",")))
+
+
+def delegate_cgroups(pid: int, uid: int, gid: int) -> None:
+    """Give the container's root its cgroup folders, so that an inner engine can make its own beneath them."""
+    memberships = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines()
+    mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    for folder in cgroup_folders(memberships, mountinfo):
+        os.chown(folder, uid, gid)
+        for file in filter(Path.exists, (folder / name for name in DELEGATED_FILES)):
+            os.chown(file, uid, gid)
+
+
+def create(runc: str, words: list[str], call: Call) -> int:
+    """Edit the bundle, let runc create the container, hand over its cgroups; undone when that fails."""
+    bundle = Path(call.arguments.get("bundle") or call.arguments.get("b") or ".")
+    spec_file = bundle / "config.json"
+    spec = json.loads(spec_file.read_text(encoding="utf-8"))
+    uid, gid = mapped_root(spec)
+    spec_file.write_text(json.dumps(edit_spec(spec)), encoding="utf-8")
+    # close_fds=False: the container's terminal and preserved descriptors are ours to pass on. No deadline of
+    # ours: the engine has its own.
+    status = subprocess.call([runc, *words], close_fds=False)
+    if status:
+        return status if status > 0 else 128 - status
+    try:
+        delegate_cgroups(int(Path(call.arguments["pid-file"]).read_text(encoding="ascii")), uid, gid)
+    except (OSError, KeyError, ValueError):
+        _undo(runc, call)
+        raise
+    return 0
+
+
+def _undo(runc: str, call: Call) -> None:
+    root = ["--root", call.options["root"]] if "root" in call.options else []
+    subprocess.run([runc, *root, "delete", "--force", *call.operands[:1]], check=False, timeout=UNDO_SECONDS)
+
+
+def edit_exec(call: Call) -> None:
+    """`docker exec` brings a process description of its own, made from the engine's unedited specification."""
+    given = call.arguments.get("process") or call.arguments.get("p")
+    if given:
+        process = json.loads(Path(given).read_text(encoding="utf-8"))
+        Path(given).write_text(json.dumps(edit_process({"process": process})), encoding="utf-8")
+
+
+def report(message: str, log_file: str | None) -> None:
+    """Say it where a person looks, and in runc's log, from which the engine takes what it shows."""
+    print(message, file=sys.stderr)
+    if log_file:
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with Path(log_file).open("a", encoding="utf-8") as log:
+            log.write(json.dumps({"level": "error", "msg": message, "time": now}) + "\n")
+
+
+def find_runc() -> str:
+    """The stock runc of this host."""
+    runc = shutil.which("runc", path=os.environ.get("PATH", "") + ":" + RUNC_PLACES)
+    if runc is None:
+        raise RefusedError("userns-runc needs runc, and there is none on this host: install the package runc")
+    return runc
+
+
+def become(runc: str, words: list[str]) -> NoReturn:
+    """Let runc take this process's place."""
+    os.execv(runc, [runc, *words])  # noqa: S606 - nothing to quote, and no shell
+
+
+def run(words: list[str], call: Call) -> int:
+    """Run one runc command line; anything but `create` ends in runc itself."""
+    runc = find_runc()
+    if call.command == "run":
+        raise RefusedError("userns-runc knows `create` and `start`, which engines use, and not `run`")
+    if call.command == "create":
+        return create(runc, words, call)
+    if call.command == "exec":
+        edit_exec(call)
+    become(runc, words)
+
+
+def main(words: list[str]) -> int:
+    """Run one runc command line and turn errors into a sentence."""
+    call = parse(words)
+    try:
+        return run(words, call)
+    except RefusedError as refusal:
+        report(str(refusal), call.options.get("log"))
+    except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+        report(
+            f"userns-runc could not {call.command} the container: {type(error).__name__}: {error}",
+            call.options.get("log"),
+        )
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
