@@ -1,0 +1,71 @@
+"""Serves the API for as long as the service works, and turns signals into drain and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from runner.errors import StateError
+from runner.service.service import Service
+
+_logger = logging.getLogger(__name__)
+
+#: Seconds that followers of a log have to read its end when the service stops.
+LAST_READS = 5
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: the API stays up while running jobs end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(service: Service, app: FastAPI, host: str, port: int) -> None:
+    """Serve until the service has no more work after a signal. Raises StateError when the address cannot be used.
+
+    TERM and INT drain: running and waiting jobs end first. A second one, or QUIT, ends them.
+    """
+    _handle_signals(service)
+    config = uvicorn.Config(
+        app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=LAST_READS, lifespan="off"
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(_serve(server, host, port))
+    working = asyncio.create_task(service.work())
+    await asyncio.wait([serving, working], return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        service.stop("its API could not be served.")
+    await working
+    server.should_exit = True
+    await serving
+
+
+async def _serve(server: uvicorn.Server, host: str, port: int) -> None:
+    try:
+        await server.serve()
+    except SystemExit as error:  # how uvicorn says that it cannot listen
+        raise StateError(
+            f"The API cannot listen on {host}:{port}; is the port taken? Give another --listen."
+        ) from error
+
+
+def _handle_signals(service: Service) -> None:
+    loop = asyncio.get_running_loop()
+
+    def drain_or_stop() -> None:
+        if service.draining:
+            service.stop("it was told twice to stop.")
+        else:
+            service.drain()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, drain_or_stop)
+    loop.add_signal_handler(signal.SIGQUIT, service.stop, "it was told to stop at once.")

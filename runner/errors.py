@@ -1,0 +1,83 @@
+"""What goes wrong in the runner.
+
+    RunnerError
+    ├── BadJobError              the job cannot be run as it was written
+    ├── InputError               something that was named cannot be read or reached
+    ├── LogError                 the log cannot be made or written
+    ├── LeaseError               the source of leases could not do what was asked
+    │   └── LeaseLostError       the lease is no longer ours and never will be again
+    ├── SandboxError             the sandbox or the way to it
+    │   ├── ConnectError         no session could be opened: nothing of the job was sent
+    │   ├── ConnectionLostError  an open session broke
+    │   ├── ProtocolError        the sandbox's side said something that the protocol does not allow
+    │   └── LaunchRefusedError   the launcher in the sandbox could not start the script
+    └── ServiceError             the service cannot do what was asked
+        ├── StateError           its state cannot be read, written or moved like that
+        ├── BusyError            too many jobs wait
+        └── DrainingError        it is stopping and takes no more jobs
+
+Every message is a sentence with the cause and, where there is one, the next step. A script that fails is not an error:
+see `runner.outcome`.
+"""
+
+from __future__ import annotations
+
+
+class RunnerError(Exception):
+    """Anything that this package raises on purpose."""
+
+
+class BadJobError(RunnerError):
+    """The job cannot be run as it was written."""
+
+
+class InputError(RunnerError):
+    """A file or a service that was named cannot be read or reached."""
+
+
+class LogError(RunnerError):
+    """The log cannot be made or written."""
+
+
+class LeaseError(RunnerError):
+    """The source of leases could not do what was asked. Asking again may help."""
+
+
+class LeaseLostError(LeaseError):
+    """The lease was taken away. Asking again cannot help."""
+
+
+class SandboxError(RunnerError):
+    """The sandbox or the way to it is broken."""
+
+
+class ConnectError(SandboxError):
+    """No session could be opened. Nothing of the job was sent."""
+
+
+class ConnectionLostError(SandboxError):
+    """An open session broke."""
+
+
+class ProtocolError(SandboxError):
+    """The sandbox's side said something that the protocol does not allow."""
+
+
+class LaunchRefusedError(SandboxError):
+    """The launcher in the sandbox could not start the script, and says so."""
+
+
+class ServiceError(RunnerError):
+    """The service cannot do what was asked."""
+
+
+class StateError(ServiceError):
+    """The service's state cannot be read or written, or a job cannot move like that."""
+
+
+class BusyError(ServiceError):
+    """Too many jobs wait already."""
+
+
+class DrainingError(ServiceError):
+    """The service is stopping and takes no more jobs."""

@@ -1,0 +1,1 @@
+"""Running one script on one leased sandbox: lease, session, launcher, log, attempt."""

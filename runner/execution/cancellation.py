@@ -1,0 +1,61 @@
+"""Asking for the end of an attempt, and seeing work through when its caller is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from runner.outcome import Cancelled, RunnerStopped
+
+_T = TypeVar("_T")
+
+
+class Cancellation:
+    """A wish for the end of one attempt. The first one counts; later ones change nothing."""
+
+    def __init__(self) -> None:
+        self._cause: Cancelled | RunnerStopped | None = None
+        self._requested = asyncio.Event()
+
+    @property
+    def cause(self) -> Cancelled | RunnerStopped | None:
+        """Why the attempt is to end; None while nobody asked for it."""
+        return self._cause
+
+    def request(self, by: str) -> None:
+        """Ask for the end; `by` completes the sentence "the script was cancelled by …"."""
+        self._request(Cancelled(by))
+
+    def stop_runner(self, why: str) -> None:
+        """Ask for the end because the runner itself stops; `why` is a sentence."""
+        self._request(RunnerStopped(why))
+
+    async def wait(self) -> None:
+        """Wait until someone asks."""
+        await self._requested.wait()
+
+    def _request(self, cause: Cancelled | RunnerStopped) -> None:
+        self._cause = self._cause or cause
+        self._requested.set()
+
+
+async def see_through(work: Coroutine[Any, Any, _T], on_cancel: Callable[[], None] = lambda: None) -> _T:
+    """Run `work` to its own end even when the caller is cancelled, again and again; then pass the cancellation on.
+
+    `on_cancel` is called at each cancellation, and is how the work learns that it should come to an end. The work
+    limits its own time.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+            on_cancel()
+    if cancelled:
+        if not task.cancelled():
+            task.exception()  # the cancellation is what the caller gets
+        raise cancelled
+    return task.result()

@@ -1,0 +1,53 @@
+"""What the launcher's last word means. Pure."""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+from runner.execution.wire import Ended, EndKind
+from runner.outcome import Killed, Limit, Outcome, ScriptFailed, Succeeded, TimedOut
+
+#: The codes of shells for a command that is not there, and one that cannot be executed.
+NOT_FOUND: Final = 127
+NOT_EXECUTABLE: Final = 126
+
+
+def outcome_of(ended: Ended) -> Outcome:
+    """Return the outcome of a script whose end the launcher reported."""
+    match ended.kind:
+        case EndKind.EXITED:
+            return ScriptFailed(ended.code) if ended.code else Succeeded()
+        case EndKind.SIGNALED:
+            return Killed(ended.code)
+        case EndKind.TIMED_OUT:
+            return TimedOut(Limit.JOB)
+        case EndKind.START_FAILED:
+            return ScriptFailed(NOT_FOUND if ended.errno == errno.ENOENT else NOT_EXECUTABLE)
+
+
+def remarks_on(ended: Ended, script: bytes, received: int) -> list[str]:
+    """Return sentences on what a user would else wonder about: a script that did not start, a log that is not whole."""
+    remarks = []
+    if ended.kind is EndKind.START_FAILED:
+        remarks.append(_start_failure(ended, script))
+    if received < ended.logged:
+        remarks.append(f"{ended.logged - received} bytes of the log are missing: the job shortened it in the sandbox.")
+    if ended.log_error:
+        remarks.append(f"The log ends early: it could not be written in the sandbox ({ended.log_error}).")
+    return remarks
+
+
+def dropped_remark(dropped: int, limit: int) -> str:
+    """Return the sentence that closes a log from which bytes were dropped."""
+    return f"The log is kept up to {limit} bytes; {dropped} bytes more were dropped."
+
+
+def _start_failure(ended: Ended, script: bytes) -> str:
+    line = script[:256].split(b"\n", 1)[0]
+    if line.startswith(b"#!") and line.endswith(b"\r"):
+        return "The script's first line ends with a carriage return. Save the script with Unix line endings (LF)."
+    if line.startswith(b"#!"):
+        shown = line.decode(errors="replace")
+        return f"The script's first line ({shown}) names an interpreter that the sandbox cannot run: {ended.text}."
+    return f"The script could not be started: {ended.text}."

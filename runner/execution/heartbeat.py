@@ -1,0 +1,55 @@
+"""Keeping a lease."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from runner.errors import LeaseError, LeaseLostError
+from runner.execution.lease import Lease
+
+_logger = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """Renews a lease at a third of its term until stopped.
+
+    A renewal that fails is tried again at the next beat, without end: while the source of leases restarts, the job
+    goes on. Only when the source says that the lease is gone is it lost.
+    """
+
+    def __init__(self, lease: Lease) -> None:
+        """Start. Needs a running event loop."""
+        self._lease = lease
+        self._lost = asyncio.Event()
+        self._task = asyncio.create_task(self._beat())
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the lease is gone for good."""
+        return self._lost.is_set()
+
+    async def wait_lost(self) -> None:
+        """Wait until the lease is gone for good."""
+        await self._lost.wait()
+
+    async def stop(self) -> None:
+        """Stop renewing. Idempotent."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease.term / 3)
+            try:
+                await asyncio.wait_for(self._lease.renew(), self._lease.term)
+            except LeaseLostError:
+                self._lost.set()
+                return
+            except (LeaseError, OSError) as error:
+                _logger.warning(
+                    "The lease of %s could not be renewed: %s",
+                    self._lease.sandbox,
+                    error,
+                    extra={"action": "renew_failed", "attempt": self._lease.attempt},
+                )

@@ -1,0 +1,103 @@
+"""Leases: the right of one attempt to one sandbox. The contract between the runner and whoever makes sandboxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from socket import socket
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The way into a sandbox's SSH server."""
+
+    #: Connected to the sandbox's port 22. Who opens a session with it owns it, and closes it also on failure.
+    socket: socket
+    user: str
+    #: The only host key that is accepted, in the format of a `.pub` file.
+    host_key: str
+    #: An OpenSSH private key without passphrase.
+    client_key: str = field(repr=False)
+
+
+class LeaseSource(Protocol):
+    """Lends sandboxes.
+
+    The course of an attempt: `lend`, then `renew` at least once per term, then exactly one of `give_back` and
+    `condemn`; `kill` any number of times before that. Calls for different attempts may run at the same time.
+    """
+
+    async def lend(self, attempt: str, profile: str, trust_key: str, wait: float) -> Lease:
+        """Return a sandbox for this attempt, with an SSH server that was seen to answer.
+
+        Idempotent by attempt: asking again for the same attempt returns the same lease with a fresh connection, or the
+        error it ended with. Waits up to `wait` seconds for a sandbox to become free. Being cancelled gives the request
+        up: a lease that is granted all the same must be returned by the source, not by the caller.
+
+        Errors: LeaseError when there is no sandbox to be had; the message says why and what to do.
+        """
+        ...
+
+
+class Lease(Protocol):
+    """One sandbox, for one attempt. Every call has a deadline of its own inside the implementation."""
+
+    @property
+    def attempt(self) -> str:
+        """The attempt that this lease is for."""
+        ...
+
+    @property
+    def sandbox(self) -> str:
+        """The sandbox's name, for people."""
+        ...
+
+    @property
+    def generation(self) -> int:
+        """Fences the lease: a recreated sandbox has a higher one."""
+        ...
+
+    @property
+    def runtime(self) -> str:
+        """The container runtime that the sandbox runs under, for people."""
+        ...
+
+    @property
+    def access(self) -> Access:
+        """The way in, good for one session."""
+        ...
+
+    @property
+    def term(self) -> float:
+        """Seconds after a renewal in which the lease is safe without another."""
+        ...
+
+    async def renew(self) -> None:
+        """Start a new term.
+
+        Errors: LeaseError when it could not be asked for (the caller tries again); LeaseLostError when the lease is
+        gone for good.
+        """
+        ...
+
+    async def kill(self) -> None:
+        """End every process in the sandbox that was not there when it became ready, and verify that from outside.
+
+        Idempotent. The session to the sandbox does not survive it. Errors: LeaseError when something may be left.
+        """
+        ...
+
+    async def give_back(self, *, used: bool) -> None:
+        """Return the sandbox. What the job left is inspected and cleaned by the source, in its own time.
+
+        `used` is False only when certainly nothing of a job was sent to it. Idempotent, and without effect after
+        `condemn`. Errors: LeaseError; the source then finds out by the term.
+        """
+        ...
+
+    async def condemn(self, reason: str) -> None:
+        """Return the sandbox as broken: it is never lent again. `reason` is a sentence and is kept.
+
+        Idempotent, and may follow a failed `give_back`. Errors: as for `give_back`.
+        """
+        ...

@@ -1,0 +1,156 @@
+"""The log of one attempt: an append-only file on the runner, addressed by byte offset.
+
+The file comes first: nothing is shown to anyone before it was written there. Readers read the file, each at its own
+pace, so that a slow terminal holds nobody up and takes no memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+from runner.errors import LogError
+
+#: Bytes of output that a log keeps unless told otherwise.
+DEFAULT_LIMIT: Final = 2 * 1024**3
+_CHUNK: Final = 256 * 1024
+
+
+class Log:
+    """Writes one log. All methods belong to the event loop's thread; `LiveCopy` reads beside it.
+
+    After `limit` bytes, and after the first failed write, output is dropped and counted: what is kept has no hole. The
+    runner's own closing lines are written beyond the limit.
+    """
+
+    def __init__(self, path: Path, limit: int = DEFAULT_LIMIT) -> None:
+        """Make the file, readable for its owner only. Errors: LogError, also when it exists already."""
+        self.path = path
+        self.limit = limit
+        #: Bytes in the file, and how many of them are the script's output: what follows them is the runner's.
+        self.size = 0
+        self.output = 0
+        #: Bytes of output that were dropped here.
+        self.dropped = 0
+        #: Why writing failed; empty when it did not.
+        self.failure = ""
+        self.closed = False
+        self._remarks: list[str] = []
+        self._news = threading.Condition()
+        self._waiting: set[asyncio.Event] = set()
+        try:
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LogError(f"The log {path} cannot be made: {error.strerror}. Choose another place.") from error
+
+    def append(self, data: bytes | memoryview) -> None:
+        """Append output of the script."""
+        kept = data[: max(0, self.limit - self.size)]
+        written = self._write(kept)
+        self.output += written
+        self.dropped += len(data) - written
+        self._tell()
+
+    def remark(self, sentence: str) -> None:
+        """Keep a sentence for the end of the log."""
+        self._remarks.append(sentence)
+
+    def close(self, reason: str) -> None:
+        """End the log with the remarks and the reason, each as a line `runner: …`. Idempotent."""
+        if self.closed:
+            return
+        start = b"" if self._at_line_start() else b"\n"
+        self._write(start + "".join(f"runner: {line}\n" for line in [*self._remarks, reason]).encode())
+        self.closed = True
+        os.close(self._file)
+        self._tell()
+
+    async def follow(self, offset: int = 0) -> AsyncIterator[bytes]:
+        """Yield the log from a byte offset on, as it grows, until it is closed."""
+        news = asyncio.Event()
+        self._waiting.add(news)
+        file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while True:
+                news.clear()
+                closed = self.closed
+                while data := os.pread(file, _CHUNK, offset):
+                    offset += len(data)
+                    yield data
+                if closed:
+                    return
+                await news.wait()
+        finally:
+            self._waiting.discard(news)
+            os.close(file)
+
+    def wait_for_output(self, offset: int) -> int:
+        """Block a reader's thread until there is output beyond `offset`, and return how many bytes; 0 at its end."""
+        with self._news:
+            self._news.wait_for(lambda: self.output > offset or self.closed)
+            return self.output - offset
+
+    def _write(self, data: bytes | memoryview) -> int:
+        """Write as much as can be, and return how much that was."""
+        done = 0
+        try:
+            while done < len(data) and not self.failure:
+                done += os.write(self._file, data[done:])
+        except OSError as error:
+            self.failure = error.strerror or str(error)
+        self.size += done
+        return done
+
+    def _at_line_start(self) -> bool:
+        if self.size == 0:
+            return True
+        with self.path.open("rb") as file:
+            return os.pread(file.fileno(), 1, self.size - 1) == b"\n"
+
+    def _tell(self) -> None:
+        for news in self._waiting:
+            news.set()
+        with self._news:
+            self._news.notify_all()
+
+
+class LiveCopy:
+    """Copies the script's output to a file descriptor while the log grows, in a thread of its own.
+
+    The descriptor may block (a pipe into a pager, a stopped terminal): then only this thread waits.
+    """
+
+    def __init__(self, log: Log, descriptor: int) -> None:
+        """Start copying. Needs a running event loop."""
+        self._log = log
+        self._descriptor = descriptor
+        #: Whether nobody reads the descriptor any more.
+        self.broken = False
+        self._loop = asyncio.get_running_loop()
+        self._done = asyncio.Event()
+        threading.Thread(target=self._copy, name="live-log", daemon=True).start()
+
+    async def finish(self, deadline: float) -> bool:
+        """Wait until all output of the closed log was copied; False when that took longer than `deadline` seconds."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._done.wait(), deadline)
+        return self._done.is_set()
+
+    def _copy(self) -> None:
+        offset = 0
+        try:
+            with self._log.path.open("rb", buffering=0) as file:
+                while count := self._log.wait_for_output(offset):
+                    data = memoryview(os.pread(file.fileno(), min(count, _CHUNK), offset))
+                    offset += len(data)
+                    while data:
+                        data = data[os.write(self._descriptor, data) :]
+        except OSError:
+            self.broken = True
+        with contextlib.suppress(RuntimeError):  # the loop is gone, and with it who waited
+            self._loop.call_soon_threadsafe(self._done.set)

@@ -1,0 +1,49 @@
+"""What an attempt can be told, and what it tells on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Deadlines in seconds, and places in the sandbox."""
+
+    #: How long to wait for a sandbox to become free.
+    lend_wait: float = 600.0
+    #: From a lease to a launcher that waits.
+    open_deadline: float = 30.0
+    #: For sending the job.
+    launch_deadline: float = 120.0
+    #: Between TERM and KILL.
+    grace: float = 5.0
+    #: For each of: killing what is left, giving the sandbox back, condemning it.
+    return_deadline: float = 60.0
+    #: Attempts in all, while user code certainly did not run. At least 1.
+    tries: int = 3
+    #: The script's working folder.
+    workspace: str = "/home/sandbox/workspace"
+    #: The folder that holds one folder per attempt.
+    attempts: str = "/var/lib/attempts"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something to tell about an attempt. It is not part of the script's output."""
+
+    #: What happened, for programs: `lending`, `leased`, `retry`, `started`, `ended`, `condemned`.
+    action: str
+    #: The same as a sentence for people.
+    text: str
+    facts: Mapping[str, str | int] = field(default_factory=dict)
+
+
+Notes: TypeAlias = Callable[[Note], None]
+
+DEFAULTS = Settings()
+
+
+def no_notes(note: Note) -> None:
+    """Tell nobody."""

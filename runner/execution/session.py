@@ -1,0 +1,294 @@
+"""A session with the launcher in one sandbox, over one SSH connection. The only module that knows asyncssh.
+
+The sandbox's SSH server may be the job's own by now. It is held to the pinned host key, is offered nothing of ours (no
+agent, no keys but the sandbox's own, no forwarding, no configuration files), and what it sends is bounded by SSH's
+window, by `wire`, and by the deadlines of the callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import resources
+from typing import Final, Self, TypeAlias
+
+import asyncssh
+
+from runner.errors import ConnectError, ConnectionLostError, LaunchRefusedError, ProtocolError, SandboxError
+from runner.execution import wire
+from runner.execution.lease import Access
+
+#: Seconds between questions to a silent server, and how many may stay unanswered: a black hole is noticed in 20 s.
+KEEPALIVE_INTERVAL: Final = 5
+KEEPALIVE_COUNT: Final = 3
+#: Bytes in flight. More only outgrows the processor's cache.
+WINDOW: Final = 2 * 1024 * 1024
+#: Bytes of the launcher's standard error that are kept for the sentence that says what went wrong.
+MAX_DIAGNOSIS: Final = 1000
+#: Seconds for a polite end of the connection.
+CLOSE_DEADLINE: Final = 2.0
+#: The fastest first where both sides have AES in hardware; all are authenticated.
+CIPHERS: Final = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes128-ctr")
+_PIECE: Final = 256 * 1024
+
+#: Takes the next bytes of a script's output. Must not keep the view. A SandboxError from it ends the session.
+Output: TypeAlias = Callable[[memoryview], None]
+
+# The launcher's source follows on standard input, so that it always is of the runner's own version.
+_BOOTSTRAP: Final = """\
+import os, sys
+size, source = int(sys.argv[1]), b""
+while len(source) < size:
+    piece = os.read(0, size - len(source))
+    if not piece: sys.exit(1)
+    source += piece
+exec(compile(source, "launcher", "exec"))
+"""
+_LAUNCHER: Final = resources.files("runner.execution").joinpath("launcher.py").read_bytes()
+_COMMAND: Final = f"exec python3 -I -S -c {shlex.quote(_BOOTSTRAP)} {len(_LAUNCHER)}"
+
+#: What each of the library's errors means here. A test fails when the library gains one that is not listed.
+SENTENCES: Final[Mapping[type[Exception], str]] = {
+    asyncssh.HostKeyNotVerifiable: "The sandbox showed another host key than the one it was made with",
+    asyncssh.PermissionDenied: "The sandbox refused the login key that it was made with",
+    asyncssh.ConnectionLost: "The connection to the sandbox was lost",
+    asyncssh.KeyExchangeFailed: "The sandbox's SSH server has no encryption in common with the runner",
+    asyncssh.MACError: "The connection to the sandbox was tampered with",
+    asyncssh.CompressionError: "The sandbox's SSH server sent data that cannot be read",
+    asyncssh.ProtocolError: "The sandbox's SSH server broke the SSH protocol",
+    asyncssh.ProtocolNotSupported: "What answers at the sandbox's address is not an SSH server of version 2",
+    asyncssh.ServiceNotAvailable: "The sandbox's SSH server does not offer logins",
+    asyncssh.IllegalUserName: "The sandbox's SSH server does not accept the user name",
+    asyncssh.DisconnectError: "The sandbox's SSH server ended the connection",
+    asyncssh.ChannelOpenError: "The sandbox's SSH server did not open a session",
+    asyncssh.ProcessError: "The sandbox's SSH server ended the session",
+    asyncssh.TimeoutError: "The sandbox's SSH server did not answer in time",
+    asyncssh.SFTPError: "The sandbox's file transfer failed",
+    asyncssh.Error: "The sandbox's SSH server failed",
+    asyncssh.KeyImportError: "A key of the sandbox cannot be read",
+    TimeoutError: "The sandbox did not answer in time",
+    ConnectionResetError: "The sandbox reset the connection",
+    BrokenPipeError: "The sandbox closed the connection",
+    OSError: "The connection to the sandbox failed",
+}
+
+asyncssh.set_log_level(logging.WARNING)
+
+
+def describe(error: Exception) -> str:
+    """Return one of the library's or the system's errors as a sentence."""
+    text = next((SENTENCES[kind] for kind in type(error).__mro__ if kind in SENTENCES), "The SSH session failed")
+    detail = wire.clean(str(error)).rstrip(".")
+    return f"{text} ({detail})." if detail else f"{text}."
+
+
+@contextmanager
+def _translated(kind: type[SandboxError]) -> Iterator[None]:
+    try:
+        yield
+    except (asyncssh.Error, asyncssh.KeyImportError, OSError) as error:
+        raise kind(describe(error)) from error
+
+
+class Session:
+    """A launcher that waits in a sandbox, is given one script, and tells how it goes."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection, conversation: _Conversation) -> None:
+        """For `open` only."""
+        self._connection = connection
+        self._conversation = conversation
+
+    @classmethod
+    async def open(cls, access: Access, deadline: float) -> Self:
+        """Log in, start the launcher and wait for its hello, all within `deadline` seconds.
+
+        Owns `access.socket` from here on. Errors: ConnectError; ProtocolError. Nothing is left open then.
+        """
+        connection = None
+        conversation = _Conversation()
+        try:
+            async with asyncio.timeout(deadline):
+                with _translated(ConnectError):
+                    connection = await _connect(access, deadline)
+                    await connection.create_session(lambda: conversation, _COMMAND, encoding=None, window=WINDOW)
+                await conversation.greet()
+        except BaseException as error:
+            if connection:
+                connection.abort()
+            access.socket.close()
+            if isinstance(error, TimeoutError):
+                raise ConnectError(f"The sandbox did not get ready for a script within {deadline:g} s.") from error
+            raise
+        return cls(connection, conversation)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the launcher still waited for a script when last heard of."""
+        return not self._conversation.error
+
+    async def launch(self, launch: wire.Launch, script: bytes, output: Output) -> None:
+        """Send the script; from the first byte on it counts as started. What it writes goes to `output` as it comes.
+
+        Errors: ConnectionLostError. Waits while the sandbox does not read: the caller sets the deadline.
+        """
+        self._conversation.output = output
+        await self._conversation.write(wire.encode_launch(launch, len(script)))
+        for start in range(0, len(script), _PIECE):
+            await self._conversation.write(script[start : start + _PIECE])
+
+    async def end(self) -> wire.Ended:
+        """Wait until the script ended and all of its output was passed on.
+
+        Waits as long as the connection stands: the caller sets a deadline where there is one.
+        Errors: ConnectionLostError; ProtocolError; LaunchRefusedError; what `output` raised.
+        """
+        return await self._conversation.end()
+
+    def signal(self, number: int) -> None:
+        """Ask the launcher to signal the script's process group. Nothing says whether it did."""
+        self._conversation.write_now(wire.encode_signal(number))
+
+    async def close(self) -> None:
+        """End the connection, politely for a moment and then at once. The script, if there is one, goes on."""
+        self._connection.disconnect(asyncssh.DISC_BY_APPLICATION, "done")
+        try:
+            async with asyncio.timeout(CLOSE_DEADLINE):
+                await self._connection.wait_closed()
+        except TimeoutError:
+            self._connection.abort()
+
+
+async def _connect(access: Access, deadline: float) -> asyncssh.SSHClientConnection:
+    return await asyncssh.connect(
+        "sandbox",
+        sock=access.socket,
+        config=None,
+        username=access.user,
+        known_hosts=([asyncssh.import_public_key(access.host_key)], [], []),
+        client_keys=[asyncssh.import_private_key(access.client_key)],
+        agent_path=None,
+        preferred_auth="publickey",
+        gss_host=None,
+        x509_trusted_certs=None,
+        compression_algs=["none"],
+        encryption_algs=CIPHERS,
+        login_timeout=deadline,
+        keepalive_interval=KEEPALIVE_INTERVAL,
+        keepalive_count_max=KEEPALIVE_COUNT,
+    )
+
+
+class _Conversation(asyncssh.SSHClientSession[bytes]):
+    """The launcher's standard streams.
+
+    Output is passed on in the callback that brings it: it is hot in the processor's cache then, nothing queues, and a
+    sink that takes its time holds the sandbox up by itself.
+    """
+
+    def __init__(self) -> None:
+        self.output: Output | None = None
+        self.error: SandboxError | None = None
+        self._decoder = wire.Decoder()
+        self._hello: wire.Hello | None = None
+        self._last: wire.Ended | wire.Refused | wire.Lost | None = None
+        self._news = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._diagnosis = b""
+        self._channel: asyncssh.SSHClientChannel[bytes]
+
+    # What asyncssh calls.
+
+    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        self._channel = chan
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        if datatype is not None:
+            self._diagnosis = (self._diagnosis + data)[:MAX_DIAGNOSIS]
+            return
+        if self.error:
+            return
+        try:
+            for frame in self._decoder.feed(data):
+                self._take(frame)
+        except SandboxError as error:
+            self._fail(error)
+            self._channel.abort()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(ConnectionLostError(describe(exc) if exc else self._farewell()))
+
+    def _take(self, frame: wire.Frame) -> None:
+        match frame:
+            case wire.LogData(data) if self.output and not self._last:
+                self.output(data)
+            case wire.Hello() if not self._hello:
+                self._hello = frame
+                self._news.set()
+            case wire.Ended() | wire.Refused() | wire.Lost() if self.output and not self._last:
+                self._last = frame
+                self._news.set()
+            case _:
+                raise ProtocolError("The sandbox sent something out of turn.")
+
+    def _fail(self, error: SandboxError) -> None:
+        self.error = self.error or error
+        self._news.set()
+        self._writable.set()
+
+    def _farewell(self) -> str:
+        said = wire.clean(self._diagnosis.decode(errors="replace"))
+        status = self._channel.get_exit_status()
+        code = "" if status is None else f" with exit code {status}"
+        return f"The sandbox's side ended the session{code}{': ' + said if said else ''}."
+
+    # What the session calls.
+
+    async def greet(self) -> None:
+        """Send the launcher, and wait for its hello."""
+        try:
+            await self.write(_LAUNCHER)
+            while not self._hello:
+                await self._next()
+        except ConnectionLostError as error:
+            raise ConnectError(f"The launcher did not start. {error}") from error
+
+    async def end(self) -> wire.Ended:
+        """Wait for the launcher's last word."""
+        while not self._last:
+            await self._next()
+        match self._last:
+            case wire.Refused(why):
+                raise LaunchRefusedError(why)
+            case wire.Lost(why):
+                raise ConnectionLostError(why)
+            case ended:
+                return ended
+
+    async def write(self, data: bytes) -> None:
+        """Write, and wait while the server does not read."""
+        self.write_now(data)
+        await self._writable.wait()
+        if self.error:
+            raise self.error
+
+    def write_now(self, data: bytes) -> None:
+        """Write without waiting, and without an error when the connection is gone: reading tells."""
+        with _translated(ConnectionLostError):
+            if not self.error and not self._channel.is_closing():
+                self._channel.write(data)
+
+    async def _next(self) -> None:
+        if self.error:
+            raise self.error
+        self._news.clear()
+        await self._news.wait()

@@ -1,0 +1,239 @@
+"""The frames between the runner and the launcher in the sandbox. No input or output here.
+
+A frame is a type (1 byte), the payload's size (4 bytes, big-endian) and the payload:
+
+| direction   | type | payload                                        | when                              |
+|-------------|------|------------------------------------------------|-----------------------------------|
+| to launcher | L    | JSON: all of the launch but the script         | once                              |
+| to launcher | S    | the script                                     | directly after L                  |
+| to launcher | k    | one signal number per byte                     | any time after S                  |
+| to runner   | h    | JSON: hello                                    | first and once                    |
+| to runner   | r    | JSON: refused, the script was not started      | last                              |
+| to runner   | l    | log bytes                                      | any time after S                  |
+| to runner   | e    | JSON: how the script ended                     | last, after every byte of the log |
+| to runner   | x    | JSON: lost, how the script ended is not known  | last                              |
+
+The launcher is one file without imports of ours, so it has its own few lines for this; a test proves that both agree.
+What comes from the sandbox may come from a hostile job: all of it is bounded here, and every oddity is a ProtocolError.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, TypeAlias
+
+from runner.errors import ProtocolError
+
+#: Largest JSON payload from the launcher, in bytes.
+MAX_JSON: Final = 16 * 1024
+#: Largest log payload from the launcher, in bytes.
+MAX_LOG: Final = 1024 * 1024
+#: Longest text taken from the launcher's JSON, in characters.
+MAX_TEXT: Final = 500
+
+_HEAD: Final = struct.Struct(">cI")
+_MAX_COUNT: Final = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How the launcher is to run the script. Paths are in the sandbox."""
+
+    attempt: str
+    args: tuple[str, ...]
+    environment: dict[str, str] = field(repr=False)
+    #: Seconds until the launcher itself ends the script; None is no limit.
+    timeout: float | None
+    #: Seconds between TERM and KILL at that timeout.
+    grace: float
+    #: Bytes of output that are kept.
+    log_limit: int
+    workspace: str
+    #: The folder that holds one folder per attempt.
+    root: str
+
+
+class EndKind(StrEnum):
+    """How the supervisor says the script ended."""
+
+    EXITED = "exited"
+    SIGNALED = "signaled"
+    TIMED_OUT = "timed_out"
+    START_FAILED = "start_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The launcher is there and waits for a job."""
+
+    uid: int
+    boot_id: str
+    python: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The launcher did not start the script."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogData:
+    """The next bytes of the log; a frame may come in several of these."""
+
+    data: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The script ended, and every byte of its log was sent before."""
+
+    kind: EndKind
+    #: Exit code (0 to 255) or signal (1 to 64); 0 when the script did not start.
+    code: int
+    #: Why the script did not start: the number and the text of the system's error.
+    errno: int
+    text: str
+    #: Bytes of the log, and bytes that were dropped because it was full or could not be written.
+    logged: int
+    dropped: int
+    #: Why the log could not be written; empty when it could.
+    log_error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The launcher does not know how the script ended."""
+
+    why: str
+
+
+Frame: TypeAlias = Hello | Refused | LogData | Ended | Lost
+
+
+def encode_launch(launch: Launch, script_size: int) -> bytes:
+    """Return the launch frame and the head of the script's frame; the script's bytes follow."""
+    own = {name: getattr(launch, name) for name in launch.__slots__}
+    document = json.dumps(own).encode()
+    return _HEAD.pack(b"L", len(document)) + document + _HEAD.pack(b"S", script_size)
+
+
+def encode_signal(number: int) -> bytes:
+    """Return the frame that asks for a signal to the script's process group."""
+    return _HEAD.pack(b"k", 1) + bytes([number])
+
+
+class Decoder:
+    """Turns the bytes of a launcher, cut anywhere, into frames. Holds at most one JSON payload."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._kind = b""
+        self._missing = 0
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Yield the frames that `data` completes, and log bytes as they come.
+
+        Raises ProtocolError at the first thing that is not allowed; the decoder is of no use after that.
+        """
+        view = memoryview(data)
+        while view:
+            if self._kind == b"l":
+                piece, view = view[: self._missing], view[self._missing :]
+                self._missing -= len(piece)
+                yield LogData(piece)
+            else:
+                view = self._hold(view)
+                if self._kind and not self._missing:
+                    yield _parse(self._kind, bytes(self._held))
+            if not self._missing and self._kind:
+                self._kind = b""
+                self._held.clear()
+
+    def _hold(self, view: memoryview) -> memoryview:
+        """Take what is missing of a head or a JSON payload, and return the rest."""
+        wanted = self._missing if self._kind else _HEAD.size - len(self._held)
+        piece, rest = view[:wanted], view[wanted:]
+        self._held += piece
+        if self._kind:
+            self._missing -= len(piece)
+        elif len(self._held) == _HEAD.size:
+            self._kind, self._missing = _check_head(bytes(self._held))
+            self._held.clear()
+        return rest
+
+
+def _check_head(head: bytes) -> tuple[bytes, int]:
+    kind, size = _HEAD.unpack(head)
+    if kind not in b"hrlex":
+        raise ProtocolError(f"The sandbox sent a frame of an unknown type ({kind!r}).")
+    if not 0 < size <= (MAX_LOG if kind == b"l" else MAX_JSON):
+        raise ProtocolError(f"The sandbox announced a frame of {size} bytes, which is not allowed.")
+    return kind, size
+
+
+def _parse(kind: bytes, payload: bytes) -> Frame:
+    try:
+        document = json.loads(payload)
+        if not isinstance(document, dict):
+            raise ProtocolError("The sandbox sent a frame that is not a JSON object.")
+        return _PARSERS[kind](document)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"The sandbox sent a frame that cannot be read ({clean(str(error))}).") from None
+
+
+def clean(text: str) -> str:
+    """Return text from the sandbox as one bounded line that is safe for terminals and logs."""
+    words = text[: MAX_TEXT * 2].split()
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(words))[:MAX_TEXT]
+
+
+def _text(document: dict[str, Any], name: str) -> str:
+    value = document.get(name, "")
+    if not isinstance(value, str):
+        raise ProtocolError(f"The sandbox sent something that is not text as {name}.")
+    return clean(value)
+
+
+def _count(document: dict[str, Any], name: str, highest: int = _MAX_COUNT) -> int:
+    value = document.get(name, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= highest:
+        raise ProtocolError(f"The sandbox sent something that is not a number from 0 to {highest} as {name}.")
+    return value
+
+
+def _parse_hello(document: dict[str, Any]) -> Hello:
+    uid = _count(document, "uid", 0xFFFFFFFF)
+    return Hello(uid, _text(document, "boot_id"), _text(document, "python"))
+
+
+def _parse_ended(document: dict[str, Any]) -> Ended:
+    try:
+        kind = EndKind(_text(document, "kind"))
+    except ValueError:
+        raise ProtocolError("The sandbox sent an end of the script that is of no known kind.") from None
+    code = _count(document, "code", 64 if kind is EndKind.SIGNALED else 255)
+    if kind is EndKind.SIGNALED and code == 0:
+        raise ProtocolError("The sandbox says that signal 0 ended the script.")
+    return Ended(
+        kind=kind,
+        code=code,
+        errno=_count(document, "errno", 4095),
+        text=_text(document, "text"),
+        logged=_count(document, "logged"),
+        dropped=_count(document, "dropped"),
+        log_error=_text(document, "log_error"),
+    )
+
+
+_PARSERS: Final[dict[bytes, Callable[[dict[str, Any]], Frame]]] = {
+    b"h": _parse_hello,
+    b"r": lambda document: Refused(_text(document, "why")),
+    b"e": _parse_ended,
+    b"x": lambda document: Lost(_text(document, "why")),
+}

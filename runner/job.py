@@ -1,0 +1,128 @@
+"""What someone wants run. A `Job` that exists can be sent to a sandbox: everything about it was checked."""
+
+from __future__ import annotations
+
+import math
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from runner.errors import BadJobError
+
+#: Largest script, in bytes.
+MAX_SCRIPT: Final = 64 * 1024 * 1024
+#: Longest single argument or `NAME=value`, in bytes with its closing NUL: Linux's own limit (MAX_ARG_STRLEN).
+MAX_STRING: Final = 128 * 1024
+#: All arguments and variables together, in bytes. Linux allows about 2 MiB less what the sandbox adds.
+MAX_STRINGS: Final = 1024 * 1024
+#: Longest timeout, in seconds: thirty days.
+MAX_TIMEOUT: Final = 30 * 24 * 3600.0
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: A NUL within this many bytes means a binary. Later ones may be the payload of a self-extracting script.
+_SNIFFED: Final = 4096
+_EXECUTABLES: Final = {
+    b"\x7fELF": "an ELF program",
+    b"MZ\x90\x00": "a Windows program",
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "a gzip file",
+    b"\xfe\xff": "UTF-16 text",
+    b"\xff\xfe": "UTF-16 text",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A script and everything that decides how it is run. `docs/job-contract.md` is its meaning for users.
+
+    Raises BadJobError when it could not be run as written.
+    """
+
+    script: bytes
+    args: tuple[str, ...] = ()
+    #: On top of the sandbox's defaults. Bytes that are not UTF-8 are kept as `os.environ` keeps them.
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    profile: str = "default"
+    #: Who may inherit whose leftovers.
+    trust_key: str = "untrusted"
+    #: Seconds from the start of the script; None is no limit.
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_script(self.script)
+        _check_strings(self.args, self.environment)
+        _check_label("profile", self.profile)
+        _check_label("trust key", self.trust_key)
+        _check_timeout(self.timeout)
+        object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
+
+
+def new_attempt_id() -> str:
+    """Return a fresh attempt id: one start of one script on one lease."""
+    return uuid.uuid4().hex
+
+
+def _check_script(script: bytes) -> None:
+    if not script.strip():
+        raise BadJobError("The script is empty. Give a script with at least one command.")
+    if len(script) > MAX_SCRIPT:
+        raise BadJobError(
+            f"The script has {len(script)} bytes and the limit is {MAX_SCRIPT}. Fetch the data from within the script."
+        )
+    for magic, what in _EXECUTABLES.items():
+        if script.startswith(magic):
+            raise BadJobError(f"The script is {what}, not a script. Give a text that a shell or its #! line can run.")
+    if b"\0" in script[:_SNIFFED]:
+        raise BadJobError("The script has a NUL byte near its start: it is a binary file. Give a text file.")
+
+
+def _check_strings(args: tuple[str, ...], environment: Mapping[str, str]) -> None:
+    total = 0
+    for number, arg in enumerate(args, start=1):
+        total += _check_string(f"Argument {number}", arg)
+    for name, value in environment.items():
+        if not _NAME.fullmatch(name):
+            raise BadJobError(
+                f"The variable name {name[:80]!r} is not allowed. Use letters, digits and underscores, no digit first."
+            )
+        total += _check_string(f"The variable {name[:80]}", f"{name}={value}")
+    if total > MAX_STRINGS:
+        raise BadJobError(
+            f"Arguments and variables have {total} bytes together and the limit is {MAX_STRINGS}. "
+            "Put large values into the script or a file."
+        )
+
+
+def _check_string(what: str, text: str) -> int:
+    """Return the size of one string as the kernel counts it."""
+    if "\0" in text:
+        raise BadJobError(
+            f"{what} has a NUL byte, which no program can be given. Encode the value, for example base64."
+        )
+    try:
+        size = len(text.encode("utf-8", "surrogateescape")) + 1
+    except UnicodeEncodeError:
+        raise BadJobError(f"{what} is not valid Unicode. Encode the value, for example base64.") from None
+    if size > MAX_STRING:
+        raise BadJobError(
+            f"{what} has {size} bytes and Linux allows {MAX_STRING}. Put the value into the script or a file."
+        )
+    return size
+
+
+def _check_label(what: str, text: str) -> None:
+    if not text or len(text) > 200 or not text.isprintable():
+        raise BadJobError(f"The {what} {text[:80]!r} is not allowed. Use 1 to 200 printable characters.")
+
+
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is None:
+        return
+    if not math.isfinite(timeout) or not 0 < timeout <= MAX_TIMEOUT:
+        raise BadJobError(
+            f"A timeout of {timeout:g} seconds is not possible. Give more than 0 and at most {MAX_TIMEOUT:.0f}, "
+            "or no timeout at all."
+        )

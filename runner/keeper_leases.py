@@ -1,0 +1,98 @@
+"""Leases from the keeper, over its unix socket. The one place where the runner meets the `sandbox` package."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from socket import socket
+from typing import TypeVar
+
+from runner.errors import LeaseError, LeaseLostError
+from runner.execution.lease import Access
+from sandbox.errors import KeeperError, KeeperRefused
+from sandbox.keeper import protocol
+from sandbox.keeper.client import KeeperClient
+from sandbox.state import State
+
+DEFAULT_KEEPER = Path(protocol.DEFAULT_SOCKET)
+
+_T = TypeVar("_T")
+
+
+class KeeperLeases:
+    """The `LeaseSource` of a runner beside a keeper. Blocking calls run on threads; each has the client's deadline."""
+
+    def __init__(self, socket: Path = DEFAULT_KEEPER) -> None:
+        self._client = KeeperClient(socket)
+
+    async def lend(self, attempt: str, profile: str, trust_key: str, wait: float) -> "KeeperLease":
+        """See `LeaseSource.lend`."""
+        request = protocol.Lend(attempt=attempt, profile=profile, trust_key=trust_key, wait=wait)
+        asked = asyncio.ensure_future(_ask(lambda: self._client.lend(request)))
+        try:
+            grant, connection = await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            asked.add_done_callback(self._return_unwanted)
+            raise
+        access = Access(connection, grant.user, grant.host_key, grant.client_key)
+        return KeeperLease(self._client, attempt, grant, access)
+
+    async def ready(self, profile: str) -> int:
+        """How many sandboxes of a profile are ready and not leased. Errors: LeaseError."""
+        listing = await _ask(self._client.listing)
+        return sum(sandbox.state is State.READY and sandbox.profile == profile for sandbox in listing.sandboxes)
+
+    def _return_unwanted(self, asked: "asyncio.Future[tuple[protocol.LeaseGrant, socket]]") -> None:
+        """Nobody waits for this lease any more. If even this fails, the keeper takes it back after its term."""
+        if not asked.cancelled() and asked.exception() is None:
+            grant, connection = asked.result()
+            connection.close()
+            asyncio.get_running_loop().run_in_executor(None, lambda: self._client.give_back(grant.token, used=False))
+
+
+class KeeperLease:
+    """See `Lease`."""
+
+    def __init__(self, client: KeeperClient, attempt: str, grant: protocol.LeaseGrant, access: Access) -> None:
+        self.attempt = attempt
+        self.sandbox = grant.sandbox
+        self.generation = grant.generation
+        self.runtime = grant.runtime
+        self.term = grant.term
+        self.access = access
+        self._client = client
+        self._token = grant.token
+        self._over = False
+
+    async def renew(self) -> None:
+        """See `Lease.renew`."""
+        try:
+            await _ask(lambda: self._client.renew(self._token), refused=LeaseLostError)
+        except LeaseLostError:
+            self._over = True
+            raise
+
+    async def kill(self) -> None:
+        """See `Lease.kill`."""
+        await _ask(lambda: self._client.kill(self._token))
+
+    async def give_back(self, *, used: bool) -> None:
+        """See `Lease.give_back`."""
+        await self._end(lambda: self._client.give_back(self._token, used=used))
+
+    async def condemn(self, reason: str) -> None:
+        """See `Lease.condemn`."""
+        await self._end(lambda: self._client.condemn(self._token, reason))
+
+    async def _end(self, act: Callable[[], None]) -> None:
+        if not self._over:
+            await _ask(act)
+            self._over = True
+
+
+async def _ask(act: Callable[[], _T], refused: type[LeaseError] = LeaseError) -> _T:
+    try:
+        return await asyncio.to_thread(act)
+    except KeeperRefused as error:
+        raise refused(str(error)) from error
+    except KeeperError as error:
+        raise LeaseError(str(error)) from error

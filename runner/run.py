@@ -1,0 +1,49 @@
+"""`runner run`: one script, here and now, with its output on stdout and its exit code as ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from runner import outcome as outcomes
+from runner.execution.attempt import run_attempt
+from runner.execution.cancellation import Cancellation
+from runner.execution.lease import LeaseSource
+from runner.execution.log import LiveCopy, Log
+from runner.execution.options import Note, Settings
+from runner.job import Job
+from runner.outcome import Outcome
+
+#: Seconds that a slow reader of our stdout has for the rest of the log after the script's end.
+READ_DEADLINE = 3600.0
+_SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "a closed terminal"}
+
+
+async def run_script(leases: LeaseSource, job: Job, settings: Settings, *, as_json: bool) -> Outcome:
+    """Run a job, its log live on stdout (on stderr with `as_json`, where stdout gets the outcome as one object)."""
+    cancellation = Cancellation()
+    loop = asyncio.get_running_loop()
+    for number, by in _SIGNALS.items():
+        loop.add_signal_handler(number, _cancel, cancellation, by)
+    with tempfile.TemporaryDirectory(prefix="runner-") as folder:
+        log = Log(Path(folder) / "log")
+        copy = LiveCopy(log, (sys.stderr if as_json else sys.stdout).fileno())
+        outcome = await run_attempt(leases, job, log, cancellation, settings=settings, notes=_tell)
+        await copy.finish(READ_DEADLINE)
+        if as_json:
+            print(json.dumps({**outcomes.to_json(outcome), "log_bytes": log.output, "log_dropped": log.dropped}))
+    return outcome
+
+
+def _cancel(cancellation: Cancellation, by: str) -> None:
+    if cancellation.cause is None:
+        print(f"runner: cancelled by {by}; ending what the script started", file=sys.stderr, flush=True)
+    cancellation.request(by)
+
+
+def _tell(note: Note) -> None:
+    print(f"runner: {note.text}", file=sys.stderr, flush=True)
