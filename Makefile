@@ -1,0 +1,58 @@
+# make demo   show the main job on this machine        make check  format, lint, types, layers
+# make test   everything that CI tests                 make bench  what it costs, as ratios
+# make clean  remove what these left behind
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# A company's own certificate authority, for image builds (images/ca/README.md).
+EXTRA_CA ?= $(or $(SSL_CERT_FILE),$(REQUESTS_CA_BUNDLE))
+
+WITH_ENGINE = set -a; . .state/environment; set +a;
+
+.PHONY: help demo test check bench images clean
+help:
+	@sed -n 's/^# \(make.*\)/\1/p' Makefile
+
+demo: images
+	@$(WITH_ENGINE) examples/demo.sh
+
+test: check images
+	@$(WITH_ENGINE) .venv/bin/pytest $(PYTEST_ARGS)
+
+check: .venv/.ready
+	@.venv/bin/ruff format --check --quiet .
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-logo
+
+bench: images
+	@$(WITH_ENGINE) .venv/bin/python -m bench
+
+# The images on the engine that .state/environment names.
+images: .state/environment images/ca/extra.crt
+	@$(WITH_ENGINE) tools=.venv/bin; echo "== building the images (a few minutes the first time)"; \
+	  $$tools/docker-compose --progress plain build --quiet >.state/build.log 2>&1 \
+	    || { tail -n 40 .state/build.log >&2; echo "The build failed; all of it is in .state/build.log." >&2; exit 1; }
+
+# Which engine and runtime to use is decided anew each time: the host may have changed.
+.PHONY: .state/environment
+.state/environment: .venv/.ready
+	@mkdir -p .state
+	@.venv/bin/sandbox evaluation prepare >.state/environment.new && mv .state/environment.new $@
+
+.PHONY: images/ca/extra.crt
+images/ca/extra.crt:
+	@if [ -n "$(EXTRA_CA)" ]; then cmp -s "$(EXTRA_CA)" $@ || cp "$(EXTRA_CA)" $@; fi
+
+.venv/.ready: pyproject.toml
+	@echo "== installing into .venv"
+	@python3 -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "== installing python3 and python3-venv"; \
+	       apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 python3-venv ca-certificates >/dev/null; }
+	@python3 -m venv .venv
+	@.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:
+	@if [ -x .venv/bin/sandbox ]; then .venv/bin/sandbox evaluation down --purge; fi
+	@rm -rf .venv .state images/ca/extra.crt .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+echo "Hello from $(hostname), as $(id -un), with Docker $(docker version --format '{{.Server.Version}}')."
