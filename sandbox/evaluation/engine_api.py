@@ -88,6 +88,8 @@ def _client(url: str | None, timeout: int = QUICK_SECONDS) -> Iterator[docker.Do
         yield client
     except APIError as error:
         raise EvaluationError(f"The Docker Engine refused: {error.explanation or error}") from error
+    except requests.Timeout as error:
+        raise EvaluationError(f"The Docker Engine gave no sign of life for {timeout} s.") from error
     except (DockerException, requests.RequestException, OSError) as error:
         where = settings.get("base_url") or DEFAULT_SOCKET
         raise EvaluationError(f"No Docker Engine answers at {where}: {error}") from error

@@ -1,0 +1,31 @@
+"""Fixtures for tests with a real Docker Engine.
+
+They take DOCKER_HOST, SANDBOX_RUNTIME and SANDBOX_IMAGE from the environment, as `make test` and
+`eval "$(sandbox evaluation env)"` set them.
+"""
+
+import os
+from collections.abc import Iterator
+
+import docker
+import pytest
+
+
+@pytest.fixture(scope="session")
+def docker_client() -> Iterator[docker.DockerClient]:
+    """The engine that the environment names."""
+    client = docker.from_env(timeout=60)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def sandbox_runtime() -> str:
+    """The runtime that sandboxes are started with."""
+    return os.environ.get("SANDBOX_RUNTIME", "sysbox-runc")
+
+
+@pytest.fixture(scope="session")
+def sandbox_image() -> str:
+    """The sandbox image."""
+    return os.environ.get("SANDBOX_IMAGE", "sandbox:latest")
