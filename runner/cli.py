@@ -65,7 +65,7 @@ def run(
     """
     job = Job(
         script=_read_script(script),
-        args=tuple(args or ()),
+        args=tuple(args or ())[_separator(args) :],
         environment=_environment(env or []),
         profile=profile,
         trust_key=trust_key,
@@ -123,6 +123,11 @@ def ping(
     print(answer.text)
     if answer.status_code != 200:
         raise typer.Exit(1)
+
+
+def _separator(args: list[str] | None) -> int:
+    """How many of the words after the script are the `--` before its arguments."""
+    return int(args is not None and args[:1] == ["--"])
 
 
 def _read_script(name: str) -> bytes:

@@ -14,6 +14,7 @@ from sandbox import config
 from sandbox.engine import Engine
 from sandbox.errors import ConfigError, EngineError, KeeperError, SandboxError
 from sandbox.evaluation.cli import app as evaluation
+from sandbox.evaluation.errors import EvaluationError
 from sandbox.keeper import protocol
 from sandbox.keeper.client import KeeperClient
 from sandbox.keeper.home import DEFAULT_HOME, Home
@@ -32,7 +33,7 @@ app.add_typer(evaluation, name="evaluation")
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]
 _DEFAULT_SOCKET = Path(protocol.DEFAULT_SOCKET)
 _RUN_FOLDER = Path(protocol.DEFAULT_RUN_FOLDER)
-_EXIT_CODES = ((ConfigError, 78), (EngineError, 69), (KeeperError, 69))
+_EXIT_CODES = ((ConfigError, 78), (EngineError, 69), (KeeperError, 69), (EvaluationError, 69))
 """By kind, as in sysexits.h: 78 configuration, 69 something needed is not there; 1 for the rest."""
 
 
@@ -69,7 +70,6 @@ def keeper(
         the_keeper.stop(patience)
         reconciling.join()
         server.shutdown()
-    server.path.unlink(missing_ok=True)
 
 
 @app.command()

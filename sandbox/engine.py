@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import docker
 import requests
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import APIError, DockerException, NotFound, StreamParseError
 from docker.types import IPAMConfig, IPAMPool, LogConfig, Mount, Ulimit
 from docker.utils import kwargs_from_env
 
@@ -97,7 +97,10 @@ class Engine:
                 labels=dict(spec.labels),
                 ipam=_ipam(spec.subnet),
                 check_duplicate=True,
-                options={"com.docker.network.bridge.name": spec.name.bridge},
+                options={
+                    "com.docker.network.bridge.name": spec.name.bridge,
+                    "com.docker.network.driver.mtu": str(spec.mtu),
+                },
             ),
         )
 
@@ -249,7 +252,7 @@ def _translate(what: str, error: Exception, deadline: float) -> Exception:
             return EngineError(f"The Docker Engine refused '{what}': {_explanation(error)}")
         case requests.exceptions.ReadTimeout() | TimeoutError():
             return EngineTimeout(f"The Docker Engine did not finish '{what}' within {deadline:.0f} s.")
-        case DockerException() if type(error) is not DockerException:
+        case StreamParseError() | DockerException() if type(error) is not DockerException:
             return EngineError(f"The Docker Engine could not '{what}': {error}")
         case DockerException() | requests.exceptions.RequestException() | OSError():
             return EngineUnreachable(_unreachable_advice(error))

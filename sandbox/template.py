@@ -13,6 +13,7 @@ from typing import NewType
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from sandbox.host import HostFacts
 from sandbox.identity import Identity
 from sandbox.profile import Profile
 
@@ -74,6 +75,7 @@ class ContainerSpec:
     runtime: str
     labels: Mapping[str, str]
     subnet: IPv4Network
+    mtu: int
     ulimits: Sequence[Ulimit]
     memory: int
     pids: int
@@ -88,12 +90,10 @@ def container_spec(
     profile: Profile,
     identity: Identity,
     subnet: IPv4Network,
-    nofile_ceiling: int,
+    host: HostFacts,
 ) -> ContainerSpec:
-    """Fill in the template.
-
-    `nofile_ceiling` is the most open files this host's engine can grant; a profile that asks for more gets that.
-    """
+    """Fill in the template. A profile that asks for more open files than the host can grant gets that many."""
+    most = host.nofile_ceiling
     return ContainerSpec(
         name=name,
         image=profile.image,
@@ -104,26 +104,23 @@ def container_spec(
             LABEL_PROFILE: profile_name,
         },
         subnet=subnet,
-        ulimits=[
-            Ulimit(
-                "nofile", min(profile.nofile, nofile_ceiling), min(max(profile.nofile, _NOFILE_HARD), nofile_ceiling)
-            )
-        ],
+        mtu=host.mtu,
+        ulimits=[Ulimit("nofile", min(profile.nofile, most), min(max(profile.nofile, _NOFILE_HARD), most))],
         memory=int(profile.memory),
         pids=profile.pids,
         cpuset=profile.cpuset,
         nano_cpus=int(profile.cpus * 1e9) if profile.cpus is not None else None,
-        files=given_files(identity, subnet),
+        files=given_files(identity, subnet, host),
     )
 
 
-def given_files(identity: Identity, subnet: IPv4Network) -> list[GivenFile]:
+def given_files(identity: Identity, subnet: IPv4Network, host: HostFacts) -> list[GivenFile]:
     """The files that make the sandbox this one: its host key, who may log in, and how sshd and dockerd run."""
     return [
         GivenFile(f"{GIVEN_FOLDER}/ssh_host_ed25519_key", identity.host.private.encode(), 0o600),
         GivenFile(f"{GIVEN_FOLDER}/authorized_keys", f"{identity.client.public}\n".encode(), 0o644),
         GivenFile(f"{GIVEN_FOLDER}/sshd_config", render_sshd_config().encode(), 0o644),
-        GivenFile(f"{GIVEN_FOLDER}/daemon.json", render_daemon_json(subnet).encode(), 0o644),
+        GivenFile(f"{GIVEN_FOLDER}/daemon.json", render_daemon_json(subnet, host).encode(), 0o644),
     ]
 
 
@@ -132,9 +129,10 @@ def render_sshd_config() -> str:
     return _templates().get_template("sshd_config.j2").render(user=LOGIN_USER)
 
 
-def render_daemon_json(subnet: IPv4Network) -> str:
+def render_daemon_json(subnet: IPv4Network, host: HostFacts) -> str:
     """The inner Docker Engine's configuration, with inner networks that do not shadow the sandbox's own `subnet`."""
-    text = _templates().get_template("daemon.json.j2").render(inner_range=_inner_range(subnet))
+    template = _templates().get_template("daemon.json.j2")
+    text = template.render(inner_range=_inner_range(subnet), mtu=host.mtu, nameservers=host.nameservers)
     return json.dumps(json.loads(text), indent=2) + "\n"
 
 

@@ -81,7 +81,11 @@ async def run_attempt(
             return cancellation.cause
         if error := preparing.exception():
             return SetupFailed(_sentence(error))
-        return await _Flight(preparing.result(), job, log, cancellation, notes).outcome()
+        prepared = preparing.result()
+        if not prepared.usable:
+            await prepared.release()
+            return SetupFailed("The sandbox broke before the script was sent.")
+        return await _Flight(prepared, job, log, cancellation, notes).outcome()
 
     return await _to_the_end(attempt(), log, cancellation, notes)
 

@@ -1,13 +1,12 @@
 """What the keeper does to one sandbox: make and prove it, look at it after a job, remove it. Blocking; no pool here."""
 
-import resource
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
-from sandbox import processes, readiness
+from sandbox import host, processes, readiness
 from sandbox.engine import ContainerFacts, Engine
 from sandbox.errors import ConfigError, EngineError, Fault, RuntimeMissing, SandboxFault
 from sandbox.identity import Identity, new_identity
@@ -18,7 +17,7 @@ from sandbox.template import SandboxName, container_spec
 
 BOOT_DEADLINE = 120.0
 """Seconds from start to proven. Inner Docker under sysbox took 1.6 to 1.9 times what it takes without."""
-INSPECT_DEADLINE = 30.0
+INSPECT_DEADLINE = 15.0
 """Seconds to look at a sandbox after a job, cleaning included."""
 KILL_DEADLINE = 10.0
 
@@ -42,6 +41,7 @@ class Builder:
     def __init__(self, engine: Engine, network_range: IPv4Network) -> None:
         self._engine = engine
         self._range = network_range
+        self._host = host.look()
         self._networks = threading.Lock()
 
     def build(self, name: SandboxName, profile_name: str, profile: Profile, booting: Callable[[], None]) -> Built:
@@ -55,7 +55,7 @@ class Builder:
         # Which subnets are taken is looked up and acted on under one lock: two creations must not pick the same.
         with self._networks:
             subnet = free_subnet(self._range, self._engine.taken_subnets(), name.generation)
-            spec = container_spec(name, profile_name, profile, identity, subnet, _nofile_ceiling())
+            spec = container_spec(name, profile_name, profile, identity, subnet, self._host)
             self._engine.create_network(spec)
         container_id = self._engine.create(spec)
         self._engine.start(container_id)
@@ -117,12 +117,6 @@ def _check_running(facts: ContainerFacts) -> str:
     if not facts.running or facts.address is None:
         raise SandboxFault(Fault.STOPPED, f"Its container is not running: {facts.status}.")
     return facts.address
-
-
-def _nofile_ceiling() -> int:
-    """The keeper runs under the same engine as its sandboxes: what it was granted is what they can be."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return hard if hard != resource.RLIM_INFINITY else 1024**3
 
 
 def as_fault(error: SandboxFault | EngineError | ConfigError) -> SandboxFault:

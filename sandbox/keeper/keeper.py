@@ -33,9 +33,9 @@ class Keeper:
     `run` reconciles until `stop`; the verbs may be called from any thread while it runs.
     """
 
-    def __init__(self, config: KeeperConfig, engine: Engine, home: Home) -> None:
+    def __init__(self, config: KeeperConfig, engine: Engine, home: Home, builder: Builder | None = None) -> None:
         self._engine = engine
-        self._builder = Builder(engine, config.network_range)
+        self._builder = builder or Builder(engine, config.network_range)
         self._home = home
         self._pool = Pool(config.profiles)
         self._built: dict[str, Built] = {}
@@ -73,9 +73,9 @@ class Keeper:
                     log.error("cannot look after the sandboxes: %s", error)  # noqa: TRY400 - the sentence says it all
                 trouble = self._last_trouble = str(error)
             except Exception as error:
-                if str(error) != trouble:
-                    log.exception("a defect in the keeper")
-                trouble = self._last_trouble = str(error)
+                if repr(error) != trouble:
+                    log.exception("cannot look after the sandboxes: a defect in the keeper")
+                trouble = self._last_trouble = repr(error)
             with self._changed:
                 self._changed.wait(RECONCILE_INTERVAL)
 

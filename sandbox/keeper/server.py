@@ -44,6 +44,11 @@ class KeeperServer(socketserver.ThreadingUnixStreamServer):
         except (OSError, LookupError) as error:
             raise ConfigError(f"The keeper's socket {self.path} cannot be made: {error}.") from error
 
+    def server_close(self) -> None:
+        """Also called when the server could not be started."""
+        super().server_close()
+        self.path.unlink(missing_ok=True)
+
 
 class _Handler(socketserver.BaseRequestHandler):
     """One connection: a line in, a line out, and with a lease a connected socket."""
@@ -88,10 +93,11 @@ class _Handler(socketserver.BaseRequestHandler):
 def _read_line(client: socket.socket) -> bytes:
     line, deadline = bytearray(), time.monotonic() + REQUEST_DEADLINE
     while not line.endswith(b"\n"):
-        client.settimeout(max(0.01, deadline - time.monotonic()))
-        if time.monotonic() > deadline:
-            raise ProtocolError(f"The request did not come within {REQUEST_DEADLINE:.0f} s.")
-        chunk = client.recv(65536)
+        try:
+            client.settimeout(_left(deadline))
+            chunk = client.recv(65536)
+        except TimeoutError:
+            raise ProtocolError(f"The request did not come within {REQUEST_DEADLINE:.0f} s.") from None
         if not chunk:
             raise ProtocolError("The request ended in the middle of its line.")
         line += chunk
@@ -99,6 +105,12 @@ def _read_line(client: socket.socket) -> bytes:
             raise ProtocolError("The request is longer than any request may be.")
     client.settimeout(REQUEST_DEADLINE)
     return bytes(line)
+
+
+def _left(deadline: float) -> float:
+    if (left := deadline - time.monotonic()) <= 0:
+        raise TimeoutError
+    return left
 
 
 def _send(client: socket.socket, reply: protocol.Reply | protocol.Refusal) -> None:

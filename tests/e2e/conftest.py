@@ -1,0 +1,200 @@
+"""A real keeper on the real engine, and the real commands against it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import docker
+import pytest
+
+from sandbox import processes
+from sandbox.errors import KeeperError
+from sandbox.keeper import protocol
+from sandbox.keeper.client import KeeperClient
+from sandbox.state import State
+from sandbox.template import LABEL_INSTALLATION
+
+RUNNER = (sys.executable, "-m", "runner.cli")
+SANDBOX = (sys.executable, "-m", "sandbox.cli")
+DEADLINE = 120.0
+
+
+def until(what: str, condition: Callable[[], object], deadline: float = 60.0) -> None:
+    """Wait until something is so; fails with the name of what was waited for."""
+    end = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < end, f"Not within {deadline:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+@dataclass
+class Keeper:
+    """One keeper process with folders of its own."""
+
+    folder: Path
+    runtime: str
+    image: str
+    config: str = ""
+    warm: int = 2
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "run" / protocol.SOCKET_IN_RUN_FOLDER
+
+    @property
+    def client(self) -> KeeperClient:
+        return KeeperClient(self.socket)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "keeper.log").read_text()
+
+    def command(self, *more: str) -> list[str]:
+        return [
+            *SANDBOX, "keeper", "--run-folder", str(self.folder / "run"), "--home", str(self.folder / "home"), *more
+        ]  # fmt: skip
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "SANDBOX_RUNTIME": self.runtime,
+            "SANDBOX_IMAGE": self.image,
+            "SANDBOX_WARM": str(self.warm),
+        }
+
+    def start(self) -> None:
+        """Start it, and wait until every sandbox is ready."""
+        options = []
+        if self.config:
+            (self.folder / "keeper.toml").write_text(self.config)
+            options = ["--config", str(self.folder / "keeper.toml")]
+        with (self.folder / "keeper.log").open("ab") as log:
+            self.process = subprocess.Popen(self.command(*options), env=self.environment, stderr=log)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until as many sandboxes as there should be are ready, and nothing else is going on."""
+
+        def settled() -> bool:
+            assert self.process is None or self.process.poll() is None, self.log
+            try:
+                states = [sandbox.state for sandbox in self.client.listing().sandboxes]
+            except KeeperError:
+                return False
+            return len(states) >= self.warm and set(states) == {State.READY}
+
+        until("every sandbox is ready", settled, DEADLINE)
+
+    def stop(self) -> None:
+        """Stop it as an operator would. It removes its sandboxes."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(DEADLINE) == 0, self.log
+
+    def ready(self) -> list[protocol.SandboxReport]:
+        return [sandbox for sandbox in self.client.listing().sandboxes if sandbox.state is State.READY]
+
+    def last_condemned(self) -> protocol.SandboxReport:
+        return self.client.listing().condemned[0]
+
+
+@pytest.fixture(scope="session")
+def new_keeper(
+    tmp_path_factory: pytest.TempPathFactory,
+    sandbox_runtime: str,
+    sandbox_image: str,
+    docker_client: docker.DockerClient,
+) -> Iterator[Callable[..., Keeper]]:
+    """Makes keepers, and checks at the end that each has removed everything it made."""
+    made: list[Keeper] = []
+
+    def new(**settings: object) -> Keeper:
+        keeper = Keeper(tmp_path_factory.mktemp("keeper"), sandbox_runtime, sandbox_image, **settings)  # type: ignore[arg-type]
+        made.append(keeper)
+        return keeper
+
+    yield new
+    for keeper in made:
+        if keeper.process is not None and keeper.process.poll() is None:
+            keeper.stop()
+        if (home := keeper.folder / "home" / "installation").exists():
+            assert left_of(docker_client, home.read_text().strip()) == []
+
+
+def left_of(client: docker.DockerClient, installation: str) -> list[str]:
+    """The names of every container, network and volume of an installation."""
+    by_label: dict[str, str | list[str] | bool] = {"label": f"{LABEL_INSTALLATION}={installation}"}
+    things = [
+        *client.containers.list(all=True, filters=by_label),
+        *client.networks.list(filters=by_label),
+        *client.volumes.list(filters=by_label),
+    ]
+    return [str(thing.attrs["Name"]) for thing in things]
+
+
+@pytest.fixture(scope="session")
+def shared_keeper(new_keeper: Callable[..., Keeper]) -> Keeper:
+    keeper = new_keeper()
+    keeper.start()
+    return keeper
+
+
+@pytest.fixture
+def keeper(shared_keeper: Keeper) -> Keeper:
+    """A keeper with two ready sandboxes."""
+    shared_keeper.settle()
+    return shared_keeper
+
+
+def runner_command(keeper: Keeper, *options: str) -> list[str]:
+    return [*RUNNER, "run", "--keeper", str(keeper.socket), *options, "-"]
+
+
+def run(keeper: Keeper, script: str, *options: str, args: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """`runner run` with the script on stdin."""
+    command = [*runner_command(keeper, *options), *(["--", *args] if args else [])]
+    return subprocess.run(command, input=script, capture_output=True, text=True, timeout=DEADLINE, check=False)
+
+
+def run_json(keeper: Keeper, script: str, *options: str) -> dict[str, object]:
+    """The outcome as `runner run --json` tells it."""
+    result: dict[str, object] = json.loads(run(keeper, script, "--json", *options).stdout)
+    return result
+
+
+def start(keeper: Keeper, script: str, *options: str) -> subprocess.Popen[str]:
+    """`runner run` in the background; it has printed `started` when this returns, so the script prints that first."""
+    process = subprocess.Popen(
+        runner_command(keeper, *options),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("echo started\n" + script)
+    process.stdin.close()
+    process.stdin = None
+    assert process.stdout.readline() == "started\n"
+    return process
+
+
+def leased(keeper: Keeper) -> protocol.SandboxReport:
+    """The one sandbox that is lent."""
+    [sandbox] = [sandbox for sandbox in keeper.client.listing().sandboxes if sandbox.state is State.LEASED]
+    return sandbox
+
+
+def pids_of(client: docker.DockerClient, name: str) -> list[int]:
+    """The host's process ids of everything in a sandbox."""
+    container_id = client.containers.get(name).id
+    assert container_id is not None
+    return sorted(process.pid for process in processes.of_container(container_id))
