@@ -1,6 +1,6 @@
 """The HTTP API, version 1: submit a job, follow its log, learn its outcome, cancel it."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
 from collections.abc import AsyncIterator
 from http import HTTPStatus

@@ -21,7 +21,7 @@ from runner import outcome as outcomes
 from runner.errors import ConnectError, ConnectionLostError, LaunchRefusedError, ProtocolError, RunnerError
 from runner.execution import wire
 from runner.execution.cancellation import Cancellation, see_through
-from runner.execution.ending import dropped_remark, outcome_of, remarks_on
+from runner.execution.ending import outcome_of, remarks_on_end, remarks_on_log
 from runner.execution.lease import LeaseSource
 from runner.execution.log import Log
 from runner.execution.options import DEFAULTS, Note, Notes, Settings, no_notes
@@ -98,8 +98,9 @@ async def _to_the_end(
     async def closing() -> Outcome:
         outcome = await work
         sentence = outcomes.sentence(outcome)
-        if log.dropped:
-            log.remark(dropped_remark(log.dropped, log.limit))
+        for remark in remarks_on_log(log.dropped, log.limit, log.failure):
+            log.remark(remark)
+            notes(Note("remark", remark))
         log.close(sentence)
         notes(Note("ended", sentence, {"outcome": outcomes.name(outcome), "log_bytes": log.output}))
         return outcome
@@ -174,7 +175,7 @@ class _Flight:
         self._notes(Note("started", "The script was sent to the sandbox.", {"attempt": launch.attempt}))
         ended = await self._session.end()
         self._log.dropped += ended.dropped
-        for remark in remarks_on(ended, job.script, self._received):
+        for remark in remarks_on_end(ended, job.script, self._received):
             self._log.remark(remark)
             self._notes(Note("remark", remark))
         return ended

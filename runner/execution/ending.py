@@ -26,7 +26,7 @@ def outcome_of(ended: Ended) -> Outcome:
             return ScriptFailed(NOT_FOUND if ended.errno == errno.ENOENT else NOT_EXECUTABLE)
 
 
-def remarks_on(ended: Ended, script: bytes, received: int) -> list[str]:
+def remarks_on_end(ended: Ended, script: bytes, received: int) -> list[str]:
     """Return sentences on what a user would else wonder about: a script that did not start, a log that is not whole."""
     remarks = []
     if ended.kind is EndKind.START_FAILED:
@@ -34,13 +34,15 @@ def remarks_on(ended: Ended, script: bytes, received: int) -> list[str]:
     if received < ended.logged:
         remarks.append(f"{ended.logged - received} bytes of the log are missing: the job shortened it in the sandbox.")
     if ended.log_error:
-        remarks.append(f"The log ends early: it could not be written in the sandbox ({ended.log_error}).")
+        remarks.append(f"The log could not be written in the sandbox any more ({ended.log_error}).")
     return remarks
 
 
-def dropped_remark(dropped: int, limit: int) -> str:
-    """Return the sentence that closes a log from which bytes were dropped."""
-    return f"The log is kept up to {limit} bytes; {dropped} bytes more were dropped."
+def remarks_on_log(dropped: int, limit: int, failure: str) -> list[str]:
+    """Return sentences on a log that is not all of the output."""
+    if failure:
+        return [f"The log ends early: it could not be written ({failure}); {dropped} bytes were dropped."]
+    return [f"The log is kept up to {limit} bytes; {dropped} bytes were dropped."] if dropped else []
 
 
 def _start_failure(ended: Ended, script: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from runner.errors import LeaseError, LeaseLostError
+from runner.errors import LeaseLostError
 from runner.execution.lease import Lease
 
 _logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Heartbeat:
             except LeaseLostError:
                 self._lost.set()
                 return
-            except (LeaseError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - a loop that cannot die
                 _logger.warning(
                     "The lease of %s could not be renewed: %s",
                     self._lease.sandbox,

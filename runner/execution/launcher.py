@@ -403,13 +403,27 @@ def follow(attempt: Attempt, link: socket.socket) -> None:
         for descriptor, _ in poller.poll():
             if descriptor == STDIN:
                 _, size = read_head()
-                link.send(b"".join(read_pieces(size)))
+                tell_supervisor(link, b"".join(read_pieces(size)))
                 continue
-            more = link.recv(65536)
+            more = hear_supervisor(link)
             sent = send_log(attempt.log, sent)
             if not more:
                 send_end(attempt)
                 return
+
+
+def tell_supervisor(link: socket.socket, words: bytes) -> None:
+    """Pass on the numbers of signals, unless the script ended meanwhile."""
+    with contextlib.suppress(OSError):
+        link.send(words)
+
+
+def hear_supervisor(link: socket.socket) -> bytes:
+    """Return news, nothing at their end. A supervisor that ended with our words unread resets the link."""
+    try:
+        return link.recv(65536)
+    except ConnectionResetError:
+        return b""
 
 
 def send_log(log: int, sent: int) -> int:

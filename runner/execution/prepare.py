@@ -108,12 +108,13 @@ async def attempted(what: str, call: Coroutine[Any, Any, None], lease: Lease, de
     try:
         async with asyncio.timeout(deadline):
             await call
-    except (LeaseError, OSError) as error:
+    except Exception as error:  # whatever it is, the attempt comes to its end
         _logger.warning(
             "Sandbox %s, %s: %s",
             lease.sandbox,
             what,
             str(error) or f"no answer within {deadline:g} s",
+            exc_info=None if isinstance(error, LeaseError | OSError) else error,
             extra={"action": "lease_call_failed", "call": what, "attempt": lease.attempt},
         )
         return False

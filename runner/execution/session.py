@@ -8,10 +8,10 @@ window, by `wire`, and by the deadlines of the callers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from importlib import resources
 from typing import Final, Self, TypeAlias
 
@@ -85,7 +85,7 @@ def describe(error: Exception) -> str:
     return f"{text} ({detail})." if detail else f"{text}."
 
 
-@contextmanager
+@contextlib.contextmanager
 def _translated(kind: type[SandboxError]) -> Iterator[None]:
     try:
         yield
@@ -283,7 +283,7 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
 
     def write_now(self, data: bytes) -> None:
         """Write without waiting, and without an error when the connection is gone: reading tells."""
-        with _translated(ConnectionLostError):
+        with contextlib.suppress(OSError):
             if not self.error and not self._channel.is_closing():
                 self._channel.write(data)
 

@@ -1,0 +1,229 @@
+"""`runner serve`: the HTTP API, drain and stop."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sandbox.state import State
+from tests.e2e.conftest import DEADLINE, RUNNER, Keeper, until
+
+
+@dataclass
+class Service:
+    """One `runner serve` process."""
+
+    keeper: Keeper
+    state: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    def start(self) -> None:
+        listen = f"127.0.0.1:{self.port}"
+        command = [
+            *RUNNER,
+            "serve",
+            "--keeper",
+            str(self.keeper.socket),
+            "--state",
+            str(self.state),
+            "--listen",
+            listen,
+        ]
+        with (self.state.parent / "service.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log)
+        until("the service answers", self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @cached_property
+    def api(self) -> httpx.Client:
+        token = (self.state / "token").read_text().strip()
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=DEADLINE)
+
+    def submit(self, script: str, **more: object) -> str:
+        answer = self.api.post("/v1/jobs", json={"script": script, **more})
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def log(self, job: str) -> str:
+        """The whole log, followed to its end."""
+        return self.api.get(f"/v1/jobs/{job}/log", params={"follow": True}).text
+
+    def show(self, job: str) -> dict[str, Any]:
+        view: dict[str, Any] = self.api.get(f"/v1/jobs/{job}").json()
+        return view
+
+    def outcome(self, job: str) -> dict[str, Any]:
+        until(f"job {job} is finished", lambda: self.show(job)["state"] == "finished", DEADLINE)
+        outcome: dict[str, Any] = self.show(job)["outcome"]
+        return outcome
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        assert self.process is not None
+        return self.process.wait(DEADLINE)
+
+
+@pytest.fixture
+def new_service(keeper: Keeper, tmp_path: Path) -> Iterator[Callable[[], Service]]:
+    made: list[Service] = []
+
+    def new() -> Service:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        service = Service(keeper, tmp_path / "state", port)
+        service.start()
+        made.append(service)
+        return service
+
+    yield new
+    for service in made:
+        service.api.close()
+        assert service.process is not None
+        if service.process.poll() is None:
+            service.signal(signal.SIGQUIT)
+            service.wait()
+
+
+def test_submit_log_and_outcome(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    job = service.submit("echo one; echo two; exit 3", environment={"A": "b"})
+    assert service.log(job) == "one\ntwo\nrunner: The script failed with exit code 3.\n"
+    outcome = service.outcome(job)
+    assert (outcome["outcome"], outcome["exit_code"]) == ("script_failed", 3)
+    rest = service.api.get(f"/v1/jobs/{job}/log", params={"offset": 4}).text
+    assert rest.startswith("two\n")
+
+
+def test_more_jobs_than_slots_all_run(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    jobs = [service.submit(f"echo job {number}") for number in range(8)]
+    for number, job in enumerate(jobs):
+        assert service.log(job).startswith(f"job {number}\n")
+        assert service.outcome(job)["outcome"] == "succeeded"
+
+
+def test_a_sandbox_is_prepared_in_advance_and_the_other_left_to_others(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    keeper = service.keeper
+
+    def one_each() -> bool:
+        return sorted(sandbox.state for sandbox in keeper.client.listing().sandboxes) == [State.LEASED, State.READY]
+
+    until("one sandbox is prepared", one_each)
+    service.outcome(service.submit("true"))
+    until("one sandbox is prepared again", one_each)
+
+
+def test_cancel_while_running_and_while_queued(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    running = [service.submit("echo up; sleep 1000") for _ in range(2)]
+    queued = service.submit("echo never")
+    for job in running:
+        with service.api.stream("GET", f"/v1/jobs/{job}/log", params={"follow": True}) as log:
+            assert next(log.iter_lines()) == "up"
+    for job in (queued, *running):
+        assert service.api.post(f"/v1/jobs/{job}/cancel").status_code == 202
+    for job in (*running, queued):
+        assert service.outcome(job)["outcome"] == "cancelled"
+    assert "never" not in service.log(queued)
+
+
+def test_term_drains_and_the_log_can_be_followed_to_its_end(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    job = service.submit("echo up; until [ -e /tmp/go ]; do sleep 0.05; done & wait $!; echo end", timeout=3)
+    with service.api.stream("GET", f"/v1/jobs/{job}/log", params={"follow": True}) as log:
+        lines = log.iter_lines()
+        assert next(lines) == "up"
+        service.signal(signal.SIGTERM)
+        until("it drains", lambda: httpx.get(f"{service.url}/ready").status_code == 503)
+        refused = service.api.post("/v1/jobs", json={"script": "true"})
+        assert refused.status_code == 503
+        assert "takes no more jobs" in refused.json()["detail"]
+        assert list(lines)[-1] == "runner: The script ran into the job timeout and was ended."
+    assert service.wait() == 0
+
+
+def test_a_second_term_ends_the_jobs(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    job = service.submit("echo up; sleep 1000")
+    with service.api.stream("GET", f"/v1/jobs/{job}/log", params={"follow": True}) as log:
+        lines = log.iter_lines()
+        assert next(lines) == "up"
+        service.signal(signal.SIGTERM)
+        until("it drains", lambda: httpx.get(f"{service.url}/ready").status_code == 503)
+        service.signal(signal.SIGTERM)
+        assert list(lines) == ["runner: The runner was stopped: it was told twice to stop."]
+    assert service.wait() == 0
+
+
+def test_a_killed_service_tells_afterwards_what_became_of_its_jobs(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    finished, running = service.submit("echo kept"), service.submit("echo up; sleep 1000")
+    service.outcome(finished)
+    with service.api.stream("GET", f"/v1/jobs/{running}/log", params={"follow": True}) as log:
+        assert next(log.iter_lines()) == "up"
+        service.signal(signal.SIGKILL)
+        service.wait()
+    service.start()
+    assert service.log(finished) == "kept\nrunner: The script succeeded.\n"
+    assert service.outcome(running)["outcome"] == "runner_stopped"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "cause"),
+    [
+        (b"{", 422, "the body: Invalid JSON"),
+        (b"{}", 422, "script: Field required"),
+        (b'{"script": ""}', 422, "The script is empty"),
+        (b'{"script": "true", "timeout": 0}', 422, "timeout: Input should be greater than 0"),
+        (b'{"script": "true", "scrpt": 1}', 422, "scrpt: Extra inputs are not permitted"),
+        (b'{"script": "true", "environment": {"A": "x\\u0000y"}}', 422, "The variable A has a NUL byte"),
+        (b'{"script": "\\ud800"}', 422, "the body"),
+        (b"\xff\xfe", 422, "the body"),
+    ],
+)
+def test_bad_requests_name_what_is_wrong(
+    new_service: Callable[[], Service], body: bytes, status: int, cause: str
+) -> None:
+    answer = new_service().api.post("/v1/jobs", content=body)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert cause in answer.json()["detail"]
+
+
+def test_strangers_are_kept_out(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer \u00fc".encode("latin-1")}):
+        answer = httpx.post(f"{service.url}/v1/jobs", json={"script": "true"}, headers=headers)  # type: ignore[arg-type]
+        assert answer.status_code == 401, answer.text
+    assert service.api.get("/v1/jobs/0123").status_code == 404
+    assert (service.state / "token").stat().st_mode & 0o777 == 0o600
+
+
+def test_ping_tells_a_health_check(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    assert subprocess.run([*RUNNER, "ping", "--url", service.url], timeout=DEADLINE, check=False).returncode == 0
+    service.signal(signal.SIGTERM)
+    service.wait()
+    assert subprocess.run([*RUNNER, "ping", "--url", service.url], timeout=DEADLINE, check=False).returncode != 0
