@@ -20,6 +20,7 @@ from sandbox.keeper.client import KeeperClient
 from sandbox.keeper.home import DEFAULT_HOME, Home
 from sandbox.keeper.keeper import Keeper
 from sandbox.keeper.server import KeeperServer
+from sandbox.template import InstallationId
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -100,16 +101,18 @@ def ping(keeper: KeeperSocket = _DEFAULT_SOCKET) -> None:
 
 @app.command()
 def purge(
-    home: Annotated[Path, typer.Option(help="State folder of the keeper whose things are removed.")] = Path(
-        DEFAULT_HOME
-    ),
-    every: Annotated[bool, typer.Option("--all", help="Those of every keeper that used this engine.")] = False,
+    installation: Annotated[str | None, typer.Option(help="Those of this installation (`sandbox ls --json`).")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Those of every installation on this engine.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Remove containers, networks and volumes that a keeper left on the engine, found by label. Stop it first."""
+    """Remove the sandboxes, networks and volumes that a keeper left on the engine, found by label. Stop it first."""
     engine = Engine()
-    installations = engine.installations() if every else {Home(home).installation}
-    removed = {str(installation): engine.remove(installation) for installation in sorted(installations)}
+    found = engine.installations()
+    if installation is None and not every:
+        known = ", ".join(sorted(found)) or "none"
+        raise ConfigError(f"Say which: --installation ID, or --all. On this engine: {known}.")
+    chosen = found if every else found & {InstallationId(installation or "")}
+    removed = {str(one): engine.remove(one) for one in sorted(chosen)}
     if as_json:
         print(json.dumps({"removed": removed}))
     else:

@@ -9,35 +9,40 @@ from typing import Final
 
 from runner.errors import RunnerError
 from runner.execution.lease import LeaseSource
+from runner.execution.options import Settings
 from runner.execution.prepare import Prepared, prepare
 
 _logger = logging.getLogger(__name__)
 
-#: Seconds between two looks for a sandbox to spare.
-_RETRY: Final = 1.0
+#: Seconds between two looks at what there is to spare.
+_INTERVAL: Final = 1.0
 #: Ready sandboxes there must be before one is taken in advance: the other is for whoever else asks the keeper.
 _SPARE: Final = 2
+#: Seconds to wait for a sandbox: there was one to spare a moment ago, and a job may wait for us meanwhile.
+_SETTINGS: Final = Settings(lend_wait=5.0)
 
 
 class Standby:
-    """Keeps one prepared sandbox for the profile and trust key of the last job."""
+    """Keeps one prepared sandbox for the profile and trust key of the last job, while others are ready besides.
+
+    It is given back as soon as nobody else would find a ready one: a sandbox that is held for a job that may come must
+    never keep one waiting that is there.
+    """
 
     def __init__(self, leases: LeaseSource, ready: Callable[[str], Awaitable[int]]) -> None:
         """`ready` tells how many sandboxes of a profile nobody has leased. Needs a running event loop."""
         self._leases = leases
         self._ready = ready
         self._wanted = ("default", "default")
-        self._prepared: Prepared | None = None
-        self._lacking = asyncio.Event()
-        self._lacking.set()
-        self._task = asyncio.create_task(self._keep())
+        self._held: asyncio.Task[Prepared] | None = None
+        self._keeping = asyncio.create_task(self._keep())
 
     async def take(self, profile: str, trust_key: str) -> Prepared | None:
         """Return the prepared sandbox when there is one that suits; it is the caller's then."""
-        prepared, self._prepared = self._prepared, None
+        held, self._held = self._held, None
         suits = self._wanted == (profile, trust_key)
         self._wanted = (profile, trust_key)
-        self._lacking.set()
+        prepared = await _result(held)
         if prepared is None or (suits and prepared.usable):
             return prepared
         await prepared.release()
@@ -45,25 +50,39 @@ class Standby:
 
     async def close(self) -> None:
         """Give back what is held. Idempotent."""
-        self._task.cancel()
-        await asyncio.wait([self._task])
-        prepared, self._prepared = self._prepared, None
-        if prepared is not None:
-            await prepared.release()
+        self._keeping.cancel()
+        await asyncio.wait([self._keeping])
+        await self._release()
 
     async def _keep(self) -> None:
         while True:
-            await self._lacking.wait()
-            wanted = self._wanted
             try:
-                if await self._ready(wanted[0]) >= _SPARE:
-                    prepared = await prepare(self._leases, *wanted)
-                    if wanted == self._wanted and self._prepared is None:
-                        self._prepared = prepared
-                        self._lacking.clear()
-                    else:
-                        await prepared.release()
-                    continue
+                spare = await self._ready(self._wanted[0])
             except RunnerError as error:
                 _logger.info("no sandbox in advance: %s", error)
-            await asyncio.sleep(_RETRY)
+                spare = 0
+            if self._held is None and spare >= _SPARE:
+                self._held = asyncio.create_task(prepare(self._leases, *self._wanted, settings=_SETTINGS))
+            elif self._held is not None and self._held.done() and (spare == 0 or not _usable(self._held)):
+                await self._release()
+            await asyncio.sleep(_INTERVAL)
+
+    async def _release(self) -> None:
+        held, self._held = self._held, None
+        if (prepared := await _result(held)) is not None:
+            await prepared.release()
+
+
+def _usable(held: asyncio.Task[Prepared]) -> bool:
+    return held.exception() is None and held.result().usable
+
+
+async def _result(held: asyncio.Task[Prepared] | None) -> Prepared | None:
+    """What the preparation came to, None when it failed."""
+    if held is None:
+        return None
+    await asyncio.wait([held])
+    if error := held.exception():
+        _logger.info("no sandbox in advance: %s", error)
+        return None
+    return held.result()

@@ -1,0 +1,98 @@
+"""`docker compose up` and what `down`, `down -v` and `sandbox purge` remove."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from sandbox.keeper import protocol
+from sandbox.keeper.client import KeeperClient
+from sandbox.state import State
+from tests.e2e.conftest import DEADLINE, RUNNER, SANDBOX, left_of, until
+
+ROOT = Path(__file__).parents[2]
+PROJECT = "sandbox-compose-test"
+
+
+class Installation:
+    """One `docker compose` project, apart from any other on this host."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self.socket = run_folder / protocol.SOCKET_IN_RUN_FOLDER
+        self.environment = {
+            **os.environ,
+            "COMPOSE_PROJECT_NAME": PROJECT,
+            "SANDBOX_RUN": str(run_folder),
+            "SANDBOX_WARM": "1",
+            "RUNNER_PORT": "18099",
+        }
+
+    def compose(self, *words: str) -> str:
+        command = [str(Path(sys.executable).with_name("docker-compose")), "--project-directory", str(ROOT), *words]
+        result = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=2 * DEADLINE, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    def up(self) -> None:
+        self.compose("up", "--detach", "--no-build", "--wait", "--wait-timeout", str(int(DEADLINE)))
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Iterator[Installation]:
+    made = Installation(tmp_path / "run")
+    yield made
+    made.compose("down", "--volumes")
+
+
+def test_up_run_down_purge(installation: Installation, docker_client: docker.DockerClient) -> None:
+    installation.up()
+    client = KeeperClient(installation.socket)
+    until("a sandbox is ready", lambda: [s for s in client.listing().sandboxes if s.state is State.READY], DEADLINE)
+    name = client.listing().installation
+    result = subprocess.run(
+        [*RUNNER, "run", "--keeper", str(installation.socket), "-"],
+        input="docker info >/dev/null && echo works", capture_output=True, text=True, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert result.stdout == "works\n", result.stderr
+    assert '"ready"' in installation.compose("exec", "-T", "runner", "runner", "ping")
+    assert installation.compose("exec", "-T", "runner", "id", "-u") == "10001\n"
+    mounts = {mount["Destination"] for mount in docker_client.containers.get(f"{PROJECT}-runner-1").attrs["Mounts"]}
+    assert mounts == {"/run/sandbox/keeper", "/var/lib/runner"}
+
+    # A killed keeper leaves its sandboxes; the next one removes them, and `down` removes the next one's.
+    docker_client.containers.get(f"{PROJECT}-keeper-1").kill()
+    assert left_of(docker_client, name) != []
+    installation.up()
+    until("a new sandbox is ready", lambda: [s for s in client.listing().sandboxes if s.state is State.READY], DEADLINE)
+    assert client.listing().installation == name
+    installation.compose("down")
+    assert left_of(docker_client, name) == []
+    assert volumes(docker_client) == {f"{PROJECT}_keeper-state", f"{PROJECT}_runner-state"}
+    installation.compose("down", "--volumes")
+    assert volumes(docker_client) == set()
+
+
+def test_purge_removes_what_a_killed_keeper_left(
+    installation: Installation, docker_client: docker.DockerClient
+) -> None:
+    installation.up()
+    client = KeeperClient(installation.socket)
+    until("a sandbox is ready", lambda: [s for s in client.listing().sandboxes if s.state is State.READY], DEADLINE)
+    name = client.listing().installation
+    docker_client.containers.get(f"{PROJECT}-keeper-1").kill()
+    installation.compose("down", "--volumes")
+    assert left_of(docker_client, name) != []
+    subprocess.run([*SANDBOX, "purge", "--installation", name], check=True, timeout=DEADLINE)
+    assert left_of(docker_client, name) == []
+
+
+def volumes(client: docker.DockerClient) -> set[str]:
+    return {str(v.attrs["Name"]) for v in client.volumes.list() if str(v.attrs["Name"]).startswith(PROJECT)}
