@@ -1,0 +1,76 @@
+"""Where a measurement takes its sandbox from: any SSH server that is reachable, given on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.execution.lease import Access
+from runner.execution.options import DEFAULTS, Settings
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser that knows the sandbox's options."""
+    arguments = argparse.ArgumentParser(description=description)
+    arguments.add_argument("--host", required=True, help="address of the sandbox")
+    arguments.add_argument("--port", type=int, default=22)
+    arguments.add_argument("--user", default="sandbox")
+    arguments.add_argument("--host-key", type=Path, required=True, help="file with the sandbox's public host key")
+    arguments.add_argument("--client-key", type=Path, required=True, help="file with the private key to log in with")
+    arguments.add_argument("--workspace", default=DEFAULTS.workspace)
+    arguments.add_argument(
+        "--attempts", default=DEFAULTS.attempts, help="folder in the sandbox, one folder per attempt"
+    )
+    return arguments
+
+
+@dataclass(frozen=True)
+class Target:
+    """One sandbox under measurement. A `LeaseSource` that lends it for ever and does nothing else."""
+
+    arguments: argparse.Namespace
+
+    def access(self) -> Access:
+        """Return a fresh way in."""
+        given = self.arguments
+        return Access(
+            socket=socket.create_connection((given.host, given.port), timeout=10),
+            user=given.user,
+            host_key=given.host_key.read_text(),
+            client_key=given.client_key.read_text(),
+        )
+
+    def settings(self) -> Settings:
+        """Return settings with the sandbox's places."""
+        return Settings(workspace=self.arguments.workspace, attempts=self.arguments.attempts)
+
+    async def lend(self, attempt: str, profile: str, trust_key: str, wait: float) -> TargetLease:  # noqa: ARG002
+        """See `LeaseSource.lend`."""
+        return TargetLease(attempt, self.access())
+
+
+@dataclass(frozen=True)
+class TargetLease:
+    """See `Lease`."""
+
+    attempt: str
+    access: Access
+    sandbox: str = "measured"
+    generation: int = 1
+    runtime: str = "unknown"
+    term: float = 3600.0
+
+    async def renew(self) -> None:
+        """Nothing to do."""
+
+    async def kill(self) -> None:
+        """Nothing to do."""
+
+    async def give_back(self, *, used: bool) -> None:
+        """Nothing to do."""
+
+    async def condemn(self, reason: str) -> None:
+        """A broken sandbox makes the measurement worthless."""
+        raise SystemExit(f"The sandbox broke: {reason}")

@@ -1,0 +1,115 @@
+"""Recreate time: from the decision to a sandbox that was proven fit, against `docker run` of the same image.
+
+Ours makes keys, network and volume, puts the given files in, starts, logs in, has a nonce echoed and asks inner Docker.
+The peer is a plain container with a volume, from `docker run` until its inner Docker Engine answers. In turn, on the
+same engine; needs root, to see the peer's inner socket. The goal is a ratio of at most 1.2.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import statistics
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Network
+
+from sandbox.engine import Engine
+from sandbox.keeper.builder import Builder, Built
+from sandbox.profile import Profile
+from sandbox.template import InstallationId, SandboxName
+
+DEADLINE = 60.0
+
+
+@contextmanager
+def built(profile: Profile) -> Iterator[Built]:
+    """A sandbox of our own, removed at the end."""
+    engine = Engine()
+    name = SandboxName(InstallationId(uuid.uuid4().hex[:8]), 1)
+    try:
+        yield Builder(engine, IPv4Network("10.213.0.0/16")).build(name, "bench", profile, lambda: None)
+    finally:
+        engine.remove(name.installation)
+
+
+def ours(profile: Profile) -> float:
+    """Return the seconds until a sandbox is proven fit."""
+    start = time.perf_counter()
+    with built(profile):
+        return time.perf_counter() - start
+
+
+def plain(profile: Profile) -> float:
+    """Return the seconds until the inner Docker Engine of a plain container answers."""
+    name = f"bench-{uuid.uuid4().hex[:8]}"
+    start = time.perf_counter()
+    try:
+        docker(
+            "run", "--detach", "--name", name, "--runtime", profile.runtime, "--volume", f"{name}:/var/lib/docker",
+            profile.image,
+        )  # fmt: skip
+        pid = docker("inspect", "--format", "{{.State.Pid}}", name)
+        until(lambda: answers(f"/proc/{pid}/root/run/docker.sock"))
+        return time.perf_counter() - start
+    finally:
+        docker("rm", "--force", "--volumes", name)
+        docker("volume", "rm", "--force", name)
+
+
+def docker(*words: str) -> str:
+    """Run a docker command and return what it printed."""
+    return subprocess.run(
+        ["docker", *words], check=True, capture_output=True, text=True, timeout=DEADLINE
+    ).stdout.strip()
+
+
+def answers(path: str) -> bool:
+    """Whether a Docker Engine answers on a unix socket."""
+    connection = http.client.HTTPConnection("docker", timeout=5)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    try:
+        connection.sock.connect(path)
+        connection.request("GET", "/_ping")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        if time.monotonic() > end:
+            raise SystemExit("The plain container's Docker Engine did not answer.")
+        time.sleep(0.005)
+
+
+def measure(profile: Profile, rounds: int) -> dict[str, float]:
+    """Measure both in turn."""
+    pairs = [(ours(profile), plain(profile)) for _ in range(rounds + 1)][1:]
+    recreate, run = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return {"recreate_s": round(recreate, 2), "docker_run_s": round(run, 2), "ratio": round(recreate / run, 2)}
+
+
+def report(profile: Profile, rounds: int) -> None:
+    """Measure and print."""
+    numbers = measure(profile, rounds)
+    print(json.dumps({"bench": "recreate", "runtime": profile.runtime, "rounds": rounds, **numbers}))
+    print(
+        f"A sandbox was proven fit after {numbers['recreate_s']} s, `docker run` and its inner Docker took "
+        f"{numbers['docker_run_s']} s: {numbers['ratio']} times as long; the goal is 1.2."
+    )
+
+
+def profile_of_environment() -> Profile:
+    """The default profile with the runtime and image that the environment names."""
+    names = {"runtime": "SANDBOX_RUNTIME", "image": "SANDBOX_IMAGE"}
+    return Profile.model_validate({field: os.environ[name] for field, name in names.items() if name in os.environ})

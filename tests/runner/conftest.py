@@ -1,0 +1,286 @@
+"""A real OpenSSH server that stands in for a sandbox, and leases to it that count what is asked of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.errors import LeaseError, LeaseLostError
+from runner.execution.attempt import run_attempt
+from runner.execution.cancellation import Cancellation
+from runner.execution.launcher import identity
+from runner.execution.lease import Access
+from runner.execution.log import Log
+from runner.execution.options import Note, Settings
+from runner.job import Job
+from runner.outcome import Outcome
+
+SSHD = "/usr/sbin/sshd"
+
+_CONFIG = """\
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/client_key.pub
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+LogLevel ERROR
+# A login shell started by sshd reads ~/.bashrc unless it believes to be a nested one: not the subject of these tests.
+SetEnv SHLVL=2
+"""
+
+
+def _keygen(path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", path], check=True)
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the process ids of a process's children."""
+    with contextlib.suppress(FileNotFoundError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def alive(pid: int) -> bool:
+    """Say whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+async def until(true: Callable[[], bool], deadline: float = 20.0) -> None:
+    """Wait until something is true that nothing announces."""
+    async with asyncio.timeout(deadline):
+        while not true():  # noqa: ASYNC110 - other processes set no events
+            await asyncio.sleep(0.01)
+
+
+@dataclass
+class Sandbox:
+    """A place to run scripts over SSH, as the user of the tests: each way in is an OpenSSH server of its own."""
+
+    folder: Path
+    servers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def access(self) -> Access:
+        """Return a fresh way in."""
+        ours, theirs = connected_pair()
+        with theirs:
+            command = [SSHD, "-i", "-e", "-f", str(self.folder / "config")]
+            self.servers.append(subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno()))
+        return Access(
+            socket=ours,
+            user=getpass.getuser(),
+            host_key=(self.folder / "host_key.pub").read_text(),
+            client_key=(self.folder / "client_key").read_text(),
+        )
+
+    def settings(self, **changes: float) -> Settings:
+        """Return settings whose places exist here."""
+        places = Settings(workspace=str(self.folder / "workspace"), attempts=str(self.folder / "attempts"))
+        return replace(places, **changes)  # type: ignore[arg-type]
+
+    def signal(self, number: int) -> None:
+        """Signal the server's side of every connection."""
+        for server in self.servers:
+            for child in children_of(server.pid):
+                if Path(f"/proc/{child}/comm").read_text().startswith("sshd"):
+                    os.kill(child, number)
+            server.send_signal(number)
+
+    def cut(self) -> None:
+        """Kill the server's side of every connection."""
+        self.signal(signal.SIGKILL)
+        for server in self.servers:
+            server.wait()
+        self.servers.clear()
+
+
+def connected_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two ends of a TCP connection on this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    return ours, theirs
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Make the configuration and the keys of an OpenSSH server of our own."""
+    if not Path(SSHD).exists():
+        pytest.fail(f"These tests need OpenSSH's server at {SSHD}: install the package openssh-server.")
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # the server's own demand when root starts it
+    folder = tmp_path_factory.mktemp("sshd")
+    _keygen(folder / "host_key")
+    _keygen(folder / "client_key")
+    (folder / "config").write_text(_CONFIG.format(folder=folder))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def sandbox(sshd: Path) -> Iterator[Sandbox]:
+    """A sandbox for one test."""
+    sandbox = Sandbox(sshd)
+    yield sandbox
+    sandbox.cut()
+    for record in (sshd / "attempts").glob("*/record"):
+        end_leftovers(json.loads(record.read_bytes()))
+    shutil.rmtree(sshd / "attempts", ignore_errors=True)
+
+
+def end_leftovers(record: dict[str, Any]) -> None:
+    """Kill what a test left running on purpose, as a keeper would: a cut connection does not end a script."""
+    for name in ("supervisor", "script"):
+        with contextlib.suppress(OSError, KeyError):
+            if identity(record[name][0]) == record[name]:
+                os.killpg(record[name][0], signal.SIGKILL)
+
+
+@dataclass
+class FakeLease:
+    """A lease that records what is asked of it, and fails or hangs where a test says so."""
+
+    attempt: str
+    access: Access
+    calls: list[str]
+    sandbox: str = "sandbox-under-test"
+    generation: int = 1
+    runtime: str = "none"
+    term: float = 30.0
+    trouble: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
+
+    async def _call(self, name: str, *details: str) -> None:
+        if {"give_back:used", "give_back:unused"} & set(self.calls) and name in ("renew", "kill"):
+            raise AssertionError(f"{name} after the lease ended")
+        self.calls.append(":".join((name, *details)))
+        if name in self.trouble:
+            await self.trouble[name]()
+
+    async def renew(self) -> None:
+        await self._call("renew")
+
+    async def kill(self) -> None:
+        await self._call("kill")
+
+    async def give_back(self, *, used: bool) -> None:
+        await self._call("give_back", "used" if used else "unused")
+
+    async def condemn(self, reason: str) -> None:
+        await self._call("condemn", reason)
+
+
+@dataclass
+class FakeLeases:
+    """Lends one sandbox again and again."""
+
+    new_access: Callable[[], Access]
+    trouble: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
+    term: float = 30.0
+    leases: list[FakeLease] = field(default_factory=list)
+
+    async def lend(self, attempt: str, profile: str, trust_key: str, wait: float) -> FakeLease:
+        if "lend" in self.trouble:
+            await self.trouble["lend"]()
+        lease = FakeLease(attempt, self.new_access(), [], term=self.term, trouble=self.trouble)
+        self.leases.append(lease)
+        return lease
+
+    @property
+    def calls(self) -> list[str]:
+        """What was asked of all leases, without the heartbeats."""
+        return [call for lease in self.leases for call in lease.calls if call != "renew"]
+
+
+async def refuse() -> None:
+    """Fail as a source of leases may."""
+    raise LeaseError("The keeper says no.")
+
+
+async def hang() -> None:
+    """Never answer."""
+    await asyncio.Event().wait()
+
+
+async def lose() -> None:
+    """Fail as a source of leases does once the lease is gone."""
+    raise LeaseLostError("The lease is gone.")
+
+
+@dataclass
+class Bench:
+    """Everything that one attempt needs, on one sandbox."""
+
+    sandbox: Sandbox
+    folder: Path
+    leases: FakeLeases
+    cancellation: Cancellation
+    settings: Settings
+    notes: list[Note] = field(default_factory=list)
+    logs: list[Log] = field(default_factory=list)
+
+    def new_log(self, limit: int = 1 << 31) -> Log:
+        """Make the log of the next attempt."""
+        self.logs.append(Log(self.folder / f"log-{len(self.logs)}", limit))
+        return self.logs[-1]
+
+    async def run(self, script: str | bytes, log: Log | None = None, **job: object) -> Outcome:
+        """Run a script to its outcome."""
+        text = script.encode() if isinstance(script, str) else script
+        return await run_attempt(
+            self.leases,
+            Job(text, **job),  # type: ignore[arg-type]
+            log or self.new_log(),
+            self.cancellation,
+            settings=self.settings,
+            notes=self.notes.append,
+        )
+
+    @property
+    def output(self) -> bytes:
+        """What the last script wrote, without the runner's closing lines."""
+        log = self.logs[-1]
+        return log.path.read_bytes()[: log.output]
+
+    @property
+    def closing(self) -> str:
+        """The runner's closing lines of the last log."""
+        log = self.logs[-1]
+        return log.path.read_bytes()[log.output :].decode()
+
+    async def until_output(self, wanted: bytes, deadline: float = 20.0) -> bytes:
+        """Wait until the current log holds `wanted`."""
+        seen = b""
+        async with asyncio.timeout(deadline):
+            async for data in self.logs[-1].follow():
+                seen += data
+                if wanted in seen:
+                    return seen
+        raise AssertionError(f"The log ended without {wanted!r}: {seen[-500:]!r}")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The tests' coroutines run on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture
+def bench(sandbox: Sandbox, tmp_path: Path) -> Bench:
+    return Bench(sandbox, tmp_path, FakeLeases(sandbox.access), Cancellation(), sandbox.settings(grace=1.0))

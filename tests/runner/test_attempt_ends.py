@@ -1,0 +1,310 @@
+"""Scripts that are ended: by a timeout, by a wish, or with their sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from runner.errors import ConnectError
+from runner.execution import session
+from runner.execution.attempt import run
+from runner.execution.lease import Access
+from runner.execution.prepare import prepare
+from runner.job import Job
+from runner.outcome import Cancelled, Limit, RunnerStopped, SandboxLost, SetupFailed, Succeeded, TimedOut
+from tests.runner.conftest import Bench, alive, connected_pair, hang, lose, refuse, until
+
+pytestmark = pytest.mark.anyio
+
+STUBBORN = "trap '' TERM; echo $$ ready; while :; do sleep 0.05; done"
+
+
+def record(bench: Bench) -> dict[str, list[int]]:
+    """Return the record of the current attempt, as the supervisor wrote it."""
+    path = Path(bench.settings.attempts, bench.leases.leases[-1].attempt, "record")
+    found: dict[str, list[int]] = json.loads(path.read_bytes())
+    return found
+
+
+async def start(bench: Bench, script: str) -> asyncio.Task[object]:
+    """Start a script and wait until it printed `ready`."""
+    bench.new_log()
+    task: asyncio.Task[object] = asyncio.create_task(bench.run(script, bench.logs[-1]))
+    await bench.until_output(b"ready")
+    return task
+
+
+async def test_a_timeout(bench: Bench) -> None:
+    begin = time.monotonic()
+    assert await bench.run("echo before; sleep 300; echo after", timeout=0.3) == TimedOut(Limit.JOB)
+    assert 0.3 <= time.monotonic() - begin < 5
+    assert bench.output == b"before\n"
+    assert bench.leases.calls == ["kill", "give_back:used"]
+
+
+async def test_a_timeout_of_a_script_that_ignores_term(bench: Bench) -> None:
+    begin = time.monotonic()
+    assert await bench.run(STUBBORN, timeout=0.3) == TimedOut(Limit.JOB)
+    assert time.monotonic() - begin >= 1.3  # the grace of these tests is 1 s
+    assert not alive(int(bench.output.split()[0]))
+
+
+async def test_a_script_may_clean_up_within_the_grace(bench: Bench) -> None:
+    script = "trap 'echo cleaned; exit 0' TERM; sleep 300 & wait"
+    assert await bench.run(script, timeout=0.3) == TimedOut(Limit.JOB)
+    assert bench.output == b"cleaned\n"
+
+
+async def test_a_cancel(bench: Bench) -> None:
+    task = await start(bench, "echo ready; sleep 300; echo after")
+    bench.cancellation.request("the user")
+    assert await task == Cancelled("the user")
+    assert bench.output == b"ready\n"
+    assert bench.closing == "runner: The script was cancelled by the user.\n"
+    assert bench.leases.calls == ["kill", "give_back:used"]
+
+
+async def test_a_cancel_of_a_script_that_ignores_term(bench: Bench) -> None:
+    task = await start(bench, STUBBORN)
+    bench.cancellation.request("Ctrl-C")
+    bench.cancellation.request("somebody else")
+    assert await task == Cancelled("Ctrl-C")
+    assert not alive(int(bench.output.split()[0]))
+
+
+async def test_a_cancel_whose_kill_fails_condemns(bench: Bench) -> None:
+    bench.leases.trouble["kill"] = refuse
+    task = await start(bench, "echo ready; sleep 300")
+    bench.cancellation.request("the user")
+    assert await task == Cancelled("the user")
+    assert bench.leases.calls == ["kill", "condemn:Processes of the job may be left in it."]
+
+
+async def test_transport_errors_after_a_cancel_are_noise(bench: Bench) -> None:
+    async def cut() -> None:
+        bench.sandbox.cut()
+
+    bench.leases.trouble["kill"] = cut
+    task = await start(bench, STUBBORN)
+    bench.cancellation.request("the user")
+    bench.sandbox.cut()
+    assert await task == Cancelled("the user")
+    assert bench.leases.calls == ["kill", "give_back:used"]
+
+
+async def test_a_cancelled_task_ends_the_job_first(bench: Bench) -> None:
+    task = await start(bench, STUBBORN)
+    for _ in range(3):  # impatience changes nothing
+        task.cancel()
+        await asyncio.sleep(0.05)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert bench.leases.calls == ["kill", "give_back:used"]
+    assert isinstance(bench.cancellation.cause, RunnerStopped)
+    assert "runner: The runner was stopped: Its task was cancelled.\n" in bench.closing
+    assert not alive(int(bench.output.split()[0]))
+
+
+async def test_a_cancel_before_anything(bench: Bench) -> None:
+    bench.cancellation.request("the user")
+    assert await bench.run("echo ran") == Cancelled("the user")
+    assert bench.output == b""
+    assert not bench.leases.calls or bench.leases.calls == ["give_back:unused"]
+
+
+async def test_ssh_killed_in_the_middle(bench: Bench) -> None:
+    task = await start(bench, "echo ready; sleep 300")
+    script = record(bench)["script"][0]
+    bench.sandbox.cut()
+    outcome = await task
+    assert isinstance(outcome, SandboxLost)
+    assert bench.output == b"ready\n"
+    assert bench.closing.startswith("runner: The sandbox was lost: The connection to the sandbox was lost")
+    (call,) = bench.leases.calls
+    assert call.startswith("condemn:The connection to the sandbox was lost")
+    assert len(bench.leases.leases) == 1  # unknown counts as started: nothing is tried again
+    assert alive(script)  # a cut connection does not end a job
+
+
+async def test_a_black_hole_is_noticed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 15 <= session.KEEPALIVE_INTERVAL * (session.KEEPALIVE_COUNT + 1) <= 30
+    monkeypatch.setattr(session, "KEEPALIVE_INTERVAL", 0.1)
+    task = await start(bench, "echo ready; sleep 300")
+    bench.sandbox.signal(signal.SIGSTOP)
+    outcome = await task
+    assert isinstance(outcome, SandboxLost)
+    assert "not responding" in outcome.why
+
+
+async def test_ssh_killed_before_the_hello_is_tried_again(bench: Bench) -> None:
+    def broken() -> Access:
+        access = bench.sandbox.access()
+        bench.sandbox.cut()
+        bench.leases.new_access = bench.sandbox.access
+        return access
+
+    bench.leases.new_access = broken
+    assert await bench.run("echo ran") == Succeeded()
+    first, second = bench.leases.calls
+    assert first.startswith("condemn:")
+    assert second == "give_back:used"
+    assert "retry" in [note.action for note in bench.notes]
+
+
+async def test_three_broken_sandboxes_are_enough(bench: Bench) -> None:
+    def broken() -> Access:
+        access = bench.sandbox.access()
+        bench.sandbox.cut()
+        return access
+
+    bench.leases.new_access = broken
+    assert isinstance(await bench.run("echo ran"), SetupFailed)
+    assert len(bench.leases.calls) == 3
+    assert len({lease.attempt for lease in bench.leases.leases}) == 3
+
+
+async def test_another_host_key_is_never_talked_to(bench: Bench) -> None:
+    def impostor() -> Access:
+        access = bench.sandbox.access()
+        other = (bench.sandbox.folder / "client_key.pub").read_text()
+        return Access(access.socket, access.user, other, access.client_key)
+
+    bench.leases.new_access = impostor
+    outcome = await bench.run("echo ran")
+    assert isinstance(outcome, SetupFailed)
+    assert "another host key" in outcome.why
+
+
+async def test_a_refused_login(bench: Bench) -> None:
+    def wrong() -> Access:
+        access = bench.sandbox.access()
+        return Access(access.socket, access.user, access.host_key, (bench.sandbox.folder / "host_key").read_text())
+
+    bench.leases.new_access = wrong
+    outcome = await bench.run("echo ran")
+    assert isinstance(outcome, SetupFailed)
+    assert "refused the login key" in outcome.why
+
+
+async def test_a_silent_sandbox(bench: Bench) -> None:
+    held = []
+
+    def silent() -> Access:
+        access = bench.sandbox.access()
+        access.socket.close()
+        ours, theirs = connected_pair()
+        held.append(theirs)
+        return Access(ours, access.user, access.host_key, access.client_key)
+
+    bench.leases.new_access = silent
+    bench.settings = bench.sandbox.settings(open_deadline=0.2)
+    outcome = await bench.run("echo ran")
+    assert isinstance(outcome, SetupFailed)
+    for end in held:
+        end.close()
+
+
+async def test_a_killed_supervisor(bench: Bench) -> None:
+    task = await start(bench, "echo ready; sleep 300")
+    os.kill(record(bench)["supervisor"][0], signal.SIGKILL)
+    outcome = await task
+    assert isinstance(outcome, SandboxLost)
+    assert "supervisor in the sandbox died" in outcome.why
+
+
+async def test_a_lease_that_is_taken_away(bench: Bench) -> None:
+    bench.leases.term = 0.3
+    task = await start(bench, "echo ready; sleep 300")
+    bench.leases.trouble["renew"] = lose
+    outcome = await task
+    assert outcome == SandboxLost("The lease was taken away while the script was running.")
+
+
+async def test_a_lease_that_cannot_be_renewed_for_a_while(bench: Bench) -> None:
+    bench.leases.term = 0.1
+    bench.leases.trouble["renew"] = refuse
+    assert await bench.run("sleep 0.5") == Succeeded()
+    assert bench.leases.leases[0].calls.count("renew") > 3
+
+
+async def test_a_source_of_leases_with_a_bug(bench: Bench) -> None:
+    async def bug() -> None:
+        raise RuntimeError("a bug")
+
+    bench.leases.term = 0.1
+    bench.leases.trouble.update(renew=bug, give_back=bug)
+    assert await bench.run("sleep 0.3") == Succeeded()
+    assert bench.leases.calls == ["give_back:used", "condemn:The sandbox could not be given back."]
+
+
+async def test_no_sandbox_to_be_had(bench: Bench) -> None:
+    bench.leases.trouble["lend"] = refuse
+    assert await bench.run("echo ran") == SetupFailed("The keeper says no.")
+    assert bench.closing == "runner: The script was not started: The keeper says no.\n"
+
+
+async def test_a_sandbox_that_cannot_be_given_back_is_condemned(bench: Bench) -> None:
+    bench.leases.trouble["give_back"] = refuse
+    assert await bench.run("true") == Succeeded()
+    assert bench.leases.calls == ["give_back:used", "condemn:The sandbox could not be given back."]
+
+
+async def test_prepared_and_released(bench: Bench) -> None:
+    prepared = await prepare(bench.leases, "default", "key", settings=bench.settings)
+    assert prepared.usable
+    await prepared.release()
+    assert bench.leases.calls == ["give_back:unused"]
+
+
+async def test_prepared_and_broken_while_it_waited(bench: Bench) -> None:
+    prepared = await prepare(bench.leases, "default", "key", settings=bench.settings)
+    bench.sandbox.cut()
+    await until(lambda: not prepared.usable)
+    with pytest.raises(ConnectError):
+        await run(prepared, Job(b"true"), bench.new_log(), bench.cancellation)
+    assert bench.leases.calls == ["condemn:The sandbox broke while it waited for a job."]
+    assert not bench.logs[-1].closed
+
+
+@pytest.mark.parametrize("step", ["lend", "kill", "give_back", "condemn"])
+async def test_cancelled_while_a_step_hangs(bench: Bench, step: str) -> None:
+    """The wish to end comes while the source of leases hangs: nothing is left, nothing waits for ever."""
+    bench.leases.trouble[step] = hang
+    bench.settings = bench.sandbox.settings(grace=0.2, return_deadline=0.3)
+    if step == "condemn":
+        bench.leases.trouble["give_back"] = refuse
+    bench.new_log()
+    task = asyncio.create_task(bench.run("echo ready; sleep 300", bench.logs[-1]))
+    if step != "lend":
+        await bench.until_output(b"ready")
+    else:
+        await asyncio.sleep(0.05)
+    bench.cancellation.request("the user")
+    async with asyncio.timeout(10):
+        assert await task == Cancelled("the user")
+    assert bench.logs[-1].closed
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not [other for other in others if "runner/execution" in str(other.get_coro())]
+
+
+@pytest.mark.parametrize("turns", range(1, 60, 3))
+async def test_cancelled_after_so_many_turns_of_the_loop(bench: Bench, turns: int) -> None:
+    """A cancelled task at any await: the lease goes back exactly once, the log is closed."""
+    bench.settings = bench.sandbox.settings(grace=0.2)
+    bench.new_log()
+    task = asyncio.create_task(bench.run("echo ready; sleep 300", bench.logs[-1]))
+    for _ in range(turns):
+        await asyncio.sleep(0.004 if turns % 2 else 0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert bench.logs[-1].closed
+    ends = [call for call in bench.leases.calls if call != "kill"]
+    assert len(ends) == len(bench.leases.leases)
+    assert all(call.startswith("give_back") for call in ends)

@@ -1,0 +1,96 @@
+"""A job is checked before it goes anywhere."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from runner.errors import BadJobError
+from runner.job import MAX_SCRIPT, MAX_STRING, MAX_STRINGS, Job, new_attempt_id
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        (b"", "empty"),
+        (b" \n\t\n", "empty"),
+        (b"\x7fELF\x02\x01", "ELF program"),
+        (b"MZ\x90\x00\x03", "Windows program"),
+        (b"PK\x03\x04", "zip archive"),
+        (b"\xff\xfee\x00c\x00", "UTF-16"),
+        (b"echo a\0b", "binary"),
+        (b"#" * (MAX_SCRIPT + 1), "limit"),
+    ],
+)
+def test_scripts_that_are_refused(script: bytes, says: str) -> None:
+    with pytest.raises(BadJobError, match=says):
+        Job(script)
+
+
+@pytest.mark.parametrize("script", [b"true", b"#" * MAX_SCRIPT, b"true\n" + b"#" * 5000 + b"\0payload", b"\xff\xff"])
+def test_scripts_that_are_taken(script: bytes) -> None:
+    assert Job(script).script == script
+
+
+@pytest.mark.parametrize("name", ["", "1A", "A-B", "A B", "A=B", "Ä", "A\n", "\0"])
+def test_variable_names_that_are_refused(name: str) -> None:
+    with pytest.raises(BadJobError, match="variable name"):
+        Job(b"true", environment={name: "x"})
+
+
+@pytest.mark.parametrize("value", ["", "two\nlines", "quotes ' \" ` $", "ünï ☃ 😀", "raw \udcff byte", "x" * 100_000])
+def test_variable_values_that_are_taken(value: str) -> None:
+    assert Job(b"true", environment={"A": value}).environment == {"A": value}
+
+
+def test_a_nul_names_the_variable() -> None:
+    with pytest.raises(BadJobError, match="The variable TOKEN has a NUL"):
+        Job(b"true", environment={"TOKEN": "a\0b"})
+    with pytest.raises(BadJobError, match="Argument 2 has a NUL"):
+        Job(b"true", args=("a", "b\0"))
+
+
+def test_a_lone_surrogate_is_refused() -> None:
+    with pytest.raises(BadJobError, match="not valid Unicode"):
+        Job(b"true", environment={"A": "\ud800"})
+
+
+def test_one_long_string_is_refused_by_name() -> None:
+    fits = MAX_STRING - len("LONG=") - 1
+    Job(b"true", environment={"LONG": "x" * fits})
+    with pytest.raises(BadJobError, match="The variable LONG"):
+        Job(b"true", environment={"LONG": "x" * (fits + 1)})
+
+
+def test_many_strings_are_refused_together() -> None:
+    with pytest.raises(BadJobError, match="together"):
+        Job(b"true", args=("x" * 1000,) * (MAX_STRINGS // 1000))
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.inf, math.nan, 1e12])
+def test_timeouts_that_are_refused(timeout: float) -> None:
+    with pytest.raises(BadJobError, match="timeout"):
+        Job(b"true", timeout=timeout)
+
+
+def test_labels_are_checked() -> None:
+    with pytest.raises(BadJobError, match="profile"):
+        Job(b"true", profile="")
+    with pytest.raises(BadJobError, match="trust key"):
+        Job(b"true", trust_key="a\nb")
+
+
+def test_a_job_does_not_change_with_what_it_was_made_of() -> None:
+    environment = {"A": "1"}
+    job = Job(b"true", environment=environment)
+    environment["A"] = "2"
+    assert job.environment == {"A": "1"}
+
+
+def test_values_are_not_shown() -> None:
+    assert "hunter2" not in repr(Job(b"true", environment={"PASSWORD": "hunter2"}))
+
+
+def test_attempt_ids_differ() -> None:
+    assert new_attempt_id() != new_attempt_id()

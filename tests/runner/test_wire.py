@@ -1,0 +1,122 @@
+"""Frames: every cut gives the same, everything odd is refused, and the launcher speaks the same language."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.errors import ProtocolError
+from runner.execution import launcher, wire
+
+HELLO = {"uid": 1000, "boot_id": "b", "python": "3.13.0"}
+ENDED = {"kind": "exited", "code": 3, "logged": 10, "dropped": 0, "log_error": ""}
+
+
+def frame(kind: bytes, payload: bytes | dict[str, object]) -> bytes:
+    """Encode a frame as a launcher would."""
+    data = json.dumps(payload).encode() if isinstance(payload, dict) else payload
+    return struct.pack(">cI", kind, len(data)) + data
+
+
+def decode(pieces: list[bytes]) -> list[wire.Frame | bytes]:
+    """Decode pieces, with the log bytes that follow each other joined."""
+    decoder = wire.Decoder()
+    found: list[wire.Frame | bytes] = []
+    for piece in pieces:
+        for got in decoder.feed(piece):
+            if not isinstance(got, wire.LogData):
+                found.append(got)
+            elif found and isinstance(found[-1], bytes):
+                found[-1] += bytes(got.data)
+            else:
+                found.append(bytes(got.data))
+    return found
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), max_size=5), st.data())
+def test_frames_survive_any_cut(logs: list[bytes], data: st.DataObject) -> None:
+    stream = frame(b"h", HELLO) + b"".join(frame(b"l", log) for log in logs) + frame(b"e", ENDED)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    pieces = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    whole = decode([stream])
+    assert decode(pieces) == whole
+    assert whole[0] == wire.Hello(1000, "b", "3.13.0")
+    assert whole[1:-1] == ([b"".join(logs)] if logs else [])
+    assert whole[-1] == wire.Ended(wire.EndKind.EXITED, 3, 0, "", 10, 0, "")
+
+
+@given(st.lists(st.binary(max_size=30), max_size=10))
+def test_garbage_is_refused_or_waits_for_more(pieces: list[bytes]) -> None:
+    with contextlib.suppress(ProtocolError):
+        decode(pieces)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"SSH-2.0-OpenSSH_9.2",
+        frame(b"?", b"x"),
+        struct.pack(">cI", b"l", 0),
+        struct.pack(">cI", b"l", wire.MAX_LOG + 1),
+        struct.pack(">cI", b"h", wire.MAX_JSON + 1),
+        struct.pack(">cI", b"e", 0xFFFFFFFF),
+        frame(b"h", b"not json"),
+        frame(b"h", b"[1]"),
+        frame(b"h", b"[" * 10_000),
+        frame(b"h", {**HELLO, "uid": -1}),
+        frame(b"h", {**HELLO, "uid": True}),
+        frame(b"h", {**HELLO, "boot_id": 7}),
+        frame(b"h", b'{"uid": 1e999, "boot_id": ""}'),
+        frame(b"e", {**ENDED, "kind": "fine"}),
+        frame(b"e", {**ENDED, "code": 256}),
+        frame(b"e", {**ENDED, "kind": "signaled", "code": 0}),
+        frame(b"e", {**ENDED, "kind": "signaled", "code": 65}),
+        frame(b"e", {**ENDED, "dropped": 1 << 70}),
+        frame(b"x", {"why": ["a"]}),
+    ],
+)
+def test_what_is_refused(stream: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode([stream])
+
+
+def test_text_is_made_safe() -> None:
+    (lost,) = decode([frame(b"x", {"why": "a\x1b[2J\nb\u202e" + "c" * 5000})])
+    assert isinstance(lost, wire.Lost)
+    assert lost.why.startswith("a\N{REPLACEMENT CHARACTER}[2J b\N{REPLACEMENT CHARACTER}ccc")
+    assert len(lost.why) == wire.MAX_TEXT
+
+
+def test_the_launcher_reads_what_we_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = wire.Launch("a1", ("x", "☃"), {"A": "\udcff\n"}, 1.5, 2.0, 99, "/w", "/r")
+    reader, writer = os.pipe()
+    os.write(writer, wire.encode_launch(launch, 4) + b"true" + wire.encode_signal(15))
+    monkeypatch.setattr(launcher, "STDIN", reader)
+    kind, size = launcher.read_head()
+    attempt = launcher.Attempt(json.loads(b"".join(launcher.read_pieces(size))))
+    assert (kind, attempt.folder, attempt.args, attempt.environment) == (b"L", "/r/a1", ["x", "☃"], {"A": "\udcff\n"})
+    assert (attempt.timeout, attempt.grace, attempt.log_limit, attempt.workspace) == (1.5, 2.0, 99, "/w")
+    assert launcher.read_head() == (b"S", 4)
+    assert b"".join(launcher.read_pieces(4)) == b"true"
+    assert launcher.read_head() == (b"k", 1)
+    assert list(launcher.read_pieces(1)) == [b"\x0f"]
+    os.close(reader)
+    os.close(writer)
+
+
+def test_we_read_what_the_launcher_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    monkeypatch.setattr(launcher, "STDOUT", writer)
+    launcher.send_json(b"h", dict(HELLO))
+    launcher.send(b"l", b"some output")
+    launcher.send_json(b"e", dict(ENDED))
+    found = decode([os.read(reader, 65536)])
+    assert [type(one) for one in found] == [wire.Hello, bytes, wire.Ended]
+    os.close(reader)
+    os.close(writer)
