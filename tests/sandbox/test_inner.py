@@ -1,0 +1,225 @@
+"""The probe's program, run as it runs inside a sandbox, against a Docker API of the test's own."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
+
+import pytest
+
+from sandbox import inner
+
+BOOTSTRAP = "import sys;n=int(sys.stdin.buffer.readline());exec(sys.stdin.buffer.read(n))"
+INFO = {"Driver": "overlay2", "ServerVersion": "26.1.5"}
+
+
+@dataclass
+class Docker:
+    """What the API answers, and what it was asked."""
+
+    path: Path
+    info: list[tuple[int, object]] = field(default_factory=lambda: [(200, INFO)])
+    """What /info answers one after the other; the last one from then on."""
+    containers: dict[str, list[int]] = field(default_factory=dict)
+    """By id: what removing it answers, one after the other; one below 300 really removes it."""
+    volumes: list[str] | None = None
+    statuses: dict[str, int] = field(default_factory=dict)
+    """By path: another status than 204 for what is not listed above."""
+    asked: list[str] = field(default_factory=list)
+
+    def answer(self, method: str, path: str) -> tuple[int, object]:
+        self.asked.append(f"{method} {path}")
+        match method, path.split("?", maxsplit=1)[0].split("/")[1:]:
+            case "GET", ["info"]:
+                return self.info.pop(0) if len(self.info) > 1 else self.info[0]
+            case "GET", ["containers", "json"]:
+                return 200, [{"Id": key} for key in self.containers]
+            case "DELETE", ["containers", key]:
+                status = self.containers[key].pop(0)
+                if status < 300 or status == 404:
+                    del self.containers[key]
+                return status, {"message": "so it is"}
+            case "GET", ["volumes"]:  # an engine without any says null
+                return 200, {"Volumes": [{"Name": name} for name in self.volumes] if self.volumes else None}
+        status = self.statuses.get(path.split("?", maxsplit=1)[0], 204)
+        return status, None if status == 204 else {"message": "it is broken"}
+
+
+class _Server(ThreadingUnixStreamServer):
+    daemon_threads = True
+    docker: Docker
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def _any(self) -> None:
+        status, body = self.server.docker.answer(self.command, self.path)
+        if status == 0:  # hang up without a word, as an engine that is being restarted does
+            return
+        self.send_response_only(status)
+        self.end_headers()
+        if body is not None:
+            self.wfile.write(json.dumps(body).encode())
+
+    do_GET = do_DELETE = do_POST = _any  # noqa: N815 - the names that http.server looks for
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def docker(tmp_path: Path) -> Iterator[Docker]:
+    made = Docker(tmp_path / "docker.sock")
+    with _Server(str(made.path), _Handler) as server:
+        server.docker = made
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield made
+        server.shutdown()
+        thread.join(5)
+
+
+def run(socket: Path, folders: list[Path] | None = None, seconds: float = 10.0) -> dict[str, object]:
+    """Send the program as `readiness` does, with another Docker socket."""
+    source = Path(inner.__file__).read_bytes()
+    constant = b'DOCKER_SOCKET = "/var/run/docker.sock"'
+    assert source.count(constant) == 1
+    program = source.replace(constant, f"DOCKER_SOCKET = {str(socket)!r}".encode())
+    order = {
+        "nonce": "n",
+        "clean": folders is not None,
+        "folders": [str(folder) for folder in folders or []],
+        "seconds": seconds,
+    }
+    sent = b"%d\n" % len(program) + program + json.dumps(order).encode()
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", BOOTSTRAP], input=sent, capture_output=True, timeout=30, check=True
+    )
+    assert done.stderr == b""
+    answer = json.loads(done.stdout)
+    assert isinstance(answer, dict)
+    assert answer["nonce"] == "n"
+    return answer
+
+
+def test_it_answers_what_docker_says(docker: Docker) -> None:
+    assert run(docker.path) == {"nonce": "n", "docker": {"driver": "overlay2", "version": "26.1.5"}, "error": None}
+
+
+def test_without_the_order_nothing_is_removed(docker: Docker) -> None:
+    docker.containers["a"] = [204]
+    run(docker.path)
+    assert docker.asked == ["GET /info"]
+
+
+def test_it_waits_until_docker_answers(docker: Docker) -> None:
+    docker.info = [(500, {"message": "starting"}), (0, None), (200, {}), (200, []), (200, INFO)]
+    assert run(docker.path)["docker"] == {"driver": "overlay2", "version": "26.1.5"}
+    assert len(docker.asked) == 5
+
+
+def test_a_docker_that_does_not_answer_is_told_in_time(tmp_path: Path) -> None:
+    answer = run(tmp_path / "nothing.sock", seconds=0.1)
+    assert answer["docker"] is None
+    assert "FileNotFoundError" in str(answer["error"])
+
+
+def test_a_docker_that_hangs_is_told_in_time(tmp_path: Path) -> None:
+    with ThreadingUnixStreamServer(str(tmp_path / "hang.sock"), BaseHTTPRequestHandler):  # listens, never accepts
+        answer = run(tmp_path / "hang.sock", seconds=0.3)
+    assert answer["docker"] is None
+    assert "imeout" in str(answer["error"])
+
+
+def test_it_removes_containers_volumes_and_networks(docker: Docker) -> None:
+    docker.containers = {"a": [204], "b": [204]}
+    docker.volumes = ["data", "odd name"]
+    assert run(docker.path, [])["error"] is None
+    assert docker.containers == {}
+    assert [line for line in docker.asked if not line.startswith("GET")] == [
+        "DELETE /containers/a?force=1&v=1",
+        "DELETE /containers/b?force=1&v=1",
+        "DELETE /volumes/data?force=1",
+        "DELETE /volumes/odd%20name?force=1",
+        "POST /networks/prune",
+    ]
+
+
+def test_what_went_by_itself_is_no_error(docker: Docker) -> None:
+    docker.containers = {"a": [404], "b": [204]}
+    docker.volumes = ["data"]
+    docker.statuses["/volumes/data"] = 404
+    assert run(docker.path, [])["error"] is None
+
+
+def test_a_container_that_docker_removes_already_is_waited_for(docker: Docker) -> None:
+    docker.containers = {"run-with-rm": [409, 409, 404], "b": [204]}
+    assert run(docker.path, [])["error"] is None
+    assert docker.containers == {}
+
+
+def test_a_container_that_never_goes_is_told_in_time(docker: Docker) -> None:
+    docker.containers["a"] = [409] * 10_000
+    assert "1 containers would not go" in str(run(docker.path, [], seconds=0.2)["error"])
+
+
+def test_a_removal_that_fails_is_told(docker: Docker) -> None:
+    docker.containers["a"] = [500]
+    assert "500" in str(run(docker.path, [])["error"])
+
+
+def test_a_failing_prune_is_told(docker: Docker) -> None:
+    docker.statuses["/networks/prune"] = 500
+    answer = run(docker.path, [])
+    assert "/networks/prune was answered with 500" in str(answer["error"])
+    assert answer["docker"] is not None
+
+
+def test_folders_are_emptied_and_stay(docker: Docker, tmp_path: Path) -> None:
+    folder = tmp_path / "workspace"
+    (folder / "deep" / "deeper").mkdir(parents=True)
+    (folder / "deep" / "file").write_text("x")
+    (folder / ".hidden").touch()
+    os.mkfifo(folder / "fifo")
+    (folder / "read-only").mkdir(mode=0o500)
+    assert run(docker.path, [folder])["error"] is None
+    assert list(folder.iterdir()) == []
+
+
+def test_a_link_in_a_folder_is_unlinked_and_its_target_untouched(docker: Docker, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("x")
+    folder = tmp_path / "workspace"
+    (folder / "deep").mkdir(parents=True)
+    for link in (folder / "link", folder / "deep" / "link"):
+        link.symlink_to(outside)
+    (folder / "dangling").symlink_to(tmp_path / "nowhere")
+    assert run(docker.path, [folder])["error"] is None
+    assert list(folder.iterdir()) == []
+    assert (outside / "kept").read_text() == "x"
+
+
+def test_a_folder_that_became_a_link_is_told_and_not_followed(docker: Docker, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("x")
+    (tmp_path / "workspace").symlink_to(outside)
+    assert "is a link" in str(run(docker.path, [tmp_path / "workspace"])["error"])
+    assert (outside / "kept").read_text() == "x"
+
+
+def test_a_folder_that_was_never_made_is_empty_enough(docker: Docker, tmp_path: Path) -> None:
+    assert run(docker.path, [tmp_path / "nothing"])["error"] is None
+
+
+def test_a_folder_that_became_a_file_is_told(docker: Docker, tmp_path: Path) -> None:
+    (tmp_path / "workspace").touch()
+    assert "NotADirectoryError" in str(run(docker.path, [tmp_path / "workspace"])["error"])

@@ -1,0 +1,57 @@
+"""The table of a sandbox's life: complete, connected, and strict."""
+
+import pytest
+
+from sandbox.errors import SandboxError
+from sandbox.state import MOVES, IllegalMove, State, check_move, is_alive
+
+
+def test_every_state_has_an_entry() -> None:
+    assert set(MOVES) == set(State)
+
+
+def test_every_state_is_reached_from_creating() -> None:
+    reached, edge = {State.CREATING}, {State.CREATING}
+    while edge:
+        edge = {target for state in edge for target in MOVES[state]} - reached
+        reached |= edge
+    assert reached == set(State)
+
+
+def test_only_gone_is_an_end_and_every_state_can_get_there() -> None:
+    assert {state for state in State if not MOVES[state]} == {State.GONE}
+    ends = {State.GONE}
+    while more := {state for state in State if MOVES[state] & ends} - ends:
+        ends |= more
+    assert ends == set(State)
+
+
+@pytest.mark.parametrize("state", State)
+def test_staying_is_always_allowed(state: State) -> None:
+    check_move("sandbox-1", state, state)
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("target", State)
+def test_a_move_is_allowed_exactly_when_the_table_has_it(state: State, target: State) -> None:
+    if target in MOVES[state] or target is state:
+        check_move("sandbox-1", state, target)
+        return
+    with pytest.raises(IllegalMove) as caught:
+        check_move("sandbox-1", state, target)
+    assert all(word in str(caught.value) for word in ("sandbox-1", f" {state} ", f" {target};"))
+
+
+def test_what_is_on_its_way_out_never_comes_back_to_life() -> None:
+    dead = {state for state in State if not is_alive(state)}
+    assert dead == {State.CONDEMNED, State.DESTROYING, State.STUCK, State.GONE}
+    assert not any(is_alive(target) for state in dead for target in MOVES[state])
+
+
+@pytest.mark.parametrize("state", [state for state in State if is_alive(state)])
+def test_every_living_sandbox_can_be_condemned(state: State) -> None:
+    assert State.CONDEMNED in MOVES[state]
+
+
+def test_an_illegal_move_is_an_error_of_ours() -> None:
+    assert issubclass(IllegalMove, SandboxError)
