@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from runner import outcome as outcomes
@@ -180,11 +180,11 @@ class _Flight:
             self._notes(Note("remark", remark))
         return ended
 
-    def _take_output(self, data: memoryview) -> None:
-        self._received += len(data)
+    def _take_output(self, pieces: Sequence[memoryview]) -> None:
+        self._received += sum(map(len, pieces))
         if self._received > self._log.limit:
             raise ProtocolError("The sandbox sent more output than was agreed.")
-        self._log.append(data)
+        self._log.append(*pieces)
 
     async def _end(self, script: asyncio.Task[wire.Ended]) -> str | None:
         """End the script and everything it left, from inside as far as that goes and then from outside.

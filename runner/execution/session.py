@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Final, Self, TypeAlias
 
@@ -35,7 +35,7 @@ CIPHERS: Final = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-
 _PIECE: Final = 256 * 1024
 
 #: Takes the next bytes of a script's output. Must not keep the view. A SandboxError from it ends the session.
-Output: TypeAlias = Callable[[memoryview], None]
+Output: TypeAlias = Callable[[Sequence[memoryview]], None]
 
 # The launcher's source follows on standard input, so that it always is of the runner's own version.
 _BOOTSTRAP: Final = """\
@@ -198,6 +198,7 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
         self._writable = asyncio.Event()
         self._writable.set()
         self._diagnosis = b""
+        self._held: list[memoryview] = []
         self._channel: asyncssh.SSHClientChannel[bytes]
 
     # What asyncssh calls.
@@ -230,15 +231,32 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
     def _take(self, frame: wire.Frame) -> None:
         match frame:
             case wire.LogData(data) if self.output and not self._last:
-                self.output(data)
+                self._hold(data)
             case wire.Hello() if not self._hello:
                 self._hello = frame
                 self._news.set()
             case wire.Ended() | wire.Refused() | wire.Lost() if self.output and not self._last:
+                self._deliver()
                 self._last = frame
                 self._news.set()
             case _:
                 raise ProtocolError("The sandbox sent something out of turn.")
+
+    def _hold(self, data: memoryview) -> None:
+        """Keep output until the loop's next turn: packets come several at a time, and are written in one go."""
+        if not self._held:
+            asyncio.get_running_loop().call_soon(self._deliver)
+        self._held.append(data)
+
+    def _deliver(self) -> None:
+        held, self._held = self._held, []
+        if not held or not self.output:
+            return
+        try:
+            self.output(held)
+        except SandboxError as error:
+            self._fail(error)
+            self._channel.abort()
 
     def _fail(self, error: SandboxError) -> None:
         self.error = self.error or error
