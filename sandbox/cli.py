@@ -55,7 +55,10 @@ def keeper(
     home: Annotated[Path, typer.Option(help="State folder.")] = Path(DEFAULT_HOME),
     patience: Annotated[float, typer.Option(help="Seconds to wait for running jobs when stopped.")] = 300.0,
 ) -> None:
-    """Run the keeper: it holds the Docker socket, keeps sandboxes warm and lends them over its own socket."""
+    """Run the keeper: it holds the Docker socket, keeps sandboxes warm and lends them over its own socket.
+
+    TERM waits for running jobs and removes the sandboxes; a second TERM does not wait.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     the_keeper = Keeper(config.load(configuration), Engine(), Home(home))
     # The socket first: a second keeper must be refused before it removes what it takes for leftovers.
@@ -63,7 +66,7 @@ def keeper(
         the_keeper.start()
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+            signal.signal(number, lambda *_: the_keeper.hurry() if stop.is_set() else stop.set())
         reconciling = threading.Thread(target=the_keeper.run, name="reconcile")
         reconciling.start()
         threading.Thread(target=server.serve_forever, name="server", daemon=True).start()

@@ -47,7 +47,7 @@ def settled(container_id: str, deadline: float) -> frozenset[Process]:
     last look counts.
     """
     last, equal = of_container(container_id), 0
-    while equal < 3 and time.monotonic() < deadline:
+    while equal < 2 and time.monotonic() < deadline:
         time.sleep(0.01)  # /proc has no notification for another namespace's processes
         now = of_container(container_id)
         quiet = now == last and not any(_comm(process) in _LOGINS for process in now)

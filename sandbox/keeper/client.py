@@ -48,7 +48,8 @@ class KeeperClient:
 
     def condemn(self, token: str, reason: str) -> None:
         """The sandbox is not fit for another job."""
-        self._ask(protocol.Condemn(token=token, reason=reason[:1000] or "It gave no reason."), protocol.Done)
+        line = "".join(char if char.isprintable() else " " for char in reason[:1000])
+        self._ask(protocol.Condemn(token=token, reason=line or "It gave no reason."), protocol.Done)
 
     def listing(self) -> protocol.Listing:
         """Every sandbox."""

@@ -1,8 +1,10 @@
 """The keeper's state folder: who this installation is, and the number of its last creation."""
 
+import fcntl
 import os
 import re
 import secrets
+import weakref
 from pathlib import Path
 
 from sandbox.errors import ConfigError
@@ -14,13 +16,15 @@ DEFAULT_HOME = "/var/lib/sandbox"
 class Home:
     """A folder that outlives the keeper, so that a later life knows what an earlier one left behind.
 
-    Raises `ConfigError` when the folder cannot be written.
+    It belongs to one keeper at a time: two of one installation would remove each other's sandboxes. Raises
+    `ConfigError` when the folder cannot be written or another keeper has it.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            weakref.finalize(self, os.close, _lock(folder))
             self.installation = InstallationId(self._kept("installation", secrets.token_hex(4)))
             self._generation = int(self._kept("generation", "0"))
         except (OSError, ValueError) as error:
@@ -53,3 +57,15 @@ class Home:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._folder / name)
+
+
+def _lock(folder: Path) -> int:
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(
+            f"Another keeper uses the state folder {folder}. Stop it, or give this one its own."
+        ) from None
+    return descriptor

@@ -42,6 +42,8 @@ class Keeper:
         self._wants: list[Want] = []
         self._changed = threading.Condition()
         self._stopping = threading.Event()
+        self._hurried = threading.Event()
+        self._strangers: set[str] = set()
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="keeper")
         self._last_trouble = "none was ever made"
 
@@ -82,7 +84,7 @@ class Keeper:
     def stop(self, patience: float) -> None:
         """Lend no more, wait up to `patience` seconds for what is lent, then remove every sandbox.
 
-        A job whose lease is not renewed any more is not waited for.
+        A job whose lease is not renewed any more is not waited for, and after `hurry` none is.
         """
         deadline = time.monotonic() + patience
         with self._changed:
@@ -90,6 +92,8 @@ class Keeper:
             self._changed.notify_all()
             told = 0
             while (lent := self._lent(time.monotonic())) and (left := deadline - time.monotonic()) > 0:
+                if self._hurried.is_set():
+                    break
                 if lent != told:
                     log.info("waiting for %d running jobs", lent)
                 told = lent
@@ -102,6 +106,10 @@ class Keeper:
         self._workers.shutdown(wait=True)
         removed += self._engine.remove(self._home.installation)
         log.info("removed %d sandboxes; stopped", removed)
+
+    def hurry(self) -> None:
+        """Let `stop` wait no longer. Safe in a signal handler."""
+        self._hurried.set()
 
     def reconcile_once(self) -> None:
         """Compare the pool with the engine and start what should be done. Raises `EngineError`."""
@@ -118,6 +126,10 @@ class Keeper:
                 if settled and not (found and found.running):
                     fault, what = (Fault.STOPPED, found.status) if found else (Fault.GONE, "it is gone")
                     self._condemn(sandbox.name, fault, f"Its container does not run any more: {what}.")
+            for name in listed.keys() - {sandbox.name for sandbox in self._pool} - self._strangers:
+                # Made by a call that was given up, and finished after its sandbox had been removed.
+                self._strangers.add(name)
+                self._submit(name, self._remove_stranger, name)
             for sandbox in self._pool.expired(now):
                 self._condemn(sandbox.name, Fault.LEASE_EXPIRED, f"Its lease was not renewed for {LEASE_TERM:.0f} s.")
             for sandbox in self._pool.to_evict(self._wants):
@@ -275,6 +287,15 @@ class Keeper:
             if sandbox and sandbox.state is State.INSPECTING:  # it may have been condemned meanwhile
                 self._pool.fit(name, time.monotonic())
                 self._changed.notify_all()
+
+    def _remove_stranger(self, name: str) -> None:
+        try:
+            self._engine.remove(self._home.installation, name)
+            log.info("%s: removed; it was finished after it had been given up", name)
+        except EngineError as error:
+            log.warning("%s: could not be removed: %s", name, error)
+        finally:
+            self._strangers.discard(name)
 
     def _destroy(self, sandbox: Sandbox) -> None:
         try:

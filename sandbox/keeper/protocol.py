@@ -6,7 +6,7 @@ descriptor (SCM_RIGHTS): a socket that the keeper connected to the sandbox's por
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sandbox.errors import Fault, ProtocolError
 from sandbox.state import State
@@ -16,9 +16,17 @@ DEFAULT_RUN_FOLDER = "/run/sandbox"
 SOCKET_IN_RUN_FOLDER = "keeper/socket"
 DEFAULT_SOCKET = f"{DEFAULT_RUN_FOLDER}/{SOCKET_IN_RUN_FOLDER}"
 
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must be one line of printable characters")
+    return text
+
+
 _Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 _Token = Annotated[str, Field(min_length=16, max_length=64, repr=False)]
-_Text = Annotated[str, Field(min_length=1, max_length=1000)]
+_Text = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)]
+"""Ends up in logs and terminals, where control characters would do what they say."""
 
 
 class _Message(BaseModel):

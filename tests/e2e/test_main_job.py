@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ import docker
 import pytest
 
 from sandbox.errors import Fault
+from sandbox.template import LABEL_INSTALLATION, LABEL_NAME
 from tests.e2e.conftest import DEADLINE, Keeper, leased, run, run_json, runner_command, start, until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -176,6 +178,27 @@ def test_untrusted_jobs_always_get_a_fresh_sandbox(keeper: Keeper) -> None:
         result = run(keeper, "[ ! -e /usr/local/planted ] && sudo touch /usr/local/planted", "--trust-key", "untrusted")
         assert result.returncode == 0, result.stderr
     assert keeper.last_condemned().fault is Fault.RECREATE_POLICY
+
+
+def test_a_second_term_does_not_wait_for_the_jobs(new_keeper: Callable[..., Keeper]) -> None:
+    keeper = new_keeper(warm=1)
+    keeper.start()
+    job = start(keeper, "sleep 1000")
+    assert keeper.process is not None
+    keeper.process.send_signal(signal.SIGTERM)
+    until("it waits for the job", lambda: "waiting for 1 running jobs" in keeper.log)
+    keeper.stop()
+    _, stderr = job.communicate(timeout=DEADLINE)
+    assert job.returncode == 75, stderr
+
+
+def test_a_container_that_was_finished_too_late_is_removed(
+    keeper: Keeper, docker_client: docker.DockerClient, sandbox_image: str
+) -> None:
+    """The trap: a create that timed out for us and succeeded in the engine."""
+    labels = {LABEL_INSTALLATION: keeper.client.listing().installation, LABEL_NAME: "sandbox-late"}
+    docker_client.containers.create(sandbox_image, name="sandbox-late", labels=labels)
+    until("it is gone", lambda: not docker_client.containers.list(all=True, filters={"name": "sandbox-late"}))
 
 
 def test_a_keeper_that_was_killed_removes_at_its_next_start_what_it_left(

@@ -216,10 +216,11 @@ def test_a_folder_that_became_a_link_is_told_and_not_followed(docker: Docker, tm
     assert (outside / "kept").read_text() == "x"
 
 
-def test_a_folder_that_was_never_made_is_empty_enough(docker: Docker, tmp_path: Path) -> None:
-    assert run(docker.path, [tmp_path / "nothing"])["error"] is None
+def test_a_folder_that_the_job_removed_is_told(docker: Docker, tmp_path: Path) -> None:
+    """The trap: after `rm -rf /tmp` there is nothing to empty, and nothing for the next job to work in."""
+    assert "nothing is no folder any more" in str(run(docker.path, [tmp_path / "nothing"])["error"])
 
 
 def test_a_folder_that_became_a_file_is_told(docker: Docker, tmp_path: Path) -> None:
     (tmp_path / "workspace").touch()
-    assert "NotADirectoryError" in str(run(docker.path, [tmp_path / "workspace"])["error"])
+    assert "is no folder any more" in str(run(docker.path, [tmp_path / "workspace"])["error"])

@@ -17,12 +17,25 @@ def test_two_homes_are_two_installations(tmp_path: Path) -> None:
 
 
 def test_the_installation_survives_a_restart(tmp_path: Path) -> None:
-    assert Home(tmp_path).installation == Home(tmp_path).installation
+    first = Home(tmp_path).installation
+    assert Home(tmp_path).installation == first
 
 
 def test_no_generation_is_given_twice_however_often_the_keeper_restarts(tmp_path: Path) -> None:
-    given = [home.next_generation() for home in (Home(tmp_path) for _ in range(3)) for _ in range(3)]
-    assert given == list(range(1, 10))
+    def one_life() -> list[int]:
+        home = Home(tmp_path)
+        return [home.next_generation() for _ in range(3)]
+
+    assert one_life() + one_life() + one_life() == list(range(1, 10))
+
+
+def test_a_home_belongs_to_one_keeper_at_a_time(tmp_path: Path) -> None:
+    """The trap: two keepers of one installation take each other's sandboxes for leftovers."""
+    first = Home(tmp_path)
+    with pytest.raises(ConfigError, match="Another keeper uses the state folder"):
+        Home(tmp_path)
+    del first
+    Home(tmp_path)
 
 
 def test_a_generation_is_on_disk_before_it_is_used(tmp_path: Path) -> None:

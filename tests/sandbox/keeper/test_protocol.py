@@ -18,7 +18,7 @@ REQUESTS: list[protocol.Message] = [
     protocol.Renew(token=TOKEN),
     protocol.Kill(token=TOKEN),
     protocol.Return(token=TOKEN, used=True),
-    protocol.Condemn(token=TOKEN, reason="sshd hung up:\n\x1b[31mno"),
+    protocol.Condemn(token=TOKEN, reason="sshd hung up: \u2018no\u2019"),
     protocol.List(),
     protocol.Ping(),
 ]
@@ -194,3 +194,10 @@ def test_secrets_are_not_in_a_repr(message: protocol.Message | protocol.LeaseGra
     assert TOKEN not in repr(message)
     assert TOKEN not in str(message)
     assert "secret" not in repr(message)
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "\x1b[31mred", "null\0"])
+def test_control_characters_never_reach_a_log_or_a_terminal(text: str) -> None:
+    line = json.dumps({"version": 1, "request": {"verb": "condemn", "token": TOKEN, "reason": text}}).encode()
+    with pytest.raises(ProtocolError, match=r"reason: .* printable"):
+        protocol.decode_request(line)
