@@ -16,8 +16,15 @@ help:
 demo: images
 	@$(WITH_ENGINE) examples/demo.sh
 
-test: check images
+test: check images test-tools
+	@echo "== testing with the runtime that .state/environment names (about ten minutes)"
 	@$(WITH_ENGINE) .venv/bin/pytest $(PYTEST_ARGS)
+
+# A real SSH server and client; started by the tests, never as services.
+.PHONY: test-tools
+test-tools: .venv/.ready
+	@.venv/bin/python -c 'from sandbox.evaluation import packages; \
+	  packages.ensure({"sshd": "openssh-server", "ssh": "openssh-client"}, print)'
 
 check: .venv/.ready
 	@.venv/bin/ruff format --check --quiet .

@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -102,6 +103,8 @@ def measure(profile: Profile, rounds: int) -> dict[str, float]:
 
 def report(profile: Profile, rounds: int) -> None:
     """Measure and print."""
+    if shutil.which("docker") is None:
+        raise SystemExit("The peer is `docker run`, and there is no docker command here. Install it (docker-cli).")
     numbers = measure(profile, rounds)
     print(json.dumps({"bench": "recreate", "runtime": profile.runtime, "rounds": rounds, **numbers}))
     print(

@@ -1,5 +1,8 @@
 """The table of a sandbox's life: complete, connected, and strict."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from sandbox.errors import SandboxError
@@ -55,3 +58,9 @@ def test_every_living_sandbox_can_be_condemned(state: State) -> None:
 
 def test_an_illegal_move_is_an_error_of_ours() -> None:
     assert issubclass(IllegalMove, SandboxError)
+
+
+def test_the_picture_in_the_docs_is_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
+    drawn = set(re.findall(r"^ +(\w+) --> (\w+)", page, re.MULTILINE))
+    assert drawn == {(str(source), str(target)) for source, targets in MOVES.items() for target in targets}
