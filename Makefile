@@ -35,10 +35,11 @@ check: .venv/.ready
 bench: images
 	@$(WITH_ENGINE) .venv/bin/python -m bench
 
-# The images on the engine that .state/environment names.
+# The images on the engine that .state/environment names. Each step that takes long is told, by either builder's words.
 images: .state/environment images/ca/extra.crt
-	@$(WITH_ENGINE) tools=.venv/bin; echo "== building the images (a few minutes the first time)"; \
-	  $$tools/docker-compose --progress plain build --quiet >.state/build.log 2>&1 \
+	@$(WITH_ENGINE) set -o pipefail; echo "== building the images (a few minutes the first time)"; \
+	  .venv/bin/docker-compose --progress plain build 2>&1 | tee .state/build.log \
+	    | { grep --line-buffered -E '^(Step [0-9]+/[0-9]+ : (FROM|RUN)|#[0-9]+ \[.*(FROM|RUN))' || true; } | cut -c 1-100 \
 	    || { tail -n 40 .state/build.log >&2; echo "The build failed; all of it is in .state/build.log." >&2; exit 1; }
 
 # Which engine and runtime to use is decided anew each time: the host may have changed.

@@ -122,6 +122,13 @@ def _kill(process: Process) -> int | None:
             return handle
     except (FileNotFoundError, ProcessLookupError):
         pass
+    except PermissionError as error:
+        os.close(handle)
+        raise SandboxFault(
+            Fault.PROCESSES_LEFT,
+            "The keeper may not end its job's processes. "
+            "It needs CAP_KILL and no AppArmor profile, as compose.yaml gives it.",
+        ) from error
     os.close(handle)
     return None
 

@@ -382,3 +382,16 @@ def test_no_descriptor_is_left_open(container: Container) -> None:
     before = open_descriptors()
     processes.end_others(container.id, frozenset(), thawed, soon())
     assert open_descriptors() <= before
+
+
+def test_a_missing_right_to_end_processes_is_told_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap: AppArmor's profile for containers lets a keeper see a sandbox's processes and not signal them."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError("as AppArmor does")
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", refused)
+    own = Path(f"/proc/{os.getpid()}/stat").read_bytes().rpartition(b")")[2].split()[19]
+    with pytest.raises(SandboxFault, match="CAP_KILL and no AppArmor profile") as caught:
+        processes._kill(Process(os.getpid(), int(own)))
+    assert caught.value.fault is Fault.PROCESSES_LEFT
