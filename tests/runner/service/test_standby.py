@@ -1,0 +1,122 @@
+"""A sandbox that is held for a job that may come never keeps one waiting that is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from runner.errors import LeaseError
+from runner.service import standby as standby_module
+from runner.service.standby import Standby
+from tests.runner.conftest import FakeLeases, Sandbox
+
+pytestmark = pytest.mark.anyio
+
+
+class Host:
+    """Tells how many sandboxes are ready, and lends."""
+
+    def __init__(self, sandbox: Sandbox, ready: int) -> None:
+        self.ready = ready
+        self.leases = FakeLeases(sandbox.access)
+        self.trouble = False
+
+    async def count(self, profile: str) -> int:
+        if self.trouble:
+            raise LeaseError("No keeper answers.")
+        return self.ready
+
+
+@asynccontextmanager
+async def standing_by(host: Host) -> AsyncIterator[Standby]:
+    standby = Standby(host.leases, host.count)
+    try:
+        yield standby
+    finally:
+        await standby.close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standby_module, "_INTERVAL", 0.01)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for is in another task's hands, which tells nobody
+            await asyncio.sleep(0.01)
+
+
+def held(standby: Standby) -> bool:
+    return standby._held is not None and standby._held.done()
+
+
+async def test_one_is_prepared_while_others_are_ready_besides(sandbox: Sandbox) -> None:
+    host = Host(sandbox, ready=2)
+    async with standing_by(host) as standby:
+        await until(lambda: held(standby))
+        prepared = await standby.take("default", "default")
+        assert prepared is not None
+        assert prepared.usable
+        await prepared.release()
+
+
+async def test_the_last_one_is_never_taken(sandbox: Sandbox) -> None:
+    host = Host(sandbox, ready=1)
+    asked = asyncio.Event()
+
+    async def count(profile: str) -> int:
+        asked.set()
+        return 1
+
+    standby = Standby(host.leases, count)
+    await asyncio.wait_for(asked.wait(), 5)
+    assert await standby.take("default", "default") is None
+    await standby.close()
+    assert host.leases.leases == []
+
+
+async def test_it_is_given_back_unused_when_nobody_else_would_find_one(sandbox: Sandbox) -> None:
+    """The trap: with two sandboxes, one held and one busy, the next job waited for the busy one."""
+    host = Host(sandbox, ready=2)
+    async with standing_by(host) as standby:
+        await until(lambda: held(standby))
+        host.ready = 0
+        await until(lambda: host.leases.calls == ["give_back:unused"])
+        assert await standby.take("default", "default") is None
+
+
+async def test_one_for_another_trust_key_is_given_back_unused(sandbox: Sandbox) -> None:
+    host = Host(sandbox, ready=2)
+    async with standing_by(host) as standby:
+        await until(lambda: held(standby))
+        assert await standby.take("default", "another") is None
+        assert "give_back:unused" in host.leases.calls
+
+
+async def test_one_that_broke_while_it_waited_is_condemned_and_replaced(sandbox: Sandbox) -> None:
+    host = Host(sandbox, ready=2)
+    async with standing_by(host) as standby:
+        await until(lambda: held(standby))
+        sandbox.cut()
+        await until(lambda: any(call.startswith("condemn") for call in host.leases.calls))
+        await until(lambda: len(host.leases.leases) == 2 and held(standby))
+
+
+async def test_a_keeper_that_is_away_is_asked_again(sandbox: Sandbox) -> None:
+    host = Host(sandbox, ready=2)
+    host.trouble = True
+    async with standing_by(host) as standby:
+        assert await standby.take("default", "default") is None
+        host.trouble = False
+        await until(lambda: held(standby))
+
+
+async def test_nothing_stays_leased_after_close(sandbox: Sandbox) -> None:
+    host = Host(sandbox, ready=2)
+    async with standing_by(host) as standby:
+        await until(lambda: held(standby))
+    assert host.leases.calls == ["give_back:unused"]
