@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from runner import outcome as outcomes
+from runner.errors import LogError
 from runner.execution.attempt import run_attempt
 from runner.execution.cancellation import Cancellation
 from runner.execution.lease import LeaseSource
@@ -29,7 +30,7 @@ async def run_script(leases: LeaseSource, job: Job, settings: Settings, *, as_js
     loop = asyncio.get_running_loop()
     for number, by in _SIGNALS.items():
         loop.add_signal_handler(number, _cancel, cancellation, by)
-    with tempfile.TemporaryDirectory(prefix="runner-") as folder:
+    with _folder() as folder:
         log = Log(Path(folder) / "log")
         copy = LiveCopy(log, (sys.stderr if as_json else sys.stdout).fileno())
         outcome = await run_attempt(leases, job, log, cancellation, settings=settings, notes=_tell)
@@ -37,6 +38,13 @@ async def run_script(leases: LeaseSource, job: Job, settings: Settings, *, as_js
         if as_json:
             print(json.dumps({**outcomes.to_json(outcome), "log_bytes": log.output, "log_dropped": log.dropped}))
     return outcome
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="runner-")
+    except OSError as error:
+        raise LogError(f"There is no place for the log: {error.strerror}. Set TMPDIR to a folder with room.") from error
 
 
 def _cancel(cancellation: Cancellation, by: str) -> None:
