@@ -50,9 +50,11 @@ def main() -> None:
 @app.command()
 def keeper(
     configuration: Annotated[Path | None, typer.Option("--config", help="Configuration file (TOML).")] = None,
-    run_folder: Annotated[Path, typer.Option(help="Folder of its own, for the socket keeper/socket.")] = _RUN_FOLDER,
+    run_folder: Annotated[
+        Path, typer.Option(readable=False, help="Folder of its own, for the socket keeper/socket.")
+    ] = _RUN_FOLDER,
     group: Annotated[str | None, typer.Option(help="Group, by name or number, that may use the socket.")] = None,
-    home: Annotated[Path, typer.Option(help="State folder.")] = Path(DEFAULT_HOME),
+    home: Annotated[Path, typer.Option(readable=False, help="State folder.")] = Path(DEFAULT_HOME),
     patience: Annotated[float, typer.Option(help="Seconds to wait for running jobs when stopped.")] = 300.0,
 ) -> None:
     """Run the keeper: it holds the Docker socket, keeps sandboxes warm and lends them over its own socket.

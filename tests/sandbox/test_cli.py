@@ -183,7 +183,9 @@ def test_permissions_that_are_missing(command: Command, script: Script) -> None:
     code, line = command.fails("ping", "--keeper", command.folder / "run" / "keeper" / "socket", before=before)
     assert code == 69
     assert "No permission to open the keeper's socket" in line
-    code, line = command.fails("keeper", "--home", command.folder / "closed" / "home", before=before)
+    code, line = command.fails(
+        "keeper", "--run-folder", command.folder / "own", "--home", command.folder / "closed" / "home", before=before
+    )
     assert code == 78
     assert "Permission denied" in line
 
