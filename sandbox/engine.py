@@ -38,6 +38,7 @@ from sandbox.template import (
     GivenFile,
     InstallationId,
 )
+from sandbox.text import one_line
 
 _T = TypeVar("_T")
 
@@ -150,7 +151,7 @@ class Engine:
         except EngineError:
             return ""
         text = logs[-600:].decode(errors="replace")
-        return "".join(char if char.isprintable() else " " for char in text).strip()
+        return one_line(text).strip()
 
     def owned(self, installation: InstallationId) -> list[Owned]:
         """Every container that carries the installation's label, running or not."""

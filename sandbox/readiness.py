@@ -20,6 +20,7 @@ import paramiko
 from sandbox.errors import Fault, SandboxFault
 from sandbox.identity import Identity
 from sandbox.template import LOGIN_USER
+from sandbox.text import one_line
 
 STORAGE_DRIVER = "overlay2"
 JOB_FOLDERS = ("/home/sandbox/workspace", "/var/lib/attempts", "/tmp", "/var/tmp")  # noqa: S108 - the sandbox's own
@@ -195,7 +196,7 @@ def _judge(answer: bytes, nonce: str) -> Proof:
 
 def _words(thing: object) -> str:
     """Somebody else's text for a sentence of ours: one line, printable, short."""
-    return "".join(char if char.isprintable() else " " for char in str(thing))[:200].strip() or type(thing).__name__
+    return one_line(str(thing))[:200].strip() or type(thing).__name__
 
 
 def _left(deadline: float) -> float:

@@ -82,7 +82,7 @@ class Builder:
         deadline = time.monotonic() + INSPECT_DEADLINE
         _check_running(self._engine.facts(built.container_id))
         if clean:
-            self.end_job(built)
+            self._end_others(built)
         folders = readiness.JOB_FOLDERS if clean else ()
         readiness.prove(lambda: readiness.connect(built.address, deadline), built.identity, deadline, folders)
         self._end_others(built)

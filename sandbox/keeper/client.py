@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from sandbox.errors import KeeperRefused, KeeperUnreachable, ProtocolError
 from sandbox.keeper import protocol
+from sandbox.text import one_line
 
 _R = TypeVar("_R", protocol.LeaseGrant, protocol.Done, protocol.Listing, protocol.Pong)
 
@@ -48,7 +49,7 @@ class KeeperClient:
 
     def condemn(self, token: str, reason: str) -> None:
         """The sandbox is not fit for another job."""
-        line = "".join(char if char.isprintable() else " " for char in reason[:1000])
+        line = one_line(reason[:1000])
         self._ask(protocol.Condemn(token=token, reason=line or "It gave no reason."), protocol.Done)
 
     def listing(self) -> protocol.Listing:
