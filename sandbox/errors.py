@@ -7,6 +7,7 @@
     │   ├── EngineTimeout     it did not answer within the deadline
     │   ├── ImageMissing      the sandbox image is not on the engine
     │   └── RuntimeMissing    the configured runtime is not registered, or not the one that was used
+    ├── WallsDown             the walls around the sandboxes cannot stand (`sandbox.network`)
     ├── SandboxFault          one sandbox is not fit for use
     └── KeeperError           the keeper did not do what was asked
         ├── KeeperUnreachable nobody answers on the keeper's socket
@@ -60,13 +61,27 @@ class Fault(StrEnum):
     WRONG_STORAGE_DRIVER = "wrong-storage-driver"
     PROBE_FAILED = "probe-failed"
     PROCESSES_LEFT = "processes-left"
+    USED = "used"
+    DAMAGED = "damaged"
+    DISK_LIMIT = "disk-limit"
+    HOST_DISK = "host-disk"
     ENGINE_FAILED = "engine-failed"
     NO_SUBNET = "no-subnet"
+    NO_WALLS = "no-walls"
     KEEPER_DEFECT = "keeper-defect"
     LEASE_EXPIRED = "lease-expired"
     CONDEMNED_BY_RUNNER = "condemned-by-runner"
     RECREATE_POLICY = "recreate-policy"
     OTHER_TRUST_KEY = "other-trust-key"
+    HOLD_OVER = "hold-over"
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is wrong: the sandbox is thrown away as planned, and nobody need be told."""
+        return self in _QUIET
+
+
+_QUIET = frozenset({Fault.RECREATE_POLICY, Fault.OTHER_TRUST_KEY, Fault.HOLD_OVER, Fault.USED})
 
 
 class SandboxFault(SandboxError):
@@ -87,6 +102,10 @@ class KeeperUnreachable(KeeperError):
 
 class KeeperRefused(KeeperError):
     """The keeper answered no; the message is the keeper's own."""
+
+
+class NoWayIn(KeeperError):
+    """The keeper answered that a sandbox cannot be reached now. It is not lost: asking again may help."""
 
 
 class ProtocolError(KeeperError):

@@ -1,0 +1,69 @@
+"""What the Docker Engine can be asked, and how that can end: told by `engine`, judged by `health`. Vocabulary."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Step(StrEnum):
+    """What the engine can be asked."""
+
+    VERSION = "version"
+    INFO = "info"
+    FIND_IMAGE = "find image"
+    CREATE_NETWORK = "create network"
+    CREATE_VOLUME = "create volume"
+    CREATE = "create container"
+    PUT_FILES = "put files"
+    START = "start"
+    INSPECT = "inspect"
+    PAUSE = "pause"
+    UNPAUSE = "unpause"
+    LOGS = "logs"
+    LIST = "list"
+    LIST_NETWORKS = "list networks"
+    LIST_VOLUMES = "list volumes"
+    FIND_VOLUME = "find volume"
+    REMOVE = "remove container"
+    REMOVE_NETWORK = "remove network"
+    REMOVE_VOLUME = "remove volume"
+
+
+RUNTIME_STEPS = frozenset({Step.START, Step.PAUSE, Step.UNPAUSE, Step.REMOVE})
+"""The steps that an engine cannot do without the container runtime."""
+HARMLESS_STEPS = frozenset({Step.PAUSE, Step.UNPAUSE})
+"""Those that leave a container as it was, when both are done. They need less of the runtime than the others."""
+
+
+class End(StrEnum):
+    """How a call to the engine ended."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    TIMED_OUT = "timed out"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class CallBegan:
+    """The engine is being asked something; `container` is the id of the one that it is about."""
+
+    call: int
+    step: Step
+    container: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """That call is over."""
+
+    call: int
+    end: End
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a listing found, told before that listing's own end: by id, whether the container runs."""
+
+    call: int
+    containers: Mapping[str, bool]

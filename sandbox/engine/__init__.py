@@ -1,0 +1,33 @@
+"""The only package that talks to the Docker Engine.
+
+Every call has a deadline that ends it, in the thread that made it, whatever the engine does (`call`). What was given up
+may still happen in the engine; names carry the generation, so a late create collides with nothing, and what it left
+is found by its label.
+"""
+
+from sandbox.engine.api import (
+    CALL_DEADLINE,
+    PROBE_DEADLINE,
+    REMOVE_DEADLINE,
+    START_DEADLINE,
+    ContainerFacts,
+    Engine,
+    Owned,
+    Watch,
+)
+from sandbox.engine.refusal import NameTaken, NetworkMissing, StaleSocket, SubnetTaken
+
+__all__ = [
+    "CALL_DEADLINE",
+    "PROBE_DEADLINE",
+    "REMOVE_DEADLINE",
+    "START_DEADLINE",
+    "ContainerFacts",
+    "Engine",
+    "NameTaken",
+    "NetworkMissing",
+    "Owned",
+    "StaleSocket",
+    "SubnetTaken",
+    "Watch",
+]

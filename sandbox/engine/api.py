@@ -1,0 +1,428 @@
+"""What the keeper asks of a Docker Engine."""
+
+import io
+import itertools
+import os
+import tarfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeVar
+from weakref import WeakValueDictionary
+
+import docker
+from docker.constants import DEFAULT_UNIX_SOCKET, MINIMUM_DOCKER_API_VERSION
+from docker.types import IPAMConfig, IPAMPool, LogConfig, Mount, Ulimit
+
+from sandbox.calls import CallBegan, CallEnded, End, Listed, Step
+from sandbox.engine.advice import image_missing, no_local_socket, runtime_missing, status_of
+from sandbox.engine.call import Call
+from sandbox.engine.refusal import InThatState, NotThere, RemovalUnderWay, in_our_words, items_of, understood
+from sandbox.errors import (
+    EngineError,
+    EngineTimeout,
+    EngineUnreachable,
+    Fault,
+    ImageMissing,
+    RuntimeMissing,
+    SandboxFault,
+)
+from sandbox.template import (
+    DOCKER_DATA,
+    LABEL_INSTALLATION,
+    LABEL_NAME,
+    ContainerSpec,
+    GivenFile,
+    InstallationId,
+)
+from sandbox.text import one_line
+
+_T = TypeVar("_T")
+_RUNNING = ("running", "paused")
+"""States of a container whose processes are there. The keeper itself pauses sandboxes, for moments."""
+
+CALL_DEADLINE = 30.0
+"""Seconds for a call that should be quick."""
+START_DEADLINE = 90.0
+"""Seconds for create and start: a loaded host under sysbox was seen to need 22 for a start that then failed."""
+REMOVE_DEADLINE = 60.0
+"""Seconds for a removal; longer means that the runtime hangs."""
+PROBE_DEADLINE = 10.0
+"""Seconds for a pause and its end, of a container that does nothing: 50 ms each is usual."""
+MOST_CALLS = 64
+"""Calls that may be under way at once; each has a connection of its own."""
+
+Watch = Callable[[CallBegan | Listed | CallEnded], None]
+"""Hears of each call, in the thread that makes it. It must not raise, nor call the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFacts:
+    """What the engine says about one container. It is no proof of health: a dead sandbox can read `running`."""
+
+    id: str
+    running: bool
+    frozen: bool
+    status: str
+    runtime: str
+    init_pid: int
+    address: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """One container of an installation, as found by label."""
+
+    id: str
+    name: str
+    running: bool
+    status: str
+
+
+class Engine:
+    """A Docker Engine on this host, by its URL. `None` means what `DOCKER_HOST` says, as for any Docker tool."""
+
+    def __init__(self, url: str | None = None, watch: Watch = lambda _: None) -> None:
+        self._url = url
+        self._watch = watch
+        self._api_version: str | None = None
+        self._numbers = itertools.count()
+        self._room = threading.BoundedSemaphore(MOST_CALLS)
+        self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
+        self._handing_out = threading.Lock()
+
+    def check(self, runtime: str, image: str) -> None:
+        """Raise unless the engine answers, knows `runtime` and has `image`."""
+        info = self._call(Step.INFO, lambda api: api.info())
+        with understood(Step.INFO):
+            registered = sorted(info.get("Runtimes") or {})
+        if runtime not in registered:
+            raise RuntimeMissing(runtime_missing(runtime, registered))
+        try:
+            self._call(Step.FIND_IMAGE, lambda api: api.inspect_image(image))  # type: ignore[no-untyped-call]
+        except NotThere:
+            raise ImageMissing(image_missing(image)) from None
+
+    def create_network(self, spec: ContainerSpec) -> None:
+        """Create the sandbox's own bridge network. Raises `NameTaken` when there is one of that name."""
+        self._call(
+            Step.CREATE_NETWORK,
+            lambda api: api.create_network(
+                str(spec.name),
+                driver="bridge",
+                labels=dict(spec.labels),
+                ipam=_ipam(spec.subnet),
+                check_duplicate=True,
+                options={
+                    "com.docker.network.bridge.name": spec.name.bridge,
+                    "com.docker.network.driver.mtu": str(spec.mtu),
+                },
+            ),
+        )
+
+    def create(self, spec: ContainerSpec) -> str:
+        """Create volume and container and put the given files in. Nothing runs yet. Returns the id.
+
+        Raises `NetworkMissing` when the engine wants the network to be there first (some do, others ask for it at the
+        start), and `NameTaken` when there is a container of that name: one that was made after it had been given up.
+        """
+        labels, name = dict(spec.labels), str(spec.name)
+        self._call(Step.CREATE_VOLUME, lambda api: api.create_volume(name, labels=labels))
+        container_id = self._call(Step.CREATE, lambda api: _create_container(api, spec), START_DEADLINE)
+        archive = _tar(spec.files)
+        self._call(Step.PUT_FILES, lambda api: api.put_archive(container_id, "/", archive), about=container_id)
+        return container_id
+
+    def start(self, container_id: str) -> None:
+        """Start a created container. Raises `NetworkMissing` when its network is not there."""
+        self._call(Step.START, lambda api: api.start(container_id), START_DEADLINE, container_id)
+
+    def facts(self, container: str) -> ContainerFacts:
+        """Look at a container by id or name. Raises `SandboxFault` (`gone`) when there is none."""
+        try:
+            found = self._call(Step.INSPECT, lambda api: api.inspect_container(container), about=container)
+        except NotThere:
+            raise SandboxFault(Fault.GONE, "Its container is gone: somebody removed it.") from None
+        with understood(Step.INSPECT):
+            return _facts(found)
+
+    @contextmanager
+    def paused(self, container_id: str, deadline: float = CALL_DEADLINE) -> Iterator[None]:
+        """Freeze every process of a container for the length of the block; `deadline` is for each of the two calls.
+
+        One at a time: the engine refuses to pause what is paused, and whoever ended first would thaw it for both.
+        """
+        turn = self._turn(container_id)
+        if not turn.acquire(timeout=deadline):
+            raise EngineTimeout(f"The container {container_id[:12]} was not free to be paused for {deadline:.0f} s.")
+        try:
+            self._call(Step.PAUSE, lambda api: api.pause(container_id), deadline, container_id)
+            try:
+                yield
+            finally:
+                self._call(Step.UNPAUSE, lambda api: api.unpause(container_id), deadline, container_id)
+        finally:
+            turn.release()
+
+    def freeze(self, container_id: str) -> None:
+        """Freeze every process of a container until `thaw`. One that is frozen already, or gone, is fine."""
+        with suppress(NotThere, InThatState):
+            self._call(Step.PAUSE, lambda api: api.pause(container_id), about=container_id)
+
+    def thaw(self, container_id: str) -> None:
+        """Let a container go on. One that does already, or is gone, is fine."""
+        with suppress(NotThere, InThatState):
+            self._call(Step.UNPAUSE, lambda api: api.unpause(container_id), about=container_id)
+
+    def data_root(self) -> Path:
+        """Where the engine keeps containers and volumes on this host."""
+        info = self._call(Step.INFO, lambda api: api.info())
+        with understood(Step.INFO):
+            return Path(info["DockerRootDir"])
+
+    def volume_path(self, name: str) -> str:
+        """Where a volume is on this host."""
+        volume = self._call(Step.FIND_VOLUME, lambda api: api.inspect_volume(name))
+        with understood(Step.FIND_VOLUME):
+            return str(volume["Mountpoint"])
+
+    def probe(self, container_id: str) -> None:
+        """Ask the runtime something harmless: pause a running container for a moment. Raises `EngineError`."""
+        with self.paused(container_id, PROBE_DEADLINE):
+            pass
+
+    def last_words(self, container_id: str) -> str:
+        """The last lines of the container's log, for an error message. Never raises, bounded in size."""
+        try:
+            with understood(Step.LOGS):
+                logs = self._call(Step.LOGS, lambda api: api.logs(container_id, tail=3, stream=False))
+        except EngineError:
+            return ""
+        return one_line(logs[-600:].decode(errors="replace")).strip()
+
+    def owned(self, installation: InstallationId) -> list[Owned]:
+        """Every container that carries the installation's label, running or not."""
+        found: list[Owned] = []
+
+        def ask(api: docker.APIClient, number: int) -> None:
+            containers = api.containers(all=True, filters=_by(installation))
+            with understood(Step.LIST):
+                found.extend(map(_owned, items_of(containers)))
+            self._watch(Listed(number, {container.id: container.running for container in found}))
+
+        self._call_numbered(Step.LIST, ask)
+        return found
+
+    def names(self, installation: InstallationId) -> set[str]:
+        """The sandboxes of which anything is there: a container, a network or a volume."""
+        filters = _by(installation)
+        return {str(labels.get(LABEL_NAME, "")) for labels in self._labels(filters)}
+
+    def taken_subnets(self, driver: str | None = None) -> list[IPv4Network]:
+        """The subnets of every network of this engine, or of those with one driver, whoever made it."""
+        filters = {"driver": [driver]} if driver else None
+        networks = self._call(Step.LIST_NETWORKS, lambda api: api.networks(filters=filters))
+        with understood(Step.LIST_NETWORKS):
+            pools = [pool for network in items_of(networks) for pool in (network["IPAM"]["Config"] or [])]
+            return [IPv4Network(pool["Subnet"], strict=False) for pool in pools if ":" not in pool.get("Subnet", ":")]
+
+    def remove(self, installation: InstallationId, name: str | None = None) -> int:
+        """Remove an installation's containers, networks and volumes, or those of one sandbox.
+
+        They are found by label, never by a name alone. Returns how many containers there were. Raises the first
+        `EngineError` when something would not go; everything else is gone all the same.
+        """
+        filters = _by(installation, name)
+        refusals: list[EngineError] = []
+
+        def remove(kind: Literal["container", "network", "volume"], key: str, **options: bool) -> None:
+            try:
+                self._remove(kind, key, **options)
+            except EngineError as error:  # one that hangs must not keep the others
+                refusals.append(error)
+
+        containers = self._listed("Id", Step.LIST, lambda api: api.containers(all=True, filters=filters))
+        for container in containers:
+            remove("container", container, force=True, v=True)
+        for network in self._listed("Id", Step.LIST_NETWORKS, lambda api: api.networks(filters=filters)):
+            remove("network", network)
+        for volume in self._listed("Name", Step.LIST_VOLUMES, lambda api: api.volumes(filters=filters)["Volumes"]):
+            remove("volume", volume)
+        if refusals:
+            raise refusals[0]
+        return len(containers)
+
+    def installations(self) -> set[InstallationId]:
+        """Every installation that has containers, networks or volumes on this engine."""
+        return {InstallationId(labels[LABEL_INSTALLATION]) for labels in self._labels({"label": [LABEL_INSTALLATION]})}
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _turn(self, container_id: str) -> threading.Lock:
+        """Who holds it may pause this container."""
+        with self._handing_out:
+            turn = self._turns.get(container_id) or threading.Lock()
+            self._turns[container_id] = turn
+            return turn
+
+    def _labels(self, filters: dict[str, list[str]]) -> list[dict[str, str]]:
+        """The labels of every container, network and volume that the filters let through."""
+        return [
+            *self._listed("Labels", Step.LIST, lambda api: api.containers(all=True, filters=filters)),
+            *self._listed("Labels", Step.LIST_NETWORKS, lambda api: api.networks(filters=filters)),
+            *self._listed("Labels", Step.LIST_VOLUMES, lambda api: api.volumes(filters=filters)["Volumes"]),
+        ]
+
+    def _listed(self, key: str, step: Step, act: Callable[[docker.APIClient], Any]) -> list[Any]:
+        """What each item of a listing has under `key`."""
+        with understood(step):
+            return [item[key] for item in items_of(self._call(step, act))]
+
+    def _remove(self, kind: Literal["container", "network", "volume"], key: str, **options: bool) -> None:
+        """Remove one thing; that it is not there any more is success."""
+        step = {"container": Step.REMOVE, "network": Step.REMOVE_NETWORK, "volume": Step.REMOVE_VOLUME}[kind]
+        with suppress(NotThere):
+            try:
+                self._call(step, lambda api: getattr(api, f"remove_{kind}")(key, **options), REMOVE_DEADLINE, key)
+            except RemovalUnderWay:
+                self._call(step, lambda api: api.wait(key, condition="removed"), REMOVE_DEADLINE, key)
+
+    def _call(
+        self,
+        step: Step,
+        act: Callable[[docker.APIClient], _T],
+        deadline: float = CALL_DEADLINE,
+        about: str | None = None,
+    ) -> _T:
+        return self._call_numbered(step, lambda api, _: act(api), deadline, about)
+
+    def _call_numbered(
+        self,
+        step: Step,
+        act: Callable[[docker.APIClient, int], _T],
+        deadline: float = CALL_DEADLINE,
+        about: str | None = None,
+    ) -> _T:
+        """Make one call, told to the watch. Whatever the engine does, it is over at the deadline (seconds)."""
+        if not self._room.acquire(timeout=deadline):
+            raise EngineTimeout(
+                f"More than {MOST_CALLS} calls to the Docker Engine are under way; '{step}' had to wait."
+            )
+        number, end = next(self._numbers), End.REFUSED
+        try:
+            self._watch(CallBegan(number, step, about))
+            answer = self._ask(step, lambda api: act(api, number), deadline)
+            end = End.ANSWERED
+        except EngineTimeout:
+            end = End.TIMED_OUT
+            raise
+        except EngineUnreachable:
+            end = End.UNREACHABLE
+            raise
+        finally:
+            self._room.release()
+            self._watch(CallEnded(number, end))
+        return answer
+
+    def _ask(self, step: Step, act: Callable[[docker.APIClient], _T], deadline: float) -> _T:
+        call = Call(_socket_path(self._url), deadline)
+        try:
+            version = self._api_version or self._negotiate(call)
+            with call.client(version) as api:
+                return act(api)
+        except EngineError:
+            raise
+        except Exception as error:
+            told = in_our_words(step, error, call, deadline)
+            if isinstance(told, EngineUnreachable):
+                self._api_version = None  # another engine may answer there next
+            if told is error:
+                raise
+            raise told from error
+
+    def _negotiate(self, call: Call) -> str:
+        """The version of its API that the engine speaks."""
+        with call.client(MINIMUM_DOCKER_API_VERSION) as api:
+            answer = api.version(api_version=False)
+        with understood(Step.VERSION):
+            self._api_version = str(answer["ApiVersion"])
+            return self._api_version
+
+
+def _socket_path(url: str | None) -> str:
+    """Where the engine listens. Raises `EngineUnreachable` when that is not on this host."""
+    named = url or os.environ.get("DOCKER_HOST") or DEFAULT_UNIX_SOCKET
+    scheme, _, path = named.rpartition("://")
+    if scheme not in ("unix", "http+unix") or not path:
+        raise EngineUnreachable(no_local_socket(named))
+    return "/" + path.lstrip("/")
+
+
+def _facts(found: dict[str, Any]) -> ContainerFacts:
+    state = found["State"]
+    networks = found["NetworkSettings"]["Networks"].values()
+    return ContainerFacts(
+        id=found["Id"],
+        running=state["Status"] in _RUNNING,
+        frozen=state["Status"] == "paused",
+        status=status_of(state),
+        runtime=found["HostConfig"]["Runtime"],
+        init_pid=state["Pid"],
+        address=next((network["IPAddress"] for network in networks if network["IPAddress"]), None),
+    )
+
+
+def _owned(container: dict[str, Any]) -> Owned:
+    name = container["Labels"].get(LABEL_NAME, "")
+    return Owned(container["Id"], name, container["State"] in _RUNNING, container["Status"])
+
+
+def _by(installation: InstallationId, name: str | None = None) -> dict[str, list[str]]:
+    labels = [f"{LABEL_INSTALLATION}={installation}"]
+    return {"label": labels if name is None else [*labels, f"{LABEL_NAME}={name}"]}
+
+
+def _ipam(subnet: IPv4Network) -> IPAMConfig:
+    return IPAMConfig(pool_configs=[IPAMPool(subnet=str(subnet), gateway=str(subnet.network_address + 1))])
+
+
+def _create_container(api: docker.APIClient, spec: ContainerSpec) -> str:
+    name = str(spec.name)
+    host_config = api.create_host_config(
+        runtime=spec.runtime,
+        network_mode=name,
+        dns=list(spec.dns),
+        mounts=[Mount(DOCKER_DATA, name, type="volume")],
+        mem_limit=spec.memory,
+        memswap_limit=spec.memory,
+        pids_limit=spec.pids,
+        cpuset_cpus=spec.cpuset,
+        nano_cpus=spec.nano_cpus,
+        ulimits=[Ulimit(name=limit.name, soft=limit.soft, hard=limit.hard) for limit in spec.ulimits],
+        restart_policy={"Name": "no"},
+        log_config=LogConfig(type="json-file", config={"max-size": "10m"}),
+    )
+    created = api.create_container(
+        spec.image,
+        name=name,
+        hostname=name,
+        labels=dict(spec.labels),
+        host_config=host_config,
+        # The keeper proves health from outside; a probe inside would be one more process to tell from a job's.
+        healthcheck={"test": ["NONE"]},
+    )
+    with understood(Step.CREATE):
+        return str(created["Id"])
+
+
+def _tar(files: Sequence[GivenFile]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for file in files:
+            entry = tarfile.TarInfo(str(PurePosixPath(file.path).relative_to("/")))
+            entry.size, entry.mode = len(file.content), file.mode
+            archive.addfile(entry, io.BytesIO(file.content))
+    return buffer.getvalue()

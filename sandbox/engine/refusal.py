@@ -1,0 +1,133 @@
+"""Errors of the libraries and of the engine, as errors and sentences of ours."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import requests
+import urllib3
+from docker.errors import APIError, DockerException, NotFound, StreamParseError
+
+from sandbox.calls import Step
+from sandbox.engine import advice
+from sandbox.engine.call import MAX_ANSWER, Call
+from sandbox.errors import EngineError, EngineTimeout, EngineUnreachable
+from sandbox.text import one_line
+
+_FREEZING = (Step.PAUSE, Step.UNPAUSE)
+_MAKING = (Step.CREATE, Step.CREATE_NETWORK, Step.CREATE_VOLUME)
+
+
+class NotThere(EngineError):
+    """The thing asked about does not exist (any more)."""
+
+
+class NetworkMissing(EngineError):
+    """A container cannot be created, or started, because its network does not exist (yet)."""
+
+
+class NameTaken(EngineError):
+    """There is a container or network of that name already, such as one made after it had been given up."""
+
+
+class SubnetTaken(EngineError):
+    """Another network has these addresses by now."""
+
+
+class InThatState(EngineError):
+    """It is already as was asked: frozen, or not frozen."""
+
+
+class RemovalUnderWay(EngineError):
+    """Somebody, perhaps a call of ours that was given up, is removing it already."""
+
+
+class StaleSocket(EngineUnreachable):
+    """The socket is one that its engine has removed and a mount keeps in place: nobody will ever answer on it."""
+
+
+_CONFLICTS: Sequence[tuple[Sequence[Step], type[EngineError]]] = (
+    (_MAKING, NameTaken),
+    ((Step.REMOVE,), RemovalUnderWay),
+)
+"""What the engine means by 409, by what it was asked."""
+
+
+def in_our_words(step: Step, error: Exception, call: Call, seconds: float) -> Exception:
+    """What went wrong in a call; an error that is neither the libraries' nor the system's is returned as it is."""
+    match error:
+        case APIError():
+            return _refused(step, error)
+        case RecursionError() | StreamParseError() | requests.exceptions.InvalidJSONError():
+            return EngineError(_makes_no_sense(step, error))
+        case DockerException() | requests.RequestException() | urllib3.exceptions.HTTPError() | OSError():
+            return _ended_by_us(step, call, seconds) or _broken(step, error, call)
+        case _:
+            return error
+
+
+def _refused(step: Step, error: APIError) -> EngineError:
+    sentence = f"The Docker Engine refused '{step}': {_said(error)}"
+    if isinstance(error, NotFound):
+        its_network = step in (Step.CREATE, Step.START) and re.match(r"network .* not found", _said(error))
+        return NetworkMissing(sentence) if its_network else NotThere(sentence)
+    if step in _FREEZING and re.search(r"is (already|not) paused", _said(error)):  # 409 or 500, as the release likes
+        return InThatState(sentence)
+    if step is Step.CREATE_NETWORK and "overlaps" in _said(error):
+        return SubnetTaken(sentence)
+    if error.status_code == requests.codes.conflict:
+        return next((kind(sentence) for steps, kind in _CONFLICTS if step in steps), EngineError(sentence))
+    return EngineError(sentence)
+
+
+def _ended_by_us(step: Step, call: Call, seconds: float) -> EngineError | None:
+    """What the call knows of its own end is surer than what the libraries make of it."""
+    if call.is_flooded:
+        return EngineError(f"The Docker Engine answered '{step}' with more than {MAX_ANSWER} bytes; they were dropped.")
+    if call.is_late:
+        return EngineTimeout(f"The Docker Engine did not finish '{step}' within {seconds:.0f} s.")
+    return None
+
+
+def _broken(step: Step, error: Exception, call: Call) -> EngineError:
+    """A call that came to no answer."""
+    if isinstance(error, DockerException):
+        return EngineError(f"The Docker Engine could not '{step}': {_short(error)}")
+    if call.connected:
+        return EngineUnreachable(
+            f"The Docker Engine hung up, or sent no HTTP, in the middle of '{step}': {_short(error)}"
+        )
+    if call.is_stale:
+        return StaleSocket(advice.stale_socket())
+    return EngineUnreachable(advice.unreachable(error))
+
+
+@contextmanager
+def understood(step: Step) -> Iterator[None]:
+    """For the lines that take an answer apart: one of another shape becomes an `EngineError`."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise EngineError(_makes_no_sense(step, error)) from error
+
+
+def _makes_no_sense(step: Step, error: Exception) -> str:
+    return f"The Docker Engine's answer to '{step}' makes no sense: {type(error).__name__} {_short(error)}"
+
+
+def _said(error: APIError) -> str:
+    return one_line(str(error.explanation).strip())[:500]
+
+
+def _short(error: Exception) -> str:
+    return one_line(str(error))[:200]
+
+
+def items_of(answer: object) -> list[Any]:
+    """A listing's items. Raises `TypeError` when it is none: anything else would read as an empty one."""
+    if answer is None:  # Go's way to write an empty list
+        return []
+    if not isinstance(answer, list):
+        raise TypeError(f"a list was expected, not {type(answer).__name__}")
+    return answer
