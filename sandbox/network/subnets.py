@@ -5,7 +5,7 @@ thirty networks; the keeper therefore gives each network a small subnet out of o
 """
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 from sandbox.errors import ConfigError
 
@@ -28,3 +28,8 @@ def free_subnet(range_: IPv4Network, taken: Iterable[IPv4Network], after: int) -
         if not any(candidate.overlaps(network) for network in blocked):
             return candidate
     raise ConfigError(f"No subnet is left in the network range {range_}; give the keeper a larger `network_range`.")
+
+
+def subnet_of(address: IPv4Address) -> IPv4Network:
+    """The subnet that a sandbox with this address is in."""
+    return IPv4Network((address, SUBNET_PREFIX), strict=False)

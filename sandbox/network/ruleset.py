@@ -1,0 +1,135 @@
+"""The walls as text for nft: which rules stand around which sandboxes. Pure; `walls` loads it.
+
+An installation has a table of its own, and its rules match its own bridges by their common prefix: a bridge of ours
+that nobody vouched for is closed completely.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
+from typing import NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from sandbox.network.policy import Policy
+from sandbox.template import InstallationId, SandboxName
+
+SSH_PORT = 22
+END_MARK = "end of the walls"
+"""On the table's last rule: a table that shows it was not emptied."""
+
+METADATA = tuple(
+    map(
+        IPv4Network,
+        (
+            "169.254.0.0/16",  # link-local (RFC 3927), where most clouds have it
+            "168.63.129.16/32",  # Azure's wire server
+            "100.100.100.200/32",  # Alibaba Cloud
+            "224.0.0.0/3",  # multicast and reserved: nobody's, and no way out either
+        ),
+    )
+)
+
+
+class Refusal(StrEnum):
+    """Why a packet was dropped; each is counted. The value is stable: status and the table's counters carry it."""
+
+    IPV6 = "ipv6"
+    """It was not IPv4, which is all that a sandbox has."""
+    OPTIONS = "options"
+    """It had IP options, source routing among them."""
+    SPOOFED = "spoofed"
+    """Its source was not the sandbox's own, or nobody vouched for its bridge."""
+    SANDBOX = "sandbox"
+    """It was for another sandbox."""
+    HOST = "host"
+    """It was for the host: the gateway or any other of its addresses."""
+    PUBLISHED = "published"
+    """NAT led it elsewhere than where it was sent, as a published port does."""
+    METADATA = "metadata"
+    """It was for a cloud's metadata, another link-local address, or multicast."""
+    NEIGHBOUR = "neighbour"
+    """It was for another network of the engine."""
+    CLOSED = "closed"
+    """The profile closes where it was going."""
+    NONE = "none"
+    """The profile has no network."""
+    INBOUND = "inbound"
+    """Somebody else than the host called the sandbox, or the packet belongs to no connection that the host knows."""
+
+
+class Count(NamedTuple):
+    """What one refusal has come to."""
+
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wall:
+    """One sandbox: the subnet that is its alone, and what it may reach."""
+
+    subnet: IPv4Network
+    policy: Policy
+
+
+def table_name(installation: InstallationId) -> str:
+    """The table that is this installation's alone."""
+    return f"sandbox_{installation}"
+
+
+def bridge_prefix(installation: InstallationId) -> str:
+    """What the names of all this installation's bridges begin with, and no other's."""
+    return SandboxName(installation, 0).bridge.removesuffix("0")
+
+
+def check_bridge(installation: InstallationId, bridge: str) -> None:
+    """Raise `ValueError` for a bridge that is not this installation's."""
+    prefix = bridge_prefix(installation)
+    if not (bridge.startswith(prefix) and bridge.isalnum()):
+        raise ValueError(f"The bridge {bridge} is none of this installation's, whose names begin with {prefix}.")
+
+
+def render(
+    installation: InstallationId,
+    walls: Mapping[str, Wall],
+    neighbours: Iterable[IPv4Network],
+    counts: Mapping[Refusal, Count],
+) -> str:
+    """The transaction that makes the table say just this, its counters going on from `counts`.
+
+    `walls` are by bridge.
+    """
+    policies = list(dict.fromkeys(wall.policy for _, wall in sorted(walls.items())))
+    return _template().render(
+        table=table_name(installation),
+        bridges=f"{bridge_prefix(installation)}*",
+        ssh=SSH_PORT,
+        end_mark=END_MARK,
+        metadata=METADATA,
+        refusals=list(Refusal),
+        counts={why: counts.get(why, Count(0, 0)) for why in Refusal},
+        sources=[(bridge, address) for bridge, wall in sorted(walls.items()) for address in _sources(wall.subnet)],
+        neighbours=list(collapse_addresses(neighbours)),
+        policies=policies,
+        chains=[(bridge, policies.index(wall.policy) + 1) for bridge, wall in sorted(walls.items())],
+    )
+
+
+def _sources(subnet: IPv4Network) -> list[IPv4Address]:
+    """What a sandbox may call itself: an address of its subnet, which nobody else is in but the gateway."""
+    _gateway, *own = subnet.hosts()
+    return own
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("sandbox"),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701 - not HTML, and its values are ours
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("walls.nft.j2")
