@@ -31,9 +31,9 @@ def main() -> None:
     try:
         answer["docker"] = _docker_when_up(deadline)
         if order["clean"]:
-            _remove_containers(deadline)
-            for folder in order["folders"]:
-                _empty(folder)
+            _clean_docker(deadline, order["clean"]["build_cache"])
+            for folder, kept in order["clean"]["folders"].items():
+                _empty(folder, frozenset(kept))
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         answer["error"] = f"{type(error).__name__}: {error}"
     json.dump(answer, sys.stdout)
@@ -54,9 +54,12 @@ class _BusyError(ValueError):
     """The inner Docker Engine is at it already, as with a `docker run --rm` whose process has just been ended."""
 
 
-def _remove_containers(deadline: float) -> None:
+def _clean_docker(deadline: float, build_cache: int) -> None:
+    """Remove what jobs leave in inner Docker; images stay, they are the next job's cache."""
     from urllib.parse import quote  # noqa: PLC0415 - see above
 
+    if _docker("GET", "/info")["Swarm"]["LocalNodeState"] != "inactive":  # it would start its services again
+        _docker("POST", "/swarm/leave?force=1")
     while containers := _docker("GET", "/containers/json?all=1"):
         for container in containers:
             try:
@@ -70,9 +73,10 @@ def _remove_containers(deadline: float) -> None:
     for volume in _docker("GET", "/volumes")["Volumes"] or []:
         _docker("DELETE", f"/volumes/{quote(volume['Name'])}?force=1")
     _docker("POST", "/networks/prune")
+    _docker("POST", f"/build/prune?all=1&keep-storage={build_cache}")
 
 
-def _empty(folder: str) -> None:
+def _empty(folder: str, kept: frozenset[str]) -> None:
     import shutil  # noqa: PLC0415 - see above
 
     if os.path.islink(folder):  # what it points at is not the job's, and the next job would follow it
@@ -81,6 +85,8 @@ def _empty(folder: str) -> None:
         raise ValueError(f"{folder} is no folder any more")
     with os.scandir(folder) as entries:
         for entry in entries:
+            if entry.name in kept:
+                continue
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path)
             else:

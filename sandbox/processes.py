@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ _ROUNDS = 5
 _LOGINS = (b"sshd-session", b"sshd-auth")
 """What OpenSSH 9.8 and newer call the processes of one connection (its release notes)."""
 # Fields of /proc/PID/stat after the command's closing parenthesis, see proc(5).
-_STATE, _THREADS, _START_TIME = 0, 17, 19
+_STATE, _PARENT, _THREADS, _START_TIME = 0, 1, 17, 19
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,19 +40,10 @@ def of_container(container_id: str) -> frozenset[Process]:
     return frozenset(process for process in found if process is not None)
 
 
-def settled(container_id: str, deadline: float) -> frozenset[Process]:
-    """The container's processes once no login is left and they have stopped coming and going.
-
-    After a login sshd's children were seen to stay for a tenth of a second. After the monotonic time `deadline` the
-    last look counts.
-    """
-    last, equal = of_container(container_id), 0
-    while equal < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)  # /proc has no notification for another namespace's processes
-        now = of_container(container_id)
-        quiet = now == last and not any(_comm(process) in _LOGINS for process in now)
-        last, equal = now, equal + 1 if quiet else 0
-    return last
+def at_rest(container_id: str) -> frozenset[Process]:
+    """The container's processes without those of logins, which stay for a tenth of a second after their end."""
+    everything = {process.pid: process for process in of_container(container_id)}
+    return frozenset(process for process in everything.values() if not _is_of_a_login(process.pid, everything))
 
 
 def end_others(
@@ -104,10 +95,15 @@ def _identify(entry: Path) -> Process | None:
     return Process(int(entry.name), int(fields[_START_TIME]))
 
 
-def _comm(process: Process) -> bytes:
+def _is_of_a_login(pid: int, among: Container[int]) -> bool:
+    """Whether it, or what it descends from inside the container, serves an SSH connection."""
     with suppress(OSError):  # it ended while we looked
-        return (_PROC / str(process.pid) / "comm").read_bytes().strip()
-    return b""
+        while pid in among:
+            command, _, rest = (_PROC / str(pid) / "stat").read_bytes().partition(b"(")[2].rpartition(b")")
+            if command in _LOGINS:
+                return True
+            pid = int(rest.split()[_PARENT])
+    return False
 
 
 def _kill(process: Process) -> int | None:

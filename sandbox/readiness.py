@@ -10,7 +10,7 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.resources import files
@@ -23,8 +23,8 @@ from sandbox.template import LOGIN_USER
 from sandbox.text import one_line
 
 STORAGE_DRIVER = "overlay2"
-JOB_FOLDERS = ("/home/sandbox/workspace", "/var/lib/attempts", "/tmp", "/var/tmp")  # noqa: S108 - the sandbox's own
-"""What belongs to a job inside a sandbox, and is emptied after it."""
+BUILD_CACHE = 5 * 1024**3
+"""Bytes of inner build cache that are kept for later jobs of the same trust key."""
 _MAX_ANSWER = 64 * 1024
 _MAX_RECEIVED = 512 * 1024
 _TOO_LATE = "It did not finish its answer to the probe in time."
@@ -32,6 +32,16 @@ _CONNECT_RETRY = 0.02
 
 # Its messages are about hostile or half-booted peers; we raise those as faults with our own words.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaning:
+    """What is removed of a job: inner containers, volumes and networks always."""
+
+    folders: Mapping[str, Sequence[str]]
+    """The job's own folders, each with the names in it that stay."""
+    build_cache: int = BUILD_CACHE
+    """Bytes of inner build cache that stay; the rest goes, what was used least lately first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +71,10 @@ def connect(address: str, deadline: float, patience: Patience | None = None) -> 
         time.sleep(_CONNECT_RETRY)  # nothing tells when another machine's port opens
 
 
-def prove(dial: Callable[[], socket.socket], identity: Identity, deadline: float, clean: Sequence[str] = ()) -> Proof:
-    """Prove readiness before the monotonic time `deadline`, after removing inner containers and emptying `clean`.
+def prove(
+    dial: Callable[[], socket.socket], identity: Identity, deadline: float, cleaning: Cleaning | None = None
+) -> Proof:
+    """Prove readiness before the monotonic time `deadline`, after `cleaning`.
 
     Raises `SandboxFault` with the kind of what was found.
     """
@@ -72,8 +84,7 @@ def prove(dial: Callable[[], socket.socket], identity: Identity, deadline: float
             transport,
             {
                 "nonce": nonce,
-                "clean": bool(clean),
-                "folders": list(clean),
+                "clean": {"folders": dict(cleaning.folders), "build_cache": cleaning.build_cache} if cleaning else None,
                 # It gives up before we do: that its Docker is dead is a better answer than none.
                 "seconds": max(0.0, (deadline - time.monotonic()) * 0.8),
             },

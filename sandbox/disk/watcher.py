@@ -1,0 +1,233 @@
+"""Does what `watch` decides: looks at the host's file systems, measures, and tells the keeper. A thin shell.
+
+Two of its threads never wait for each other: the one that looks, and those that act, which may wait for the engine.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sandbox import child, processes
+from sandbox.disk.watch import (
+    MEASURE_TIME,
+    Action,
+    Amount,
+    Condemn,
+    DiskWatch,
+    Evict,
+    Freeze,
+    Measure,
+    Room,
+    Thaw,
+    Usage,
+    Watched,
+)
+from sandbox.errors import EngineError, Fault, SandboxFault
+
+log = logging.getLogger("keeper")
+
+LATE = 5.0
+"""Seconds without a look after which nothing is lent: a file system of the host hangs."""
+_ACTING = 32
+_ANSWER_MARGIN = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """One sandbox, as the keeper tells about it at a look."""
+
+    lent: bool
+    """Whether somebody's processes run in it."""
+    limit: int
+    """`Profile.disk`."""
+    container_id: str
+    trees: tuple[str, ...]
+    """Where its files are on the host: the upper directory of its overlay, and its volumes."""
+
+
+class Sandboxes(Protocol):
+    """What the watcher needs of the keeper. Called from the watcher's own threads, several at a time."""
+
+    def sandboxes(self) -> Mapping[str, Sandbox]:
+        """Every sandbox that is fit or lent, by name. Quick: it is asked at every look."""
+
+    def freeze(self, name: str) -> None:
+        """Pause it; one that is paused already, or gone, is fine. Raises `EngineError` when it could not be done."""
+
+    def thaw(self, name: str) -> None:
+        """Unpause it; one that runs, or is gone, is fine. Raises `EngineError`."""
+
+    def condemn(self, name: str, fault: Fault, sentence: str) -> None:
+        """End its job: it is not fit any more. It may be paused, and stays so."""
+
+    def evict(self, name: str, sentence: str) -> None:
+        """Throw it away, unless it was lent meanwhile."""
+
+
+class DiskWatcher:
+    """Keeps the host's disk from running out. `run` in a thread of its own until `stop`."""
+
+    def __init__(self, watch: DiskWatch, keeper: Sandboxes, places: Sequence[Path]) -> None:
+        """`places`: where the engine keeps its files (`DockerRootDir`, and containerd's when that holds the images)."""
+        self._watch = watch
+        self._keeper = keeper
+        self._places = places
+        self._looked = threading.Condition()
+        """Guards `watch`; told after each look."""
+        self._stopping = threading.Event()
+        self._acting = ThreadPoolExecutor(_ACTING, thread_name_prefix="disk")
+        self._last_look = time.monotonic()
+        self._seen: Mapping[str, Sandbox] = {}
+        self._held: set[str] = set()
+        """The sandboxes that stand still, from when that is asked for until it is over."""
+
+    @property
+    def refusal(self) -> str | None:
+        """Why nothing may be lent or made now, as a sentence; None when it may."""
+        if (late := time.monotonic() - self._last_look) > LATE:
+            places = ", ".join(map(str, self._places))
+            return (
+                f"The host's disk ({places}) has not told for {late:.0f} s how much of it is left. Does it still work?"
+            )
+        with self._looked:
+            return self._watch.refusal
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether a sandbox stands still until the host's disk has room again: it can be neither cleaned nor proven."""
+        with self._looked:
+            return name in self._held
+
+    def wait_while_frozen(self, name: str, deadline: float) -> bool:
+        """Wait until a sandbox can be cleaned or proven; False when it still stands at the monotonic `deadline`."""
+        with self._looked:
+            return self._looked.wait_for(lambda: name not in self._held, max(0.0, deadline - time.monotonic()))
+
+    def usage(self, name: str) -> Usage | None:
+        """What a sandbox took when it was last measured."""
+        with self._looked:
+            return self._watch.usage(name)
+
+    def run(self) -> None:
+        """Look until `stop` is called. A failing look is logged, and does not end it."""
+        trouble, refused = "", None
+        while not self._stopping.is_set():
+            try:
+                self.look_once()
+                trouble = ""
+            except Exception as error:
+                if repr(error) != trouble:
+                    log.exception("cannot look after the host's disk")
+                trouble = repr(error)
+            if (refused is None) != ((refusal := self.refusal) is None):
+                log.warning("%s", refusal or "The host's disk has room again.")
+            refused = refusal
+            self._stopping.wait(self._watch.next_look)
+        self._acting.shutdown(wait=True, cancel_futures=True)
+
+    def stop(self) -> None:
+        """End `run` soon. What is frozen then stays frozen for the caller to end or to thaw."""
+        self._stopping.set()
+
+    def look_once(self) -> None:
+        """One look. What follows from it is done by other threads. Raises `OSError`."""
+        found = rooms(self._places)
+        self._seen = self._keeper.sandboxes()
+        watched = {name: Watched(sandbox.lent, sandbox.limit) for name, sandbox in self._seen.items()}
+        with self._looked:
+            actions = self._watch.look(time.monotonic(), found, watched)
+            self._held &= watched.keys()
+            self._held |= {action.name for action in actions if isinstance(action, Freeze)}
+            self._looked.notify_all()
+        self._last_look = time.monotonic()
+        self._begin(actions)
+
+    def _begin(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            if not self._stopping.is_set():
+                self._acting.submit(self._do, action)
+
+    def _do(self, action: Action) -> None:
+        try:
+            match action:
+                case Measure(name):
+                    self._measure(action, self._seen.get(name))
+                case Freeze(name) | Thaw(name):
+                    self._settle(name)
+                case Condemn(name, fault, sentence):
+                    with suppress(EngineError):  # its removal ends it as well
+                        self._keeper.freeze(name)
+                    self._keeper.condemn(name, fault, sentence)
+                case Evict(name, sentence):
+                    self._keeper.evict(name, sentence)
+        except (EngineError, SandboxFault) as error:
+            log.warning("%s: %s failed: %s", action.name, type(action).__name__.lower(), error)
+            if isinstance(action, Freeze | Thaw):
+                self._failed(action)
+        except Exception:
+            log.exception("%s: a defect in the keeper", action.name)
+
+    def _settle(self, name: str) -> None:
+        """Freeze it or let it go on, as is wanted by now: a slow engine may still be at what was wanted before."""
+        frozen: bool | None = None
+        while frozen != (frozen := self._is_wanted_frozen(name)):
+            (self._keeper.freeze if frozen else self._keeper.thaw)(name)
+        if not frozen:
+            with self._looked:
+                self._held.discard(name)
+                self._looked.notify_all()
+
+    def _is_wanted_frozen(self, name: str) -> bool:
+        with self._looked:
+            return self._watch.is_frozen(name)
+
+    def _failed(self, action: Freeze | Thaw) -> None:
+        with self._looked:
+            self._watch.failed(action)
+            if isinstance(action, Freeze):
+                self._held.discard(action.name)
+
+    def _measure(self, action: Measure, sandbox: Sandbox | None) -> None:
+        usage = None
+        try:
+            usage = measure(sandbox) if sandbox else None
+        finally:  # whatever went wrong, somebody waits for an answer
+            with self._looked:
+                actions = self._watch.measured(action, time.monotonic(), usage)
+            self._begin(actions)
+
+
+def rooms(places: Sequence[Path]) -> list[Room]:
+    """The file systems that these places are on, each once. Raises `OSError`."""
+    by_device = {place.stat().st_dev: place for place in places}
+    return [_room(place) for place in by_device.values()]
+
+
+def _room(place: Path) -> Room:
+    status = os.statvfs(place)
+    # What the file system keeps for the host's root (ext4 does) counts as gone, since no job gets it.
+    return Room(
+        str(place),
+        size=Amount(status.f_blocks * status.f_frsize, status.f_files),
+        free=Amount(status.f_bavail * status.f_frsize, status.f_favail),
+    )
+
+
+def measure(sandbox: Sandbox, seconds: float = MEASURE_TIME) -> Usage | None:
+    """What a sandbox takes on the host's disk; None when there was no answer in time and a little."""
+    pids = [process.pid for process in processes.of_container(sandbox.container_id)]
+    question = json.dumps({"trees": sandbox.trees, "pids": pids, "seconds": seconds}).encode()
+    try:
+        answer = child.ask("sandbox.disk.measure", question, time.monotonic() + seconds + _ANSWER_MARGIN)
+    except child.NoAnswer as error:
+        log.warning("the disk usage of container %s is not known: %s", sandbox.container_id[:12], error)
+        return None
+    found = json.loads(answer)
+    return Usage(Amount(found["bytes"], found["files"]), found["complete"])

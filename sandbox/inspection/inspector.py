@@ -1,0 +1,79 @@
+"""Has a sandbox looked at by a child that ends when its time is over, and judged.
+
+The child reads as the host's root what a job's root has made; whatever stops it there (a file system that never
+answers) stops neither the keeper nor the verdict: no answer is an answer.
+"""
+
+import json
+
+from sandbox import child
+from sandbox.errors import Fault, SandboxFault
+from sandbox.inspection import gather
+from sandbox.inspection.evidence import Baseline, Evidence, EvidenceError, parse_evidence
+from sandbox.inspection.judge import Verdict, judge, not_inspected
+from sandbox.inspection.places import COMMAND_FOLDERS, JOB_FOLDERS, LISTED_FOLDERS
+
+MOST_ENTRIES = 50_000
+MOST_BYTES = 8 * 1024**2
+"""Bytes of names."""
+
+
+class _NoAnswerError(Exception):
+    """There is no evidence; the text says why, as the rest of a sentence."""
+
+
+def record(container_id: str, init_pid: int, deadline: float) -> Baseline:
+    """What a sandbox is at `ready`, before the monotonic time `deadline`. No job may have been in it.
+
+    Raises `SandboxFault` (`damaged`) when it cannot be looked at: it could not be judged later either.
+    """
+    try:
+        return Baseline(container_id, init_pid, _gather(_order(container_id, init_pid), deadline))
+    except _NoAnswerError as error:
+        raise SandboxFault(
+            Fault.DAMAGED,
+            f"What it is made of could not be recorded: {error}. The keeper needs the host's process ids (`pid: host`) "
+            "and the engine's data folder at the same path.",
+        ) from error
+
+
+def inspect(baseline: Baseline, deadline: float) -> Verdict:
+    """Judge a sandbox, which the caller has frozen, before the monotonic time `deadline`. No answer is `damaged`."""
+    then = baseline.evidence
+    order = _order(baseline.container_id, baseline.init_pid) | {
+        "start": then.init_start,
+        "upper": then.upper,
+        "lower": then.lower,
+        "mounts": then.mounts,
+        "commands": [],
+        "kept": [],
+    }
+    try:
+        return judge(then, _gather(order, deadline))
+    except _NoAnswerError as error:
+        return not_inspected(str(error))
+
+
+def _order(container_id: str, init_pid: int) -> dict[str, object]:
+    return {
+        "container": container_id,
+        "pid": init_pid,
+        "start": None,
+        "upper": None,
+        "lower": None,
+        "mounts": None,
+        "own": JOB_FOLDERS,
+        "listed": LISTED_FOLDERS,
+        "commands": COMMAND_FOLDERS,
+        "kept": JOB_FOLDERS,
+        "most": [MOST_ENTRIES, MOST_BYTES],
+    }
+
+
+def _gather(order: dict[str, object], deadline: float) -> Evidence:
+    try:
+        return parse_evidence(child.ask("sandbox.inspection.gather", json.dumps(order).encode(), deadline))
+    except child.NoAnswer as error:
+        raise _NoAnswerError("its first process is gone" if error.code == gather.GONE else str(error)) from error
+    except EvidenceError as error:
+        raise _NoAnswerError(f"it makes no sense: {error}") from error

@@ -1,0 +1,156 @@
+"""What each place in a sandbox decides, and so what a change there means. Data, and how to look it up.
+
+The longest matching path counts. What system services of the sandbox write while they run was found by looking at what
+real ones left after building, running, composing, host networks, swarm, buildx containers, sudo and logins; each such
+place is named as narrowly as that.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import NamedTuple
+
+JOB_FOLDERS = (
+    "/home/sandbox",
+    "/home/sandbox/workspace",
+    "/root",
+    "/root/.ssh",
+    "/tmp",  # noqa: S108 - the sandbox's own
+    "/var/tmp",  # noqa: S108
+    "/dev/shm",  # noqa: S108
+    "/dev/mqueue",
+    "/var/lib/attempts",
+)
+"""A job's own places: whatever it puts there is removed after it, up to what was there at `ready`."""
+
+LISTED_FOLDERS = (
+    "/dev",
+    "/dev/shm",  # noqa: S108
+    "/dev/mqueue",
+    "/var/lib/docker",
+    "/var/lib/docker/containers",
+    "/var/lib/docker/volumes",
+)
+"""Folders on mounts of their own, which the upper directory does not show; their first level is looked at."""
+
+COMMAND_FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin")
+"""Where a program is found by its name, first match first; /bin and /sbin are links to two of them."""
+
+
+class Meaning(StrEnum):
+    """What a place is for."""
+
+    JOB = "job"
+    """The job's own; emptied after it."""
+    SERVICE = "service"
+    """Sshd, containerd and dockerd keep their state there while they serve a job."""
+    INNER = "inner"
+    """Inner containers and volumes; removed after the job."""
+    SYSTEM = "system"
+    """Nothing that decides who gets in or what runs."""
+    PROGRAMS = "programs"
+    """Something new changes nothing that is there; a change of what is there does."""
+    LOGIN = "login"
+    ACCOUNTS = "accounts"
+    START_UP = "start-up"
+    LIBRARIES = "libraries"
+    SCHEDULED = "scheduled"
+    INNER_DOCKER = "inner-docker"
+    NAMES = "names"
+    DEVICES = "devices"
+
+
+class Place(NamedTuple):
+    """What a path and everything below it is for."""
+
+    meaning: Meaning
+    additions_decide: bool = True
+    """Whether something new there decides as well."""
+
+
+def _same(place: Place, *paths: str) -> dict[str, Place]:
+    return dict.fromkeys(paths, place)
+
+
+PLACES: Mapping[str, Place] = MappingProxyType(
+    {
+        "/": Place(Meaning.SYSTEM),
+        **_same(Place(Meaning.JOB), *JOB_FOLDERS),
+        # Containers' sockets, bundles and names; dockerd leaves some of it behind when they are removed.
+        **_same(
+            Place(Meaning.SERVICE),
+            "/run/containerd/s",  # one socket per shim
+            "/run/containerd/state/io.containerd.runtime.v2.task",  # one bundle per container
+            "/run/docker/containerd",  # one folder of FIFOs per container
+            "/run/docker/netns",  # one name per network namespace
+            "/run/docker/runtime-runc",  # runc's state per container
+            "/run/docker/swarm",
+            "/run/runc",  # made by runc when it starts the first container
+        ),
+        **_same(Place(Meaning.INNER), "/var/lib/docker/containers", "/var/lib/docker/volumes"),
+        **_same(Place(Meaning.LOGIN), "/etc/ssh", "/etc/sandbox", "/run/sandbox", "/run/sshd", "/run/sshd.pid"),
+        **_same(
+            Place(Meaning.ACCOUNTS),
+            "/etc/passwd", "/etc/passwd-", "/etc/shadow", "/etc/shadow-", "/etc/group", "/etc/group-", "/etc/gshadow",
+            "/etc/gshadow-", "/etc/subuid", "/etc/subgid", "/etc/login.defs", "/etc/shells", "/etc/nologin",
+            "/etc/securetty", "/etc/sudoers", "/etc/sudoers.d", "/etc/sudo.conf", "/etc/sudo_logsrvd.conf",
+            "/etc/pam.conf", "/etc/pam.d", "/etc/security", "/etc/nsswitch.conf",
+        ),
+        **_same(
+            Place(Meaning.START_UP),
+            "/etc/environment", "/etc/environment.d", "/etc/profile", "/etc/profile.d", "/etc/bash.bashrc",
+            "/etc/bash_completion.d", "/etc/inputrc", "/etc/gitconfig", "/etc/gitattributes", "/etc/tmpfiles.d",
+            "/usr/share/git-core/templates",
+        ),
+        **_same(
+            Place(Meaning.PROGRAMS, additions_decide=False),
+            "/usr", "/bin", "/sbin", *COMMAND_FOLDERS,
+        ),
+        # A plugin runs as part of `docker`, whoever calls it.
+        **_same(Place(Meaning.PROGRAMS), "/usr/libexec/docker", "/usr/local/lib/docker", "/usr/lib/docker"),
+        **_same(Place(Meaning.LIBRARIES), "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.conf.d"),
+        **_same(
+            Place(Meaning.LIBRARIES, additions_decide=False), "/lib", "/lib64", "/lib32", "/usr/lib", "/usr/lib64",
+        ),
+        # Every package with a library writes it anew.
+        "/etc/ld.so.cache": Place(Meaning.SYSTEM),
+        **_same(
+            Place(Meaning.SCHEDULED),
+            "/etc/crontab", "/etc/anacrontab", "/etc/cron.d", "/etc/cron.hourly", "/etc/cron.daily",
+            "/etc/cron.weekly", "/etc/cron.monthly", "/etc/cron.allow", "/etc/cron.deny", "/var/spool/cron",
+            "/var/spool/at", "/etc/systemd",
+        ),
+        # A package with a service puts a script and links here; nothing in a sandbox starts them by itself.
+        **_same(Place(Meaning.SCHEDULED, additions_decide=False), "/etc/init.d", "/usr/lib/systemd"),
+        **_same(
+            Place(Meaning.INNER_DOCKER),
+            "/etc/sandbox/daemon.json", "/etc/docker", "/etc/containerd", "/etc/default/docker", "/run/docker.sock",
+            "/run/docker.pid", "/run/containerd", "/run/docker", "/var/lib/docker", "/opt/containerd",
+        ),
+        **_same(
+            Place(Meaning.NAMES),
+            "/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/etc/host.conf", "/etc/gai.conf",
+        ),
+        **_same(Place(Meaning.DEVICES), "/dev", "/proc", "/sys"),
+    }
+)  # fmt: skip
+
+_ANCESTORS = frozenset(
+    parent
+    for path, place in PLACES.items()
+    if place.meaning is not Meaning.SYSTEM
+    for parts in [path.split("/")]
+    for parent in ["/", *("/".join(parts[:end]) for end in range(2, len(parts)))]
+)
+
+
+def place_of(path: str) -> Place:
+    """What the longest path in `PLACES` says that is `path` or above it."""
+    while path not in PLACES:
+        path = path.rpartition("/")[0] or "/"
+    return PLACES[path]
+
+
+def is_above_decisive(path: str) -> bool:
+    """Whether something that decides, or a job's own place, lies below this folder."""
+    return path in _ANCESTORS
