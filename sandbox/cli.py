@@ -2,9 +2,12 @@
 
 import json
 import logging
+import queue
 import signal
 import sys
 import threading
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +23,9 @@ from sandbox.keeper.client import KeeperClient
 from sandbox.keeper.home import DEFAULT_HOME, Home
 from sandbox.keeper.keeper import Keeper
 from sandbox.keeper.server import KeeperServer
+from sandbox.keeper.watch import HostWatch
+from sandbox.network import Walls, WallsDown
+from sandbox.shell import run as run_shell
 from sandbox.template import InstallationId
 
 app = typer.Typer(
@@ -34,6 +40,7 @@ app.add_typer(evaluation, name="evaluation")
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]
 _DEFAULT_SOCKET = Path(protocol.DEFAULT_SOCKET)
 _RUN_FOLDER = Path(protocol.DEFAULT_RUN_FOLDER)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _EXIT_CODES = ((ConfigError, 78), (EngineError, 69), (KeeperError, 69), (EvaluationError, 69))
 """By kind, as in sysexits.h: 78 configuration, 69 something needed is not there; 1 for the rest."""
 
@@ -60,22 +67,37 @@ def keeper(
     """Run the keeper: it holds the Docker socket, keeps sandboxes warm and lends them over its own socket.
 
     TERM waits for running jobs and removes the sandboxes; a second TERM does not wait.
+    USR1 stops at once and leaves every sandbox and job as it is: the next keeper of the same state folder goes on.
+    HUP reads the configuration anew: networks change at once, the rest for sandboxes that are made from then on.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    the_keeper = Keeper(config.load(configuration), Engine(), Home(home))
+    watch = HostWatch()
+    the_keeper = Keeper(config.load(configuration), Engine(watch=watch.observe), Home(home), watch=watch)
     # The socket first: a second keeper must be refused before it removes what it takes for leftovers.
-    with KeeperServer(run_folder, the_keeper, group) as server:
+    with KeeperServer(run_folder, the_keeper.verbs, group) as server:
         the_keeper.start()
-        stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: the_keeper.hurry() if stop.is_set() else stop.set())
-        reconciling = threading.Thread(target=the_keeper.run, name="reconcile")
-        reconciling.start()
+        signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in _SIGNALS:
+            signal.signal(number, lambda received, _: signals.put(received))
+        give_up = partial(signals.put, signal.SIGUSR1)
+        threading.Thread(target=the_keeper.run, args=(give_up,), name="reconcile").start()
         threading.Thread(target=server.serve_forever, name="server", daemon=True).start()
-        stop.wait()
-        the_keeper.stop(patience)
-        reconciling.join()
+        while (received := signals.get()) == signal.SIGHUP:
+            _reread(the_keeper, configuration)
+        if received == signal.SIGUSR1:
+            the_keeper.detach()
+        else:
+            for again in _SIGNALS:
+                signal.signal(again, lambda *_: the_keeper.hurry())
+            the_keeper.stop(patience)
         server.shutdown()
+
+
+def _reread(the_keeper: Keeper, configuration: Path | None) -> None:
+    try:
+        the_keeper.follow(config.load(configuration))
+    except ConfigError as error:
+        logging.getLogger("keeper").error("the configuration was left as it was: %s", error)  # noqa: TRY400
 
 
 @app.command()
@@ -91,8 +113,63 @@ def ls(
     for sandbox in listing.sandboxes:
         whose = f"trust key {sandbox.trust_key}, {sandbox.jobs} jobs" if sandbox.trust_key else "fresh"
         print(f"{sandbox.name:28} {sandbox.state:10} {sandbox.seconds_in_state:8.1f}s  {sandbox.profile}  {whose}")
+    if listing.trouble:
+        print(f"host {listing.host}: {listing.trouble}")
+    if listing.counts:
+        print("thrown away so far: " + ", ".join(f"{count} {fault}" for fault, count in sorted(listing.counts.items())))
     for sandbox in listing.condemned[:5]:
         print(f"{sandbox.name:28} thrown away ({sandbox.fault}): {sandbox.reason}")
+
+
+@app.command()
+def inspect(
+    name: Annotated[str, typer.Argument(help="The sandbox, as `sandbox ls` names it.")],
+    keeper: KeeperSocket = _DEFAULT_SOCKET,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Look at a sandbox from outside and say what was found; of one that is gone, why it went. Changes nothing."""
+    found = KeeperClient(keeper).inspect(name)
+    if as_json:
+        print(found.model_dump_json(indent=2))
+        return
+    sandbox = found.sandbox
+    print(f"{sandbox.name}: {sandbox.state}, profile {sandbox.profile}, {sandbox.jobs} jobs")
+    if sandbox.fault:
+        print(f"  thrown away ({sandbox.fault}): {sandbox.reason}")
+    if found.verdict:
+        print(f"  verdict: {found.verdict}")
+    for finding in found.findings:
+        print(f"  {finding.verdict} ({finding.kind}): {finding.sentence}")
+
+
+@app.command()
+def hold(
+    name: Annotated[str, typer.Argument(help="The sandbox, as `sandbox ls` names it.")],
+    hours: Annotated[float, typer.Option("--for", min=0.01, max=168, help="Hours.")] = 1.0,
+    keeper: KeeperSocket = _DEFAULT_SOCKET,
+) -> None:
+    """Keep a sandbox to look at: it is not lent, cleaned or recreated, and takes up a place.
+
+    One at work is held from the end of its job on.
+    """
+    KeeperClient(keeper).hold(name, hours * 3600)
+    print(f"{name} is held for {hours:g} h once no job runs in it. Look: sandbox shell {name}")
+
+
+@app.command()
+def release(name: str, keeper: KeeperSocket = _DEFAULT_SOCKET) -> None:
+    """Throw a held sandbox away; a new one takes its place."""
+    KeeperClient(keeper).release(name)
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def shell(
+    name: str,
+    command: Annotated[list[str] | None, typer.Argument(help="A command instead of a shell.")] = None,
+    keeper: KeeperSocket = _DEFAULT_SOCKET,
+) -> None:
+    """Get into a held sandbox."""
+    raise typer.Exit(run_shell(keeper, name, command or []))
 
 
 @app.command()
@@ -118,6 +195,9 @@ def purge(
         raise ConfigError(f"Say which: --installation ID, or --all. On this engine: {known}.")
     chosen = found if every else found & {InstallationId(installation or "")}
     removed = {str(one): engine.remove(one) for one in sorted(chosen)}
+    for one in chosen:
+        with suppress(WallsDown):  # where there is no nft there are no walls
+            Walls(one).remove()
     if as_json:
         print(json.dumps({"removed": removed}))
     else:

@@ -7,16 +7,17 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from sandbox.disk.watch import FASTEST
 from sandbox.errors import ConfigError
-from sandbox.network import SUBNET_PREFIX
+from sandbox.network import SUBNET_PREFIX, Destination, policy
 from sandbox.profile import Profile
 
 DEFAULT_PROFILE = "default"
 _FROM_ENVIRONMENT = {"SANDBOX_RUNTIME": "runtime", "SANDBOX_IMAGE": "image", "SANDBOX_WARM": "warm"}
 
-_ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 """As in `keeper.protocol`: a profile of any other name could never be asked for."""
 
 
@@ -28,8 +29,29 @@ class KeeperConfig(BaseModel):
     network_range: IPv4Network = IPv4Network("10.213.0.0/16")
     """Where the sandboxes' own small networks come from. It must not overlap with any network the host uses."""
 
-    profiles: dict[_ProfileName, Profile] = Field(default_factory=lambda: {DEFAULT_PROFILE: Profile()}, min_length=1)
+    disk_reserve: ByteSize | None = None
+    """Bytes of the engine's file system that jobs may never use; without it 5 %, from 2 to 20 GiB (docs/limits.md)."""
+
+    disk_fastest: Annotated[ByteSize, Field(gt=0)] = ByteSize(FASTEST)
+    """Bytes a second that all jobs together can write on this host at most. The more, the earlier they are held up."""
+
+    openings: dict[_Name, Destination] = {}
+    """What profiles may open by name, such as a registry on the local network."""
+
+    closings: dict[_Name, Destination] = {}
+    """What profiles may close by name. `private` is there without being defined."""
+
+    profiles: dict[_Name, Profile] = Field(default_factory=lambda: {DEFAULT_PROFILE: Profile()}, min_length=1)
     """By name. A runner names a profile and nothing else."""
+
+    @model_validator(mode="after")
+    def _every_name_is_defined(self) -> "KeeperConfig":
+        for name, profile in self.profiles.items():
+            try:
+                policy(profile, self.openings, self.closings, ())
+            except ValueError as error:
+                raise ValueError(f"profiles.{name}.{error}") from None
+        return self
 
     @field_validator("network_range")
     @classmethod

@@ -7,6 +7,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 _DEFAULT_MTU = 1500
+_RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+"""The second is where systemd-resolved tells whom it asks, when the first names only it (systemd-resolved(8))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ def look() -> HostFacts:
     return HostFacts(
         nofile_ceiling=hard if hard != resource.RLIM_INFINITY else 1024**3,
         mtu=_uplink_mtu(Path("/proc/net/route"), Path("/sys/class/net")),
-        nameservers=_nameservers(Path("/etc/resolv.conf")),
+        nameservers=next(filter(None, map(_nameservers, _RESOLVERS)), ()),
     )
 
 
@@ -50,3 +52,8 @@ def _nameservers(configuration: Path) -> tuple[IPv4Address, ...]:
                 with suppress(ValueError, IndexError):
                     found.append(IPv4Address(words[1]))
     return tuple(address for address in found if not address.is_loopback)
+
+
+def boot_id() -> str:
+    """The id of this boot of the host: another one means that nothing which ran before runs any more."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

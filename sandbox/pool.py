@@ -4,11 +4,12 @@ The keeper tells it what happened and asks `plan` what to do; every moment is a 
 passes in.
 """
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+import secrets
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from sandbox.errors import Fault, KeeperRefused
+from sandbox.errors import ConfigError, Fault, KeeperRefused
 from sandbox.profile import Profile, Recreate
 from sandbox.state import State, check_move, is_alive
 
@@ -20,8 +21,8 @@ UNTRUSTED = "untrusted"
 """The trust key of jobs that may not even follow each other: always a fresh sandbox, thrown away after."""
 STUCK_RETRY = 30.0
 """Seconds between attempts to remove a sandbox whose removal hangs."""
-_MAX_BACKOFF = 60.0
 _REMEMBERED = 50
+_NOTHING_LEFT = frozenset({Fault.GONE, Fault.STOPPED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,19 @@ class Lease:
 
     attempt: str
     token: str = field(repr=False)
-    expires: float
+    patience: float
+    """Seconds beyond `expires` in which the attempt may still come back."""
+    expires: float = 0.0
+    renewed: bool = False
+    """Whether the attempt ever came to use its sandbox; its patience counts from then on."""
+
+    def extended(self, now: float, *, renewed: bool = True) -> "Lease":
+        """The same lease with a full term from now."""
+        return replace(self, expires=now + LEASE_TERM, renewed=self.renewed or renewed)
+
+    def may_be_resumed(self, now: float) -> bool:
+        """Whether the attempt may still come back at a moment after the end of its term."""
+        return self.renewed and now < self.expires + self.patience
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,9 @@ class Sandbox:
     """Whose leftovers it may carry; None while it has served nobody."""
     jobs: int = 0
     lease: Lease | None = None
+    hold: float | None = None
+    """Seconds to keep it for a person once it serves nobody any more."""
+    held_until: float = 0.0
     fault: Fault | None = None
     reason: str | None = None
 
@@ -88,12 +104,16 @@ Action = Create | Destroy | Probe
 class Pool:
     """The sandboxes of one keeper. Not thread-safe: the keeper serialises."""
 
-    def __init__(self, profiles: Mapping[str, Profile]) -> None:
+    def __init__(self, profiles: Mapping[str, Profile], told: Callable[[Sandbox], None] = lambda _: None) -> None:
+        """`told` hears of every change of a sandbox, as part of the change."""
         self.profiles = profiles
+        self._told = told
         self.condemned: deque[Sandbox] = deque(maxlen=_REMEMBERED)
+        self.counts: Counter[Fault] = Counter()
+        """How many sandboxes were thrown away, by why."""
         self._sandboxes: dict[str, Sandbox] = {}
-        self._failures = dict.fromkeys(profiles, 0)
-        self._not_before = dict.fromkeys(profiles, 0.0)
+        self._ended: deque[tuple[str, str]] = deque(maxlen=_REMEMBERED)
+        """The tokens of leases that were taken away, and why."""
 
     def __iter__(self) -> Iterator[Sandbox]:
         return iter(list(self._sandboxes.values()))
@@ -103,19 +123,18 @@ class Pool:
         return self._sandboxes.get(name)
 
     def by_token(self, token: str) -> Sandbox:
-        """The sandbox lent under this token. Raises `KeeperRefused` when that lease is over."""
+        """The sandbox lent under this token, orphaned or not. Raises `KeeperRefused` when that lease is over."""
         for sandbox in self._sandboxes.values():
-            if sandbox.state is State.LEASED and sandbox.lease and sandbox.lease.token == token:
+            if sandbox.lease and secrets.compare_digest(sandbox.lease.token, token):
                 return sandbox
-        raise KeeperRefused("That lease is over: it expired, was returned, or its sandbox was condemned.")
+        ended = next((reason for over, reason in self._ended if secrets.compare_digest(over, token)), None)
+        raise KeeperRefused(f"That lease is over: {ended or 'it was returned, or never was.'}")
 
     # -- what happened -------------------------------------------------------------------------------------------
 
     def creating(self, name: str, generation: int, profile: str, now: float) -> Sandbox:
         """A sandbox is being made."""
-        sandbox = Sandbox(name, generation, profile, State.CREATING, now)
-        self._sandboxes[name] = sandbox
-        return sandbox
+        return self._put(Sandbox(name, generation, profile, State.CREATING, now))
 
     def booting(self, name: str, now: float) -> Sandbox:
         """Its container was started."""
@@ -123,39 +142,64 @@ class Pool:
 
     def fit(self, name: str, now: float) -> Sandbox:
         """It was proven fit: at its birth, after a job, or again."""
-        was = self._sandboxes[name].state
-        sandbox = self._move(name, State.READY, now, proven=now, lease=None)
-        if was is State.BOOTING:  # an old one that is still fit says nothing about making new ones
-            self._failures[sandbox.profile] = 0
-        return sandbox
+        return self._move(name, State.READY, now, proven=now, lease=None)
 
-    def lend(self, want: Want, attempt: str, token: str, now: float) -> Sandbox | None:
-        """Lend a fit sandbox under `token`, or the one that this attempt has already; None when there is none.
+    def follow(self, profiles: Mapping[str, Profile]) -> None:
+        """Go on with other profiles. Raises `ConfigError` when one is missing that there are sandboxes of."""
+        if missing := sorted({s.profile for s in self} - set(profiles)):
+            raise ConfigError(
+                f"The configuration lacks {', '.join(missing)}, and there are sandboxes of it. "
+                "Restart the keeper to do without."
+            )
+        self.profiles = profiles
+
+    def adopt(self, sandbox: Sandbox, now: float) -> Sandbox:
+        """Take over a sandbox of an earlier life of the keeper: a lent one with a full term, an idle one for a look."""
+        if sandbox.state is State.HELD:
+            return self._put(sandbox)
+        if sandbox.lease is not None:
+            return self._put(replace(sandbox, state=State.LEASED, since=now, lease=sandbox.lease.extended(now)))
+        return self._put(replace(sandbox, state=State.INSPECTING, since=now))
+
+    def lend(self, want: Want, lease: Lease, now: float) -> Sandbox | None:
+        """Lend a fit sandbox, or the one that this attempt has already; None when there is none.
 
         Raises `KeeperRefused` when the attempt has one that is not what it wants now.
         """
-        mine = next((s for s in self._sandboxes.values() if s.lease and s.lease.attempt == attempt), None)
-        if mine is not None:
-            if Want(mine.profile, mine.trust_key or "") != want:
-                raise KeeperRefused("That attempt has a sandbox already, of another profile or for another trust key.")
+        if (mine := self._lent_to(want, lease)) is not None:
             return mine
         fit = [s for s in self._sandboxes.values() if _suits(s, want) and s.state is State.READY]
         if not fit:
             return None
         # One that has this key's caches first; then a fresh one, the longest ready of them.
         chosen = min(fit, key=lambda s: (s.trust_key is None, s.since))
-        lease = Lease(attempt, token, now + LEASE_TERM)
-        return self._move(chosen.name, State.LEASED, now, lease=lease, trust_key=want.trust_key)
+        lent = lease.extended(now, renewed=False)
+        return self._move(chosen.name, State.LEASED, now, lease=lent, trust_key=want.trust_key)
 
     def renew(self, token: str, now: float) -> Sandbox:
-        """The attempt is alive."""
+        """The attempt is alive, or again."""
         sandbox = self.by_token(token)
-        lease = sandbox.lease
-        return self._put(replace(sandbox, lease=lease and replace(lease, expires=now + LEASE_TERM)))
+        assert sandbox.lease is not None
+        return self._move(sandbox.name, State.LEASED, now, lease=sandbox.lease.extended(now))
+
+    def run_out(self, now: float) -> list[Sandbox]:
+        """Go through the leases that were not renewed in time: orphan what may be resumed, return what may not."""
+        over = []
+        for sandbox in self:
+            lease = sandbox.lease
+            if lease is None or lease.expires >= now:
+                continue
+            if lease.may_be_resumed(now):
+                self._move(sandbox.name, State.ORPHANED, now)
+            else:
+                over.append(sandbox)
+        return over
 
     def give_back(self, token: str, used: bool, now: float) -> Sandbox:
         """The attempt is over. The sandbox is inspected, or condemned when its profile recreates always."""
         sandbox = self.by_token(token)
+        if sandbox.hold is not None:
+            return self._move(sandbox.name, State.HELD, now, lease=None, held_until=now + sandbox.hold)
         if used and (always := self._always_recreated(sandbox)):
             self._put(replace(sandbox, jobs=sandbox.jobs + 1))
             return self.condemn(sandbox.name, Fault.RECREATE_POLICY, always, now)
@@ -172,11 +216,30 @@ class Pool:
         sandbox = self._sandboxes[name]
         if not is_alive(sandbox.state):
             return sandbox
-        if sandbox.state in (State.CREATING, State.BOOTING):
-            self._back_off(sandbox.profile, now)
-        moved = self._move(name, State.CONDEMNED, now, lease=None, fault=fault, reason=reason)
-        self.condemned.appendleft(moved)
+        if sandbox.lease is not None:
+            self._ended.appendleft((sandbox.lease.token, reason))
+        if sandbox.state is not State.HELD:
+            self.counts[fault] += 1
+        hold = self._hold_instead(sandbox, fault)
+        moved = self._move(
+            name,
+            State.CONDEMNED if hold is None else State.HELD,
+            now,
+            lease=None,
+            fault=sandbox.fault or fault,
+            reason=sandbox.reason or reason,
+            held_until=now + (hold or 0.0),
+        )
+        if hold is None:
+            self.condemned.appendleft(moved)
         return moved
+
+    def hold(self, name: str, seconds: float, now: float) -> Sandbox:
+        """Keep it for a person from now on, or from the end of its lease on. Held again, it is held anew."""
+        sandbox = self._sandboxes[name]
+        if sandbox.lease is not None:
+            return self._put(replace(sandbox, hold=seconds))
+        return self._move(name, State.HELD, now, held_until=now + seconds)
 
     def destroying(self, name: str, now: float) -> Sandbox:
         """It is being removed."""
@@ -193,23 +256,23 @@ class Pool:
 
     # -- what to do ----------------------------------------------------------------------------------------------
 
-    def expired(self, now: float) -> list[Sandbox]:
-        """The lent sandboxes whose lease was not renewed in time."""
-        return [s for s in self._sandboxes.values() if s.state is State.LEASED and s.lease and s.lease.expires < now]
+    def held_too_long(self, now: float) -> list[Sandbox]:
+        """The sandboxes that were kept for a person, for as long as was said."""
+        return [s for s in self._sandboxes.values() if s.state is State.HELD and s.held_until < now]
 
     def to_evict(self, wants: Iterable[Want]) -> list[Sandbox]:
         """For each want that nothing suits or will suit: the longest idle sandbox of another trust key."""
         evicted: list[Sandbox] = []
         for want in wants:
             mine = [s for s in self._sandboxes.values() if s.profile == want.profile and s not in evicted]
-            coming = any(_suits(s, want) and is_alive(s.state) and s.state is not State.LEASED for s in mine)
+            coming = any(_suits(s, want) and is_alive(s.state) and s.lease is None for s in mine)
             idle = [s for s in mine if s.state is State.READY]
             if not coming and idle and not self._room(want.profile):
                 evicted.append(min(idle, key=lambda s: s.since))
         return evicted
 
     def plan(self, now: float) -> list[Action]:
-        """What should be done now. Acting on it, and telling what came of it, is the caller's."""
+        """What should be done now. Whether the host bears it, doing it and telling what came of it are the caller's."""
         actions: list[Action] = []
         for sandbox in self._sandboxes.values():
             overdue = sandbox.state is State.STUCK and now - sandbox.since >= STUCK_RETRY
@@ -218,9 +281,20 @@ class Pool:
             elif sandbox.state is State.READY and now - sandbox.proven >= PROBE_INTERVAL:
                 actions.append(Probe(sandbox.name))
         for profile in self.profiles:
-            if now >= self._not_before[profile]:
-                actions += [Create(profile)] * self._room(profile)
+            actions += [Create(profile)] * self._room(profile)
         return actions
+
+    def _lent_to(self, want: Want, lease: Lease) -> Sandbox | None:
+        """The sandbox that this attempt has already."""
+        for sandbox in self:
+            if (has := sandbox.lease) is None or (has.attempt != lease.attempt and has.token != lease.token):
+                continue
+            # An attempt's id is no secret: the token is what proves that it is the same one that asks.
+            same = has.attempt == lease.attempt and secrets.compare_digest(has.token, lease.token)
+            if not same or Want(sandbox.profile, sandbox.trust_key or "") != want:
+                raise KeeperRefused("That attempt has a sandbox already, and not by this request.")
+            return sandbox
+        return None
 
     def _always_recreated(self, sandbox: Sandbox) -> str | None:
         """Why this sandbox is thrown away however its job went, or None."""
@@ -228,22 +302,31 @@ class Pool:
             return "Its profile recreates after each job."
         return "It served an untrusted job." if sandbox.trust_key == UNTRUSTED else None
 
+    def _hold_instead(self, sandbox: Sandbox, fault: Fault) -> float | None:
+        """Seconds to hold a sandbox that should go: as was asked for it, or as its profile says of broken ones.
+
+        By its profile never the last place of all: people look at what broke while jobs go on.
+        """
+        if sandbox.state is State.HELD or fault in _NOTHING_LEFT:
+            return None
+        profile = self.profiles[sandbox.profile]
+        held = sum(s.state is State.HELD and s.profile == sandbox.profile for s in self)
+        by_profile = profile.hold and not fault.is_quiet and sandbox.trust_key is not None and held < profile.warm - 1
+        return sandbox.hold if sandbox.hold is not None else (profile.hold if by_profile else None)
+
     def _room(self, profile: str) -> int:
         counted = sum(s.profile == profile and _counts(s.state) for s in self._sandboxes.values())
         return max(0, self.profiles[profile].warm - counted)
 
-    def _back_off(self, profile: str, now: float) -> None:
-        self._failures[profile] += 1
-        # The exponent is capped as well: a host that stays broken for hours would overflow a float.
-        self._not_before[profile] = now + min(2.0 ** min(self._failures[profile] - 1, 10), _MAX_BACKOFF)
-
     def _move(self, name: str, target: State, now: float, **changes: object) -> Sandbox:
         sandbox = self._sandboxes[name]
         check_move(name, sandbox.state, target)
-        return self._put(replace(sandbox, state=target, since=now, **changes))  # type: ignore[arg-type]
+        since = sandbox.since if target is sandbox.state else now
+        return self._put(replace(sandbox, state=target, since=since, **changes))  # type: ignore[arg-type]
 
     def _put(self, sandbox: Sandbox) -> Sandbox:
         self._sandboxes[sandbox.name] = sandbox
+        self._told(sandbox)
         return sandbox
 
 

@@ -3,9 +3,11 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
 
 _GIB = 1024**3
+
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class Recreate(StrEnum):
@@ -13,6 +15,15 @@ class Recreate(StrEnum):
 
     ALWAYS = "always"
     ON_DAMAGE = "on-damage"
+
+
+class Network(StrEnum):
+    """What a sandbox may reach unless openings and closings say otherwise."""
+
+    INTERNET = "internet"
+    """Everything but this host, other sandboxes and containers, and cloud metadata."""
+    NONE = "none"
+    """Nothing."""
 
 
 class Profile(BaseModel):
@@ -44,8 +55,29 @@ class Profile(BaseModel):
     nofile: Annotated[int, Field(ge=1024)] = 65536
     """Soft limit of open files. Left to the engine it is a billion, and programs that close every descriptor crawl."""
 
+    disk: Annotated[ByteSize, Field(ge=_GIB // 16)] = ByteSize(20 * _GIB)
+    """Bytes on the host's disk, inner images included, above which a job is ended. The host's reserve holds besides.
+    The default is what hosted runners promise (GitHub 14 GB, GitLab 25), so that jobs which ran there fit."""
+
+    registry_mirrors: tuple[Annotated[str, Field(pattern=r"^https?://[^\s\"\\]+$")], ...] = ()
+    """Pull-through mirrors of Docker Hub that the inner engine asks first: the one cache that trust keys may share. One
+    on this host or on a closed network must be opened as well."""
+
     recreate: Recreate = Recreate.ON_DAMAGE
     """Throw the sandbox away after each job, or only when it is not fit for the next one."""
+
+    hold: Annotated[float, Field(ge=0, le=7 * 24 * 3600)] = 0.0
+    """Seconds that a sandbox which a job broke is kept for a person to look at, as `sandbox hold` does; 0 for never.
+    Never the last one of the profile: jobs go on."""
+
+    network: Network = Network.INTERNET
+    """What its sandboxes may reach. A change takes effect at once; idle sandboxes are also recreated after it."""
+
+    open: tuple[_Name, ...] = ()
+    """Openings, by their names in the keeper's file. With network `none`, nothing but these is reached."""
+
+    close: tuple[_Name, ...] = ()
+    """Closings, by their names in the keeper's file, or `private`. An opening wins over them."""
 
     @field_validator("memory")
     @classmethod
@@ -53,3 +85,16 @@ class Profile(BaseModel):
         if value < _GIB // 4:
             raise ValueError("must be at least 256MiB, since the sandbox's own Docker Engine lives in it")
         return value
+
+    @model_validator(mode="after")
+    def _something_to_close(self) -> "Profile":
+        if self.network is Network.NONE and self.close:
+            raise ValueError("`close` has nothing to close where `network` is none; leave it away")
+        return self
+
+    def makes_the_same_as(self, other: "Profile") -> bool:
+        """Whether a container made from the other profile is the one that this would make: the rest is policy."""
+        return all(getattr(self, name) == getattr(other, name) for name in _OF_THE_CONTAINER)
+
+
+_OF_THE_CONTAINER = ("image", "runtime", "cpus", "cpuset", "memory", "pids", "nofile", "network", "registry_mirrors")

@@ -14,7 +14,9 @@ class State(StrEnum):
     BOOTING = "booting"
     READY = "ready"
     LEASED = "leased"
+    ORPHANED = "orphaned"
     INSPECTING = "inspecting"
+    HELD = "held"
     CONDEMNED = "condemned"
     DESTROYING = "destroying"
     STUCK = "stuck"
@@ -25,15 +27,19 @@ class IllegalMove(SandboxError):
     """A sandbox cannot go from its state to the one asked for: a defect of the keeper, never of a job."""
 
 
-_ALIVE = frozenset({State.CREATING, State.BOOTING, State.READY, State.LEASED, State.INSPECTING})
+_ALIVE = frozenset(
+    {State.CREATING, State.BOOTING, State.READY, State.LEASED, State.ORPHANED, State.INSPECTING, State.HELD}
+)
 
 MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
     {
         State.CREATING: frozenset({State.BOOTING, State.CONDEMNED}),
         State.BOOTING: frozenset({State.READY, State.CONDEMNED}),
-        State.READY: frozenset({State.LEASED, State.INSPECTING, State.CONDEMNED}),
-        State.LEASED: frozenset({State.INSPECTING, State.CONDEMNED}),
-        State.INSPECTING: frozenset({State.READY, State.CONDEMNED}),
+        State.READY: frozenset({State.LEASED, State.INSPECTING, State.HELD, State.CONDEMNED}),
+        State.LEASED: frozenset({State.ORPHANED, State.INSPECTING, State.HELD, State.CONDEMNED}),
+        State.ORPHANED: frozenset({State.LEASED, State.INSPECTING, State.HELD, State.CONDEMNED}),
+        State.INSPECTING: frozenset({State.READY, State.HELD, State.CONDEMNED}),
+        State.HELD: frozenset({State.CONDEMNED}),
         State.CONDEMNED: frozenset({State.DESTROYING}),
         State.DESTROYING: frozenset({State.GONE, State.STUCK}),
         State.STUCK: frozenset({State.DESTROYING}),
@@ -50,5 +56,5 @@ def check_move(name: str, current: State, target: State) -> None:
 
 
 def is_alive(state: State) -> bool:
-    """Whether a sandbox in this state is, or may become, fit for a job."""
+    """Whether a sandbox in this state takes up a place, and can be condemned."""
     return state in _ALIVE

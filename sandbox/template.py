@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sandbox.host import HostFacts
 from sandbox.identity import Identity
-from sandbox.profile import Profile
+from sandbox.profile import Network, Profile
 
 InstallationId = NewType("InstallationId", str)
 """Eight hex digits that name one keeper's state folder; on every container, network and volume it makes."""
@@ -29,6 +29,8 @@ GIVEN_FOLDER = "/etc/sandbox"
 
 DOCKER_DATA = "/var/lib/docker"
 LOGIN_USER = "sandbox"
+_NOWHERE = "127.0.0.1"
+"""In the sandbox, where no resolver listens."""
 _NOFILE_HARD = 1024**2
 
 
@@ -76,6 +78,8 @@ class ContainerSpec:
     labels: Mapping[str, str]
     subnet: IPv4Network
     mtu: int
+    dns: Sequence[str]
+    """Where the engine's resolver for this network asks; empty for the host's own."""
     ulimits: Sequence[Ulimit]
     memory: int
     pids: int
@@ -105,22 +109,26 @@ def container_spec(
         },
         subnet=subnet,
         mtu=host.mtu,
+        # The engine asks the host's resolvers, from the host and past every wall, unless it is told to ask others.
+        dns=[_NOWHERE] if profile.network is Network.NONE else [],
         ulimits=[Ulimit("nofile", min(profile.nofile, most), min(max(profile.nofile, _NOFILE_HARD), most))],
         memory=int(profile.memory),
         pids=profile.pids,
         cpuset=profile.cpuset,
         nano_cpus=int(profile.cpus * 1e9) if profile.cpus is not None else None,
-        files=given_files(identity, subnet, host),
+        files=given_files(identity, subnet, host, profile.registry_mirrors),
     )
 
 
-def given_files(identity: Identity, subnet: IPv4Network, host: HostFacts) -> list[GivenFile]:
+def given_files(
+    identity: Identity, subnet: IPv4Network, host: HostFacts, mirrors: Sequence[str] = ()
+) -> list[GivenFile]:
     """The files that make the sandbox this one: its host key, who may log in, and how sshd and dockerd run."""
     return [
         GivenFile(f"{GIVEN_FOLDER}/ssh_host_ed25519_key", identity.host.private.encode(), 0o600),
         GivenFile(f"{GIVEN_FOLDER}/authorized_keys", f"{identity.client.public}\n".encode(), 0o644),
         GivenFile(f"{GIVEN_FOLDER}/sshd_config", render_sshd_config().encode(), 0o644),
-        GivenFile(f"{GIVEN_FOLDER}/daemon.json", render_daemon_json(subnet, host).encode(), 0o644),
+        GivenFile(f"{GIVEN_FOLDER}/daemon.json", render_daemon_json(subnet, host, mirrors).encode(), 0o644),
     ]
 
 
@@ -129,10 +137,12 @@ def render_sshd_config() -> str:
     return _templates().get_template("sshd_config.j2").render(user=LOGIN_USER)
 
 
-def render_daemon_json(subnet: IPv4Network, host: HostFacts) -> str:
+def render_daemon_json(subnet: IPv4Network, host: HostFacts, mirrors: Sequence[str] = ()) -> str:
     """The inner Docker Engine's configuration, with inner networks that do not shadow the sandbox's own `subnet`."""
     template = _templates().get_template("daemon.json.j2")
-    text = template.render(inner_range=_inner_range(subnet), mtu=host.mtu, nameservers=host.nameservers)
+    text = template.render(
+        inner_range=_inner_range(subnet), mtu=host.mtu, nameservers=host.nameservers, mirrors=mirrors
+    )
     return json.dumps(json.loads(text), indent=2) + "\n"
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sandbox.evaluation import base_image, choose, private_engine
+from sandbox.evaluation import base_image, choose, engine_api, private_engine
 from sandbox.evaluation.layout import DEFAULT_RUN, DEFAULT_STATE, Layout
 
 app = typer.Typer(
@@ -62,8 +62,16 @@ def prepare(state: State = DEFAULT_STATE, run: Run = DEFAULT_RUN) -> None:
     _say(f"runtime {chosen.runtime}: {chosen.because}")
     if chosen.is_private:
         private_engine.up(layout, _say)
-    settings = {"SANDBOX_RUNTIME": chosen.runtime, "BASE_IMAGE": base_image.ensure(chosen.url, _say)}
+    settings = {
+        "SANDBOX_RUNTIME": chosen.runtime,
+        "BASE_IMAGE": base_image.ensure(chosen.url, _say),
+        "DOCKER_DATA": engine_api.data_root(chosen.url),
+    }
     if chosen.url is not None:
-        settings |= {"DOCKER_HOST": chosen.url, "DOCKER_SOCKET": chosen.url.removeprefix("unix://")}
+        settings |= {
+            "DOCKER_HOST": chosen.url,
+            "DOCKER_SOCKET": chosen.url.removeprefix("unix://"),
+            "DOCKER_NETNS": str(layout.netns_file),
+        }
     for name, value in settings.items():
         typer.echo(f"{name}={shlex.quote(value)}")

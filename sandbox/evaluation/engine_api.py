@@ -42,6 +42,12 @@ def version(url: str | None) -> str:
         return str(client.version()["Version"])
 
 
+def data_root(url: str | None) -> str:
+    """The folder with the engine's containers and volumes."""
+    with _client(url) as client:
+        return str(client.info()["DockerRootDir"])
+
+
 def running_containers(url: str | None) -> int:
     """How many containers run."""
     with _client(url) as client:

@@ -13,11 +13,12 @@ ENGINE = {
     "runc": "runc",
     "ip": "iproute2",
     "iptables": "iptables",
+    "nft": "nftables",
     "nsenter": "util-linux",
     "mount": "mount",
     "useradd": "passwd",
 }
-"""What the private engine needs: the program, and Debian's package that has it."""
+"""What the private engine and a keeper beside it need: the program, and Debian's package that has it."""
 
 BASE_IMAGE = {"mmdebstrap": "mmdebstrap"}
 """What making a base image needs."""

@@ -4,14 +4,17 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 
 from sandbox import host, processes, readiness
-from sandbox.engine import ContainerFacts, Engine
-from sandbox.errors import ConfigError, EngineError, Fault, SandboxFault
+from sandbox.engine import ContainerFacts, Engine, NetworkMissing, SubnetTaken
+from sandbox.errors import ConfigError, EngineError, Fault, SandboxError, SandboxFault
 from sandbox.identity import Identity, new_identity
-from sandbox.network import free_subnet
+from sandbox.inspection import inspector
+from sandbox.inspection.evidence import Baseline
+from sandbox.inspection.judge import Verdict, VerdictKind
+from sandbox.network import WallsDown, free_subnet
 from sandbox.processes import Process
 from sandbox.profile import Profile
 from sandbox.template import ContainerSpec, SandboxName, container_spec
@@ -21,6 +24,12 @@ BOOT_DEADLINE = 120.0
 INSPECT_DEADLINE = 15.0
 """Seconds to look at a sandbox after a job, cleaning included."""
 KILL_DEADLINE = 10.0
+_SUBNET_TRIES = 3
+_FAULTS = {
+    VerdictKind.CLEANABLE: Fault.USED,  # and could not be cleaned: the next job would find it
+    VerdictKind.USED: Fault.USED,
+    VerdictKind.DAMAGED: Fault.DAMAGED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,14 @@ class Built:
     baseline: frozenset[Process]
     """The processes that were there at `ready`; every other one is a job's."""
     docker_version: str
+    profile: Profile
+    """What it was made from; the keeper's file may say otherwise by now."""
+    boot_id: str
+    """Of the host when it was made: process ids and start times mean nothing after another boot."""
+    evidence: Baseline
+    """What was seen of it from outside at `ready`, against which it is judged after each job."""
+    trees: tuple[str, ...]
+    """Where its files are on the host."""
 
 
 class Builder:
@@ -45,47 +62,90 @@ class Builder:
         self._host = host.look()
         self._networks = threading.Lock()
 
-    def build(self, name: SandboxName, profile_name: str, profile: Profile, booting: Callable[[], None]) -> Built:
-        """Make a sandbox and prove it; `booting` is told when its container has been started.
+    def build(
+        self, name: SandboxName, profile_name: str, profile: Profile, started: Callable[[IPv4Network], None]
+    ) -> Built:
+        """Make a sandbox and prove it; `started` is told its subnet when its container runs.
 
         Raises `SandboxFault`, `EngineError`, or `ConfigError` when no subnet is left; what was made then stays to be
         removed.
         """
-        self._engine.check(profile.runtime, profile.image)
         identity = new_identity(str(name))
         # Which subnets are taken is looked up and acted on under one lock: two creations must not pick the same.
         with self._networks:
-            subnet = free_subnet(self._range, self._engine.taken_subnets(), name.generation)
+            subnet = self._free_subnet(name)
             spec = container_spec(name, profile_name, profile, identity, subnet, self._host)
-            container_id = self._create(spec)
+            container_id, subnet = self._create(spec)
         self._engine.start(container_id)
-        booting()
-        return self._prove_new(container_id, identity, profile.runtime)
+        started(subnet)
+        return self._prove_new(container_id, str(name), identity, profile)
 
-    def _create(self, spec: ContainerSpec) -> str:
+    def _create(self, spec: ContainerSpec) -> tuple[str, IPv4Network]:
         """Create network and container side by side: the container needs the network only when it starts.
 
         Each takes a tenth of the whole creation. An engine that wants the network first is asked again.
         """
         with ThreadPoolExecutor(1) as beside:
-            network = beside.submit(self._engine.create_network, spec)
+            network = beside.submit(self._create_network, spec)
+            self._engine.check(spec.runtime, spec.image)
             try:
-                return self._engine.create(spec)
-            except EngineError:
+                container_id = self._engine.create(spec)
+            except NetworkMissing:
                 network.result()
-                return self._engine.create(spec)
-            finally:
-                network.result()
+                container_id = self._engine.create(spec)
+            return container_id, network.result()
+
+    def _create_network(self, spec: ContainerSpec) -> IPv4Network:
+        """Create the network, and return its subnet: another keeper on this engine may have been faster to take one."""
+        for _ in range(_SUBNET_TRIES):
+            try:
+                self._engine.create_network(spec)
+            except SubnetTaken:
+                spec = replace(spec, subnet=self._free_subnet(spec.name))
+            else:
+                return spec.subnet
+        self._engine.create_network(spec)
+        return spec.subnet
+
+    def _free_subnet(self, name: SandboxName) -> IPv4Network:
+        return free_subnet(self._range, self._engine.taken_subnets(), name.generation)
+
+    def adopt(self, built: Built) -> None:
+        """Prove that a sandbox which an earlier life of the keeper lent is there, and is still the same.
+
+        Its inner Docker Engine may be whatever its job has made of it by now. Raises `SandboxFault` or `EngineError`.
+        """
+        if built.boot_id != host.boot_id():
+            raise SandboxFault(Fault.STOPPED, "The host was restarted, which ended it.")
+        address = self._awake(built)
+        deadline = time.monotonic() + INSPECT_DEADLINE
+        try:
+            readiness.prove(lambda: readiness.connect(address, deadline), built.identity, deadline)
+        except SandboxFault as fault:
+            if fault.fault not in (Fault.DOCKER_DEAD, Fault.WRONG_STORAGE_DRIVER):
+                raise
 
     def inspect(self, built: Built, clean: bool) -> None:
         """Prove a sandbox again, after a job (`clean`) or while idle. Raises `SandboxFault` or `EngineError`."""
         deadline = time.monotonic() + INSPECT_DEADLINE
-        _check_running(self._engine.facts(built.container_id))
+        self._awake(built)
         if clean:
             self._end_others(built)
-        folders = readiness.JOB_FOLDERS if clean else ()
-        readiness.prove(lambda: readiness.connect(built.address, deadline), built.identity, deadline, folders)
-        self._end_others(built)
+        # From outside first: what is damaged may never let us in, and nothing in it is worth cleaning.
+        verdict = self.verdict(built, deadline)
+        if verdict.kind in (VerdictKind.CLEAN, VerdictKind.CLEANABLE):
+            left = clean or verdict.kind is VerdictKind.CLEANABLE
+            cleaning = readiness.Cleaning(built.evidence.evidence.kept) if left else None
+            readiness.prove(lambda: readiness.connect(built.address, deadline), built.identity, deadline, cleaning)
+            self._end_others(built)
+            verdict = self.verdict(built, deadline) if left else verdict
+        if verdict.kind is not VerdictKind.CLEAN:
+            raise SandboxFault(_FAULTS[verdict.kind], str(verdict))
+
+    def verdict(self, built: Built, deadline: float) -> Verdict:
+        """Judge a sandbox from outside, frozen meanwhile, before the monotonic `deadline`. Raises `EngineError`."""
+        with self._engine.paused(built.container_id):
+            return inspector.inspect(built.evidence, deadline)
 
     def end_job(self, built: Built) -> int:
         """End every process that was not there at `ready`. Returns how many. Raises `SandboxFault` or `EngineError`."""
@@ -96,12 +156,12 @@ class Builder:
         """Remove what belongs to this creation, by label. Raises `EngineError`."""
         self._engine.remove(name.installation, str(name))
 
-    def _prove_new(self, container_id: str, identity: Identity, runtime: str) -> Built:
+    def _prove_new(self, container_id: str, volume: str, identity: Identity, profile: Profile) -> Built:
         facts = self._engine.facts(container_id)
-        if facts.runtime != runtime:
+        if facts.runtime != profile.runtime:
             raise SandboxFault(
                 Fault.WRONG_RUNTIME,
-                f"Its container reports the runtime {facts.runtime} although {runtime} was asked for. "
+                f"Its container reports the runtime {facts.runtime} although {profile.runtime} was asked for. "
                 'Look at "runtimes" and "default-runtime" in the engine\'s daemon.json.',
             )
         try:
@@ -113,11 +173,32 @@ class Builder:
         except SandboxFault as fault:
             words = self._engine.last_words(container_id)
             raise SandboxFault(fault.fault, f"{fault} Its last words: {words}" if words else str(fault)) from fault
-        baseline = processes.settled(container_id, time.monotonic() + 2.0)
+        baseline = processes.at_rest(container_id)
         if facts.init_pid not in {process.pid for process in baseline}:
             # Without them a job's processes would not be seen either, and every end of a job would look clean.
             raise EngineError("The keeper does not see its sandboxes' processes; it needs the host's (`pid: host`).")
-        return Built(identity, container_id, address, runtime, baseline, proof.docker_version)
+        recorded = inspector.record(container_id, facts.init_pid, deadline)
+        baseline &= processes.at_rest(container_id)  # without helpers of inner Docker's boot that have ended meanwhile
+        services = {(process.pid, process.start_time) for process in baseline}
+        return Built(
+            identity=identity,
+            container_id=container_id,
+            address=address,
+            runtime=facts.runtime,
+            baseline=baseline,
+            docker_version=proof.docker_version,
+            profile=profile,
+            boot_id=host.boot_id(),
+            evidence=recorded.with_services(services),
+            trees=(recorded.evidence.upper, self._engine.volume_path(volume)),
+        )
+
+    def _awake(self, built: Built) -> str:
+        """Check that it runs, and let it go on where an earlier keeper was killed while it stood still."""
+        facts = self._engine.facts(built.container_id)
+        if facts.frozen:
+            self._engine.thaw(built.container_id)
+        return _check_running(facts)
 
     def _still_runs(self, container_id: str) -> readiness.Patience:
         def check() -> None:
@@ -138,8 +219,14 @@ def _check_running(facts: ContainerFacts) -> str:
     return facts.address
 
 
-def as_fault(error: SandboxFault | EngineError | ConfigError) -> SandboxFault:
+def as_fault(error: SandboxError) -> SandboxFault:
     """What a failed creation or look says about the sandbox."""
-    if isinstance(error, SandboxFault):
-        return error
-    return SandboxFault(Fault.NO_SUBNET if isinstance(error, ConfigError) else Fault.ENGINE_FAILED, str(error))
+    match error:
+        case SandboxFault():
+            return error
+        case ConfigError():
+            return SandboxFault(Fault.NO_SUBNET, str(error))
+        case WallsDown():
+            return SandboxFault(Fault.NO_WALLS, str(error))
+        case _:
+            return SandboxFault(Fault.ENGINE_FAILED, str(error))

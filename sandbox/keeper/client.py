@@ -5,11 +5,14 @@ import socket
 from pathlib import Path
 from typing import TypeVar
 
-from sandbox.errors import KeeperRefused, KeeperUnreachable, ProtocolError
+from sandbox.errors import KeeperRefused, KeeperUnreachable, NoWayIn, ProtocolError
 from sandbox.keeper import protocol
 from sandbox.text import one_line
 
-_R = TypeVar("_R", protocol.LeaseGrant, protocol.Done, protocol.Listing, protocol.Pong)
+_R = TypeVar(
+    "_R", protocol.LeaseGrant, protocol.Entrance, protocol.Done, protocol.Listing, protocol.Findings, protocol.Pong
+)
+_E = TypeVar("_E", protocol.LeaseGrant, protocol.Entrance)
 
 ANSWER_DEADLINE = 30.0
 """Seconds the keeper has to answer, beyond what a request says itself."""
@@ -23,17 +26,11 @@ class KeeperClient:
 
     def lend(self, request: protocol.Lend) -> tuple[protocol.LeaseGrant, socket.socket]:
         """A lease, and a socket connected to the sandbox's port 22 that is now the caller's to close."""
-        line, descriptors = self._exchange(request, request.wait + ANSWER_DEADLINE)
-        if not descriptors:
-            _parse(line, protocol.Done)  # a refusal is raised here
-            raise ProtocolError("The keeper answered `lend` without a connection.")
-        connection = socket.socket(fileno=descriptors[0])
-        try:
-            connection.setblocking(True)  # the keeper's own timeout came with it
-            return _parse(line, protocol.LeaseGrant), connection
-        except BaseException:
-            connection.close()
-            raise
+        return self._connected(request, protocol.LeaseGrant, request.wait + ANSWER_DEADLINE)
+
+    def resume(self, token: str) -> tuple[protocol.LeaseGrant, socket.socket]:
+        """The lease that one has, and a new connection. Refused when it is over; `NoWayIn` when it is not."""
+        return self._connected(protocol.Resume(token=token), protocol.LeaseGrant)
 
     def renew(self, token: str) -> None:
         """The attempt is alive."""
@@ -59,6 +56,40 @@ class KeeperClient:
     def ping(self) -> protocol.Pong:
         """Is the keeper there, and fit?"""
         return self._ask(protocol.Ping(), protocol.Pong)
+
+    def inspect(self, name: str) -> protocol.Findings:
+        """What there is to know of one sandbox."""
+        return self._ask(protocol.Inspect(sandbox=name), protocol.Findings)
+
+    def hold(self, name: str, seconds: float) -> None:
+        """Keep a sandbox for a person."""
+        self._ask(protocol.Hold(sandbox=name, seconds=seconds), protocol.Done)
+
+    def release(self, name: str) -> None:
+        """Throw a held sandbox away."""
+        self._ask(protocol.Release(sandbox=name), protocol.Done)
+
+    def enter(self, name: str) -> tuple[protocol.Entrance, socket.socket]:
+        """What it takes to log in to a held sandbox, and a connection to it."""
+        return self._connected(protocol.Enter(sandbox=name), protocol.Entrance)
+
+    def _connected(
+        self,
+        request: protocol.Lend | protocol.Resume | protocol.Enter,
+        expected: type[_E],
+        deadline: float = ANSWER_DEADLINE,
+    ) -> tuple[_E, socket.socket]:
+        line, descriptors = self._exchange(request, deadline)
+        if not descriptors:
+            _parse(line, protocol.Done)  # a refusal is raised here
+            raise ProtocolError(f"The keeper answered `{request.verb}` without a connection.")
+        connection = socket.socket(fileno=descriptors[0])
+        try:
+            connection.setblocking(True)  # the keeper's own timeout came with it
+            return _parse(line, expected), connection
+        except BaseException:
+            connection.close()
+            raise
 
     def _ask(self, request: protocol.Message, expected: type[_R]) -> _R:
         line, _ = self._exchange(request, ANSWER_DEADLINE)
@@ -111,7 +142,7 @@ def _close(descriptors: list[int]) -> None:
 def _parse(line: bytes, expected: type[_R]) -> _R:
     reply = protocol.decode_reply(line, expected)
     if isinstance(reply, protocol.Refusal):
-        raise KeeperRefused(reply.refused)
+        raise (NoWayIn if reply.again else KeeperRefused)(reply.refused)
     return reply
 
 

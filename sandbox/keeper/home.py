@@ -24,13 +24,18 @@ class Home:
         self._folder = folder
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            weakref.finalize(self, os.close, _lock(folder))
+            self.release = weakref.finalize(self, os.close, _lock(folder))
             self.installation = InstallationId(self._kept("installation", secrets.token_hex(4)))
             self._generation = int(self._kept("generation", "0"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"The keeper's state folder {folder} is not usable: {error}.") from error
         if not re.fullmatch("[0-9a-f]{8}", self.installation):
             raise ConfigError(f"The file {folder / 'installation'} does not hold the eight hex digits it should.")
+
+    @property
+    def records(self) -> Path:
+        """The folder for what is remembered of each sandbox."""
+        return self._folder / "sandboxes"
 
     def next_generation(self) -> int:
         """A number that no earlier creation of this installation had. On disk before it is used.

@@ -1,7 +1,7 @@
-"""What is said over the keeper's socket: one JSON line each way per connection. Version 1.
+"""What is said over the keeper's socket: one JSON line each way per connection. Version 2.
 
-A request names a verb, a profile and a lease, never a container option. The reply to `lend` carries one file
-descriptor (SCM_RIGHTS): a socket that the keeper connected to the sandbox's port 22.
+A request names a verb, a profile and a lease, never a container option. The replies to `lend`, `resume` and
+`enter` carry one file descriptor (SCM_RIGHTS): a socket that the keeper connected to the sandbox's port 22.
 """
 
 from typing import Annotated, Literal, TypeVar
@@ -9,9 +9,12 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sandbox.errors import Fault, ProtocolError
+from sandbox.health import HostState
+from sandbox.inspection.judge import ReasonKind, VerdictKind
 from sandbox.state import State
 
 MAX_LINE = 1024 * 1024
+MAX_PATIENCE = 7 * 24 * 3600.0
 DEFAULT_RUN_FOLDER = "/run/sandbox"
 SOCKET_IN_RUN_FOLDER = "keeper/socket"
 DEFAULT_SOCKET = f"{DEFAULT_RUN_FOLDER}/{SOCKET_IN_RUN_FOLDER}"
@@ -24,7 +27,7 @@ def _printable(text: str) -> str:
 
 
 _Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-_Token = Annotated[str, Field(min_length=16, max_length=64, repr=False)]
+_Token = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22,64}$", repr=False)]
 _Text = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)]
 """Ends up in logs and terminals, where control characters would do what they say."""
 
@@ -34,18 +37,30 @@ class _Message(BaseModel):
 
 
 class Lend(_Message):
-    """Lend a sandbox to an attempt. Asking again with the same attempt id gives the same lease."""
+    """Lend a sandbox to an attempt. Asking again with the same attempt id and token gives the same lease."""
 
     verb: Literal["lend"] = "lend"
     attempt: _Id
+    token: _Token
+    """The client's own choice, so that it can be on its disk before there is a lease. Who knows it has the lease."""
     profile: _Id
     trust_key: _Text
     wait: Annotated[float, Field(ge=0, le=3600)]
     """Seconds to wait until a sandbox is ready."""
+    patience: Annotated[float, Field(ge=0, le=MAX_PATIENCE)]
+    """Seconds that the sandbox is kept for the attempt when its lease runs out. Counts from the first renewal on: an
+    attempt that never came to use its sandbox has nothing to come back for."""
+
+
+class Resume(_Message):
+    """The attempt wants its sandbox again, with a new connection. Starts a new term."""
+
+    verb: Literal["resume"] = "resume"
+    token: _Token
 
 
 class Renew(_Message):
-    """The attempt is alive: the lease lasts one more term from now."""
+    """The attempt is alive: the lease lasts one more term from now, also when it had run out."""
 
     verb: Literal["renew"] = "renew"
     token: _Token
@@ -86,20 +101,54 @@ class Ping(_Message):
     verb: Literal["ping"] = "ping"
 
 
-Message = Lend | Renew | Kill | Return | Condemn | List | Ping
+class Hold(_Message):
+    """Keep a sandbox for a person: it is not lent, not cleaned and not recreated. One that is lent, from then on."""
+
+    verb: Literal["hold"] = "hold"
+    sandbox: _Id
+    seconds: Annotated[float, Field(gt=0, le=MAX_PATIENCE)]
 
 
-class LeaseGrant(_Message):
-    """The right of one attempt to one sandbox, and what it needs to log in there."""
+class Inspect(_Message):
+    """Look at a sandbox now, and tell what was found; nothing comes of it. One that is gone: why it went."""
 
-    sandbox: str
-    generation: int
-    runtime: str
+    verb: Literal["inspect"] = "inspect"
+    sandbox: _Id
+
+
+class Release(_Message):
+    """The person has seen enough: throw the held sandbox away."""
+
+    verb: Literal["release"] = "release"
+    sandbox: _Id
+
+
+class Enter(_Message):
+    """A person wants into a held sandbox."""
+
+    verb: Literal["enter"] = "enter"
+    sandbox: _Id
+
+
+Message = Lend | Resume | Renew | Kill | Return | Condemn | List | Ping | Inspect | Hold | Release | Enter
+
+
+class Entrance(_Message):
+    """What it takes to log in."""
+
     user: str
     host_key: str
     """The public host key to pin, one line in OpenSSH's format."""
     client_key: Annotated[str, Field(repr=False)]
     """The private key that is let in, PEM. Secret."""
+
+
+class LeaseGrant(Entrance):
+    """The right of one attempt to one sandbox, and what it needs to log in there."""
+
+    sandbox: str
+    generation: int
+    runtime: str
     token: _Token
     term: float
     """Seconds that the lease lasts unless it is renewed."""
@@ -131,9 +180,32 @@ class Listing(_Message):
     """Every sandbox, and what was recreated lately and why."""
 
     installation: str
+    host: HostState
+    trouble: str
+    """Whether it is one sandbox, every new one or the host that fails, and what to do; empty when nothing is wrong."""
     sandboxes: list[SandboxReport]
     condemned: list[SandboxReport]
     """The last ones that were thrown away, newest first."""
+    counts: dict[Fault, int]
+    """How many were thrown away since the keeper's start, by why."""
+
+
+class Finding(_Message):
+    """One thing that was seen of a sandbox."""
+
+    kind: ReasonKind
+    verdict: VerdictKind
+    sentence: str
+
+
+class Findings(_Message):
+    """What there is to know of one sandbox."""
+
+    sandbox: SandboxReport
+    verdict: VerdictKind | None
+    """None when it could not be looked at because it is gone."""
+    findings: list[Finding]
+    """The worst first."""
 
 
 class Pong(_Message):
@@ -143,20 +215,22 @@ class Pong(_Message):
     message: str
 
 
-Reply = LeaseGrant | Done | Listing | Pong
+Reply = LeaseGrant | Entrance | Done | Listing | Findings | Pong
 
 
 class Refusal(_Message):
     """The answer no, with the reason as a sentence."""
 
     refused: str
+    again: bool = False
+    """Whether the same request may be granted later."""
 
 
 _M = TypeVar("_M", bound=BaseModel)
 
 
 class _Envelope(_Message):
-    version: Literal[1]
+    version: Literal[2]
     request: Annotated[Message, Field(discriminator="verb")]
 
 
@@ -165,7 +239,7 @@ _ENVELOPE = TypeAdapter(_Envelope)
 
 def encode_request(request: Message) -> bytes:
     """One line."""
-    return _Envelope(version=1, request=request).model_dump_json().encode() + b"\n"
+    return _Envelope(version=2, request=request).model_dump_json().encode() + b"\n"
 
 
 def decode_request(line: bytes) -> Message:

@@ -6,12 +6,14 @@ import shutil
 import socket
 import socketserver
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Final
 
-from sandbox.errors import ConfigError, KeeperError, ProtocolError, SandboxError
+from sandbox.errors import ConfigError, KeeperError, NoWayIn, ProtocolError, SandboxError
 from sandbox.keeper import protocol
-from sandbox.keeper.keeper import Keeper
+from sandbox.keeper.verbs import Verbs
 
 log = logging.getLogger("keeper")
 
@@ -20,7 +22,7 @@ REQUEST_DEADLINE = 10.0
 
 
 class KeeperServer(socketserver.ThreadingUnixStreamServer):
-    """Serves one keeper on `run_folder`/keeper/socket. Raises `ConfigError` when that cannot be made.
+    """Serves one keeper's verbs on `run_folder`/keeper/socket. Raises `ConfigError` when that cannot be made.
 
     Who may use the keeper is who can reach the socket, and the run folder is closed to all but root and `group`.
     The socket itself is open: a container reaches it when `run_folder`/keeper is mounted there, whatever user ids
@@ -30,8 +32,8 @@ class KeeperServer(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, run_folder: Path, keeper: Keeper, group: str | None) -> None:
-        self.keeper = keeper
+    def __init__(self, run_folder: Path, verbs: Verbs, group: str | None) -> None:
+        self.verbs = verbs
         self.path = run_folder / protocol.SOCKET_IN_RUN_FOLDER
         try:
             _close_to_others(run_folder, group)
@@ -61,7 +63,7 @@ class _Handler(socketserver.BaseRequestHandler):
             except SandboxError as error:
                 if not isinstance(error, KeeperError):
                     log.warning("a request failed: %s", error)
-                _send(client, protocol.Refusal(refused=str(error)))
+                _send(client, protocol.Refusal(refused=str(error), again=isinstance(error, NoWayIn)))
         except OSError as error:
             log.info("a client went away: %s", error)
         except Exception:
@@ -70,24 +72,40 @@ class _Handler(socketserver.BaseRequestHandler):
                 _send(client, protocol.Refusal(refused="The keeper itself failed on this request; look at its log."))
 
     def _answer(self, client: socket.socket, request: protocol.Message) -> None:
-        keeper: Keeper = self.server.keeper  # type: ignore[attr-defined]
-        match request:
-            case protocol.Lend():
-                grant, connection = keeper.lend(request)
-                with connection:
-                    socket.send_fds(client, [protocol.encode_reply(grant)], [connection.fileno()])
-            case protocol.Renew():
-                _send(client, keeper.renew(request))
-            case protocol.Kill():
-                _send(client, keeper.kill(request))
-            case protocol.Return():
-                _send(client, keeper.give_back(request))
-            case protocol.Condemn():
-                _send(client, keeper.condemn(request))
-            case protocol.List():
-                _send(client, keeper.listing())
-            case protocol.Ping():
-                _send(client, keeper.ping())
+        verbs: Verbs = self.server.verbs  # type: ignore[attr-defined]
+        match _ANSWERS[type(request)](verbs, request):
+            case (entrance, connection):
+                try:
+                    _hand_over(client, entrance, connection)
+                except OSError:
+                    if isinstance(request, protocol.Lend):
+                        verbs.take_back(request)
+                    raise
+            case reply:
+                client.sendall(protocol.encode_reply(reply))
+
+
+_Answer = Callable[[Verbs, Any], protocol.Reply | tuple[protocol.Entrance, socket.socket]]
+
+_ANSWERS: Final[Mapping[type[protocol.Message], _Answer]] = {
+    protocol.Lend: lambda verbs, request: verbs.lend(request),
+    protocol.Resume: lambda verbs, request: verbs.resume(request),
+    protocol.Renew: lambda verbs, request: verbs.renew(request),
+    protocol.Kill: lambda verbs, request: verbs.kill(request),
+    protocol.Return: lambda verbs, request: verbs.give_back(request),
+    protocol.Condemn: lambda verbs, request: verbs.condemn(request),
+    protocol.List: lambda verbs, _: verbs.listing(),
+    protocol.Ping: lambda verbs, _: verbs.ping(),
+    protocol.Inspect: lambda verbs, request: verbs.inspect(request),
+    protocol.Hold: lambda verbs, request: verbs.hold(request),
+    protocol.Release: lambda verbs, request: verbs.release(request),
+    protocol.Enter: lambda verbs, request: verbs.enter(request),
+}
+
+
+def _hand_over(client: socket.socket, grant: protocol.Entrance, connection: socket.socket) -> None:
+    with connection:
+        socket.send_fds(client, [protocol.encode_reply(grant)], [connection.fileno()])
 
 
 def _read_line(client: socket.socket) -> bytes:
@@ -113,8 +131,8 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _send(client: socket.socket, reply: protocol.Reply | protocol.Refusal) -> None:
-    client.sendall(protocol.encode_reply(reply))
+def _send(client: socket.socket, refusal: protocol.Refusal) -> None:
+    client.sendall(protocol.encode_reply(refusal))
 
 
 def _close_to_others(run_folder: Path, group: str | None) -> None:

@@ -1,0 +1,78 @@
+"""Taking over the sandboxes that an earlier life of the keeper left: what is proven to be the same goes on."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from sandbox.engine import Engine, Owned
+from sandbox.errors import EngineError, Fault, SandboxFault
+from sandbox.keeper.builder import Builder, Built
+from sandbox.pool import Sandbox
+from sandbox.profile import Profile
+from sandbox.template import InstallationId
+
+log = logging.getLogger("keeper")
+
+_AT_ONCE: Final = 16
+ENGINE_DEADLINE = 30.0
+"""Seconds that an engine which refuses is asked again about a sandbox with a job."""
+_ENGINE_PAUSE = 0.5
+
+Record = tuple[Sandbox, Built]
+
+
+def adoptable(
+    engine: Engine,
+    builder: Builder,
+    installation: InstallationId,
+    profiles: Mapping[str, Profile],
+    records: Sequence[Record],
+) -> list[Record]:
+    """Those of the recorded sandboxes that can be taken over; of every other one, why not is in the log.
+
+    The proof of one that is lent: its label on this very container, the host's boot, its runtime, a login with the
+    pinned host key. One that is idle is looked at as after a job, later. Raises `EngineError`.
+    """
+    owned = {found.id: found for found in engine.owned(installation)}
+
+    def proven(record: Record) -> bool:
+        sandbox, built = record
+        try:
+            _check_same(sandbox, owned.get(built.container_id))
+            _check_profile(sandbox, profiles)
+            if sandbox.lease is not None:
+                _prove(builder, built)
+        except (SandboxFault, EngineError) as error:
+            log.warning("%s: not taken over: %s", sandbox.name, error)
+            return False
+        log.info("%s: taken over, %s", sandbox.name, f"attempt {sandbox.lease.attempt}" if sandbox.lease else "idle")
+        return True
+
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="adopt") as workers:
+        verdicts = workers.map(proven, records)
+    return [record for record, good in zip(records, verdicts, strict=True) if good]
+
+
+def _prove(builder: Builder, built: Built) -> None:
+    """A job is not ended because the engine stumbles, and an engine that never answers keeps nobody from starting."""
+    deadline = time.monotonic() + ENGINE_DEADLINE
+    while True:
+        try:
+            return builder.adopt(built)
+        except EngineError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(_ENGINE_PAUSE)
+
+
+def _check_same(sandbox: Sandbox, found: Owned | None) -> None:
+    if found is None or found.name != sandbox.name:
+        raise SandboxFault(Fault.GONE, "Its container is gone.")
+
+
+def _check_profile(sandbox: Sandbox, profiles: Mapping[str, Profile]) -> None:
+    """A running job may end under the profile that it began with; whether an idle one still fits, its look tells."""
+    if sandbox.profile not in profiles:
+        raise SandboxFault(Fault.RECREATE_POLICY, f"The configuration has no profile {sandbox.profile} any more.")

@@ -1,0 +1,75 @@
+"""Keeps the walls around the sandboxes standing: what each may reach follows from its profile, and may change."""
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network
+from typing import NamedTuple
+
+from sandbox import host
+from sandbox.config import KeeperConfig
+from sandbox.network import Policy, Wall, Walls, WallState, policy, require_bridge
+from sandbox.template import SandboxName
+
+log = logging.getLogger("keeper")
+
+
+class _Place(NamedTuple):
+    subnet: IPv4Network
+    profile: str
+
+
+class Guard:
+    """The walls of one keeper's sandboxes. Every method may be called from any thread."""
+
+    def __init__(self, config: KeeperConfig, walls: Walls) -> None:
+        self._walls = walls
+        self._range = config.network_range
+        self._lock = threading.Lock()
+        self._places: dict[SandboxName, _Place] = {}
+        self._policies: Mapping[str, Policy] = {}
+        self.follow(config)
+
+    def follow(self, config: KeeperConfig) -> None:
+        """From the next look on, the profiles' sandboxes may reach what this configuration says."""
+        resolvers = host.look().nameservers
+        with self._lock:
+            self._policies = {
+                name: policy(profile, config.openings, config.closings, resolvers)
+                for name, profile in config.profiles.items()
+            }
+            for name in self._places:
+                self._put(name)
+
+    def admit(self, name: SandboxName, subnet: IPv4Network, profile: str) -> None:
+        """Let a sandbox through that runs now; until this its bridge was closed completely. Raises `WallsDown`."""
+        require_bridge(name.bridge)
+        with self._lock:
+            self._places[name] = _Place(subnet, profile)
+            self._put(name)
+        self.look()
+
+    def forget(self, name: SandboxName) -> None:
+        """The sandbox is gone."""
+        with self._lock:
+            self._places.pop(name, None)
+        self._walls.forget(name.bridge)
+
+    def look(self, bridges: Iterable[IPv4Network] | None = None) -> None:
+        """See that the walls stand, and put them back when they do not. Raises `WallsDown`.
+
+        No sandbox may reach the engine's other bridge networks; without them, those that were named last.
+        """
+        others = None
+        if bridges is not None:
+            others = [network for network in bridges if not network.overlaps(self._range)]
+        if self._walls.ensure(others) is WallState.PUT_BACK:
+            log.warning("somebody had removed or changed the walls around the sandboxes; they are back")
+
+    def take_down(self) -> None:
+        """Take the walls away: there is no sandbox any more. Raises `WallsDown`."""
+        self._walls.remove()
+
+    def _put(self, name: SandboxName) -> None:
+        subnet, profile = self._places[name]
+        self._walls.put(name.bridge, Wall(subnet, self._policies[profile]))

@@ -1,0 +1,108 @@
+"""What the keeper remembers of its sandboxes on disk, so that a later life of it can take them over.
+
+Two files a sandbox: what it was made as, written once, and its course, written when that changes. A course is there
+only while the sandbox may be lent or is lent: what has none is a leftover. Nothing is synced to the disk, since a crash
+of the host ends every sandbox too. The files hold keys: the folder is its owner's only.
+"""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from sandbox.errors import ConfigError
+from sandbox.keeper.builder import Built
+from sandbox.pool import Sandbox
+from sandbox.state import State
+
+log = logging.getLogger("keeper")
+
+_KEPT: Final = frozenset({State.READY, State.INSPECTING, State.LEASED, State.ORPHANED, State.HELD})
+_BUILT: Final = TypeAdapter(Built)
+_COURSE: Final = TypeAdapter(Sandbox)
+_BUILT_SUFFIX: Final = ".built.json"
+_COURSE_SUFFIX: Final = ".course.json"
+
+_T = TypeVar("_T")
+
+
+class Records:
+    """The records in one folder. Raises `ConfigError` when it cannot be made.
+
+    That a record cannot be written is told and survived: it costs the sandbox when the keeper is killed, not the job.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._last: dict[str, Sandbox] = {}
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"The keeper's folder for records {folder} cannot be made: {error}.") from error
+
+    def load(self) -> list[tuple[Sandbox, Built]]:
+        """What an earlier life has written, in order of creation. A record that cannot be read is left out."""
+        found = []
+        for path in self._folder.glob(f"*{_COURSE_SUFFIX}"):
+            course = _read(path, _COURSE)
+            built = _read(self._path(path.name.removesuffix(_COURSE_SUFFIX), _BUILT_SUFFIX), _BUILT)
+            if course and built and path.name == f"{course.name}{_COURSE_SUFFIX}":
+                found.append((course, built))
+        return sorted(found, key=lambda pair: pair[0].generation)
+
+    def keep_built(self, name: str, built: Built) -> None:
+        """Keep what a sandbox was made as."""
+        self._write(self._path(name, _BUILT_SUFFIX), _BUILT.dump_json(built))
+
+    def keep(self, sandbox: Sandbox) -> None:
+        """Keep the course of a sandbox, or forget it when it is on its way out. Writes only what is new."""
+        if sandbox.state not in _KEPT:
+            self._forget(sandbox.name)
+            return
+        course = _timeless(sandbox)
+        if self._last.get(sandbox.name) != course:
+            self._last.pop(sandbox.name, None)
+            if self._write(self._path(sandbox.name, _COURSE_SUFFIX), _COURSE.dump_json(course)):
+                self._last[sandbox.name] = course
+
+    def forget_others(self, names: set[str]) -> None:
+        """Remove the records of every sandbox but these."""
+        for path in self._folder.iterdir():
+            if path.name.removesuffix(_BUILT_SUFFIX).removesuffix(_COURSE_SUFFIX) not in names:
+                path.unlink(missing_ok=True)
+
+    def _forget(self, name: str) -> None:
+        self._last.pop(name, None)
+        # The course first: without it the rest counts for nothing.
+        for suffix in (_COURSE_SUFFIX, _BUILT_SUFFIX):
+            self._path(name, suffix).unlink(missing_ok=True)
+
+    def _path(self, name: str, suffix: str) -> Path:
+        return self._folder / f"{name}{suffix}"
+
+    def _write(self, path: Path, content: bytes) -> bool:
+        temporary = path.with_suffix(".new")
+        try:
+            temporary.touch(mode=0o600)
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        except OSError as error:
+            log.warning("%s cannot be written: %s. A restarted keeper would not know this sandbox.", path, error)
+            return False
+        return True
+
+
+def _read(path: Path, shape: TypeAdapter[_T]) -> _T | None:
+    try:
+        return shape.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        log.warning("the record %s cannot be read and is left out: %s", path, type(error).__name__)
+        return None
+
+
+def _timeless(sandbox: Sandbox) -> Sandbox:
+    """Without its moments, which belong to one life of the keeper."""
+    lease = sandbox.lease and replace(sandbox.lease, expires=0.0)
+    return replace(sandbox, since=0.0, proven=0.0, lease=lease)

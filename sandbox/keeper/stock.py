@@ -1,0 +1,77 @@
+"""The sandboxes of one keeper, shared by its threads: the pool, what each was made as, and the records of both."""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+
+from sandbox.errors import Fault
+from sandbox.keeper.builder import Built
+from sandbox.keeper.records import Records
+from sandbox.pool import Pool, Sandbox, Want
+from sandbox.profile import Profile
+from sandbox.state import State, is_alive
+
+log = logging.getLogger("keeper")
+
+
+class Stock:
+    """What is there. Everything is read and changed under `changed`, which is notified after a change.
+
+    The methods notify by themselves; they may be called with `changed` held.
+    """
+
+    def __init__(self, profiles: Mapping[str, Profile], records: Records) -> None:
+        self.changed = threading.Condition()
+        self.records = records
+        self.pool = Pool(profiles, records.keep)
+        self.built: dict[str, Built] = {}
+        self.wants: list[Want] = []
+        """Who waits for a sandbox."""
+        self.trouble = "none was ever made"
+        """The last thing that went wrong, for whoever asks why there is no sandbox."""
+
+    def add(self, name: str, built: Built) -> None:
+        """A new sandbox is fit."""
+        with self.changed:
+            self.built[name] = built
+            self.records.keep_built(name, built)
+            self.pool.fit(name, time.monotonic())
+            self.changed.notify_all()
+
+    def take_over(self, sandbox: Sandbox, built: Built) -> Sandbox:
+        """A sandbox of an earlier life of the keeper goes on."""
+        with self.changed:
+            self.built[sandbox.name] = built
+            self.records.keep_built(sandbox.name, built)
+            return self.pool.adopt(sandbox, time.monotonic())
+
+    def remove(self, name: str) -> None:
+        """Nothing of it is left."""
+        with self.changed:
+            self.pool.gone(name, time.monotonic())
+            self.built.pop(name, None)
+            self.changed.notify_all()
+
+    def condemn(self, name: str, fault: Fault, reason: str) -> None:
+        """A sandbox is not fit for another job; it is recreated, or kept for a person where that was asked for."""
+        with self.changed:
+            sandbox = self.pool.get(name)
+            if sandbox is None or not is_alive(sandbox.state):  # another thread found it unfit first
+                return
+            sandbox = self.pool.condemn(name, fault, reason, time.monotonic())
+            if not fault.is_quiet:
+                self.trouble = reason
+            level = logging.INFO if fault.is_quiet else logging.WARNING
+            then = "It is held for a person." if sandbox.state is State.HELD else "It is recreated."
+            log.log(level, "%s: condemned (%s): %s %s", sandbox.name, fault, reason, then)
+            self.changed.notify_all()
+
+    def end_what_ran_out(self, now: float) -> None:
+        """End the leases and the holds whose time is over."""
+        with self.changed:
+            for sandbox in self.pool.run_out(now):
+                why = "Its lease ran out and its runner did not come back for it."
+                self.condemn(sandbox.name, Fault.LEASE_EXPIRED, why)
+            for sandbox in self.pool.held_too_long(now):
+                self.condemn(sandbox.name, Fault.HOLD_OVER, "It was held for as long as was said.")

@@ -1,0 +1,89 @@
+"""Keeps the host's disk from running out: the keeper's side of `sandbox.disk`."""
+
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+from sandbox.config import KeeperConfig
+from sandbox.disk.watch import DiskWatch
+from sandbox.disk.watcher import DiskWatcher, Sandbox
+from sandbox.engine import Engine
+from sandbox.errors import EngineError, Fault
+from sandbox.keeper.stock import Stock
+from sandbox.state import State
+
+_AT_WORK: Final = frozenset({State.LEASED, State.ORPHANED, State.HELD})
+_WATCHED: Final = _AT_WORK | {State.READY, State.INSPECTING}
+
+
+class Storage:
+    """Watches the disk in a thread of its own from `start` to `stop`. The rest may be called from any thread."""
+
+    def __init__(self, config: KeeperConfig, stock: Stock, engine: Engine) -> None:
+        self._stock = stock
+        self._engine = engine
+        reserve = None if config.disk_reserve is None else int(config.disk_reserve)
+        self._watch = DiskWatch(int(config.disk_fastest), reserve)
+        self._watcher: DiskWatcher | None = None
+
+    def start(self) -> None:
+        """Begin, once the sandboxes of an earlier life were taken over. Raises `EngineError`."""
+        self._watcher = DiskWatcher(self._watch, self, [self._engine.data_root()])
+        threading.Thread(target=self._watcher.run, name="disk", daemon=True).start()
+
+    def stop(self) -> None:
+        """End, before sandboxes are removed or left for another keeper. What stood still goes on."""
+        if self._watcher is None:
+            return
+        self._watcher.stop()
+        for name in self.sandboxes():
+            if self._watcher.is_frozen(name):
+                with suppress(EngineError):  # its removal, or the next keeper, sees to it
+                    self.thaw(name)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why nothing may be lent or made now, as a sentence; None when it may."""
+        return self._watcher.refusal if self._watcher else None
+
+    def wait_while_frozen(self, name: str, deadline: float) -> bool:
+        """Wait until a sandbox may be cleaned or proven; False when it still stands at the monotonic `deadline`."""
+        return self._watcher is None or self._watcher.wait_while_frozen(name, deadline)
+
+    # -- what the watcher asks for (`sandbox.disk.watcher.Sandboxes`) ------------------------------------------------
+
+    def sandboxes(self) -> Mapping[str, Sandbox]:
+        """Every sandbox that is fit or lent, by name."""
+        with self._stock.changed:
+            return {
+                sandbox.name: Sandbox(
+                    lent=sandbox.state in _AT_WORK,
+                    limit=int(built.profile.disk),
+                    container_id=built.container_id,
+                    trees=built.trees,
+                )
+                for sandbox in self._stock.pool
+                if sandbox.state in _WATCHED and (built := self._stock.built.get(sandbox.name))
+            }
+
+    def freeze(self, name: str) -> None:
+        """Pause it. Raises `EngineError`."""
+        if built := self._stock.built.get(name):
+            self._engine.freeze(built.container_id)
+
+    def thaw(self, name: str) -> None:
+        """Unpause it. Raises `EngineError`."""
+        if built := self._stock.built.get(name):
+            self._engine.thaw(built.container_id)
+
+    def condemn(self, name: str, fault: Fault, sentence: str) -> None:
+        """End its job."""
+        self._stock.condemn(name, fault, sentence)
+
+    def evict(self, name: str, sentence: str) -> None:
+        """Throw it away, unless it was lent meanwhile or is being looked at."""
+        with self._stock.changed:
+            sandbox = self._stock.pool.get(name)
+            if sandbox and sandbox.state is State.READY:
+                self._stock.condemn(name, Fault.HOST_DISK, sentence)

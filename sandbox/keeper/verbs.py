@@ -1,0 +1,306 @@
+"""What the keeper answers: a method for each verb of `protocol`. May be called from any thread."""
+
+import logging
+import socket
+import threading
+import time
+from contextlib import suppress
+
+from sandbox import readiness
+from sandbox.errors import EngineError, Fault, KeeperRefused, NoWayIn, SandboxFault
+from sandbox.keeper import protocol
+from sandbox.keeper.builder import Builder, Built, as_fault
+from sandbox.keeper.guard import Guard
+from sandbox.keeper.stock import Stock
+from sandbox.keeper.storage import Storage
+from sandbox.keeper.watch import HostWatch
+from sandbox.keeper.workers import FROZEN_DEADLINE, Workers
+from sandbox.network import WallsDown
+from sandbox.pool import LEASE_TERM, Lease, Sandbox, Want
+from sandbox.state import State, is_alive
+from sandbox.template import LOGIN_USER, InstallationId
+
+log = logging.getLogger("keeper")
+
+CONNECT_DEADLINE = 5.0
+INSPECT_DEADLINE = 10.0
+LOOK_INTERVAL = 1.0
+"""Seconds after which a waiting request looks again even if nothing was said to have changed."""
+_WORKING = frozenset({State.READY, State.LEASED, State.ORPHANED, State.INSPECTING})
+_HOLDABLE = frozenset({State.READY, State.LEASED, State.ORPHANED, State.INSPECTING, State.HELD})
+
+
+class Verbs:
+    """Answers for one keeper, until `close`: then nothing is lent any more."""
+
+    def __init__(
+        self,
+        installation: InstallationId,
+        stock: Stock,
+        builder: Builder,
+        guard: Guard,
+        watch: HostWatch,
+        storage: Storage,
+        workers: Workers,
+    ) -> None:
+        self._installation = installation
+        self._stock = stock
+        self._builder = builder
+        self._guard = guard
+        self._watch = watch
+        self._storage = storage
+        self._workers = workers
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """Lend nothing more; whoever waits is told."""
+        with self._stock.changed:
+            self._closed.set()
+            self._stock.changed.notify_all()
+
+    # -- of an attempt -------------------------------------------------------------------------------------------
+
+    def lend(self, request: protocol.Lend) -> tuple[protocol.LeaseGrant, socket.socket]:
+        """Lend a sandbox and connect to its port 22. Raises `KeeperRefused` when none is fit in time."""
+        profiles = self._stock.pool.profiles
+        if request.profile not in profiles:
+            known = ", ".join(profiles)
+            raise KeeperRefused(f"There is no profile {request.profile}; the keeper's configuration has: {known}.")
+        deadline = time.monotonic() + request.wait
+        while True:
+            sandbox, built = self._take(request, deadline)
+            self._refuse_without_walls(request)
+            with suppress(SandboxFault):  # it is condemned, and there are others
+                connection = self._connect(sandbox.name, built)
+                log.info("%s: lent to attempt %s", sandbox.name, request.attempt)
+                return _grant(sandbox, built), connection
+
+    def take_back(self, request: protocol.Lend) -> None:
+        """The client went away before it had its answer: nobody knows of this lease."""
+        with suppress(KeeperRefused):
+            self.give_back(protocol.Return(token=request.token, used=False))
+
+    def resume(self, request: protocol.Resume) -> tuple[protocol.LeaseGrant, socket.socket]:
+        """Connect an attempt to its sandbox again.
+
+        Raises `KeeperRefused` when its lease is over, and `NoWayIn` when its sandbox does not answer: its job may well
+        go on behind a network that is cut.
+        """
+        with self._stock.changed:
+            sandbox = self._stock.pool.renew(request.token, time.monotonic())
+            built = self._stock.built[sandbox.name]
+        try:
+            connection = _dial(built)
+        except SandboxFault as fault:
+            if not isinstance(fault.__cause__, ConnectionRefusedError):
+                raise NoWayIn(f"There is no way into sandbox {sandbox.name} now. {fault}") from fault
+            self._stock.condemn(sandbox.name, fault.fault, str(fault))  # its sshd has ended; nothing starts it again
+            raise KeeperRefused(str(fault)) from fault
+        assert sandbox.lease is not None
+        log.info("%s: attempt %s has it again", sandbox.name, sandbox.lease.attempt)
+        return _grant(sandbox, built), connection
+
+    def renew(self, request: protocol.Renew) -> protocol.Done:
+        """One more term. Raises `KeeperRefused` when the lease is over."""
+        with self._stock.changed:
+            self._stock.pool.renew(request.token, time.monotonic())
+        return protocol.Done()
+
+    def kill(self, request: protocol.Kill) -> protocol.Done:
+        """End what the attempt left running. Raises `KeeperRefused` when it would not go; it is condemned then."""
+        with self._stock.changed:
+            sandbox = self._stock.pool.by_token(request.token)
+            built = self._stock.built[sandbox.name]
+        try:
+            self._storage.wait_while_frozen(sandbox.name, time.monotonic() + FROZEN_DEADLINE)
+            ended = self._builder.end_job(built)
+        except (SandboxFault, EngineError) as error:
+            self._stock.condemn(sandbox.name, as_fault(error).fault, str(error))
+            raise KeeperRefused(f"What the job left running could not be ended: {error}") from error
+        log.info("%s: ended %d processes of its job", sandbox.name, ended)
+        return protocol.Done()
+
+    def give_back(self, request: protocol.Return) -> protocol.Done:
+        """The attempt is over: the sandbox is inspected in the background, then lent again or recreated."""
+        with self._stock.changed:
+            sandbox = self._stock.pool.give_back(request.token, request.used, time.monotonic())
+            self._stock.changed.notify_all()
+            if sandbox.state is State.INSPECTING:
+                self._workers.inspect(sandbox.name, clean=True)
+            elif sandbox.state is State.CONDEMNED:
+                log.info("%s: condemned (%s): %s", sandbox.name, sandbox.fault, sandbox.reason)
+        return protocol.Done()
+
+    def condemn(self, request: protocol.Condemn) -> protocol.Done:
+        """The runner found the sandbox unfit."""
+        with self._stock.changed:
+            sandbox = self._stock.pool.by_token(request.token)
+            self._stock.condemn(sandbox.name, Fault.CONDEMNED_BY_RUNNER, request.reason)
+        return protocol.Done()
+
+    # -- of people -----------------------------------------------------------------------------------------------
+
+    def listing(self) -> protocol.Listing:
+        """Every sandbox, and the last ones that were condemned."""
+        state, _ = self._watch.look()
+        with self._stock.changed:
+            return protocol.Listing(
+                installation=self._installation,
+                host=state,
+                trouble=self._wrong(),
+                sandboxes=[self._report(sandbox) for sandbox in self._stock.pool],
+                condemned=[self._report(sandbox) for sandbox in self._stock.pool.condemned],
+                counts=dict(self._stock.pool.counts),
+            )
+
+    def ping(self) -> protocol.Pong:
+        """Whether each profile has a sandbox that is ready or at work, on a host that works."""
+        with self._stock.changed:
+            fit = {sandbox.profile for sandbox in self._stock.pool if sandbox.state in _WORKING}
+        lacking = sorted(set(self._stock.pool.profiles) - fit)
+        wrong = self._wrong()
+        if lacking:
+            wrong = f"No sandbox for: {', '.join(lacking)}. {wrong or f'Last trouble: {self._stock.trouble}'}"
+        return protocol.Pong(fit=not lacking and self._host_can(), message=wrong or "ready")
+
+    def inspect(self, request: protocol.Inspect) -> protocol.Findings:
+        """Look at a sandbox from outside; of one that is gone, say why it went. Raises `KeeperRefused`."""
+        with self._stock.changed:
+            gone = next((s for s in self._stock.pool.condemned if s.name == request.sandbox), None)
+            sandbox = self._stock.pool.get(request.sandbox) or gone or self._named(request.sandbox)
+            report, built = self._report(sandbox), self._stock.built.get(sandbox.name)
+        if built is None or not is_alive(sandbox.state):
+            return protocol.Findings(sandbox=report, verdict=None, findings=[])
+        try:
+            verdict = self._builder.verdict(built, time.monotonic() + INSPECT_DEADLINE)
+        except EngineError as error:
+            raise KeeperRefused(f"Sandbox {sandbox.name} could not be looked at: {error}") from error
+        findings = [protocol.Finding(kind=r.kind, verdict=r.verdict, sentence=r.sentence) for r in verdict.reasons]
+        return protocol.Findings(sandbox=report, verdict=verdict.kind, findings=findings)
+
+    def hold(self, request: protocol.Hold) -> protocol.Done:
+        """Keep a sandbox for a person, at once or from the end of its lease on. Raises `KeeperRefused`."""
+        with self._stock.changed:
+            sandbox = self._named(request.sandbox)
+            if sandbox.state not in _HOLDABLE:
+                raise KeeperRefused(f"Sandbox {sandbox.name} is {sandbox.state}: there is nothing to hold.")
+            held = self._stock.pool.hold(sandbox.name, request.seconds, time.monotonic())
+            self._stock.changed.notify_all()
+        when = "" if held.state is State.HELD else " once its job has ended"
+        log.info("%s: held for %.0f s%s", held.name, request.seconds, when)
+        return protocol.Done()
+
+    def release(self, request: protocol.Release) -> protocol.Done:
+        """Throw a held sandbox away. Raises `KeeperRefused` when it is not held."""
+        with self._stock.changed:
+            self._held(request.sandbox)
+            self._stock.condemn(request.sandbox, Fault.HOLD_OVER, "Somebody released it.")
+        return protocol.Done()
+
+    def enter(self, request: protocol.Enter) -> tuple[protocol.Entrance, socket.socket]:
+        """Connect a person to a held sandbox. Raises `KeeperRefused` when it is not held, or does not answer."""
+        with self._stock.changed:
+            name = self._held(request.sandbox).name
+            built = self._stock.built[name]
+        try:
+            connection = _dial(built)
+        except SandboxFault as fault:
+            raise KeeperRefused(f"Sandbox {name} cannot be entered: {fault}") from fault
+        log.info("%s: somebody enters it", name)
+        host_key, client_key = built.identity.host.public, built.identity.client.private
+        return protocol.Entrance(user=LOGIN_USER, host_key=host_key, client_key=client_key), connection
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _take(self, request: protocol.Lend, deadline: float) -> tuple[Sandbox, Built]:
+        stock = self._stock
+        want = Want(request.profile, request.trust_key)
+        lease = Lease(request.attempt, request.token, request.patience)
+        with stock.changed:
+            stock.wants.append(want)
+            stock.changed.notify_all()  # the reconcile loop may have to make room
+            try:
+                while not self._closed.is_set():
+                    if self._host_can() and (sandbox := stock.pool.lend(want, lease, time.monotonic())):
+                        return sandbox, stock.built[sandbox.name]
+                    if (left := deadline - time.monotonic()) <= 0:
+                        raise KeeperRefused(self._none_in_time(request))
+                    stock.changed.wait(min(left, LOOK_INTERVAL))
+            finally:
+                stock.wants.remove(want)
+        raise KeeperRefused("The keeper is stopping and lends no more sandboxes.")
+
+    def _refuse_without_walls(self, request: protocol.Lend) -> None:
+        try:
+            self._guard.look()
+        except WallsDown as error:
+            self.take_back(request)
+            raise KeeperRefused(f"No sandbox is lent while there are no walls around it. {error}") from error
+
+    def _connect(self, name: str, built: Built) -> socket.socket:
+        try:
+            return _dial(built)
+        except SandboxFault as fault:
+            self._stock.condemn(name, fault.fault, str(fault))
+            raise
+
+    def _host_can(self) -> bool:
+        return self._watch.may_lend() and self._storage.refusal is None
+
+    def _wrong(self) -> str:
+        """What is wrong with the host, and what to do; empty when nothing is."""
+        _, wrong = self._watch.look()
+        return self._storage.refusal or wrong
+
+    def _none_in_time(self, request: protocol.Lend) -> str:
+        states = [sandbox.state for sandbox in self._stock.pool if sandbox.profile == request.profile]
+        doing = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))) or "none"
+        wrong = self._wrong()
+        trouble = "" if State.LEASED in states and not wrong else f" {wrong or f'Last trouble: {self._stock.trouble}'}"
+        return f"No sandbox of profile {request.profile} was ready within {request.wait:.0f} s ({doing}).{trouble}"
+
+    def _named(self, name: str) -> Sandbox:
+        if sandbox := self._stock.pool.get(name):
+            return sandbox
+        raise KeeperRefused(f"There is no sandbox {name}; `sandbox ls` lists them.")
+
+    def _held(self, name: str) -> Sandbox:
+        sandbox = self._named(name)
+        if sandbox.state is not State.HELD:
+            raise KeeperRefused(f"Sandbox {name} is {sandbox.state} and not held; hold it first: sandbox hold {name}.")
+        return sandbox
+
+    def _report(self, sandbox: Sandbox) -> protocol.SandboxReport:
+        built = self._stock.built.get(sandbox.name)
+        return protocol.SandboxReport(
+            name=sandbox.name,
+            generation=sandbox.generation,
+            profile=sandbox.profile,
+            state=sandbox.state,
+            seconds_in_state=round(time.monotonic() - sandbox.since, 3),
+            runtime=self._stock.pool.profiles[sandbox.profile].runtime,
+            trust_key=sandbox.trust_key,
+            attempt=sandbox.lease.attempt if sandbox.lease else None,
+            jobs=sandbox.jobs,
+            fault=sandbox.fault,
+            reason=sandbox.reason,
+            processes_at_ready=sorted(process.pid for process in built.baseline) if built else [],
+        )
+
+
+def _dial(built: Built) -> socket.socket:
+    return readiness.connect(built.address, time.monotonic() + CONNECT_DEADLINE)
+
+
+def _grant(sandbox: Sandbox, built: Built) -> protocol.LeaseGrant:
+    assert sandbox.lease is not None
+    return protocol.LeaseGrant(
+        sandbox=sandbox.name,
+        generation=sandbox.generation,
+        runtime=built.runtime,
+        user=LOGIN_USER,
+        host_key=built.identity.host.public,
+        client_key=built.identity.client.private,
+        token=sandbox.lease.token,
+        term=LEASE_TERM,
+    )

@@ -1,0 +1,68 @@
+"""What is thought of the host, shared by the keeper's threads, and told in the log when that changes."""
+
+import logging
+import threading
+import time
+
+from sandbox.health import Blame, Event, HostHealth, HostState
+from sandbox.pool import Action, Create, Destroy, Probe
+
+log = logging.getLogger("keeper")
+
+
+class HostWatch:
+    """Hears of everything that is asked of the engine, and says what may be done. Never asks the engine itself."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._health = HostHealth(time.monotonic())
+        self._told = (HostState.WELL, Blame.NOBODY)
+
+    def observe(self, event: Event) -> None:
+        """Something happened."""
+        with self._lock:
+            self._health.observe(event, time.monotonic())
+            self._tell()
+
+    def look(self) -> tuple[HostState, str]:
+        """Think again, and say what is wrong and what to do about it; nothing when nothing is."""
+        with self._lock:
+            self._health.look(time.monotonic())
+            self._tell()
+            return self._health.state, self._health.sentence
+
+    def may_lend(self) -> bool:
+        """Whether a sandbox may be lent: one on a wedged host would break under its job."""
+        with self._lock:
+            self._health.look(time.monotonic())
+            return self._health.may_lend
+
+    def listing_due(self) -> bool:
+        """Whether the engine should be asked for its containers."""
+        with self._lock:
+            return self._health.listing_due(time.monotonic())
+
+    def admits(self, action: Action) -> bool:
+        """Whether this may be done now; asked right before it is done."""
+        now = time.monotonic()
+        with self._lock:
+            match action:
+                case Create(profile):
+                    return self._health.admit_creation(profile, now)
+                case Destroy():
+                    return self._health.admit_removal(now)
+                case Probe():
+                    return self._health.state is HostState.WELL
+
+    def admits_trial(self, containers: frozenset[str]) -> str | None:
+        """One of these idle containers, by id, when the runtime should be tried on it now."""
+        with self._lock:
+            unsuspected = sorted(containers - self._health.suspects)
+            return unsuspected[0] if unsuspected and self._health.admit_probe(time.monotonic()) else None
+
+    def _tell(self) -> None:
+        now = (self._health.state, self._health.blame)
+        if now != self._told:
+            self._told = now
+            level = logging.INFO if now == (HostState.WELL, Blame.NOBODY) else logging.WARNING
+            log.log(level, "the host is %s. %s", self._health.state, self._health.sentence)

@@ -1,0 +1,193 @@
+"""What a keeper does to its sandboxes in the background, each act on a thread of its own: make, look at, remove."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Network
+
+from sandbox.engine import Engine
+from sandbox.errors import ConfigError, EngineError, Fault, SandboxFault
+from sandbox.health import CreationBegan, CreationEnded, FreshUnfit
+from sandbox.keeper.builder import Builder, as_fault
+from sandbox.keeper.guard import Guard
+from sandbox.keeper.home import Home
+from sandbox.keeper.stock import Stock
+from sandbox.keeper.storage import Storage
+from sandbox.keeper.watch import HostWatch
+from sandbox.network import WallsDown
+from sandbox.pool import Action, Create, Destroy, Probe
+from sandbox.state import State
+from sandbox.template import SandboxName
+
+log = logging.getLogger("keeper")
+
+_WORKERS = 16
+FROZEN_DEADLINE = 30.0
+"""Seconds to wait for a sandbox that stands still until the host's disk has room again."""
+
+
+class Workers:
+    """Acts on what the pool decided, and tells the stock what came of it."""
+
+    def __init__(
+        self,
+        stock: Stock,
+        engine: Engine,
+        builder: Builder,
+        guard: Guard,
+        watch: HostWatch,
+        storage: Storage,
+        home: Home,
+    ) -> None:
+        self._stock = stock
+        self._guard = guard
+        self._engine = engine
+        self._builder = builder
+        self._watch = watch
+        self._storage = storage
+        self._home = home
+        self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="keeper")
+        self._stopping = threading.Event()
+        self._strangers: set[str] = set()
+
+    def begin(self, action: Action) -> None:
+        """Start an action of the pool's plan. The stock's lock is held."""
+        pool, now = self._stock.pool, time.monotonic()
+        match action:
+            case Create(profile):
+                generation = self._home.next_generation()
+                name = SandboxName(self._home.installation, generation)
+                pool.creating(str(name), generation, profile, now)
+                self._watch.observe(CreationBegan(profile, str(name)))
+                self._submit(str(name), self._create, name, profile)
+            case Destroy(name_):
+                sandbox = pool.destroying(name_, now)
+                self._submit(name_, self._destroy, SandboxName(self._home.installation, sandbox.generation))
+            case Probe(name_):
+                pool.probing(name_, now)
+                self.inspect(name_, clean=False)
+
+    def inspect(self, name: str, *, clean: bool) -> None:
+        """Look at a sandbox that is `inspecting`, after cleaning up behind its job with `clean`."""
+        self._submit(name, self._inspect, name, clean)
+
+    def try_runtime(self, name: str) -> None:
+        """See whether the container runtime works, on an idle sandbox; the watch hears what came of it."""
+        self._submit(name, self._try_runtime, name, self._stock.built[name].container_id)
+
+    def remove_stranger(self, name: str) -> None:
+        """Remove what is of this installation and of no sandbox: a call that was given up had finished it later."""
+        if name not in self._strangers:
+            self._strangers.add(name)
+            self._submit(name, self._remove_stranger, name)
+
+    def stop(self, *, wait: bool) -> None:
+        """Start nothing more, and with `wait` see what is under way to its end. May be called again."""
+        self._stopping.set()
+        self._threads.shutdown(wait=wait, cancel_futures=True)
+
+    def _create(self, name: SandboxName, profile: str) -> None:
+        fault: Fault | None = Fault.KEEPER_DEFECT
+        reason = "The keeper itself failed; its log has the details."
+        try:
+            self._make(name, profile)
+            fault = None
+        except (SandboxFault, EngineError, ConfigError, WallsDown) as error:
+            fault, reason = as_fault(error).fault, str(error)
+            self._stock.condemn(str(name), fault, reason)
+        finally:
+            self._watch.observe(CreationEnded(profile, str(name), fault, reason))
+
+    def _make(self, name: SandboxName, profile: str) -> None:
+        began = time.monotonic()
+        stock = self._stock
+
+        def started(subnet: IPv4Network) -> None:
+            self._guard.admit(name, subnet, profile)
+            with stock.changed:
+                stock.pool.booting(str(name), time.monotonic())
+
+        built = self._builder.build(name, profile, stock.pool.profiles[profile], started)
+        stock.add(str(name), built)
+        took = time.monotonic() - began
+        log.info(
+            "%s: ready after %.1f s (runtime %s, inner Docker %s)", name, took, built.runtime, built.docker_version
+        )
+
+    def _inspect(self, name: str, clean: bool) -> None:
+        stock = self._stock
+        try:
+            self._check_profile(name)
+            self._storage.wait_while_frozen(name, time.monotonic() + FROZEN_DEADLINE)
+            self._builder.inspect(stock.built[name], clean)
+            fault = None
+        except (SandboxFault, EngineError) as error:
+            fault = as_fault(error)
+        with stock.changed:
+            sandbox = stock.pool.get(name)
+            if sandbox is None or sandbox.state is not State.INSPECTING:  # condemned or held meanwhile
+                return
+            if fault:
+                if sandbox.jobs == 0 and not fault.fault.is_quiet:
+                    container = stock.built[name].container_id
+                    self._watch.observe(FreshUnfit(sandbox.profile, container, fault.fault, str(fault)))
+                stock.condemn(name, fault.fault, str(fault))
+            else:
+                stock.pool.fit(name, time.monotonic())
+                stock.changed.notify_all()
+
+    def _check_profile(self, name: str) -> None:
+        sandbox = self._stock.pool.get(name)
+        if sandbox and not self._stock.built[name].profile.makes_the_same_as(
+            self._stock.pool.profiles[sandbox.profile]
+        ):
+            raise SandboxFault(Fault.RECREATE_POLICY, f"The profile {sandbox.profile} was changed.")
+
+    def _destroy(self, name: SandboxName) -> None:
+        stock = self._stock
+        try:
+            self._builder.remove(name)
+        except EngineError as error:
+            log.error("%s: could not be removed, will try again: %s", name, error)  # noqa: TRY400
+            with stock.changed:
+                stock.trouble = str(error)
+                stock.pool.stuck(str(name), time.monotonic())
+            return
+        self._guard.forget(name)
+        stock.remove(str(name))
+
+    def _try_runtime(self, name: str, container_id: str) -> None:
+        try:
+            self._engine.probe(container_id)
+        except EngineError as error:
+            self._stock.condemn(name, Fault.ENGINE_FAILED, f"It could not be paused for a moment: {error}")
+
+    def _remove_stranger(self, name: str) -> None:
+        try:
+            self._engine.remove(self._home.installation, name)
+            log.info("%s: removed; it was finished after it had been given up", name)
+        except EngineError as error:
+            log.warning("%s: could not be removed: %s", name, error)
+        finally:
+            self._strangers.discard(name)
+
+    def _submit(self, name: str, act: Callable[..., None], *arguments: object) -> None:
+        def guarded() -> None:
+            try:
+                act(*arguments)
+            except Exception:
+                log.exception("%s: a defect in the keeper", name)
+                self._after_defect(name)
+
+        if not self._stopping.is_set():  # else everything is about to be removed, or left as it is
+            self._threads.submit(guarded)
+
+    def _after_defect(self, name: str) -> None:
+        stock = self._stock
+        with stock.changed:
+            stock.condemn(name, Fault.KEEPER_DEFECT, "The keeper itself failed; its log has the details.")
+            sandbox = stock.pool.get(name)
+            if sandbox and sandbox.state is State.DESTROYING:
+                stock.pool.stuck(name, time.monotonic())
