@@ -72,20 +72,23 @@ def run(
         timeout=timeout,
     )
     leases = KeeperLeases(keeper)
-    outcome = asyncio.run(run_script(leases, job, Settings(lend_wait=wait), as_json=as_json))
+    outcome = asyncio.run(run_script(leases, job, Settings(lend_wait=wait, source_deadline=0), as_json=as_json))
     raise typer.Exit(outcomes.exit_code(outcome))
 
 
 @app.command()
 def serve(
     listen: Annotated[str, typer.Option(help="HOST:PORT of the API.")] = DEFAULT_LISTEN,
-    state: Annotated[Path, typer.Option(help="Folder for the API token, logs and outcomes.")] = DEFAULT_STATE,
+    state: Annotated[Path, typer.Option(help="Folder for the API token, jobs, logs and outcomes.")] = DEFAULT_STATE,
     slots: Annotated[int, typer.Option(min=1, max=1000, help="Jobs at once.")] = 2,
     keeper: KeeperSocket = DEFAULT_KEEPER,
 ) -> None:
     """Run as a service: take jobs over HTTP, run each in a sandbox, keep logs and outcomes.
 
     TERM drains: no more jobs are taken, and those that were taken end first. A second TERM, or QUIT, ends them.
+
+    USR1 detaches, for a restart or an upgrade: the service exits within seconds and leaves running jobs running and
+    waiting ones waiting. Started again with the same --state, it goes on with them. So it does after a crash.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     host, _, port = listen.rpartition(":")
@@ -98,15 +101,20 @@ async def _serve(host: str, port: int, state: Path, slots: int, leases: KeeperLe
     from runner.api.app import make_app  # noqa: PLC0415 - `runner run` does not pay for the web framework
     from runner.api.server import serve as serve_api  # noqa: PLC0415
     from runner.api.token import Token  # noqa: PLC0415
+    from runner.service.home import Home  # noqa: PLC0415
+    from runner.service.leases import NotedLeases  # noqa: PLC0415
     from runner.service.records import Records  # noqa: PLC0415
     from runner.service.service import Service  # noqa: PLC0415
     from runner.service.standby import Standby  # noqa: PLC0415
 
-    records = Records(state / "jobs")
-    token = Token(state / "token")
-    service = Service(leases, records, slots, Standby(leases, leases.ready))
-    logging.getLogger("runner").info("serving on http://%s:%d; the API token is in %s", host, port, state / "token")
+    home = Home(state)
+    records, token = Records(home.jobs), Token(home.token)
+    noted = NotedLeases(leases, home.leases, slots)
+    service = Service(noted, records, slots, Standby(noted, leases.ready))
+    logging.getLogger("runner").info("serving on http://%s:%d; the API token is in %s", host, port, home.token)
     await serve_api(service, make_app(service, token), host, port)
+    logging.shutdown()
+    os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes
 
 
 @app.command()

@@ -5,12 +5,15 @@
     ├── InputError               something that was named cannot be read or reached
     ├── LogError                 the log cannot be made or written
     ├── LeaseError               the source of leases could not do what was asked
+    │   ├── LeaseUnreachableError  nobody answered: asking again may help
     │   └── LeaseLostError       the lease is no longer ours and never will be again
     ├── SandboxError             the sandbox or the way to it
     │   ├── ConnectError         no session could be opened: nothing of the job was sent
     │   ├── ConnectionLostError  an open session broke
     │   ├── ProtocolError        the sandbox's side said something that the protocol does not allow
-    │   └── LaunchRefusedError   the launcher in the sandbox could not start the script
+    │   ├── LaunchRefusedError   the launcher in the sandbox could not start the script
+    │   └── AttemptLostError     the sandbox does not know how the attempt ended, and never will
+    ├── DetachedError            the runner leaves a job to a later life of its own
     └── ServiceError             the service cannot do what was asked
         ├── StateError           its state cannot be read, written or moved like that
         ├── BusyError            too many jobs wait
@@ -43,6 +46,10 @@ class LeaseError(RunnerError):
     """The source of leases could not do what was asked. Asking again may help."""
 
 
+class LeaseUnreachableError(LeaseError):
+    """The source of leases did not answer. Asking again helps when it is back."""
+
+
 class LeaseLostError(LeaseError):
     """The lease was taken away. Asking again cannot help."""
 
@@ -65,6 +72,14 @@ class ProtocolError(SandboxError):
 
 class LaunchRefusedError(SandboxError):
     """The launcher in the sandbox could not start the script, and says so."""
+
+
+class AttemptLostError(SandboxError):
+    """The sandbox does not know how the attempt ended, or is not the one that it ran in. Asking again cannot help."""
+
+
+class DetachedError(RunnerError):
+    """The runner was told to leave: what runs goes on in its sandbox, and what was not started was not."""
 
 
 class ServiceError(RunnerError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 import uuid
@@ -58,6 +59,40 @@ class Job:
         _check_label("trust key", self.trust_key)
         _check_timeout(self.timeout)
         object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
+
+
+def to_json(job: Job) -> dict[str, object]:
+    """Return the job as a JSON object, its secrets included. `json.dumps` must escape what is not ASCII, as it does."""
+    return {
+        "script": base64.b64encode(job.script).decode(),
+        "args": list(job.args),
+        "environment": dict(job.environment),
+        "profile": job.profile,
+        "trust_key": job.trust_key,
+        "timeout": job.timeout,
+    }
+
+
+def from_json(document: object) -> Job:
+    """Return the job that `to_json` wrote, checked like any other.
+
+    Raises ValueError when the document is not one: it may come from anywhere. The message quotes nothing of it.
+    """
+    match document:
+        case {
+            "script": str(script),
+            "args": list(args),
+            "environment": dict(environment),
+            "profile": str(profile),
+            "trust_key": str(trust_key),
+            "timeout": (int() | float() | None) as timeout,
+        } if all(isinstance(text, str) for text in (*args, *environment.values())) and not isinstance(timeout, bool):
+            try:
+                decoded = base64.b64decode(script, validate=True)
+                return Job(decoded, tuple(args), environment, profile, trust_key, timeout)
+            except (BadJobError, ValueError, OverflowError):
+                raise ValueError("The job's record holds a job that cannot be run.") from None
+    raise ValueError("The job's record does not hold a job.")
 
 
 def new_attempt_id() -> str:

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from socket import socket
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-from runner.errors import LeaseError, LeaseLostError
+from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
 from runner.execution.lease import Access
 from sandbox.errors import KeeperError, KeeperRefused
 from sandbox.keeper import protocol
@@ -16,6 +16,7 @@ from sandbox.state import State
 DEFAULT_KEEPER = Path(protocol.DEFAULT_SOCKET)
 
 _T = TypeVar("_T")
+_Granted: TypeAlias = asyncio.Future[tuple[protocol.LeaseGrant, socket]]
 
 
 class KeeperLeases:
@@ -24,28 +25,38 @@ class KeeperLeases:
     def __init__(self, socket: Path = DEFAULT_KEEPER) -> None:
         self._client = KeeperClient(socket)
 
-    async def lend(self, attempt: str, profile: str, trust_key: str, wait: float) -> "KeeperLease":
+    async def lend(
+        self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float
+    ) -> "KeeperLease":
         """See `LeaseSource.lend`."""
-        request = protocol.Lend(attempt=attempt, profile=profile, trust_key=trust_key, wait=wait)
+        request = protocol.Lend(
+            attempt=attempt, token=token, profile=profile, trust_key=trust_key, wait=wait, patience=patience
+        )
         asked = asyncio.ensure_future(_ask(lambda: self._client.lend(request)))
-        try:
-            grant, connection = await asyncio.shield(asked)
-        except asyncio.CancelledError:
-            asked.add_done_callback(self._return_unwanted)
-            raise
-        access = Access(connection, grant.user, grant.host_key, grant.client_key)
-        return KeeperLease(self._client, attempt, grant, access)
+        return await self._lease(attempt, asked, self._return_unwanted)
+
+    async def resume(self, attempt: str, token: str) -> "KeeperLease":
+        """See `LeaseSource.resume`."""
+        asked = asyncio.ensure_future(_ask(lambda: self._client.resume(token), refused=LeaseLostError))
+        return await self._lease(attempt, asked, _close_unwanted)
 
     async def ready(self, profile: str) -> int:
         """How many sandboxes of a profile are ready and not leased. Errors: LeaseError."""
         listing = await _ask(self._client.listing)
         return sum(sandbox.state is State.READY and sandbox.profile == profile for sandbox in listing.sandboxes)
 
-    def _return_unwanted(self, asked: "asyncio.Future[tuple[protocol.LeaseGrant, socket]]") -> None:
+    async def _lease(self, attempt: str, asked: "_Granted", unwanted: Callable[["_Granted"], object]) -> "KeeperLease":
+        try:
+            grant, connection = await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            asked.add_done_callback(unwanted)
+            raise
+        access = Access(connection, grant.user, grant.host_key, grant.client_key)
+        return KeeperLease(self._client, attempt, grant, access)
+
+    def _return_unwanted(self, asked: "_Granted") -> None:
         """Nobody waits for this lease any more. If even this fails, the keeper takes it back after its term."""
-        if not asked.cancelled() and asked.exception() is None:
-            grant, connection = asked.result()
-            connection.close()
+        if grant := _close_unwanted(asked):
             asyncio.get_running_loop().run_in_executor(None, lambda: self._client.give_back(grant.token, used=False))
 
 
@@ -85,8 +96,17 @@ class KeeperLease:
 
     async def _end(self, act: Callable[[], None]) -> None:
         if not self._over:
-            await _ask(act)
+            await _ask(act, refused=LeaseLostError)
             self._over = True
+
+
+def _close_unwanted(asked: _Granted) -> protocol.LeaseGrant | None:
+    """Close the connection of an answer that nobody waits for, and return what was granted."""
+    if asked.cancelled() or asked.exception():
+        return None
+    grant, connection = asked.result()
+    connection.close()
+    return grant
 
 
 async def _ask(act: Callable[[], _T], refused: type[LeaseError] = LeaseError) -> _T:
@@ -95,4 +115,4 @@ async def _ask(act: Callable[[], _T], refused: type[LeaseError] = LeaseError) ->
     except KeeperRefused as error:
         raise refused(str(error)) from error
     except KeeperError as error:
-        raise LeaseError(str(error)) from error
+        raise LeaseUnreachableError(str(error)) from error

@@ -33,8 +33,16 @@ async def run_script(leases: LeaseSource, job: Job, settings: Settings, *, as_js
     with _folder() as folder:
         log = Log(Path(folder) / "log")
         copy = LiveCopy(log, (sys.stderr if as_json else sys.stdout).fileno())
-        outcome = await run_attempt(leases, job, log, cancellation, settings=settings, notes=_tell)
+        last: list[Note] = []
+
+        def tell(note: Note) -> None:
+            (last.append if note.action == "ended" else _tell)(note)
+
+        outcome = await run_attempt(leases, job, log, cancellation, settings=settings, notes=tell)
+        log.close(outcomes.sentence(outcome))
         await copy.finish(READ_DEADLINE)
+        for note in last:  # how it ended is said below what it printed
+            _tell(note)
         if as_json:
             print(json.dumps({**outcomes.to_json(outcome), "log_bytes": log.output, "log_dropped": log.dropped}))
     return outcome
@@ -49,9 +57,15 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 def _cancel(cancellation: Cancellation, by: str) -> None:
     if cancellation.cause is None:
-        print(f"runner: cancelled by {by}; ending what the script started", file=sys.stderr, flush=True)
+        _say(f"cancelled by {by}; ending what the script started")
     cancellation.request(by)
 
 
 def _tell(note: Note) -> None:
-    print(f"runner: {note.text}", file=sys.stderr, flush=True)
+    _say(note.text)
+
+
+def _say(text: str) -> None:
+    """In one write: the script's own output may go to the same place, by another thread."""
+    sys.stderr.write(f"runner: {text}\n")
+    sys.stderr.flush()

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from runner.api.models import JobRequest, JobView, Problem
 from runner.api.token import Token
 from runner.errors import BadJobError, BusyError, DrainingError, RunnerError
-from runner.service.records import Record
+from runner.service.record import Record
 from runner.service.service import Service
 
 #: Largest request body in bytes: a script of the largest size, with JSON's escapes.
@@ -53,6 +53,8 @@ def _add_health(app: FastAPI, service: Service) -> None:
     async def ready() -> dict[str, str]:
         if service.draining:
             raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "The runner is stopping and takes no more jobs.")
+        if not service.reconciled:
+            raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "The runner starts, and looks for what it left running.")
         return {"status": "ready"}
 
 
@@ -71,7 +73,7 @@ def _jobs(service: Service, token: Token) -> APIRouter:
 
     @jobs.post("", status_code=HTTPStatus.ACCEPTED, openapi_extra=_body(JobRequest))
     async def submit(request: Request) -> JobView:
-        return JobView.of(service.submit(_parse(await _bounded_body(request)).to_job()))
+        return JobView.of(await service.submit(_parse(await _bounded_body(request)).to_job()))
 
     @jobs.get("/{job_id}")
     async def show(record: Annotated[Record, Depends(found)]) -> JobView:
@@ -88,7 +90,7 @@ def _jobs(service: Service, token: Token) -> APIRouter:
 
     @jobs.post("/{job_id}/cancel", status_code=HTTPStatus.ACCEPTED)
     async def cancel(record: Annotated[Record, Depends(found)]) -> JobView:
-        record.cancellation.request("a client of the API")
+        await service.cancel(record, "a client of the API")
         return JobView.of(record)
 
     return jobs

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from runner import outcome as outcomes
 from runner.job import Job
-from runner.service.records import JobState, Record
+from runner.service.record import JobState, Record
 
 
 class JobRequest(BaseModel):
@@ -54,7 +54,7 @@ class JobView(BaseModel):
         return cls(
             id=record.id,
             state=record.state,
-            submitted=record.submitted,
+            submitted=record.ticket.submitted,
             outcome=outcomes.to_json(record.outcome) if record.outcome else None,
         )
 

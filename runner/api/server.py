@@ -31,7 +31,8 @@ class _Server(uvicorn.Server):
 async def serve(service: Service, app: FastAPI, host: str, port: int) -> None:
     """Serve until the service has no more work after a signal. Raises StateError when the address cannot be used.
 
-    TERM and INT drain: running and waiting jobs end first. A second one, or QUIT, ends them.
+    TERM and INT drain: running and waiting jobs end first. A second one, or QUIT, ends them. USR1 detaches: running
+    jobs go on in their sandboxes and waiting ones wait, for the next life of the service.
     """
     _handle_signals(service)
     config = uvicorn.Config(
@@ -42,7 +43,7 @@ async def serve(service: Service, app: FastAPI, host: str, port: int) -> None:
     working = asyncio.create_task(service.work())
     await asyncio.wait([serving, working], return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
-        service.stop("its API could not be served.")
+        service.detach()  # what an earlier life left running must not end because a port is taken
     await working
     server.should_exit = True
     await serving
@@ -69,3 +70,4 @@ def _handle_signals(service: Service) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, drain_or_stop)
     loop.add_signal_handler(signal.SIGQUIT, service.stop, "it was told to stop at once.")
+    loop.add_signal_handler(signal.SIGUSR1, service.detach)

@@ -1,8 +1,9 @@
 """One attempt: lease, session, launch, follow, outcome, and the sandbox's way back.
 
 What decides between the outcomes is whether user code may have run. Until the first byte of the job was sent it
-certainly did not: a broken sandbox is condemned and another one tried. From then on every loss is `SandboxLost`, and
-nothing is tried again.
+certainly did not: a broken sandbox is condemned and another one tried. From then on nothing is tried again: a session
+that breaks is replaced by another one that follows the same script, and a script that cannot be found again is
+`SandboxLost`.
 
 The job's scope and the runner's are different. Everything here runs in a task of its own that is never cancelled: a
 cancelled caller becomes a request to end the job, and the clean-up takes place under its own deadlines before the
@@ -14,18 +15,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from runner import outcome as outcomes
-from runner.errors import ConnectError, ConnectionLostError, LaunchRefusedError, ProtocolError, RunnerError
+from runner.errors import ConnectError, DetachedError, LaunchRefusedError, RunnerError
 from runner.execution import wire
 from runner.execution.cancellation import Cancellation, see_through
-from runner.execution.ending import outcome_of, remarks_on_end, remarks_on_log
+from runner.execution.ending import outcome_of, remarks_on_log
+from runner.execution.held import Held
 from runner.execution.lease import LeaseSource
 from runner.execution.log import Log
+from runner.execution.marker import Marker
 from runner.execution.options import DEFAULTS, Note, Notes, Settings, no_notes
-from runner.execution.prepare import Prepared, attempted, prepare
+from runner.execution.prepare import Prepared, prepare
+from runner.execution.pursuit import CATCH_UP, Pursuit
 from runner.job import Job, new_attempt_id
 from runner.outcome import Cancelled, Limit, Outcome, RunnerStopped, SandboxLost, SetupFailed, TimedOut
 
@@ -36,21 +40,42 @@ BACKSTOP: Final = 10.0
 #: Seconds for the launcher to tell of an end by KILL.
 KILL_REPORT: Final = 1.0
 
+#: Told right before the first byte of the job is sent. A RunnerError from it is `SetupFailed`, and nothing is sent.
+OnStart = Callable[[Marker], None]
+#: Awaited once for every outcome, when the log has all of the output and the sandbox is still leased: who keeps the
+#: outcome there cannot lose it to a crash. May take its time. Raises nothing but DetachedError.
+OnEnd = Callable[[Outcome], Awaitable[None]]
+
+
+def keep_no_marker(marker: Marker) -> None:
+    """Nobody will look for the attempt later."""
+
+
+async def keep_no_outcome(outcome: Outcome) -> None:
+    """The return value is enough."""
+
 
 async def run(
-    prepared: Prepared, job: Job, log: Log, cancellation: Cancellation, *, notes: Notes = no_notes
+    prepared: Prepared,
+    job: Job,
+    log: Log,
+    cancellation: Cancellation,
+    *,
+    notes: Notes = no_notes,
+    on_start: OnStart = keep_no_marker,
+    on_end: OnEnd = keep_no_outcome,
 ) -> Outcome:
-    """Run a job on a prepared sandbox to its outcome, close the log, and return the sandbox.
+    """Run a job on a prepared sandbox to its outcome, and return the sandbox. The log stays open.
 
     Being cancelled ends the job as `RunnerStopped`, cleans up, and then passes the cancellation on.
-    Errors: ConnectError when the sandbox broke before anything was sent. It is condemned, the log is still open:
-    prepare another one.
+    Errors: ConnectError when the sandbox broke before anything was sent. It is condemned: prepare another one.
+    DetachedError as `Cancellation.detach` says; nothing was sent if `on_start` was not called.
     """
     if not prepared.usable:
         await prepared.release()
         raise ConnectError("The sandbox broke while it waited for a job.")
-    flight = _Flight(prepared, job, log, cancellation, notes)
-    return await _to_the_end(flight.outcome(), log, cancellation, notes)
+    report = _Report(log, notes, on_end)
+    return await _to_the_end(_start(prepared, job, log, cancellation, report, on_start), report, cancellation)
 
 
 async def run_attempt(
@@ -61,11 +86,14 @@ async def run_attempt(
     *,
     settings: Settings = DEFAULTS,
     notes: Notes = no_notes,
+    on_start: OnStart = keep_no_marker,
+    on_end: OnEnd = keep_no_outcome,
     new_attempt: Callable[[], str] = new_attempt_id,
 ) -> Outcome:
-    """Lease a sandbox, run a job in it to its outcome, close the log, and return the sandbox.
+    """Lease a sandbox, run a job in it to its outcome, and return the sandbox. The log stays open.
 
-    Raises nothing but the caller's cancellation, which first ends the job as `RunnerStopped` and cleans up.
+    Raises nothing but DetachedError, as for `run`, and the caller's cancellation, which first ends the job as
+    `RunnerStopped` and cleans up.
     """
 
     async def attempt() -> Outcome:
@@ -77,114 +105,191 @@ async def run_attempt(
             preparing.cancel()
             await asyncio.wait([preparing])
         if preparing.cancelled():
-            assert cancellation.cause
-            return cancellation.cause
+            return _unstarted(cancellation)
         if error := preparing.exception():
             return SetupFailed(_sentence(error))
         prepared = preparing.result()
         if not prepared.usable:
             await prepared.release()
             return SetupFailed("The sandbox broke before the script was sent.")
-        return await _Flight(prepared, job, log, cancellation, notes).outcome()
+        return await _start(prepared, job, log, cancellation, report, on_start)
 
-    return await _to_the_end(attempt(), log, cancellation, notes)
+    report = _Report(log, notes, on_end)
+    return await _to_the_end(attempt(), report, cancellation)
 
 
-async def _to_the_end(
-    work: Coroutine[Any, Any, Outcome], log: Log, cancellation: Cancellation, notes: Notes
+async def resume_attempt(
+    leases: LeaseSource,
+    marker: Marker,
+    log: Log,
+    cancellation: Cancellation,
+    *,
+    settings: Settings = DEFAULTS,
+    notes: Notes = no_notes,
+    on_end: OnEnd = keep_no_outcome,
 ) -> Outcome:
-    """See the attempt through, and close the log with how it ended."""
+    """Find an attempt of an earlier life again, follow it from where the log stands, and end as `run` does.
 
-    async def closing() -> Outcome:
-        outcome = await work
-        sentence = outcomes.sentence(outcome)
+    The log holds the attempt's output and nothing else (`Log.reopen`). Errors as for `run_attempt`.
+    """
+
+    async def attempt() -> Outcome:
+        pursuit = Pursuit(leases, marker, log, settings, notes, None)
+        # A wish for the end waits for this: without the lease, nothing in the sandbox can be ended.
+        regaining = asyncio.create_task(pursuit.regain())
+        await _first(regaining, cancellation.wait())
+        if cancellation.detached:
+            await _stop(regaining)
+            await pursuit.close()
+            raise DetachedError(_DETACHED)
+        await asyncio.wait([regaining])
+        if error := regaining.exception():
+            return cancellation.cause or SandboxLost(_sentence(error))
+        flight = _Flight(pursuit, Held(regaining.result(), settings), marker, cancellation, report, settings)
+        return await flight.outcome(pursuit.follow())
+
+    report = _Report(log, notes, on_end)
+    return await _to_the_end(attempt(), report, cancellation)
+
+
+_DETACHED: Final = "The runner left."
+
+
+class _Report:
+    """Tells once how an attempt ended."""
+
+    def __init__(self, log: Log, notes: Notes, on_end: OnEnd) -> None:
+        self.notes = notes
+        self._log = log
+        self._on_end: OnEnd | None = on_end
+
+    async def tell(self, outcome: Outcome) -> None:
+        """Complete the log's remarks and tell. Only the first call counts. Errors: DetachedError."""
+        on_end, self._on_end = self._on_end, None
+        if on_end is None:
+            return
+        log = self._log
         for remark in remarks_on_log(log.dropped, log.limit, log.failure):
             log.remark(remark)
-            notes(Note("remark", remark))
-        log.close(sentence)
-        notes(Note("ended", sentence, {"outcome": outcomes.name(outcome), "log_bytes": log.output}))
+            self.notes(Note("remark", remark))
+        try:
+            await on_end(outcome)
+        except DetachedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the sandbox goes back, and the caller gets the outcome all the same
+            _sentence(error)
+        facts: dict[str, str | int] = {"outcome": outcomes.name(outcome), "log_bytes": log.output}
+        self.notes(Note("ended", outcomes.sentence(outcome), facts))
+
+
+async def _to_the_end(work: Coroutine[Any, Any, Outcome], report: _Report, cancellation: Cancellation) -> Outcome:
+    """See the attempt through, and have told how it ended."""
+
+    async def telling() -> Outcome:
+        outcome = await work
+        await report.tell(outcome)
         return outcome
 
-    return await see_through(closing(), lambda: cancellation.stop_runner("Its task was cancelled."))
+    return await see_through(telling(), lambda: cancellation.stop_runner("Its task was cancelled."))
+
+
+async def _start(
+    prepared: Prepared, job: Job, log: Log, cancellation: Cancellation, report: _Report, on_start: OnStart
+) -> Outcome:
+    """Run a job on a prepared sandbox, unless somebody asked for the end before."""
+    if cancellation.cause or cancellation.detached:
+        await prepared.release()
+        return _unstarted(cancellation)
+    marker = prepared.marker(job.timeout, log.limit)
+    try:
+        on_start(marker)
+    except Exception as error:  # noqa: BLE001 - whatever it is, nothing was sent and the sandbox goes back
+        await prepared.release()
+        return SetupFailed(_sentence(error))
+    prepared.held.heartbeat.beat()
+    settings = prepared.settings
+    pursuit = Pursuit(prepared.leases, marker, log, settings, report.notes, prepared.session)
+    flight = _Flight(pursuit, prepared.held, marker, cancellation, report, settings)
+    return await flight.outcome(pursuit.launch(job))
+
+
+def _unstarted(cancellation: Cancellation) -> Outcome:
+    """Return the outcome of a job that was not sent because somebody asked for its end."""
+    if cancellation.cause is None:
+        raise DetachedError(_DETACHED)
+    return cancellation.cause
 
 
 class _Flight:
-    """One job on one prepared sandbox."""
+    """One job in one sandbox, from its first byte to the sandbox's way back."""
 
-    def __init__(self, prepared: Prepared, job: Job, log: Log, cancellation: Cancellation, notes: Notes) -> None:
-        self._prepared = prepared
-        self._session = prepared.session
-        self._settings = prepared.settings
-        self._job = job
-        self._log = log
+    def __init__(
+        self,
+        pursuit: Pursuit,
+        held: Held,
+        marker: Marker,
+        cancellation: Cancellation,
+        report: _Report,
+        settings: Settings,
+    ) -> None:
+        self._pursuit = pursuit
+        self._held = held
+        self._marker = marker
         self._cancellation = cancellation
-        self._notes = notes
-        self._received = 0
+        self._report = report
+        self._settings = settings
 
-    async def outcome(self) -> Outcome:
-        """Run the job, return the sandbox, and say how the job ended: the first cause counts."""
-        if self._cancellation.cause:
-            await self._prepared.hand_in(None, used=False)
-            return self._cancellation.cause
-        script = asyncio.create_task(self._launch_and_follow())
+    async def outcome(self, seeing: Coroutine[Any, Any, wire.Ended]) -> Outcome:
+        """See the script through, have its outcome kept, and only then return the sandbox: the first cause counts."""
+        script = asyncio.create_task(seeing)
         try:
             outcome = await self._first_cause(script)
             if isinstance(outcome, Cancelled | RunnerStopped | TimedOut):
                 broken = await self._end(script)
             else:
                 broken = outcome.why if isinstance(outcome, SandboxLost | SetupFailed) else None
-        finally:
-            script.cancel()
-            await asyncio.wait([script])
+            await _stop(script)
+            await self._report.tell(outcome)
+        except DetachedError:
+            await _stop(script)
+            await self._pursuit.close()
+            await self._held.leave()
+            raise
+        await self._pursuit.close()
         if broken:
-            self._notes(Note("condemned", f"Sandbox {self._prepared.lease.sandbox} is recreated: {broken}"))
-        await self._prepared.hand_in(broken, used=True)
+            self._report.notes(Note("condemned", f"Sandbox {self._marker.sandbox} is recreated: {broken}"))
+        await self._held.hand_in(broken, used=True)
         return outcome
 
     async def _first_cause(self, script: asyncio.Task[wire.Ended]) -> Outcome:
-        timeout = self._job.timeout and self._job.timeout + self._settings.grace + BACKSTOP
-        await _first(script, self._cancellation.wait(), self._prepared.heartbeat.wait_lost(), timeout=timeout)
-        if script.done() and not script.exception():
-            return outcome_of(script.result())
-        if self._cancellation.cause:
-            return self._cancellation.cause
-        if script.done():
-            return _broken(script.exception())
-        if self._prepared.heartbeat.is_lost:
-            return SandboxLost("The lease was taken away while the script was running.")
+        for timeout in self._waits():
+            await self._news(script, timeout)
+            if script.done() and not script.exception():
+                return outcome_of(script.result())
+            if self._cancellation.cause:
+                return self._cancellation.cause
+            if self._cancellation.detached:
+                raise DetachedError(_DETACHED)
+            if script.done():
+                return _broken(script.exception())
+            if self._held.heartbeat.is_lost:
+                return SandboxLost("The lease was taken away while the script was running.")
+            if self._pursuit.settled:
+                break
         return TimedOut(Limit.JOB)
 
-    async def _launch_and_follow(self) -> wire.Ended:
-        """Send the job, and take its log until the launcher says how it ended."""
-        job, settings = self._job, self._settings
-        launch = wire.Launch(
-            attempt=self._prepared.lease.attempt,
-            args=job.args,
-            environment=dict(job.environment),
-            timeout=job.timeout,
-            grace=settings.grace,
-            log_limit=self._log.limit,
-            workspace=settings.workspace,
-            root=settings.attempts,
-        )
-        try:
-            async with asyncio.timeout(settings.launch_deadline):
-                await self._session.launch(launch, job.script, self._take_output)
-        except TimeoutError:
-            raise ConnectionLostError(f"The job could not be sent within {settings.launch_deadline:g} s.") from None
-        self._notes(Note("started", "The script was sent to the sandbox.", {"attempt": launch.attempt}))
-        ended = await self._session.end()
-        self._log.dropped += ended.dropped
-        for remark in remarks_on_end(ended, job.script, self._received):
-            self._log.remark(remark)
-            self._notes(Note("remark", remark))
-        return ended
+    def _waits(self) -> list[float | None]:
+        """Return for how long to wait for news, and how long again while an end could be on its way.
 
-    def _take_output(self, pieces: Sequence[memoryview]) -> None:
-        self._received += sum(map(len, pieces))
-        if self._received > self._log.limit:
-            raise ProtocolError("The sandbox sent more output than was agreed.")
-        self._log.append(*pieces)
+        The launcher enforces the timeout, so a script may well have ended in time while there was no connection.
+        """
+        if self._marker.timeout is None:
+            return [None]
+        left = self._marker.timeout + self._settings.grace + BACKSTOP - self._marker.started.elapsed()
+        return [max(0.0, left), self._settings.reconnect_deadline + CATCH_UP]
+
+    async def _news(self, script: asyncio.Task[wire.Ended], timeout: float | None) -> None:
+        await _first(script, self._cancellation.wait(), self._held.heartbeat.wait_lost(), timeout=timeout)
 
     async def _end(self, script: asyncio.Task[wire.Ended]) -> str | None:
         """End the script and everything it left, from inside as far as that goes and then from outside.
@@ -193,14 +298,20 @@ class _Flight:
         errors no longer matter: the first cause counts.
         """
         for number, seconds in ((signal.SIGTERM, self._settings.grace), (signal.SIGKILL, KILL_REPORT)):
-            if script.done():
+            if script.done() or not self._pursuit.connected:
                 break
-            self._session.signal(number)
+            self._pursuit.signal(number)
             await asyncio.wait([script], timeout=seconds)
-        lease = self._prepared.lease
-        if await attempted("kill", lease.kill(), lease, self._settings.return_deadline):
-            return None
-        return "Processes of the job may be left in it."
+        await _stop(script)
+        return None if await self._held.kill() else "Processes of the job may be left in it."
+
+
+async def _stop(task: asyncio.Task[Any]) -> None:
+    """Cancel a task that limits its own clean-up, and wait for its end, whatever that is."""
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()
 
 
 async def _first(task: asyncio.Task[Any], *others: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Asking for the end of an attempt, and seeing work through when its caller is cancelled."""
+"""Asking for the end of an attempt, or to be left alone; and seeing work through when its caller is cancelled."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._cause: Cancelled | RunnerStopped | None = None
+        self._detached = False
         self._requested = asyncio.Event()
 
     @property
@@ -31,13 +32,27 @@ class Cancellation:
         """Ask for the end because the runner itself stops; `why` is a sentence."""
         self._request(RunnerStopped(why))
 
+    def detach(self) -> None:
+        """Ask the runner to leave without ending the job: the attempt ends with DetachedError.
+
+        Without effect after someone asked for the end.
+        """
+        self._detached = self._cause is None
+        self._requested.set()
+
+    @property
+    def detached(self) -> bool:
+        """Whether the runner is to leave the job running; a later wish for its end has no effect then."""
+        return self._detached
+
     async def wait(self) -> None:
-        """Wait until someone asks."""
+        """Wait until someone asks for either."""
         await self._requested.wait()
 
     def _request(self, cause: Cancelled | RunnerStopped) -> None:
-        self._cause = self._cause or cause
-        self._requested.set()
+        if not self._detached:
+            self._cause = self._cause or cause
+            self._requested.set()
 
 
 async def see_through(work: Coroutine[Any, Any, _T], on_cancel: Callable[[], None] = lambda: None) -> _T:

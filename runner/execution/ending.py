@@ -33,6 +33,8 @@ def remarks_on_end(ended: Ended, script: bytes, received: int) -> list[str]:
         remarks.append(_start_failure(ended, script))
     if received < ended.logged:
         remarks.append(f"{ended.logged - received} bytes of the log are missing: the job shortened it in the sandbox.")
+    if ended.removed:
+        remarks.append(f"The job shortened its log in the sandbox by {ended.removed} bytes; some may be zeros here.")
     if ended.log_error:
         remarks.append(f"The log could not be written in the sandbox any more ({ended.log_error}).")
     return remarks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from runner.errors import LeaseLostError
@@ -12,7 +13,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Renews a lease at a third of its term until stopped.
+    """Renews a lease at a third of its term, and when asked to, until stopped.
 
     A renewal that fails is tried again at the next beat, without end: while the source of leases restarts, the job
     goes on. Only when the source says that the lease is gone is it lost.
@@ -22,6 +23,7 @@ class Heartbeat:
         """Start. Needs a running event loop."""
         self._lease = lease
         self._lost = asyncio.Event()
+        self._asked = asyncio.Event()
         self._task = asyncio.create_task(self._beat())
 
     @property
@@ -33,6 +35,10 @@ class Heartbeat:
         """Wait until the lease is gone for good."""
         await self._lost.wait()
 
+    def beat(self) -> None:
+        """Renew now. A source may be patient only with leases that were renewed."""
+        self._asked.set()
+
     async def stop(self) -> None:
         """Stop renewing. Idempotent."""
         self._task.cancel()
@@ -40,9 +46,13 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         while True:
-            await asyncio.sleep(self._lease.term / 3)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._lease.term / 3):  # wait_for may swallow a cancellation
+                    await self._asked.wait()
+            self._asked.clear()
             try:
-                await asyncio.wait_for(self._lease.renew(), self._lease.term)
+                async with asyncio.timeout(self._lease.term):
+                    await self._lease.renew()
             except LeaseLostError:
                 self._lost.set()
                 return

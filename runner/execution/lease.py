@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from socket import socket
 from typing import Protocol
@@ -20,21 +21,36 @@ class Access:
     client_key: str = field(repr=False)
 
 
+def new_token() -> str:
+    """Return the secret by which an attempt's lease is known. Whoever has it has the sandbox."""
+    return secrets.token_urlsafe(24)
+
+
 class LeaseSource(Protocol):
     """Lends sandboxes.
 
-    The course of an attempt: `lend`, then `renew` at least once per term, then exactly one of `give_back` and
-    `condemn`; `kill` any number of times before that. Calls for different attempts may run at the same time.
+    The course of an attempt: `lend`, then `renew` at least once per term and `resume` after every loss of the way in,
+    then exactly one of `give_back` and `condemn`; `kill` any number of times before that. Calls for different attempts
+    may run at the same time.
     """
 
-    async def lend(self, attempt: str, profile: str, trust_key: str, wait: float) -> Lease:
+    async def lend(self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float) -> Lease:
         """Return a sandbox for this attempt, with an SSH server that was seen to answer.
 
-        Idempotent by attempt: asking again for the same attempt returns the same lease with a fresh connection, or the
-        error it ended with. Waits up to `wait` seconds for a sandbox to become free. Being cancelled gives the request
-        up: a lease that is granted all the same must be returned by the source, not by the caller.
+        The token (`new_token`) is chosen by the caller, who can keep it before there is a lease. Idempotent by attempt:
+        asking again for the same attempt with the same token returns the same lease with a fresh connection, or the
+        error it ended with. Waits up to `wait` seconds for a sandbox to become free. `patience` is how many seconds
+        beyond its term a lease that is not renewed is kept to be resumed. Being cancelled gives the request up: a lease
+        that is granted all the same must be returned by the source, not by the caller.
 
         Errors: LeaseError when there is no sandbox to be had; the message says why and what to do.
+        """
+        ...
+
+    async def resume(self, attempt: str, token: str) -> Lease:
+        """Return the lease of an attempt again, with a full new term and a fresh way in.
+
+        Errors: LeaseLostError when it is over for good; LeaseError when that could not be done now (try again).
         """
         ...
 
@@ -91,7 +107,8 @@ class Lease(Protocol):
         """Return the sandbox. What the job left is inspected and cleaned by the source, in its own time.
 
         `used` is False only when certainly nothing of a job was sent to it. Idempotent, and without effect after
-        `condemn`. Errors: LeaseError; the source then finds out by the term.
+        `condemn`. Errors: LeaseLostError when it was taken away before; LeaseError, the source then finds out by the
+        term.
         """
         ...
 

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from runner.errors import LogError
 
@@ -30,13 +30,17 @@ class Log:
     runner's own closing lines are written beyond the limit.
     """
 
-    def __init__(self, path: Path, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(self, path: Path, limit: int = DEFAULT_LIMIT, *, flags: int = os.O_CREAT | os.O_EXCL) -> None:
         """Make the file, readable for its owner only. Errors: LogError, also when it exists already."""
+        try:
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
+        except OSError as error:
+            done = "made" if flags & os.O_CREAT else "opened again"
+            raise LogError(f"The log {path} cannot be {done}: {error.strerror}. Choose another place.") from error
         self.path = path
         self.limit = limit
         #: Bytes in the file, and how many of them are the script's output: what follows them is the runner's.
-        self.size = 0
-        self.output = 0
+        self.size = self.output = os.fstat(self._file).st_size
         #: Bytes of output that were dropped here.
         self.dropped = 0
         #: Why writing failed; empty when it did not.
@@ -45,10 +49,11 @@ class Log:
         self._remarks: list[str] = []
         self._news = threading.Condition()
         self._waiting: set[asyncio.Event] = set()
-        try:
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise LogError(f"The log {path} cannot be made: {error.strerror}. Choose another place.") from error
+
+    @classmethod
+    def reopen(cls, path: Path, limit: int = DEFAULT_LIMIT) -> Self:
+        """Go on with the file of an earlier life, which holds output and nothing else. Errors: LogError."""
+        return cls(path, limit, flags=os.O_NOFOLLOW | os.O_NONBLOCK)
 
     def append(self, *pieces: bytes | memoryview) -> None:
         """Append output of the script, all pieces with one call to the system where that is possible."""
@@ -62,12 +67,16 @@ class Log:
         """Keep a sentence for the end of the log."""
         self._remarks.append(sentence)
 
+    def closing(self, reason: str) -> bytes:
+        """Return what `close` writes: the remarks and the reason, each as a line `runner: …`."""
+        start = "" if self._at_line_start() else "\n"
+        return (start + "".join(f"runner: {line}\n" for line in [*self._remarks, reason])).encode()
+
     def close(self, reason: str) -> None:
-        """End the log with the remarks and the reason, each as a line `runner: …`. Idempotent."""
+        """End the log with its closing lines. Idempotent."""
         if self.closed:
             return
-        start = b"" if self._at_line_start() else b"\n"
-        self._write([start + "".join(f"runner: {line}\n" for line in [*self._remarks, reason]).encode()])
+        self._write([self.closing(reason)])
         self.closed = True
         os.close(self._file)
         self._tell()

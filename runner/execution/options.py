@@ -13,10 +13,19 @@ class Settings:
 
     #: How long to wait for a sandbox to become free.
     lend_wait: float = 600.0
+    #: How long a source of leases that does not answer is asked again before a job is given up.
+    source_deadline: float = 60.0
+    #: How long beyond its term a sandbox is kept for an attempt that nobody is heard of: 0 when nobody can come back.
+    patience: float = 0.0
     #: From a lease to a launcher that waits.
     open_deadline: float = 30.0
     #: For sending the job.
     launch_deadline: float = 120.0
+    #: Between questions to a silent SSH server, and how many may stay unanswered: a black hole is noticed in 20 s.
+    keepalive_interval: float = 5.0
+    keepalive_count: int = 3
+    #: Without a way into the sandbox until a job that runs there is given up.
+    reconnect_deadline: float = 300.0
     #: Between TERM and KILL.
     grace: float = 5.0
     #: For each of: killing what is left, giving the sandbox back, condemning it.
@@ -33,7 +42,8 @@ class Settings:
 class Note:
     """Something to tell about an attempt. It is not part of the script's output."""
 
-    #: What happened, for programs: `lending`, `leased`, `retry`, `started`, `ended`, `condemned`.
+    #: What happened, for programs: `lending`, `leased`, `retry`, `started`, `lost`,
+    #: `resumed`, `remark`, `ended`, `condemned`.
     action: str
     #: The same as a sentence for people.
     text: str

@@ -3,52 +3,67 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
 
-from runner.errors import LeaseError, SandboxError
+from runner.errors import LeaseError, LeaseUnreachableError, SandboxError
 from runner.execution.cancellation import see_through
-from runner.execution.heartbeat import Heartbeat
-from runner.execution.lease import Lease, LeaseSource
+from runner.execution.held import PAUSE, Held
+from runner.execution.lease import LeaseSource, new_token
+from runner.execution.marker import Marker, Moment
 from runner.execution.options import DEFAULTS, Note, Notes, Settings, no_notes
 from runner.execution.session import Session
 from runner.job import new_attempt_id
 
-_logger = logging.getLogger(__name__)
-
 #: Seconds that a source of leases may take beyond the wait that it was given.
-_LEND_SLACK = 30.0
+LEND_SLACK: Final = 30.0
 
 
+@dataclass(frozen=True)
 class Prepared:
     """A leased sandbox with a launcher that waits for a job. End it with `attempt.run` or `release`."""
 
-    def __init__(self, lease: Lease, session: Session, heartbeat: Heartbeat, settings: Settings) -> None:
-        """For `prepare` only."""
-        self.lease = lease
-        self.session = session
-        self.heartbeat = heartbeat
-        self.settings = settings
+    leases: LeaseSource
+    held: Held
+    session: Session
+    settings: Settings
+    token: str = field(repr=False)
+    profile: str
+    trust_key: str
 
     @property
     def usable(self) -> bool:
         """Whether it can take a job, as far as is known."""
-        return self.session.usable and not self.heartbeat.is_lost
+        return self.session.usable and not self.held.heartbeat.is_lost
+
+    def marker(self, timeout: float | None, log_limit: int) -> Marker:
+        """Return the marker of a job that is sent now."""
+        lease = self.held.lease
+        return Marker(
+            attempt=lease.attempt,
+            token=self.token,
+            profile=self.profile,
+            trust_key=self.trust_key,
+            sandbox=lease.sandbox,
+            generation=lease.generation,
+            boot_id=self.session.hello.boot_id,
+            timeout=timeout,
+            started=Moment.now(),
+            log_limit=log_limit,
+            workspace=self.settings.workspace,
+            attempts=self.settings.attempts,
+        )
 
     async def release(self) -> None:
         """Give the sandbox back unused, or condemn it when it broke while it waited. Never fails."""
         broken = None if self.usable else "The sandbox broke while it waited for a job."
-        await see_through(self.hand_in(broken, used=False))
+        await see_through(self._release(broken))
 
-    async def hand_in(self, broken: str | None, *, used: bool) -> None:
-        """End the session and the lease: give the sandbox back, or condemn it with the reason. Never fails.
-
-        `used` as in `Lease.give_back`. Not to be cancelled.
-        """
+    async def _release(self, broken: str | None) -> None:
         await self.session.close()
-        await _hand_in(self.lease, broken, self.settings, used=used)
-        await self.heartbeat.stop()
+        await self.held.hand_in(broken, used=False)
 
 
 async def prepare(
@@ -62,60 +77,58 @@ async def prepare(
 ) -> Prepared:
     """Lease a sandbox and have a launcher wait in it. A broken sandbox is condemned and another one tried.
 
-    Each try is a new attempt with an id from `new_attempt`. Being cancelled leaves nothing leased.
+    Each try is a new attempt with an id from `new_attempt` and a token of its own. Being cancelled leaves nothing
+    leased.
     Errors: LeaseError when no sandbox is to be had; SandboxError when the last one tried was broken too.
     """
+
+    async def once() -> Prepared:
+        attempt, token = new_attempt(), new_token()
+        notes(Note("lending", f"Waiting for a sandbox of profile {profile}.", {"attempt": attempt}))
+        held = await _lend(leases, attempt, token, profile, trust_key, settings)
+        session = await _open(held, settings)
+        lease = held.lease
+        facts: dict[str, str | int] = {
+            "sandbox": lease.sandbox,
+            "generation": lease.generation,
+            "runtime": lease.runtime,
+        }
+        notes(Note("leased", f"Sandbox {lease.sandbox} (runtime {lease.runtime}) is ready.", facts))
+        return Prepared(leases, held, session, settings, token, profile, trust_key)
+
     for _ in range(settings.tries - 1):
         try:
-            return await _prepare_once(leases, profile, trust_key, settings, notes, new_attempt())
+            return await once()
         except SandboxError as error:
             notes(Note("retry", f"{error} Nothing of the job was sent; another sandbox is tried."))
-    return await _prepare_once(leases, profile, trust_key, settings, notes, new_attempt())
+    return await once()
 
 
-async def _prepare_once(
-    leases: LeaseSource, profile: str, trust_key: str, settings: Settings, notes: Notes, attempt: str
-) -> Prepared:
-    notes(Note("lending", f"Waiting for a sandbox of profile {profile}.", {"attempt": attempt}))
+async def _lend(
+    leases: LeaseSource, attempt: str, token: str, profile: str, trust_key: str, settings: Settings
+) -> Held:
+    """Lend; also from a source that restarts meanwhile: it gives the same lease to the same request."""
+    loop = asyncio.get_running_loop()
+    deadline = math.inf
+    while True:
+        try:
+            async with asyncio.timeout(settings.lend_wait + LEND_SLACK):
+                lease = await leases.lend(attempt, token, profile, trust_key, settings.lend_wait, settings.patience)
+            return Held(lease, settings)
+        except TimeoutError:
+            raise LeaseError(f"No answer came to the request for a sandbox within {settings.lend_wait:g} s.") from None
+        except LeaseUnreachableError:
+            deadline = min(deadline, loop.time() + settings.source_deadline)
+            if loop.time() >= deadline:
+                raise
+        await asyncio.sleep(PAUSE)
+
+
+async def _open(held: Held, settings: Settings) -> Session:
     try:
-        async with asyncio.timeout(settings.lend_wait + _LEND_SLACK):
-            lease = await leases.lend(attempt, profile, trust_key, settings.lend_wait)
-    except TimeoutError:
-        raise LeaseError(f"No answer came to the request for a sandbox within {settings.lend_wait:g} s.") from None
-    heartbeat = Heartbeat(lease)
-    try:
-        session = await Session.open(lease.access, settings.open_deadline)
+        return await Session.open(held.lease.access, settings)
     except BaseException as error:
         # Cancelled is not broken: the sandbox only heard a login.
         broken = str(error) if isinstance(error, SandboxError) else None
-        await see_through(_hand_in(lease, broken, settings, used=False))
-        await heartbeat.stop()
+        await see_through(held.hand_in(broken, used=False))
         raise
-    facts: dict[str, str | int] = {"sandbox": lease.sandbox, "generation": lease.generation, "runtime": lease.runtime}
-    notes(Note("leased", f"Sandbox {lease.sandbox} (runtime {lease.runtime}) is ready.", facts))
-    return Prepared(lease, session, heartbeat, settings)
-
-
-async def _hand_in(lease: Lease, broken: str | None, settings: Settings, *, used: bool) -> None:
-    if broken is None and await attempted("give back", lease.give_back(used=used), lease, settings.return_deadline):
-        return
-    reason = broken or "The sandbox could not be given back."
-    await attempted("condemn", lease.condemn(reason), lease, settings.return_deadline)
-
-
-async def attempted(what: str, call: Coroutine[Any, Any, None], lease: Lease, deadline: float) -> bool:
-    """Do one thing with a lease within `deadline` seconds, and return whether it worked. Failure is logged."""
-    try:
-        async with asyncio.timeout(deadline):
-            await call
-    except Exception as error:  # whatever it is, the attempt comes to its end
-        _logger.warning(
-            "Sandbox %s, %s: %s",
-            lease.sandbox,
-            what,
-            str(error) or f"no answer within {deadline:g} s",
-            exc_info=None if isinstance(error, LeaseError | OSError) else error,
-            extra={"action": "lease_call_failed", "call": what, "attempt": lease.attempt},
-        )
-        return False
-    return True

@@ -10,20 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import resources
 from typing import Final, Self, TypeAlias
 
 import asyncssh
 
-from runner.errors import ConnectError, ConnectionLostError, LaunchRefusedError, ProtocolError, SandboxError
-from runner.execution import wire
+from runner.errors import (
+    AttemptLostError,
+    ConnectError,
+    ConnectionLostError,
+    LaunchRefusedError,
+    ProtocolError,
+    SandboxError,
+)
+from runner.execution import program, wire
 from runner.execution.lease import Access
+from runner.execution.options import Settings
 
-#: Seconds between questions to a silent server, and how many may stay unanswered: a black hole is noticed in 20 s.
-KEEPALIVE_INTERVAL: Final = 5
-KEEPALIVE_COUNT: Final = 3
 #: Bytes in flight. More only outgrows the processor's cache.
 WINDOW: Final = 2 * 1024 * 1024
 #: Bytes of the launcher's standard error that are kept for the sentence that says what went wrong.
@@ -36,19 +39,6 @@ _PIECE: Final = 256 * 1024
 
 #: Takes the next bytes of a script's output. Must not keep the view. A SandboxError from it ends the session.
 Output: TypeAlias = Callable[[Sequence[memoryview]], None]
-
-# The launcher's source follows on standard input, so that it always is of the runner's own version.
-_BOOTSTRAP: Final = """\
-import os, sys
-size, source = int(sys.argv[1]), b""
-while len(source) < size:
-    piece = os.read(0, size - len(source))
-    if not piece: sys.exit(1)
-    source += piece
-exec(compile(source, "launcher", "exec"))
-"""
-_LAUNCHER: Final = resources.files("runner.execution").joinpath("launcher.py").read_bytes()
-_COMMAND: Final = f"exec python3 -I -S -c {shlex.quote(_BOOTSTRAP)} {len(_LAUNCHER)}"
 
 #: What each of the library's errors means here. A test fails when the library gains one that is not listed.
 SENTENCES: Final[Mapping[type[Exception], str]] = {
@@ -94,7 +84,7 @@ def _translated(kind: type[SandboxError]) -> Iterator[None]:
 
 
 class Session:
-    """A launcher that waits in a sandbox, is given one script, and tells how it goes."""
+    """A launcher in a sandbox that waits, is given one script or one attempt to follow, and tells how it goes."""
 
     def __init__(self, connection: asyncssh.SSHClientConnection, conversation: _Conversation) -> None:
         """For `open` only."""
@@ -102,18 +92,19 @@ class Session:
         self._conversation = conversation
 
     @classmethod
-    async def open(cls, access: Access, deadline: float) -> Self:
-        """Log in, start the launcher and wait for its hello, all within `deadline` seconds.
+    async def open(cls, access: Access, settings: Settings) -> Self:
+        """Log in, start the launcher and wait for its hello, all within `settings.open_deadline` seconds.
 
         Owns `access.socket` from here on. Errors: ConnectError; ProtocolError. Nothing is left open then.
         """
         connection = None
         conversation = _Conversation()
+        deadline = settings.open_deadline
         try:
             async with asyncio.timeout(deadline):
                 with _translated(ConnectError):
-                    connection = await _connect(access, deadline)
-                    await connection.create_session(lambda: conversation, _COMMAND, encoding=None, window=WINDOW)
+                    connection = await _connect(access, settings)
+                    await connection.create_session(lambda: conversation, program.COMMAND, encoding=None, window=WINDOW)
                 await conversation.greet()
         except BaseException as error:
             if connection:
@@ -126,8 +117,14 @@ class Session:
 
     @property
     def usable(self) -> bool:
-        """Whether the launcher still waited for a script when last heard of."""
+        """Whether the session stood when last heard of."""
         return not self._conversation.error
+
+    @property
+    def hello(self) -> wire.Hello:
+        """What the launcher said first."""
+        assert self._conversation.hello
+        return self._conversation.hello
 
     async def launch(self, launch: wire.Launch, script: bytes, output: Output) -> None:
         """Send the script; from the first byte on it counts as started. What it writes goes to `output` as it comes.
@@ -139,11 +136,16 @@ class Session:
         for start in range(0, len(script), _PIECE):
             await self._conversation.write(script[start : start + _PIECE])
 
+    async def follow(self, follow: wire.Follow, output: Output) -> None:
+        """Ask for a script that an earlier session launched. Errors: ConnectionLostError."""
+        self._conversation.output = output
+        await self._conversation.write(wire.encode_follow(follow))
+
     async def end(self) -> wire.Ended:
         """Wait until the script ended and all of its output was passed on.
 
         Waits as long as the connection stands: the caller sets a deadline where there is one.
-        Errors: ConnectionLostError; ProtocolError; LaunchRefusedError; what `output` raised.
+        Errors: ConnectionLostError; AttemptLostError; ProtocolError; LaunchRefusedError; what `output` raised.
         """
         return await self._conversation.end()
 
@@ -152,7 +154,11 @@ class Session:
         self._conversation.write_now(wire.encode_signal(number))
 
     async def close(self) -> None:
-        """End the connection, politely for a moment and then at once. The script, if there is one, goes on."""
+        """End the connection, politely for a moment and then at once. The script, if there is one, goes on.
+
+        Nothing goes to `output` any more.
+        """
+        self._conversation.stop()
         self._connection.disconnect(asyncssh.DISC_BY_APPLICATION, "done")
         try:
             async with asyncio.timeout(CLOSE_DEADLINE):
@@ -161,7 +167,7 @@ class Session:
             self._connection.abort()
 
 
-async def _connect(access: Access, deadline: float) -> asyncssh.SSHClientConnection:
+async def _connect(access: Access, settings: Settings) -> asyncssh.SSHClientConnection:
     return await asyncssh.connect(
         "sandbox",
         sock=access.socket,
@@ -175,9 +181,9 @@ async def _connect(access: Access, deadline: float) -> asyncssh.SSHClientConnect
         x509_trusted_certs=None,
         compression_algs=["none"],
         encryption_algs=CIPHERS,
-        login_timeout=deadline,
-        keepalive_interval=KEEPALIVE_INTERVAL,
-        keepalive_count_max=KEEPALIVE_COUNT,
+        login_timeout=settings.open_deadline,
+        keepalive_interval=settings.keepalive_interval,
+        keepalive_count_max=settings.keepalive_count,
     )
 
 
@@ -192,7 +198,7 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
         self.output: Output | None = None
         self.error: SandboxError | None = None
         self._decoder = wire.Decoder()
-        self._hello: wire.Hello | None = None
+        self.hello: wire.Hello | None = None
         self._last: wire.Ended | wire.Refused | wire.Lost | None = None
         self._news = asyncio.Event()
         self._writable = asyncio.Event()
@@ -226,14 +232,15 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
         self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._deliver()
         self._fail(ConnectionLostError(describe(exc) if exc else self._farewell()))
 
     def _take(self, frame: wire.Frame) -> None:
         match frame:
             case wire.LogData(data) if self.output and not self._last:
                 self._hold(data)
-            case wire.Hello() if not self._hello:
-                self._hello = frame
+            case wire.Hello() if not self.hello:
+                self.hello = frame
                 self._news.set()
             case wire.Ended() | wire.Refused() | wire.Lost() if self.output and not self._last:
                 self._deliver()
@@ -250,7 +257,7 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
 
     def _deliver(self) -> None:
         held, self._held = self._held, []
-        if not held or not self.output:
+        if not held or not self.output or self.error:
             return
         try:
             self.output(held)
@@ -274,8 +281,8 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
     async def greet(self) -> None:
         """Send the launcher, and wait for its hello."""
         try:
-            await self.write(_LAUNCHER)
-            while not self._hello:
+            await self.write(program.SOURCE)
+            while not self.hello:
                 await self._next()
         except ConnectionLostError as error:
             raise ConnectError(f"The launcher did not start. {error}") from error
@@ -288,15 +295,15 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
             case wire.Refused(why):
                 raise LaunchRefusedError(why)
             case wire.Lost(why):
-                raise ConnectionLostError(why)
+                raise AttemptLostError(why)
             case ended:
                 return ended
 
     async def write(self, data: bytes) -> None:
-        """Write, and wait while the server does not read."""
+        """Write, and wait while the server does not read. After the launcher's last word nothing is written."""
         self.write_now(data)
         await self._writable.wait()
-        if self.error:
+        if self.error and not self._last:
             raise self.error
 
     def write_now(self, data: bytes) -> None:
@@ -304,6 +311,11 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
         with contextlib.suppress(OSError):
             if not self.error and not self._channel.is_closing():
                 self._channel.write(data)
+
+    def stop(self) -> None:
+        """Take nothing more."""
+        self._deliver()
+        self._fail(ConnectionLostError("The runner ended the session."))
 
     async def _next(self) -> None:
         if self.error:

@@ -4,16 +4,18 @@ A frame is a type (1 byte), the payload's size (4 bytes, big-endian) and the pay
 
 | direction   | type | payload                                        | when                              |
 |-------------|------|------------------------------------------------|-----------------------------------|
-| to launcher | L    | JSON: all of the launch but the script         | once                              |
+| to launcher | L    | JSON: all of the launch but the script         | first, or F                       |
 | to launcher | S    | the script                                     | directly after L                  |
-| to launcher | k    | one signal number per byte                     | any time after S                  |
+| to launcher | F    | JSON: an attempt that was launched before      | first, or L                       |
+| to launcher | k    | one signal number per byte                     | any time after S or F             |
 | to runner   | h    | JSON: hello                                    | first and once                    |
 | to runner   | r    | JSON: refused, the script was not started      | last                              |
-| to runner   | l    | log bytes                                      | any time after S                  |
+| to runner   | l    | log bytes                                      | any time after S or F             |
 | to runner   | e    | JSON: how the script ended                     | last, after every byte of the log |
 | to runner   | x    | JSON: lost, how the script ended is not known  | last                              |
 
-The launcher is one file without imports of ours, so it has its own few lines for this; a test proves that both agree.
+The launcher imports nothing of ours but its supervisor, so it has its own few lines for this; a test proves that both
+agree.
 What comes from the sandbox may come from a hostile job: all of it is bounded here, and every oddity is a ProtocolError.
 """
 
@@ -55,6 +57,19 @@ class Launch:
     workspace: str
     #: The folder that holds one folder per attempt.
     root: str
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Which attempt of an earlier session is to be followed, and from where."""
+
+    attempt: str
+    #: As in `Launch`.
+    root: str
+    #: The first byte of the log to send.
+    offset: int
+    #: As in `Launch`: nothing beyond is sent.
+    log_limit: int
 
 
 class EndKind(StrEnum):
@@ -104,6 +119,8 @@ class Ended:
     dropped: int
     #: Why the log could not be written; empty when it could.
     log_error: str
+    #: Bytes of the log that the job removed from its file while the script ran; who had not read them never will.
+    removed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +135,17 @@ Frame: TypeAlias = Hello | Refused | LogData | Ended | Lost
 
 def encode_launch(launch: Launch, script_size: int) -> bytes:
     """Return the launch frame and the head of the script's frame; the script's bytes follow."""
-    own = {name: getattr(launch, name) for name in launch.__slots__}
-    document = json.dumps(own).encode()
-    return _HEAD.pack(b"L", len(document)) + document + _HEAD.pack(b"S", script_size)
+    return _encode(b"L", launch) + _HEAD.pack(b"S", script_size)
+
+
+def encode_follow(follow: Follow) -> bytes:
+    """Return the frame that asks for an attempt of an earlier session."""
+    return _encode(b"F", follow)
+
+
+def _encode(kind: bytes, request: Launch | Follow) -> bytes:
+    document = json.dumps({name: getattr(request, name) for name in request.__slots__}).encode()
+    return _HEAD.pack(kind, len(document)) + document
 
 
 def encode_signal(number: int) -> bytes:
@@ -228,6 +253,7 @@ def _parse_ended(document: dict[str, Any]) -> Ended:
         logged=_count(document, "logged"),
         dropped=_count(document, "dropped"),
         log_error=_text(document, "log_error"),
+        removed=_count(document, "removed"),
     )
 
 

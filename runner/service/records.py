@@ -1,165 +1,90 @@
-"""What the service remembers of a job: a folder each, with the log and, at the end, the outcome.
-
-The script and the environment are never written down: they may hold secrets.
-"""
+"""Every job that the service knows, over its restarts."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
+import contextlib
 import re
 import shutil
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
-from runner import outcome as outcomes
 from runner.errors import StateError
-from runner.execution.cancellation import Cancellation
-from runner.execution.log import Log
 from runner.job import Job
-from runner.outcome import Outcome, RunnerStopped
+from runner.service.documents import Submission, Ticket
+from runner.service.record import JobState, Record, create, load
 
 #: Finished jobs that are remembered; older ones go.
 KEPT: Final = 1000
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
-
-
-class JobState(StrEnum):
-    """Where a job is in its life."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    FINISHED = "finished"
-
-
-#: From each state, the states that may follow.
-MOVES: Final[Mapping[JobState, frozenset[JobState]]] = MappingProxyType(
-    {
-        JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FINISHED}),
-        JobState.RUNNING: frozenset({JobState.FINISHED}),
-        JobState.FINISHED: frozenset(),
-    }
-)
-
-
-@dataclass(eq=False)
-class Record:
-    """One job. `job` and `log` are there until it is finished, the outcome from then on."""
-
-    id: str
-    folder: Path
-    submitted: float
-    state: JobState
-    job: Job | None = None
-    log: Log | None = None
-    outcome: Outcome | None = None
-
-    def __post_init__(self) -> None:
-        self.cancellation = Cancellation()
-        self.finished = asyncio.Event()
-        if self.state is JobState.FINISHED:
-            self.finished.set()
-
-    def move(self, target: JobState) -> None:
-        """Go to another state. Raises StateError naming both when the table does not allow it."""
-        if target is not self.state and target not in MOVES[self.state]:
-            raise StateError(f"Job {self.id} cannot move from {self.state} to {target}; this is a defect.")
-        self.state = target
-
-    async def follow(self, offset: int) -> AsyncIterator[bytes]:
-        """Yield the log from a byte offset on, to its end: live while the job runs, from the file afterwards."""
-        if self.log is not None:
-            async for data in self.log.follow(offset):
-                yield data
-            return
-        for data in self.read(offset):
-            yield data
-
-    def read(self, offset: int) -> Iterator[bytes]:
-        """Yield what the log has now, from a byte offset on."""
-        with (self.folder / "log").open("rb") as file:
-            file.seek(offset)
-            while data := file.read(256 * 1024):
-                yield data
+#: A folder that was not complete yet, or not any more.
+_REMNANT: Final = re.compile(r"[0-9a-f]{32}\.(new|old)")
 
 
 class Records:
-    """Every job the service knows. The folder is this service's own.
+    """All jobs, those of earlier lives of the service too. The folder is this service's own.
 
     Raises StateError when the folder cannot be used.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._records: dict[str, Record] = {}
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for entry in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime):
-                if _ID.fullmatch(entry.name):
-                    self._records[entry.name] = _load(entry)
+            found = sorted(_found(folder), key=lambda record: record.ticket.number)
         except OSError as error:
             raise StateError(f"The state folder {folder} is not usable: {error}.") from error
+        self._records = {record.id: record for record in found}
+        self._next = max((record.ticket.number for record in found), default=0) + 1
 
     def get(self, job_id: str) -> Record | None:
         """The job of that id, if it is known."""
         return self._records.get(job_id)
 
-    def add(self, job: Job) -> Record:
-        """Take a job: its folder and its empty log exist when this returns. Raises StateError, also on a full disk."""
-        self._forget_old()
-        job_id = uuid.uuid4().hex
-        folder = self._folder / job_id
+    def unfinished(self) -> list[Record]:
+        """The jobs that have not ended, in the order in which they were submitted."""
+        return [record for record in self._records.values() if record.state is not JobState.FINISHED]
+
+    async def add(self, job: Job) -> Record:
+        """Take a job: it is on disk when this returns. Raises StateError, also on a full disk."""
+        await self._forget_old()
+        ticket = Ticket(self._next, time.time())
+        self._next += 1
+        record = Record(self._folder / uuid.uuid4().hex, ticket, job)
         try:
-            folder.mkdir(mode=0o700)
-            log = Log(folder / "log")
+            await asyncio.to_thread(create, record.folder, Submission(ticket, job))
         except OSError as error:
-            raise StateError(f"The job cannot be kept: {error}. Make room in the state folder.") from error
-        record = Record(job_id, folder, time.time(), JobState.QUEUED, job, log)
-        self._records[job_id] = record
+            await asyncio.to_thread(_remove, record.folder)
+            raise StateError(f"The job cannot be kept: {error.strerror}. Make room in the state folder.") from error
+        self._records[record.id] = record
         return record
 
-    def finish(self, record: Record, outcome: Outcome) -> None:
-        """Keep the outcome, on disk before anybody is told. The log is complete by now."""
-        if record.log is not None:
-            record.log.close(outcomes.sentence(outcome))
-        try:
-            _write(record.folder / "outcome.json", json.dumps(outcomes.to_json(outcome)))
-        finally:
-            record.move(JobState.FINISHED)
-            record.outcome, record.job, record.log = outcome, None, None
-            record.finished.set()
-
-    def _forget_old(self) -> None:
+    async def _forget_old(self) -> None:
         finished = [record for record in self._records.values() if record.state is JobState.FINISHED]
         for record in finished[: max(0, len(finished) - KEPT + 1)]:
-            shutil.rmtree(record.folder, ignore_errors=True)
             del self._records[record.id]
+            await asyncio.to_thread(_remove, record.folder)
 
 
-def _load(folder: Path) -> Record:
-    """A job of an earlier life of the service. One without an outcome ended with that life."""
-    submitted = folder.stat().st_mtime
-    try:
-        outcome = outcomes.from_json(json.loads((folder / "outcome.json").read_text()))
-    except (FileNotFoundError, ValueError):
-        outcome = RunnerStopped("it went down while the job was queued or running.")
-        (folder / "log").touch(mode=0o600)
-        _write(folder / "outcome.json", json.dumps(outcomes.to_json(outcome)))
-    return Record(folder.name, folder, submitted, JobState.FINISHED, outcome=outcome)
+def _found(folder: Path) -> list[Record]:
+    records = []
+    for entry in folder.iterdir():
+        if entry.is_symlink() or not entry.is_dir():
+            continue
+        if _ID.fullmatch(entry.name):
+            records.append(load(entry))
+        elif _REMNANT.fullmatch(entry.name):
+            shutil.rmtree(entry, ignore_errors=True)
+    return records
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".new")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _remove(folder: Path) -> None:
+    """Remove a job's folder; a crash on the way must not leave a part of it under its name."""
+    remnants = [folder.with_suffix(suffix) for suffix in (".new", ".old")]
+    with contextlib.suppress(OSError):  # it is not there yet, or stays until the next start
+        folder.replace(remnants[1])
+    for remnant in remnants:
+        shutil.rmtree(remnant, ignore_errors=True)

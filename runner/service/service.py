@@ -1,108 +1,252 @@
-"""Takes jobs into a queue and runs them, as many at once as there are slots."""
+"""Takes jobs into a queue and runs them, as many at once as there are slots. Goes on with those of an earlier life."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import deque
+from dataclasses import replace
 from typing import Final
 
 from runner import outcome as outcomes
-from runner.errors import BusyError, ConnectError, DrainingError, StateError
-from runner.execution.attempt import run, run_attempt
-from runner.execution.lease import LeaseSource
-from runner.execution.options import Note
+from runner.errors import BusyError, ConnectError, DetachedError, DrainingError, LogError
+from runner.execution.attempt import resume_attempt, run, run_attempt
+from runner.execution.cancellation import see_through
+from runner.execution.options import Note, Settings
 from runner.job import Job
-from runner.outcome import Outcome, SandboxLost
-from runner.service.records import JobState, Record, Records
-from runner.service.standby import Standby
+from runner.outcome import Outcome, SandboxLost, SetupFailed
+from runner.service.leases import NotedLeases
+from runner.service.record import Record
+from runner.service.records import Records
+from runner.service.standby import PATIENCE, Standby
 
 _logger = logging.getLogger(__name__)
 
 #: Jobs that may wait at once.
 MAX_QUEUED: Final = 10_000
+#: Seconds between two tries to write an outcome down, and for how long that goes on once the runner is told to stop.
+_RETRY: Final = 1.0
+_STOP_DEADLINE: Final = 10.0
+#: Seconds for what runs to be left in good order.
+_DETACH_DEADLINE: Final = 5.0
+#: Seconds that a sandbox is kept beyond a job's timeout while no runner is heard of, and the most that a keeper grants.
+_BEYOND: Final = 3600.0
+_MAX_PATIENCE: Final = 7 * 24 * 3600.0
+SETTINGS: Final = Settings(reconnect_deadline=_BEYOND)
+"""A keeper may be away for as long as its upgrade takes: the job goes on meanwhile."""
 
 
 class Service:
-    """One runner's jobs. `work` runs them until `drain` or `stop` was called and the last one has ended."""
+    """One runner's jobs. `work` runs them until `drain`, `stop` or `detach` was called and the last one has ended.
 
-    def __init__(self, leases: LeaseSource, records: Records, slots: int, standby: Standby | None) -> None:
+    A life of the service may end at any moment: what it promised is on disk, and the next life goes on from there.
+    """
+
+    def __init__(
+        self,
+        leases: NotedLeases,
+        records: Records,
+        slots: int,
+        standby: Standby | None,
+        settings: Settings = SETTINGS,
+    ) -> None:
         self.records = records
+        self._settings = settings
         self._leases = leases
         self._slots = slots
         self._standby = standby
-        self._queue: asyncio.Queue[Record | None] = asyncio.Queue()
-        self._unfinished: set[Record] = set()
+        self._earlier = records.unfinished()
+        self._waiting: deque[Record] = deque()
+        self._running: dict[Record, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+        self._reconciled = False
         self._draining = False
+        self._detached = False
+        self._stopped: float | None = None
+
+    @property
+    def reconciled(self) -> bool:
+        """Whether the jobs of an earlier life were found again."""
+        return self._reconciled
 
     @property
     def draining(self) -> bool:
         """Whether no more jobs are taken."""
         return self._draining
 
-    def submit(self, job: Job) -> Record:
-        """Take a job. Errors: DrainingError, BusyError, StateError; nothing was taken then."""
+    async def submit(self, job: Job) -> Record:
+        """Take a job: from here on it outlives this process. Errors: DrainingError, BusyError, StateError."""
         if self._draining:
             raise DrainingError("The runner is stopping and takes no more jobs. Submit it again when it is back.")
-        if self._queue.qsize() >= MAX_QUEUED:
+        if len(self._waiting) >= MAX_QUEUED:
             raise BusyError(f"{MAX_QUEUED} jobs wait already. Submit it again later.")
-        record = self.records.add(job)
-        self._unfinished.add(record)
-        self._queue.put_nowait(record)
-        _logger.info("job %s: queued", record.id)
-        return record
+        return await see_through(self._take(job))
+
+    async def cancel(self, record: Record, by: str) -> None:
+        """Ask for a job's end; `by` completes the sentence "the script was cancelled by …"."""
+        await record.cancel(by)
+        if record in self._waiting:
+            self._waiting.remove(record)
+            self._start(record)  # only to end: it takes no sandbox
 
     def drain(self) -> None:
         """Take no more jobs; what was taken is still run. Idempotent."""
         if not self._draining:
             self._draining = True
-            _logger.info("draining: no more jobs are taken, %d go on", len(self._unfinished))
-            for _ in range(self._slots):
-                self._queue.put_nowait(None)
+            self._changed.set()
+            _logger.info("draining: no more jobs are taken, %d go on", len(self._waiting) + len(self._running))
 
     def stop(self, why: str) -> None:
         """Take no more jobs and end those that were taken. Idempotent."""
         self.drain()
-        for record in self._unfinished:
+        self._stopped = self._stopped or time.monotonic()
+        for record in (*self._waiting, *self._running):
             record.cancellation.stop_runner(why)
 
-    async def work(self) -> None:
-        """Run jobs until there are no more to come."""
-        await asyncio.gather(*(self._slot() for _ in range(self._slots)))
-        if self._standby is not None:
-            await self._standby.close()
+    def detach(self) -> None:
+        """Take no more jobs and start none, and leave those that run running, for the next life. Idempotent."""
+        self._draining = self._detached = True
+        self._changed.set()
+        _logger.info("detaching: %d jobs are left running, %d waiting", len(self._running), len(self._waiting))
+        for record in self._running:
+            record.cancellation.detach()
 
-    async def _slot(self) -> None:
-        while (record := await self._queue.get()) is not None:
+    async def work(self) -> None:
+        """Run jobs until there are no more to come, first those that an earlier life left."""
+        returning = asyncio.create_task(self._leases.return_earlier(self._reconcile()))
+        while not self._detached and (self._waiting or not self._draining):
+            if self._waiting and len(self._running) < self._slots:
+                self._start(self._waiting.popleft())
+            else:
+                await self._changed.wait()
+                self._changed.clear()
+        while self._running and not self._detached:
+            await self._changed.wait()
+            self._changed.clear()
+        await self._close()
+        returning.cancel()
+
+    async def _close(self) -> None:
+        """Give back what is held. What a detached service cannot do in time is done by the next life."""
+        closing = [*self._running.values()]
+        if self._standby is not None:
+            closing.append(asyncio.create_task(self._standby.close()))
+        if closing:
+            await asyncio.wait(closing, timeout=_DETACH_DEADLINE if self._detached else None)
+
+    def _reconcile(self) -> set[str]:
+        """Go on with what an earlier life left, and return the attempts that are followed again.
+
+        They run even when there are more of them than slots: they do so anyway.
+        """
+        followed = set()
+        for record in self._earlier:
+            if record.marker:
+                followed.add(record.marker.attempt)
+            if record.marker or record.cancellation.cause:
+                self._start(record)
+            else:
+                self._waiting.append(record)
+        self._reconciled = True
+        if self._running or self._waiting:
+            _logger.info("found again: %d jobs that run, %d that wait", len(self._running), len(self._waiting))
+        return followed
+
+    async def _take(self, job: Job) -> Record:
+        record = await self.records.add(job)
+        self._waiting.append(record)
+        self._changed.set()
+        _logger.info("job %s: queued", record.id)
+        return record
+
+    def _start(self, record: Record) -> None:
+        self._running[record] = asyncio.create_task(self._see_to_its_end(record))
+
+    async def _see_to_its_end(self, record: Record) -> None:
+        try:
             outcome = await self._outcome(record)
-            try:
-                self.records.finish(record, outcome)
-            except (OSError, StateError) as error:
-                _logger.error("job %s: its outcome could not be written: %s", record.id, error)  # noqa: TRY400
-            self._unfinished.discard(record)
+            await self._settle(record, outcome)
+            await record.finish()
             _logger.info("job %s: %s", record.id, outcomes.sentence(outcome))
+        except DetachedError:
+            _logger.info("job %s: left for the next life of the runner", record.id)
+        except Exception:  # a defect in one job's course is no end of the others
+            _logger.exception("job %s: a defect in the runner; the next life tries again", record.id)
+        finally:
+            del self._running[record]
+            self._changed.set()
 
     async def _outcome(self, record: Record) -> Outcome:
-        if record.cancellation.cause is not None:
+        if record.cancellation.cause and not record.marker:
             return record.cancellation.cause
-        record.move(JobState.RUNNING)
         try:
             return await self._run(record)
-        except Exception:  # a slot must outlive any defect in one job's course
+        except DetachedError:
+            raise
+        except LogError as error:
+            return SandboxLost(str(error)) if record.marker else SetupFailed(str(error))
+        except Exception:  # whatever it is, the job comes to its end
             _logger.exception("job %s: a defect in the runner", record.id)
             return SandboxLost("The runner met an error of its own. Please report it with the runner's log.")
 
     async def _run(self, record: Record) -> Outcome:
-        assert record.job is not None
-        assert record.log is not None
-
         def tell(note: Note) -> None:
             _logger.info("job %s: %s", record.id, note.text)
 
-        job, log = record.job, record.log
-        prepared = await self._standby.take(job.profile, job.trust_key) if self._standby is not None else None
-        if prepared is not None:
+        async def on_end(outcome: Outcome) -> None:
+            await self._settle(record, outcome)
+
+        log = record.begin()
+        if record.marker:
+            return await resume_attempt(
+                self._leases,
+                record.marker,
+                log,
+                record.cancellation,
+                settings=self._settings,
+                notes=tell,
+                on_end=on_end,
+            )
+        assert record.job
+        job, settings = record.job, self._settings_for(record.job)
+        if self._standby is not None and settings.patience <= PATIENCE:
+            prepared = await self._standby.take(job.profile, job.trust_key)
+            if prepared is not None:
+                try:
+                    return await run(
+                        prepared, job, log, record.cancellation, notes=tell, on_start=record.mark, on_end=on_end
+                    )
+                except ConnectError as error:
+                    tell(Note("retry", f"{error} Another one is tried."))
+        return await run_attempt(
+            self._leases,
+            job,
+            log,
+            record.cancellation,
+            settings=settings,
+            notes=tell,
+            on_start=record.mark,
+            on_end=on_end,
+        )
+
+    async def _settle(self, record: Record, outcome: Outcome) -> None:
+        """Have an outcome on disk, however long that takes: until then the job runs, and keeps its sandbox.
+
+        Errors: DetachedError when the runner leaves before that. The next life asks the sandbox again.
+        """
+        while True:
             try:
-                return await run(prepared, job, log, record.cancellation, notes=tell)
-            except ConnectError as error:
-                tell(Note("retry", f"{error} Another one is tried."))
-        return await run_attempt(self._leases, job, log, record.cancellation, notes=tell)
+                return await record.settle(outcome)
+            except OSError as error:
+                problem = f"The outcome cannot be written down: {error.strerror}. Make room in the state folder."
+            _logger.error("job %s: %s It ended like this: %s", record.id, problem, outcomes.sentence(outcome))
+            if self._detached or (self._stopped is not None and time.monotonic() - self._stopped > _STOP_DEADLINE):
+                raise DetachedError(problem)
+            await asyncio.sleep(_RETRY)
+
+    def _settings_for(self, job: Job) -> Settings:
+        """A sandbox waits for the next life of the runner as long as the job may run, and a while longer."""
+        if job.timeout is None:
+            return replace(self._settings, patience=PATIENCE)
+        return replace(self._settings, patience=min(job.timeout + self._settings.grace + _BEYOND, _MAX_PATIENCE))

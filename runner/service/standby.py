@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from runner.errors import RunnerError
 from runner.execution.lease import LeaseSource
-from runner.execution.options import Settings
+from runner.execution.options import DEFAULTS, Settings
 from runner.execution.prepare import Prepared, prepare
 
 _logger = logging.getLogger(__name__)
@@ -18,8 +19,10 @@ _logger = logging.getLogger(__name__)
 _INTERVAL: Final = 1.0
 #: Ready sandboxes there must be before one is taken in advance: the other is for whoever else asks the keeper.
 _SPARE: Final = 2
+#: Seconds that a sandbox is kept for a job without timeout while no runner is heard of.
+PATIENCE: Final = 24 * 3600.0
 #: Seconds to wait for a sandbox: there was one to spare a moment ago, and a job may wait for us meanwhile.
-_SETTINGS: Final = Settings(lend_wait=5.0)
+_LEND_WAIT: Final = 5.0
 
 
 class Standby:
@@ -29,8 +32,11 @@ class Standby:
     never keep one waiting that is there.
     """
 
-    def __init__(self, leases: LeaseSource, ready: Callable[[str], Awaitable[int]]) -> None:
+    def __init__(
+        self, leases: LeaseSource, ready: Callable[[str], Awaitable[int]], settings: Settings = DEFAULTS
+    ) -> None:
         """`ready` tells how many sandboxes of a profile nobody has leased. Needs a running event loop."""
+        self._settings = replace(settings, lend_wait=_LEND_WAIT, patience=PATIENCE, source_deadline=0.0)
         self._leases = leases
         self._ready = ready
         self._wanted = ("default", "default")
@@ -62,7 +68,7 @@ class Standby:
                 _logger.info("no sandbox in advance: %s", error)
                 spare = 0
             if self._held is None and spare >= _SPARE:
-                self._held = asyncio.create_task(prepare(self._leases, *self._wanted, settings=_SETTINGS))
+                self._held = asyncio.create_task(prepare(self._leases, *self._wanted, settings=self._settings))
             elif self._held is not None and self._held.done() and (spare == 0 or not _usable(self._held)):
                 await self._release()
             await asyncio.sleep(_INTERVAL)

@@ -1,0 +1,74 @@
+"""A lease that is kept alive until it is handed in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
+from runner.execution.heartbeat import Heartbeat
+from runner.execution.lease import Lease
+from runner.execution.options import Settings
+
+_logger = logging.getLogger(__name__)
+
+#: Seconds before a source of leases that did not answer is asked again.
+PAUSE: Final = 0.5
+
+
+class Held:
+    """A lease and its heartbeat. End it with `hand_in`, or with `leave` where somebody will resume it."""
+
+    def __init__(self, lease: Lease, settings: Settings) -> None:
+        """Keep the lease from now on. Needs a running event loop."""
+        self.lease = lease
+        self.heartbeat = Heartbeat(lease)
+        self._deadline = settings.return_deadline
+
+    async def kill(self) -> bool:
+        """End every process of the attempt from outside, and return whether that was seen to be done. Never fails."""
+        return await self._attempted("kill", self.lease.kill)
+
+    async def hand_in(self, broken: str | None, *, used: bool) -> None:
+        """End the lease: give the sandbox back, or condemn it with the reason. Never fails.
+
+        `used` as in `Lease.give_back`. Not to be cancelled.
+        """
+        if broken or not await self._attempted("give back", lambda: self.lease.give_back(used=used)):
+            reason = broken or "The sandbox could not be given back."
+            await self._attempted("condemn", lambda: self.lease.condemn(reason))
+        await self.heartbeat.stop()
+
+    async def leave(self) -> None:
+        """Let the lease run out unless somebody resumes it."""
+        await self.heartbeat.stop()
+
+    async def _attempted(self, what: str, call: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """Do one thing with the lease within the deadline, and return whether it worked. Failure is logged."""
+        try:
+            async with asyncio.timeout(self._deadline):
+                await _answered(call)
+        except LeaseLostError as error:  # taken away before: there is nothing left to hand in
+            _logger.info("Sandbox %s, %s: %s", self.lease.sandbox, what, error)
+        except Exception as error:  # whatever it is, the attempt comes to its end
+            _logger.warning(
+                "Sandbox %s, %s: %s",
+                self.lease.sandbox,
+                what,
+                str(error) or f"no answer within {self._deadline:g} s",
+                exc_info=None if isinstance(error, LeaseError | OSError) else error,
+                extra={"action": "lease_call_failed", "call": what, "attempt": self.lease.attempt},
+            )
+            return False
+        return True
+
+
+async def _answered(call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Call until somebody answers: a source of leases that restarts must not leave a job running."""
+    while True:
+        try:
+            return await call()
+        except LeaseUnreachableError:
+            await asyncio.sleep(PAUSE)

@@ -1,0 +1,205 @@
+"""One attempt in its sandbox, over as many sessions as it takes: launched once, then followed by byte offset."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
+
+from runner.errors import (
+    AttemptLostError,
+    ConnectError,
+    ConnectionLostError,
+    LaunchRefusedError,
+    LeaseError,
+    LeaseLostError,
+    ProtocolError,
+)
+from runner.execution import wire
+from runner.execution.ending import remarks_on_end
+from runner.execution.lease import Access, Lease, LeaseSource
+from runner.execution.log import Log
+from runner.execution.marker import Marker
+from runner.execution.options import Note, Notes, Settings
+from runner.execution.prepare import LEND_SLACK
+from runner.execution.session import Session
+from runner.job import Job
+
+#: Seconds between the beginnings of two sessions: a job that ends each of them does not make the runner spin.
+PAUSE: Final = 1.0
+#: Seconds that a session must last, or bytes of output that it must bring, to count as a way in.
+STABLE: Final = 10.0
+PROGRESS: Final = 64 * 1024
+#: Seconds of an unbroken session after which an end that happened while there was none has certainly arrived.
+CATCH_UP: Final = 60.0
+
+_T = TypeVar("_T")
+
+
+class Pursuit:
+    """Follows an attempt to its end. A session that breaks is no end: another one goes on where it stopped.
+
+    The lease must be kept alive by someone else meanwhile.
+    """
+
+    def __init__(
+        self, leases: LeaseSource, marker: Marker, log: Log, settings: Settings, notes: Notes, session: Session | None
+    ) -> None:
+        """`session` is the one that waits for the job; None for an attempt of an earlier life. Owns it from here on."""
+        self._leases = leases
+        self._marker = marker
+        self._log = log
+        self._settings = settings
+        self._notes = notes
+        self._session = session
+        self._access: Access | None = None
+        self._received = log.output
+        #: On the loop's clock, when another session was opened last, and where the log stood then; and when there last
+        #: was a way in that was good for something.
+        self._opened, self._began_at = -math.inf, self._received
+        self._reached = _now()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session, as far as is known."""
+        return self._session is not None and self._session.usable
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is a session that would have told an end of the attempt by now."""
+        return self.connected and _now() - self._opened >= CATCH_UP
+
+    async def launch(self, job: Job) -> wire.Ended:
+        """Send the job, once, and see it to its end. Errors: LaunchRefusedError; as for `follow`."""
+        assert self._session
+        try:
+            await self._send(self._session, job)
+            return self._conclude(await self._session.end(), job.script)
+        except ConnectionLostError as error:
+            self._lost(error)
+            return await self._follow(job.script)
+
+    async def regain(self) -> Lease:
+        """Ask for the lease of an attempt of an earlier life until there is an answer.
+
+        Errors: LeaseLostError; AttemptLostError, also when no answer came for `reconnect_deadline` seconds.
+        """
+        lease = await self._until_answered(self._resume)
+        self._access = lease.access
+        return lease
+
+    async def follow(self) -> wire.Ended:
+        """See an attempt of an earlier life to its end, from where the log stands.
+
+        Errors: LeaseLostError; AttemptLostError, also when there was no way in for `reconnect_deadline` seconds;
+        ProtocolError.
+        """
+        return await self._follow(b"")
+
+    def signal(self, number: int) -> None:
+        """Ask for a signal to the script's process group. Nothing says whether it was sent."""
+        if self._session:
+            self._session.signal(number)
+
+    async def close(self) -> None:
+        """Let go of the sandbox. The script, if it still runs, goes on. Idempotent."""
+        if self._access:
+            self._access.socket.close()
+            self._access = None
+        if self._session:
+            await self._session.close()
+            self._session = None
+
+    async def _send(self, session: Session, job: Job) -> None:
+        settings, marker = self._settings, self._marker
+        launch = wire.Launch(
+            attempt=marker.attempt,
+            args=job.args,
+            environment=dict(job.environment),
+            timeout=marker.timeout,
+            grace=settings.grace,
+            log_limit=marker.log_limit,
+            workspace=marker.workspace,
+            root=marker.attempts,
+        )
+        try:
+            async with asyncio.timeout(settings.launch_deadline):
+                await session.launch(launch, job.script, self._take)
+        except TimeoutError:
+            raise ConnectionLostError(f"The job could not be sent within {settings.launch_deadline:g} s.") from None
+        self._notes(Note("started", "The script was sent to the sandbox.", {"attempt": marker.attempt}))
+
+    async def _follow(self, script: bytes) -> wire.Ended:
+        while True:
+            try:
+                session = await self._until_answered(self._reopen)
+                return self._conclude(await session.end(), script)
+            except ConnectionLostError as error:
+                self._lost(error)
+            except LaunchRefusedError as error:  # it would say that user code certainly did not run
+                raise ProtocolError(f"The sandbox refused what was sent to it before: {error}") from error
+
+    async def _until_answered(self, act: Callable[[], Awaitable[_T]]) -> _T:
+        """Try again what fails for reasons that may pass, until the deadline."""
+        wait = max(0.0, self._opened + PAUSE - _now())
+        while True:
+            await asyncio.sleep(wait)
+            try:
+                async with asyncio.timeout(LEND_SLACK + self._settings.open_deadline):
+                    return await act()
+            except LeaseLostError:
+                raise
+            except (LeaseError, ConnectError, ConnectionLostError, TimeoutError) as error:
+                self._check_deadline(error)
+            wait = PAUSE
+
+    async def _resume(self) -> Lease:
+        marker = self._marker
+        lease = await self._leases.resume(marker.attempt, marker.token)
+        if (lease.sandbox, lease.generation) != (marker.sandbox, marker.generation):
+            lease.access.socket.close()
+            raise AttemptLostError(f"The lease leads to {lease.sandbox} now, and the script ran in {marker.sandbox}.")
+        return lease
+
+    async def _reopen(self) -> Session:
+        if self._session:
+            await self._session.close()  # not a byte of it may come once the offset was told to the next one
+            self._session = None
+        access, self._access = self._access or (await self._resume()).access, None
+        session = self._session = await Session.open(access, self._settings)
+        marker = self._marker
+        if session.hello.boot_id != marker.boot_id:
+            raise AttemptLostError("The sandbox's host was restarted, which ended the script.")
+        await session.follow(wire.Follow(marker.attempt, marker.attempts, self._received, marker.log_limit), self._take)
+        self._opened, self._began_at = _now(), self._received
+        self._notes(Note("resumed", "The script was found again in the sandbox.", {"offset": self._received}))
+        return session
+
+    def _take(self, pieces: Sequence[memoryview]) -> None:
+        self._received += sum(map(len, pieces))
+        if self._received > self._marker.log_limit:
+            raise ProtocolError("The sandbox sent more output than was agreed.")
+        self._log.append(*pieces)
+
+    def _conclude(self, ended: wire.Ended, script: bytes) -> wire.Ended:
+        self._log.dropped += ended.dropped
+        for remark in remarks_on_end(ended, script, self._received):
+            self._log.remark(remark)
+            self._notes(Note("remark", remark))
+        return ended
+
+    def _check_deadline(self, error: Exception) -> None:
+        seconds = self._settings.reconnect_deadline
+        if _now() >= self._reached + seconds:
+            raise AttemptLostError(f"There was no way back into it for {seconds:g} s. {error}".rstrip()) from error
+
+    def _lost(self, error: ConnectionLostError) -> None:
+        if self._received >= self._began_at + PROGRESS or _now() >= self._opened + STABLE:
+            self._reached = _now()
+        self._check_deadline(error)
+        self._notes(Note("lost", f"{error} The script goes on in its sandbox; a new connection is tried."))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

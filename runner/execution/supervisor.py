@@ -1,0 +1,347 @@
+"""The supervisor: the process in the sandbox that sees one script to its end, whether or not anyone follows.
+
+It is detached from every connection. It starts the script in a session of its own, moves its output to the log file,
+enforces the log's limit and the script's deadline, and records the end. Sent into the sandbox together with
+`launcher.py`, whose rules apply: standard library only, Python 3.11 or later, nothing heavy at the start.
+
+Whoever follows the script has a link to it, a stream socket: the supervisor writes a byte when there is news, the
+follower writes the number of a signal for the script, and the end of file is the other's end. The first link comes with
+the start; later ones come over the attempt's address, and are welcomed with the open log and record.
+"""
+# pathlib costs milliseconds at every start
+# ruff: noqa: PTH102, PTH103, PTH118, PTH123
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import pwd
+import select
+import signal
+import socket
+import stat
+import struct
+import termios
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing costs milliseconds
+    from typing import Any
+
+PIPE_SIZE = 1024 * 1024  # the most that an unprivileged process may ask for
+RECORD_SIZE = 4096
+MAX_LINKS = 16
+SPLICE_NONBLOCK = 2
+PR_SET_CHILD_SUBREAPER = 36
+LEFTOVER_SECONDS = 5
+SHELL = ("/bin/bash", "-eo", "pipefail")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class RefusedError(Exception):
+    """The script cannot be started, for the reason given."""
+
+
+class Folder:
+    """What an attempt leaves in the sandbox (`script`, `log`, `record`), and where its supervisor listens."""
+
+    def __init__(self, root: str, attempt: str) -> None:
+        self.root = root
+        self.path = os.path.join(root, attempt)
+        # Abstract: the job can neither remove nor replace it, and it is free again when its owner ends.
+        self.address = b"\0" + os.fsencode(self.path)[-100:]
+        self.log = self.record = -1
+
+    def create(self) -> socket.socket:
+        """Make the folder, which fails when this attempt was laid out before, and listen at its address."""
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            listener.bind(self.address)
+            os.makedirs(self.root, 0o700, exist_ok=True)
+            os.mkdir(self.path, 0o700)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.EADDRINUSE):
+                raise
+            raise RefusedError("This attempt was started here before. A script starts at most once.") from None
+        listener.listen(MAX_LINKS)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        self.log = os.open(os.path.join(self.path, "log"), flags, 0o600)
+        self.record = os.open(os.path.join(self.path, "record"), flags, 0o600)
+        # Blocks for the record are taken now, so that a full disk cannot lose how the script ended.
+        os.posix_fallocate(self.record, 0, RECORD_SIZE)
+        self.write_record({"kind": "starting"})
+        return listener
+
+    def open(self) -> None:
+        """Open what is left of an attempt: no links are followed, and nothing but plain files is taken."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+        with contextlib.suppress(OSError):
+            folder = os.open(self.path, flags | os.O_DIRECTORY)
+            with contextlib.suppress(OSError):
+                self.log = plain(os.open("log", flags, dir_fd=folder))
+            with contextlib.suppress(OSError):
+                self.record = plain(os.open("record", flags, dir_fd=folder))
+
+    def write_record(self, record: dict[str, object]) -> None:
+        """Overwrite the record, without a sync: it outlives every process, and a host's crash ends the sandbox too."""
+        os.pwrite(self.record, json.dumps(record).encode().ljust(RECORD_SIZE), 0)
+
+    def read_record(self) -> dict[str, Any]:
+        """Return the record as it is now; `kind` says whether it is final. The job may have written it."""
+        try:
+            record = json.loads(os.pread(self.record, RECORD_SIZE, 0))
+        except (OSError, ValueError, RecursionError):
+            record = None
+        return record if isinstance(record, dict) else {"kind": "missing or unreadable"}
+
+
+class Attempt(Folder):
+    """The launch request, and the attempt's folder."""
+
+    def __init__(self, header: dict[str, Any]) -> None:
+        super().__init__(header["root"], header["attempt"])
+        self.script: str = os.path.join(self.path, "script")
+        self.workspace: str = header["workspace"]
+        self.args: list[str] = header["args"]
+        self.environment: dict[str, str] = header["environment"]
+        self.timeout: float | None = header["timeout"]
+        self.grace: float = header["grace"]
+        self.log_limit: int = header["log_limit"]
+
+    def command(self) -> list[str]:
+        """Return what to execute: the script by its own first line, or by the shell when it names no interpreter."""
+        with open(self.script, "rb") as script:
+            own = script.read(2) == b"#!"
+        return [self.script, *self.args] if own else [*SHELL, self.script, *self.args]
+
+    def variables(self) -> dict[bytes, bytes]:
+        """Return the script's environment: the defaults below and the job's own on top."""
+        user = pwd.getpwuid(os.getuid())
+        defaults = {
+            "HOME": user.pw_dir,
+            "USER": user.pw_name,
+            "LOGNAME": user.pw_name,
+            "SHELL": SHELL[0],
+            "PATH": PATH,
+            "LANG": "C.UTF-8",
+            "CI": "true",
+            "PWD": self.workspace,
+            "LIBMOUNT_FORCE_MOUNT2": "always",  # `mount` of current distributions fails under sysbox without it
+        }
+        merged = {**defaults, **self.environment}
+        return {name.encode(): value.encode("utf-8", "surrogateescape") for name, value in merged.items()}
+
+
+class Supervisor:
+    """Starts the script and sees it to its end, whether or not anyone follows."""
+
+    def __init__(self, attempt: Attempt, listener: socket.socket, link: socket.socket) -> None:
+        self.attempt = attempt
+        self.listener = listener
+        self.links = {link.fileno(): link}
+        self.logged = self.dropped = self.removed = 0
+        self.log_error = ""
+        self.script = 0
+        self.status: int | None = None
+        self.timed_out = False
+        self.steps: list[tuple[float, int]] = []
+        self.null = os.open(os.devnull, os.O_RDWR)
+        self.output, self.output_end = os.pipe()
+        self.wakeup, self.wakeup_end = os.pipe()
+
+    def run(self) -> None:
+        """Run the script and record how it ended."""
+        try:
+            self.start()
+        except OSError as error:
+            self.finish({"kind": "start_failed", "errno": error.errno, "text": error.strerror})
+            return
+        while self.status is None:
+            self.wait_for_news()
+        # The script's end is the attempt's: take what was written, and do not wait for children that hold its stdout.
+        self.pump(waiting_bytes(self.output))
+        code = os.waitstatus_to_exitcode(self.status)
+        kind = "timed_out" if self.timed_out else "exited" if code >= 0 else "signaled"
+        self.finish({"kind": kind, "code": abs(code)})
+        kill_leftovers()
+
+    def start(self) -> None:
+        """Start the script in a session of its own."""
+        self.become_detached()
+        os.chdir(self.attempt.workspace)
+        os.umask(0o022)
+        command = self.attempt.command()
+        actions = [(os.POSIX_SPAWN_DUP2, self.null, 0)]
+        actions += [(os.POSIX_SPAWN_DUP2, self.output_end, target) for target in (1, 2)]
+        variables = self.attempt.variables()
+        everything = range(1, signal.NSIG)
+        self.script = os.posix_spawn(
+            command[0], command, variables, file_actions=actions, setsid=True, setsigmask=(), setsigdef=everything
+        )
+        os.close(self.output_end)
+        if self.attempt.timeout is not None:
+            # The monotonic clock: a job that is root may set the other one.
+            end = time.monotonic() + self.attempt.timeout
+            self.steps = [(end, signal.SIGTERM), (end + self.attempt.grace, signal.SIGKILL)]
+        own = {"supervisor": identity(os.getpid()), "script": identity(self.script)}
+        self.attempt.write_record({"kind": "running", **own})
+
+    def become_detached(self) -> None:
+        """Leave the connection's session, adopt what the script orphans, and turn signals into readable bytes."""
+        for descriptor in (0, 1, 2):
+            os.dup2(self.null, descriptor)
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        enlarge(self.output)
+        for descriptor in (self.output, self.wakeup, self.wakeup_end):
+            os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(self.wakeup_end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.poller = select.poll()
+        for link in (self.listener, *self.links.values()):
+            link.setblocking(False)
+        for descriptor in (self.output, self.wakeup, self.listener.fileno(), *self.links):
+            self.poller.register(descriptor, select.POLLIN)
+
+    def wait_for_news(self) -> None:
+        """Sleep until there is output, a dead child, a word from a follower or a deadline, and handle it."""
+        timeout = max(0.0, self.steps[0][0] - time.monotonic()) * 1000 + 1 if self.steps else None
+        for descriptor, _ in self.poller.poll(timeout):
+            if descriptor == self.output:
+                self.pump(PIPE_SIZE)
+            elif descriptor == self.wakeup:
+                os.read(self.wakeup, 4096)
+                self.reap()
+            elif descriptor == self.listener.fileno():
+                self.welcome()
+            elif descriptor in self.links:
+                self.obey(self.links[descriptor])
+        while self.steps and time.monotonic() >= self.steps[0][0]:
+            self.timed_out = True
+            self.kill(self.steps.pop(0)[1])
+
+    def pump(self, count: int) -> None:
+        """Move up to `count` bytes of output to the log, and to nowhere once the log is full."""
+        while count > 0:
+            room = 0 if self.log_error else self.attempt.log_limit - self.logged
+            removed = self.logged - os.fstat(self.attempt.log).st_size
+            try:
+                target = self.attempt.log if room > 0 else self.null
+                moved = os.splice(self.output, target, min(count, room or count), flags=SPLICE_NONBLOCK)
+            except BlockingIOError:
+                return
+            except OSError as error:  # above all a full disk: what follows is dropped, so that the log has no hole
+                self.log_error = error.strerror or str(error)
+                continue
+            if moved == 0:  # every writer closed it
+                self.poller.unregister(self.output)
+                return
+            count -= moved
+            if room > 0:
+                self.logged += moved
+                self.removed += max(0, removed)  # a hole now, as what follows was written where it belongs
+                self.tell()
+            else:
+                self.dropped += moved
+
+    def tell(self) -> None:
+        """Wake whoever follows. A full socket means that it was woken already."""
+        for link in self.links.values():
+            with contextlib.suppress(OSError):
+                link.send(b".")
+
+    def welcome(self) -> None:
+        """Take another follower, and give it the log and the record: the job may have removed them from the folder."""
+        with contextlib.suppress(OSError):
+            link, _ = self.listener.accept()
+            link.setblocking(False)
+            socket.send_fds(link, [b"."], [self.attempt.log, self.attempt.record])
+            if len(self.links) == MAX_LINKS:
+                self.forget(next(iter(self.links.values())))  # the oldest: its connection may be long dead
+            self.links[link.fileno()] = link
+            self.poller.register(link, select.POLLIN)
+
+    def obey(self, link: socket.socket) -> None:
+        """Pass on the signals that a follower asks for."""
+        try:
+            words = link.recv(64)
+        except OSError:
+            words = b""
+        if not words:
+            self.forget(link)
+        for number in words:
+            self.kill(number)
+
+    def forget(self, link: socket.socket) -> None:
+        """Let go of a follower."""
+        self.poller.unregister(link)
+        del self.links[link.fileno()]
+        link.close()
+
+    def kill(self, number: int) -> None:
+        """Signal the script's process group. Its id is safe from reuse until the script was reaped."""
+        if self.status is None:
+            with contextlib.suppress(OSError):
+                os.killpg(self.script, number)
+
+    def reap(self) -> None:
+        """Collect dead children: the script, and orphans of it that were adopted."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self.script:
+                self.status = status
+
+    def finish(self, end: dict[str, object]) -> None:
+        """Write the final record, and only then let the followers know."""
+        counts = {"logged": self.logged, "dropped": self.dropped, "removed": self.removed}
+        self.attempt.write_record({**end, **counts, "log_error": self.log_error})
+        for link in (self.listener, *self.links.values()):
+            link.close()
+
+
+def kill_leftovers() -> None:
+    """Kill every process that the script left behind. Those of other users stay; the host's side ends them."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(LEFTOVER_SECONDS)
+    me = os.getpid()
+    with contextlib.suppress(OSError):  # there is no child left
+        while True:
+            with open(f"/proc/{me}/task/{me}/children") as children:
+                for pid in children.read().split():
+                    with contextlib.suppress(OSError):
+                        os.kill(int(pid), signal.SIGKILL)
+            os.waitpid(-1, 0)
+
+
+def plain(descriptor: int) -> int:
+    """Return the descriptor if it is of a plain file, and else close it and return -1."""
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return -1
+
+
+def enlarge(pipe: int) -> None:
+    """Make a pipe as large as may be. What is no pipe stays as it is, and so do pipes beyond the user's share."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+
+
+def waiting_bytes(pipe: int) -> int:
+    """Return how many bytes can be read from a pipe now."""
+    count: int = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
+    return count
+
+
+def identity(pid: int) -> list[int]:
+    """Return a process's id and start time (clock ticks since boot), which together are never reused."""
+    with open(f"/proc/{pid}/stat") as stat:
+        return [pid, int(stat.read().rpartition(")")[2].split()[19])]

@@ -1,0 +1,103 @@
+"""Files that outlive a crash at any moment. A change that returned is on disk, and half of one is never seen.
+
+Every function blocks for as long as the disk takes, and raises OSError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO, cast
+
+
+def write(path: Path, document: object) -> None:
+    """Put a JSON document in the place of whatever the file held, readable for its owner only."""
+    new = path.with_name(f"{path.name}.new")
+    try:
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+            file.write(json.dumps(document).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            new.unlink()  # on a full disk, a part of it is in everybody's way
+        raise
+    sync(path.parent)
+
+
+def read(path: Path, limit: int) -> object:
+    """Return the JSON document in a file of at most `limit` bytes.
+
+    Raises ValueError when there is another thing, for anybody may have put it there, and FileNotFoundError.
+    """
+    with open_to_read(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"{path.name} has more than {limit} bytes")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path.name} is not JSON") from None  # the parser's own error quotes what may be a secret
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """Open a file that anybody may have put there. Raises ValueError when it is something else."""
+    return _open(path, os.O_RDONLY, "rb")
+
+
+def ensure(path: Path) -> None:
+    """Have a file there, empty unless it was there before. Raises ValueError when something else is there."""
+    _open(path, os.O_RDWR | os.O_CREAT, "r+b").close()
+
+
+def remove(path: Path) -> None:
+    """Remove a file. Idempotent."""
+    if path.exists():
+        path.unlink()
+        sync(path.parent)
+
+
+def end_with(path: Path, start: int, ending: bytes) -> None:
+    """Have a file hold no more than its first `start` bytes, and then the ending. Idempotent.
+
+    Not on disk when this returns. Raises ValueError when something else than a file is there.
+    """
+    with _open(path, os.O_RDWR | os.O_CREAT, "r+b") as file:
+        if os.pread(file.fileno(), len(ending) + 1, start) != ending:
+            file.truncate(min(start, os.fstat(file.fileno()).st_size))
+            file.seek(0, os.SEEK_END)
+            file.write(ending)
+
+
+def sync(path: Path) -> None:
+    """Have what a file holds, or which entries a folder has, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lock(path: Path) -> BinaryIO | None:
+    """Return a file that is ours alone until it is closed or this process ends; None while it is somebody else's."""
+    file = _open(path, os.O_RDWR | os.O_CREAT, "r+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def _open(path: Path, flags: int, mode: str) -> BinaryIO:
+    # A link leads elsewhere, and opening a FIFO waits for its other end.
+    file = os.fdopen(os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600), mode)
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return cast(BinaryIO, file)
+    file.close()
+    raise ValueError(f"{path.name} is not a file")
