@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -35,6 +36,12 @@ def until(what: str, condition: Callable[[], object], deadline: float = 60.0) ->
         time.sleep(0.05)
 
 
+def in_network_of_engine(namespace: Path | str | None = None) -> list[str]:
+    """What to put before a command that must be in the engine's network namespace, where the bridges are."""
+    namespace = namespace or os.environ.get("DOCKER_NETNS")
+    return ["nsenter", f"--net={namespace}"] if namespace else []
+
+
 @dataclass
 class Keeper:
     """One keeper process with folders of its own."""
@@ -44,6 +51,10 @@ class Keeper:
     image: str
     config: str = ""
     warm: int = 2
+    engine: str | None = None
+    """Where its Docker Engine is; None for the one that the environment names."""
+    netns: Path | None = None
+    """That engine's network namespace."""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -59,9 +70,8 @@ class Keeper:
         return (self.folder / "keeper.log").read_text()
 
     def command(self, *more: str) -> list[str]:
-        return [
-            *SANDBOX, "keeper", "--run-folder", str(self.folder / "run"), "--home", str(self.folder / "home"), *more
-        ]  # fmt: skip
+        folders = ["--run-folder", str(self.folder / "run"), "--home", str(self.folder / "home")]
+        return [*in_network_of_engine(self.netns), *SANDBOX, "keeper", *folders, *more]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -70,6 +80,7 @@ class Keeper:
             "SANDBOX_RUNTIME": self.runtime,
             "SANDBOX_IMAGE": self.image,
             "SANDBOX_WARM": str(self.warm),
+            **({"DOCKER_HOST": self.engine} if self.engine else {}),
         }
 
     def start(self) -> None:
@@ -119,7 +130,8 @@ def new_keeper(
     made: list[Keeper] = []
 
     def new(**settings: object) -> Keeper:
-        keeper = Keeper(tmp_path_factory.mktemp("keeper"), sandbox_runtime, sandbox_image, **settings)  # type: ignore[arg-type]
+        usual: dict[str, Any] = {"runtime": sandbox_runtime, "image": sandbox_image}
+        keeper = Keeper(tmp_path_factory.mktemp("keeper"), **{**usual, **settings})
         made.append(keeper)
         return keeper
 

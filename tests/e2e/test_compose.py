@@ -14,7 +14,7 @@ import pytest
 from sandbox.keeper import protocol
 from sandbox.keeper.client import KeeperClient
 from sandbox.state import State
-from tests.e2e.conftest import DEADLINE, RUNNER, SANDBOX, left_of, until
+from tests.e2e.conftest import DEADLINE, RUNNER, SANDBOX, in_network_of_engine, left_of, until
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "sandbox-compose-test"
@@ -90,7 +90,8 @@ def test_purge_removes_what_a_killed_keeper_left(
     docker_client.containers.get(f"{PROJECT}-keeper-1").kill()
     installation.compose("down", "--volumes")
     assert left_of(docker_client, name) != []
-    subprocess.run([*SANDBOX, "purge", "--installation", name], check=True, timeout=DEADLINE)
+    purge = [*in_network_of_engine(), *SANDBOX, "purge", "--installation", name]
+    subprocess.run(purge, check=True, timeout=DEADLINE)
     assert left_of(docker_client, name) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from sandbox.pool import LEASE_TERM
 from sandbox.state import State
 from tests.e2e.conftest import DEADLINE, RUNNER, Keeper, until
 
@@ -27,20 +29,13 @@ class Service:
     port: int
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
+    def command(self) -> list[str]:
+        places = ["--keeper", str(self.keeper.socket), "--state", str(self.state)]
+        return [*RUNNER, "serve", *places, "--listen", f"127.0.0.1:{self.port}"]
+
     def start(self) -> None:
-        listen = f"127.0.0.1:{self.port}"
-        command = [
-            *RUNNER,
-            "serve",
-            "--keeper",
-            str(self.keeper.socket),
-            "--state",
-            str(self.state),
-            "--listen",
-            listen,
-        ]
         with (self.state.parent / "service.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log)
+            self.process = subprocess.Popen(self.command(), stderr=log)
         until("the service answers", self._answers)
 
     def _answers(self) -> bool:
@@ -66,6 +61,15 @@ class Service:
     def log(self, job: str) -> str:
         """The whole log, followed to its end."""
         return self.api.get(f"/v1/jobs/{job}/log", params={"follow": True}).text
+
+    def read_log(self, job: str, seen: bytearray, goal: int) -> None:
+        """Follow the log from where `seen` stands until that has `goal` bytes, or to the log's end."""
+        where = {"follow": "true", "offset": str(len(seen))}
+        with self.api.stream("GET", f"/v1/jobs/{job}/log", params=where) as log:
+            for data in log.iter_raw():
+                seen += data
+                if len(seen) >= goal:
+                    return
 
     def show(self, job: str) -> dict[str, Any]:
         view: dict[str, Any] = self.api.get(f"/v1/jobs/{job}").json()
@@ -178,17 +182,82 @@ def test_a_second_term_ends_the_jobs(new_service: Callable[[], Service]) -> None
     assert service.wait() == 0
 
 
-def test_a_killed_service_tells_afterwards_what_became_of_its_jobs(new_service: Callable[[], Service]) -> None:
+#: Prints 50 MiB, in pieces that differ, over a few seconds.
+LARGE = """#!/usr/bin/env python3
+import hashlib, sys, time
+for number in range(50):
+    sys.stdout.buffer.write(hashlib.sha256(b"%d" % number).digest() * 32768)
+    sys.stdout.buffer.flush()
+    time.sleep(0.1)
+print()
+sys.exit(7)
+"""
+
+
+def large() -> bytes:
+    return b"".join(hashlib.sha256(b"%d" % number).digest() * 32768 for number in range(50))
+
+
+@pytest.mark.timeout(300)
+def test_a_large_log_is_exact_over_crashes_and_an_upgrade(new_service: Callable[[], Service]) -> None:
     service = new_service()
-    finished, running = service.submit("echo kept"), service.submit("echo up; sleep 1000")
+    job = service.submit(LARGE)
+    seen = bytearray()
+    for number, goal in ((signal.SIGKILL, 5), (signal.SIGUSR1, 15), (signal.SIGKILL, 25)):
+        service.read_log(job, seen, goal * 1024 * 1024)
+        service.signal(number)
+        assert service.wait() == (0 if number is signal.SIGUSR1 else -signal.SIGKILL)
+        service.start()
+        assert service.show(job)["state"] == "running"
+    service.read_log(job, seen, 1 << 40)
+    whole = large() + b"\nrunner: The script failed with exit code 7.\n"
+    assert hashlib.sha256(seen).hexdigest() == hashlib.sha256(whole).hexdigest()
+    assert service.outcome(job)["exit_code"] == 7
+    again = service.api.get(f"/v1/jobs/{job}/log").content
+    assert hashlib.sha256(again).hexdigest() == hashlib.sha256(whole).hexdigest()
+
+
+def test_after_a_crash_finished_running_and_waiting_jobs_are_what_they_were(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    finished = service.submit("echo kept")
     service.outcome(finished)
-    with service.api.stream("GET", f"/v1/jobs/{running}/log", params={"follow": True}) as log:
-        assert next(log.iter_lines()) == "up"
-        service.signal(signal.SIGKILL)
-        service.wait()
+    running = [service.submit(f"echo up; sleep {seconds}; echo end") for seconds in (2, 1000)]
+    waiting = service.submit("echo ran")
+    for job in running:
+        service.read_log(job, bytearray(), len("up\n"))
+    service.signal(signal.SIGKILL)
+    service.wait()
     service.start()
     assert service.log(finished) == "kept\nrunner: The script succeeded.\n"
-    assert service.outcome(running)["outcome"] == "runner_stopped"
+    assert service.log(running[0]) == "up\nend\nrunner: The script succeeded.\n"
+    assert service.log(waiting) == "ran\nrunner: The script succeeded.\n"
+    assert service.api.post(f"/v1/jobs/{running[1]}/cancel").status_code == 202
+    assert service.outcome(running[1])["outcome"] == "cancelled"
+
+
+def test_a_sandbox_that_a_killed_service_held_in_advance_is_returned(new_service: Callable[[], Service]) -> None:
+    """The trap: it stays leased until the end of its term, and of its patience, which is a day."""
+    service = new_service()
+
+    def attempts() -> set[str | None]:
+        return {sandbox.attempt for sandbox in service.keeper.client.listing().sandboxes}
+
+    until("one is held", lambda: attempts() != {None})
+    held = attempts() - {None}
+    service.signal(signal.SIGKILL)
+    service.wait()
+    service.start()
+    until("it is returned", lambda: not held & attempts(), LEASE_TERM * 0.7)
+
+
+def test_a_second_service_on_the_same_folder_is_refused(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = Service(service.keeper, service.state, port).command()
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert refused.returncode == 69
+    assert "Another runner uses the state folder" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,15 @@ from typing import Any
 
 import pytest
 
-from runner.errors import LeaseError, LeaseLostError
-from runner.execution.attempt import run_attempt
+from runner import outcome as outcomes
+from runner.errors import DetachedError, LeaseError, LeaseLostError
+from runner.execution.attempt import resume_attempt, run_attempt
 from runner.execution.cancellation import Cancellation
-from runner.execution.launcher import identity
 from runner.execution.lease import Access
 from runner.execution.log import Log
+from runner.execution.marker import Marker
 from runner.execution.options import Note, Settings
+from runner.execution.supervisor import identity
 from runner.job import Job
 from runner.outcome import Outcome
 
@@ -141,16 +143,20 @@ def sandbox(sshd: Path) -> Iterator[Sandbox]:
     yield sandbox
     sandbox.cut()
     for record in (sshd / "attempts").glob("*/record"):
-        end_leftovers(json.loads(record.read_bytes()))
+        end_leftovers(record)
     shutil.rmtree(sshd / "attempts", ignore_errors=True)
 
 
-def end_leftovers(record: dict[str, Any]) -> None:
+def end_leftovers(path: Path) -> None:
     """Kill what a test left running on purpose, as a keeper would: a cut connection does not end a script."""
-    for name in ("supervisor", "script"):
-        with contextlib.suppress(OSError, KeyError):
-            if identity(record[name][0]) == record[name]:
-                os.killpg(record[name][0], signal.SIGKILL)
+    if not path.is_file():  # a test made something else of it
+        return
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+        record = json.loads(path.read_bytes())
+        for pid, started in (record["supervisor"], record["script"]):
+            with contextlib.suppress(OSError):
+                if identity(pid) == [pid, started]:
+                    os.killpg(pid, signal.SIGKILL)
 
 
 @dataclass
@@ -165,6 +171,12 @@ class FakeLease:
     runtime: str = "none"
     term: float = 30.0
     trouble: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
+    token: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether it was given back or condemned."""
+        return any(call.startswith(("give_back", "condemn")) for call in self.calls)
 
     async def _call(self, name: str, *details: str) -> None:
         if {"give_back:used", "give_back:unused"} & set(self.calls) and name in ("renew", "kill"):
@@ -194,13 +206,27 @@ class FakeLeases:
     trouble: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     term: float = 30.0
     leases: list[FakeLease] = field(default_factory=list)
+    #: Attempts whose lease was asked for again.
+    resumed: list[str] = field(default_factory=list)
 
-    async def lend(self, attempt: str, profile: str, trust_key: str, wait: float) -> FakeLease:
+    async def lend(
+        self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float
+    ) -> FakeLease:
         if "lend" in self.trouble:
             await self.trouble["lend"]()
-        lease = FakeLease(attempt, self.new_access(), [], term=self.term, trouble=self.trouble)
+        lease = FakeLease(attempt, self.new_access(), [], term=self.term, trouble=self.trouble, token=token)
         self.leases.append(lease)
         return lease
+
+    async def resume(self, attempt: str, token: str) -> FakeLease:
+        """Return a lease that is not over again: as another handle, with the same calls and a fresh way in."""
+        self.resumed.append(attempt)
+        if "resume" in self.trouble:
+            await self.trouble["resume"]()
+        for lease in self.leases:
+            if (lease.attempt, lease.token) == (attempt, token) and not lease.over:
+                return replace(lease, access=self.new_access())
+        raise LeaseLostError("The lease is over.")
 
     @property
     def calls(self) -> list[str]:
@@ -223,6 +249,16 @@ async def lose() -> None:
     raise LeaseLostError("The lease is gone.")
 
 
+def closing(log: Log) -> Callable[[Outcome], Awaitable[None]]:
+    """Return what closes a log with the outcome, and does not stand for a second one."""
+
+    async def close(outcome: Outcome) -> None:
+        assert not log.closed
+        log.close(outcomes.sentence(outcome))
+
+    return close
+
+
 @dataclass
 class Bench:
     """Everything that one attempt needs, on one sandbox."""
@@ -234,6 +270,7 @@ class Bench:
     settings: Settings
     notes: list[Note] = field(default_factory=list)
     logs: list[Log] = field(default_factory=list)
+    markers: list[Marker] = field(default_factory=list)
 
     def new_log(self, limit: int = 1 << 31) -> Log:
         """Make the log of the next attempt."""
@@ -243,14 +280,60 @@ class Bench:
     async def run(self, script: str | bytes, log: Log | None = None, **job: object) -> Outcome:
         """Run a script to its outcome."""
         text = script.encode() if isinstance(script, str) else script
+        log = log or self.new_log()
         return await run_attempt(
             self.leases,
             Job(text, **job),  # type: ignore[arg-type]
-            log or self.new_log(),
+            log,
             self.cancellation,
             settings=self.settings,
             notes=self.notes.append,
+            on_start=self.markers.append,
+            on_end=closing(log),
         )
+
+    async def resume(self, marker: Marker | None = None) -> Outcome:
+        """Find the last attempt again, as a later life of the runner does, and see it to its outcome."""
+        last = self.logs[-1]
+        self.logs.append(Log.reopen(last.path, last.limit))
+        return await resume_attempt(
+            self.leases,
+            marker or self.markers[-1],
+            self.logs[-1],
+            self.cancellation,
+            settings=self.settings,
+            notes=self.notes.append,
+            on_end=closing(self.logs[-1]),
+        )
+
+    async def start(self, script: str, **job: object) -> asyncio.Task[Outcome]:
+        """Start a script and wait until it printed `ready`."""
+        task = asyncio.create_task(self.run(script, self.new_log(), **job))
+        await self.until_output(b"ready")
+        return task
+
+    async def leave(self, script: str, **job: object) -> None:
+        """Start a script, and have the runner go when it printed `ready`."""
+        task = await self.start(script, **job)
+        self.cancellation.detach()
+        with pytest.raises(DetachedError):
+            await task
+        self.cancellation = Cancellation()
+
+    @property
+    def attempt(self) -> Path:
+        """The current attempt's folder in the sandbox."""
+        return Path(self.settings.attempts, self.leases.leases[-1].attempt)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The current attempt's record, as the supervisor wrote it."""
+        found: dict[str, Any] = json.loads(self.attempt.joinpath("record").read_bytes())
+        return found
+
+    def count(self, action: str) -> int:
+        """How often something was noted."""
+        return sum(note.action == action for note in self.notes)
 
     @property
     def output(self) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import asyncssh
 import pytest
 
+from runner.execution import program
 from runner.execution.lease import Access
 from runner.execution.wire import MAX_TEXT
 from runner.outcome import Outcome, SandboxLost, SetupFailed, Succeeded
@@ -61,7 +62,7 @@ async def lying(bench: Bench, liar: Liar, **server: object) -> AsyncIterator[Non
 
 async def outcome_with(bench: Bench, liar: Liar, **server: object) -> Outcome:
     """Run a script in a lying sandbox."""
-    bench.settings = bench.sandbox.settings(open_deadline=2.0, grace=0.1)
+    bench.settings = bench.sandbox.settings(open_deadline=2.0, grace=0.1, reconnect_deadline=0.5)
     async with lying(bench, liar, **server), asyncio.timeout(30):
         return await bench.run("echo hi")
 
@@ -70,7 +71,7 @@ def says(*pieces: bytes, close: bool = True) -> Liar:
     """Return a liar that says the first piece when it has the launcher, each further one when it heard more."""
 
     async def liar(process: asyncssh.SSHServerProcess[bytes]) -> None:
-        awaited = int((process.command or "").split()[-1])
+        awaited = len(program.SOURCE)
         for piece in pieces:
             await process.stdin.readexactly(awaited)
             process.stdout.write(piece)
@@ -126,6 +127,21 @@ async def test_a_refusal_is_not_tried_again(bench: Bench) -> None:
     outcome = await outcome_with(bench, says(HELLO, frame(b"r", {"why": "No space left on device."})))
     assert outcome == SetupFailed("No space left on device.")
     assert len(bench.leases.leases) == 1
+
+
+async def test_a_refusal_of_what_was_sent_before(bench: Bench) -> None:
+    """Only before the first byte could it mean that user code did not run: a job may say it after it ran."""
+    sessions: list[asyncssh.SSHServerProcess[bytes]] = []
+
+    async def liar(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        sessions.append(process)
+        say = says(HELLO, b"") if len(sessions) == 1 else says(HELLO, frame(b"r", {"why": "It never ran."}))
+        await say(process)
+
+    bench.settings = bench.sandbox.settings(open_deadline=2.0, grace=0.1)
+    async with lying(bench, liar), asyncio.timeout(30):
+        outcome = await bench.run("echo hi")
+    assert outcome == SandboxLost("The sandbox refused what was sent to it before: It never ran.")
 
 
 async def test_nothing_counts_after_the_end(bench: Bench) -> None:

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import math
+import traceback
+from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from runner.errors import BadJobError
-from runner.job import MAX_SCRIPT, MAX_STRING, MAX_STRINGS, Job, new_attempt_id
+from runner.job import MAX_SCRIPT, MAX_STRING, MAX_STRINGS, Job, from_json, new_attempt_id, to_json
+
+#: As `os.environ` has them: bytes that are not UTF-8 are lone surrogates.
+_TEXTS = st.binary(max_size=50).map(lambda data: data.replace(b"\0", b"").decode("utf-8", "surrogateescape"))
+_JOBS = st.builds(
+    Job,
+    script=st.binary(max_size=200).map(lambda data: b"#" + data.replace(b"\0", b"\n")),
+    args=st.lists(_TEXTS, max_size=5).map(tuple),
+    environment=st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True), _TEXTS, max_size=5),
+    timeout=st.none() | st.floats(0.001, 1e6) | st.integers(1, 1_000_000),
+)
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
 
 
 @pytest.mark.parametrize(
@@ -94,3 +113,48 @@ def test_values_are_not_shown() -> None:
 
 def test_attempt_ids_differ() -> None:
     assert new_attempt_id() != new_attempt_id()
+
+
+@settings(deadline=None)
+@given(_JOBS)
+def test_a_job_survives_being_written_down(job: Job) -> None:
+    assert from_json(json.loads(json.dumps(to_json(job)))) == job
+
+
+@settings(deadline=None)
+@given(_JSON)
+def test_what_is_no_job_is_not_read_as_one(document: object) -> None:
+    with pytest.raises(ValueError, match="job"):
+        from_json(document)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(to_json(Job(b"true")))), _JSON)
+def test_a_job_with_one_odd_field_is_none_or_valid(field: str, value: object) -> None:
+    document = {**to_json(Job(b"true")), field: value}
+    try:
+        job = from_json(document)
+    except ValueError:
+        return
+    assert replace(job) == job  # everything is checked again
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("script", "not base64!"),
+        ("script", ""),
+        ("args", ["a\0"]),
+        ("args", [1]),
+        ("environment", {"PASSWORD": "hunter2\0"}),
+        ("environment", {"A": None}),
+        ("timeout", True),
+        ("timeout", float("nan")),
+        ("timeout", 10**400),
+        ("trust_key", "a\nb"),
+    ],
+)
+def test_a_job_that_was_tampered_with_is_refused_without_a_secret(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match="job") as caught:
+        from_json({**to_json(Job(b"true")), field: value})
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 
 import pytest
 
-from runner.execution import wire
+from runner.execution import program, wire
+from runner.execution.supervisor import Folder
 from tests.runner.conftest import alive, end_leftovers
-
-LAUNCHER = str(resources.files("runner.execution").joinpath("launcher.py"))
 
 
 def _pythons() -> list[str]:
@@ -60,6 +60,11 @@ class Launcher:
         self.launch = replace(self.launch, **changes)  # type: ignore[arg-type]
         self.send(wire.encode_launch(self.launch, len(script)) + script)
 
+    def follow(self, offset: int = 0, limit: int = 1 << 30) -> None:
+        """Ask for the script that another launcher started."""
+        assert isinstance(self.next(), wire.Hello)
+        self.send(wire.encode_follow(wire.Follow(self.launch.attempt, self.launch.root, offset, limit)))
+
     def send(self, data: bytes) -> None:
         """Send bytes."""
         assert self.process.stdin
@@ -94,24 +99,48 @@ class Launcher:
 
     def until_record(self, kind: str) -> dict[str, object]:
         """Wait until the record is of a kind: nobody tells, as the follower is gone."""
-        end = time.monotonic() + 20
-        while self.record["kind"] != kind:
-            assert time.monotonic() < end, self.record
-            time.sleep(0.01)
+        until(lambda: self.record["kind"] == kind)
         return self.record
 
 
-@pytest.fixture(params=_pythons(), ids=lambda path: Path(path).resolve().name)
-def launcher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Launcher]:
+def until(true: Callable[[], bool]) -> None:
+    """Wait until something is true that nothing announces."""
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def waiting(command: list[str], place: Path) -> Iterator[Launcher]:
     """Start a launcher that waits for a job."""
-    command = [request.param, "-I", "-S", LAUNCHER]
-    launch = wire.Launch("a1", (), {}, None, 0.3, 1 << 30, str(tmp_path / "workspace"), str(tmp_path / "attempts"))
+    launch = wire.Launch("a1", (), {}, None, 0.3, 1 << 30, str(place / "workspace"), str(place / "attempts"))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
         running = Launcher(process, launch)
+        running.send(program.SOURCE)
         yield running
         process.kill()
-    if running.file("record").exists():
-        end_leftovers(running.record)
+
+
+@pytest.fixture(params=_pythons(), ids=lambda path: Path(path).resolve().name)
+def python(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Return an interpreter; what it leaves running is ended."""
+    yield request.param
+    end_leftovers(tmp_path / "attempts" / "a1" / "record")
+
+
+@pytest.fixture
+def launcher(python: str, tmp_path: Path) -> Iterator[Launcher]:
+    """Start a launcher that waits for a job."""
+    with waiting([python, *program.ARGUMENTS], tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def later(python: str, tmp_path: Path) -> Iterator[Launcher]:
+    """Start another one in the same sandbox."""
+    with waiting([python, *program.ARGUMENTS], tmp_path) as running:
+        yield running
 
 
 def test_a_script(launcher: Launcher) -> None:
@@ -226,3 +255,115 @@ def test_many_orphans_leave_no_zombies(launcher: Launcher) -> None:
         b"for i in $(seq 200); do (setsid true &); done; sleep 0.3; ps -o stat= --ppid $PPID | grep -c Z || :"
     )
     assert launcher.end()[0].split()[-1] == b"0"
+
+
+WAITS = b"echo $$ ready; while [ ! -e go ]; do sleep 0.02; done; echo after; exit 5"
+
+
+def go(launcher: Launcher) -> None:
+    """Let the script `WAITS` come to its end."""
+    Path(launcher.launch.workspace, "go").touch()
+
+
+def test_a_second_follower_beside_the_first(launcher: Launcher, later: Launcher) -> None:
+    """The first one's connection may be dead without anybody knowing."""
+    launcher.start(WAITS)
+    begin = launcher.output_until(b"ready\n")
+    later.follow()
+    assert later.output_until(b"ready\n") == begin
+    go(launcher)
+    for one in (launcher, later):
+        output, end = one.end()
+        assert output == b"after\n"
+        assert end == wire.Ended(wire.EndKind.EXITED, 5, 0, "", len(begin) + 6, 0, "")
+
+
+def test_a_follower_whose_reader_is_stuck_holds_nobody_up(launcher: Launcher, later: Launcher) -> None:
+    launcher.start(b"echo ready; head -c 5000000 /dev/zero; echo end")
+    launcher.output_until(b"ready\n")  # and nothing of the rest is ever read
+    later.follow(offset=6)
+    output, end = later.end()
+    assert (len(output), output[-5:]) == (5_000_004, b"\0end\n")
+    assert isinstance(end, wire.Ended)
+
+
+def test_following_from_an_offset_up_to_a_limit(launcher: Launcher, later: Launcher) -> None:
+    launcher.start(b"printf 0123456789")
+    launcher.end()
+    later.follow(offset=3, limit=8)
+    assert later.end()[0] == b"34567"
+
+
+def test_signals_by_way_of_a_later_follower(launcher: Launcher, later: Launcher) -> None:
+    launcher.start(b"echo ready; sleep 300")
+    launcher.output_until(b"ready\n")
+    launcher.process.kill()
+    later.follow(offset=6)
+    later.send(wire.encode_signal(signal.SIGTERM))
+    assert later.end()[1] == wire.Ended(wire.EndKind.SIGNALED, 15, 0, "", 6, 0, "")
+
+
+def test_a_follower_that_comes_while_the_script_is_still_on_its_way(launcher: Launcher, later: Launcher) -> None:
+    """It waits, and hears what comes of it."""
+    assert isinstance(launcher.next(), wire.Hello)
+    launcher.send(wire.encode_launch(launcher.launch, len(WAITS)) + WAITS[:20])
+    until(launcher.file("script").exists)
+    later.follow()
+    launcher.send(WAITS[20:])
+    later.output_until(b"ready\n")
+    go(launcher)
+    assert later.end()[0] == b"after\n"
+
+
+def test_a_launch_that_broke_off_is_not_known(launcher: Launcher, later: Launcher) -> None:
+    assert isinstance(launcher.next(), wire.Hello)
+    launcher.send(wire.encode_launch(launcher.launch, len(WAITS)) + WAITS[:20])
+    until(launcher.file("script").exists)
+    later.follow()
+    launcher.process.kill()
+    assert later.end() == (b"", wire.Lost("The supervisor in the sandbox is gone, and its record is starting."))
+
+
+def test_a_supervisor_that_is_killed_is_noticed_by_all(launcher: Launcher, later: Launcher) -> None:
+    launcher.start(WAITS)
+    launcher.output_until(b"ready\n")
+    later.follow()
+    later.output_until(b"ready\n")
+    os.kill(launcher.record["supervisor"][0], signal.SIGKILL)  # type: ignore[index]
+    for one in (launcher, later):
+        assert one.end()[1] == wire.Lost("The supervisor in the sandbox is gone, and its record is running.")
+
+
+def test_many_followers_cost_a_bounded_number_of_files(launcher: Launcher, later: Launcher) -> None:
+    """A job may connect as often as it likes: the newest count, and an honest one is never refused."""
+    launcher.start(WAITS)
+    launcher.output_until(b"ready\n")
+    supervisor = launcher.record["supervisor"][0]  # type: ignore[index]
+    ends = []
+    for _ in range(100):
+        ends.append(socket.socket(socket.AF_UNIX))
+        ends[-1].connect(Folder(launcher.launch.root, launcher.launch.attempt).address)
+        assert ends[-1].recv(1) == b"."
+    assert len(list(Path(f"/proc/{supervisor}/fd").iterdir())) < 50
+    later.follow()
+    later.output_until(b"ready\n")
+    go(launcher)
+    assert later.end()[0] == b"after\n"
+    for end in ends:
+        end.close()
+
+
+def test_no_clock_that_can_be_set_is_looked_at(python: str, tmp_path: Path) -> None:
+    """The trap: a job that is root sets the clock, and the deadline never comes, or at once."""
+    spoil = (
+        "import time\nfor name in ('time', 'time_ns', 'clock_gettime', 'localtime', 'gmtime'): delattr(time, name)\n"
+    )
+    *options, bootstrap = program.ARGUMENTS[: program.ARGUMENTS.index("-c") + 2]
+    command = [python, *options, spoil + bootstrap, *program.ARGUMENTS[len(options) + 1 :]]
+    with waiting(command, tmp_path) as launcher:
+        launcher.start(b"trap '' TERM; echo ready; while :; do sleep 0.02; done", timeout=0.3)
+        begin = time.monotonic()
+        _, end = launcher.end()
+        assert isinstance(end, wire.Ended)
+        assert end.kind is wire.EndKind.TIMED_OUT
+        assert time.monotonic() - begin >= 0.3  # the grace

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,26 @@ def test_a_full_disk_does_not_stop_the_job(tmp_path: Path) -> None:
     log.close("End.")
     assert log.dropped == 12
     assert log.failure == "No space left on device"
+
+
+def test_an_earlier_log_goes_on(tmp_path: Path) -> None:
+    earlier = Log(tmp_path / "log")
+    earlier.append(b"one\ntw")
+    again = Log.reopen(earlier.path, limit=8)
+    assert (again.output, again.size) == (6, 6)
+    again.append(b"o\n")
+    again.append(b"three\n")
+    closing = again.closing("End.")
+    again.close("End.")
+    assert again.path.read_bytes() == b"one\ntwo\n" + closing
+    assert (again.output, again.dropped, closing) == (8, 6, b"runner: End.\n")
+
+
+@pytest.mark.parametrize("make", [lambda path: None, Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/null")])
+def test_an_earlier_log_that_is_something_else(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "log")
+    with pytest.raises(LogError, match="cannot be opened again"):
+        Log.reopen(tmp_path / "log")
 
 
 async def test_followers_see_all_of_it_once(tmp_path: Path) -> None:

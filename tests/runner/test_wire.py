@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import ProtocolError
-from runner.execution import launcher, wire
+from runner.execution import launcher, supervisor, wire
 
 HELLO = {"uid": 1000, "boot_id": "b", "python": "3.13.0"}
 ENDED = {"kind": "exited", "code": 3, "logged": 10, "dropped": 0, "log_error": ""}
@@ -99,13 +99,18 @@ def test_the_launcher_reads_what_we_write(monkeypatch: pytest.MonkeyPatch) -> No
     os.write(writer, wire.encode_launch(launch, 4) + b"true" + wire.encode_signal(15))
     monkeypatch.setattr(launcher, "STDIN", reader)
     kind, size = launcher.read_head()
-    attempt = launcher.Attempt(json.loads(b"".join(launcher.read_pieces(size))))
-    assert (kind, attempt.folder, attempt.args, attempt.environment) == (b"L", "/r/a1", ["x", "☃"], {"A": "\udcff\n"})
+    attempt = supervisor.Attempt(json.loads(b"".join(launcher.read_pieces(size))))
+    assert (kind, attempt.path, attempt.args, attempt.environment) == (b"L", "/r/a1", ["x", "☃"], {"A": "\udcff\n"})
     assert (attempt.timeout, attempt.grace, attempt.log_limit, attempt.workspace) == (1.5, 2.0, 99, "/w")
     assert launcher.read_head() == (b"S", 4)
     assert b"".join(launcher.read_pieces(4)) == b"true"
     assert launcher.read_head() == (b"k", 1)
     assert list(launcher.read_pieces(1)) == [b"\x0f"]
+    os.write(writer, wire.encode_follow(wire.Follow("a1", "/r", 7, 99)))
+    kind, size = launcher.read_head()
+    assert kind == b"F"
+    expected = {"attempt": "a1", "root": "/r", "offset": 7, "log_limit": 99}
+    assert json.loads(b"".join(launcher.read_pieces(size))) == expected
     os.close(reader)
     os.close(writer)
 

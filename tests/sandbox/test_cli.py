@@ -16,10 +16,7 @@ import pytest
 from sandbox import cli
 from sandbox.keeper import protocol
 from tests.sandbox.keeper.test_server_client import Script, serving
-from tests.sandbox.test_engine import FOREIGN, MINE, Api, api, collected  # noqa: F401 - fixtures
-
-# As in `test_engine`.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+from tests.sandbox.test_engine import FOREIGN, MINE, Api, api  # noqa: F401 - fixtures
 
 SETPRIV = which("setpriv")
 NOBODY = 65534
@@ -211,7 +208,14 @@ def test_ping_says_whether_it_is_fit(command: Command, script: Script) -> None:
 def test_ls_is_for_machines_too(command: Command, script: Script) -> None:
     command.set("SANDBOX_KEEPER", str(command.folder / "run" / "keeper" / "socket"))
     done = command.run("ls", "--json")
-    assert json.loads(done.stdout) == {"installation": "0123abcd", "sandboxes": [], "condemned": []}
+    assert json.loads(done.stdout) == {
+        "installation": "0123abcd",
+        "host": "well",
+        "trouble": "",
+        "sandboxes": [],
+        "condemned": [],
+        "counts": {},
+    }
     assert command.run("ls").returncode == 0
 
 

@@ -1,9 +1,10 @@
 """The engine module against a Docker API of the test's own: deadlines, errors as sentences, and what is sent."""
 
-import gc
 import inspect
 import io
 import json
+import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -23,8 +24,11 @@ import docker.errors
 import pytest
 import requests.exceptions
 
-from sandbox import engine as engine_module
-from sandbox.engine import Engine
+from sandbox.calls import CallBegan, CallEnded, End, Listed, Step
+from sandbox.engine import Engine, NameTaken, NetworkMissing, StaleSocket
+from sandbox.engine import api as engine_module
+from sandbox.engine.call import MAX_ANSWER, Call
+from sandbox.engine.refusal import in_our_words
 from sandbox.errors import (
     EngineError,
     EngineTimeout,
@@ -45,12 +49,11 @@ HOST = HostFacts(nofile_ceiling=10**6, mtu=1500, nameservers=())
 MINE = {"sandbox-runner.installation": "0123abcd", "sandbox-runner.name": "sandbox-0123abcd-7"}
 FOREIGN = {"sandbox-runner.installation": "99999999", "sandbox-runner.name": "sandbox-99999999-1"}
 
-# docker-py leaves the connection of a client that could not be made to the garbage collector, see `collected`.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 HOST = HostFacts(nofile_ceiling=10**6, mtu=1400, nameservers=())
 
 Answer = tuple[int, object]
+DRIPS = -1
+"""In place of a status: an answer that comes a byte at a time."""
 Thing = dict[str, Any]
 
 
@@ -101,7 +104,7 @@ class Api:
             case "GET", ["version"]:
                 return 200, {"ApiVersion": "1.47"}
             case "GET", ["info"]:
-                return 200, {"Runtimes": {"runc": {}, "sysbox-runc": {}}}
+                return 200, {"Runtimes": {"runc": {}, "sysbox-runc": {}}, "DockerRootDir": "/"}
             case "GET", ["containers", "json"] | ["networks"] | ["volumes"]:
                 kind = request.path.strip("/").split("/")[0]
                 wanted = json.loads(request.query.get("filters", "{}")).get("label", [])
@@ -142,6 +145,12 @@ class _Handler(BaseHTTPRequestHandler):
         status, answer = self.server.api.answer(Request(self.command, path, query, body))
         if status == 0:
             return
+        if status == DRIPS:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            with suppress(OSError):  # it was given up
+                while not self.server.api.over.wait(0.02):
+                    self.wfile.write(b" ")
+            return
         sent = answer if isinstance(answer, bytes) else b"" if answer is None else json.dumps(answer).encode()
         with suppress(BrokenPipeError):  # it was given up
             self.send_response_only(status)
@@ -156,13 +165,6 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module", autouse=True)
-def collected() -> Iterator[None]:
-    """What is left to the garbage collector is collected before the next module's tests, which do not expect it."""
-    yield
-    gc.collect()
-
-
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
     path = tmp_path / "docker.sock"
@@ -173,9 +175,6 @@ def api(tmp_path: Path) -> Iterator[Api]:
         thread.start()
         yield made
         made.over.set()
-        for call in threading.enumerate():
-            if call.name.startswith("engine "):  # given up, and ending now
-                call.join(5)
         server.shutdown()
         thread.join(5)
 
@@ -189,6 +188,26 @@ def engine(api: Api) -> Engine:
 def spec() -> ContainerSpec:
     profile = Profile(cpuset="0-1", cpus=1.5)
     return container_spec(NAME, "default", profile, new_identity(str(NAME)), IPv4Network("10.213.0.56/29"), HOST)
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def until(what: str, reached: Callable[[], bool], seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.01)
+
+
+def _refused(act: Callable[[], object]) -> None:
+    with pytest.raises(EngineError):
+        act()
+
+
+def _told(error: Exception) -> Exception:
+    return in_our_words(Step.LIST, error, Call("/nowhere", 60), 60)
 
 
 CONTAINER = {
@@ -218,20 +237,34 @@ def test_a_nonsensical_docker_host_is_told(monkeypatch: pytest.MonkeyPatch) -> N
         Engine().owned(OURS)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        docker.errors.DockerException(
-            "Error while fetching server API version: ('Connection aborted.', PermissionError(13, 'Permission denied'))"
-        ),
-        PermissionError(13, "Permission denied"),
-    ],
-)
-def test_no_permission_is_told_with_who_may(error: Exception) -> None:
-    # Root may open any socket, so the text that docker-py makes of it is given here.
-    told = engine_module._translate("list", error, 1.0)
+def test_no_permission_is_told_with_who_may() -> None:
+    # Root may open any socket, so the error is given here.
+    told = _told(PermissionError(13, "Permission denied"))
     assert isinstance(told, EngineUnreachable)
     assert "docker group" in str(told)
+
+
+def test_an_engine_elsewhere_is_refused_with_the_reason() -> None:
+    """The trap: its containers' processes could be neither seen nor ended from here."""
+    with pytest.raises(EngineUnreachable, match=r"tcp://192\.0\.2\.1:2375.*must be on this host"):
+        Engine("tcp://192.0.2.1:2375").owned(OURS)
+
+
+def test_a_mounted_socket_whose_engine_was_restarted_is_told_from_an_engine_that_is_down(tmp_path: Path) -> None:
+    """The trap: a bind mount keeps the inode of a socket that a restarted engine replaced; nobody answers it again."""
+    path = tmp_path / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+    with pytest.raises(EngineUnreachable) as down:
+        Engine(f"unix://{path}").owned(OURS)
+    assert not isinstance(down.value, StaleSocket)
+    held = os.open(path, os.O_PATH)  # what a bind mount does: it keeps the inode reachable, by this path
+    path.unlink()
+    try:
+        with pytest.raises(StaleSocket, match="Restart this container"):
+            Engine(f"unix:///proc/self/fd/{held}").owned(OURS)
+    finally:
+        os.close(held)
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/containers/json"), ("GET", "/version")])
@@ -241,20 +274,40 @@ def test_an_engine_that_hangs_is_given_up_in_time(
     api.hang(method, path)
     began = time.monotonic()
     with pytest.raises(EngineTimeout, match=r"did not finish 'list' within 0 s"):
-        engine._call("list", lambda client: client.containers(), 0.3)
+        engine._call(Step.LIST, lambda client: client.containers(), 0.3)
     assert time.monotonic() - began < 0.3 + 0.7
 
 
-def test_an_answer_in_drips_is_given_up_in_time(api: Api, engine: Engine) -> None:
-    # docker-py's timeouts are per read: this one would never end by them.
-    def drip(client: object) -> None:
-        while not api.over.wait(0.01):
-            pass
-
+def test_an_answer_in_drips_is_given_up_in_time_and_nothing_of_the_call_is_left(api: Api, engine: Engine) -> None:
+    """The trap: docker-py's timeouts are per read, so this one would never end by them."""
+    engine.owned(OURS)
+    api.say("GET", "/containers/json", DRIPS, None)
+    threads, files = threading.active_count(), _open_files()
     began = time.monotonic()
     with pytest.raises(EngineTimeout):
-        engine._call("list", drip, 0.3)
+        engine._call(Step.LIST, lambda client: client.containers(), 0.3)
     assert time.monotonic() - began < 0.3 + 0.7
+    until("the server noticed", lambda: (threading.active_count(), _open_files()) == (threads, files))
+
+
+def test_an_endless_answer_is_dropped(api: Api, engine: Engine) -> None:
+    api.say("GET", "/containers/json", 200, b" " * (MAX_ANSWER + 1))
+    with pytest.raises(EngineError, match=f"more than {MAX_ANSWER} bytes"):
+        engine.owned(OURS)
+
+
+def test_calls_beyond_the_bound_wait_no_longer_than_their_deadline(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "MOST_CALLS", 1)
+    engine = Engine(api.url)
+    api.hang("GET", "/networks")
+    first = threading.Thread(target=_refused, args=[engine.taken_subnets])
+    first.start()
+    until("one is under way", lambda: "/networks" in api.done("GET"))
+    with pytest.raises(EngineTimeout, match="More than 1 calls"):
+        engine._call(Step.LIST, lambda client: client.containers(), 0.1)
+    api.over.set()
+    first.join(5)
+    assert engine.owned(OURS) == []
 
 
 def test_a_call_that_was_given_up_does_not_keep_the_process(api: Api) -> None:
@@ -271,7 +324,7 @@ def test_a_call_that_was_given_up_does_not_keep_the_process(api: Api) -> None:
 def test_the_next_call_after_one_that_hung_works(api: Api, engine: Engine) -> None:
     api.hang("GET", "/networks")
     with pytest.raises(EngineTimeout):
-        engine._call("list networks", lambda client: client.networks(), 0.2)
+        engine._call(Step.LIST_NETWORKS, lambda client: client.networks(), 0.2)
     assert engine.owned(OURS) == []
 
 
@@ -315,18 +368,18 @@ def test_every_error_of_the_libraries_becomes_one_of_ours(kind: type[Exception])
     for name in ("response", "explanation", "param", "container", "command", "image", "msg", "reason", "name"):
         if not isinstance(getattr(type(error), name, None), property):
             setattr(error, name, None if name == "response" else "it said no")
-    told = engine_module._translate("list", error, 1.0)
+    told = _told(error)
     assert isinstance(told, EngineError), f"{kind} went through as it was"
     assert "it said no" in str(told) or "No Docker Engine" in str(told) or "did not finish" in str(told)
 
 
 def test_a_defect_of_ours_is_not_dressed_up_as_the_engines() -> None:
     defect = KeyError("Id")
-    assert engine_module._translate("list", defect, 1.0) is defect
+    assert _told(defect) is defect
 
 
 def test_a_misuse_of_the_library_does_not_read_as_an_engine_that_is_down() -> None:
-    told = engine_module._translate("inspect", docker.errors.NullResource("Resource ID was not provided"), 1.0)
+    told = _told(docker.errors.NullResource("Resource ID was not provided"))
     assert not isinstance(told, EngineUnreachable)
     assert "Resource ID" in str(told)
 
@@ -391,9 +444,31 @@ def test_a_container_that_ended_tells_how(api: Api, engine: Engine) -> None:
     assert facts.status == "exited with code 137, killed for want of memory"
 
 
-def test_a_paused_container_is_not_running(api: Api, engine: Engine) -> None:
+def test_a_paused_container_still_runs(api: Api, engine: Engine) -> None:
+    """The trap: the keeper pauses a sandbox for a moment itself, and lists containers at that very moment."""
     api.say("GET", "/containers/abc/json", 200, CONTAINER | {"State": {"Status": "paused", "Pid": 1}})
-    assert not engine.facts("abc").running
+    assert engine.facts("abc").running
+
+
+def test_two_that_pause_one_container_take_turns(api: Api, engine: Engine) -> None:
+    """The trap: somebody inspects a sandbox by hand while the keeper does, and the engine refuses the second pause."""
+    inside, order = threading.Event(), list[str]()
+
+    def second() -> None:
+        inside.wait(10)
+        with engine.paused("abc"):
+            order.append("second")
+
+    other = threading.Thread(target=second)
+    other.start()
+    with engine.paused("abc"):
+        inside.set()
+        other.join(0.1)
+        order.append("first")
+    other.join(10)
+    assert order == ["first", "second"]
+    with engine.paused("abc"), pytest.raises(EngineTimeout, match="not free to be paused"), engine.paused("abc", 0.05):
+        pass
 
 
 def test_last_words_are_short_and_printable_and_never_an_error(api: Api, engine: Engine) -> None:
@@ -554,3 +629,97 @@ def test_every_installation_is_found_by_whatever_it_left(api: Api, engine: Engin
     for kind, installation in (("containers", "aaaaaaaa"), ("networks", "bbbbbbbb"), ("volumes", "cccccccc")):
         api.things[kind] = [{"Name": "x", "Labels": {"sandbox-runner.installation": installation}}]
     assert engine.installations() == {"aaaaaaaa", "bbbbbbbb", "cccccccc"}
+
+
+# -- which step, and how it went --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words", "kind"),
+    [
+        ("/containers/create", 404, "network sandbox-0123abcd-7 not found", NetworkMissing),
+        ("/containers/create", 409, "Conflict. The container name is already in use", NameTaken),
+        ("/containers/create", 500, "no space left on device", EngineError),
+        ("/volumes/create", 500, "no space left on device", EngineError),
+    ],
+)
+def test_a_refused_creation_says_what_can_be_done_about_it(
+    api: Api, engine: Engine, spec: ContainerSpec, path: str, status: int, words: str, kind: type[EngineError]
+) -> None:
+    api.say("POST", path, status, {"message": words})
+    with pytest.raises(EngineError, match=words) as caught:
+        engine.create(spec)
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("status", [404, 409, 500])
+def test_files_that_cannot_be_put_in_do_not_read_as_a_name_conflict(
+    api: Api, engine: Engine, spec: ContainerSpec, status: int
+) -> None:
+    """The trap: a creation that is tried again for any refusal then fails by its own first try's name."""
+    api.say("PUT", "/containers/new-id/archive", status, {"message": "no space left on device"})
+    with pytest.raises(EngineError, match=r"'put files'.*no space left") as caught:
+        engine.create(spec)
+    assert not isinstance(caught.value, NameTaken | NetworkMissing)
+
+
+def test_a_network_that_is_missing_at_the_start_is_told(api: Api, engine: Engine) -> None:
+    api.say("POST", "/containers/abc/start", 404, {"message": "network sandbox-0123abcd-7 not found"})
+    with pytest.raises(NetworkMissing):
+        engine.start("abc")
+
+
+@pytest.mark.parametrize("body", [b"[1, {}]", b"{}", b'"words"', b"7", b"not JSON", b"[" * 100_000, b"\xff", b"null"])
+def test_an_answer_of_another_shape_is_the_engines_fault(api: Api, engine: Engine, body: bytes) -> None:
+    for path in ("/containers/json", "/networks", "/volumes", "/info", "/containers/abc/json"):
+        api.say("GET", path, 200, body)
+    asked: list[Callable[[], object]] = [
+        lambda: engine.check("sysbox-runc", "x"),
+        lambda: engine.facts("abc"),
+        lambda: engine.owned(OURS),
+        engine.taken_subnets,
+        lambda: engine.remove(OURS),
+        engine.installations,
+    ]
+    for ask in asked:
+        if body != b"null":  # Go's empty list
+            _refused(ask)
+    assert engine.last_words("abc") == ""
+
+
+def test_every_call_is_told_with_its_end(api: Api) -> None:
+    told: list[object] = []
+    engine = Engine(api.url, told.append)
+    api.things["containers"] = [{"Id": "abc", "Labels": MINE, "State": "running", "Status": "Up"}]
+    engine.owned(OURS)
+    api.say("POST", "/containers/abc/start", 500, {"message": "no"})
+    _refused(lambda: engine.start("abc"))
+    engine.remove(OURS)
+    assert told == [
+        CallBegan(0, Step.LIST),
+        Listed(0, {"abc": True}),
+        CallEnded(0, End.ANSWERED),
+        CallBegan(1, Step.START, "abc"),
+        CallEnded(1, End.REFUSED),
+        CallBegan(2, Step.LIST),
+        CallEnded(2, End.ANSWERED),
+        CallBegan(3, Step.REMOVE, "abc"),
+        CallEnded(3, End.ANSWERED),
+        CallBegan(4, Step.LIST_NETWORKS),
+        CallEnded(4, End.ANSWERED),
+        CallBegan(5, Step.LIST_VOLUMES),
+        CallEnded(5, End.ANSWERED),
+    ]
+
+
+def test_a_call_that_hung_or_found_nobody_is_told_as_such(api: Api, tmp_path: Path) -> None:
+    told: list[object] = []
+    api.hang("GET", "/containers/json")
+    _refused(lambda: Engine(api.url, told.append)._call(Step.LIST, lambda client: client.containers(), 0.1))
+    _refused(lambda: Engine(f"unix://{tmp_path}/nothing", told.append).owned(OURS))
+    assert [event.end for event in told if isinstance(event, CallEnded)] == [End.TIMED_OUT, End.UNREACHABLE]
+
+
+def test_a_probe_pauses_and_goes_on(api: Api, engine: Engine) -> None:
+    engine.probe("abc")
+    assert api.done("POST") == ["/containers/abc/pause", "/containers/abc/unpause"]

@@ -16,7 +16,7 @@ import pytest
 from sandbox import inner
 
 BOOTSTRAP = "import sys;n=int(sys.stdin.buffer.readline());exec(sys.stdin.buffer.read(n))"
-INFO = {"Driver": "overlay2", "ServerVersion": "26.1.5"}
+INFO = {"Driver": "overlay2", "ServerVersion": "26.1.5", "Swarm": {"LocalNodeState": "inactive"}}
 
 
 @dataclass
@@ -86,18 +86,16 @@ def docker(tmp_path: Path) -> Iterator[Docker]:
         thread.join(5)
 
 
-def run(socket: Path, folders: list[Path] | None = None, seconds: float = 10.0) -> dict[str, object]:
+def run(
+    socket: Path, folders: list[Path] | None = None, seconds: float = 10.0, kept: tuple[str, ...] = ()
+) -> dict[str, object]:
     """Send the program as `readiness` does, with another Docker socket."""
     source = Path(inner.__file__).read_bytes()
     constant = b'DOCKER_SOCKET = "/var/run/docker.sock"'
     assert source.count(constant) == 1
     program = source.replace(constant, f"DOCKER_SOCKET = {str(socket)!r}".encode())
-    order = {
-        "nonce": "n",
-        "clean": folders is not None,
-        "folders": [str(folder) for folder in folders or []],
-        "seconds": seconds,
-    }
+    clean = None if folders is None else {"folders": {str(f): list(kept) for f in folders}, "build_cache": 1000}
+    order = {"nonce": "n", "clean": clean, "seconds": seconds}
     sent = b"%d\n" % len(program) + program + json.dumps(order).encode()
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", BOOTSTRAP], input=sent, capture_output=True, timeout=30, check=True
@@ -149,7 +147,15 @@ def test_it_removes_containers_volumes_and_networks(docker: Docker) -> None:
         "DELETE /volumes/data?force=1",
         "DELETE /volumes/odd%20name?force=1",
         "POST /networks/prune",
+        "POST /build/prune?all=1&keep-storage=1000",
     ]
+
+
+def test_a_swarm_is_left(docker: Docker) -> None:
+    """The trap: it would start its services' containers again, as fast as they are removed."""
+    docker.info = [(200, {**INFO, "Swarm": {"LocalNodeState": "active"}})]
+    assert run(docker.path, [])["error"] is None
+    assert "POST /swarm/leave?force=1" in docker.asked
 
 
 def test_what_went_by_itself_is_no_error(docker: Docker) -> None:
@@ -191,6 +197,14 @@ def test_folders_are_emptied_and_stay(docker: Docker, tmp_path: Path) -> None:
     (folder / "read-only").mkdir(mode=0o500)
     assert run(docker.path, [folder])["error"] is None
     assert list(folder.iterdir()) == []
+
+
+def test_what_was_there_at_ready_stays(docker: Docker, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    for name in (".bashrc", ".bash_login", "bashrc"):
+        (tmp_path / "home" / name).touch()
+    assert run(docker.path, [tmp_path / "home"], kept=(".bashrc", "gone"))["error"] is None
+    assert [path.name for path in (tmp_path / "home").iterdir()] == [".bashrc"]
 
 
 def test_a_link_in_a_folder_is_unlinked_and_its_target_untouched(docker: Docker, tmp_path: Path) -> None:

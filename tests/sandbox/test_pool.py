@@ -5,7 +5,19 @@ from itertools import count
 import pytest
 
 from sandbox.errors import Fault, KeeperRefused
-from sandbox.pool import LEASE_TERM, PROBE_INTERVAL, STUCK_RETRY, UNTRUSTED, Create, Destroy, Pool, Probe, Sandbox, Want
+from sandbox.pool import (
+    LEASE_TERM,
+    PROBE_INTERVAL,
+    STUCK_RETRY,
+    UNTRUSTED,
+    Create,
+    Destroy,
+    Lease,
+    Pool,
+    Probe,
+    Sandbox,
+    Want,
+)
 from sandbox.profile import Profile, Recreate
 from sandbox.state import State
 
@@ -31,15 +43,8 @@ class World:
         self.pool.booting(f"s{number}", now)
         return f"s{number}"
 
-    def fail_creation(self, now: float) -> str:
-        """A creation that fails and is removed."""
-        name = self.booting(now)
-        self.pool.condemn(name, Fault.SSH_DEAD, "it did not boot", now)
-        self.remove(name, now)
-        return name
-
-    def lend(self, want: Want, attempt: str, now: float = 0.0) -> Sandbox:
-        lent = self.pool.lend(want, attempt, f"token-of-{attempt}", now)
+    def lend(self, want: Want, attempt: str, now: float = 0.0, patience: float = 0.0) -> Sandbox:
+        lent = self.pool.lend(want, Lease(attempt, f"token-of-{attempt}", patience), now)
         assert lent is not None
         return lent
 
@@ -81,28 +86,37 @@ def test_a_sandbox_that_served_one_key_is_not_lent_to_another() -> None:
     world = World()
     world.ready()
     world.serve(ALICE, "a1")
-    assert world.pool.lend(BOB, "b1", "token-of-b1", 0.0) is None
+    assert world.pool.lend(BOB, Lease("b1", "token-of-b1", 0.0), 0.0) is None
 
 
 def test_another_profile_gets_nothing() -> None:
     world = World()
     world.ready()
-    assert world.pool.lend(Want("big", "alice"), "a1", "token-of-a1", 0.0) is None
+    assert world.pool.lend(Want("big", "alice"), Lease("a1", "token-of-a1", 0.0), 0.0) is None
 
 
 def test_what_is_not_proven_is_not_lent() -> None:
     world = World()
     world.booting()
-    assert world.pool.lend(ALICE, "a1", "token-of-a1", 0.0) is None
+    assert world.pool.lend(ALICE, Lease("a1", "token-of-a1", 0.0), 0.0) is None
 
 
-def test_the_same_attempt_gets_the_same_lease_and_its_first_token() -> None:
+def test_the_same_attempt_with_its_token_gets_the_same_lease() -> None:
     world = World()
     world.ready()
     world.ready()
     first = world.lend(ALICE, "a1")
-    again = world.pool.lend(ALICE, "a1", "another-token", 1.0)
-    assert again == first
+    assert world.lend(ALICE, "a1", now=1.0) == first
+
+
+@pytest.mark.parametrize(("attempt", "token"), [("a1", "another-token"), ("a2", "token-of-a1")])
+def test_an_attempt_and_its_token_belong_together(attempt: str, token: str) -> None:
+    world = World()
+    world.ready()
+    world.ready()
+    world.lend(ALICE, "a1")
+    with pytest.raises(KeeperRefused, match="already"):
+        world.pool.lend(ALICE, Lease(attempt, token, 0.0), 1.0)
 
 
 @pytest.mark.parametrize("want", [BOB, Want("big", "alice")])
@@ -110,8 +124,8 @@ def test_an_attempt_cannot_get_its_sandbox_under_another_key_or_profile(want: Wa
     world = World()
     world.ready()
     world.lend(ALICE, "a1")
-    with pytest.raises(KeeperRefused, match="another"):
-        world.pool.lend(want, "a1", "token-2", 1.0)
+    with pytest.raises(KeeperRefused, match="already"):
+        world.lend(want, "a1", now=1.0)
 
 
 def test_a_token_is_not_in_a_repr() -> None:
@@ -137,17 +151,17 @@ def test_the_token_is_over_after_condemning() -> None:
     world.pool.condemn(world.ready(), Fault.GONE, "gone", 0.0)
     name = world.ready()
     world.lend(ALICE, "a1")
-    world.pool.condemn(name, Fault.LEASE_EXPIRED, "not renewed", 1.0)
-    with pytest.raises(KeeperRefused, match="over"):
+    world.pool.condemn(name, Fault.LEASE_EXPIRED, "It was not renewed.", 1.0)
+    with pytest.raises(KeeperRefused, match="over: It was not renewed"):
         world.pool.give_back("token-of-a1", used=True, now=1.0)
 
 
-def test_a_lease_expires_when_it_is_not_renewed() -> None:
+def test_a_lease_that_is_not_renewed_is_over() -> None:
     world = World()
     name = world.ready()
     world.lend(ALICE, "a1", now=0.0)
-    assert world.pool.expired(LEASE_TERM) == []
-    assert [s.name for s in world.pool.expired(LEASE_TERM + 0.1)] == [name]
+    assert world.pool.run_out(LEASE_TERM) == []
+    assert [s.name for s in world.pool.run_out(LEASE_TERM + 0.1)] == [name]
 
 
 def test_renewing_gives_a_whole_term_from_now() -> None:
@@ -155,8 +169,82 @@ def test_renewing_gives_a_whole_term_from_now() -> None:
     world.ready()
     world.lend(ALICE, "a1", now=0.0)
     world.pool.renew("token-of-a1", LEASE_TERM - 1)
-    assert world.pool.expired(2 * LEASE_TERM - 1.1) == []
-    assert world.pool.expired(2 * LEASE_TERM - 0.9) != []
+    assert world.pool.run_out(2 * LEASE_TERM - 1.1) == []
+    assert world.pool.run_out(2 * LEASE_TERM - 0.9) != []
+
+
+def orphan(world: World) -> str:
+    """A sandbox whose attempt fell silent, with a minute of patience."""
+    name = world.ready()
+    world.lend(ALICE, "a1", patience=60.0)
+    world.pool.renew("token-of-a1", 0.0)
+    assert world.pool.run_out(LEASE_TERM + 0.1) == []
+    assert world.state(name) is State.ORPHANED
+    return name
+
+
+def test_an_orphan_is_neither_lent_nor_replaced() -> None:
+    world = World(warm=1)
+    orphan(world)
+    assert world.pool.lend(BOB, Lease("b1", "token-of-b1", 0.0), LEASE_TERM + 1) is None
+    assert world.pool.plan(LEASE_TERM + 1) == []
+    assert world.pool.to_evict([BOB]) == []
+
+
+def test_an_orphan_is_resumed_by_its_token() -> None:
+    world = World()
+    name = orphan(world)
+    assert world.pool.renew("token-of-a1", LEASE_TERM + 50).name == name
+    assert world.state(name) is State.LEASED
+    assert world.pool.run_out(2 * LEASE_TERM + 49) == []
+
+
+def test_an_orphan_may_be_returned() -> None:
+    world = World()
+    name = orphan(world)
+    world.pool.give_back("token-of-a1", used=True, now=LEASE_TERM + 1)
+    assert world.state(name) is State.INSPECTING
+
+
+def test_patience_ends() -> None:
+    world = World()
+    name = orphan(world)
+    assert world.pool.run_out(LEASE_TERM + 59.9) == []
+    assert [s.name for s in world.pool.run_out(LEASE_TERM + 60.1)] == [name]
+
+
+def test_an_attempt_that_never_used_its_sandbox_has_no_patience() -> None:
+    world = World()
+    name = world.ready()
+    world.lend(ALICE, "a1", patience=60.0)
+    assert [s.name for s in world.pool.run_out(LEASE_TERM + 0.1)] == [name]
+
+
+def test_a_lent_sandbox_of_an_earlier_life_has_a_whole_term() -> None:
+    before, after = World(), World()
+    before.ready()
+    lent = before.lend(ALICE, "a1", now=1000.0)
+    after.pool.adopt(lent, now=5.0)
+    assert after.pool.run_out(5.0 + LEASE_TERM) == []
+    assert [s.name for s in after.pool.run_out(5.1 + LEASE_TERM)] == [lent.name]
+
+
+def test_an_idle_sandbox_of_an_earlier_life_is_looked_at_before_it_is_lent() -> None:
+    before, after = World(), World()
+    sandbox = before.pool.get(before.ready())
+    assert sandbox is not None
+    after.pool.adopt(sandbox, now=5.0)
+    assert after.state(sandbox.name) is State.INSPECTING
+
+
+def test_every_change_of_a_sandbox_is_told() -> None:
+    told: list[tuple[str, State]] = []
+    pool = Pool({"default": Profile(warm=1)}, lambda sandbox: told.append((sandbox.name, sandbox.state)))
+    pool.creating("s1", 1, "default", 0.0)
+    pool.booting("s1", 0.0)
+    pool.fit("s1", 0.0)
+    pool.condemn("s1", Fault.GONE, "it is gone", 0.0)
+    assert [state for _, state in told] == [State.CREATING, State.BOOTING, State.READY, State.CONDEMNED]
 
 
 def test_renewing_does_not_change_since_when_it_is_lent() -> None:
@@ -207,7 +295,7 @@ def test_an_unused_sandbox_with_leftovers_keeps_its_key() -> None:
     world.lend(ALICE, "a2")
     world.pool.give_back("token-of-a2", used=False, now=1.0)
     world.pool.fit(name, 1.0)
-    assert world.pool.lend(BOB, "b1", "token-of-b1", 2.0) is None
+    assert world.pool.lend(BOB, Lease("b1", "token-of-b1", 0.0), 2.0) is None
 
 
 def test_the_first_cause_of_condemning_is_kept() -> None:
@@ -323,46 +411,108 @@ def test_an_idle_sandbox_is_proven_again_and_only_then() -> None:
     assert world.pool.plan(2 * PROBE_INTERVAL) == []
 
 
-def test_back_off_grows_with_failed_creations_up_to_a_minute() -> None:
-    world, now, waits = World(warm=1), 0.0, []
-    for _ in range(9):
-        world.fail_creation(now)
-        wait = next(step / 2 for step in range(1000) if world.pool.plan(now + step / 2))
-        waits.append(wait)
-        now += wait
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-
-
-def test_back_off_ends_with_a_creation_that_works() -> None:
-    world = World(warm=1)
-    for now in range(5):
-        world.fail_creation(float(now))
-    world.pool.condemn(world.ready(now=100.0), Fault.GONE, "it is gone", 100.0)
-    world.fail_creation(200.0)
-    assert Create("default") not in world.pool.plan(200.9)
-    assert Create("default") in world.pool.plan(201.0)
-
-
-def test_an_old_sandbox_that_is_still_fit_does_not_end_the_back_off() -> None:
-    world = World(warm=2)
-    old = world.ready()
-    for now in range(4):
-        world.fail_creation(float(now))
-    world.pool.probing(old, 4.0)
-    world.pool.fit(old, 4.0)
-    world.fail_creation(100.0)
-    assert Create("default") not in world.pool.plan(115.9)
-    assert Create("default") in world.pool.plan(116.0)
-
-
-def test_a_host_that_stays_broken_for_days_does_not_overflow_the_back_off() -> None:
-    world = World(warm=1)
-    for number in range(3000):
-        world.fail_creation(float(number))
-    assert Create("default") in world.pool.plan(3000.0 + 60)
-
-
 def test_losing_a_sandbox_that_was_fit_delays_no_creation() -> None:
     world = World(warm=1)
     world.pool.condemn(world.ready(), Fault.GONE, "it is gone", 1.0)
     assert Create("default") in world.pool.plan(1.0)
+
+
+def test_what_is_thrown_away_is_counted_once_by_its_first_cause() -> None:
+    world = World(warm=3)
+    for fault in (Fault.USED, Fault.USED, Fault.DAMAGED):
+        name = world.ready()
+        world.pool.condemn(name, fault, "a test says so", 1.0)
+        world.pool.condemn(name, Fault.GONE, "and it is gone", 1.0)
+    held = world.ready()
+    world.lend(ALICE, "a1")
+    world.pool.hold(held, 60.0, now=1.0)
+    world.pool.condemn(held, Fault.SSH_DEAD, "its sshd is dead", 1.0)
+    world.pool.condemn(held, Fault.HOLD_OVER, "long enough", 2.0)
+    assert world.pool.counts == {Fault.USED: 2, Fault.DAMAGED: 1, Fault.SSH_DEAD: 1}
+
+
+# -- holding ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_held_sandbox_is_left_alone_until_its_time_is_over() -> None:
+    world = World(warm=1)
+    name = world.ready()
+    world.pool.hold(name, 60.0, now=0.0)
+    assert world.pool.lend(ALICE, Lease("a1", "token-of-a1", 0.0), 1.0) is None
+    assert world.pool.plan(PROBE_INTERVAL + 1) == []
+    assert world.pool.to_evict([ALICE]) == []
+    assert world.pool.held_too_long(59.0) == []
+    assert [s.name for s in world.pool.held_too_long(61.0)] == [name]
+
+
+def test_holding_again_gives_more_time() -> None:
+    world = World()
+    name = world.ready()
+    world.pool.hold(name, 60.0, now=0.0)
+    world.pool.hold(name, 60.0, now=50.0)
+    assert world.pool.held_too_long(100.0) == []
+
+
+@pytest.mark.parametrize("ends", ["returned", "broken"])
+def test_a_lent_sandbox_is_held_from_the_end_of_its_lease_on(ends: str) -> None:
+    world = World()
+    name = world.ready()
+    world.lend(ALICE, "a1")
+    world.pool.hold(name, 60.0, now=1.0)
+    assert world.state(name) is State.LEASED
+    if ends == "returned":
+        world.pool.give_back("token-of-a1", used=True, now=10.0)
+    else:
+        world.pool.condemn(name, Fault.SSH_DEAD, "its sshd is dead", 10.0)
+    assert world.state(name) is State.HELD
+    assert world.pool.held_too_long(69.0) == []
+
+
+def test_a_held_sandbox_that_is_thrown_away_keeps_its_first_cause() -> None:
+    world = World()
+    name = world.ready()
+    world.lend(ALICE, "a1")
+    world.pool.hold(name, 60.0, now=0.0)
+    world.pool.condemn(name, Fault.SSH_DEAD, "its sshd is dead", 1.0)
+    gone = world.pool.condemn(name, Fault.HOLD_OVER, "it was held for as long as was said", 100.0)
+    assert (gone.state, gone.fault, gone.reason) == (State.CONDEMNED, Fault.SSH_DEAD, "its sshd is dead")
+
+
+def holding_world(warm: int) -> World:
+    world = World()
+    world.pool = Pool({"default": Profile(warm=warm, hold=600.0)})
+    return world
+
+
+@pytest.mark.parametrize(
+    ("fault", "state"),
+    [
+        (Fault.SSH_DEAD, State.HELD),
+        (Fault.GONE, State.CONDEMNED),
+        (Fault.STOPPED, State.CONDEMNED),
+        (Fault.RECREATE_POLICY, State.CONDEMNED),
+    ],
+)
+def test_a_profile_may_hold_what_a_job_broke(fault: Fault, state: State) -> None:
+    world = holding_world(warm=2)
+    name = world.ready()
+    world.lend(ALICE, "a1")
+    world.pool.condemn(name, fault, "a test says so", 1.0)
+    assert world.state(name) is state
+
+
+def test_a_profile_never_holds_its_last_place() -> None:
+    world = holding_world(warm=2)
+    first, second = world.ready(), world.ready()
+    for attempt in ("a1", "a2"):
+        world.lend(ALICE, attempt)
+    for name in (first, second):
+        world.pool.condemn(name, Fault.SSH_DEAD, "its sshd is dead", 1.0)
+    assert [world.state(name) for name in (first, second)] == [State.HELD, State.CONDEMNED]
+
+
+def test_a_sandbox_that_no_job_was_in_is_not_held_by_its_profile() -> None:
+    world = holding_world(warm=2)
+    name = world.ready()
+    world.pool.condemn(name, Fault.SSH_DEAD, "its sshd is dead", 1.0)
+    assert world.state(name) is State.CONDEMNED

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sandbox.errors import Fault, KeeperRefused
-from sandbox.pool import UNTRUSTED, Create, Destroy, Pool, Probe, Sandbox, Want
+from sandbox.pool import UNTRUSTED, Create, Destroy, Lease, Pool, Probe, Sandbox, Want
 from sandbox.profile import Profile, Recreate
 from sandbox.state import MOVES, State
 
@@ -99,12 +99,17 @@ class PoolMachine(RuleBasedStateMachine):
         if name := self.some(data, *State):
             self.note(self.pool.condemn(name, Fault.SSH_DEAD, "a test says so", self.now))
 
-    @rule(attempt=st.sampled_from("pqrs"), key=st.sampled_from(KEYS), profile=st.sampled_from(sorted(PROFILES)))
-    def somebody_asks(self, attempt: str, key: str, profile: str) -> None:
-        token = f"token-{len(self.lent)}-{self.now}-{attempt}"
+    @rule(
+        attempt=st.sampled_from("pqrs"),
+        key=st.sampled_from(KEYS),
+        profile=st.sampled_from(sorted(PROFILES)),
+        patience=st.sampled_from([0.0, 45.0]),
+    )
+    def somebody_asks(self, attempt: str, key: str, profile: str, patience: float = 0.0) -> None:
+        token = f"token-of-{attempt}"
         had = next((lease for lease in self.lent.values() if lease[1] == attempt), None)
         try:
-            sandbox = self.pool.lend(Want(profile, key), attempt, token, self.now)
+            sandbox = self.pool.lend(Want(profile, key), Lease(attempt, token, patience), self.now)
         except KeeperRefused:
             assert had is not None
             return
@@ -112,10 +117,10 @@ class PoolMachine(RuleBasedStateMachine):
             assert had is None
             return
         assert sandbox.profile == profile
-        assert sandbox.state is State.LEASED
         if had is not None:
             assert (sandbox.name, key) == (had[0], had[2]), "asking again gave another lease"
             return
+        assert sandbox.state is State.LEASED
         assert sandbox.lease is not None
         self.lent[sandbox.lease.token] = (sandbox.name, attempt, key)
         assert self.used_by[sandbox.name] <= {key}, "one key got another's leftovers"
@@ -137,7 +142,8 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def one_is_renewed(self, data: st.DataObject) -> None:
         token = data.draw(st.sampled_from(sorted(self.lent)))
-        assert self.pool.renew(token, self.now).name == self.lent[token][0]
+        renewed = self.pool.renew(token, self.now)
+        assert (renewed.name, renewed.state) == (self.lent[token][0], State.LEASED)
 
     @rule(key=st.sampled_from(KEYS), profile=st.sampled_from(sorted(PROFILES)), used=st.booleans())
     def a_whole_job_runs(self, key: str, profile: str, used: bool) -> None:
@@ -147,16 +153,16 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), hangs=st.booleans())
     def one_is_lost(self, data: st.DataObject, hangs: bool) -> None:
-        if name := self.some(data, State.READY, State.LEASED):
+        if name := self.some(data, State.READY, State.LEASED, State.ORPHANED):
             self.note(self.pool.condemn(name, Fault.GONE, "a test says so", self.now))
             self.pool.destroying(name, self.now)
             self.end_removal(name, hangs)
 
     @rule()
     def leases_expire(self) -> None:
-        for sandbox in self.pool.expired(self.now):
+        for sandbox in self.pool.run_out(self.now):
             self.note(self.pool.condemn(sandbox.name, Fault.LEASE_EXPIRED, "not renewed", self.now))
-        assert not self.pool.expired(self.now)
+        assert not self.pool.run_out(self.now)
 
     @rule(keys=st.lists(st.sampled_from(KEYS), max_size=3))
     def room_is_made(self, keys: list[str]) -> None:
@@ -200,7 +206,7 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def a_lease_is_what_a_lent_sandbox_has(self) -> None:
         for sandbox in self.pool:
-            assert (sandbox.lease is not None) == (sandbox.state is State.LEASED)
+            assert (sandbox.lease is not None) == (sandbox.state in (State.LEASED, State.ORPHANED))
             if sandbox.lease:
                 assert sandbox.trust_key is not None
 

@@ -21,8 +21,8 @@ from sandbox.processes import Process
 MARGIN = 10.0
 
 
-def stat(state: str = "S", threads: int = 1, start: int = 7, command: str = "sh") -> str:
-    fields = [state, *["0"] * 16, str(threads), "0", str(start), *["0"] * 10]
+def stat(state: str = "S", threads: int = 1, start: int = 7, command: str = "sh", parent: int = 0) -> str:
+    fields = [state, str(parent), *["0"] * 15, str(threads), "0", str(start), *["0"] * 10]
     return f"1 ({command}) {' '.join(fields)}\n"
 
 
@@ -37,7 +37,6 @@ class Proc:
         entry.mkdir()
         (entry / "cgroup").write_bytes(cgroup.encode() if isinstance(cgroup, str) else cgroup)
         (entry / "stat").write_text(stat() if stat_line is None else stat_line)
-        (entry / "comm").write_text("sh\n")
 
 
 @pytest.fixture
@@ -116,14 +115,17 @@ def test_a_cgroup_path_too_long_to_be_told_hides_nobody(proc: Proc, monkeypatch:
     assert pids(processes.of_container("ID")) == {41, 42}
 
 
-def test_settled_ends_at_its_deadline_although_processes_keep_coming(
-    proc: Proc, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    numbers = iter(range(10**6))
-    monkeypatch.setattr(processes, "of_container", lambda _: frozenset({Process(next(numbers), 1)}))
-    began = time.monotonic()
-    assert processes.settled("ID", began + 0.2)
-    assert time.monotonic() - began < 0.2 + 1
+def test_at_rest_is_what_serves_no_login(proc: Proc) -> None:
+    """The trap: the keeper's own login, which is still ending, would count as having been there at `ready`."""
+    cgroup = "0::/docker/ID\n"
+    proc.add(40, cgroup, stat(command="tini", parent=2))
+    proc.add(41, cgroup, stat(command="sshd", parent=40))
+    proc.add(42, cgroup, stat(command="sshd-session", parent=41))
+    proc.add(43, cgroup, stat(command="sshd-auth", parent=42))
+    proc.add(44, cgroup, stat(command="sudo", parent=42))
+    proc.add(45, cgroup, stat(command="python3", parent=44))
+    proc.add(46, cgroup, stat(command="dockerd", parent=40))
+    assert pids(processes.at_rest("ID")) == {40, 41, 46}
 
 
 # -- ending them ------------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def standins() -> Iterator[Standins]:
 
 def facts(order: Order, **lies: object) -> bytes:
     docker = {"driver": "overlay2", "version": "26.1.5"}
-    return json.dumps({"nonce": order["nonce"], "docker": docker, "error": None, **lies}).encode()
+    return json.dumps({"nonce": order.get("nonce"), "docker": docker, "error": None, **lies}).encode()
 
 
 def say(**lies: object) -> Callable[[paramiko.Channel, Order], None]:
@@ -95,10 +95,12 @@ def test_the_order_says_what_to_clean_and_gives_up_before_the_deadline(standins:
         orders.append(order)
         channel.sendall(facts(order))
 
-    for clean in ((), ("/tmp", "/var/tmp")):
+    kept = {"/home/sandbox": (".bashrc",), "/tmp": ()}
+    for cleaning in (None, readiness.Cleaning(kept, build_cache=7)):
         dialled = standins.ssh(Liar(identity, answer))
-        readiness.prove(lambda dialled=dialled: dialled, identity, time.monotonic() + LONG, clean)  # type: ignore[misc]
-    assert [(order["clean"], order["folders"]) for order in orders] == [(False, []), (True, ["/tmp", "/var/tmp"])]
+        readiness.prove(lambda dialled=dialled: dialled, identity, time.monotonic() + LONG, cleaning)  # type: ignore[misc]
+    folders = {"/home/sandbox": [".bashrc"], "/tmp": []}
+    assert [order["clean"] for order in orders] == [None, {"folders": folders, "build_cache": 7}]
     assert orders[0]["nonce"] != orders[1]["nonce"]
     # Otherwise a dead inner Docker would always be told as a probe without an answer.
     assert all(LONG / 2 < float(str(order["seconds"])) < LONG * 0.9 for order in orders)

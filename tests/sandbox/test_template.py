@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sandbox.host import HostFacts
 from sandbox.identity import Identity, new_identity
-from sandbox.profile import Profile
+from sandbox.profile import Network, Profile
 from sandbox.template import (
     ContainerSpec,
     InstallationId,
@@ -61,8 +61,15 @@ def test_there_is_no_field_that_could_open_the_wall() -> None:
             "cpuset",
             "nano_cpus",
             "files",
+            "dns",
         )
     }
+
+
+def test_without_a_network_the_engine_asks_no_resolver_for_it(identity: Identity, spec: ContainerSpec) -> None:
+    """The trap: the engine's resolver for a network asks from the host, where no wall stands."""
+    assert spec_of(identity, Profile(network=Network.NONE)).dns == ["127.0.0.1"]
+    assert spec.dns == []
 
 
 def test_labels_say_whose_it_is(spec: ContainerSpec) -> None:
@@ -110,6 +117,18 @@ def test_open_files_stay_below_what_the_host_can_grant(
 ) -> None:
     [nofile] = spec_of(identity, Profile(nofile=wanted), ceiling).ulimits
     assert (nofile.name, nofile.soft, nofile.hard) == ("nofile", *limits)
+
+
+def test_mirrors_are_asked_first_and_only_where_there_are_some() -> None:
+    mirrors = ("http://10.0.0.5:5000", "https://mirror.example")
+    assert json.loads(render_daemon_json(SUBNET, HOST, mirrors))["registry-mirrors"] == list(mirrors)
+    assert "registry-mirrors" not in json.loads(render_daemon_json(SUBNET, HOST))
+
+
+@pytest.mark.parametrize("mirror", ["mirror.example", 'https://a", "debug": true, "b": "', "https://a b", "ftp://a"])
+def test_a_mirror_is_an_url_and_nothing_more(mirror: str) -> None:
+    with pytest.raises(ValueError, match="registry_mirrors"):
+        Profile.model_validate({"registry_mirrors": [mirror]})
 
 
 def test_the_given_files_have_the_contracts_names_and_modes(spec: ContainerSpec) -> None:

@@ -37,12 +37,15 @@ def test_prepare_prints_settings_for_a_shell_and_says_why_elsewhere(monkeypatch:
     monkeypatch.setattr(engine_api, "runtimes", lambda url: None)
     monkeypatch.setattr(private_engine, "up", lambda layout, say: say("up"))
     monkeypatch.setattr(base_image, "ensure", lambda url, say: base_image.REFERENCE)
+    monkeypatch.setattr(engine_api, "data_root", lambda url: "/srv/my engine")
     result = CliRunner().invoke(cli.app, ["prepare", "--run", "/run/my engine"])
     assert result.stdout.splitlines() == [
         "SANDBOX_RUNTIME=userns-runc",
         "BASE_IMAGE=sandbox-base:trixie",
+        "DOCKER_DATA='/srv/my engine'",
         "DOCKER_HOST='unix:///run/my engine/docker.sock'",
         "DOCKER_SOCKET='/run/my engine/docker.sock'",
+        "DOCKER_NETNS=/run/netns/sandbox-evaluation",
     ]
     assert "no Docker Engine answers on this host" in result.stderr
 
@@ -51,8 +54,13 @@ def test_prepare_leaves_a_host_with_sysbox_as_it_is(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(engine_api, "runtimes", lambda url: {"runc", "sysbox-runc"})
     monkeypatch.setattr(private_engine, "up", lambda layout, say: pytest.fail("a private engine was started"))
     monkeypatch.setattr(base_image, "ensure", lambda url, say: base_image.REFERENCE)
+    monkeypatch.setattr(engine_api, "data_root", lambda url: "/var/lib/docker")
     result = CliRunner().invoke(cli.app, ["prepare"])
-    assert result.stdout.splitlines() == ["SANDBOX_RUNTIME=sysbox-runc", "BASE_IMAGE=sandbox-base:trixie"]
+    assert result.stdout.splitlines() == [
+        "SANDBOX_RUNTIME=sysbox-runc",
+        "BASE_IMAGE=sandbox-base:trixie",
+        "DOCKER_DATA=/var/lib/docker",
+    ]
 
 
 def test_addresses_do_not_overlap() -> None:

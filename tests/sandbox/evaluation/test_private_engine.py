@@ -4,9 +4,7 @@ import io
 import os
 import signal
 import tarfile
-import tempfile
 from collections.abc import Iterator
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import docker
@@ -15,6 +13,7 @@ from docker.errors import APIError
 
 from sandbox.evaluation import engine_api, host, packages, private_engine
 from sandbox.evaluation.layout import Layout
+from tests import engines
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or bool(packages.missing(packages.ENGINE)), reason="needs root, dockerd, iproute2 and iptables"
@@ -25,23 +24,8 @@ IMAGE = "tiny:latest"
 
 @pytest.fixture(scope="module")
 def layout() -> Iterator[Layout]:
-    # Not pytest's own folder: the remapped root must be able to pass through.
-    folder = Path(tempfile.mkdtemp(prefix="sandbox-evaluation-test-", dir="/var/tmp"))
-    folder.chmod(0o711)
-    layout = Layout(
-        folder / "state",
-        folder / "run",
-        netns="sandbox-evaluation-test",
-        host_link="sbxtest-host",
-        engine_link="sbxtest-engine",
-        addresses=IPv4Network("198.19.0.0/16"),
-    )
-    try:
-        private_engine.up(layout, print)
+    with engines.private("test") as layout:
         yield layout
-    finally:
-        private_engine.down(layout, print, purge=True)
-        folder.rmdir()
 
 
 @pytest.fixture(scope="module")

@@ -1,196 +1,34 @@
-"""The keeper with a made-up engine and a made-up builder: what it does when things go wrong, and in which order."""
+"""What a keeper does when things go wrong, and in which order."""
 
 import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from ipaddress import IPv4Network
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from sandbox import readiness
 from sandbox.config import KeeperConfig
-from sandbox.engine import Engine, Owned
-from sandbox.errors import ConfigError, EngineError, EngineTimeout, Fault, KeeperRefused, RuntimeMissing, SandboxFault
-from sandbox.identity import new_identity
-from sandbox.keeper import keeper as keeper_module
+from sandbox.errors import (
+    ConfigError,
+    EngineError,
+    EngineTimeout,
+    Fault,
+    KeeperRefused,
+    NoWayIn,
+    RuntimeMissing,
+    SandboxFault,
+)
+from sandbox.inspection.judge import Reason, ReasonKind, Verdict, VerdictKind
 from sandbox.keeper import protocol
-from sandbox.keeper.builder import Builder, Built
-from sandbox.keeper.home import Home
-from sandbox.keeper.keeper import Keeper
-from sandbox.processes import Process
-from sandbox.profile import Profile, Recreate
+from sandbox.network import WallsDown, WallState
+from sandbox.profile import Network, Profile, Recreate
 from sandbox.state import State
-from sandbox.template import InstallationId, SandboxName
-
-MARGIN = 10.0
-_IDENTITY = new_identity("sandbox-1")
-
-
-class Host:
-    """Engine and builder at once: what exists, and what goes wrong as the test says."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.containers: dict[str, bool] = {}
-        """By name: whether it runs."""
-        self.made: list[str] = []
-        self.calls: list[str] = []
-        self.on_check: Callable[[], object] = lambda: None
-        self.on_build: Callable[[], object] = lambda: None
-        self.on_inspect: Callable[[], object] = lambda: None
-        self.on_kill: Callable[[], object] = lambda: None
-        self.on_remove: Callable[[], object] = lambda: None
-        self.on_list: Callable[[], object] = lambda: None
-
-    # the engine's part
-
-    def check(self, runtime: str, image: str) -> None:
-        self.on_check()
-
-    def owned(self, installation: InstallationId) -> list[Owned]:
-        self.on_list()
-        with self.lock:
-            return [Owned(name, runs, "running" if runs else "exited") for name, runs in self.containers.items()]
-
-    # shared: the engine removes everything, the builder one sandbox
-
-    def remove(self, what: InstallationId | SandboxName) -> int:
-        self.calls.append(f"remove {what}")
-        self.on_remove()
-        with self.lock:
-            names = [str(what)] if isinstance(what, SandboxName) else list(self.containers)
-            return sum(self.containers.pop(name, None) is not None for name in names)
-
-    # the builder's part
-
-    def build(self, name: SandboxName, profile_name: str, profile: Profile, booting: Callable[[], None]) -> Built:
-        with self.lock:
-            self.made.append(str(name))
-            self.containers[str(name)] = True
-        booting()
-        self.on_build()
-        return Built(_IDENTITY, f"id-of-{name}", "127.0.0.1", profile.runtime, frozenset({Process(7, 1)}), "26.1.5")
-
-    def inspect(self, built: Built, clean: bool) -> None:
-        self.calls.append(f"inspect clean={clean}")
-        self.on_inspect()
-
-    def end_job(self, built: Built) -> int:
-        self.on_kill()
-        return 3
-
-
-class World:
-    """A running keeper."""
-
-    def __init__(self, folder: Path, host: Host, **profile: object) -> None:
-        self.host = host
-        self.home = Home(folder)
-        profiles = {"default": Profile.model_validate({"warm": 1, "runtime": "sysbox-runc"} | profile)}
-        config = KeeperConfig(profiles=profiles)
-        self.keeper = Keeper(config, cast(Engine, host), self.home, cast(Builder, host))
-        self.thread = threading.Thread(target=self.keeper.run)
-
-    def run(self) -> None:
-        self.thread.start()
-
-    def stop(self, patience: float = 0.0) -> None:
-        self.keeper.stop(patience)
-        self.thread.join(MARGIN)
-        assert not self.thread.is_alive()
-
-    def lend(self, attempt: str = "a1", key: str = "team", wait: float = MARGIN) -> protocol.LeaseGrant:
-        request = protocol.Lend(attempt=attempt, profile="default", trust_key=key, wait=wait)
-        return self.keeper.lend(request)[0]
-
-    def give_back(self, grant: protocol.LeaseGrant, used: bool = True) -> None:
-        self.keeper.give_back(protocol.Return(token=grant.token, used=used))
-
-    def condemned(self) -> list[tuple[str, Fault | None]]:
-        return [(report.name, report.fault) for report in self.keeper.listing().condemned]
-
-    def wait_for(self, what: str, holds: Callable[[], object]) -> None:
-        """Wait until it holds; else fail with the last state. Looked at again whenever the pool changes."""
-        end = time.monotonic() + MARGIN
-        while not holds():
-            assert time.monotonic() < end, f"{what} did not happen: {self.keeper.listing()!r}"
-            with self.keeper._changed:
-                self.keeper._changed.wait(0.02)
-
-    def wait_for_condemned(self, fault: Fault) -> str:
-        """The name of the first sandbox that was condemned, for that."""
-        self.wait_for(f"condemning for {fault}", self.condemned)
-        [(name, found), *_] = reversed(self.condemned())
-        assert found is fault, self.keeper.listing().condemned
-        return name
-
-    def states(self) -> list[State]:
-        return [report.state for report in self.keeper.listing().sandboxes]
-
-
-@pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., socket.socket]]:
-    """Stands in for `readiness.connect`."""
-    made: list[socket.socket] = []
-
-    def connect(*_: object) -> socket.socket:
-        made.extend(socket.socketpair())
-        return made[-1]
-
-    monkeypatch.setattr(readiness, "connect", connect)
-    yield connect
-    for end in made:
-        end.close()
-
-
-@pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch, connect: Callable[..., socket.socket]) -> Host:
-    monkeypatch.setattr(keeper_module, "RECONCILE_INTERVAL", 0.02)
-    return Host()
-
-
-@pytest.fixture
-def make(tmp_path: Path, host: Host) -> Iterator[Callable[..., World]]:
-    """Makes a running keeper; `profile` fields by name."""
-    made: list[World] = []
-
-    def make(**profile: object) -> World:
-        made.append(World(tmp_path, host, **profile))
-        made[-1].run()
-        return made[-1]
-
-    yield make
-    for name in [name for name in vars(host) if name.startswith("on_")]:
-        setattr(host, name, lambda: None)
-    for world in made:
-        if world.thread.is_alive():
-            world.stop()
-
-
-@pytest.fixture
-def world(make: Callable[..., World]) -> World:
-    return make()
-
-
-def fail(error: Exception) -> Callable[[], None]:
-    def act() -> None:
-        raise error
-
-    return act
-
-
-def fail_once(error: Exception) -> Callable[[], None]:
-    left = [error]
-
-    def act() -> None:
-        if left:
-            raise left.pop()
-
-    return act
-
+from sandbox.template import SandboxName
+from tests.sandbox.keeper.conftest import IDENTITY, MARGIN, Host, World, ask, fail, fail_once
 
 # -- starting ---------------------------------------------------------------------------------------------------------
 
@@ -208,7 +46,7 @@ def test_start_removes_what_an_earlier_life_left(tmp_path: Path, host: Host) -> 
     host.containers["sandbox-left"] = False
     world.keeper.start()
     assert host.containers == {}
-    assert host.calls == [f"remove {world.home.installation}"]
+    assert host.calls == ["remove sandbox-left"]
 
 
 def test_a_runtime_that_is_not_sysbox_is_said(tmp_path: Path, host: Host, caplog: pytest.LogCaptureFixture) -> None:
@@ -222,7 +60,7 @@ def test_a_runtime_that_is_not_sysbox_is_said(tmp_path: Path, host: Host, caplog
 def test_it_lends_what_is_needed_to_log_in(world: World) -> None:
     grant = world.lend()
     assert (grant.sandbox, grant.generation) == (world.host.made[0], 1)
-    assert (grant.host_key, grant.client_key) == (_IDENTITY.host.public, _IDENTITY.client.private)
+    assert (grant.host_key, grant.client_key) == (IDENTITY.host.public, IDENTITY.client.private)
     assert world.states() == [State.LEASED]
 
 
@@ -239,7 +77,7 @@ def test_a_request_waits_for_a_sandbox_that_is_being_made(world: World) -> None:
         go.wait(MARGIN)
 
     world.host.on_build = slowly
-    world.keeper.condemn(protocol.Condemn(token=grant.token, reason="next"))
+    world.keeper.verbs.condemn(protocol.Condemn(token=grant.token, reason="next"))
     assert booting.wait(MARGIN)
     threading.Timer(0.05, go.set).start()
     assert world.lend("a2").sandbox == world.host.made[1]
@@ -263,7 +101,7 @@ def test_a_busy_pool_is_no_trouble(world: World) -> None:
 
 def test_an_unknown_profile_is_refused_with_the_known_ones(world: World) -> None:
     with pytest.raises(KeeperRefused, match=r"no profile big.*default"):
-        world.keeper.lend(protocol.Lend(attempt="a1", profile="big", trust_key="team", wait=1))
+        world.keeper.verbs.lend(ask(profile="big"))
 
 
 def test_a_sandbox_that_cannot_be_connected_is_condemned_and_the_next_one_lent(
@@ -289,7 +127,7 @@ def test_a_sandbox_that_is_gone_before_its_connection_fails_is_no_defect(
         if len(world.host.made) > 1:
             return connect()
         world.host.containers.clear()
-        world.wait_for("its removal", lambda: world.host.made[0] not in {s.name for s in world.keeper._pool})
+        world.wait_for("its removal", lambda: world.host.made[0] not in {s.name for s in world.keeper._stock.pool})
         raise SandboxFault(Fault.SSH_DEAD, "Nothing answers on its SSH port.")
 
     monkeypatch.setattr(readiness, "connect", connect_second)
@@ -304,13 +142,13 @@ def test_another_trust_key_gets_a_sandbox_of_its_own(world: World) -> None:
 
 def test_waiting_requests_do_not_keep_each_other_busy(world: World) -> None:
     world.lend()
-    looks, listing = [0], world.keeper._pool.lend
+    looks, listing = [0], world.keeper._stock.pool.lend
 
     def lend(*arguments: object) -> object:
         looks[0] += 1
         return listing(*arguments)  # type: ignore[arg-type]
 
-    world.keeper._pool.lend = lend  # type: ignore[assignment,method-assign]
+    world.keeper._stock.pool.lend = lend  # type: ignore[assignment,method-assign]
 
     def ask(attempt: str) -> None:
         with pytest.raises(KeeperRefused):
@@ -325,6 +163,12 @@ def test_waiting_requests_do_not_keep_each_other_busy(world: World) -> None:
     assert looks[0] < 4 * (0.4 / 0.02) * 3
 
 
+def test_a_client_that_went_away_keeps_nothing(world: World) -> None:
+    grant = world.lend()
+    world.keeper.verbs.take_back(ask())
+    assert world.lend("b1", key="another").sandbox == grant.sandbox
+
+
 # -- the end of a lease -----------------------------------------------------------------------------------------------
 
 
@@ -335,13 +179,12 @@ def test_a_used_sandbox_is_cleaned_and_lent_again_to_its_key(world: World) -> No
     assert "inspect clean=True" in world.host.calls
 
 
-def test_each_lease_has_a_token_of_its_own(world: World) -> None:
+def test_a_token_is_over_with_its_lease(world: World) -> None:
     first = world.lend()
     world.give_back(first)
-    second = world.lend("a2")
-    assert second.token != first.token
+    world.lend("a2")
     with pytest.raises(KeeperRefused, match="over"):
-        world.keeper.kill(protocol.Kill(token=first.token))
+        world.keeper.verbs.kill(protocol.Kill(token=first.token))
 
 
 def test_a_sandbox_that_fails_its_inspection_is_recreated(world: World) -> None:
@@ -365,7 +208,7 @@ def test_a_vanished_container_is_condemned_under_its_lease(world: World) -> None
     world.host.containers.clear()
     assert world.wait_for_condemned(Fault.GONE) == grant.sandbox
     with pytest.raises(KeeperRefused, match="over"):
-        world.keeper.renew(protocol.Renew(token=grant.token))
+        world.keeper.verbs.renew(protocol.Renew(token=grant.token))
 
 
 def test_a_stopped_container_is_condemned(world: World) -> None:
@@ -385,7 +228,7 @@ def test_a_lease_that_is_renewed_does_not_expire(world: World, monkeypatch: pyte
     grant = world.lend()
     for _ in range(12):
         threading.Event().wait(0.05)  # this test is about time
-        world.keeper.renew(protocol.Renew(token=grant.token))
+        world.keeper.verbs.renew(protocol.Renew(token=grant.token))
     assert world.condemned() == []
 
 
@@ -393,7 +236,7 @@ def test_a_job_that_cannot_be_killed_costs_its_sandbox(world: World) -> None:
     grant = world.lend()
     world.host.on_kill = fail(SandboxFault(Fault.PROCESSES_LEFT, "2 of its job's processes could not be ended."))
     with pytest.raises(KeeperRefused, match="2 of its job's processes"):
-        world.keeper.kill(protocol.Kill(token=grant.token))
+        world.keeper.verbs.kill(protocol.Kill(token=grant.token))
     assert world.wait_for_condemned(Fault.PROCESSES_LEFT) == grant.sandbox
 
 
@@ -401,15 +244,175 @@ def test_a_kill_that_the_engine_does_not_answer_costs_the_sandbox(world: World) 
     grant = world.lend()
     world.host.on_kill = fail(EngineTimeout("The Docker Engine did not finish 'pause' within 30 s."))
     with pytest.raises(KeeperRefused, match="pause"):
-        world.keeper.kill(protocol.Kill(token=grant.token))
+        world.keeper.verbs.kill(protocol.Kill(token=grant.token))
     assert world.wait_for_condemned(Fault.ENGINE_FAILED) == grant.sandbox
 
 
 def test_the_runner_can_condemn(world: World) -> None:
     grant = world.lend()
-    world.keeper.condemn(protocol.Condemn(token=grant.token, reason="sshd hung up"))
+    world.keeper.verbs.condemn(protocol.Condemn(token=grant.token, reason="sshd hung up"))
     assert world.wait_for_condemned(Fault.CONDEMNED_BY_RUNNER) == grant.sandbox
-    assert world.keeper.listing().condemned[0].reason == "sshd hung up"
+    assert world.keeper.verbs.listing().condemned[0].reason == "sshd hung up"
+
+
+def test_a_lease_that_was_taken_away_says_why(world: World) -> None:
+    grant = world.lend()
+    world.host.containers[grant.sandbox] = False
+    world.wait_for_condemned(Fault.STOPPED)
+    with pytest.raises(KeeperRefused, match="over: Its container does not run any more: exited"):
+        world.keeper.verbs.resume(protocol.Resume(token=grant.token))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "kept"),
+    [
+        (TimeoutError(), NoWayIn, True),  # the network is cut, and the job behind it goes on
+        (ConnectionRefusedError(), KeeperRefused, False),  # its sshd has ended
+    ],
+)
+def test_a_sandbox_at_work_that_cannot_be_connected_is_lost_only_with_its_sshd(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: OSError, expected: type[Exception], kept: bool
+) -> None:
+    grant = world.lend()
+
+    def connect(*_: object) -> socket.socket:
+        raise SandboxFault(Fault.SSH_DEAD, "Nothing answers.") from error
+
+    monkeypatch.setattr(readiness, "connect", connect)
+    with pytest.raises(expected):
+        world.keeper.verbs.resume(protocol.Resume(token=grant.token))
+    assert (State.LEASED in world.states()) is kept
+
+
+# -- looking ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sandbox_can_be_looked_at_at_work(world: World) -> None:
+    name = world.lend().sandbox
+    world.host.verdict_of = Verdict(
+        VerdictKind.USED, (Reason(ReasonKind.SYSTEM, VerdictKind.USED, "/opt/tool is new; that matters."),)
+    )
+    found = world.keeper.verbs.inspect(protocol.Inspect(sandbox=name))
+    assert (found.sandbox.state, found.verdict) == (State.LEASED, VerdictKind.USED)
+    assert [finding.sentence for finding in found.findings] == ["/opt/tool is new; that matters."]
+    assert world.states() == [State.LEASED]
+
+
+def test_of_a_sandbox_that_is_gone_the_reason_is_kept(world: World) -> None:
+    grant = world.lend()
+    world.keeper.verbs.condemn(protocol.Condemn(token=grant.token, reason="sshd hung up"))
+    world.wait_for("its end", lambda: grant.sandbox not in {s.name for s in world.keeper.verbs.listing().sandboxes})
+    found = world.keeper.verbs.inspect(protocol.Inspect(sandbox=grant.sandbox))
+    assert (found.verdict, found.sandbox.reason) == (None, "sshd hung up")
+
+
+# -- a new configuration ----------------------------------------------------------------------------------------------
+
+
+def test_networks_follow_a_new_configuration_without_recreating(world: World) -> None:
+    name = world.lend().sandbox
+    world.follow(network="none")
+    world.wait_for("the walls", lambda: [w.policy.network for w in world.host.walls.values()] == [Network.NONE])
+    assert world.host.made == [name]
+
+
+def test_a_profile_with_sandboxes_cannot_go_while_the_keeper_runs(world: World) -> None:
+    world.lend()
+    with pytest.raises(ConfigError, match="lacks default"):
+        world.keeper.follow(KeeperConfig(profiles={"other": Profile()}))
+    assert world.states() == [State.LEASED]
+
+
+# -- holding ----------------------------------------------------------------------------------------------------------
+
+
+def hold(world: World, sandbox: str) -> None:
+    world.keeper.verbs.hold(protocol.Hold(sandbox=sandbox, seconds=60))
+
+
+def test_a_held_sandbox_is_entered_and_released(world: World) -> None:
+    grant = world.lend()
+    hold(world, grant.sandbox)
+    with pytest.raises(KeeperRefused, match="leased and not held"):
+        world.keeper.verbs.enter(protocol.Enter(sandbox=grant.sandbox))
+    world.give_back(grant)
+    entrance, connection = world.keeper.verbs.enter(protocol.Enter(sandbox=grant.sandbox))
+    connection.close()
+    assert (entrance.user, entrance.client_key) == ("sandbox", IDENTITY.client.private)
+    world.keeper.verbs.release(protocol.Release(sandbox=grant.sandbox))
+    assert world.lend("a2").sandbox == world.host.made[1]
+
+
+def test_a_hold_ends_by_itself(world: World) -> None:
+    name = world.lend().sandbox
+    world.keeper.verbs.give_back(protocol.Return(token=ask().token, used=False))
+    world.keeper.verbs.hold(protocol.Hold(sandbox=name, seconds=0.05))
+    assert world.wait_for_condemned(Fault.HOLD_OVER) == name
+
+
+@pytest.mark.parametrize("verb", [protocol.Hold(sandbox="x", seconds=1), protocol.Release(sandbox="x")])
+def test_an_unknown_sandbox_cannot_be_held_or_released(world: World, verb: protocol.Hold | protocol.Release) -> None:
+    answer = world.keeper.verbs.hold if isinstance(verb, protocol.Hold) else world.keeper.verbs.release
+    with pytest.raises(KeeperRefused, match="no sandbox x; `sandbox ls`"):
+        answer(verb)  # type: ignore[arg-type]
+
+
+def test_what_is_being_inspected_may_be_held_and_its_verdict_changes_nothing(world: World) -> None:
+    looking, go = threading.Event(), threading.Event()
+
+    def look() -> None:
+        looking.set()
+        go.wait(MARGIN)
+        raise SandboxFault(Fault.DOCKER_DEAD, "Its Docker Engine does not answer.")
+
+    grant = world.lend()
+    world.host.on_inspect = look
+    world.give_back(grant)
+    assert looking.wait(MARGIN)
+    hold(world, grant.sandbox)
+    go.set()
+    world.keeper._workers.stop(wait=True)
+    world.keeper.verbs.enter(protocol.Enter(sandbox=grant.sandbox))[1].close()
+    assert world.states() == [State.HELD]
+
+
+# -- walls ------------------------------------------------------------------------------------------------------------
+
+
+def without_walls(error: WallsDown) -> Callable[[], WallState]:
+    def ensure() -> WallState:
+        raise error
+
+    return ensure
+
+
+def test_every_sandbox_that_was_started_has_a_wall_and_its_profiles_policy(make: Callable[..., World]) -> None:
+    world = make(network="none")
+    generation = world.lend().generation
+    [(bridge, wall)] = world.host.walls.items()
+    assert bridge == SandboxName(world.home.installation, generation).bridge
+    assert (wall.subnet, wall.policy.network) == (IPv4Network("10.213.0.8/29"), Network.NONE)
+
+
+def test_nothing_is_lent_without_walls(world: World) -> None:
+    world.wait_for("a sandbox", lambda: world.states() == [State.READY])
+    world.host.on_walls = without_walls(WallsDown("nft did not finish."))
+    with pytest.raises(KeeperRefused, match=r"no walls around it\. nft did not finish"):
+        world.lend()
+    world.host.on_walls = lambda: WallState.STANDING
+    assert world.lend("a2").sandbox == world.host.made[0]
+
+
+def test_walls_that_were_taken_away_are_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.host.on_walls = lambda: WallState.PUT_BACK
+    world.lend()
+    assert "somebody had removed or changed the walls" in caplog.text
+
+
+def test_walls_that_cannot_stand_refuse_the_start(tmp_path: Path, host: Host) -> None:
+    host.on_walls = without_walls(WallsDown("There is no `nft` command."))
+    with pytest.raises(WallsDown):
+        World(tmp_path, host).keeper.start()
 
 
 # -- trouble ----------------------------------------------------------------------------------------------------------
@@ -433,7 +436,7 @@ def test_a_defect_while_removing_is_tried_again(world: World, monkeypatch: pytes
     monkeypatch.setattr("sandbox.pool.STUCK_RETRY", 0.05)
     world.host.on_remove = fail_once(ZeroDivisionError())
     grant = world.lend()
-    world.keeper.condemn(protocol.Condemn(token=grant.token, reason="next"))
+    world.keeper.verbs.condemn(protocol.Condemn(token=grant.token, reason="next"))
     world.wait_for("its removal", lambda: grant.sandbox not in world.host.containers)
 
 
@@ -441,7 +444,7 @@ def test_a_removal_that_fails_is_stuck_and_tried_again(world: World, monkeypatch
     monkeypatch.setattr("sandbox.pool.STUCK_RETRY", 0.1)
     world.host.on_remove = fail(EngineTimeout("It did not finish 'remove container'."))
     grant = world.lend()
-    world.keeper.condemn(protocol.Condemn(token=grant.token, reason="next"))
+    world.keeper.verbs.condemn(protocol.Condemn(token=grant.token, reason="next"))
     world.wait_for("its being stuck", lambda: State.STUCK in world.states())
     world.host.on_remove = lambda: None
     world.wait_for("its removal", lambda: grant.sandbox not in world.host.containers)
@@ -451,7 +454,7 @@ def test_a_full_network_range_is_told_in_its_own_words(make: Callable[..., World
     host.on_build = fail(ConfigError("No subnet is left in the network range."))
     world = make()
     world.wait_for_condemned(Fault.NO_SUBNET)
-    assert "No subnet is left" in world.keeper.ping().message
+    assert "No subnet is left" in world.keeper.verbs.ping().message
 
 
 @pytest.mark.parametrize("error", [EngineError("It refused."), OSError("the disk is full"), ZeroDivisionError()])
@@ -473,11 +476,18 @@ def test_the_loop_does_not_die_whatever_a_pass_meets(
     assert world.lend().sandbox == host.made[0]
 
 
+def test_a_network_without_a_container_is_removed(world: World, host: Host) -> None:
+    world.lend()
+    host.networks.add("sandbox-half")
+    world.keeper._next_leftovers = 0.0
+    world.wait_for("its removal", lambda: "sandbox-half" not in host.networks)
+
+
 def test_ping_tells_what_is_lacking_and_why(make: Callable[..., World], host: Host) -> None:
     host.on_build = fail(SandboxFault(Fault.DOCKER_DEAD, "Its Docker Engine does not answer."))
     world = make()
     world.wait_for_condemned(Fault.DOCKER_DEAD)
-    pong = world.keeper.ping()
+    pong = world.keeper.verbs.ping()
     assert not pong.fit
     assert "No sandbox for: default" in pong.message
     assert "Its Docker Engine does not answer." in pong.message
@@ -485,14 +495,14 @@ def test_ping_tells_what_is_lacking_and_why(make: Callable[..., World], host: Ho
 
 def test_ping_is_content_with_a_sandbox_at_work(world: World) -> None:
     world.lend()
-    assert world.keeper.ping() == protocol.Pong(fit=True, message="ready")
+    assert world.keeper.verbs.ping() == protocol.Pong(fit=True, message="ready")
 
 
 def test_a_listing_tells_whom_a_sandbox_serves_and_no_secret(world: World) -> None:
     grant = world.lend()
-    [report] = world.keeper.listing().sandboxes
+    [report] = world.keeper.verbs.listing().sandboxes
     assert (report.attempt, report.trust_key, report.processes_at_ready) == ("a1", "team", [7])
-    assert grant.token not in world.keeper.listing().model_dump_json()
+    assert grant.token not in world.keeper.verbs.listing().model_dump_json()
 
 
 # -- stopping ---------------------------------------------------------------------------------------------------------
@@ -512,11 +522,20 @@ def test_stop_waits_for_what_is_lent_and_removes_everything(world: World, host: 
     assert host.containers == {}
 
 
-def test_stop_does_not_wait_longer_than_its_patience(world: World, host: Host) -> None:
-    world.lend()
+def test_after_its_patience_stop_leaves_running_jobs_and_nothing_else(make: Callable[..., World], host: Host) -> None:
+    world = make(warm=2)
+    grant = world.lend()
+    world.wait_for("another one", lambda: State.READY in world.states())
     began = time.monotonic()
     world.stop(patience=0.2)
     assert time.monotonic() - began < 0.2 + 1
+    assert host.containers == {grant.sandbox: True}
+
+
+def test_a_hurried_stop_leaves_nothing(world: World, host: Host) -> None:
+    world.lend()
+    world.keeper.hurry()
+    world.stop(patience=MARGIN)
     assert host.containers == {}
 
 
@@ -540,7 +559,7 @@ def test_stop_ends_waiting_requests(world: World) -> None:
 
     asking = threading.Thread(target=ask)
     asking.start()
-    world.wait_for("its waiting", lambda: world.keeper._wants)
+    world.wait_for("its waiting", lambda: world.keeper._stock.wants)
     world.stop()
     asking.join(MARGIN)
     assert "stopping" in caught[0]
@@ -566,14 +585,14 @@ def test_stop_removes_what_a_creation_under_way_left(make: Callable[..., World],
 
 
 def test_stop_tries_again_what_did_not_go_and_tells(world: World, host: Host) -> None:
-    world.lend()
+    world.wait_for("a sandbox", lambda: world.states() == [State.READY])
     host.on_remove = fail_once(EngineTimeout("It did not finish 'remove container'."))
     world.stop()
     assert host.containers == {}
 
 
 def test_stop_tells_what_would_not_go(world: World, host: Host) -> None:
-    world.lend()
+    world.wait_for("a sandbox", lambda: world.states() == [State.READY])
     host.on_remove = fail(EngineTimeout("It did not finish 'remove container'."))
     with pytest.raises(EngineTimeout):
         world.stop()
@@ -585,7 +604,7 @@ def test_nothing_is_made_once_it_stops(world: World, host: Host) -> None:
     stopping = threading.Thread(target=world.stop, args=(MARGIN,))
     stopping.start()
     world.wait_for("stopping", world.keeper._stopping.is_set)
-    world.keeper.condemn(protocol.Condemn(token=grant.token, reason="it broke"))
+    world.keeper.verbs.condemn(protocol.Condemn(token=grant.token, reason="it broke"))
     stopping.join(MARGIN)
     assert host.made == [grant.sandbox]
     assert host.containers == {}

@@ -8,18 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.errors import Fault, ProtocolError
+from sandbox.health import HostState
+from sandbox.inspection.judge import ReasonKind, VerdictKind
 from sandbox.keeper import protocol
 from sandbox.state import State
 
 TOKEN = "sesame-open-sesame-open"
 
 REQUESTS: list[protocol.Message] = [
-    protocol.Lend(attempt="job-1.2", profile="default", trust_key="team/één", wait=12.5),
+    protocol.Lend(attempt="job-1.2", token=TOKEN, profile="default", trust_key="team/één", wait=12.5, patience=3600),
+    protocol.Resume(token=TOKEN),
     protocol.Renew(token=TOKEN),
     protocol.Kill(token=TOKEN),
     protocol.Return(token=TOKEN, used=True),
     protocol.Condemn(token=TOKEN, reason="sshd hung up: \u2018no\u2019"),
     protocol.List(),
+    protocol.Inspect(sandbox="sandbox-1"),
+    protocol.Hold(sandbox="sandbox-1", seconds=3600),
+    protocol.Release(sandbox="sandbox-1"),
+    protocol.Enter(sandbox="sandbox-1"),
     protocol.Ping(),
 ]
 
@@ -49,14 +56,32 @@ REPORT = protocol.SandboxReport(
 )
 REPLIES: list[protocol.Reply] = [
     GRANT,
+    protocol.Entrance(user="sandbox", host_key="ssh-ed25519 AAAA sandbox-1", client_key="PEM"),
     protocol.Done(),
-    protocol.Listing(installation="0123abcd", sandboxes=[REPORT], condemned=[]),
+    protocol.Listing(
+        installation="0123abcd",
+        host=HostState.WELL,
+        trouble="",
+        sandboxes=[REPORT],
+        condemned=[],
+        counts={Fault.USED: 2},
+    ),
+    protocol.Findings(
+        sandbox=REPORT,
+        verdict=VerdictKind.DAMAGED,
+        findings=[protocol.Finding(kind=ReasonKind.LOGIN, verdict=VerdictKind.DAMAGED, sentence="It changed.")],
+    ),
     protocol.Pong(fit=False, message="no sandbox"),
 ]
 
 
-def request(version: object = 1, **body: object) -> bytes:
+def request(version: object = 2, **body: object) -> bytes:
     return json.dumps({"version": version, "request": body}).encode() + b"\n"
+
+
+def lend(**changes: object) -> bytes:
+    body = {"attempt": "a", "token": TOKEN, "profile": "default", "trust_key": "k", "wait": 1, "patience": 0}
+    return request(verb="lend", **{**body, **changes})
 
 
 @pytest.mark.parametrize("message", REQUESTS, ids=lambda message: type(message).__name__)
@@ -87,25 +112,27 @@ def test_a_refusal_comes_through_whatever_was_expected(expected: type[protocol.R
 @pytest.mark.parametrize(
     ("line", "field"),
     [
-        (request(version=2, verb="ping"), "version"),
-        (request(version="1", verb="ping"), "version"),
+        (request(version=1, verb="ping"), "version"),
+        (request(version="2", verb="ping"), "version"),
         (request(verb="shutdown"), "request.verb"),
         (request(token=TOKEN), "verb"),
         (request(verb="ping", privileged=True), "request.ping.privileged"),
-        (request(verb="lend", attempt="a", profile="default", trust_key="k", wait=1, image="evil"), "lend.image"),
-        (request(verb="lend", attempt="a", profile="default", trust_key="k"), "request.lend.wait"),
-        (request(verb="lend", attempt="a", profile="default", trust_key="k", wait=1e9), "request.lend.wait"),
-        (request(verb="lend", attempt="a", profile="default", trust_key="k", wait=-1), "request.lend.wait"),
-        (request(verb="lend", attempt="../a", profile="default", trust_key="k", wait=1), "request.lend.attempt"),
-        (request(verb="lend", attempt="a\n", profile="default", trust_key="k", wait=1), "request.lend.attempt"),
-        (request(verb="lend", attempt="a", profile="a b", trust_key="k", wait=1), "request.lend.profile"),
-        (request(verb="lend", attempt="a", profile="a", trust_key="", wait=1), "request.lend.trust_key"),
-        (request(verb="lend", attempt="a", profile="a", trust_key="k" * 1001, wait=1), "request.lend.trust_key"),
+        (lend(image="evil"), "lend.image"),
+        (request(verb="lend", attempt="a", token=TOKEN, profile="default", trust_key="k"), "request.lend.wait"),
+        (lend(wait=1e9), "request.lend.wait"),
+        (lend(wait=-1), "request.lend.wait"),
+        (lend(attempt="../a"), "request.lend.attempt"),
+        (lend(attempt="a\n"), "request.lend.attempt"),
+        (lend(profile="a b"), "request.lend.profile"),
+        (lend(trust_key=""), "request.lend.trust_key"),
+        (lend(trust_key="k" * 1001), "request.lend.trust_key"),
+        (lend(patience=8 * 24 * 3600), "request.lend.patience"),
+        (lend(token="a token with spaces in it"), "request.lend.token"),
         (request(verb="return", token=TOKEN), "request.return.used"),
         (request(verb="renew", token="short"), "request.renew.token"),
-        (b'{"version": 1}\n', "request"),
-        (b'{"version": 1, "request": {"verb": "ping"}, "more": 1}\n', "more"),
-        (b'{"version": 1, "version": 2, "request": {"verb": "ping"}}\n', "version"),
+        (b'{"version": 2}\n', "request"),
+        (b'{"version": 2, "request": {"verb": "ping"}, "more": 1}\n', "more"),
+        (b'{"version": 2, "version": 1, "request": {"verb": "ping"}}\n', "version"),
         (request(verb="ping") + request(verb="ping"), "the message"),
         (b"\n", "the message"),
         (b"[" * 500_000 + b"\n", "the message"),
@@ -161,7 +188,7 @@ SECRET = "s3cr3t" * 20
         request(verb=SECRET),
         request(version=SECRET, verb="ping"),
         request(verb="renew", token={"token": SECRET}),
-        f'{{"version": 1, "request": {{"verb": "renew", "token": "{SECRET}'.encode(),
+        f'{{"version": 2, "request": {{"verb": "renew", "token": "{SECRET}'.encode(),
     ],
 )
 def test_no_value_of_a_request_is_repeated(line: bytes) -> None:
@@ -198,6 +225,6 @@ def test_secrets_are_not_in_a_repr(message: protocol.Message | protocol.LeaseGra
 
 @pytest.mark.parametrize("text", ["two\nlines", "\x1b[31mred", "null\0"])
 def test_control_characters_never_reach_a_log_or_a_terminal(text: str) -> None:
-    line = json.dumps({"version": 1, "request": {"verb": "condemn", "token": TOKEN, "reason": text}}).encode()
+    line = json.dumps({"version": 2, "request": {"verb": "condemn", "token": TOKEN, "reason": text}}).encode()
     with pytest.raises(ProtocolError, match=r"reason: .* printable"):
         protocol.decode_request(line)

@@ -13,15 +13,18 @@ from typing import cast
 import pytest
 
 from sandbox.errors import ConfigError, EngineUnreachable, KeeperRefused, KeeperUnreachable, ProtocolError
+from sandbox.health import HostState
 from sandbox.keeper import client as client_module
 from sandbox.keeper import protocol
 from sandbox.keeper import server as server_module
 from sandbox.keeper.client import KeeperClient
-from sandbox.keeper.keeper import Keeper
 from sandbox.keeper.server import KeeperServer
+from sandbox.keeper.verbs import Verbs
 from tests.sandbox.keeper.test_protocol import GRANT, TOKEN
 
-LEND = protocol.Lend(attempt="a1", profile="default", trust_key="team", wait=0.5)
+LEND = protocol.Lend(
+    attempt="a1", token="token-of-a1-token-of-a1", profile="default", trust_key="team", wait=0.5, patience=0
+)
 MARGIN = 5.0
 
 
@@ -39,17 +42,21 @@ class Script:
         self.then()
         return protocol.Done()
 
-    renew = kill = give_back = condemn = _note
+    renew = kill = give_back = condemn = take_back = _note
 
-    def lend(self, request: protocol.Lend) -> tuple[protocol.LeaseGrant, socket.socket]:
+    def lend(self, request: protocol.Lend | protocol.Resume) -> tuple[protocol.LeaseGrant, socket.socket]:
         self._note(request)
         lent, self.kept = socket.socketpair()
         lent.settimeout(5.0)  # as a connection of the keeper's has
         return GRANT, lent
 
+    resume = lend
+
     def listing(self) -> protocol.Listing:
         self._note(protocol.List())
-        return protocol.Listing(installation="0123abcd", sandboxes=[], condemned=[])
+        return protocol.Listing(
+            installation="0123abcd", host=HostState.WELL, trouble="", sandboxes=[], condemned=[], counts={}
+        )
 
     def ping(self) -> protocol.Pong:
         self._note(protocol.Ping())
@@ -58,7 +65,7 @@ class Script:
 
 @contextmanager
 def serving(run_folder: Path, script: Script, group: str | None = None) -> Iterator[KeeperServer]:
-    with KeeperServer(run_folder, cast(Keeper, script), group) as server:
+    with KeeperServer(run_folder, cast(Verbs, script), group) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -147,6 +154,37 @@ def test_a_lease_comes_with_a_connection_that_works_both_ways(client: KeeperClie
         assert connection.recv(100) == b""
 
 
+def test_a_lease_is_resumed_with_a_connection_of_its_own(client: KeeperClient, script: Script) -> None:
+    grant, connection = client.resume(TOKEN)
+    with connection:
+        assert grant == GRANT
+        assert script.kept is not None
+        script.kept.sendall(b"SSH-2.0")
+        assert connection.recv(16) == b"SSH-2.0"
+    assert script.asked == [protocol.Resume(token=TOKEN)]
+
+
+def test_a_lease_that_nobody_waits_for_any_more_is_taken_back(server: KeeperServer, script: Script) -> None:
+    """The trap: a runner that is killed while it waits in the queue would keep the sandbox it never heard of."""
+    asked, gone = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        asked.set()
+        gone.wait(MARGIN)
+
+    script.then = wait
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(server.path))
+        connection.sendall(protocol.encode_request(LEND))
+        assert asked.wait(MARGIN)
+    script.then = lambda: None
+    gone.set()
+    end = time.monotonic() + MARGIN
+    while script.asked != [LEND, LEND]:  # `lend`, then `take_back` with the same request
+        assert time.monotonic() < end, script.asked
+        time.sleep(0.01)
+
+
 def test_a_lease_leaves_no_descriptor_open(client: KeeperClient, script: Script) -> None:
     client.ping()  # whatever is opened once and kept
     before = open_descriptors()
@@ -219,7 +257,7 @@ def test_any_reason_can_be_given_for_condemning(client: KeeperClient, script: Sc
 
 
 @pytest.mark.parametrize(
-    "line", [b"\n", b"hello\n", b"GET / HTTP/1.1\r\n", b"\xff\xff\n", b'{"version":2,"request":{"verb":"ping"}}\n']
+    "line", [b"\n", b"hello\n", b"GET / HTTP/1.1\r\n", b"\xff\xff\n", b'{"version":1,"request":{"verb":"ping"}}\n']
 )
 def test_garbage_is_refused_with_a_sentence(server: KeeperServer, script: Script, line: bytes) -> None:
     assert "did not understand" in refusal(raw(server, line))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.errors import ConfigError
-from sandbox.network import SUBNET_PREFIX, free_subnet
+from sandbox.network import SUBNET_PREFIX, free_subnet, subnet_of
 
 RANGE = IPv4Network("10.213.0.0/24")
 ALL = list(RANGE.subnets(new_prefix=SUBNET_PREFIX))
@@ -52,3 +52,8 @@ def test_a_whole_range_can_be_given_out() -> None:
     for generation in range(len(ALL)):
         taken.append(free_subnet(RANGE, taken, generation * 7))
     assert sorted(taken) == ALL
+
+
+@given(st.sampled_from(ALL), st.integers(0, 7))
+def test_the_subnet_is_known_by_any_address_in_it(subnet: IPv4Network, number: int) -> None:
+    assert subnet_of(subnet[number]) == subnet

@@ -1,0 +1,185 @@
+"""A keeper and a runner that a test stops, kills and starts again, and everything around them that it breaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.models.containers import Container
+
+from runner.service.record import JobState
+from sandbox.errors import KeeperError
+from sandbox.keeper import protocol
+from sandbox.template import LABEL_INSTALLATION
+from tests.crash.matrix import Point
+from tests.crash.starts import Starts
+from tests.crash.stopped_runner import CLOCK, STOP_AT, STOPPED_AT
+from tests.crash.wire_cutter import WireCutter
+from tests.e2e.conftest import Keeper, in_network_of_engine, until
+from tests.e2e.test_service import Service
+
+#: Bytes of the file system that holds a runner's state.
+DISK = 128 * 1024 * 1024
+
+
+@dataclass
+class CrashKeeper(Keeper):
+    """A keeper that can be killed and started again on the same state, with a clock that a test sets."""
+
+    def command(self, *more: str) -> list[str]:
+        folders = ["--run-folder", str(self.folder / "run"), "--home", str(self.folder / "home")]
+        program = [sys.executable, "-m", "tests.crash.jumping_keeper", str(self.folder), "keeper"]
+        return [*in_network_of_engine(), *program, *folders, *more]
+
+    def restart(self) -> None:
+        """Start it as a supervisor does, and wait until it answers: sandboxes may be lent."""
+        with (self.folder / "keeper.log").open("ab") as log:
+            self.process = subprocess.Popen(self.command(), env=self.environment, stderr=log)
+        until("the keeper answers", self._answers)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log
+        try:
+            self.client.ping()
+        except KeeperError:
+            return False
+        return True
+
+    @property
+    def only(self) -> protocol.SandboxReport:
+        """Its one sandbox."""
+        [sandbox] = self.client.listing().sandboxes
+        return sandbox
+
+    def containers(self, client: docker.DockerClient) -> list[Container]:
+        """What it has made, as the engine knows it."""
+        installation = (self.folder / "home" / "installation").read_text().strip()
+        label = f"{LABEL_INSTALLATION}={installation}"
+        return client.containers.list(all=True, filters={"label": label}, ignore_removed=True)
+
+
+@dataclass
+class CrashRunner(Service):
+    """`runner serve` that stops at a point, with a clock that a test sets."""
+
+    def command(self) -> list[str]:
+        program = [sys.executable, "-m", "tests.crash.stopped_runner", str(self.folder)]
+        return [*program, *super().command()[super().command().index("serve") :]]
+
+    @property
+    def folder(self) -> Path:
+        return self.state.parent
+
+    def stop_at(self, point: Point) -> None:
+        """Have it stop when the next job comes to this point."""
+        (self.folder / STOP_AT).write_text(point)
+
+    def wait_until_stopped(self) -> None:
+        until("the runner came to the point", (self.folder / STOPPED_AT).exists)
+        until("the runner has stopped", self._is_stopped)
+
+    def stop(self) -> None:
+        """Stop it wherever it is."""
+        self.signal(signal.SIGSTOP)
+        until("the runner has stopped", self._is_stopped)
+
+    def cont(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        assert self.wait() == -signal.SIGKILL
+
+    def says(self, words: str) -> bool:
+        """Whether it has said so in its log."""
+        return words in (self.folder / "service.log").read_text()
+
+    def finished(self, job: str) -> bool:
+        return bool(self.show(job)["state"] == JobState.FINISHED)
+
+    def _is_stopped(self) -> bool:
+        assert self.process is not None
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@dataclass
+class Lab:
+    """One cell of the matrix."""
+
+    engine: docker.DockerClient
+    keeper: CrashKeeper
+    runner: CrashRunner
+    starts: Starts = field(default_factory=Starts)
+    job: str = ""
+
+    def __post_init__(self) -> None:
+        #: The sandbox that is there at the beginning.
+        self.container = self.engine.containers.get(self.keeper.only.name)
+        [network] = self.container.attrs["NetworkSettings"]["Networks"].values()
+        self.wire = WireCutter(network["IPAddress"])
+        self.watch()
+
+    def watch(self) -> None:
+        """Count starts in every sandbox that there is."""
+        for container in self.keeper.containers(self.engine):
+            if pid := container.attrs["State"]["Pid"]:
+                self.starts.watch(pid)
+
+    def record(self) -> dict[str, Any]:
+        """What the launcher has written down of the job, as it is on the host's side."""
+        [attempt] = Path(f"/proc/{self.container.attrs['State']['Pid']}/root/var/lib/attempts").iterdir()
+        record: dict[str, Any] = json.loads((attempt / "record").read_bytes())
+        return record
+
+    def set_clocks(self, seconds: float) -> None:
+        """Have the clocks of runner and keeper go wrong by so much from now on."""
+        for folder in (self.keeper.folder, self.runner.folder):
+            (folder / CLOCK).write_text(str(seconds))
+
+    def fill_disk(self) -> None:
+        with self._ballast.open("wb") as file:
+            room = os.statvfs(self.runner.state)
+            os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_bsize)
+
+    def make_room(self) -> None:
+        self._ballast.unlink()
+
+    @property
+    def _ballast(self) -> Path:
+        return self.runner.state / "ballast"
+
+    def close(self) -> None:
+        self.starts.close()
+        self.wire.mend()
+        for folder in (self.keeper.folder, self.runner.folder):
+            (folder / CLOCK).unlink(missing_ok=True)
+        if self.runner.process is not None:
+            self.runner.api.close()
+            if self.runner.process.poll() is None:
+                self.runner.kill()
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of its own on a folder."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "crash-test", folder], check=True, timeout=10)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True, timeout=10)

@@ -1,0 +1,100 @@
+"""`runner serve` as it is, but it stops itself (SIGSTOP) when a job has come to the point that a test named.
+
+It also follows a clock that the test sets, and notices a silent sandbox sooner. The first argument is the folder of the
+test: the file `stop-at` in it holds the point, and is `stopped-at` once it was reached.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from tests.crash import clock
+from tests.crash.matrix import Point
+
+if TYPE_CHECKING:
+    from runner.execution.marker import Marker
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+STOP_AT, STOPPED_AT, CLOCK = "stop-at", "stopped-at", "clock"
+#: Bytes of output on disk at the point `running`.
+FIRST_BYTES = 8 * 1024 * 1024
+
+
+def main() -> None:
+    """Be `runner`, with everything arranged."""
+    folder = Path(sys.argv.pop(1))
+    clock.follow(folder / CLOCK)
+    _notice_silence_soon()
+    _stop_at_points(folder)
+
+    from runner.cli import main as runner  # noqa: PLC0415 - the clock was to be changed first
+
+    runner()
+
+
+def _notice_silence_soon() -> None:
+    from runner.service import service  # noqa: PLC0415 - the clock was to be changed first
+
+    settings = replace(service.SETTINGS, keepalive_interval=1.0, keepalive_count=2, open_deadline=5.0)
+    service.Service = partial(service.Service, settings=settings)  # type: ignore[assignment,misc]
+
+
+def _stop_at_points(folder: Path) -> None:
+    from runner.execution.log import Log  # noqa: PLC0415 - as above
+    from runner.execution.session import Session  # noqa: PLC0415
+    from runner.keeper_leases import KeeperLeases  # noqa: PLC0415
+    from runner.service.record import Record  # noqa: PLC0415
+
+    def stop(point: Point) -> None:
+        if _read(folder / STOP_AT) == point:
+            (folder / STOP_AT).rename(folder / STOPPED_AT)
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def after(act: Callable[_P, Awaitable[_T]], point: Point) -> Callable[_P, Awaitable[_T]]:
+        @wraps(act)
+        async def acted(*arguments: _P.args, **options: _P.kwargs) -> _T:
+            result = await act(*arguments, **options)
+            stop(point)
+            return result
+
+        return acted
+
+    mark, append = Record.mark, Log.append
+
+    def marked(record: Record, marker: Marker) -> None:
+        mark(record, marker)
+        stop(Point.MARKER)
+
+    def appended(log: Log, *pieces: bytes | memoryview) -> None:
+        append(log, *pieces)
+        if log.output >= FIRST_BYTES:
+            stop(Point.RUNNING)
+
+    for owner, name, replacement in (
+        (KeeperLeases, "lend", after(KeeperLeases.lend, Point.LEASE)),
+        (Record, "mark", marked),
+        (Session, "launch", after(Session.launch, Point.START)),
+        (Log, "append", appended),
+        (Record, "settle", after(Record.settle, Point.RESULT)),
+    ):
+        setattr(owner, name, replacement)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+if __name__ == "__main__":
+    main()

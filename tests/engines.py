@@ -1,0 +1,32 @@
+"""A private Docker Engine for a module of tests, beside the one that the others use. Root and a few seconds needed."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from sandbox.evaluation import private_engine
+from sandbox.evaluation.layout import Layout
+
+
+@contextmanager
+def private(name: str) -> Iterator[Layout]:
+    """Have one up, and nothing left of it afterwards. `name` has at most five letters: interfaces are named by it."""
+    # Not pytest's own folder: the remapped root must be able to pass through.
+    folder = Path(tempfile.mkdtemp(prefix=f"sandbox-{name}-", dir="/var/tmp"))
+    folder.chmod(0o711)
+    layout = Layout(
+        folder / "state",
+        folder / "run",
+        netns=f"sandbox-{name}",
+        host_link=f"sbx{name}-host",
+        engine_link=f"sbx{name}-engine",
+        addresses=IPv4Network("198.19.0.0/16"),
+    )
+    try:
+        private_engine.up(layout, print)
+        yield layout
+    finally:
+        private_engine.down(layout, print, purge=True)
+        folder.rmdir()

@@ -1,0 +1,166 @@
+"""What real sandboxes take on the host's disk is seen, and stopped before the host has too little. Needs root."""
+
+from __future__ import annotations
+
+import subprocess
+import textwrap
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+import pytest
+from docker.errors import APIError
+
+from sandbox.disk.watch import ALARM, RELIEF, DiskWatch, Usage
+from sandbox.disk.watcher import DiskWatcher, Sandbox, measure, rooms
+from sandbox.errors import EngineError, Fault
+from tests.e2e.conftest import DEADLINE, Keeper, leased, run, run_json, start, until
+
+MIB = 1024**2
+FASTEST = 256 * MIB
+PACE = 100 * MIB
+
+WRITER = f"""
+    import time
+    began, wrote = time.monotonic(), 0
+    with open("file", "wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * {MIB})
+            wrote += {MIB}
+            time.sleep(max(0.0, wrote / {PACE} - (time.monotonic() - began)))
+"""
+VOLUMES = "/var/lib/docker/volumes"
+# Each takes 64 MiB in a way of its own, as a job would, says so, and waits.
+TAKES = {
+    "home": "head -c 64M /dev/zero >file",
+    "root": "sudo head -c 64M /dev/zero | sudo tee /usr/local/file >/dev/null",
+    "reserved": "fallocate -l 64M file",
+    "many files": "mkdir many; cd many; head -c 64M /dev/zero | split -b 64K -a 4",
+    "inner volume": f"docker volume create vol; head -c 64M /dev/zero | sudo tee {VOLUMES}/vol/_data/f >/dev/null",
+    "deleted": "exec 3>file; rm file; head -c 64M /dev/zero >&3",
+    "hidden by a mount": "mkdir m; head -c 64M /dev/zero >m/file; sudo mount -t tmpfs none m",
+}
+
+
+def sandbox_of(client: docker.DockerClient, name: str, limit: int = 2**60) -> Sandbox:
+    container = client.containers.get(name)
+    volume = client.api.inspect_volume(name)["Mountpoint"]
+    assert container.id is not None
+    return Sandbox(True, limit, container.id, (container.attrs["GraphDriver"]["Data"]["UpperDir"], volume))
+
+
+@contextmanager
+def job(keeper: Keeper, script: str) -> Iterator[subprocess.Popen[str]]:
+    process = start(keeper, script)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=DEADLINE)
+
+
+def measured(sandbox: Sandbox) -> Usage:
+    usage = measure(sandbox)
+    assert usage is not None
+    assert usage.complete
+    return usage
+
+
+@pytest.mark.parametrize("way", TAKES)
+def test_whatever_a_job_takes_is_seen_on_the_host(small: Keeper, docker_client: docker.DockerClient, way: str) -> None:
+    with job(small, f"{{ {TAKES[way]}; }}\necho taken\nsleep 1000") as process:
+        assert process.stdout is not None
+        while process.stdout.readline() not in ("taken\n", ""):
+            pass
+        usage = measured(sandbox_of(docker_client, leased(small).name))
+    assert 64 * MIB <= usage.amount.bytes < 128 * MIB
+
+
+class Pausing:
+    """Stands in for the keeper: one leased sandbox, frozen and ended by the engine itself."""
+
+    def __init__(self, client: docker.DockerClient, name: str, sandbox: Sandbox) -> None:
+        self.container = client.containers.get(name)
+        self.name = name
+        self.sandbox = sandbox
+        self.frozen = threading.Event()
+        self.condemned: list[tuple[Fault, str, int]] = []
+
+    def sandboxes(self) -> Mapping[str, Sandbox]:
+        return {} if self.condemned else {self.name: self.sandbox}
+
+    def freeze(self, name: str) -> None:
+        with self._refusals():
+            self.container.pause()
+            self.frozen.set()
+
+    def thaw(self, name: str) -> None:
+        with self._refusals():
+            self.container.unpause()
+
+    def condemn(self, name: str, fault: Fault, sentence: str) -> None:
+        free = rooms([Path(self.sandbox.trees[0])])[0].free.bytes
+        self.condemned.append((fault, sentence, free))
+        self.container.kill()  # the keeper sees that, and removes it
+
+    def evict(self, name: str, sentence: str) -> None:
+        raise AssertionError(sentence)
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except APIError as error:
+            if error.status_code != 409:  # it is so already
+                raise EngineError(str(error)) from error
+
+
+def test_a_job_that_writes_without_end_is_stopped_before_the_reserve_and_loses_its_sandbox_only(
+    small: Keeper, docker_client: docker.DockerClient
+) -> None:
+    others = {sandbox.name for sandbox in small.ready()}
+    with job(small, f"python3 - <<'PYTHON'\n{textwrap.dedent(WRITER)}\nPYTHON\n") as process:
+        name = leased(small).name
+        keeper = Pausing(docker_client, name, sandbox_of(docker_client, name))
+        root = Path(docker_client.info()["DockerRootDir"])
+        reserve = rooms([root])[0].free.bytes - int((RELIEF + 0.5) * FASTEST)
+        watcher = DiskWatcher(DiskWatch(FASTEST, reserve), keeper, [root])
+        thread = threading.Thread(target=watcher.run)
+        thread.start()
+        try:
+            until("it is condemned", lambda: keeper.condemned)
+            until("there is room again", lambda: watcher.refusal is None)
+        finally:
+            watcher.stop()
+            thread.join(DEADLINE)
+        [(fault, sentence, free)] = keeper.condemned
+        assert keeper.frozen.is_set()
+        assert fault is Fault.HOST_DISK
+        assert reserve <= free <= reserve + ALARM * FASTEST, sentence
+        process.kill()  # it would tell that its sandbox was lost, after as long as it takes for that to be certain
+    small.settle()
+    assert others - {name} <= {sandbox.name for sandbox in small.ready()}
+    assert run(small, "echo fine").stdout == "fine\n"
+
+
+def test_what_a_job_writes_to_the_containers_log_is_bounded(small: Keeper, docker_client: docker.DockerClient) -> None:
+    """The engine keeps the log outside of what is counted, and a root inside can write to it."""
+    name = run(
+        small, "hostname; yes 'a line for the log' | head -c 40M | sudo tee /proc/1/fd/1 >/dev/null"
+    ).stdout.strip()
+    log = Path(docker_client.containers.get(name).attrs["LogPath"])
+    assert log.stat().st_size > 0
+    assert sum(path.stat().st_size for path in log.parent.glob(f"{log.name}*")) < 21 * 10**6, "two files of 10 MB"
+
+
+def test_a_job_over_its_profiles_disk_is_ended_with_the_sentence(new_keeper: Callable[..., Keeper]) -> None:
+    keeper = new_keeper(config='[profiles.default]\nwarm = 1\ndisk = "256MiB"\n', warm=1)
+    keeper.start()
+    outcome = run_json(keeper, "head -c 1G /dev/zero >file; sleep 120")
+    assert outcome["outcome"] == "sandbox_lost"
+    assert "its profile allows 256 MiB (`disk`)" in str(outcome["message"])
+    assert keeper.last_condemned().fault is Fault.DISK_LIMIT
+    assert run(keeper, "echo fine").stdout == "fine\n"
+    keeper.stop()

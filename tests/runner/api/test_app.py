@@ -1,0 +1,79 @@
+"""What a client of the API is told of the service's state."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import httpx
+import pytest
+
+from runner.api.app import make_app
+from runner.api.token import Token
+from runner.execution.lease import LeaseSource
+from runner.outcome import Succeeded
+from runner.service.leases import NotedLeases
+from runner.service.records import Records
+from runner.service.service import Service
+
+pytestmark = pytest.mark.anyio
+
+
+def new_service(state: Path) -> Service:
+    """A service that is asked for nothing that needs a sandbox."""
+    leases = cast(LeaseSource, object())
+    return Service(NotedLeases(leases, state / "leases.json", 1), Records(state / "jobs"), 1, None)
+
+
+@asynccontextmanager
+async def client(service: Service, state: Path) -> AsyncIterator[httpx.AsyncClient]:
+    app = make_app(service, Token(state / "token"))
+    headers = {"Authorization": f"Bearer {(state / 'token').read_text().strip()}"}
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://runner", headers=headers) as api:
+        yield api
+
+
+async def test_ready_only_once_the_jobs_of_an_earlier_life_were_found_again(tmp_path: Path) -> None:
+    service = new_service(tmp_path)
+    async with client(service, tmp_path) as api:
+        answer = await api.get("/ready")
+        assert (answer.status_code, "looks for what it left running" in answer.text) == (503, True)
+        service.drain()
+        await service.work()
+        assert (await api.get("/live")).status_code == 200
+        answer = await api.get("/ready")
+        assert (answer.status_code, "takes no more jobs" in answer.text) == (503, True)
+
+
+async def test_a_job_that_cannot_be_kept_is_refused_with_the_cause_and_the_next_step(tmp_path: Path) -> None:
+    service = new_service(tmp_path)
+    (tmp_path / "jobs").rmdir()
+    async with client(service, tmp_path) as api:
+        answer = await api.post("/v1/jobs", json={"script": "true"})
+    assert answer.status_code == 507
+    assert "Make room in the state folder" in answer.json()["detail"]
+
+
+async def test_a_job_is_the_same_over_a_restart_and_its_result_can_be_asked_for_again_and_again(tmp_path: Path) -> None:
+    first = new_service(tmp_path)
+    async with client(first, tmp_path) as api:
+        submitted = (await api.post("/v1/jobs", json={"script": "true"})).json()
+    assert submitted["state"] == "queued"
+    second = new_service(tmp_path)
+    async with client(second, tmp_path) as api:
+        assert (await api.get(f"/v1/jobs/{submitted['id']}")).json() == submitted
+        record = second.records.get(submitted["id"])
+        assert record is not None
+        record.begin().append(b"one\ntwo\n")
+        await record.settle(Succeeded())
+        await record.finish()
+    third = new_service(tmp_path)
+    async with client(third, tmp_path) as api:
+        views = [(await api.get(f"/v1/jobs/{submitted['id']}")).json() for _ in range(2)]
+        rest = (await api.get(f"/v1/jobs/{submitted['id']}/log", params={"offset": 4, "follow": True})).text
+    assert views[0] == views[1]
+    assert (views[0]["state"], views[0]["submitted"]) == ("finished", submitted["submitted"])
+    assert rest == "two\nrunner: The script succeeded.\n"

@@ -1,0 +1,327 @@
+"""The service and what it promises over its own end. A real OpenSSH server stands in for the sandboxes."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from runner.errors import BusyError, DrainingError
+from runner.execution.options import Settings
+from runner.job import Job
+from runner.outcome import Cancelled, Outcome, RunnerStopped, ScriptFailed, Succeeded
+from runner.service import service as service_module
+from runner.service.leases import NotedLeases
+from runner.service.record import JobState, Record
+from runner.service.records import Records
+from runner.service.service import Service
+from runner.service.standby import Standby
+from tests.runner.conftest import FakeLeases, Sandbox, hang, until
+
+pytestmark = pytest.mark.anyio
+DEADLINE = 60.0
+
+
+@dataclass
+class Life:
+    """One life of the service, from its start to its end."""
+
+    service: Service
+    working: asyncio.Task[None]
+
+    def job(self, job_id: str) -> Record:
+        record = self.service.records.get(job_id)
+        assert record is not None
+        return record
+
+    async def outcome(self, job_id: str) -> Outcome:
+        record = self.job(job_id)
+        await asyncio.wait_for(record.finished.wait(), DEADLINE)
+        assert record.outcome is not None
+        return record.outcome
+
+    async def log(self, job_id: str, offset: int = 0) -> bytes:
+        """The log to its end."""
+        async with asyncio.timeout(DEADLINE):
+            return b"".join([data async for data in self.job(job_id).follow(offset)])
+
+    async def detach(self) -> None:
+        self.service.detach()
+        await asyncio.wait_for(self.working, DEADLINE)
+
+
+@dataclass
+class Host:
+    """A state folder, a sandbox, and one life of the service after another."""
+
+    state: Path
+    sandbox: Sandbox
+    leases: FakeLeases
+    settings: Settings
+
+    def new_service(self, slots: int = 2, *, standby: bool = False) -> Service:
+        leases = NotedLeases(self.leases, self.state / "leases.json", slots)
+        ahead = Standby(leases, self._ready, self.settings) if standby else None
+        return Service(leases, Records(self.state / "jobs"), slots, ahead, self.settings)
+
+    async def _ready(self, profile: str) -> int:
+        return 2
+
+    @asynccontextmanager
+    async def life(self, slots: int = 2, *, standby: bool = False) -> AsyncIterator[Life]:
+        service = self.new_service(slots, standby=standby)
+        working = asyncio.create_task(service.work())
+        try:
+            yield Life(service, working)
+        finally:
+            service.stop("the test is over.")
+            await asyncio.wait_for(working, DEADLINE)
+
+
+@pytest.fixture
+def host(sandbox: Sandbox, tmp_path: Path) -> Host:
+    (tmp_path / "state").mkdir()
+    return Host(tmp_path / "state", sandbox, FakeLeases(sandbox.access), sandbox.settings(grace=1.0))
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A file that the scripts of these tests wait for."""
+    return tmp_path / "gate"
+
+
+def waiting(gate: Path, *, before: str = "echo up", after: str = "echo end") -> Job:
+    """A job that says `up`, waits for the gate, and counts its starts beside it."""
+    text = f"echo start >>{gate}.starts; {before}; until [ -e {gate} ]; do sleep 0.02; done; {after}"
+    return Job(text.encode(), trust_key="default")
+
+
+async def up(record: Record, wanted: bytes = b"up\n") -> None:
+    async with asyncio.timeout(DEADLINE):
+        seen = b""
+        async for data in record.follow(0):
+            seen += data
+            if wanted in seen:
+                return
+
+
+async def test_a_waiting_job_is_run_by_the_next_life(host: Host) -> None:
+    record = await host.new_service().submit(Job(b"echo hello"))
+    async with host.life() as life:
+        assert await life.outcome(record.id) == Succeeded()
+        assert await life.log(record.id) == b"hello\nrunner: The script succeeded.\n"
+
+
+async def test_a_running_job_goes_on_over_a_restart_and_its_log_by_offset(host: Host, gate: Path) -> None:
+    async with host.life() as first:
+        job = (await first.service.submit(waiting(gate, after="seq 20000; exit 7"))).id
+        await up(first.job(job))
+        await first.detach()
+        assert first.job(job).state is JobState.RUNNING
+    gate.touch()
+    async with host.life() as second:
+        assert second.job(job).state is JobState.RUNNING
+        rest = await second.log(job, len("up\n"))
+        assert await second.outcome(job) == ScriptFailed(7)
+    numbers = "".join(f"{number}\n" for number in range(1, 20001))
+    assert rest.decode() == f"{numbers}runner: The script failed with exit code 7.\n"
+    assert gate.with_name("gate.starts").read_text() == "start\n"
+    assert host.leases.calls == ["give_back:used"]
+
+
+async def test_a_job_in_a_sandbox_prepared_in_advance_goes_on_too(host: Host, gate: Path) -> None:
+    async with host.life(standby=True) as first:
+        await until(lambda: len(host.leases.leases) == 1)
+        record = await first.service.submit(waiting(gate))
+        await up(record)
+        prepared = host.leases.leases[0]
+        assert record.marker is not None
+        assert record.marker.attempt == prepared.attempt
+        await first.detach()
+    assert not prepared.over
+    gate.touch()
+    async with host.life() as second:
+        assert await second.outcome(record.id) == Succeeded()
+    assert [call for call in prepared.calls if call != "renew"] == ["give_back:used"]
+
+
+async def test_a_job_that_ended_while_no_runner_lived_has_its_own_outcome(host: Host, gate: Path) -> None:
+    async with host.life() as first:
+        job = (await first.service.submit(waiting(gate, after=f"echo late; touch {gate}.end; exit 9"))).id
+        await up(first.job(job))
+        await first.detach()
+    gate.touch()
+    await until(gate.with_name("gate.end").exists)
+    async with host.life() as second:
+        assert await second.outcome(job) == ScriptFailed(9)
+        assert (await second.log(job)).startswith(b"up\nlate\nrunner: ")
+
+
+async def test_all_that_run_are_followed_and_new_ones_wait_for_a_slot(host: Host, gate: Path) -> None:
+    async with host.life(slots=2) as first:
+        running = [(await first.service.submit(waiting(gate))).id for _ in range(2)]
+        for job in running:
+            await up(first.job(job))
+        new = (await first.service.submit(Job(b"true"))).id
+        await first.detach()
+    async with host.life(slots=1) as second:
+        await until(lambda: len(host.leases.resumed) == 2)
+        assert second.job(new).state is JobState.QUEUED
+        assert len(host.leases.leases) == 2
+        gate.touch()
+        for job in (*running, new):
+            assert await second.outcome(job) == Succeeded()
+
+
+async def test_an_outcome_is_written_before_the_sandbox_goes_back_however_long_that_takes(
+    host: Host, gate: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The trap: with the sandbox gone and no outcome on disk, the next life could only say that the job was lost."""
+    monkeypatch.setattr(service_module, "_RETRY", 0.05)
+    async with host.life() as life:
+        record = await life.service.submit(waiting(gate))
+        await up(record)
+        in_the_way = record.folder / "outcome.json.new"
+        in_the_way.mkdir()
+        gate.touch()
+        await until(lambda: "The outcome cannot be written down" in caplog.text)
+        # A crash at this moment, on a disk that has room again:
+        crashed = Host(host.state.with_name("crashed"), host.sandbox, host.leases, host.settings)
+        shutil.copytree(host.state, crashed.state)
+        (crashed.state / "jobs" / record.id / in_the_way.name).rmdir()
+        assert (record.state, host.leases.calls) == (JobState.RUNNING, [])
+        async with crashed.life() as next_life:
+            assert await next_life.outcome(record.id) == Succeeded()
+            assert await next_life.log(record.id) == b"up\nend\nrunner: The script succeeded.\n"
+        in_the_way.rmdir()
+        assert await life.outcome(record.id) == Succeeded()
+
+
+async def test_a_runner_that_stops_leaves_what_it_cannot_write_to_the_next_life(
+    host: Host, gate: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service_module, "_RETRY", 0.05)
+    monkeypatch.setattr(service_module, "_STOP_DEADLINE", 0.1)
+    async with host.life() as life:
+        record = await life.service.submit(waiting(gate))
+        await up(record)
+        (record.folder / "outcome.json.new").mkdir()
+        gate.touch()
+        await until(lambda: "The outcome cannot be written down" in caplog.text)
+        life.service.stop("it was told to stop at once.")
+        await asyncio.wait_for(life.working, DEADLINE)
+        assert host.leases.calls == []
+    (record.folder / "outcome.json.new").rmdir()
+    async with host.life() as later:
+        assert await later.outcome(record.id) == Succeeded()
+
+
+async def test_a_waiting_job_that_is_cancelled_ends_at_once(host: Host, gate: Path) -> None:
+    async with host.life(slots=1) as life:
+        running = await life.service.submit(waiting(gate))
+        queued = await life.service.submit(Job(b"echo never"))
+        await up(running)
+        await life.service.cancel(queued, "me")
+        assert await life.outcome(queued.id) == Cancelled("me")
+        assert await life.log(queued.id) == b"runner: The script was cancelled by me.\n"
+        assert running.state is JobState.RUNNING
+        gate.touch()
+        assert await life.outcome(running.id) == Succeeded()
+    assert len(host.leases.leases) == 1
+
+
+async def test_a_cancelled_job_is_not_run_by_the_next_life(host: Host) -> None:
+    record = await host.new_service().submit(Job(b"echo never"))
+    await record.cancel("me")
+    async with host.life() as life:
+        assert await life.outcome(record.id) == Cancelled("me")
+    assert host.leases.leases == []
+
+
+async def test_a_job_that_was_to_be_ended_is_ended_by_the_next_life(host: Host, gate: Path) -> None:
+    async with host.life() as first:
+        record = await first.service.submit(waiting(gate))
+        await up(record)
+        await first.detach()
+    await record.cancel("me")  # as if the runner had died right after
+    async with host.life() as second:
+        assert await second.outcome(record.id) == Cancelled("me")
+    assert host.leases.calls == ["kill", "give_back:used"]
+
+
+async def test_a_job_that_waits_for_a_sandbox_waits_again_in_the_next_life(host: Host) -> None:
+    host.leases.trouble["lend"] = hang
+    async with host.life() as first:
+        record = await first.service.submit(Job(b"echo hello"))
+        await until(lambda: record.state is JobState.RUNNING)
+        await first.detach()
+    del host.leases.trouble["lend"]
+    async with host.life() as second:
+        assert await second.outcome(record.id) == Succeeded()
+
+
+async def test_what_cannot_be_read_ends_and_holds_nobody_up(host: Host) -> None:
+    earlier = host.new_service()
+    odd, good = [await earlier.submit(Job(b"echo hello")) for _ in range(2)]
+    (odd.folder / "job.json").write_text("{")
+    async with host.life() as life:
+        outcome = await life.outcome(odd.id)
+        assert isinstance(outcome, RunnerStopped)
+        assert "job.json is not JSON" in outcome.why
+        assert await life.outcome(good.id) == Succeeded()
+        assert b"cannot be read" in await life.log(odd.id)
+
+
+async def test_a_marker_that_cannot_be_written_starts_nothing(host: Host) -> None:
+    async with host.life() as life:
+        host.leases.trouble["lend"] = asyncio.Event().wait  # type: ignore[assignment]
+        record = await life.service.submit(Job(b"touch started"))
+        (record.folder / "attempt.json.new").mkdir()
+        await until(lambda: record.state is JobState.RUNNING)
+        await life.detach()
+    host.leases.trouble.clear()
+    async with host.life() as life:
+        outcome = await life.outcome(record.id)
+        assert "cannot be written down" in str(outcome)
+    assert host.leases.calls == ["give_back:unused"]
+
+
+async def test_drain_finishes_what_was_taken_and_takes_no_more(host: Host, gate: Path) -> None:
+    async with host.life(slots=1) as life:
+        jobs = [await life.service.submit(waiting(gate)) for _ in range(2)]
+        await up(jobs[0])
+        life.service.drain()
+        with pytest.raises(DrainingError):
+            await life.service.submit(Job(b"true"))
+        gate.touch()
+        await asyncio.wait_for(life.working, DEADLINE)
+        assert [job.outcome for job in jobs] == [Succeeded(), Succeeded()]
+
+
+async def test_stop_ends_what_runs_and_what_waits(host: Host, gate: Path) -> None:
+    async with host.life(slots=1) as life:
+        jobs = [await life.service.submit(waiting(gate)) for _ in range(2)]
+        await up(jobs[0])
+        life.service.stop("it was told twice to stop.")
+        await asyncio.wait_for(life.working, DEADLINE)
+        assert [job.outcome for job in jobs] == [RunnerStopped("it was told twice to stop.")] * 2
+
+
+async def test_no_more_jobs_wait_than_there_is_room_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "MAX_QUEUED", 1)
+    service = host.new_service()
+    await service.submit(Job(b"true"))
+    with pytest.raises(BusyError):
+        await service.submit(Job(b"true"))
+
+
+@pytest.mark.parametrize(("timeout", "patience"), [(None, 24 * 3600), (60.0, 3661), (30 * 24 * 3600.0, 7 * 24 * 3600)])
+async def test_a_sandbox_is_kept_as_long_as_its_job_may_run_and_a_while(
+    host: Host, timeout: float | None, patience: float
+) -> None:
+    assert host.new_service()._settings_for(Job(b"true", timeout=timeout)).patience == patience

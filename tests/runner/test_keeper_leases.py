@@ -1,0 +1,152 @@
+"""Leases from the keeper: what its answers mean to an attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
+from runner.keeper_leases import KeeperLeases
+from sandbox.errors import KeeperRefused, KeeperUnreachable, NoWayIn
+from sandbox.errors import ProtocolError as KeeperProtocolError
+from sandbox.keeper import protocol
+from tests.runner.conftest import connected_pair, until
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "t" * 32
+GRANT = protocol.LeaseGrant(
+    sandbox="s", generation=3, runtime="r", user="u", host_key="h", client_key="c", token=TOKEN, term=30
+)
+
+
+class Client:
+    """Answers as a keeper's client does, or fails as a test says."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.asked: list[object] = []
+        self.release = threading.Event()
+        self.release.set()
+        self.ends: list[socket.socket] = []
+
+    def _answer(self, *asked: object) -> None:
+        self.asked.append(asked)
+        assert self.release.wait(20)
+        if self.error:
+            raise self.error
+
+    def _grant(self) -> tuple[protocol.LeaseGrant, socket.socket]:
+        ours, theirs = connected_pair()
+        self.ends.append(theirs)
+        return GRANT, ours
+
+    def lend(self, request: protocol.Lend) -> tuple[protocol.LeaseGrant, socket.socket]:
+        self._answer(request)
+        return self._grant()
+
+    def resume(self, token: str) -> tuple[protocol.LeaseGrant, socket.socket]:
+        self._answer("resume", token)
+        return self._grant()
+
+    def renew(self, token: str) -> None:
+        self._answer("renew", token)
+
+    def kill(self, token: str) -> None:
+        self._answer("kill", token)
+
+    def give_back(self, token: str, *, used: bool) -> None:
+        self._answer("return", token, used)
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client()
+
+
+@pytest.fixture
+def leases(client: Client) -> KeeperLeases:
+    leases = KeeperLeases(Path("/none"))
+    leases._client = client  # type: ignore[assignment]
+    return leases
+
+
+async def test_the_token_and_the_patience_are_ours(leases: KeeperLeases, client: Client) -> None:
+    lease = await leases.lend("a1", TOKEN, "p", "k", 5.0, 60.0)
+    expected = protocol.Lend(attempt="a1", token=TOKEN, profile="p", trust_key="k", wait=5.0, patience=60.0)
+    assert client.asked == [(expected,)]
+    assert (lease.attempt, lease.sandbox, lease.generation, lease.term) == ("a1", "s", 3, 30)
+    await lease.kill()
+    assert client.asked[-1] == ("kill", TOKEN)
+    close(client, lease.access.socket)
+
+
+async def test_a_resumed_lease_is_the_same(leases: KeeperLeases, client: Client) -> None:
+    lease = await leases.resume("a1", TOKEN)
+    assert client.asked == [("resume", TOKEN)]
+    assert (lease.attempt, lease.sandbox, lease.generation) == ("a1", "s", 3)
+    await lease.renew()
+    assert client.asked[-1] == ("renew", TOKEN)
+    close(client, lease.access.socket)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (KeeperRefused("It is over."), LeaseLostError),
+        (KeeperUnreachable("No keeper."), LeaseUnreachableError),
+        (NoWayIn("It does not answer."), LeaseUnreachableError),
+        (KeeperProtocolError("It broke off."), LeaseUnreachableError),
+    ],
+)
+async def test_what_a_failed_resume_means(
+    leases: KeeperLeases, client: Client, error: Exception, expected: type[LeaseError]
+) -> None:
+    client.error = error
+    with pytest.raises(expected) as raised:
+        await leases.resume("a1", TOKEN)
+    assert type(raised.value) is expected
+
+
+async def test_a_refused_kill_is_not_a_lost_lease(leases: KeeperLeases, client: Client) -> None:
+    lease = await leases.resume("a1", TOKEN)
+    client.error = KeeperRefused("Processes are left.")
+    with pytest.raises(LeaseError) as raised:
+        await lease.kill()
+    assert type(raised.value) is LeaseError
+    close(client, lease.access.socket)
+
+
+@pytest.mark.parametrize(
+    ("ask", "expected"),
+    [
+        (lambda leases: leases.lend("a1", TOKEN, "p", "k", 5.0, 60.0), ("return", TOKEN, False)),
+        (lambda leases: leases.resume("a1", TOKEN), ("resume", TOKEN)),
+    ],
+    ids=["lend", "resume"],
+)
+async def test_an_answer_that_nobody_waits_for(
+    leases: KeeperLeases, client: Client, ask: Callable[[KeeperLeases], asyncio.Future[object]], expected: object
+) -> None:
+    """The connection is closed; a new lease goes back, one that was there before stays."""
+    client.release.clear()
+    asking = asyncio.ensure_future(ask(leases))
+    await until(lambda: len(client.asked) == 1)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    client.release.set()
+    await until(lambda: client.ends != [] and client.asked[-1] == expected)
+    assert await asyncio.to_thread(client.ends[0].recv, 1) == b""
+    client.ends[0].close()
+
+
+def close(client: Client, ours: socket.socket) -> None:
+    """Close both ends of a connection."""
+    ours.close()
+    client.ends[0].close()

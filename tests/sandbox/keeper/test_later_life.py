@@ -1,0 +1,175 @@
+"""A keeper that was killed, and the next one on its state folder: what is taken over and what is not."""
+
+import errno
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from sandbox.engine import Engine
+from sandbox.errors import EngineTimeout, Fault, KeeperRefused, SandboxFault
+from sandbox.keeper import adoption, protocol
+from sandbox.keeper.builder import Builder
+from sandbox.profile import Profile
+from sandbox.state import State
+from sandbox.template import InstallationId, SandboxName
+from tests.sandbox.keeper.conftest import MARGIN, Host, World, fail, fail_once
+
+
+class Lives:
+    """One keeper after another on the same state folder, each killed without a chance to clean up."""
+
+    def __init__(self, folder: Path, host: Host) -> None:
+        self.folder = folder
+        self.host = host
+        self.world: World | None = None
+
+    def begin(self, **profile: object) -> World:
+        if self.world is not None:
+            self.end()
+        self.world = World(self.folder, self.host, **profile)
+        self.world.keeper.start()
+        self.world.run()
+        return self.world
+
+    def end(self) -> None:
+        assert self.world is not None
+        self.world.keeper.detach()
+        self.world.thread.join(MARGIN)
+        self.world.home.release()
+        self.world = None
+
+
+@pytest.fixture
+def lives(tmp_path: Path, host: Host) -> Iterator[Lives]:
+    made = Lives(tmp_path, host)
+    yield made
+    if made.world is not None:
+        made.world.keeper.hurry()
+        made.world.stop()
+
+
+def used(world: World, patience: float = 60.0) -> protocol.LeaseGrant:
+    """A lease whose attempt has begun."""
+    grant = world.lend(patience=patience)
+    world.keeper.verbs.renew(protocol.Renew(token=grant.token))
+    return grant
+
+
+def test_a_lent_sandbox_is_taken_over_with_its_lease(lives: Lives) -> None:
+    grant = used(lives.begin())
+    again = lives.begin()
+    resumed, connection = again.keeper.verbs.resume(protocol.Resume(token=grant.token))
+    connection.close()
+    assert resumed == grant
+    assert lives.host.made == [grant.sandbox]
+
+
+def test_a_lease_that_is_over_stays_over_in_a_later_life(lives: Lives) -> None:
+    world = lives.begin()
+    grant = used(world)
+    lives.host.on_remove = fail(EngineTimeout("It did not finish 'remove container'."))
+    world.keeper.verbs.condemn(protocol.Condemn(token=grant.token, reason="it broke"))
+    world.wait_for("a failed removal", lambda: State.STUCK in world.states())
+    lives.host.on_remove = lambda: None
+    again = lives.begin()
+    with pytest.raises(KeeperRefused, match="over"):
+        again.keeper.verbs.resume(protocol.Resume(token=grant.token))
+    assert grant.sandbox not in lives.host.containers
+
+
+def test_an_idle_sandbox_is_looked_at_and_lent_to_its_own_key_only(lives: Lives) -> None:
+    world = lives.begin()
+    first = used(world)
+    world.give_back(first)
+    world.wait_for("its inspection", lambda: world.states() == [State.READY])
+    lives.host.calls.clear()
+    again = lives.begin()
+    assert again.lend("b1", key="another").sandbox != first.sandbox
+    assert "inspect clean=True" in lives.host.calls
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        lambda host: host.containers.clear(),
+        lambda host: setattr(host, "on_adopt", fail(SandboxFault(Fault.HOST_KEY_CHANGED, "It is not ours any more."))),
+        lambda host: setattr(host, "on_adopt", fail(EngineTimeout("The engine did not finish 'inspect'."))),
+    ],
+    ids=["gone", "not the same", "engine"],
+)
+def test_what_is_not_proven_to_be_the_same_is_not_taken_over(
+    lives: Lives, lose: Callable[[Host], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adoption, "ENGINE_DEADLINE", 0.0)
+    grant = used(lives.begin())
+    lives.end()
+    lose(lives.host)
+    again = lives.begin()
+    with pytest.raises(KeeperRefused, match="over"):
+        again.keeper.verbs.resume(protocol.Resume(token=grant.token))
+    assert grant.sandbox not in lives.host.containers
+
+
+def test_an_engine_that_stumbles_costs_no_job(lives: Lives) -> None:
+    grant = used(lives.begin())
+    lives.end()
+    lives.host.on_adopt = fail_once(EngineTimeout("The engine did not finish 'inspect'."))
+    lives.begin().keeper.verbs.renew(protocol.Renew(token=grant.token))
+
+
+def test_after_another_boot_of_the_host_nothing_is_what_it_was() -> None:
+    """The trap: process ids and start times of an earlier boot may be anybody's by now."""
+    name = SandboxName(InstallationId("0123abcd"), 1)
+    built = Host().build(name, "default", Profile(), lambda _: None)
+    with pytest.raises(SandboxFault, match="The host was restarted") as caught:
+        Builder(cast(Engine, None), IPv4Network("10.213.0.0/16")).adopt(built)
+    assert caught.value.fault is Fault.STOPPED
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"name": 3}'])
+def test_a_record_that_cannot_be_read_costs_its_sandbox_only(lives: Lives, content: bytes) -> None:
+    world = lives.begin(warm=2)
+    kept = used(world)
+    world.wait_for("another one", lambda: State.READY in world.states())
+    [other] = [name for name in lives.host.made if name != kept.sandbox]
+    lives.end()
+    (lives.folder / "sandboxes" / f"{other}.course.json").write_bytes(content)
+    again = lives.begin(warm=2)
+    again.keeper.verbs.renew(protocol.Renew(token=kept.token))
+    assert other not in lives.host.containers
+
+
+def test_nothing_idle_is_taken_over_under_a_changed_profile(lives: Lives) -> None:
+    world = lives.begin(memory="1GiB")
+    world.wait_for("a sandbox", lambda: world.states() == [State.READY])
+    again = lives.begin(memory="2GiB")
+    assert again.lend().sandbox == lives.host.made[1]
+
+
+def test_a_job_ends_under_the_profile_it_began_with_and_its_sandbox_goes_then(lives: Lives) -> None:
+    grant = used(lives.begin(memory="1GiB"))
+    again = lives.begin(memory="2GiB")
+    again.give_back(grant)
+    assert again.wait_for_condemned(Fault.RECREATE_POLICY) == grant.sandbox
+
+
+def test_records_are_for_their_owner_only(lives: Lives) -> None:
+    used(lives.begin())
+    folder = lives.folder / "sandboxes"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+
+
+def test_a_full_disk_is_told_and_costs_no_lease(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    grant = world.lend()
+    world.keeper.verbs.renew(protocol.Renew(token=grant.token))
+    assert "No space left on device" in caplog.text

@@ -1,0 +1,79 @@
+"""A host that is wedged: nothing is lent, it is said why, and work goes on by itself when the host does."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from sandbox.calls import CallBegan, CallEnded, End, Listed, Step
+from sandbox.errors import Fault, KeeperRefused
+from sandbox.health import FreshUnfit
+from sandbox.keeper import protocol
+from sandbox.state import State
+from tests.sandbox.keeper.conftest import World
+
+
+def wedge(world: World) -> None:
+    """Two sandboxes that served nobody fail at once."""
+    for container in ("one", "another"):
+        world.watch.observe(FreshUnfit("default", container, Fault.SSH_DEAD, "Its sshd hung."))
+
+
+def recover(world: World) -> None:
+    """The runtime removes something that ran."""
+    world.watch.observe(CallBegan(1, Step.LIST))
+    world.watch.observe(Listed(1, {"third": True}))
+    world.watch.observe(CallEnded(1, End.ANSWERED))
+    world.watch.observe(CallBegan(2, Step.REMOVE, "third"))
+    world.watch.observe(CallEnded(2, End.ANSWERED))
+
+
+def test_nothing_is_lent_on_a_wedged_host_and_the_refusal_says_why(world: World) -> None:
+    world.wait_for("a sandbox", lambda: world.states() == [State.READY])
+    wedge(world)
+    with pytest.raises(KeeperRefused, match="The host: 2 sandboxes fail at once"):
+        world.lend(wait=0.1)
+    pong, listing = world.keeper.verbs.ping(), world.keeper.verbs.listing()
+    assert (pong.fit, listing.host) == (False, "wedged")
+    assert pong.message == listing.trouble
+    assert "systemctl status" in pong.message
+
+
+def test_a_waiting_request_is_served_when_the_host_is_well_again(world: World) -> None:
+    world.wait_for("a sandbox", lambda: world.states() == [State.READY])
+    wedge(world)
+    granted: list[protocol.LeaseGrant] = []
+    asking = threading.Thread(target=lambda: granted.append(world.lend()))
+    asking.start()
+    world.wait_for("its waiting", lambda: world.keeper._stock.wants)
+    recover(world)
+    asking.join(10)
+    assert granted[0].sandbox == world.host.made[0]
+
+
+def test_on_a_wedged_host_nothing_is_made_at_once(world: World) -> None:
+    grant = world.lend()
+    wedge(world)
+    world.keeper.verbs.condemn(protocol.Condemn(token=grant.token, reason="next"))
+    world.keeper.reconcile_once()
+    assert world.host.made == [grant.sandbox]
+
+
+def test_a_change_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    wedge(world)
+    for _ in range(3):
+        world.keeper.reconcile_once()
+    assert caplog.text.count("the host is wedged") == 1
+    recover(world)
+    assert caplog.text.count("the host is well") == 1
+
+
+def test_a_creation_that_meets_a_defect_blocks_no_other(make: Callable[..., World]) -> None:
+    """The trap: a creation whose end nobody told would count as under way for ever."""
+    world = make()
+    world.host.on_build = lambda: 1 // 0
+    world.wait_for_condemned(Fault.KEEPER_DEFECT)
+    world.host.on_build = lambda: None
+    assert world.lend().sandbox == world.host.made[-1]

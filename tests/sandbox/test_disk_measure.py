@@ -1,0 +1,263 @@
+"""What one sandbox takes on the host's disk, counted on the host's side, whatever a job made there. Needs root."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox import child
+from sandbox.disk import measure, watcher
+from sandbox.disk.watch import Usage
+from sandbox.disk.watcher import Sandbox
+from sandbox.processes import Process
+
+MIB = 1024**2
+
+
+def usage_of(*trees: Path, seconds: float = 20.0) -> Usage:
+    found = watcher.measure(Sandbox(True, 0, "no-such-container", tuple(map(str, trees))), seconds)
+    assert found is not None
+    return found
+
+
+def fill(path: Path, size: int) -> Path:
+    path.write_bytes(b"x" * size)
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A folder with 3 MiB in three files, one of them deep."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("one", "a/two", "a/b/three"):
+        fill(tmp_path / name, MIB)
+    return tmp_path
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a file system of its own below a folder of the test."""
+    below = tmp_path / "mounted"
+    below.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(below)], check=True)
+    yield below
+    subprocess.run(["umount", "--lazy", str(below)], check=True)
+
+
+def test_blocks_and_files_of_all_trees_are_added_up(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    fill(other / "four", MIB)
+    found = usage_of(tree, other)
+    assert found.complete
+    assert 4 * MIB <= found.amount.bytes < 4.1 * MIB
+    assert found.amount.files == 4 + 4, "four files, four folders"
+
+
+def test_it_agrees_with_du(tree: Path) -> None:
+    said = subprocess.run(["du", "-s", "--block-size=1", str(tree)], capture_output=True, text=True, check=True)
+    assert usage_of(tree).amount.bytes == int(said.stdout.split()[0])
+
+
+def test_a_sparse_file_counts_what_was_written_of_it(tree: Path) -> None:
+    """The trap: adding up sizes, which an exabyte that takes nothing would take over any limit."""
+    before = usage_of(tree).amount.bytes
+    os.truncate(tree / "one", 2**43)
+    assert usage_of(tree).amount.bytes - before < MIB
+
+
+def test_what_is_reserved_and_not_written_counts(tree: Path) -> None:
+    with (tree / "reserved").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 50 * MIB)
+    assert usage_of(tree).amount.bytes > 53 * MIB
+
+
+def test_a_file_with_many_names_counts_once(tree: Path) -> None:
+    before = usage_of(tree).amount
+    for number in range(100):
+        (tree / "a" / f"link{number}").hardlink_to(tree / "one")
+    after = usage_of(tree).amount
+    assert after.files == before.files
+    assert after.bytes - before.bytes < 64 * 1024, "but the folder that holds the names"
+
+
+def test_links_pipes_and_devices_are_not_followed_or_opened(tree: Path) -> None:
+    (tree / "etc").symlink_to("/usr")
+    (tree / "loop").symlink_to(tree)
+    (tree / "self").symlink_to("self")
+    os.mkfifo(tree / "fifo")
+    os.mknod(tree / "whiteout", 0o020000, 0)
+    found = usage_of(tree)
+    assert found.complete
+    assert found.amount.bytes < 4 * MIB
+
+
+def test_names_may_be_any_bytes(tree: Path) -> None:
+    for name in (b"\xff\xfe", b"new\nline", b"\x1b[31m", b"x" * 255):
+        (Path(os.fsdecode(os.fsencode(tree) + b"/" + name))).mkdir()
+        fill(Path(os.fsdecode(os.fsencode(tree) + b"/" + name + b"/in it")), MIB)
+    assert usage_of(tree).amount.bytes > 7 * MIB
+
+
+def test_what_is_mounted_below_is_not_counted(tree: Path, mounted: Path) -> None:
+    """The trap: the overlays of inner containers show the same files again."""
+    before = usage_of(tree).amount
+    fill(mounted / "more", 10 * MIB)
+    assert usage_of(tree).amount == before
+
+
+def test_a_tree_that_is_deeper_than_any_path_is_followed_until_its_bound(tmp_path: Path) -> None:
+    """Longer than PATH_MAX, made step by step as a job would."""
+    script = (
+        "import os,sys\nos.chdir(sys.argv[1])\n"
+        "for i in range(1500):\n"
+        "    os.mkdir('d'*100); os.chdir('d'*100)\n"
+        "    if i == 900: open('file', 'wb').write(b'x' * 1024**2)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    found = usage_of(tmp_path)
+    assert not found.complete
+    assert found.amount.bytes > MIB
+    subprocess.run(["rm", "-rf", str(tmp_path)], check=True)
+
+
+def test_when_its_time_is_over_it_tells_what_it_has(tmp_path: Path) -> None:
+    for number in range(3000):
+        (tmp_path / str(number)).touch()
+    found = usage_of(tmp_path, seconds=0.0)
+    assert not found.complete
+    assert found.amount.files < 3000
+
+
+def test_a_tree_that_changes_while_it_is_counted_is_no_error(tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            for number in range(50):
+                (tmp_path / f"d{number}" / "e").mkdir(parents=True, exist_ok=True)
+            for number in range(50):
+                (tmp_path / f"d{number}" / "e").rmdir()
+                (tmp_path / f"d{number}").rmdir()
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(5):
+            assert usage_of(tmp_path).complete
+    finally:
+        stop.set()
+        thread.join()
+
+
+HOLDER = """
+import mmap, os, sys, time
+file = open(sys.argv[1], "w+b")
+file.write(b"x" * 8 * 1024**2); file.flush()
+os.unlink(sys.argv[1])
+again = os.dup(file.fileno())
+unnamed = os.open(os.path.dirname(sys.argv[1]), os.O_TMPFILE | os.O_RDWR)
+os.write(unnamed, b"x" * 4 * 1024**2)
+memory = os.memfd_create("memory")
+os.write(memory, b"x" * 32 * 1024**2)
+print("there", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds 12 MiB on the disk without a name, half of it by two descriptors, and 32 MiB of memory."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "deleted")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        yield process
+        process.kill()
+
+
+def test_files_without_a_name_are_found_by_who_holds_them_open(
+    tmp_path: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: a deleted file that is still written to is in no folder."""
+    assert usage_of(tmp_path).amount.bytes < MIB
+    monkeypatch.setattr("sandbox.processes.of_container", lambda _: frozenset({Process(holder.pid, 1)}))
+    found = usage_of(tmp_path)
+    assert found.complete
+    assert 12 * MIB <= found.amount.bytes < 13 * MIB
+
+
+def test_a_process_that_has_ended_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    monkeypatch.setattr("sandbox.processes.of_container", lambda _: frozenset({Process(process.pid, 1)}))
+    assert usage_of(tmp_path).complete
+
+
+def test_a_tree_that_is_gone_has_no_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert watcher.measure(Sandbox(True, 0, "c0ffee", (str(tmp_path / "gone"),))) is None
+    assert "the disk usage of container c0ffee is not known: it ended with 1: FileNotFoundError" in caplog.text
+
+
+def test_the_measuring_function_itself_in_this_process(tree: Path) -> None:
+    """What the child runs, without the child."""
+    found = measure.measure({"trees": [str(tree)], "pids": [os.getpid()], "seconds": 20})
+    assert found["complete"]
+    assert found["bytes"] >= 3 * MIB
+
+
+# -- the child ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Makes a module that a child can run."""
+    monkeypatch.setattr(child, "_ROOT", str(tmp_path))
+
+    def make(text: str) -> str:
+        (tmp_path / "of_the_test.py").write_text(text)
+        return "of_the_test"
+
+    return make
+
+
+def test_the_answer_is_what_the_child_printed(module: Callable[[str], str]) -> None:
+    echo = module("import sys\ndef main():\n    sys.stdout.write(sys.stdin.read()[::-1])")
+    assert child.ask(echo, b"abc" * 100_000, time.monotonic() + 10) == b"cba" * 100_000
+
+
+def test_a_child_that_hangs_is_ended_and_not_waited_for(module: Callable[[str], str], tmp_path: Path) -> None:
+    note = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))"
+    hangs = module(f"import os, time\ndef main():\n    {note}\n    time.sleep(1000)")
+    began = time.monotonic()
+    with pytest.raises(child.NoAnswer, match="it did not end in time"):
+        child.ask(hangs, b"", began + 1.0)
+    assert time.monotonic() - began < 3
+    pid = int((tmp_path / "pid").read_text())
+    end = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < end, "it is still there"
+        time.sleep(0.01)
+
+
+def test_a_child_that_fails_says_why(module: Callable[[str], str]) -> None:
+    fails = module("import sys\ndef main():\n    sys.exit('because\\x1b[0m')")
+    with pytest.raises(child.NoAnswer, match=r"it ended with 1: because \[0m") as caught:
+        child.ask(fails, b"", time.monotonic() + 10)
+    assert caught.value.code == 1
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_no_child_leaves_a_descriptor_behind(module: Callable[[str], str]) -> None:
+    quiet = module("def main():\n    pass")
+    before = open_files()
+    for _ in range(5):
+        child.ask(quiet, b"", time.monotonic() + 10)
+    assert open_files() == before
