@@ -17,7 +17,7 @@ demo: images
 	@$(WITH_ENGINE) examples/demo.sh
 
 test: check images test-tools
-	@echo "== testing with the runtime that .state/environment names (about ten minutes)"
+	@echo "== testing with the runtime that .state/environment names (about twenty minutes)"
 	@$(WITH_ENGINE) .venv/bin/pytest $(PYTEST_ARGS)
 
 # A real SSH server and client; started by the tests, never as services.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from bench import log_throughput, recreate, start_latency
+from bench import inspection, log_throughput, recreate, start_latency
 
 
 def main() -> None:
     """Measure and print."""
     profile = recreate.profile_of_environment()
-    with recreate.built(profile) as sandbox, tempfile.TemporaryDirectory() as folder:
+    with recreate.Maker(profile).built() as sandbox, tempfile.TemporaryDirectory() as folder:
         host_key, client_key = Path(folder, "host.pub"), Path(folder, "client")
         host_key.write_text(sandbox.identity.host.public)
         client_key.touch(mode=0o600)
@@ -19,6 +19,7 @@ def main() -> None:
         options = ["--host", sandbox.address, "--host-key", str(host_key), "--client-key", str(client_key)]
         for bench in (start_latency, log_throughput):
             bench.main(options)
+        inspection.report(sandbox, rounds=10)
     recreate.report(profile, rounds=5)
 
 

@@ -46,8 +46,20 @@ class Target:
         """Return settings with the sandbox's places."""
         return Settings(workspace=self.arguments.workspace, attempts=self.arguments.attempts)
 
-    async def lend(self, attempt: str, profile: str, trust_key: str, wait: float) -> TargetLease:  # noqa: ARG002
+    async def lend(
+        self,
+        attempt: str,
+        token: str,  # noqa: ARG002
+        profile: str,  # noqa: ARG002
+        trust_key: str,  # noqa: ARG002
+        wait: float,  # noqa: ARG002
+        patience: float,  # noqa: ARG002
+    ) -> TargetLease:
         """See `LeaseSource.lend`."""
+        return TargetLease(attempt, self.access())
+
+    async def resume(self, attempt: str, token: str) -> TargetLease:  # noqa: ARG002
+        """See `LeaseSource.resume`."""
         return TargetLease(attempt, self.access())
 
 

@@ -43,6 +43,7 @@ async def through_runner(target: Target, megabytes: int, folder: Path) -> float:
     seconds = time.perf_counter() - start
     assert outcome == Succeeded(), outcome
     assert log.output == megabytes * MB
+    log.close("Measured.")
     log.path.unlink()
     return megabytes / seconds
 

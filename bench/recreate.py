@@ -9,6 +9,7 @@ ratio of at most 1.2.
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import shutil
@@ -29,22 +30,30 @@ from sandbox.template import InstallationId, SandboxName
 DEADLINE = 60.0
 
 
-@contextmanager
-def built(profile: Profile) -> Iterator[Built]:
-    """A sandbox of our own, removed at the end."""
-    engine = Engine()
-    name = SandboxName(InstallationId(uuid.uuid4().hex[:8]), 1)
-    try:
-        yield Builder(engine, IPv4Network("10.213.0.0/16")).build(name, "bench", profile, lambda: None)
-    finally:
-        engine.remove(name.installation)
+class Maker:
+    """Makes sandboxes of our own one after the other, as a keeper does."""
 
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self._engine = Engine()
+        self._builder = Builder(self._engine, IPv4Network("10.213.0.0/16"))
+        self._installation = InstallationId(uuid.uuid4().hex[:8])
+        self._generations = itertools.count(1)
 
-def ours(profile: Profile) -> float:
-    """Return the seconds until a sandbox is proven fit."""
-    start = time.perf_counter()
-    with built(profile):
-        return time.perf_counter() - start
+    @contextmanager
+    def built(self) -> Iterator[Built]:
+        """A sandbox, removed at the end."""
+        name = SandboxName(self._installation, next(self._generations))
+        try:
+            yield self._builder.build(name, "bench", self.profile, lambda _: None)
+        finally:
+            self._engine.remove(self._installation)
+
+    def seconds(self) -> float:
+        """Make one, and return the seconds until it is proven fit."""
+        start = time.perf_counter()
+        with self.built():
+            return time.perf_counter() - start
 
 
 def plain(profile: Profile) -> float:
@@ -96,7 +105,8 @@ def until(condition: Callable[[], bool]) -> None:
 
 def measure(profile: Profile, rounds: int) -> dict[str, float]:
     """Measure both in turn."""
-    pairs = [(ours(profile), plain(profile)) for _ in range(rounds + 1)][1:]
+    maker = Maker(profile)
+    pairs = [(maker.seconds(), plain(profile)) for _ in range(rounds + 1)][1:]
     recreate, run = (statistics.median(column) for column in zip(*pairs, strict=True))
     return {"recreate_s": round(recreate, 2), "docker_run_s": round(run, 2), "ratio": round(recreate / run, 2)}
 

@@ -36,11 +36,13 @@ async def raw_command(connection: asyncssh.SSHClientConnection) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-async def warm_job(target: Target, log: Path) -> float:
+async def warm_job(target: Target, path: Path) -> float:
     """Return the milliseconds of one job on a prepared sandbox, from the request to the returned outcome."""
     prepared = await prepare(target, "default", "bench", settings=target.settings())
     start = time.perf_counter()
-    outcome = await run(prepared, Job(b"true\n"), Log(log), Cancellation())
+    log = Log(path)
+    outcome = await run(prepared, Job(b"true\n"), log, Cancellation())
+    log.close("Measured.")
     assert outcome == Succeeded(), outcome
     return (time.perf_counter() - start) * 1000
 
