@@ -140,7 +140,9 @@ RULES: Mapping[ReasonKind, Rule] = MappingProxyType(
         ReasonKind.NOT_INSPECTED: Rule(_DAMAGE, "what nobody could look at is not lent again"),
         ReasonKind.SYSTEM: Rule(_USE, "the next job should not find what an earlier one installed or wrote"),
         ReasonKind.OTHER_MOUNTS: Rule(_USE, "the next job should find the mount table as at the start"),
-        ReasonKind.OTHER_NETWORK: Rule(_USE, "the next job should find no interfaces but those of the start"),
+        ReasonKind.OTHER_NETWORK: Rule(
+            _LEFT, "inner networks are removed after the job, and the next one should find no others either"
+        ),
         ReasonKind.LEFTOVERS: Rule(_LEFT, "a job's own places are emptied after it"),
         ReasonKind.INNER_LEFTOVERS: Rule(_LEFT, "inner containers, volumes and networks are removed after the job"),
         ReasonKind.PROCESSES: Rule(_LEFT, "what a job leaves running is ended after it"),
@@ -149,7 +151,10 @@ RULES: Mapping[ReasonKind, Rule] = MappingProxyType(
     }
 )
 
-_INNER_INTERFACES = ("br-", "veth", "docker_gwbridge")
+_INNER_MOUNTS = tuple(
+    f"/var/lib/docker/{folder}/" for folder in ("buildkit", "containers", "overlay2", "tmp", "volumes")
+)
+"""Where inner Docker mounts what containers, builds and volumes see."""
 
 Finding = tuple[ReasonKind, str, str]
 """What it is about, which one, and what was done to it."""
@@ -325,7 +330,7 @@ def _mounted(mount: Mount) -> ReasonKind | None:
     """Which reason a new mount gives."""
     if mount.type == "nsfs" and mount.point.startswith("/run/docker/netns/"):
         return None  # inner Docker keeps the namespace of --network=host
-    if mount.point.startswith(("/var/lib/docker/overlay2/", "/var/lib/docker/containers/")):
+    if mount.point.startswith(_INNER_MOUNTS):
         return ReasonKind.INNER_LEFTOVERS
     harmless = place_of(mount.point).meaning in (Meaning.JOB, Meaning.SYSTEM) and not is_above_decisive(mount.point)
     return ReasonKind.OTHER_MOUNTS if harmless else ReasonKind.MOUNTS
@@ -360,8 +365,8 @@ _STOPPED = ("T", "t")
 def _network(then: Evidence, now: Evidence) -> Iterator[Finding]:
     known = set(then.network.interfaces)
     for name in set(now.network.interfaces) - known:
-        inner = name.startswith(_INNER_INTERFACES)
-        yield ReasonKind.INNER_LEFTOVERS if inner else ReasonKind.OTHER_NETWORK, f"interface {name}", "added"
+        # Inner networks are called as their makers like, and change their names while they are made and unmade.
+        yield ReasonKind.OTHER_NETWORK, f"interface {name}", "added"
     for name in known - set(now.network.interfaces):
         yield ReasonKind.NETWORK, f"interface {name}", "removed"
     before, after = (

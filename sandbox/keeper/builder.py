@@ -2,10 +2,11 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
+from types import MappingProxyType
 
 from sandbox import host, processes, readiness
 from sandbox.engine import ContainerFacts, Engine, NetworkMissing, SubnetTaken
@@ -25,11 +26,16 @@ INSPECT_DEADLINE = 15.0
 """Seconds to look at a sandbox after a job, cleaning included."""
 KILL_DEADLINE = 10.0
 _SUBNET_TRIES = 3
-_FAULTS = {
-    VerdictKind.CLEANABLE: Fault.USED,  # and could not be cleaned: the next job would find it
-    VerdictKind.USED: Fault.USED,
-    VerdictKind.DAMAGED: Fault.DAMAGED,
-}
+FAULTS: Mapping[VerdictKind, Fault] = MappingProxyType(
+    {
+        VerdictKind.CLEANABLE: Fault.USED,  # and could not be cleaned: the next job would find it
+        VerdictKind.USED: Fault.USED,
+        VerdictKind.DAMAGED: Fault.DAMAGED,
+    }
+)
+"""What is made of a verdict that keeps a sandbox from its next job."""
+_CLEANINGS = 3
+"""Times that a sandbox is cleaned: inner Docker takes down by and by what it was in the middle of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +139,12 @@ class Builder:
             self._end_others(built)
         # From outside first: what is damaged may never let us in, and nothing in it is worth cleaning.
         verdict = self.verdict(built, deadline)
-        if verdict.kind in (VerdictKind.CLEAN, VerdictKind.CLEANABLE):
-            left = clean or verdict.kind is VerdictKind.CLEANABLE
-            cleaning = readiness.Cleaning(built.evidence.evidence.kept) if left else None
-            readiness.prove(lambda: readiness.connect(built.address, deadline), built.identity, deadline, cleaning)
-            self._end_others(built)
-            verdict = self.verdict(built, deadline) if left else verdict
+        if clean or verdict.kind is VerdictKind.CLEANABLE:
+            verdict = self._clean(built, verdict, deadline)
+        elif verdict.kind is VerdictKind.CLEAN:
+            self._prove(built, deadline)
         if verdict.kind is not VerdictKind.CLEAN:
-            raise SandboxFault(_FAULTS[verdict.kind], str(verdict))
+            raise SandboxFault(FAULTS[verdict.kind], str(verdict))
 
     def verdict(self, built: Built, deadline: float) -> Verdict:
         """Judge a sandbox from outside, frozen meanwhile, before the monotonic `deadline`. Raises `EngineError`."""
@@ -155,6 +159,22 @@ class Builder:
     def remove(self, name: SandboxName) -> None:
         """Remove what belongs to this creation, by label. Raises `EngineError`."""
         self._engine.remove(name.installation, str(name))
+
+    def _clean(self, built: Built, verdict: Verdict, deadline: float) -> Verdict:
+        """Clean a sandbox that was looked at, and look again. Raises `SandboxFault` or `EngineError`."""
+        cleaning = readiness.Cleaning(built.evidence.evidence.kept)
+        for _ in range(_CLEANINGS):
+            if verdict.kind not in (VerdictKind.CLEAN, VerdictKind.CLEANABLE):
+                break
+            self._prove(built, deadline, cleaning)
+            verdict = self.verdict(built, deadline)
+            if verdict.kind is VerdictKind.CLEAN:
+                break
+        return verdict
+
+    def _prove(self, built: Built, deadline: float, cleaning: readiness.Cleaning | None = None) -> None:
+        readiness.prove(lambda: readiness.connect(built.address, deadline), built.identity, deadline, cleaning)
+        self._end_others(built)
 
     def _prove_new(self, container_id: str, volume: str, identity: Identity, profile: Profile) -> Built:
         facts = self._engine.facts(container_id)

@@ -9,6 +9,7 @@ import pytest
 
 from sandbox.errors import Fault
 from sandbox.inspection.judge import RULES, ReasonKind
+from sandbox.keeper.builder import FAULTS
 from sandbox.keeper.protocol import SandboxReport
 from sandbox.state import State
 from tests.damage.case import RESULT, Case
@@ -71,7 +72,7 @@ class Lab:
             assert sandbox.fault in expected, sandbox.reason
         else:
             rule = RULES[expected]
-            assert (sandbox.fault, rule.because in sandbox.reason) == (Fault(rule.verdict), True), sandbox.reason
+            assert (sandbox.fault, rule.because in sandbox.reason) == (FAULTS[rule.verdict], True), sandbox.reason
 
 
 @pytest.fixture(scope="session")
