@@ -1,9 +1,11 @@
 """What evidence says about a sandbox. Pure: the same evidence has the same verdict, and nothing is read here."""
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from ipaddress import IPv4Address
 from types import MappingProxyType
 
 from sandbox.inspection.evidence import Entry, Evidence, FileKind, Mount, Process
@@ -373,8 +375,11 @@ def _network(then: Evidence, now: Evidence) -> Iterator[Finding]:
         {route for route in look.network.routes if route[0] in known} for look in (then, now)
     )  # a new interface brings its own
     for routes, what in ((after - before, "added"), (before - after, "removed")):
-        for interface, *_ in routes:
-            yield ReasonKind.NETWORK, f"a route through {interface}", what
+        for interface, destination, *_ in sorted(routes):
+            # In hexadecimal and in the host's order of bytes, as /proc/net/route has it.
+            network = IPv4Address(int.from_bytes(bytes.fromhex(destination), sys.byteorder))
+            to = f"to {network}" if int(network) else "to everywhere"
+            yield ReasonKind.NETWORK, f"the route {to} through {interface}", what
 
 
 def _events(then: Evidence, now: Evidence) -> Iterator[Finding]:

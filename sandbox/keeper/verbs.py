@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from sandbox import readiness
 from sandbox.errors import EngineError, Fault, KeeperRefused, NoWayIn, SandboxFault
+from sandbox.inspection.judge import ReasonKind
 from sandbox.keeper import protocol
 from sandbox.keeper.builder import Builder, Built, as_fault
 from sandbox.keeper.guard import Guard
@@ -92,10 +93,12 @@ class Verbs:
         try:
             connection = _dial(built)
         except SandboxFault as fault:
-            if not isinstance(fault.__cause__, ConnectionRefusedError):
+            # Refused, its sshd has ended, and nothing starts it again.
+            lasting = fault if isinstance(fault.__cause__, ConnectionRefusedError) else self._closed_itself_off(built)
+            if lasting is None:
                 raise NoWayIn(f"There is no way into sandbox {sandbox.name} now. {fault}") from fault
-            self._stock.condemn(sandbox.name, fault.fault, str(fault))  # its sshd has ended; nothing starts it again
-            raise KeeperRefused(str(fault)) from fault
+            self._stock.condemn(sandbox.name, lasting.fault, str(lasting))
+            raise KeeperRefused(str(lasting)) from fault
         assert sandbox.lease is not None
         log.info("%s: attempt %s has it again", sandbox.name, sandbox.lease.attempt)
         return _grant(sandbox, built), connection
@@ -243,6 +246,15 @@ class Verbs:
         except SandboxFault as fault:
             self._stock.condemn(name, fault.fault, str(fault))
             raise
+
+    def _closed_itself_off(self, built: Built) -> SandboxFault | None:
+        """What the job has done to its sandbox's network, when nothing answers there; None when that is as it was."""
+        try:
+            verdict = self._builder.verdict(built, time.monotonic() + INSPECT_DEADLINE)
+        except EngineError:
+            return None
+        seen = [reason.sentence for reason in verdict.reasons if reason.kind is ReasonKind.NETWORK]
+        return SandboxFault(Fault.DAMAGED, " ".join(seen)) if seen else None
 
     def _host_can(self) -> bool:
         return self._watch.may_lend() and self._storage.refusal is None

@@ -217,6 +217,13 @@ def test_what_a_change_of_the_network_means(network: Network, expected: ReasonKi
     assert kinds(now(network=network)) == {expected}
 
 
+def test_a_route_is_named_by_where_it_leads() -> None:
+    look = now(network=READY.network._replace(routes=(("eth0", "000200C0", "00000000", "00FFFFFF"),)))
+    sentences = [reason.sentence for reason in judge(READY, look).reasons]
+    assert sentences[0].startswith("The route to 192.0.2.0 through eth0 was added; ")
+    assert sentences[1].startswith("The route to everywhere through eth0 was removed; ")
+
+
 def test_an_interface_that_is_being_made_is_left_to_the_cleaning() -> None:
     """The trap: `docker swarm init` returns before its network is there, whose interfaces change their names on the way
     (`vx-001000-kioec` for 20 ms); a look in between must not say that the job has made an interface of its own."""

@@ -264,16 +264,23 @@ def test_a_lease_that_was_taken_away_says_why(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "expected", "kept"),
+    ("error", "changed", "expected", "kept"),
     [
-        (TimeoutError(), NoWayIn, True),  # the network is cut, and the job behind it goes on
-        (ConnectionRefusedError(), KeeperRefused, False),  # its sshd has ended
+        (TimeoutError(), ReasonKind.SYSTEM, NoWayIn, True),  # the network is cut, and the job behind it goes on
+        (TimeoutError(), ReasonKind.NETWORK, KeeperRefused, False),  # the job has cut itself off
+        (ConnectionRefusedError(), ReasonKind.SYSTEM, KeeperRefused, False),  # its sshd has ended
     ],
 )
-def test_a_sandbox_at_work_that_cannot_be_connected_is_lost_only_with_its_sshd(
-    world: World, monkeypatch: pytest.MonkeyPatch, error: OSError, expected: type[Exception], kept: bool
+def test_a_sandbox_at_work_that_cannot_be_connected_is_lost_only_by_what_its_job_did(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+    changed: ReasonKind,
+    expected: type[Exception],
+    kept: bool,
 ) -> None:
     grant = world.lend()
+    world.host.verdict_of = Verdict(VerdictKind.DAMAGED, (Reason(changed, VerdictKind.DAMAGED, "It was changed."),))
 
     def connect(*_: object) -> socket.socket:
         raise SandboxFault(Fault.SSH_DEAD, "Nothing answers.") from error
