@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from runner.execution.attempt import run_attempt
+from runner.execution.cancellation import Cancellation
+from runner.execution.log import Log
+from runner.execution.options import DEFAULTS, Settings
+from runner.job import Job
+from runner.keeper_leases import KeeperLeases
+from runner.outcome import Outcome, Succeeded, exit_code, sentence
 from sandbox.errors import Fault
 from sandbox.inspection.judge import RULES, ReasonKind
 from sandbox.keeper.builder import FAULTS
 from sandbox.keeper.protocol import SandboxReport
 from sandbox.state import State
 from tests.damage.case import RESULT, Case
-from tests.e2e.conftest import Keeper, new_keeper, run, until
+from tests.e2e.conftest import Keeper, new_keeper, until
 
 __all__ = ["new_keeper"]
 
-KEY = ("--trust-key", "damage")
+KEY = "damage"
 CONFIG = """
 [profiles.default]
 memory = "1GiB"
@@ -25,11 +36,28 @@ pids = 1024
 """
 
 
+class Ran(NamedTuple):
+    """What came of a job."""
+
+    outcome: Outcome
+    output: str
+
+
 @dataclass(frozen=True)
 class Lab:
     """A keeper whose sandboxes are damaged one after the other, by jobs of one trust key."""
 
     keeper: Keeper
+    logs: Path
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def run(self, script: str, trust_key: str = KEY, settings: Settings = DEFAULTS) -> Ran:
+        """What `runner run` does, without the start of a process, which takes longer than most of these jobs."""
+        log = Log(self.logs / str(next(self._numbers)))
+        leases, job = KeeperLeases(self.keeper.socket), Job(script.encode(), trust_key=trust_key)
+        outcome = asyncio.run(run_attempt(leases, job, log, Cancellation(), settings=settings))
+        log.close(sentence(outcome))
+        return Ran(outcome, log.path.read_bytes()[: log.output].decode(errors="replace"))
 
     def check(self, case: Case) -> None:
         """Run the case's script, and see its result, what is said of it, and that the next job finds nothing."""
@@ -39,13 +67,12 @@ class Lab:
         else:
             self._check_recreated(name, case.found)
         if case.planted:
-            after = run(self.keeper, f"({case.planted}) || true", *KEY)
-            assert (after.returncode, after.stdout) == (0, ""), after.stderr
+            assert self.run(f"({case.planted}) || true") == (Succeeded(), "")
 
     def _damage(self, case: Case) -> str:
-        job = run(self.keeper, f"hostname\n(\n{case.script}\n) >&2 && exit {RESULT}", *KEY)
-        assert job.returncode == case.result, job.stdout + job.stderr
-        return job.stdout.splitlines()[0]
+        job = self.run(f"hostname\n(\n{case.script}\n) >&2 && exit {RESULT}")
+        assert exit_code(job.outcome) == case.result, job
+        return job.output.splitlines()[0]
 
     def _check_kept(self, name: str) -> None:
         found: list[SandboxReport] = []
@@ -76,7 +103,7 @@ class Lab:
 
 
 @pytest.fixture(scope="session")
-def lab(new_keeper: Callable[..., Keeper]) -> Lab:
+def lab(new_keeper: Callable[..., Keeper], tmp_path_factory: pytest.TempPathFactory) -> Lab:
     keeper = new_keeper(config=CONFIG)
     keeper.start()
-    return Lab(keeper)
+    return Lab(keeper, tmp_path_factory.mktemp("logs"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from runner.outcome import Succeeded
 from tests.damage.case import Case
 from tests.damage.conftest import Lab
-from tests.e2e.conftest import run
 
 IMAGE = "cp /bin/busybox . ; printf 'FROM scratch\\nCOPY busybox /\\n' | docker build -q -t box -f - . >/dev/null;"
 PROCESSES = "pgrep -f 'sleep 4242'"
@@ -53,8 +53,6 @@ def test_cleaned(lab: Lab, case: Case) -> None:
 
 def test_inner_images_stay_for_the_same_trust_key_and_for_no_other(lab: Lab) -> None:
     """The trap: what is in an image is what a job put there, secrets included."""
-    assert run(lab.keeper, IMAGE, "--trust-key", "one").returncode == 0
-    own = run(lab.keeper, "docker images -q box | wc -l", "--trust-key", "one")
-    assert own.stdout == "1\n", own.stderr
-    others = run(lab.keeper, "docker images -aq; docker volume ls -q", "--trust-key", "two")
-    assert (others.returncode, others.stdout) == (0, ""), others.stderr
+    assert lab.run(IMAGE, "one").outcome == Succeeded()
+    assert lab.run("docker images -q box | wc -l", "one") == (Succeeded(), "1\n")
+    assert lab.run("docker images -aq; docker volume ls -q", "two") == (Succeeded(), "")

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
-
 import pytest
 
-from runner.execution.attempt import run_attempt
-from runner.execution.cancellation import Cancellation
-from runner.execution.log import Log
 from runner.execution.options import Settings
-from runner.job import Job
-from runner.keeper_leases import KeeperLeases
 from runner.outcome import SandboxLost
 from sandbox.errors import Fault
 from sandbox.inspection.judge import ReasonKind
@@ -39,14 +31,10 @@ def test_network(lab: Lab, case: Case) -> None:
     lab.check(case)
 
 
-def test_an_interface_down_loses_the_sandbox_and_not_the_time_of_a_cut_network(lab: Lab, tmp_path: Path) -> None:
+def test_an_interface_down_loses_the_sandbox_and_not_the_time_of_a_cut_network(lab: Lab) -> None:
     """The trap: from where the runner is, it looks like a network that is cut, which is waited for. The keeper sees the
     route that is gone."""
-    job = Job(b"sudo ip link set eth0 down; sleep 600", trust_key="damage")
-    settings = Settings(keepalive_interval=0.3)
-    lost = asyncio.run(
-        run_attempt(KeeperLeases(lab.keeper.socket), job, Log(tmp_path / "log"), Cancellation(), settings=settings)
-    )
+    lost = lab.run("sudo ip link set eth0 down; sleep 600", settings=Settings(keepalive_interval=0.3)).outcome
     assert isinstance(lost, SandboxLost)
     assert "The route to everywhere through eth0" in lost.why
     assert lab.keeper.last_condemned().fault is Fault.DAMAGED
