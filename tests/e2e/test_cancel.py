@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+from dataclasses import dataclass
+from functools import partial
 
 import docker
-import pytest
 
+from sandbox.keeper import protocol
+from sandbox.state import State
 from tests.e2e.conftest import DEADLINE, Keeper, leased, pids_of, start, until
 
 STUBBORN = """
@@ -23,28 +27,44 @@ while :; do sleep 1; done
 """
 
 
-@pytest.mark.parametrize(("number", "by"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
-def test_a_cancelled_job_leaves_no_process(
-    keeper: Keeper, docker_client: docker.DockerClient, number: signal.Signals, by: str
-) -> None:
+@dataclass
+class Stubborn:
+    """A job that does what it can to stay."""
+
+    process: subprocess.Popen[str]
+    sandbox: protocol.SandboxReport
+
+
+def start_stubborn(keeper: Keeper, client: docker.DockerClient) -> Stubborn:
+    before = {sandbox.name for sandbox in keeper.ready()}
     process = start(keeper, STUBBORN)
     assert process.stdout is not None
     while process.stdout.readline() != "running\n":
         assert process.poll() is None, process.stderr and process.stderr.read()
-    sandbox = leased(keeper)
-    assert len(pids_of(docker_client, sandbox.name)) > len(sandbox.processes_at_ready) + 5
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 130, stderr
-    assert f"cancelled by {by}" in stderr
-    # Whatever became of the sandbox: none of the job's processes is on this host, and a kept one is as at `ready`.
+    [sandbox] = [one for one in keeper.client.listing().sandboxes if one.state is State.LEASED and one.name in before]
+    assert len(pids_of(client, sandbox.name)) > len(sandbox.processes_at_ready) + 5
+    return Stubborn(process, sandbox)
+
+
+def test_a_cancelled_job_leaves_no_process(keeper: Keeper, docker_client: docker.DockerClient) -> None:
+    """Two at once, since each is given the whole grace. A second Ctrl-C changes nothing."""
+    interrupted, terminated = (start_stubborn(keeper, docker_client) for _ in range(2))
+    interrupted.process.send_signal(signal.SIGINT)
+    interrupted.process.send_signal(signal.SIGINT)
+    terminated.process.send_signal(signal.SIGTERM)
+    for job, by in ((interrupted, "Ctrl-C"), (terminated, "SIGTERM")):
+        _, stderr = job.process.communicate(timeout=DEADLINE)
+        assert job.process.returncode == 130, stderr
+        assert stderr.count(f"cancelled by {by}") == 2  # said at once, and as the outcome
+    # Whatever became of the sandboxes: none of the jobs' processes is on this host, and a kept one is as at `ready`.
     keeper.settle()
-    now = {report.name: report for report in keeper.client.listing().sandboxes}
-    if sandbox.name in now:
-        until(
-            "only the processes recorded at ready are there",
-            lambda: pids_of(docker_client, sandbox.name) == sandbox.processes_at_ready,
-        )
+    for job in (interrupted, terminated):
+        until("only the processes recorded at ready are there", partial(is_gone, keeper, docker_client, job.sandbox))
+
+
+def is_gone(keeper: Keeper, client: docker.DockerClient, sandbox: protocol.SandboxReport) -> bool:
+    kept = sandbox.name in {one.name for one in keeper.client.listing().sandboxes}
+    return not kept or pids_of(client, sandbox.name) == sandbox.processes_at_ready
 
 
 def test_a_cancelled_job_that_forks_without_end_is_ended(keeper: Keeper, docker_client: docker.DockerClient) -> None:
@@ -56,12 +76,3 @@ def test_a_cancelled_job_that_forks_without_end_is_ended(keeper: Keeper, docker_
     _, stderr = process.communicate(timeout=DEADLINE)
     assert process.returncode == 130, stderr
     keeper.settle()
-
-
-def test_a_second_ctrl_c_changes_nothing(keeper: Keeper) -> None:
-    process = start(keeper, "trap '' TERM; while :; do sleep 1; done")
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 130, stderr
-    assert stderr.count("cancelled by Ctrl-C") == 2  # said at once, and as the outcome

@@ -18,12 +18,20 @@ from tests.e2e.conftest import DEADLINE, RUNNER, SANDBOX, in_network_of_engine, 
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "sandbox-compose-test"
+# As shipped but for this: it is what `up --wait` waits for, and `start_interval` needs Docker 25.
+PATIENCE = """
+services:
+  keeper: {healthcheck: {interval: 2s}}
+  runner: {healthcheck: {interval: 2s}}
+"""
 
 
 class Installation:
     """One `docker compose` project, apart from any other on this host."""
 
     def __init__(self, run_folder: Path) -> None:
+        self.files = (ROOT / "compose.yaml", run_folder.with_name("patience.yaml"))
+        self.files[-1].write_text(PATIENCE)
         self.socket = run_folder / protocol.SOCKET_IN_RUN_FOLDER
         self.environment = {
             **os.environ,
@@ -34,7 +42,8 @@ class Installation:
         }
 
     def compose(self, *words: str) -> str:
-        command = [str(Path(sys.executable).with_name("docker-compose")), "--project-directory", str(ROOT), *words]
+        program = str(Path(sys.executable).with_name("docker-compose"))
+        command = [program, "--project-directory", str(ROOT), *(f"--file={file}" for file in self.files), *words]
         result = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, timeout=2 * DEADLINE, check=False
         )

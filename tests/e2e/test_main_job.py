@@ -143,26 +143,6 @@ def test_a_gigabyte_of_log_takes_no_memory(keeper: Keeper) -> None:
     assert mebibytes < 120, f"{mebibytes} MiB"
 
 
-def test_limits_of_the_profile_hold_inside(
-    new_keeper: Callable[..., Keeper], docker_client: docker.DockerClient
-) -> None:
-    config = '[profiles.default]\nwarm = 1\ncpuset = "0"\nmemory = "512MiB"\npids = 300\nnofile = 4096\n'
-    small = new_keeper(config=config, warm=1)
-    small.start()
-    result = run(small, "nproc; ulimit -n; for i in $(seq 400); do sleep 30 & done")
-    assert result.stdout.split()[:2] == ["1", "4096"]
-    assert "Resource temporarily unavailable" in result.stdout
-    settings = docker_client.containers.get(small.client.listing().sandboxes[0].name).attrs["HostConfig"]
-    assert (settings["Memory"], settings["PidsLimit"]) == (512 * 1024**2, 300)
-    assert (settings["Privileged"], settings["Binds"], settings["SecurityOpt"], settings["CapAdd"]) == (
-        False,
-        None,
-        None,
-        None,
-    )
-    small.stop()
-
-
 def test_a_sandbox_never_serves_two_trust_keys(keeper: Keeper) -> None:
     plant = "sudo touch /usr/local/planted"
     look = "[ ! -e /usr/local/planted ] && echo clean"

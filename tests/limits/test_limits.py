@@ -29,6 +29,16 @@ HOG = """
     while True:
         taken.append(b"x" * 2**20)
 """
+FORKS = """
+    import os, signal
+    forked = 0
+    try:
+        while os.fork():
+            forked += 1
+        signal.pause()
+    except OSError as error:
+        print(forked, os.strerror(error.errno))
+"""
 OPEN = """
     import os
     opened = 3
@@ -54,6 +64,22 @@ def test_nproc_follows_the_cpuset_and_it_cannot_be_left(small: Keeper) -> None:
     result = run(small, "nproc; sudo taskset -c 1 true 2>&1")
     assert result.stdout.startswith("1\n"), result.stdout
     assert "Invalid argument" in result.stdout
+
+
+def test_processes_are_limited(small: Keeper) -> None:
+    result = run(small, python(FORKS))
+    forked, why = result.stdout.split(maxsplit=1)
+    assert PIDS / 2 < int(forked) < PIDS, result.stdout
+    assert why == "Resource temporarily unavailable\n"
+
+
+def test_the_engine_is_told_the_limits_and_no_right_that_a_sandbox_must_not_have(
+    small: Keeper, docker_client: docker.DockerClient
+) -> None:
+    settings = docker_client.containers.get(small.ready()[0].name).attrs["HostConfig"]
+    assert (settings["Memory"], settings["PidsLimit"]) == (MEMORY, PIDS)
+    assert settings["Privileged"] is False
+    assert {settings[name] for name in ("Binds", "SecurityOpt", "CapAdd")} == {None}
 
 
 def test_a_memory_hog_is_killed_and_its_script_goes_on(small: Keeper) -> None:
