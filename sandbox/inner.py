@@ -1,4 +1,4 @@
-"""Runs inside a sandbox, sent over SSH by `readiness`: it answers a nonce, asks the inner Docker Engine, and cleans.
+"""Runs inside a sandbox, sent over SSH by `readiness`: it answers a nonce, asks inner Docker, tries it, and cleans.
 
 A file of its own with nothing but the standard library, since the sandbox has none of our packages. It runs the
 sandbox's own Python under the sandbox's own root: what it says is proof of life, never proof of innocence.
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 DOCKER_SOCKET = "/var/run/docker.sock"
+PROGRAM = "/bin/busybox"
+"""A program that needs no other file."""
 CALL_SECONDS = 10.0
 
 
@@ -30,6 +32,8 @@ def main() -> None:
     answer: dict[str, Any] = {"nonce": order["nonce"], "docker": None, "error": None}
     try:
         answer["docker"] = _docker_when_up(deadline)
+        if order["container"]:
+            _run_container()
         if order["clean"]:
             _clean_docker(deadline, order["clean"]["build_cache"])
             for folder, kept in order["clean"]["folders"].items():
@@ -48,6 +52,29 @@ def _docker_when_up(deadline: float) -> dict[str, str]:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)  # nothing tells when another process's socket starts to answer
+
+
+def _run_container() -> None:
+    """Make an image of one program, run it, and leave nothing: an engine that answers may be able to do no more."""
+    import io  # noqa: PLC0415 - see above
+    import tarfile  # noqa: PLC0415
+
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as layer:
+        layer.add(PROGRAM, "busybox")
+    image = _docker("POST", "/images/create?fromSrc=-", body=archive.getvalue())["status"]
+    try:
+        host = {"NetworkMode": "none", "LogConfig": {"Type": "none"}}
+        settings = {"Image": image, "Cmd": ["/busybox", "true"], "HostConfig": host}
+        container = _docker("POST", "/containers/create", body=json.dumps(settings).encode())["Id"]
+        try:
+            _docker("POST", f"/containers/{container}/start")
+            if code := _docker("POST", f"/containers/{container}/wait")["StatusCode"]:
+                raise ValueError(f"one that does nothing ended with {code}")
+        finally:
+            _docker("DELETE", f"/containers/{container}?force=1&v=1")
+    finally:
+        _docker("DELETE", f"/images/{image}")
 
 
 class _BusyError(ValueError):
@@ -93,19 +120,23 @@ def _empty(folder: str, kept: frozenset[str]) -> None:
                 os.unlink(entry.path)
 
 
-def _docker(method: str, path: str, seconds: float = CALL_SECONDS) -> Any:  # noqa: ANN401 - JSON
-    """One request to the inner Docker Engine. HTTP/1.0, so that the end of the answer is the end of the stream."""
+def _docker(method: str, path: str, seconds: float = CALL_SECONDS, body: bytes = b"") -> Any:  # noqa: ANN401 - JSON
+    """One request to the inner Docker Engine, and the last line of its answer.
+
+    HTTP/1.0, so that the end of the answer is the end of the stream.
+    """
+    about = f"Host: docker\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(seconds)
         connection.connect(DOCKER_SOCKET)
-        connection.sendall(f"{method} {path} HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
+        connection.sendall(f"{method} {path} HTTP/1.0\r\n{about}".encode() + body)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, _, said = answer.partition(b"\r\n\r\n")
     status = int(head.split(b" ", 2)[1])
     if status >= 400 and status != 404:
         kind = _BusyError if status == 409 else ValueError
-        raise kind(f"{method} {path} was answered with {status}: {body[:200].decode(errors='replace')}")
-    return json.loads(body) if body.strip() else None
+        raise kind(f"{method} {path} was answered with {status}: {said[:200].decode(errors='replace')}")
+    return json.loads(said.strip().splitlines()[-1]) if said.strip() else None
 
 
 if __name__ == "__main__":

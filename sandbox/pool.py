@@ -16,7 +16,7 @@ from sandbox.state import State, check_move, is_alive
 LEASE_TERM = 30.0
 """Seconds a lease lasts without being renewed."""
 PROBE_INTERVAL = 60.0
-"""Seconds after which an idle sandbox is proven again."""
+"""Seconds after which an idle sandbox is proven again; of each profile one at a time, so that another can be lent."""
 UNTRUSTED = "untrusted"
 """The trust key of jobs that may not even follow each other: always a fresh sandbox, thrown away after."""
 STUCK_RETRY = 30.0
@@ -278,11 +278,17 @@ class Pool:
             overdue = sandbox.state is State.STUCK and now - sandbox.since >= STUCK_RETRY
             if sandbox.state is State.CONDEMNED or overdue:
                 actions.append(Destroy(sandbox.name))
-            elif sandbox.state is State.READY and now - sandbox.proven >= PROBE_INTERVAL:
-                actions.append(Probe(sandbox.name))
         for profile in self.profiles:
+            actions += self._to_probe(profile, now)
             actions += [Create(profile)] * self._room(profile)
         return actions
+
+    def _to_probe(self, profile: str, now: float) -> list[Action]:
+        mine = [s for s in self._sandboxes.values() if s.profile == profile]
+        idle = [s for s in mine if s.state is State.READY and now - s.proven >= PROBE_INTERVAL]
+        if not idle or any(s.state is State.INSPECTING for s in mine):
+            return []
+        return [Probe(min(idle, key=lambda s: s.proven).name)]
 
     def _lent_to(self, want: Want, lease: Lease) -> Sandbox | None:
         """The sandbox that this attempt has already."""

@@ -1,5 +1,6 @@
 """What the keeper does to one sandbox: make and prove it, look at it after a job, remove it. Blocking; no pool here."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -132,7 +133,10 @@ class Builder:
                 raise
 
     def inspect(self, built: Built, clean: bool) -> None:
-        """Prove a sandbox again, after a job (`clean`) or while idle. Raises `SandboxFault` or `EngineError`."""
+        """Prove a sandbox again, after a job (`clean`) or, with a container in it, while idle.
+
+        Raises `SandboxFault` or `EngineError`.
+        """
         deadline = time.monotonic() + INSPECT_DEADLINE
         self._awake(built)
         if clean:
@@ -142,7 +146,7 @@ class Builder:
         if clean or verdict.kind is VerdictKind.CLEANABLE:
             verdict = self._clean(built, verdict, deadline)
         elif verdict.kind is VerdictKind.CLEAN:
-            self._prove(built, deadline)
+            self._prove(built, deadline, container=True)
         if verdict.kind is not VerdictKind.CLEAN:
             raise SandboxFault(FAULTS[verdict.kind], str(verdict))
 
@@ -172,8 +176,13 @@ class Builder:
                 break
         return verdict
 
-    def _prove(self, built: Built, deadline: float, cleaning: readiness.Cleaning | None = None) -> None:
-        readiness.prove(lambda: readiness.connect(built.address, deadline), built.identity, deadline, cleaning)
+    def _prove(
+        self, built: Built, deadline: float, cleaning: readiness.Cleaning | None = None, *, container: bool = False
+    ) -> None:
+        def dial() -> socket.socket:
+            return readiness.connect(built.address, deadline)
+
+        readiness.prove(dial, built.identity, deadline, cleaning, container=container)
         self._end_others(built)
 
     def _prove_new(self, container_id: str, volume: str, identity: Identity, profile: Profile) -> Built:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+
+import docker
 import pytest
 
-from sandbox.inspection.judge import ReasonKind
+from sandbox.engine import Engine
+from sandbox.errors import Fault, SandboxFault
+from sandbox.inspection.judge import ReasonKind, VerdictKind
+from sandbox.keeper.builder import INSPECT_DEADLINE, Builder, Built
+from sandbox.profile import Profile
+from sandbox.template import InstallationId, SandboxName
 from tests.damage.case import Case
 from tests.damage.conftest import Lab
 
@@ -38,3 +49,33 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_inner_docker(lab: Lab, case: Case) -> None:
     lab.check(case)
+
+
+@pytest.fixture
+def builder() -> Builder:
+    return Builder(Engine(), IPv4Network("10.213.0.0/16"))
+
+
+@pytest.fixture
+def idle(builder: Builder, sandbox_runtime: str, sandbox_image: str) -> Iterator[Built]:
+    """A sandbox without a keeper."""
+    installation = InstallationId(secrets.token_hex(4))
+    profile = Profile(runtime=sandbox_runtime, image=sandbox_image)
+    try:
+        yield builder.build(SandboxName(installation, 1), "default", profile, lambda _: None)
+    finally:
+        Engine().remove(installation)
+
+
+def test_an_idle_sandbox_is_tried_with_a_container(
+    builder: Builder, idle: Built, docker_client: docker.DockerClient
+) -> None:
+    """The trap: an engine that answers everything and can run nothing. The try itself leaves nothing to be seen."""
+    builder.inspect(idle, clean=False)
+    assert builder.verdict(idle, time.monotonic() + INSPECT_DEADLINE).kind is VerdictKind.CLEAN
+    inside = docker_client.containers.get(idle.container_id)
+    assert inside.exec_run(["sh", "-c", "docker ps -aq; docker images -aq"]).output == b""
+    inside.exec_run("find /var/lib/docker/overlay2 -mindepth 1 -delete")
+    with pytest.raises(SandboxFault, match="It could not run a container") as caught:
+        builder.inspect(idle, clean=False)
+    assert caught.value.fault is Fault.PROBE_FAILED

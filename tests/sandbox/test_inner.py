@@ -28,6 +28,8 @@ class Docker:
     """What /info answers one after the other; the last one from then on."""
     containers: dict[str, list[int]] = field(default_factory=dict)
     """By id: what removing it answers, one after the other; one below 300 really removes it."""
+    exit_code: int = 0
+    """What a container that was made here ends with."""
     volumes: list[str] | None = None
     statuses: dict[str, int] = field(default_factory=dict)
     """By path: another status than 204 for what is not listed above."""
@@ -35,6 +37,13 @@ class Docker:
 
     def answer(self, method: str, path: str) -> tuple[int, object]:
         self.asked.append(f"{method} {path}")
+        tried = {
+            "POST /images/create": {"status": "sha256:image"},
+            "POST /containers/create": {"Id": "one"},
+            "POST /containers/one/wait": {"StatusCode": self.exit_code},
+        }
+        if body := tried.get(f"{method} {path.split('?', maxsplit=1)[0]}"):
+            return 200, body
         match method, path.split("?", maxsplit=1)[0].split("/")[1:]:
             case "GET", ["info"]:
                 return self.info.pop(0) if len(self.info) > 1 else self.info[0]
@@ -60,6 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def _any(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
         status, body = self.server.docker.answer(self.command, self.path)
         if status == 0:  # hang up without a word, as an engine that is being restarted does
             return
@@ -87,15 +97,25 @@ def docker(tmp_path: Path) -> Iterator[Docker]:
 
 
 def run(
-    socket: Path, folders: list[Path] | None = None, seconds: float = 10.0, kept: tuple[str, ...] = ()
+    socket: Path,
+    folders: list[Path] | None = None,
+    seconds: float = 10.0,
+    kept: tuple[str, ...] = (),
+    *,
+    container: bool = False,
 ) -> dict[str, object]:
     """Send the program as `readiness` does, with another Docker socket."""
     source = Path(inner.__file__).read_bytes()
-    constant = b'DOCKER_SOCKET = "/var/run/docker.sock"'
-    assert source.count(constant) == 1
-    program = source.replace(constant, f"DOCKER_SOCKET = {str(socket)!r}".encode())
+    program = source
+    for constant, value, other in (
+        ("DOCKER_SOCKET", "/var/run/docker.sock", str(socket)),
+        ("PROGRAM", "/bin/busybox", "/bin/true"),
+    ):
+        before = f'{constant} = "{value}"'.encode()
+        assert program.count(before) == 1
+        program = program.replace(before, f"{constant} = {other!r}".encode())
     clean = None if folders is None else {"folders": {str(f): list(kept) for f in folders}, "build_cache": 1000}
-    order = {"nonce": "n", "clean": clean, "seconds": seconds}
+    order = {"nonce": "n", "clean": clean, "container": container, "seconds": seconds}
     sent = b"%d\n" % len(program) + program + json.dumps(order).encode()
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", BOOTSTRAP], input=sent, capture_output=True, timeout=30, check=True
@@ -105,6 +125,21 @@ def run(
     assert isinstance(answer, dict)
     assert answer["nonce"] == "n"
     return answer
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "start", "error"),
+    [
+        (0, 204, None),
+        (1, 204, "ValueError: one that does nothing ended with 1"),
+        (0, 500, """ValueError: POST /containers/one/start was answered with 500: {"message": "it is broken"}"""),
+    ],
+)
+def test_a_container_is_tried_and_nothing_stays(docker: Docker, exit_code: int, start: int, error: str | None) -> None:
+    docker.exit_code, docker.statuses = exit_code, {"/containers/one/start": start}
+    docker.containers["one"] = [204]
+    assert run(docker.path, container=True)["error"] == error
+    assert docker.asked[-2:] == ["DELETE /containers/one?force=1&v=1", "DELETE /images/sha256:image"]
 
 
 def test_it_answers_what_docker_says(docker: Docker) -> None:

@@ -411,6 +411,17 @@ def test_an_idle_sandbox_is_proven_again_and_only_then() -> None:
     assert world.pool.plan(2 * PROBE_INTERVAL) == []
 
 
+def test_idle_sandboxes_are_proven_one_after_the_other() -> None:
+    """The trap: those that were made at once are due at once, and whoever comes then would wait for all of them."""
+    world = World(warm=2)
+    first, second = world.ready(now=0.0), world.ready(now=1.0)
+    assert world.pool.plan(PROBE_INTERVAL + 5) == [Probe(first)]
+    world.pool.probing(first, PROBE_INTERVAL + 5)
+    assert world.pool.plan(PROBE_INTERVAL + 5) == []
+    world.pool.fit(first, PROBE_INTERVAL + 6)
+    assert world.pool.plan(PROBE_INTERVAL + 6) == [Probe(second)]
+
+
 def test_losing_a_sandbox_that_was_fit_delays_no_creation() -> None:
     world = World(warm=1)
     world.pool.condemn(world.ready(), Fault.GONE, "it is gone", 1.0)

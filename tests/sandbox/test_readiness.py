@@ -408,6 +408,13 @@ def test_cleaning_failed(standins: Standins, identity: Identity) -> None:
     assert "busy" in str(fault)
 
 
+def test_inner_docker_answers_and_runs_no_container(standins: Standins, identity: Identity) -> None:
+    dialled = standins.ssh(Liar(identity, say(error="ValueError: POST /containers/x/start was answered with 500")))
+    with pytest.raises(SandboxFault, match="could not run a container: ValueError: POST") as caught:
+        readiness.prove(lambda: dialled, identity, time.monotonic() + LONG, container=True)
+    assert caught.value.fault is Fault.PROBE_FAILED
+
+
 def test_a_lie_is_not_told_at_length_or_in_colour(standins: Standins, identity: Identity) -> None:
     liar = Liar(identity, say(docker={"driver": "\x1b]0;evil\x07" + "x" * 10_000, "version": "1"}))
     message = str(fault_of(standins.ssh(liar), identity, LONG, 5))
