@@ -94,12 +94,14 @@ class Builder:
         """
         with ThreadPoolExecutor(1) as beside:
             network = beside.submit(self._create_network, spec)
-            self._engine.check(spec.runtime, spec.image)
             try:
                 container_id = self._engine.create(spec)
             except NetworkMissing:
                 network.result()
                 container_id = self._engine.create(spec)
+            except EngineError:
+                self._engine.check(spec.runtime, spec.image)  # it says what to do where one of these is missing
+                raise
             return container_id, network.result()
 
     def _create_network(self, spec: ContainerSpec) -> IPv4Network:
