@@ -99,7 +99,7 @@ def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + DEADLINE
     while not condition():
         if time.monotonic() > end:
-            raise SystemExit("The plain container's Docker Engine did not answer.")
+            raise SystemExit(f"What is waited for did not come within {DEADLINE:.0f} s.")
         time.sleep(0.005)
 
 

@@ -11,7 +11,15 @@ from types import MappingProxyType
 
 from sandbox import host, processes, readiness
 from sandbox.engine import ContainerFacts, Engine, NetworkMissing, SubnetTaken
-from sandbox.errors import ConfigError, EngineError, Fault, SandboxError, SandboxFault
+from sandbox.errors import (
+    ConfigError,
+    EngineError,
+    EngineTimeout,
+    EngineUnreachable,
+    Fault,
+    SandboxError,
+    SandboxFault,
+)
 from sandbox.identity import Identity, new_identity
 from sandbox.inspection import inspector
 from sandbox.inspection.evidence import Baseline
@@ -99,6 +107,8 @@ class Builder:
             except NetworkMissing:
                 network.result()
                 container_id = self._engine.create(spec)
+            except (EngineTimeout, EngineUnreachable):
+                raise
             except EngineError:
                 self._engine.check(spec.runtime, spec.image)  # it says what to do where one of these is missing
                 raise
