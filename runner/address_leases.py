@@ -141,7 +141,9 @@ class _Place:
             if attempt in record.ended:
                 raise LeaseError("The lease of this attempt is over.")
             if record.lent and record.lent.attempt == attempt:
-                return await self._again(record.lent, token, record)
+                if (record.lent.token, record.trust_key) != (token, trust_key):
+                    raise LeaseError("That attempt has a sandbox already, and not by this request.")
+                return await self._again(record.lent, record)
             return await self._holding(lambda: self._lend(attempt, token, trust_key, patience))
 
     async def resume(self, attempt: str, token: str) -> AddressLease | None:
@@ -150,7 +152,7 @@ class _Place:
             record = await self.record()
             if not record.lent or (record.lent.attempt, record.lent.token) != (attempt, token):
                 return None
-            return await self._again(record.lent, token, record)
+            return await self._again(record.lent, record)
 
     async def access(self) -> Access:
         """A fresh way in. Errors: ConnectError."""
@@ -188,10 +190,8 @@ class _Place:
             self.entry.unlock()
             raise
 
-    async def _again(self, lent: Lent, token: str, record: Record) -> AddressLease:
+    async def _again(self, lent: Lent, record: Record) -> AddressLease:
         """The lease that there is, for the one who has its token."""
-        if lent.token != token:
-            raise LeaseError("The attempt has a lease already, under another token.")
         fresh = not self.entry.is_ours
         if fresh and not await asyncio.to_thread(self.entry.lock):
             raise LeaseError(f"Another process of this host is at {self.address}.")

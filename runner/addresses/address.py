@@ -10,7 +10,7 @@ from typing import Final, Self
 from runner.errors import BadJobError
 
 _FORM: Final = re.compile(
-    r"(?P<user>[A-Za-z_][A-Za-z0-9_.-]{0,31})@(?P<host>\[[^\[\]]+\]|[^@:\[\]]+):(?P<port>\d{1,5})"
+    r"(?P<user>[A-Za-z_][A-Za-z0-9_.-]{0,31})@(?P<host>\[[^\[\]]+\]|[^@:\[\]]+):(?P<port>[0-9]{1,5})"
 )
 _NAME: Final = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?)*\.?"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import secrets
 import shlex
 import socket
@@ -49,12 +51,12 @@ def read_identity(path: Path) -> str:
     text = _read(path, "--identity")
     try:
         asyncssh.import_private_key(text)
-    except asyncssh.KeyEncryptionError:
-        raise InputError(
-            f"The key {path} has a passphrase, and nobody is there to type it. Give one without: "
-            "ssh-keygen -t ed25519 -N '' -f FILE."
-        ) from None
-    except (asyncssh.KeyImportError, ValueError):
+    except (asyncssh.KeyImportError, ValueError) as error:  # which of the two a passphrase is depends on the format
+        if isinstance(error, asyncssh.KeyEncryptionError) or "assphrase" in str(error):
+            raise InputError(
+                f"The key {path} has a passphrase, and nobody is there to type it. Give one without: "
+                "ssh-keygen -t ed25519 -N '' -f FILE."
+            ) from None
         raise InputError(f"{path} holds no private key. Give the file without .pub that ssh-keygen made.") from None
     return text
 
@@ -121,7 +123,13 @@ async def dial(address: Address) -> socket.socket:
         raise ConnectError(f"Nothing answered there within {DIAL_DEADLINE:g} s.") from None
     except OSError as error:  # its name is not known
         last = error
-    raise ConnectError(f"There is no way there: {wire.clean(last.strerror or str(last))}.") from last
+    raise ConnectError(f"There is no way there: {_cause(last)}.") from last
+
+
+def _cause(error: OSError) -> str:
+    """Return the system's own words: asyncio puts a tuple in their place."""
+    known = error.errno in errno.errorcode  # a resolver's errors have numbers of their own
+    return os.strerror(error.errno or 0) if known else wire.clean(error.strerror or str(error))
 
 
 async def look(access: Access) -> Look:
