@@ -49,6 +49,10 @@ class Proof:
     """What a fit sandbox answered."""
 
     docker_version: str
+    clock: float = 0.0
+    """Where a greeting was asked for: its clock when it was done, in seconds since the epoch."""
+    printed: str = ""
+    """Where a greeting was asked for: what a container in it printed."""
 
 
 Patience = Callable[[], None]
@@ -72,9 +76,13 @@ def connect(address: str, deadline: float, patience: Patience | None = None) -> 
 
 
 def prove(
-    dial: Callable[[], socket.socket], identity: Identity, deadline: float, cleaning: Cleaning | None = None
+    dial: Callable[[], socket.socket],
+    identity: Identity,
+    deadline: float,
+    cleaning: Cleaning | None = None,
+    greeting: str = "",
 ) -> Proof:
-    """Prove readiness before the monotonic time `deadline`, after `cleaning`.
+    """Prove readiness before the monotonic time `deadline`, after `cleaning`; have a container in it print `greeting`.
 
     Raises `SandboxFault` with the kind of what was found.
     """
@@ -85,6 +93,7 @@ def prove(
             {
                 "nonce": nonce,
                 "clean": {"folders": dict(cleaning.folders), "build_cache": cleaning.build_cache} if cleaning else None,
+                "greeting": greeting,
                 # It gives up before we do: that its Docker is dead is a better answer than none.
                 "seconds": max(0.0, (deadline - time.monotonic()) * 0.8),
             },
@@ -188,6 +197,7 @@ def _judge(answer: bytes, nonce: str) -> Proof:
         facts = json.loads(answer)
         echoed, docker, error = facts["nonce"], facts["docker"], facts["error"]
         driver, version = (docker["driver"], docker["version"]) if docker else (None, "")
+        clock, printed = float(facts.get("clock", 0.0)), one_line(str(facts.get("printed", "")))[:1000]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise SandboxFault(
             Fault.PROBE_FAILED, "Its answer to the probe makes no sense; its Python may be broken."
@@ -202,7 +212,7 @@ def _judge(answer: bytes, nonce: str) -> Proof:
         )
     if error is not None:
         raise SandboxFault(Fault.PROBE_FAILED, f"It could not be cleaned: {_words(error)}.")
-    return Proof(docker_version=_words(version))
+    return Proof(_words(version), clock, printed)
 
 
 def _words(thing: object) -> str:
