@@ -164,9 +164,12 @@ class _Place:
             record = await self.record()
             if not record.lent or record.lent.token != token or not self.entry.is_ours:
                 raise LeaseLostError(f"The lease of {self.address} is over.")
-            await self.write(await move(record))
-            if over:
-                self.entry.unlock()
+            changed = await move(record)
+            try:
+                await self.write(changed)
+            finally:
+                if over:  # what could not be written is found by whoever has the lock next
+                    self.entry.unlock()
 
     async def end_job(self, lent: Lent) -> None:
         """End what the job of a lease left running, and see that it ended. Errors: SandboxError."""
@@ -182,7 +185,7 @@ class _Place:
 
     async def _holding(self, act: Callable[[], Coroutine[Any, Any, AddressLease]]) -> AddressLease:
         """Act with the lock, and keep it only when a lease comes of that."""
-        if not await asyncio.to_thread(self.entry.lock):
+        if not self.entry.lock():  # not on a thread: who is cancelled there would never know that it has the lock
             raise _Busy("is busy")
         try:
             return await act()
@@ -193,11 +196,11 @@ class _Place:
     async def _again(self, lent: Lent, record: Record) -> AddressLease:
         """The lease that there is, for the one who has its token."""
         fresh = not self.entry.is_ours
-        if fresh and not await asyncio.to_thread(self.entry.lock):
+        if fresh and not self.entry.lock():
             raise LeaseError(f"Another process of this host is at {self.address}.")
         try:
-            access = await self.access()
             await self.write(record.renew())
+            access = await self.access()
         except BaseException as error:
             if fresh:
                 self.entry.unlock()

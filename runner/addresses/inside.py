@@ -38,14 +38,21 @@ def main() -> None:
     deadline = time.monotonic() + order["seconds"]
     answer: dict[str, Any] = {"nonce": order["nonce"], "python": list(sys.version_info[:2]), "left": [], "error": ""}
     try:
+        refuse_root()
         if order["before"] is not None:
             answer["left"] = sweep(order["before"], deadline)
             for folder in order["folders"]:
                 remove(folder)
         answer["look"] = look()
     except (OSError, ValueError, LookupError, TypeError) as error:
-        answer["error"] = f"{type(error).__name__}: {error}"
+        answer["error"] = str(error) or type(error).__name__
     json.dump(answer, sys.stdout)
+
+
+def refuse_root() -> None:
+    """Raise ValueError when it is root who logged in: the machine's own processes are root's too."""
+    if int(os.environ.get("SUDO_UID", os.geteuid())) == 0:
+        raise ValueError("its user is root, whose every process would be ended after a job")
 
 
 def look() -> dict[str, Any]:

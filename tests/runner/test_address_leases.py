@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from runner.addresses.address import Address
 from runner.errors import InputError, LeaseError, LeaseLostError, LeaseUnreachableError
 from sandbox.identity import new_identity
 from tests.foreign import Foreign, Foreigners
+from tests.runner.conftest import until
 from tests.runner.lease_conformance import LeaseConformance, lend, token_of
 
 pytestmark = pytest.mark.anyio
@@ -195,6 +197,20 @@ def locked_elsewhere(path: Path) -> Iterator[None]:
         other.kill()
 
 
+async def test_a_request_that_is_given_up_midway_leaves_the_sandbox_free(
+    new_source: NewSource, foreign: tuple[Foreign, Foreign]
+) -> None:
+    leases = new_source(foreign[0])
+    entry = leases._places[0].entry
+    asking = asyncio.create_task(lend(leases, "a"))
+    await until(lambda: entry.is_ours)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert not entry.is_ours
+    await (await lend(leases, "b", "others")).give_back(used=False)
+
+
 async def test_one_sandbox_under_two_names_is_refused(new_source: NewSource, foreign: tuple[Foreign, Foreign]) -> None:
     with pytest.raises(InputError, match="have the same host key"):
         new_source(foreign[0], foreign[0])
@@ -216,3 +232,7 @@ async def test_a_plain_openssh_server_will_do(new_source: NewSource, new_foreign
     await lease.kill()
     assert [plain.runs(f"sleep {seconds}") for seconds in (33333, 44444, 55555)] == [True, False, True]
     await lease.give_back(used=True)
+    plain.execute("usermod --non-unique --uid 0 ci")
+    with pytest.raises(LeaseError, match="its user is root, whose every process would be ended"):
+        await lend(new_source(plain), "b")
+    assert plain.runs("sleep 33333")
