@@ -72,6 +72,7 @@ class TargetLease:
     sandbox: str = "measured"
     generation: int = 1
     runtime: str = "unknown"
+    caveat: str = ""
     term: float = 3600.0
 
     async def renew(self) -> None:

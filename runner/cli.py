@@ -12,11 +12,13 @@ from typing import Annotated, Final
 import typer
 
 from runner import outcome as outcomes
+from runner import sources
 from runner.errors import BadJobError, InputError, RunnerError
 from runner.execution.options import Settings
 from runner.job import MAX_SCRIPT, Job
-from runner.keeper_leases import DEFAULT_KEEPER, KeeperLeases
+from runner.keeper_leases import DEFAULT_KEEPER
 from runner.run import run_script
+from runner.sources import Source
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +27,31 @@ app = typer.Typer(
 )
 
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]
+Addresses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--address",
+        envvar="RUNNER_ADDRESSES",
+        help="USER@HOST:PORT of a sandbox that someone else started, in place of a keeper's; may be repeated.",
+    ),
+]
+Identity = Annotated[
+    Path | None, typer.Option(envvar="RUNNER_IDENTITY", help="Private key that the --address lets in.")
+]
+KnownHosts = Annotated[
+    Path, typer.Option(envvar="RUNNER_KNOWN_HOSTS", help="Host keys of every --address, as ssh(1) keeps them.")
+]
+AddressState = Annotated[
+    Path | None,
+    typer.Option(envvar="RUNNER_ADDRESS_STATE", help="Folder for what is known of each --address, for all runners."),
+]
+Folder = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RUNNER_ADDRESS_FOLDER", help="Folder at the --address for jobs [default: /home/USER/runner-jobs]."
+    ),
+]
+DEFAULT_KNOWN_HOSTS: Final = Path("~/.ssh/known_hosts").expanduser()
 DEFAULT_LISTEN: Final = "127.0.0.1:8080"
 DEFAULT_STATE: Final = Path("/var/lib/runner")
 _EXIT_CODES: Final = ((BadJobError, 64), (InputError, 66))
@@ -57,6 +84,11 @@ def run(
     wait: Annotated[float, typer.Option(min=0, max=3600, help="Seconds to wait for a free sandbox.")] = 600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Outcome on stdout as JSON; the log goes to stderr.")] = False,
     keeper: KeeperSocket = DEFAULT_KEEPER,
+    address: Addresses = None,
+    identity: Identity = None,
+    known_hosts: KnownHosts = DEFAULT_KNOWN_HOSTS,
+    address_state: AddressState = None,
+    folder: Folder = None,
 ) -> None:
     """Run a script in a sandbox, its log live, and exit with its exit code.
 
@@ -71,8 +103,9 @@ def run(
         trust_key=trust_key,
         timeout=timeout,
     )
-    leases = KeeperLeases(keeper)
-    outcome = asyncio.run(run_script(leases, job, Settings(lend_wait=wait, source_deadline=0), as_json=as_json))
+    source = _source(keeper, address, identity, known_hosts, address_state, folder)
+    settings = source.adapt(Settings(lend_wait=wait, source_deadline=0))
+    outcome = asyncio.run(run_script(source.leases, job, settings, as_json=as_json))
     raise typer.Exit(outcomes.exit_code(outcome))
 
 
@@ -82,6 +115,11 @@ def serve(
     state: Annotated[Path, typer.Option(help="Folder for the API token, jobs, logs and outcomes.")] = DEFAULT_STATE,
     slots: Annotated[int, typer.Option(min=1, max=1000, help="Jobs at once.")] = 2,
     keeper: KeeperSocket = DEFAULT_KEEPER,
+    address: Addresses = None,
+    identity: Identity = None,
+    known_hosts: KnownHosts = DEFAULT_KNOWN_HOSTS,
+    address_state: AddressState = None,
+    folder: Folder = None,
 ) -> None:
     """Run as a service: take jobs over HTTP, run each in a sandbox, keep logs and outcomes.
 
@@ -94,23 +132,25 @@ def serve(
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise BadJobError(f"--listen {listen} is not HOST:PORT, such as {DEFAULT_LISTEN}.")
-    asyncio.run(_serve(host, int(port), state, slots, KeeperLeases(keeper)))
+    source = _source(keeper, address, identity, known_hosts, address_state, folder)
+    asyncio.run(_serve(host, int(port), state, slots, source))
 
 
-async def _serve(host: str, port: int, state: Path, slots: int, leases: KeeperLeases) -> None:
+async def _serve(host: str, port: int, state: Path, slots: int, source: Source) -> None:
     from runner.api.app import make_app  # noqa: PLC0415 - `runner run` does not pay for the web framework
     from runner.api.server import serve as serve_api  # noqa: PLC0415
     from runner.api.token import Token  # noqa: PLC0415
     from runner.service.home import Home  # noqa: PLC0415
     from runner.service.leases import NotedLeases  # noqa: PLC0415
     from runner.service.records import Records  # noqa: PLC0415
-    from runner.service.service import Service  # noqa: PLC0415
+    from runner.service.service import SETTINGS, Service  # noqa: PLC0415
     from runner.service.standby import Standby  # noqa: PLC0415
 
     home = Home(state)
     records, token = Records(home.jobs), Token(home.token)
-    noted = NotedLeases(leases, home.leases, slots)
-    service = Service(noted, records, slots, Standby(noted, leases.ready))
+    noted = NotedLeases(source.leases, home.leases, slots)
+    standby = Standby(noted, source.ready) if source.ready else None
+    service = Service(noted, records, slots, standby, source.adapt(SETTINGS))
     logging.getLogger("runner").info("serving on http://%s:%d; the API token is in %s", host, port, home.token)
     await serve_api(service, make_app(service, token), host, port)
     logging.shutdown()
@@ -131,6 +171,19 @@ def ping(
     print(answer.text)
     if answer.status_code != 200:
         raise typer.Exit(1)
+
+
+def _source(
+    keeper: Path,
+    address: list[str] | None,
+    identity: Path | None,
+    known_hosts: Path,
+    address_state: Path | None,
+    folder: str | None,
+) -> Source:
+    if not address:
+        return sources.keeper(keeper)
+    return sources.addresses(address, identity, known_hosts, address_state, folder)
 
 
 def _separator(args: list[str] | None) -> int:

@@ -63,6 +63,8 @@ class KeeperLeases:
 class KeeperLease:
     """See `Lease`."""
 
+    caveat = ""
+
     def __init__(self, client: KeeperClient, attempt: str, grant: protocol.LeaseGrant, access: Access) -> None:
         self.attempt = attempt
         self.sandbox = grant.sandbox

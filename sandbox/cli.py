@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from sandbox import config
+from sandbox.doctor.cli import doctor
 from sandbox.engine import Engine
 from sandbox.errors import ConfigError, EngineError, KeeperError, SandboxError
 from sandbox.evaluation.cli import app as evaluation
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 
 app.add_typer(evaluation, name="evaluation")
+app.command()(doctor)
 
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]
 _DEFAULT_SOCKET = Path(protocol.DEFAULT_SOCKET)

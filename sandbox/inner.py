@@ -29,9 +29,10 @@ def main() -> None:
     """Do what stdin says and print what came of it."""
     order = json.load(sys.stdin)
     deadline = time.monotonic() + order["seconds"]
-    answer: dict[str, Any] = {"nonce": order["nonce"], "docker": None, "error": None}
+    answer: dict[str, Any] = {"nonce": order["nonce"], "docker": None, "clock": 0.0, "error": None}
     try:
         answer["docker"] = _docker_when_up(deadline)
+        answer["clock"] = time.time()
         if order["container"]:
             _run_container()
         if order["clean"]:

@@ -49,6 +49,8 @@ class Proof:
     """What a fit sandbox answered."""
 
     docker_version: str
+    clock: float
+    """Its own, in seconds since the epoch."""
 
 
 Patience = Callable[[], None]
@@ -195,6 +197,7 @@ def _judge(answer: bytes, nonce: str, failed: str) -> Proof:
         facts = json.loads(answer)
         echoed, docker, error = facts["nonce"], facts["docker"], facts["error"]
         driver, version = (docker["driver"], docker["version"]) if docker else (None, "")
+        clock = float(facts["clock"])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise SandboxFault(
             Fault.PROBE_FAILED, "Its answer to the probe makes no sense; its Python may be broken."
@@ -209,7 +212,7 @@ def _judge(answer: bytes, nonce: str, failed: str) -> Proof:
         )
     if error is not None:
         raise SandboxFault(Fault.PROBE_FAILED, f"{failed}: {_words(error)}.")
-    return Proof(docker_version=_words(version))
+    return Proof(_words(version), clock)
 
 
 def _words(thing: object) -> str:

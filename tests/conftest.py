@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import docker
 import pytest
 
+from tests.foreign import Foreign, Foreigners, foreigners
+
 
 @pytest.fixture(scope="session")
 def docker_client() -> Iterator[docker.DockerClient]:
@@ -29,3 +31,21 @@ def sandbox_runtime() -> str:
 def sandbox_image() -> str:
     """The sandbox image."""
     return os.environ.get("SANDBOX_IMAGE", "sandbox:latest")
+
+
+@pytest.fixture(scope="session")
+def new_foreign(
+    docker_client: docker.DockerClient,
+    sandbox_image: str,
+    sandbox_runtime: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Foreigners]:
+    """Starts sandboxes that no keeper knows."""
+    with foreigners(docker_client, sandbox_image, sandbox_runtime, tmp_path_factory.mktemp("foreign")) as starter:
+        yield starter
+
+
+@pytest.fixture(scope="session")
+def foreign(new_foreign: Foreigners) -> tuple[Foreign, Foreign]:
+    """Two of them, for tests that leave both as they were."""
+    return new_foreign.start(), new_foreign.start()

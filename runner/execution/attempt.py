@@ -257,7 +257,7 @@ class _Flight:
             raise
         await self._pursuit.close()
         if broken:
-            self._report.notes(Note("condemned", f"Sandbox {self._marker.sandbox} is recreated: {broken}"))
+            self._report.notes(Note("condemned", f"Sandbox {self._marker.sandbox} is not used again: {broken}"))
         await self._held.hand_in(broken, used=True)
         return outcome
 

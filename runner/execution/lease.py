@@ -79,6 +79,11 @@ class Lease(Protocol):
         ...
 
     @property
+    def caveat(self) -> str:
+        """What the source cannot do for a job here, as sentences for people; empty when there is nothing to say."""
+        ...
+
+    @property
     def access(self) -> Access:
         """The way in, good for one session."""
         ...

@@ -37,9 +37,14 @@ class Moment:
         """Return the current moment here."""
         return cls(_boot_id(), time.monotonic())
 
+    @property
+    def is_of_another_boot(self) -> bool:
+        """Whether nobody can tell how long ago it was."""
+        return self.boot_id != _boot_id()
+
     def elapsed(self) -> float:
         """Return the seconds since then; 0 on another boot or host, where nobody can tell."""
-        return max(0.0, time.monotonic() - self.seconds) if self.boot_id == _boot_id() else 0.0
+        return max(0.0, time.monotonic() - self.seconds) if not self.is_of_another_boot else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ class Settings:
 class Note:
     """Something to tell about an attempt. It is not part of the script's output."""
 
-    #: What happened, for programs: `lending`, `leased`, `retry`, `started`, `lost`,
+    #: What happened, for programs: `lending`, `leased`, `caveat`, `retry`, `started`, `lost`,
     #: `resumed`, `remark`, `ended`, `condemned`.
     action: str
     #: The same as a sentence for people.

@@ -94,6 +94,8 @@ async def prepare(
             "runtime": lease.runtime,
         }
         notes(Note("leased", f"Sandbox {lease.sandbox} (runtime {lease.runtime}) is ready.", facts))
+        if lease.caveat:
+            notes(Note("caveat", lease.caveat))
         return Prepared(leases, held, session, settings, token, profile, trust_key)
 
     for _ in range(settings.tries - 1):

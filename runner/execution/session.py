@@ -76,7 +76,7 @@ def describe(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _translated(kind: type[SandboxError]) -> Iterator[None]:
+def translated(kind: type[SandboxError]) -> Iterator[None]:
     try:
         yield
     except (asyncssh.Error, asyncssh.KeyImportError, OSError) as error:
@@ -102,8 +102,8 @@ class Session:
         deadline = settings.open_deadline
         try:
             async with asyncio.timeout(deadline):
-                with _translated(ConnectError):
-                    connection = await _connect(access, settings)
+                with translated(ConnectError):
+                    connection = await connect(access, settings)
                     await connection.create_session(lambda: conversation, program.COMMAND, encoding=None, window=WINDOW)
                 await conversation.greet()
         except BaseException as error:
@@ -167,7 +167,7 @@ class Session:
             self._connection.abort()
 
 
-async def _connect(access: Access, settings: Settings) -> asyncssh.SSHClientConnection:
+async def connect(access: Access, settings: Settings) -> asyncssh.SSHClientConnection:
     return await asyncssh.connect(
         "sandbox",
         sock=access.socket,

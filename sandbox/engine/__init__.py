@@ -12,6 +12,7 @@ from sandbox.engine.api import (
     START_DEADLINE,
     ContainerFacts,
     Engine,
+    EngineFacts,
     Owned,
     Watch,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "START_DEADLINE",
     "ContainerFacts",
     "Engine",
+    "EngineFacts",
     "NameTaken",
     "NetworkMissing",
     "Owned",

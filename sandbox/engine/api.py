@@ -5,7 +5,7 @@ import itertools
 import os
 import tarfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -73,6 +73,20 @@ class ContainerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What the engine says about itself."""
+
+    version: str
+    driver: str
+    containerd_store: bool
+    """Whether images are in containerd's store, where `driver` is a snapshotter."""
+    runtimes: Mapping[str, str]
+    """By name, each with its program; empty where the engine does not tell."""
+    cgroup_version: str
+    data_root: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Owned:
     """One container of an installation, as found by label."""
 
@@ -101,10 +115,30 @@ class Engine:
             registered = sorted(info.get("Runtimes") or {})
         if runtime not in registered:
             raise RuntimeMissing(runtime_missing(runtime, registered))
+        if not self.has_image(image):
+            raise ImageMissing(image_missing(image))
+
+    def about(self) -> EngineFacts:
+        """Ask the engine about itself."""
+        info = self._call(Step.INFO, lambda api: api.info())
+        with understood(Step.INFO):
+            status = dict(pair for pair in info.get("DriverStatus") or [] if len(pair) == 2)
+            return EngineFacts(
+                version=str(info["ServerVersion"]),
+                driver=str(info["Driver"]),
+                containerd_store=status.get("driver-type") == "io.containerd.snapshotter.v1",
+                runtimes={name: str(runtime.get("path", "")) for name, runtime in (info["Runtimes"] or {}).items()},
+                cgroup_version=str(info.get("CgroupVersion") or "1"),
+                data_root=Path(info["DockerRootDir"]),
+            )
+
+    def has_image(self, image: str) -> bool:
+        """Whether the engine has an image."""
         try:
             self._call(Step.FIND_IMAGE, lambda api: api.inspect_image(image))  # type: ignore[no-untyped-call]
         except NotThere:
-            raise ImageMissing(image_missing(image)) from None
+            return False
+        return True
 
     def create_network(self, spec: ContainerSpec) -> None:
         """Create the sandbox's own bridge network. Raises `NameTaken` when there is one of that name."""

@@ -3,7 +3,7 @@
 from sandbox.network.policy import Destination, Policy, policy
 from sandbox.network.ruleset import Count, Refusal, Wall
 from sandbox.network.subnets import SUBNET_PREFIX, free_subnet, subnet_of
-from sandbox.network.walls import Walls, WallsDown, WallState, require_bridge
+from sandbox.network.walls import Walls, WallsDown, WallState, require_bridge, walls_fit
 
 __all__ = [
     "SUBNET_PREFIX",
@@ -19,4 +19,5 @@ __all__ = [
     "policy",
     "require_bridge",
     "subnet_of",
+    "walls_fit",
 ]

@@ -128,6 +128,12 @@ class Walls:
         self._counts = {why: by_name.get(f"refused_{why}", Count(0, 0)) for why in Refusal}
 
 
+def walls_fit() -> bool:
+    """Whether nft and the kernel would take the walls' table; nothing is changed. Raises `WallsDown` with why not."""
+    _nft("--check", "-f", "-", given=render(InstallationId("0" * 8), {}, (), {}))
+    return True
+
+
 def require_bridge(bridge: str) -> None:
     """Raise `WallsDown` unless this bridge is in the network namespace of this process, where the walls are."""
     try:

@@ -169,6 +169,7 @@ class FakeLease:
     sandbox: str = "sandbox-under-test"
     generation: int = 1
     runtime: str = "none"
+    caveat: str = ""
     term: float = 30.0
     trouble: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     token: str = ""

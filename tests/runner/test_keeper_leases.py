@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,11 @@ from runner.keeper_leases import KeeperLeases
 from sandbox.errors import KeeperRefused, KeeperUnreachable, NoWayIn
 from sandbox.errors import ProtocolError as KeeperProtocolError
 from sandbox.keeper import protocol
+from sandbox.keeper.server import KeeperServer
+from sandbox.state import State
 from tests.runner.conftest import connected_pair, until
+from tests.runner.lease_conformance import LeaseConformance
+from tests.sandbox.keeper.conftest import World, connect, host, make  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.anyio
 
@@ -150,3 +154,18 @@ def close(client: Client, ours: socket.socket) -> None:
     """Close both ends of a connection."""
     ours.close()
     client.ends[0].close()
+
+
+class TestConformance(LeaseConformance):
+    """The keeper's leases, from a keeper with a made-up engine, over its socket."""
+
+    @pytest.fixture
+    def leases(self, make: Callable[..., World], tmp_path: Path) -> Iterator[KeeperLeases]:  # noqa: F811
+        world = make(warm=2)
+        world.wait_for("two ready", lambda: world.states() == [State.READY] * 2)
+        with KeeperServer(tmp_path / "run", world.keeper.verbs, None) as server:
+            serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            serving.start()
+            yield KeeperLeases(server.path)
+            server.shutdown()
+            serving.join()

@@ -46,7 +46,7 @@ def standins() -> Iterator[Standins]:
 
 def facts(order: Order, **lies: object) -> bytes:
     docker = {"driver": "overlay2", "version": "26.1.5"}
-    return json.dumps({"nonce": order.get("nonce"), "docker": docker, "error": None, **lies}).encode()
+    return json.dumps({"nonce": order.get("nonce"), "docker": docker, "clock": 1.0, "error": None, **lies}).encode()
 
 
 def say(**lies: object) -> Callable[[paramiko.Channel, Order], None]:

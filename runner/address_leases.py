@@ -1,0 +1,332 @@
+"""Leases of sandboxes that someone else started: known by address, host key and login key, with no Docker anywhere.
+
+What a keeper does from outside is done from inside here, as far as that goes, and what cannot be known for sure is
+taken for broken: such a sandbox is condemned, and not lent again before somebody recreated it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from runner.addresses import ssh
+from runner.addresses.address import Address
+from runner.addresses.record import TERM, Lent, Record
+from runner.addresses.register import Entry, Register
+from runner.errors import InputError, LeaseError, LeaseLostError, LeaseUnreachableError, SandboxError
+from runner.execution.cancellation import see_through
+from runner.execution.lease import Access
+
+_logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at what others on this host may have returned.
+POLL: Final = 0.5
+#: Seconds for which a sandbox that could not be reached is not asked again.
+REST: Final = 10.0
+#: The profile of jobs that name none.
+_PROFILE: Final = "default"
+
+CAVEAT: Final = (
+    "Someone else started this sandbox: it cannot be recreated, nor looked at or ended from outside. What the job "
+    "leaves running is ended from inside, which a job that became root can prevent; the files that it leaves are there "
+    "for the next job of its trust key."
+)
+
+
+class _Refused(Exception):
+    """This sandbox is not to be had; the text is the rest of a sentence."""
+
+
+class _Busy(_Refused):
+    """It will be free some time."""
+
+
+class _Unreachable(_Refused):
+    """It may answer some time."""
+
+
+class AddressLeases:
+    """The `LeaseSource` of a runner without a keeper."""
+
+    def __init__(
+        self, addresses: Sequence[Address], host_keys: Sequence[str], client_key: str, folder: Path, attempts: str
+    ) -> None:
+        """Take one host key for each address, and the folder where it is kept what is known of them.
+
+        `attempts` is as in `Settings`. Errors: InputError.
+        """
+        _check_apart(addresses, host_keys)
+        register = Register(folder)
+        pairs = zip(addresses, host_keys, strict=True)
+        self._places = [_Place(address, key, client_key, attempts, register.entry(key)) for address, key in pairs]
+
+    async def lend(
+        self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float
+    ) -> AddressLease:
+        """See `LeaseSource.lend`."""
+        if profile != _PROFILE:
+            raise LeaseError(
+                f"There is no profile {profile} here: profiles are a keeper's, and these sandboxes are what someone "
+                "made them. Leave the profile away."
+            )
+        deadline = _now() + wait
+        while True:
+            refusals = []
+            for place in await self._in_order(trust_key):
+                try:
+                    return await place.lend(attempt, token, trust_key, patience)
+                except _Refused as refusal:
+                    refusals.append((place, refusal))
+            if not any(isinstance(refusal, _Busy) for _, refusal in refusals) or _now() >= deadline:
+                kind = LeaseUnreachableError if _may_pass(refusals) else LeaseError
+                raise kind(" ".join(f"{place.address} {str(refusal).rstrip('.')}." for place, refusal in refusals))
+            await asyncio.sleep(min(POLL, max(0.0, deadline - _now())))
+
+    async def resume(self, attempt: str, token: str) -> AddressLease:
+        """See `LeaseSource.resume`."""
+        for place in self._places:
+            if (lease := await place.resume(attempt, token)) is not None:
+                return lease
+        raise LeaseLostError("The lease is over: none of the addresses is lent to this attempt any more.")
+
+    async def _in_order(self, trust_key: str) -> list[_Place]:
+        """Those that served the trust key before come first, so that fresh ones are there for others."""
+        served = {place: (await place.record()).trust_key == trust_key for place in self._places}
+        return sorted(self._places, key=lambda place: not served[place])
+
+
+def _check_apart(addresses: Sequence[Address], host_keys: Sequence[str]) -> None:
+    """Two jobs must not meet in one sandbox. Errors: InputError."""
+    found: dict[str, Address] = {}
+    for address, key in zip(addresses, host_keys, strict=True):
+        if (other := found.setdefault(key, address)) is not address:
+            raise InputError(
+                f"{other} and {address} have the same host key, so they are the same sandbox, or copies that cannot be "
+                "told apart. Name it once; give copies host keys of their own."
+            )
+
+
+def _may_pass(refusals: Sequence[tuple[_Place, _Refused]]) -> bool:
+    return any(isinstance(refusal, _Unreachable) for _, refusal in refusals)
+
+
+@dataclass(eq=False)
+class _Place:
+    """One sandbox. At most one task at a time changes what is known of it."""
+
+    address: Address
+    host_key: str
+    client_key: str = field(repr=False)
+    attempts: str
+    entry: Entry
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _resting: tuple[float, str] = (0.0, "")
+
+    async def record(self) -> Record:
+        """What is known now. Errors: LeaseError."""
+        return await asyncio.to_thread(self.entry.read)
+
+    async def write(self, record: Record) -> None:
+        """Have it on disk. Errors: LeaseError."""
+        await see_through(asyncio.to_thread(self.entry.write, record))
+
+    async def lend(self, attempt: str, token: str, trust_key: str, patience: float) -> AddressLease:
+        """Lend it, or the same lease again. Raises `_Refused` when it is not to be had."""
+        async with self._turn:
+            record = await self.record()
+            if attempt in record.ended:
+                raise LeaseError("The lease of this attempt is over.")
+            if record.lent and record.lent.attempt == attempt:
+                if (record.lent.token, record.trust_key) != (token, trust_key):
+                    raise LeaseError("That attempt has a sandbox already, and not by this request.")
+                return await self._again(record.lent, record)
+            return await self._holding(lambda: self._lend(attempt, token, trust_key, patience))
+
+    async def resume(self, attempt: str, token: str) -> AddressLease | None:
+        """Return the attempt's lease with a new term; None when it has none here. Errors: LeaseError."""
+        async with self._turn:
+            record = await self.record()
+            if not record.lent or (record.lent.attempt, record.lent.token) != (attempt, token):
+                return None
+            return await self._again(record.lent, record)
+
+    async def access(self) -> Access:
+        """A fresh way in. Errors: ConnectError."""
+        return Access(await ssh.dial(self.address), self.address.user, self.host_key, self.client_key)
+
+    async def changed(self, token: str, move: Callable[[Record], Coroutine[Any, Any, Record]], *, over: bool) -> None:
+        """Change what is known while the lease stands; `over`: the lock goes with it. Errors: LeaseError."""
+        async with self._turn:
+            record = await self.record()
+            if not record.lent or record.lent.token != token or not self.entry.is_ours:
+                raise LeaseLostError(f"The lease of {self.address} is over.")
+            changed = await move(record)
+            try:
+                await self.write(changed)
+            finally:
+                if over:  # what could not be written is found by whoever has the lock next
+                    self.entry.unlock()
+
+    async def end_job(self, lent: Lent) -> None:
+        """End what the job of a lease left running, and see that it ended. Errors: SandboxError."""
+        await ssh.sweep(await self.access(), lent.before, ())
+
+    async def clean(self, lent: Lent) -> None:
+        """As `end_job`, and remove the attempt's own folder. Errors: SandboxError."""
+        await ssh.sweep(await self.access(), lent.before, (f"{self.attempts}/{lent.attempt}",))
+
+    def tell_condemned(self, reason: str) -> None:
+        """Say it, with what there is to do about it."""
+        _logger.warning("Sandbox %s is condemned and not lent again: %s %s", self.address, reason, self._remedy)
+
+    async def _holding(self, act: Callable[[], Coroutine[Any, Any, AddressLease]]) -> AddressLease:
+        """Act with the lock, and keep it only when a lease comes of that."""
+        if not self.entry.lock():  # not on a thread: who is cancelled there would never know that it has the lock
+            raise _Busy("is busy")
+        try:
+            return await act()
+        except BaseException:
+            self.entry.unlock()
+            raise
+
+    async def _again(self, lent: Lent, record: Record) -> AddressLease:
+        """The lease that there is, for the one who has its token."""
+        fresh = not self.entry.is_ours
+        if fresh and not self.entry.lock():
+            raise LeaseError(f"Another process of this host is at {self.address}.")
+        try:
+            await self.write(record.renew())
+            access = await self.access()
+        except BaseException as error:
+            if fresh:
+                self.entry.unlock()
+            if isinstance(error, SandboxError):
+                raise LeaseUnreachableError(f"There is no way into {self.address} now. {error}") from error
+            raise
+        return AddressLease(self, lent, record.generation, access)
+
+    async def _lend(self, attempt: str, token: str, trust_key: str, patience: float) -> AddressLease:
+        record = await self.record()  # again: whoever had the lock may have changed it
+        if refusal := record.refusal(trust_key):
+            raise _Refused(f"{refusal.rstrip('.')}. {self._remedy}")
+        if record.lent:
+            record = await self._after_another(record, record.lent)
+        if _now() < self._resting[0]:
+            raise _Unreachable(self._resting[1])
+        try:
+            before = await ssh.look(await self.access())
+            access = await self.access()
+        except SandboxError as error:
+            said = f"is not fit for a job now: {str(error).rstrip('.')}"
+            self._resting = (_now() + REST, said)
+            raise _Unreachable(said) from error
+        lent = record.lend(attempt, token, trust_key, patience, before)
+        try:
+            await self.write(lent)
+        except BaseException as error:
+            access.socket.close()
+            if isinstance(error, asyncio.CancelledError):  # it is written by now
+                await see_through(self.write(lent.end(used=False)))
+            raise
+        assert lent.lent
+        return AddressLease(self, lent.lent, lent.generation, access)
+
+    async def _after_another(self, record: Record, lent: Lent) -> Record:
+        """Take over from a runner that is gone, once nobody is to be waited for any more."""
+        if lent.renewed.is_of_another_boot:  # nobody can tell how long ago that was: it gets all of its time again
+            await self.write(record.renew())
+        if lent.renewed.is_of_another_boot or not lent.is_over:
+            raise _Busy("is kept for a job whose runner is not heard of")
+        try:
+            await self.clean(lent)
+        except SandboxError as error:
+            reason = f"A runner that is gone left a job in it. {error}"
+            await self.write(record.condemn(reason))
+            self.tell_condemned(reason)
+            raise _Refused(f"was condemned: {reason} {self._remedy}") from error
+        ended = record.end(used=True)
+        await self.write(ended)
+        return ended
+
+    @property
+    def _remedy(self) -> str:
+        return (
+            "Recreate it with a new host key and put that into known_hosts; where it was made anew and kept its key, "
+            f"remove {self.entry.path}."
+        )
+
+
+class AddressLease:
+    """See `Lease`."""
+
+    runtime = "not known"
+    term = TERM
+    caveat = CAVEAT
+
+    def __init__(self, place: _Place, lent: Lent, generation: int, access: Access) -> None:
+        self.attempt = lent.attempt
+        self.sandbox = str(place.address)
+        self.generation = generation
+        self.access = access
+        self._place = place
+        self._lent = lent
+        self._over = False
+
+    async def renew(self) -> None:
+        """See `Lease.renew`."""
+
+        async def renewed(record: Record) -> Record:
+            return record.renew()
+
+        await self._place.changed(self._lent.token, renewed, over=False)
+
+    async def kill(self) -> None:
+        """End what the job started from inside, over a session of its own. See `Lease.kill`."""
+
+        async def ended(record: Record) -> Record:
+            try:
+                await self._place.end_job(self._lent)
+            except SandboxError as error:
+                raise LeaseError(f"What the job started may still run. {error}") from error
+            return record.renew()
+
+        await self._place.changed(self._lent.token, ended, over=False)
+
+    async def give_back(self, *, used: bool) -> None:
+        """See `Lease.give_back`. A sandbox of which it cannot be seen that nothing of the job runs is condemned."""
+
+        async def ended(record: Record) -> Record:
+            if not used:
+                return record.end(used=False)
+            try:
+                await self._place.clean(self._lent)
+            except SandboxError as error:
+                return self._condemned(record, str(error))
+            return record.end(used=True)
+
+        await self._end(ended)
+
+    async def condemn(self, reason: str) -> None:
+        """See `Lease.condemn`."""
+
+        async def condemned(record: Record) -> Record:
+            return self._condemned(record, reason)
+
+        await self._end(condemned)
+
+    def _condemned(self, record: Record, reason: str) -> Record:
+        self._place.tell_condemned(reason)
+        return record.condemn(reason)
+
+    async def _end(self, move: Callable[[Record], Coroutine[Any, Any, Record]]) -> None:
+        if not self._over:
+            await self._place.changed(self._lent.token, move, over=True)
+            self._over = True
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

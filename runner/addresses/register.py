@@ -1,0 +1,87 @@
+"""What is known of each sandbox, on this host's disk, where every runner of this host finds it.
+
+A sandbox is known by its host key: the same one under another name or port is the same sandbox, and a recreated one,
+which has a new host key, is a new one.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from runner.addresses.record import Record
+from runner.errors import InputError, LeaseError
+from runner.service import files
+
+_MAX_FILE: Final = 16 * 1024 * 1024
+
+
+class Register:
+    """A folder with a record and a lock for each sandbox. Its methods block for as long as the disk takes."""
+
+    def __init__(self, folder: Path) -> None:
+        """Errors: InputError when there can be no such folder."""
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"The folder {folder} for what is known of the addresses cannot be made: {error.strerror}. "
+                "Give another --address-state; all runners of this host need the same one."
+            ) from None
+        self._folder = folder
+
+    def entry(self, host_key: str) -> Entry:
+        """The place of one sandbox."""
+        fingerprint = hashlib.sha256(base64.b64decode(host_key.split()[1])).hexdigest()
+        return Entry(self._folder / fingerprint)
+
+
+class Entry:
+    """One sandbox's record, and the lock that says that a process of this host is at it. Errors: LeaseError."""
+
+    def __init__(self, stem: Path) -> None:
+        self.path = stem.with_suffix(".json")
+        self._lock_path = stem.with_suffix(".lock")
+        self._lock: BinaryIO | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process has the lock. It goes with the process."""
+        return self._lock is not None
+
+    def lock(self) -> bool:
+        """Take the lock; False while another process, or somebody else in this one, has it."""
+        if self._lock is not None:
+            return False
+        try:
+            self._lock = files.lock(self._lock_path)
+        except (OSError, ValueError) as error:
+            raise self._unusable(error) from error
+        return self._lock is not None
+
+    def unlock(self) -> None:
+        """Let others have it. Idempotent."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def read(self) -> Record:
+        """What is known; a new record where nothing is."""
+        try:
+            return Record.from_json(files.read(self.path, _MAX_FILE))
+        except FileNotFoundError:
+            return Record()
+        except (OSError, ValueError) as error:
+            raise self._unusable(error) from error
+
+    def write(self, record: Record) -> None:
+        """Have it on disk, readable for its owner only."""
+        try:
+            files.write(self.path, record.to_json())
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> LeaseError:
+        return LeaseError(f"What is known of the sandbox cannot be read or written at {self.path}: {error}.")

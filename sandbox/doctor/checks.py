@@ -1,0 +1,306 @@
+"""The checks, in the order in which a host is put right: each judges the facts and nothing else. Pure.
+
+`docs/doctor.md` has an entry for each, with the source of every minimum.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import Final
+
+from sandbox.disk.watch import reserve_of
+from sandbox.doctor.facts import Canary, Facts, Unknown
+from sandbox.doctor.report import Result, bad, dubious, good, unchecked
+from sandbox.engine import EngineFacts
+from sandbox.errors import Fault
+from sandbox.network import SUBNET_PREFIX
+
+SYSBOX: Final = "sysbox-runc"
+OLDEST_ENGINE: Final = (20, 10)
+OLDEST_SYSBOX: Final = (0, 7, 1)
+OLDEST_KERNEL: Final = (5, 5)
+ID_MAPPED_MOUNTS: Final = (5, 12)
+ID_MAPPED_OVERLAY: Final = (5, 19)
+CONTROLLERS: Final = frozenset({"cpu", "cpuset", "memory", "pids"})
+#: Bytes beyond the host's reserve that a few jobs with images of their own want.
+ROOMY: Final = 10 * 1024**3
+#: Seconds between the clocks that nobody's certificates or caches mind.
+CLOCK: Final = 2.0
+GREETING: Final = "hello from a container in a sandbox"
+_GIB: Final = 1024**3
+_NO_ENGINE: Final = unchecked("The engine has to answer first.")
+_LOGIN_FAULTS: Final = frozenset({Fault.SSH_DEAD, Fault.HOST_KEY_CHANGED, Fault.LOGIN_REFUSED, Fault.PROBE_FAILED})
+_DOCKER_FAULTS: Final = frozenset({Fault.DOCKER_DEAD, Fault.WRONG_STORAGE_DRIVER})
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check. The name is stable, and is its entry's anchor in `docs/doctor.md`."""
+
+    name: str
+    judge: Callable[[Facts], Result]
+
+    @property
+    def page(self) -> str:
+        """Where to read more."""
+        return f"docs/doctor.md#{self.name}"
+
+
+def run(facts: Facts) -> Iterator[tuple[Check, Result]]:
+    """Every check with its result, in order."""
+    for check in CHECKS:
+        yield check, check.judge(facts)
+
+
+def _engine(facts: Facts) -> Result:
+    match facts.engine:
+        case Unknown(why):
+            return bad(why, "Start the Docker Engine, or set DOCKER_HOST to the socket of one on this host.")
+        case EngineFacts(version=version):
+            return good(f"Docker Engine {version} answers.")
+
+
+def _engine_version(facts: Facts) -> Result:
+    if isinstance(facts.engine, Unknown):
+        return _NO_ENGINE
+    seen = f"It is version {facts.engine.version}."
+    found = _version(facts.engine.version)
+    if found is None:
+        return dubious(f"{seen} That says nothing about its age.", _name(OLDEST_ENGINE, "Docker Engine"))
+    return good(seen) if found >= OLDEST_ENGINE else bad(seen, _name(OLDEST_ENGINE, "Docker Engine"))
+
+
+def _storage(facts: Facts) -> Result:
+    if isinstance(facts.engine, Unknown):
+        return _NO_ENGINE
+    seen = f"Its storage driver is {facts.engine.driver}"
+    if facts.engine.driver == "overlay2":
+        return good(f"{seen}.")
+    store = " of containerd's image store" if facts.engine.containerd_store else ""
+    return bad(
+        f"{seen}{store}, and what a job left is read from overlay2's upper directories.",
+        'Put "storage-driver": "overlay2" and "features": {"containerd-snapshotter": false} into the engine\'s '
+        "daemon.json and restart it. Its images have to be built or pulled anew.",
+    )
+
+
+def _runtime(facts: Facts) -> Result:
+    if isinstance(facts.engine, Unknown):
+        return _NO_ENGINE
+    wanted = sorted(facts.wanted.runtimes)
+    if missing := [runtime for runtime in wanted if runtime not in facts.engine.runtimes]:
+        known = ", ".join(sorted(facts.engine.runtimes))
+        return bad(
+            f"The engine does not know the runtime {', '.join(missing)}; it knows {known}.",
+            "Install sysbox 0.7.1 or newer and restart the engine, or name another runtime (SANDBOX_RUNTIME, or the "
+            "profile in the keeper's file).",
+        )
+    if others := [runtime for runtime in wanted if runtime != SYSBOX]:
+        return dubious(
+            f"The runtime is {', '.join(others)}, which is no wall for jobs that you do not trust.",
+            "Use sysbox-runc for anything but evaluation.",
+        )
+    return good(f"The engine knows {', '.join(wanted)}.")
+
+
+def _sysbox(facts: Facts) -> Result:
+    if SYSBOX not in facts.wanted.runtimes:
+        return unchecked("No profile uses sysbox-runc.")
+    if isinstance(facts.sysbox, Unknown):
+        return unchecked(facts.sysbox.why)
+    labelled = re.search(r"version:\s*(\S+)", facts.sysbox)
+    shown = labelled[1] if labelled else facts.sysbox[:100].strip()
+    found = _version(shown)
+    if found is None:
+        return dubious(f"sysbox-runc says of its version: {shown!r}.", _name(OLDEST_SYSBOX, "sysbox"))
+    seen = f"sysbox is version {shown}."
+    return good(seen) if found >= OLDEST_SYSBOX else bad(seen, _name(OLDEST_SYSBOX, "sysbox"))
+
+
+def _kernel(facts: Facts) -> Result:
+    if SYSBOX not in facts.wanted.runtimes:
+        return unchecked("No profile uses sysbox-runc, whose demand this is.")
+    seen = f"The kernel is {facts.kernel}."
+    found = _version(facts.kernel)
+    if found is None:
+        return dubious(seen, _name(OLDEST_KERNEL, "Linux"))
+    if found >= OLDEST_KERNEL:
+        return good(seen)
+    return bad(f"{seen} sysbox refuses it.", "Boot Linux 5.19 or newer, which also maps ids without help.")
+
+
+def _id_mapping(facts: Facts) -> Result:
+    if SYSBOX not in facts.wanted.runtimes:
+        return unchecked("No profile uses sysbox-runc, whose demand this is.")
+    found = _version(facts.kernel)
+    if found is None:
+        return unchecked(f"The kernel's release {facts.kernel} says nothing about it.")
+    if found >= ID_MAPPED_OVERLAY:
+        return good("The kernel maps the ids of mounts, overlayfs included.")
+    if facts.shiftfs is True:
+        return good("The module shiftfs is loaded.")
+    newer = "Boot Linux 5.19 or newer."
+    if found >= ID_MAPPED_MOUNTS:
+        return dubious("The kernel maps the ids of mounts, but not of overlayfs: starts copy the image's files.", newer)
+    return bad("The kernel cannot map the ids of mounts, and the module shiftfs is not loaded.", newer)
+
+
+def _cgroups(facts: Facts) -> Result:
+    if isinstance(facts.engine, Unknown):
+        return _NO_ENGINE
+    version = f"The engine uses cgroup v{facts.engine.cgroup_version}"
+    if isinstance(facts.controllers, Unknown):
+        return unchecked(f"{version}. {facts.controllers.why}")
+    if missing := sorted(CONTROLLERS - facts.controllers):
+        return bad(
+            f"{version}, and the kernel has no controller {', '.join(missing)}: limits would not hold.",
+            "Switch it on at the kernel's command line (such as cgroup_enable=memory) and reboot.",
+        )
+    return good(f"{version}, with every controller that limits need.")
+
+
+def _disk(facts: Facts) -> Result:
+    if isinstance(facts.engine, Unknown):
+        return _NO_ENGINE
+    if isinstance(facts.room, Unknown):
+        return unchecked(facts.room.why)
+    reserve = reserve_of(facts.room, facts.wanted.disk_reserve)
+    free = facts.room.free
+    seen = (
+        f"{facts.engine.data_root} has {free.bytes / _GIB:.1f} GiB and {free.files} inodes free; "
+        f"{reserve.bytes / _GIB:.1f} GiB and {reserve.files} are kept for the host."
+    )
+    fix = "Make room there (docker system prune), or give the engine's data root a larger file system."
+    # A file system without a fixed number of inodes tells 0 of 0.
+    if free.bytes <= reserve.bytes or (facts.room.size.files and free.files <= reserve.files):
+        return bad(f"{seen} Nothing will be lent.", fix)
+    return dubious(seen, fix) if free.bytes < reserve.bytes + ROOMY else good(seen)
+
+
+def _network_range(facts: Facts) -> Result:
+    wanted = facts.wanted.network_range
+    if isinstance(facts.subnets, Unknown):
+        return _NO_ENGINE if isinstance(facts.engine, Unknown) else unchecked(facts.subnets.why)
+    fix = "Give the keeper another `network_range`, or the other network other addresses."
+    ours = [subnet for subnet in facts.subnets if _is_ours(subnet, wanted)]
+    if taken := [subnet for subnet in facts.subnets if subnet.overlaps(wanted) and subnet not in ours]:
+        return bad(f"The engine's network {taken[0]} overlaps with the sandboxes' range {wanted}.", fix)
+    if len(ours) >= 1 << (SUBNET_PREFIX - wanted.prefixlen):
+        return bad(f"Every subnet of the sandboxes' range {wanted} is taken.", "Give the keeper a larger one.")
+    if isinstance(facts.routes, Unknown):
+        return unchecked(facts.routes.why)
+    elsewhere = [route for route in facts.routes if route.overlaps(wanted) and not _is_ours(route, wanted)]
+    if elsewhere:
+        return dubious(f"This host routes {elsewhere[0]}, which overlaps with the sandboxes' range {wanted}.", fix)
+    return good(f"Nobody else uses {wanted}; {len(ours)} subnets of it are taken by sandboxes.")
+
+
+def _is_ours(subnet: IPv4Network, wanted: IPv4Network) -> bool:
+    return subnet.prefixlen == SUBNET_PREFIX and subnet.subnet_of(wanted)
+
+
+def _walls(facts: Facts) -> Result:
+    if isinstance(facts.walls, Unknown):
+        return bad(facts.walls.why, "The keeper needs nftables, root and NET_ADMIN in the engine's network namespace.")
+    return good("nft and the kernel take the table that makes the walls around sandboxes.")
+
+
+def _image(facts: Facts) -> Result:
+    if isinstance(facts.images, Unknown):
+        return _NO_ENGINE if isinstance(facts.engine, Unknown) else unchecked(facts.images.why)
+    if missing := sorted(set(facts.wanted.images) - facts.images):
+        return bad(f"The engine has no image {', '.join(missing)}.", "Build it: docker compose build.")
+    return good(f"The engine has {', '.join(sorted(facts.images))}.")
+
+
+def _canary_login(facts: Facts) -> Result:
+    if isinstance(facts.canary, Unknown):
+        return unchecked(facts.canary.why)
+    if facts.canary.left:
+        return bad(
+            f"The throw-away sandbox could not be removed: {facts.canary.left}", "Remove it: sandbox purge --all."
+        )
+    if facts.canary.fault is None or facts.canary.fault in _DOCKER_FAULTS:
+        return good("A login with the pinned host key works.")
+    what = "It cannot be logged in to" if facts.canary.fault in _LOGIN_FAULTS else "It could not be made"
+    return bad(
+        f"{what} ({facts.canary.fault}): {facts.canary.complaint}",
+        "Look at the engine's log and at the checks above; a wrong runtime or a full disk is what it usually is.",
+    )
+
+
+def _canary_docker(facts: Facts) -> Result:
+    canary = _logged_in(facts)
+    if isinstance(canary, Unknown):
+        return unchecked(canary.why)
+    if canary.fault is not None:
+        return bad(canary.complaint, "Its Docker Engine's reason is in the container's log: start the image by hand.")
+    return good(f"Its Docker Engine {canary.docker_version} answers, on overlay2.")
+
+
+def _canary_clock(facts: Facts) -> Result:
+    canary = _logged_in(facts)
+    if isinstance(canary, Unknown):
+        return unchecked(canary.why)
+    if canary.fault is not None:
+        return unchecked("The sandbox was not fit to be asked.")
+    seen = f"Its clock is {abs(canary.clock):.1f} s {'ahead of' if canary.clock > 0 else 'behind'} ours."
+    if abs(canary.clock) > CLOCK:
+        return dubious(
+            seen, "They are one clock of one kernel: something in between took that long, such as a busy host."
+        )
+    return good(seen)
+
+
+def _canary_run(facts: Facts) -> Result:
+    canary = _logged_in(facts)
+    if isinstance(canary, Unknown):
+        return unchecked(canary.why)
+    if canary.fault is not None:
+        return unchecked("Its Docker Engine has to answer first.")
+    if canary.printed != GREETING:
+        return bad(
+            f"A container in it did not say what it should, but: {canary.printed[:300] or 'nothing'}",
+            "Compare the versions of sysbox and of the image (images/sandbox/README.md): runc needs both to fit.",
+        )
+    return good("A container in it was built and ran.")
+
+
+def _logged_in(facts: Facts) -> Canary | Unknown:
+    if isinstance(facts.canary, Unknown):
+        return facts.canary
+    if facts.canary.fault is not None and facts.canary.fault not in _DOCKER_FAULTS:
+        return Unknown("The sandbox has to be logged in to first.")
+    return facts.canary
+
+
+def _version(text: str) -> tuple[int, ...] | None:
+    """The numbers that a version begins with."""
+    found = re.match(r"v?(\d+(?:\.\d+)+)", text)
+    return tuple(int(number) for number in found[1].split(".")[:3]) if found else None
+
+
+def _name(version: tuple[int, ...], what: str) -> str:
+    return f"Use {what} {'.'.join(map(str, version))} or newer."
+
+
+CHECKS: Final = (
+    Check("engine", _engine),
+    Check("engine-version", _engine_version),
+    Check("storage-driver", _storage),
+    Check("runtime", _runtime),
+    Check("sysbox-version", _sysbox),
+    Check("kernel", _kernel),
+    Check("id-mapping", _id_mapping),
+    Check("cgroups", _cgroups),
+    Check("disk", _disk),
+    Check("network-range", _network_range),
+    Check("walls", _walls),
+    Check("image", _image),
+    Check("canary-login", _canary_login),
+    Check("canary-docker", _canary_docker),
+    Check("canary-clock", _canary_clock),
+    Check("canary-run", _canary_run),
+)
+"""In order: the first that fails is the first to be put right."""

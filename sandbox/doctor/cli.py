@@ -1,0 +1,65 @@
+"""`sandbox doctor`: options in, the checks' results out.
+
+Errors are `SandboxError`s and pass through, to become a line and an exit code in `sandbox.cli`.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sandbox.config import DEFAULT_PROFILE, KeeperConfig, load
+from sandbox.doctor import checks, gather
+from sandbox.doctor.canary import NOT_ASKED, try_one
+from sandbox.doctor.checks import Check
+from sandbox.doctor.facts import Canary
+from sandbox.doctor.report import Result, Status
+from sandbox.engine import Engine
+from sandbox.errors import ConfigError
+
+
+def doctor(
+    configuration: Annotated[
+        Path | None, typer.Option("--config", help="The keeper's configuration file (TOML); without it, its defaults.")
+    ] = None,
+    canary: Annotated[
+        bool, typer.Option("--canary", help="Also make a throw-away sandbox, use it and remove it.")
+    ] = False,
+    profile: Annotated[str, typer.Option(help="The profile of that sandbox.")] = DEFAULT_PROFILE,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Say whether this host is fit for sandboxes: what was seen, and what to do about it. Changes nothing.
+
+    Exits with 1 when a check failed. Run it where the keeper runs, as root: it looks at the engine, the kernel and the
+    firewall. Each check has an entry in docs/doctor.md.
+    """
+    settings = load(configuration)
+    engine = Engine()
+    tried = _canary(settings, profile, engine) if canary else NOT_ASKED
+    facts = gather.gather(gather.wanted(settings), engine, tried)
+    results = list(checks.run(facts))
+    if as_json:
+        print(json.dumps({"checks": [_document(check, result) for check, result in results]}, indent=2))
+    else:
+        _print(results)
+    if any(result.status is Status.FAIL for _, result in results):
+        raise typer.Exit(1)
+
+
+def _canary(settings: KeeperConfig, profile: str, engine: Engine) -> Canary:
+    if profile not in settings.profiles:
+        raise ConfigError(f"There is no profile {profile}; the configuration has: {', '.join(settings.profiles)}.")
+    return try_one(settings, profile, engine)
+
+
+def _document(check: Check, result: Result) -> dict[str, str]:
+    return {"check": check.name, "status": result.status, "seen": result.seen, "fix": result.fix, "page": check.page}
+
+
+def _print(results: Sequence[tuple[Check, Result]]) -> None:
+    for check, result in results:
+        print(f"{result.status:12} {check.name:16} {result.seen}")
+        if result.fix:
+            print(f"{'':29} {result.fix} ({check.page})")

@@ -1,0 +1,68 @@
+"""What is known of a host, before anything is made of it. Vocabulary."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from sandbox.disk.watch import Room
+from sandbox.engine import EngineFacts
+from sandbox.errors import Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A fact that could not be found out, and why."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the keeper's configuration asks for."""
+
+    runtimes: Collection[str]
+    images: Collection[str]
+    network_range: IPv4Network
+    disk_reserve: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """How a throw-away sandbox did."""
+
+    fault: Fault | None = None
+    """Why it is not fit for use, and the sentence; None when it is."""
+    complaint: str = ""
+    docker_version: str = ""
+    clock: float = 0.0
+    """Seconds that its clock is ahead of ours."""
+    printed: str = ""
+    """What the container in it printed."""
+    left: str = ""
+    """Why it could not be removed again; empty when it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that the checks go by."""
+
+    wanted: Wanted
+    engine: EngineFacts | Unknown
+    images: frozenset[str] | Unknown
+    """Those of the wanted ones that are there."""
+    sysbox: str | Unknown
+    """What `sysbox-runc --version` printed."""
+    kernel: str
+    """Its release, as uname(2) tells it."""
+    shiftfs: bool | Unknown
+    controllers: frozenset[str] | Unknown
+    """The cgroup controllers that the kernel has switched on."""
+    room: Room | Unknown
+    """On the file system with the engine's data."""
+    subnets: tuple[IPv4Network, ...] | Unknown
+    """Of the engine's networks."""
+    routes: tuple[IPv4Network, ...] | Unknown
+    """Where this host sends packets, but for the default route."""
+    walls: bool | Unknown
+    """Whether the kernel would take our firewall table."""
+    canary: Canary | Unknown

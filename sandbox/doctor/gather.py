@@ -1,0 +1,126 @@
+"""Gathers the facts of a host. Each has a deadline that ends it, and one that hangs is no end of the others."""
+
+import json
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Final, TypeVar
+
+from sandbox import child
+from sandbox.config import KeeperConfig
+from sandbox.disk.watch import Amount, Room
+from sandbox.doctor.checks import SYSBOX
+from sandbox.doctor.facts import Canary, Facts, Unknown, Wanted
+from sandbox.engine import Engine, EngineFacts
+from sandbox.errors import SandboxError
+from sandbox.network import walls_fit
+
+#: Seconds for a program to tell its version, and for a file system to say what is free.
+DEADLINE: Final = 5.0
+_MAX_PRINTED: Final = 4096
+_MAX_FILE: Final = 4 * 1024 * 1024
+
+_T = TypeVar("_T")
+
+
+def wanted(config: KeeperConfig) -> Wanted:
+    """What a keeper with this configuration would ask of the host."""
+    profiles = config.profiles.values()
+    return Wanted(
+        runtimes=frozenset(profile.runtime for profile in profiles),
+        images=frozenset(profile.image for profile in profiles),
+        network_range=config.network_range,
+        disk_reserve=None if config.disk_reserve is None else int(config.disk_reserve),
+    )
+
+
+def gather(want: Wanted, engine: Engine, canary: Canary | Unknown) -> Facts:
+    """Look at this host. Never raises."""
+    about = _told(engine.about)
+    if isinstance(about, Unknown):  # it would only let us wait again
+        images: frozenset[str] | Unknown = about
+        subnets: tuple[IPv4Network, ...] | Unknown = about
+        room: Room | Unknown = about
+    else:
+        images = _told(lambda: frozenset(image for image in want.images if engine.has_image(image)))
+        subnets = _told(lambda: tuple(engine.taken_subnets()))
+        room = _told(lambda: _room(about.data_root))
+    return Facts(
+        wanted=want,
+        engine=about,
+        images=images,
+        sysbox=_told(lambda: _sysbox(about)),
+        kernel=platform.release(),
+        shiftfs=_told(lambda: "\nshiftfs " in "\n" + _read(Path("/proc/modules"))),
+        controllers=_told(lambda: controllers(Path("/proc/cgroups"))),
+        room=room,
+        subnets=subnets,
+        routes=_told(lambda: routes(Path("/proc/net/route"))),
+        walls=_told(walls_fit),
+        canary=canary,
+    )
+
+
+def _told(ask: Callable[[], _T]) -> _T | Unknown:
+    try:
+        return ask()
+    except SandboxError as error:
+        return Unknown(str(error))
+    except (OSError, ValueError, LookupError) as error:
+        return Unknown(f"It could not be found out: {error}.")
+
+
+def controllers(table: Path) -> frozenset[str]:
+    """The cgroup controllers that are switched on, of either version: cgroups(7)."""
+    rows = [line.split() for line in _read(table).splitlines() if not line.startswith("#")]
+    return frozenset(row[0] for row in rows if row[3] == "1")
+
+
+def routes(table: Path) -> tuple[IPv4Network, ...]:
+    """The destinations of the host's routes, without the default one: proc_net(5), in the host's byte order."""
+    rows = [line.split() for line in _read(table).splitlines()[1:]]
+    pairs = [(_address(row[1]), _address(row[7])) for row in rows]
+    return tuple(IPv4Network(f"{target}/{mask}") for target, mask in pairs if int(mask))
+
+
+def _address(text: str) -> IPv4Address:
+    return IPv4Address(int(text, 16).to_bytes(4, "little"))
+
+
+def _room(folder: Path) -> Room:
+    try:
+        answer = json.loads(child.ask("sandbox.doctor.room", str(folder).encode(), time.monotonic() + DEADLINE))
+    except child.NoAnswer as error:
+        raise OSError(f"{folder}: {error}") from error
+    return Room(str(folder), size=Amount(*answer["size"]), free=Amount(*answer["free"]))
+
+
+def _sysbox(about: EngineFacts | Unknown) -> str:
+    registered = "" if isinstance(about, Unknown) else about.runtimes.get(SYSBOX, "")
+    program = shutil.which(registered or SYSBOX)
+    if program is None:
+        raise OSError("there is no program sysbox-runc to be asked here")
+    return printed([program, "--version"])
+
+
+def printed(command: list[str]) -> str:
+    """What a program prints within the deadline. One that hangs is killed, and not waited for if that does not help."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        output, _ = process.communicate(timeout=DEADLINE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=1.0)
+        raise OSError(f"{command[0]} did not answer within {DEADLINE:g} s") from None
+    return output[:_MAX_PRINTED].decode(errors="replace")
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(_MAX_FILE).decode(errors="replace")

@@ -1,0 +1,60 @@
+"""`sandbox doctor` on the real engine, with a throw-away sandbox."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import docker
+import pytest
+from typer.testing import CliRunner
+
+from sandbox.cli import app
+from sandbox.errors import ConfigError
+from sandbox.template import LABEL_PROFILE
+from tests.e2e.conftest import DEADLINE, SANDBOX, in_network_of_engine
+
+
+def test_a_good_host_and_nothing_left(
+    docker_client: docker.DockerClient, sandbox_runtime: str, sandbox_image: str, tmp_path: Path
+) -> None:
+    """The profile is this test's alone, so that what is left of its sandbox is found by its label."""
+    config = tmp_path / "keeper.toml"
+    config.write_text(f'[profiles.doctor-test]\nruntime = "{sandbox_runtime}"\nimage = "{sandbox_image}"\n')
+    options = ["--config", str(config), "--canary", "--profile", "doctor-test", "--json"]
+    command = [*in_network_of_engine(), *SANDBOX, "doctor", *options]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    results = {found["check"]: found for found in json.loads(ran.stdout)["checks"]}
+    assert ran.returncode == 0, results
+    assert [results[name]["status"] for name in ("engine", "storage-driver", "walls", "image")] == ["pass"] * 4
+    assert [results[name]["status"] for name in ("canary-login", "canary-docker", "canary-run")] == ["pass"] * 3
+    assert results["runtime"]["status"] == ("pass" if sandbox_runtime == "sysbox-runc" else "warn")
+    left: dict[str, str | list[str] | bool] = {"label": f"{LABEL_PROFILE}=doctor-test"}
+    assert docker_client.containers.list(all=True, filters=left) == []
+    assert docker_client.networks.list(filters=left) == []
+    assert docker_client.volumes.list(filters=left) == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"SANDBOX_RUNTIME": "none-such"}, "The engine does not know the runtime none-such"),
+        ({"SANDBOX_IMAGE": "none:such"}, "The engine has no image none:such"),
+        ({"DOCKER_HOST": "unix:///none/such"}, "No Docker Engine answers"),
+    ],
+)
+def test_what_fails_names_its_fix_and_its_page(environment: dict[str, str], said: str) -> None:
+    ran = CliRunner().invoke(app, ["doctor"], env=environment)
+    assert ran.exit_code == 1
+    lines = ran.stdout.splitlines()
+    [index] = [number for number, line in enumerate(lines) if said in line]
+    assert lines[index].startswith("fail ")
+    assert "(docs/doctor.md#" in lines[index + 1]
+
+
+def test_a_wrong_configuration_is_no_finding(tmp_path: Path) -> None:
+    (tmp_path / "keeper.toml").write_text("network_range = 7")
+    for options in (["--config", str(tmp_path / "keeper.toml")], ["--canary", "--profile", "none"]):
+        ran = CliRunner().invoke(app, ["doctor", *options])
+        assert (type(ran.exception), ran.stdout) == (ConfigError, "")

@@ -1,0 +1,142 @@
+"""Gathering: a real host, and hosts on which something hangs or is not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from sandbox import child
+from sandbox.config import KeeperConfig
+from sandbox.doctor import gather
+from sandbox.doctor.canary import NOT_ASKED, try_one
+from sandbox.doctor.checks import SYSBOX, run
+from sandbox.doctor.facts import Facts, Unknown
+from sandbox.doctor.report import Status
+from sandbox.engine import Engine, EngineFacts
+from sandbox.errors import EngineError, EngineTimeout, Fault
+from tests.sandbox.doctor.test_checks import ENGINE
+
+WANTED = gather.wanted(KeeperConfig())
+
+
+class StubEngine:
+    """Answers, or fails as the test says."""
+
+    def __init__(self, error: EngineError | None = None) -> None:
+        self.error = error
+        self.asked: list[str] = []
+        self.data_root = Path("/")
+
+    def _answer(self, what: str) -> None:
+        self.asked.append(what)
+        if self.error:
+            raise self.error
+
+    def about(self) -> EngineFacts:
+        self._answer("about")
+        return ENGINE
+
+    def has_image(self, image: str) -> bool:
+        self._answer("image")
+        return True
+
+    def taken_subnets(self) -> list[IPv4Network]:
+        self._answer("subnets")
+        return []
+
+    def check(self, runtime: str, image: str) -> None:
+        self._answer("check")
+
+    def remove(self, installation: str) -> int:
+        self._answer("remove")
+        return 0
+
+
+def look(engine: StubEngine) -> Facts:
+    return gather.gather(WANTED, cast(Engine, engine), NOT_ASKED)
+
+
+def test_an_engine_that_hangs_is_waited_for_once_and_the_rest_is_told() -> None:
+    engine = StubEngine(EngineTimeout("It hangs."))
+    facts = look(engine)
+    assert engine.asked == ["about"]
+    assert facts.engine == facts.images == facts.subnets == facts.room == Unknown("It hangs.")
+    assert facts.kernel == os.uname().release
+    assert not isinstance(facts.controllers, Unknown)
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes a sysbox-runc of its own."""
+
+    def make(script: str) -> None:
+        path = tmp_path / SYSBOX
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    return make
+
+
+def test_a_program_that_hangs_is_no_end_of_the_others(
+    program: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: with a hung sysbox-fs, its programs do not even die."""
+    program("exec sleep 1000")
+    monkeypatch.setattr(gather, "DEADLINE", 0.5)
+    monkeypatch.setattr(StubEngine, "about", lambda _: EngineFacts("26.1", "overlay2", False, {}, "2", Path("/")))
+    monkeypatch.setattr(child, "ask", lambda *_: b'{"size": [1, 2], "free": [1, 2]}')
+    facts = look(StubEngine())
+    assert isinstance(facts.sysbox, Unknown)
+    assert "did not answer within 0.5 s" in facts.sysbox.why
+    assert not isinstance(facts.room, Unknown)
+    assert not isinstance(facts.images, Unknown)
+
+
+def test_the_version_comes_from_the_registered_program_and_is_bounded(program: Callable[[str], None]) -> None:
+    program("printf 'version: 0.7.1\\n'; head -c 1000000 /dev/zero | tr '\\0' x")
+    assert gather._sysbox(Unknown("No engine.")).startswith("version: 0.7.1\n")
+    assert len(gather._sysbox(Unknown("No engine."))) == 4096
+
+
+def test_a_file_system_that_hangs_or_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    room = gather._room(tmp_path)
+    assert room.size.bytes >= room.free.bytes > 0
+    with pytest.raises(OSError, match="No such file"):
+        gather._room(tmp_path / "none")
+    monkeypatch.setattr(gather, "DEADLINE", 0.0)
+    with pytest.raises(OSError, match="did not end in time"):
+        gather._room(tmp_path)
+
+
+def test_the_kernels_tables(tmp_path: Path) -> None:
+    (tmp_path / "cgroups").write_text("#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t0\t5\t1\nmemory\t0\t5\t0\n")
+    assert gather.controllers(tmp_path / "cgroups") == {"cpu"}
+    (tmp_path / "route").write_text(
+        "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
+        "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
+        "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"
+    )
+    assert gather.routes(tmp_path / "route") == (IPv4Network("192.0.2.0/24"),)
+
+
+def test_a_canary_that_cannot_be_made_is_a_finding() -> None:
+    engine = StubEngine(EngineError("The engine says no."))
+    found = try_one(KeeperConfig(), "default", cast(Engine, engine))
+    assert (found.fault, found.complaint, found.left) == (
+        Fault.ENGINE_FAILED,
+        "The engine says no.",
+        "The engine says no.",
+    )
+    assert engine.asked[-1] == "remove"
+
+
+def test_nothing_of_a_real_host_is_beyond_judging() -> None:
+    results = {check.name: found for check, found in run(look(StubEngine()))}
+    assert results["cgroups"].status in (Status.PASS, Status.FAIL)
+    assert results["walls"].seen
