@@ -44,6 +44,9 @@ class Proof:
     docker_version: str
 
 
+Dial = Callable[[], socket.socket]
+"""Connects to a sandbox's SSH server."""
+
 Patience = Callable[[], None]
 """Called between two tries while a sandbox boots; raises when there is nothing to wait for any more."""
 
@@ -64,9 +67,7 @@ def connect(address: str, deadline: float, patience: Patience | None = None) -> 
         time.sleep(_CONNECT_RETRY)  # nothing tells when another machine's port opens
 
 
-def prove(
-    dial: Callable[[], socket.socket], identity: Identity, deadline: float, cleaning: Cleaning | None = None
-) -> Proof:
+def prove(dial: Dial, identity: Identity, deadline: float, cleaning: Cleaning | None = None) -> Proof:
     """Prove readiness before the monotonic time `deadline`, after `cleaning`.
 
     Raises `SandboxFault` with the kind of what was found.
