@@ -157,6 +157,16 @@ class Stream:
             raise CommandFailed(_failure(self._text, self._exit_code, rest or last), self._exit_code)
 
 
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """A terminal to run a command on."""
+
+    kind: str
+    """As in the environment variable TERM."""
+    columns: int
+    rows: int
+
+
 class Command:
     """One command that was started. Leaving its block ends what still runs of it."""
 
@@ -167,6 +177,7 @@ class Command:
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
         merged: bool = False,
+        terminal: Terminal | None = None,
     ) -> None:
         """Start it. Raises `ValueError` for a variable that cannot be, `ConnectionLost`."""
         self.text = text
@@ -177,8 +188,12 @@ class Command:
         try:
             self.channel = transport.open_session(timeout=OPEN_DEADLINE)
             self.channel.settimeout(OPEN_DEADLINE)
-            self.channel.exec_command(_READ_AND_RUN.format(mark=self._mark))
-            self.channel.sendall(given)
+            if terminal is not None:  # there is no sending ahead of what a person types
+                self.channel.get_pty(terminal.kind, terminal.columns, terminal.rows)
+                self.channel.exec_command(f"exec env {self._mark} bash -c {shlex.quote(_script(text, cwd))}")
+            else:
+                self.channel.exec_command(_READ_AND_RUN.format(mark=self._mark))
+                self.channel.sendall(given)
             self.channel.settimeout(None)
         except LOST as error:
             raise lost(error) from error
@@ -272,9 +287,12 @@ def _given(text: str, cwd: str | None, env: Mapping[str, str], merged: bool) -> 
         raise ValueError("A command, or its folder, has a NUL character in it.")
     lines = ["unset given"]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
-    lines += [f"cd -- {shlex.quote(cwd)} || exit 126"] if cwd is not None else []
     lines += ["exec 2>&1"] if merged else []
-    return "\n".join([*lines, text]).encode() + b"\0"
+    return "\n".join([*lines, _script(text, cwd)]).encode() + b"\0"
+
+
+def _script(text: str, cwd: str | None) -> str:
+    return text if cwd is None else f"cd -- {shlex.quote(cwd)} || exit 126\n{text}"
 
 
 def lost(error: BaseException | None) -> ConnectionLost:

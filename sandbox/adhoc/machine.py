@@ -32,6 +32,9 @@ _UNANSWERED = 30_000
 _GENERATIONS = 0xFFFFFF
 """How many can be told apart by the names of their bridges."""
 
+_PROFILE = "ad-hoc"
+"""What its label says instead of the name of a keeper's profile."""
+
 Tell = Callable[[str], None]
 """Hears what is going on, a short phrase at a time."""
 
@@ -54,7 +57,7 @@ class Machines:
     def __init__(self, store: Store, engine: Engine, config: KeeperConfig) -> None:
         self.store = store
         self.engine = engine
-        self._config = config
+        self.config = config
         self._enclosure = Enclosure(store, engine, config)
 
     def make(self, order: Order, tell: Tell) -> tuple[Record, Transport]:
@@ -103,7 +106,7 @@ class Machines:
         now = time.time()
         resolvers = host.look().nameservers
         try:
-            reach = policy(order.profile, self._config.openings, self._config.closings, resolvers)
+            reach = policy(order.profile, self.config.openings, self.config.closings, resolvers)
         except ValueError as error:
             raise ConfigError(f"The profile is wrong: {error}.") from None
         return Record(
@@ -123,8 +126,8 @@ class Machines:
         record = self._enclosure.erect(record)
         identity = new_identity(str(record.sandbox))
         places: list[IPv4Network] = []
-        maker = Maker(self.engine, self._config.network_range)
-        container = maker.make(record.sandbox, order.name, order.profile, identity, places.append)
+        maker = Maker(self.engine, self.config.network_range)
+        container = maker.make(record.sandbox, _PROFILE, order.profile, identity, places.append)
         record = record.model_copy(update={"container": container, "subnet": places[0]})
         self.store.put(record)
         self._check_reachable(record)

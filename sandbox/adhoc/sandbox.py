@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Self
 
 from sandbox import config as configuration
-from sandbox.adhoc import reaper
 from sandbox.adhoc.life import PASSING, Life
 from sandbox.adhoc.machine import Machines, Order, Tell
 from sandbox.adhoc.record import InnerDocker, Record
@@ -114,8 +113,3 @@ def named_profile(settings: configuration.KeeperConfig, name: str) -> Profile:
         known = ", ".join(settings.profiles)
         raise ConfigError(f"There is no profile {name}; the configuration has: {known}.")
     return settings.profiles[name]
-
-
-def sweep(machines: Machines) -> None:
-    """Remove what is over, and have a reaper for what is not."""
-    reaper.sweep(machines.store, machines.remove)

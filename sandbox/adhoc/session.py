@@ -77,3 +77,16 @@ class Session(ABC):
     def forward(self, port: int, *, host: str = "127.0.0.1", local: int = 0) -> Forward:
         """Lead a port of this host's loopback to one in the sandbox: `with box.forward(8000) as port`."""
         return Forward(self.transport, port, host, local)
+
+
+class Login(Session):
+    """A sandbox that somebody else looks after."""
+
+    def __init__(self, name: str, transport: Transport) -> None:
+        self.name = name
+        self._transport = transport
+
+    @property
+    def transport(self) -> Transport:
+        """See `Session`."""
+        return self._transport

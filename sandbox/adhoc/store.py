@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ class Store:
     def claim(self, record: Record) -> None:
         """Keep a record under a name that nobody has. Raises `NameInUse`."""
         with self.locked():
-            if self._path(record.name).exists():
+            if self._read(self._path(record.name)):
                 raise NameInUse(
                     f"There is a sandbox {record.name} already. Use it (sandbox shell {record.name}), "
                     f"remove it (sandbox rm {record.name}), or give this one another name."
@@ -76,6 +77,7 @@ class Store:
                 self._same(record)
             except NoSuchSandbox:
                 return
+            shutil.rmtree(self.ssh_folder(record.name), ignore_errors=True)
             self._path(record.name).unlink(missing_ok=True)
 
     def get(self, name: str) -> Record:
@@ -89,6 +91,10 @@ class Store:
         """Every record, oldest first. One that cannot be read is left out."""
         found = [record for path in self.folder.glob(f"*{_SUFFIX}") if (record := self._read(path))]
         return sorted(found, key=lambda record: record.made)
+
+    def ssh_folder(self, name: str) -> Path:
+        """For the files that `sandbox ssh-config` writes."""
+        return self.folder / "ssh" / name
 
     def last_used(self, record: Record) -> float:
         """Unix time at which it was last seen in use."""

@@ -1,0 +1,96 @@
+"""Options that several commands have, and what they mean together."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from sandbox import config as configuration
+from sandbox.adhoc import reaper
+from sandbox.adhoc.life import Life, seconds
+from sandbox.adhoc.machine import Machines
+from sandbox.adhoc.record import NAME
+from sandbox.adhoc.sandbox import named_profile
+from sandbox.adhoc.store import Store, default_folder
+from sandbox.config import KeeperConfig
+from sandbox.engine import Engine
+from sandbox.errors import ConfigError
+from sandbox.keeper import protocol
+from sandbox.keeper.client import KeeperClient
+from sandbox.profile import Profile
+
+DEFAULT_NAME = "default"
+DEFAULT_SOCKET = Path(protocol.DEFAULT_SOCKET)
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(NAME, text):
+        raise typer.BadParameter(f"{text!r} is not up to 40 lower-case letters, digits and _.- in a row.")
+    return text
+
+
+def _length(text: str | float) -> float:
+    if isinstance(text, float):
+        return text
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Name = Annotated[str, typer.Argument(help="What you call it.", callback=_name)]
+AnyName = Annotated[str, typer.Argument(help="As `sandbox ls` names it; one of your own, or the keeper's.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+Keeper = Annotated[
+    Path | None,
+    typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket; else the usual one, if it is there."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", envvar="SANDBOX_CONFIG", help="A file like the keeper's, with your profiles (TOML)."),
+]
+ProfileName = Annotated[str, typer.Option("--profile", help="A profile of that file.")]
+Cpus = Annotated[float | None, typer.Option(help="CPU time in cores.")]
+Memory = Annotated[str | None, typer.Option(help="Memory, such as 8GiB.")]
+Image = Annotated[str | None, typer.Option(help="Another image; one that is on the engine.")]
+Ttl = Annotated[
+    float | None, typer.Option(parser=_length, metavar="TIME", help="Remove it then, however busy: 90s, 30m, 8h.")
+]
+Idle = Annotated[
+    float | None, typer.Option(parser=_length, metavar="TIME", help="Remove it after nobody is connected for so long.")
+]
+
+
+def machines(config: Path | None = None) -> Machines:
+    """The user's sandboxes on the engine that the environment names. What is over is removed first."""
+    found = Machines(Store(default_folder()), Engine(), configuration.load(config))
+    if found.store.records():
+        reaper.sweep(found.store, found.remove)
+        reaper.start(found.store)
+    return found
+
+
+def profile_of(settings: KeeperConfig, name: str, cpus: float | None, memory: str | None, image: str | None) -> Profile:
+    """A profile with what the options say instead. Raises `ConfigError`."""
+    said = {"cpus": cpus, "memory": memory, "image": image}
+    changes = {field: value for field, value in said.items() if value is not None}
+    profile = named_profile(settings, name)
+    try:
+        return Profile.model_validate({**profile.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        raise ConfigError(f"--{'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}.") from None
+
+
+def life_of(usual: Life, ttl: float | None, idle: float | None) -> Life:
+    """The usual life with what the options say instead."""
+    return Life(ttl if ttl is not None else usual.ttl, idle if idle is not None else usual.idle)
+
+
+def keeper_of(socket: Path | None) -> KeeperClient | None:
+    """The keeper: the one that was named, or the usual one if its socket is there and may be used."""
+    if socket is not None:
+        return KeeperClient(socket)
+    return KeeperClient(DEFAULT_SOCKET) if DEFAULT_SOCKET.is_socket() else None
