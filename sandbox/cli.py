@@ -22,6 +22,7 @@ from sandbox.errors import (
     ConnectionLost,
     EngineError,
     KeeperError,
+    NameInUse,
     NoSuchSandbox,
     SandboxError,
     SandboxFault,
@@ -59,10 +60,10 @@ _EXIT_CODES = (
     (ConnectionLost, 75),
     (TransferFailed, 74),
     ((EngineError, KeeperError, EvaluationError, SandboxFault, SandboxUnreachable), 69),
-    (NoSuchSandbox, 66),
+    ((NoSuchSandbox, NameInUse), 66),
 )
 """By kind, as in sysexits.h: 78 configuration, 75 lost under way, 74 files, 69 something needed is not there, 66 no
-such thing; 1 for the rest."""
+such name, or one that is taken; 1 for the rest."""
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from sandbox.adhoc.machine import Machines, Order
 from sandbox.adhoc.options import AsJson, Config, Cpus, Idle, Image, Keeper, Memory, Name, ProfileName, Ttl
 from sandbox.adhoc.progress import Progress, warn
 from sandbox.adhoc.record import InnerDocker, Record
+from sandbox.adhoc.sandbox import profile_of
 from sandbox.adhoc.session import Login, Session
 from sandbox.adhoc.terminal import ended_by_signals
 from sandbox.config import DEFAULT_PROFILE
@@ -46,7 +47,7 @@ def up(
     """
     machines = options.machines(config)
     life = options.life_of(NAMED, ttl, idle)
-    kind = options.profile_of(machines.config, profile, cpus, memory, image)
+    kind = profile_of(machines.config, profile, cpus, memory, image)
     record = _make(machines, Order(name, kind, life, docker, keeps_key=True), silent=False)
     if as_json:
         print(record.model_dump_json(indent=2, exclude={"access": {"client_key"}}))
@@ -84,7 +85,7 @@ def run(
         session = _borrowed(stack, keeper) if plain else None
         if session is None:
             machines = options.machines(config)
-            kind = options.profile_of(machines.config, profile, cpus, memory, image)
+            kind = profile_of(machines.config, profile, cpus, memory, image)
             life = options.life_of(NAMED if keep else PASSING, ttl, None)
             order = Order(f"run-{secrets.token_hex(3)}", kind, life, docker, keeps_key=keep)
             session = stack.enter_context(_made(machines, order, keep))

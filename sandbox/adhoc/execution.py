@@ -43,7 +43,7 @@ all() {
     echo $found $(for session in $sessions; do ps -o pid= -s "$session"; done)
 }
 for signal in TERM KILL; do
-    for try in $(seq 50); do
+    for try in $(seq 30); do
         pids=$(all "$1") || exit 0
         [ "$try" -gt 1 ] && [ $signal = TERM ] || kill -$signal $pids 2>/dev/null
         sleep 0.05

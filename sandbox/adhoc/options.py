@@ -5,21 +5,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from sandbox import config as configuration
 from sandbox.adhoc import reaper
 from sandbox.adhoc.life import Life, seconds
 from sandbox.adhoc.machine import Machines
 from sandbox.adhoc.record import NAME
-from sandbox.adhoc.sandbox import named_profile
 from sandbox.adhoc.store import Store, default_folder
-from sandbox.config import KeeperConfig
 from sandbox.engine import Engine
-from sandbox.errors import ConfigError
 from sandbox.keeper import protocol
 from sandbox.keeper.client import KeeperClient
-from sandbox.profile import Profile
 
 DEFAULT_NAME = "default"
 DEFAULT_SOCKET = Path(protocol.DEFAULT_SOCKET)
@@ -70,18 +65,6 @@ def machines(config: Path | None = None) -> Machines:
         reaper.sweep(found.store, found.remove)
         reaper.start(found.store)
     return found
-
-
-def profile_of(settings: KeeperConfig, name: str, cpus: float | None, memory: str | None, image: str | None) -> Profile:
-    """A profile with what the options say instead. Raises `ConfigError`."""
-    said = {"cpus": cpus, "memory": memory, "image": image}
-    changes = {field: value for field, value in said.items() if value is not None}
-    profile = named_profile(settings, name)
-    try:
-        return Profile.model_validate({**profile.model_dump(), **changes})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        raise ConfigError(f"--{'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}.") from None
 
 
 def life_of(usual: Life, ttl: float | None, idle: float | None) -> Life:

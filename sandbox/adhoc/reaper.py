@@ -35,6 +35,11 @@ _SSH = 22
 
 def start(store: Store) -> None:
     """Have a reaper run, detached from this process and its terminal. It leaves the processor to everybody else."""
+    with store.locked():  # under which a reaper leaves
+        lock = _lock(store)
+    if lock is None:
+        return
+    os.close(lock)
     command = ["nice", "-n", "10", sys.executable, "-m", "sandbox.adhoc.reaper", str(store.folder)]
     subprocess.run(
         [
@@ -89,10 +94,8 @@ def connected(tables: Iterable[Path] = _TABLES) -> frozenset[IPv4Address]:
 def main() -> None:
     """Look after one store until it is empty."""
     store, engine = Store(Path(sys.argv[1])), Engine()
-    lock = os.open(store.folder / "reaper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    lock = _lock(store)
+    if lock is None:
         return
     enclosure = Enclosure(store, engine, config.KeeperConfig())
     strangers = True
@@ -111,6 +114,17 @@ def main() -> None:
                 os.close(lock)
                 return
         time.sleep(INTERVAL)
+
+
+def _lock(store: Store) -> int | None:
+    """What the one reaper of a store holds; None while another one does."""
+    lock = os.open(store.folder / "reaper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
 
 
 def _look(store: Store, engine: Engine, enclosure: Enclosure) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pydantic import ValidationError
+
 from sandbox import config as configuration
 from sandbox.adhoc.life import PASSING, Life
 from sandbox.adhoc.machine import Machines, Order, Tell
@@ -35,13 +37,17 @@ class Sandbox(Session):
         self,
         profile: str | Profile = configuration.DEFAULT_PROFILE,
         *,
+        cpus: float | None = None,
+        memory: str | int | None = None,
+        image: str | None = None,
         docker: InnerDocker | str = InnerDocker.EAGER,
         ttl: float = PASSING.ttl,
         idle: float | None = PASSING.idle,
         config: Path | None = None,
         tell: Tell = log.info,
     ) -> None:
-        """`profile` is one of the file `config`, by name, or says itself what there is to say.
+        """`profile` is one of the file `config`, by name, or says itself what there is to say; `cpus` (cores), `memory`
+        (bytes, or `"8GiB"`) and `image` take the place of what it says.
 
         `docker="lazy"` does not wait for the sandbox's own Docker Engine. `ttl` and `idle` are seconds. `tell` hears of
         its progress. Nothing is made before `start`. Raises `ConfigError`.
@@ -49,7 +55,7 @@ class Sandbox(Session):
         settings = configuration.load(config)
         self._order = Order(
             name=f"tmp-{secrets.token_hex(3)}",
-            profile=profile if isinstance(profile, Profile) else named_profile(settings, profile),
+            profile=profile_of(settings, profile, cpus, memory, image),
             life=Life(ttl, idle),
             docker=InnerDocker(docker),
         )
@@ -107,9 +113,22 @@ class Sandbox(Session):
         self.close()
 
 
-def named_profile(settings: configuration.KeeperConfig, name: str) -> Profile:
-    """A profile of the configuration. Raises `ConfigError`."""
-    if name not in settings.profiles:
+def profile_of(
+    settings: configuration.KeeperConfig,
+    chosen: str | Profile,
+    cpus: float | None = None,
+    memory: str | int | None = None,
+    image: str | None = None,
+) -> Profile:
+    """A profile of the configuration, or one that says itself, with these fields instead. Raises `ConfigError`."""
+    if isinstance(chosen, str) and chosen not in settings.profiles:
         known = ", ".join(settings.profiles)
-        raise ConfigError(f"There is no profile {name}; the configuration has: {known}.")
-    return settings.profiles[name]
+        raise ConfigError(f"There is no profile {chosen}; the configuration has: {known}.")
+    profile = settings.profiles[chosen] if isinstance(chosen, str) else chosen
+    said = {"cpus": cpus, "memory": memory, "image": image}
+    changes = {field: value for field, value in said.items() if value is not None}
+    try:
+        return Profile.model_validate({**profile.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}.") from None

@@ -56,14 +56,14 @@ def unpack(archive: Readable, folder: Path, most_bytes: int) -> list[str]:
 
 
 def is_inside(link: PurePosixPath, target: str) -> bool:
-    """Whether a link can never lead out of the folder that its path is relative to.
+    """Whether a link can never lead out of the copy, which is the first part of its path.
 
     Upwards only at its beginning, where it starts from a real folder: after a name, which may be another link, `..` is
     anywhere.
     """
     parts = PurePosixPath(target).parts
     up = next((count for count, part in enumerate(parts) if part != ".."), len(parts))
-    return bool(parts) and not target.startswith("/") and up < len(link.parts) and ".." not in parts[up:]
+    return bool(parts) and not target.startswith("/") and up < len(link.parts) - 1 and ".." not in parts[up:]
 
 
 class _Metered(io.RawIOBase):
