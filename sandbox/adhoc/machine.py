@@ -12,8 +12,8 @@ from sandbox import host, readiness, ssh
 from sandbox.adhoc import reaper
 from sandbox.adhoc.life import Life
 from sandbox.adhoc.record import Access, InnerDocker, Record
-from sandbox.adhoc.store import Store
-from sandbox.adhoc.walls import Enclosure, bridge_is_here
+from sandbox.adhoc.store import Store, network_namespace
+from sandbox.adhoc.walls import Enclosure
 from sandbox.config import KeeperConfig
 from sandbox.engine import Engine
 from sandbox.errors import ConfigError, NoSuchSandbox, SandboxUnreachable
@@ -27,6 +27,8 @@ CREATION = BOOT_DEADLINE + 120.0
 """Seconds that a creation may take at most; what is not ready then was given up by its maker."""
 CONNECT_DEADLINE = 10.0
 _KEEPALIVE = 15
+_SSH = 22
+_REACH_DEADLINE = 10.0
 _UNANSWERED = 30_000
 """Milliseconds without an answer after which a connection counts as broken: a removed sandbox says no goodbye."""
 _GENERATIONS = 0xFFFFFF
@@ -87,7 +89,7 @@ class Machines:
             raise NoSuchSandbox(f"The sandbox {name} is still being made. Try again in a moment.")
         if access.client_key is None:
             raise SandboxUnreachable(f"The sandbox {name} belongs to a program that keeps its key to itself.")
-        self._check_reachable(record)
+        _check_reachable(access.address)
         deadline = time.monotonic() + CONNECT_DEADLINE
         return record, _log_in(
             readiness.connect(access.address, deadline), access.host_key, access.client_key, deadline
@@ -120,6 +122,7 @@ class Machines:
             made=now,
             ends=now + CREATION,
             idle=None,
+            network=network_namespace(),
         )
 
     def _make(self, record: Record, order: Order, tell: Tell) -> tuple[Record, Transport]:
@@ -130,12 +133,11 @@ class Machines:
         container = maker.make(record.sandbox, _PROFILE, order.profile, identity, places.append)
         record = record.model_copy(update={"container": container, "subnet": places[0]})
         self.store.put(record)
-        self._check_reachable(record)
-        if record.unwalled is None:
-            self._enclosure.stand()
+        record = self._enclosure.erect(record)
         tell("booting")
         keys = identity.host.public, identity.client.private
         with maker.booting(container, order.profile) as boot:
+            _check_reachable(boot.address)
             transport = _log_in(boot.dial(), *keys, boot.deadline)
             if order.docker is InnerDocker.EAGER:
                 readiness.probe(transport, boot.deadline)
@@ -145,13 +147,18 @@ class Machines:
         self.store.put(record)
         return record, transport
 
-    def _check_reachable(self, record: Record) -> None:
-        if not bridge_is_here(record):
-            raise SandboxUnreachable(
-                "The Docker Engine's networks are not in this network namespace, so its sandboxes cannot be reached "
-                "from here. Run this where the engine runs; for the engine of `sandbox evaluation`: nsenter "
-                "--net=/run/netns/sandbox-evaluation sandbox …"
-            )
+
+def _check_reachable(address: str) -> None:
+    """An engine in a virtual machine, or in another network namespace, has sandboxes that nobody here can reach."""
+    try:
+        socket.create_connection((address, _SSH), timeout=_REACH_DEADLINE).close()
+    except ConnectionRefusedError:  # it has not booted yet
+        return
+    except OSError as error:
+        raise SandboxUnreachable(
+            f"The sandbox's address {address} cannot be reached from here ({error}). The Docker Engine must be on this "
+            "host and in this network namespace: one in a virtual machine is not. Run this where the engine runs."
+        ) from error
 
 
 def _log_in(sock: socket.socket, host_key: str, client_key: str, deadline: float) -> Transport:

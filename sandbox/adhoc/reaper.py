@@ -20,8 +20,8 @@ from pathlib import Path
 from sandbox import config
 from sandbox.adhoc.life import over
 from sandbox.adhoc.record import Record
-from sandbox.adhoc.store import Store
-from sandbox.adhoc.walls import Enclosure, bridge_is_here
+from sandbox.adhoc.store import Store, network_namespace
+from sandbox.adhoc.walls import Enclosure
 from sandbox.engine import Engine
 from sandbox.errors import SandboxError
 
@@ -58,9 +58,10 @@ def sweep(store: Store, remove: Callable[[Record], None]) -> None:
     failed: SandboxError | None = None
     used = connected()
     for record in store.records():
-        if record.access is not None and (IPv4Address(record.access.address) in used or not bridge_is_here(record)):
-            store.use(record)  # where its network cannot be seen, who is connected cannot be either
-        if over(time.time(), record.ends, record.idle, store.last_used(record)):
+        if record.access is not None and IPv4Address(record.access.address) in used:
+            store.use(record)
+        idle = record.idle if record.network == network_namespace() else None
+        if over(time.time(), record.ends, idle, store.last_used(record)):
             try:
                 remove(record)
             except SandboxError as error:

@@ -57,6 +57,8 @@ class Record(BaseModel):
     """Unix time, by its time to live; `hold` puts it off."""
     idle: float | None
     """Seconds that it may be idle; None for ever, as while it is held."""
+    network: int
+    """The network namespace of its maker: only from there is it seen who is connected."""
     container: str | None = None
     """The container's id; None while it is being made."""
     subnet: IPv4Network | None = None

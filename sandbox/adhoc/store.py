@@ -31,6 +31,11 @@ def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(base, "sandbox", engine)
 
 
+def network_namespace() -> int:
+    """Which network namespace this process is in."""
+    return Path("/proc/self/ns/net").stat().st_ino
+
+
 class Store:
     """The records in one folder. Raises `ConfigError` when it cannot be used."""
 

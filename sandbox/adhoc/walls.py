@@ -1,13 +1,11 @@
 """The walls around ad-hoc sandboxes: those of docs/network.md, where the caller may put them up."""
 
-import socket
-
 from sandbox.adhoc.record import Record
 from sandbox.adhoc.store import Store
 from sandbox.config import KeeperConfig
 from sandbox.engine import Engine
 from sandbox.errors import ConfigError
-from sandbox.network import Wall, Walls, WallsDown
+from sandbox.network import Wall, Walls, WallsDown, require_bridge
 from sandbox.profile import Network
 
 
@@ -42,27 +40,21 @@ class Enclosure:
                 self._walls.remove()
 
     def erect(self, record: Record) -> Record:
-        """Before a sandbox is started: have it walled in, or say in its record why it is not.
+        """Have a new sandbox walled in, or say in its record why not: before its start, and again with its subnet.
 
         Raises `ConfigError` when its profile closes what only walls can close.
         """
+        if record.unwalled is not None:
+            return record
         try:
+            if record.subnet is not None:
+                require_bridge(record.sandbox.bridge)
             self.stand()
         except WallsDown as error:
-            profile = record.profile
-            if profile.network is Network.NONE or profile.close:
+            if record.profile.network is Network.NONE or record.profile.close:
                 raise ConfigError(
                     f"The profile closes what only walls can, and none can be put up here: {error} "
                     "Run this as root, or leave `network` and `close` away."
                 ) from error
             return record.model_copy(update={"unwalled": str(error)})
         return record
-
-
-def bridge_is_here(record: Record) -> bool:
-    """Whether the sandbox's network is one of this host's, as this process sees it."""
-    try:
-        socket.if_nametoindex(record.sandbox.bridge)
-    except OSError:
-        return False
-    return True

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 
 from sandbox.adhoc.life import NAMED
 from sandbox.adhoc.record import Access, InnerDocker, Record
-from sandbox.adhoc.store import Store
+from sandbox.adhoc.store import Store, network_namespace
 from sandbox.identity import new_identity
 from sandbox.network import policy
 from sandbox.profile import Profile
@@ -26,6 +26,7 @@ def record(store: Store, name: str = "mine", generation: int = 1, **changes: obj
         made=now,
         ends=now + NAMED.ttl,
         idle=NAMED.idle,
+        network=network_namespace(),
         container="c" * 64,
         access=Access(address="10.213.0.2", host_key=identity.host.public, client_key=identity.client.private),
     )
