@@ -14,9 +14,22 @@ from typing import Annotated
 import typer
 
 from sandbox import config
+from sandbox.adhoc.anywhere import app as anywhere
+from sandbox.adhoc.cli import app as own
 from sandbox.doctor.cli import doctor
 from sandbox.engine import Engine
-from sandbox.errors import ConfigError, EngineError, KeeperError, SandboxError
+from sandbox.errors import (
+    ConfigError,
+    ConnectionLost,
+    EngineError,
+    KeeperError,
+    NameInUse,
+    NoSuchSandbox,
+    SandboxError,
+    SandboxFault,
+    SandboxUnreachable,
+    TransferFailed,
+)
 from sandbox.evaluation.cli import app as evaluation
 from sandbox.evaluation.errors import EvaluationError
 from sandbox.keeper import protocol
@@ -26,16 +39,17 @@ from sandbox.keeper.keeper import Keeper
 from sandbox.keeper.server import KeeperServer
 from sandbox.keeper.watch import HostWatch
 from sandbox.network import Walls, WallsDown
-from sandbox.shell import run as run_shell
 from sandbox.template import InstallationId
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    help="Make, lend and recreate sandboxes: unprivileged containers with their own Docker Engine.",
+    help="Sandboxes: unprivileged containers with their own Docker Engine, one for you or many for CI jobs.",
 )
 
+app.add_typer(own)
+app.add_typer(anywhere)
 app.add_typer(evaluation, name="evaluation")
 app.command()(doctor)
 
@@ -43,8 +57,15 @@ KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER",
 _DEFAULT_SOCKET = Path(protocol.DEFAULT_SOCKET)
 _RUN_FOLDER = Path(protocol.DEFAULT_RUN_FOLDER)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-_EXIT_CODES = ((ConfigError, 78), (EngineError, 69), (KeeperError, 69), (EvaluationError, 69))
-"""By kind, as in sysexits.h: 78 configuration, 69 something needed is not there; 1 for the rest."""
+_EXIT_CODES = (
+    (ConfigError, 78),
+    (ConnectionLost, 75),
+    (TransferFailed, 74),
+    ((EngineError, KeeperError, EvaluationError, SandboxFault, SandboxUnreachable), 69),
+    ((NoSuchSandbox, NameInUse), 66),
+)
+"""By kind, as in sysexits.h: 78 configuration, 75 lost under way, 74 files, 69 something needed is not there, 66 no
+such name, or one that is taken; 1 for the rest."""
 
 
 def main() -> None:
@@ -103,78 +124,6 @@ def _reread(the_keeper: Keeper, configuration: Path | None) -> None:
 
 
 @app.command()
-def ls(
-    keeper: KeeperSocket = _DEFAULT_SOCKET,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """List the keeper's sandboxes, and those it threw away lately with the reason."""
-    listing = KeeperClient(keeper).listing()
-    if as_json:
-        print(listing.model_dump_json(indent=2))
-        return
-    for sandbox in listing.sandboxes:
-        whose = f"trust key {sandbox.trust_key}, {sandbox.jobs} jobs" if sandbox.trust_key else "fresh"
-        print(f"{sandbox.name:28} {sandbox.state:10} {sandbox.seconds_in_state:8.1f}s  {sandbox.profile}  {whose}")
-    if listing.trouble:
-        print(f"host {listing.host}: {listing.trouble}")
-    if listing.counts:
-        print("thrown away so far: " + ", ".join(f"{count} {fault}" for fault, count in sorted(listing.counts.items())))
-    for sandbox in listing.condemned[:5]:
-        print(f"{sandbox.name:28} thrown away ({sandbox.fault}): {sandbox.reason}")
-
-
-@app.command()
-def inspect(
-    name: Annotated[str, typer.Argument(help="The sandbox, as `sandbox ls` names it.")],
-    keeper: KeeperSocket = _DEFAULT_SOCKET,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """Look at a sandbox from outside and say what was found; of one that is gone, why it went. Changes nothing."""
-    found = KeeperClient(keeper).inspect(name)
-    if as_json:
-        print(found.model_dump_json(indent=2))
-        return
-    sandbox = found.sandbox
-    print(f"{sandbox.name}: {sandbox.state}, profile {sandbox.profile}, {sandbox.jobs} jobs")
-    if sandbox.fault:
-        print(f"  thrown away ({sandbox.fault}): {sandbox.reason}")
-    if found.verdict:
-        print(f"  verdict: {found.verdict}")
-    for finding in found.findings:
-        print(f"  {finding.verdict} ({finding.kind}): {finding.sentence}")
-
-
-@app.command()
-def hold(
-    name: Annotated[str, typer.Argument(help="The sandbox, as `sandbox ls` names it.")],
-    hours: Annotated[float, typer.Option("--for", min=0.01, max=168, help="Hours.")] = 1.0,
-    keeper: KeeperSocket = _DEFAULT_SOCKET,
-) -> None:
-    """Keep a sandbox to look at: it is not lent, cleaned or recreated, and takes up a place.
-
-    One at work is held from the end of its job on.
-    """
-    KeeperClient(keeper).hold(name, hours * 3600)
-    print(f"{name} is held for {hours:g} h once no job runs in it. Look: sandbox shell {name}")
-
-
-@app.command()
-def release(name: str, keeper: KeeperSocket = _DEFAULT_SOCKET) -> None:
-    """Throw a held sandbox away; a new one takes its place."""
-    KeeperClient(keeper).release(name)
-
-
-@app.command(context_settings={"allow_interspersed_args": False})
-def shell(
-    name: str,
-    command: Annotated[list[str] | None, typer.Argument(help="A command instead of a shell.")] = None,
-    keeper: KeeperSocket = _DEFAULT_SOCKET,
-) -> None:
-    """Get into a held sandbox."""
-    raise typer.Exit(run_shell(keeper, name, command or []))
-
-
-@app.command()
 def ping(keeper: KeeperSocket = _DEFAULT_SOCKET) -> None:
     """Exit with 0 when the keeper answers and every profile has a sandbox. For health checks."""
     pong = KeeperClient(keeper).ping()
@@ -186,10 +135,15 @@ def ping(keeper: KeeperSocket = _DEFAULT_SOCKET) -> None:
 @app.command()
 def purge(
     installation: Annotated[str | None, typer.Option(help="Those of this installation (`sandbox ls --json`).")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Those of every installation on this engine.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Those of every installation on this engine, and every user's own.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Remove the sandboxes, networks and volumes that a keeper left on the engine, found by label. Stop it first."""
+    """Remove the sandboxes, networks and volumes that a keeper left on the engine, found by label. Stop it first.
+
+    With --all also those that users made for themselves (`sandbox up`), whoever they are; for yours: sandbox rm --all.
+    """
     engine = Engine()
     found = engine.installations()
     if installation is None and not every:

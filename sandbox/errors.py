@@ -9,6 +9,15 @@
     │   └── RuntimeMissing    the configured runtime is not registered, or not the one that was used
     ├── WallsDown             the walls around the sandboxes cannot stand (`sandbox.network`)
     ├── SandboxFault          one sandbox is not fit for use
+    ├── NoSuchSandbox         there is no sandbox of that name
+    ├── NameInUse             there is a sandbox of that name already
+    ├── SandboxUnreachable    a sandbox runs where this process cannot connect to it
+    ├── ConnectionLost        the connection to a sandbox broke: how a command in it ended is not known
+    ├── CommandFailed         a command in a sandbox ended with another code than 0
+    ├── CommandTimedOut       a command in a sandbox took too long, and was ended
+    ├── OutputTooLarge        a command printed more than is kept in memory
+    ├── TransferFailed        files could not be copied into a sandbox, or out of it
+    │   └── TransferRefused   what a sandbox sent is not safe to write
     └── KeeperError           the keeper did not do what was asked
         ├── KeeperUnreachable nobody answers on the keeper's socket
         ├── KeeperRefused     the keeper answered no
@@ -90,6 +99,46 @@ class SandboxFault(SandboxError):
     def __init__(self, fault: Fault, message: str) -> None:
         super().__init__(message)
         self.fault = fault
+
+
+class NoSuchSandbox(SandboxError):
+    """There is no sandbox of that name."""
+
+
+class NameInUse(SandboxError):
+    """There is a sandbox of that name already."""
+
+
+class SandboxUnreachable(SandboxError):
+    """A sandbox runs where this process cannot connect to it."""
+
+
+class ConnectionLost(SandboxError):
+    """The connection to a sandbox broke: how a command in it ended is not known."""
+
+
+class CommandFailed(SandboxError):
+    """A command in a sandbox ended with another code than 0: `exit_code`."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class CommandTimedOut(SandboxError):
+    """A command in a sandbox took too long, and was ended."""
+
+
+class OutputTooLarge(SandboxError):
+    """A command printed more than is kept in memory, and was ended."""
+
+
+class TransferFailed(SandboxError):
+    """Files could not be copied into a sandbox, or out of it."""
+
+
+class TransferRefused(TransferFailed):
+    """What a sandbox sent is not safe to write. Nothing of it was kept."""
 
 
 class KeeperError(SandboxError):

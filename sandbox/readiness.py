@@ -4,9 +4,7 @@ Everything is under one deadline, and everything the sandbox says is bounded and
 its sshd may be a job's.
 """
 
-import io
 import json
-import logging
 import secrets
 import socket
 import time
@@ -15,12 +13,10 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 
-import paramiko
-
+from sandbox import ssh
 from sandbox.errors import Fault, SandboxFault
 from sandbox.identity import Identity
-from sandbox.template import LOGIN_USER
-from sandbox.text import one_line
+from sandbox.ssh import LOST, left, words
 
 STORAGE_DRIVER = "overlay2"
 BUILD_CACHE = 5 * 1024**3
@@ -29,9 +25,6 @@ _MAX_ANSWER = 64 * 1024
 _MAX_RECEIVED = 512 * 1024
 _TOO_LATE = "It did not finish its answer to the probe in time."
 _CONNECT_RETRY = 0.02
-
-# Its messages are about hostile or half-booted peers; we raise those as faults with our own words.
-logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +45,9 @@ class Proof:
     clock: float
     """Its own, in seconds since the epoch."""
 
+
+Dial = Callable[[], socket.socket]
+"""Connects to a sandbox's SSH server."""
 
 Patience = Callable[[], None]
 """Called between two tries while a sandbox boots; raises when there is nothing to wait for any more."""
@@ -74,31 +70,35 @@ def connect(address: str, deadline: float, patience: Patience | None = None) -> 
 
 
 def prove(
-    dial: Callable[[], socket.socket],
-    identity: Identity,
-    deadline: float,
-    cleaning: Cleaning | None = None,
-    *,
-    container: bool = False,
+    dial: Dial, identity: Identity, deadline: float, cleaning: Cleaning | None = None, *, container: bool = False
 ) -> Proof:
     """Prove readiness before the monotonic time `deadline`, after `cleaning`; with `container`, also that one runs.
 
     A container takes inner Docker 0.3 s and more, several times the rest. Raises `SandboxFault` with the kind of what
     was found.
     """
-    with closing(_Bounded(dial(), deadline)) as sock, closing(_login(sock, identity, deadline)) as transport:
-        nonce = secrets.token_hex(16)
-        answer = _ask(
-            transport,
-            {
-                "nonce": nonce,
-                "container": container,
-                "clean": {"folders": dict(cleaning.folders), "build_cache": cleaning.build_cache} if cleaning else None,
-                # It gives up before we do: that its Docker is dead is a better answer than none.
-                "seconds": max(0.0, (deadline - time.monotonic()) * 0.8),
-            },
-            deadline,
-        )
+    with closing(_Bounded(dial(), deadline)) as sock:
+        keys = identity.host.public, identity.client.private
+        with closing(ssh.login(sock, *keys, deadline)) as transport:
+            return probe(transport, deadline, cleaning, container=container)
+
+
+def probe(
+    transport: ssh.Transport, deadline: float, cleaning: Cleaning | None = None, *, container: bool = False
+) -> Proof:
+    """As `prove`, over a login that there is already. Only `prove` bounds what a hostile sandbox may send."""
+    nonce = secrets.token_hex(16)
+    answer = _ask(
+        transport,
+        {
+            "nonce": nonce,
+            "container": container,
+            "clean": {"folders": dict(cleaning.folders), "build_cache": cleaning.build_cache} if cleaning else None,
+            # It gives up before we do: that its Docker is dead is a better answer than none.
+            "seconds": max(0.0, (deadline - time.monotonic()) * 0.8),
+        },
+        deadline,
+    )
     return _judge(answer, nonce, "It could not run a container" if container else "It could not be cleaned")
 
 
@@ -127,63 +127,27 @@ class _Bounded(socket.socket):
         super().close()
 
 
-def _login(sock: socket.socket, identity: Identity, deadline: float) -> paramiko.Transport:
-    transport = paramiko.Transport(sock)
-    transport.banner_timeout = transport.auth_timeout = transport.handshake_timeout = _left(deadline)
-    try:
-        transport.start_client(timeout=_left(deadline))
-        _check_host_key(transport, identity)
-        transport.auth_publickey(LOGIN_USER, _private_key(identity))
-    except paramiko.AuthenticationException as error:
-        alive = transport.is_active() and time.monotonic() < deadline
-        transport.close()
-        if not alive:  # paramiko calls that, too, a failed authentication
-            raise SandboxFault(Fault.SSH_DEAD, "Its sshd hung or hung up in the middle of a login.") from error
-        raise SandboxFault(Fault.LOGIN_REFUSED, "Its sshd refused the key that it was made with.") from error
-    except (paramiko.SSHException, EOFError, OSError) as error:
-        transport.close()
-        raise SandboxFault(Fault.SSH_DEAD, f"Its sshd accepted a connection but no login: {_words(error)}.") from error
-    except SandboxFault:
-        transport.close()
-        raise
-    return transport
-
-
-def _check_host_key(transport: paramiko.Transport, identity: Identity) -> None:
-    shown = transport.get_remote_server_key()
-    pinned = identity.host.public.split()[1]
-    if shown.get_base64() != pinned:
-        raise SandboxFault(
-            Fault.HOST_KEY_CHANGED,
-            "Its sshd shows another host key than the one it was made with: it is not ours any more.",
-        )
-
-
-def _private_key(identity: Identity) -> paramiko.Ed25519Key:
-    return paramiko.Ed25519Key.from_private_key(io.StringIO(identity.client.private))
-
-
-def _ask(transport: paramiko.Transport, order: dict[str, object], deadline: float) -> bytes:
+def _ask(transport: ssh.Transport, order: dict[str, object], deadline: float) -> bytes:
     """Run `inner.py` as root inside, with `order` on its stdin, and return what it printed."""
     program = files("sandbox").joinpath("inner.py").read_bytes()
     bootstrap = "import sys;n=int(sys.stdin.buffer.readline());exec(sys.stdin.buffer.read(n))"
     try:
-        channel = transport.open_session(timeout=_left(deadline))
-        channel.settimeout(_left(deadline))
+        channel = transport.open_session(timeout=left(deadline))
+        channel.settimeout(left(deadline))
         channel.exec_command(f"exec sudo -n python3 -I -S -c '{bootstrap}'")
         channel.sendall(b"%d\n" % len(program) + program + json.dumps(order).encode())
         channel.shutdown_write()
         answer = _read_all(channel)
-    except (paramiko.SSHException, EOFError, OSError) as error:
+    except LOST as error:
         if time.monotonic() >= deadline:
             raise SandboxFault(Fault.PROBE_FAILED, _TOO_LATE) from error
-        raise SandboxFault(Fault.PROBE_FAILED, f"A login worked but nothing could be run: {_words(error)}.") from error
+        raise SandboxFault(Fault.PROBE_FAILED, f"A login worked but nothing could be run: {words(error)}.") from error
     if time.monotonic() >= deadline:
         raise SandboxFault(Fault.PROBE_FAILED, _TOO_LATE)
     return answer
 
 
-def _read_all(channel: paramiko.Channel) -> bytes:
+def _read_all(channel: ssh.Channel) -> bytes:
     answer = bytearray()
     while chunk := channel.recv(4096):
         answer += chunk
@@ -198,27 +162,18 @@ def _judge(answer: bytes, nonce: str, failed: str) -> Proof:
         echoed, docker, error = facts["nonce"], facts["docker"], facts["error"]
         driver, version = (docker["driver"], docker["version"]) if docker else (None, "")
         clock = float(facts["clock"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise SandboxFault(
             Fault.PROBE_FAILED, "Its answer to the probe makes no sense; its Python may be broken."
         ) from None
     if echoed != nonce:
         raise SandboxFault(Fault.PROBE_FAILED, "It did not echo the nonce it was given: something else answers for it.")
     if docker is None:
-        raise SandboxFault(Fault.DOCKER_DEAD, f"Its Docker Engine does not answer: {_words(error)}.")
+        raise SandboxFault(Fault.DOCKER_DEAD, f"Its Docker Engine does not answer: {words(error)}.")
     if driver != STORAGE_DRIVER:
         raise SandboxFault(
-            Fault.WRONG_STORAGE_DRIVER, f"Its Docker Engine is on {_words(driver)} instead of {STORAGE_DRIVER}."
+            Fault.WRONG_STORAGE_DRIVER, f"Its Docker Engine is on {words(driver)} instead of {STORAGE_DRIVER}."
         )
     if error is not None:
-        raise SandboxFault(Fault.PROBE_FAILED, f"{failed}: {_words(error)}.")
-    return Proof(_words(version), clock)
-
-
-def _words(thing: object) -> str:
-    """Somebody else's text for a sentence of ours: one line, printable, short."""
-    return one_line(str(thing))[:200].strip() or type(thing).__name__
-
-
-def _left(deadline: float) -> float:
-    return max(0.01, deadline - time.monotonic())
+        raise SandboxFault(Fault.PROBE_FAILED, f"{failed}: {words(error)}.")
+    return Proof(words(version), clock)

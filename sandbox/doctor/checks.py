@@ -27,11 +27,12 @@ CONTROLLERS: Final = frozenset({"cpu", "cpuset", "memory", "pids"})
 ROOMY: Final = 10 * 1024**3
 #: Seconds between the clocks that nobody's certificates or caches mind.
 CLOCK: Final = 2.0
-GREETING: Final = "hello from a container in a sandbox"
 _GIB: Final = 1024**3
 _NO_ENGINE: Final = unchecked("The engine has to answer first.")
-_LOGIN_FAULTS: Final = frozenset({Fault.SSH_DEAD, Fault.HOST_KEY_CHANGED, Fault.LOGIN_REFUSED, Fault.PROBE_FAILED})
+_LOGIN_FAULTS: Final = frozenset({Fault.SSH_DEAD, Fault.HOST_KEY_CHANGED, Fault.LOGIN_REFUSED})
 _DOCKER_FAULTS: Final = frozenset({Fault.DOCKER_DEAD, Fault.WRONG_STORAGE_DRIVER})
+#: Seen by somebody who has logged in; the last one by what could not be run then.
+_INNER_FAULTS: Final = _DOCKER_FAULTS | {Fault.PROBE_FAILED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +222,7 @@ def _canary_login(facts: Facts) -> Result:
         return bad(
             f"The throw-away sandbox could not be removed: {facts.canary.left}", "Remove it: sandbox purge --all."
         )
-    if facts.canary.fault is None or facts.canary.fault in _DOCKER_FAULTS:
+    if facts.canary.fault is None or facts.canary.fault in _INNER_FAULTS:
         return good("A login with the pinned host key works.")
     what = "It cannot be logged in to" if facts.canary.fault in _LOGIN_FAULTS else "It could not be made"
     return bad(
@@ -234,6 +235,8 @@ def _canary_docker(facts: Facts) -> Result:
     canary = _logged_in(facts)
     if isinstance(canary, Unknown):
         return unchecked(canary.why)
+    if canary.fault is Fault.PROBE_FAILED:
+        return unchecked("The sandbox was not fit to be asked.")
     if canary.fault is not None:
         return bad(canary.complaint, "Its Docker Engine's reason is in the container's log: start the image by hand.")
     return good(f"Its Docker Engine {canary.docker_version} answers, on overlay2.")
@@ -257,11 +260,11 @@ def _canary_run(facts: Facts) -> Result:
     canary = _logged_in(facts)
     if isinstance(canary, Unknown):
         return unchecked(canary.why)
-    if canary.fault is not None:
+    if canary.fault in _DOCKER_FAULTS:
         return unchecked("Its Docker Engine has to answer first.")
-    if canary.printed != GREETING:
+    if canary.fault is not None:
         return bad(
-            f"A container in it did not say what it should, but: {canary.printed[:300] or 'nothing'}",
+            canary.complaint,
             "Compare the versions of sysbox and of the image (images/sandbox/README.md): runc needs both to fit.",
         )
     return good("A container in it was built and ran.")
@@ -270,7 +273,7 @@ def _canary_run(facts: Facts) -> Result:
 def _logged_in(facts: Facts) -> Canary | Unknown:
     if isinstance(facts.canary, Unknown):
         return facts.canary
-    if facts.canary.fault is not None and facts.canary.fault not in _DOCKER_FAULTS:
+    if facts.canary.fault is not None and facts.canary.fault not in _INNER_FAULTS:
         return Unknown("The sandbox has to be logged in to first.")
     return facts.canary
 

@@ -36,8 +36,6 @@ class Canary:
     docker_version: str = ""
     clock: float = 0.0
     """Seconds that its clock is ahead of ours."""
-    printed: str = ""
-    """What the container in it printed."""
     left: str = ""
     """Why it could not be removed again; empty when it was."""
 

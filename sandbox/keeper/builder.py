@@ -1,21 +1,17 @@
 """What the keeper does to one sandbox: make and prove it, look at it after a job, remove it. Blocking; no pool here."""
 
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Network
 from types import MappingProxyType
 
 from sandbox import host, processes, readiness
-from sandbox.engine import ContainerFacts, Engine, NetworkMissing, SubnetTaken
+from sandbox.engine import Engine
 from sandbox.errors import (
     ConfigError,
     EngineError,
-    EngineTimeout,
-    EngineUnreachable,
     Fault,
     SandboxError,
     SandboxFault,
@@ -24,17 +20,15 @@ from sandbox.identity import Identity, new_identity
 from sandbox.inspection import inspector
 from sandbox.inspection.evidence import Baseline
 from sandbox.inspection.judge import Verdict, VerdictKind
-from sandbox.network import WallsDown, free_subnet
+from sandbox.maker import Maker, check_running
+from sandbox.network import WallsDown
 from sandbox.processes import Process
 from sandbox.profile import Profile
-from sandbox.template import ContainerSpec, SandboxName, container_spec
+from sandbox.template import SandboxName
 
-BOOT_DEADLINE = 120.0
-"""Seconds from start to proven. Inner Docker under sysbox took 1.6 to 1.9 times what it takes without."""
 INSPECT_DEADLINE = 15.0
 """Seconds to look at a sandbox after a job, cleaning included."""
 KILL_DEADLINE = 10.0
-_SUBNET_TRIES = 3
 FAULTS: Mapping[VerdictKind, Fault] = MappingProxyType(
     {
         VerdictKind.CLEANABLE: Fault.USED,  # and could not be cleaned: the next job would find it
@@ -73,9 +67,7 @@ class Builder:
 
     def __init__(self, engine: Engine, network_range: IPv4Network) -> None:
         self._engine = engine
-        self._range = network_range
-        self._host = host.look()
-        self._networks = threading.Lock()
+        self._maker = Maker(engine, network_range)
 
     def build(
         self, name: SandboxName, profile_name: str, profile: Profile, started: Callable[[IPv4Network], None]
@@ -86,48 +78,8 @@ class Builder:
         removed.
         """
         identity = new_identity(str(name))
-        # Which subnets are taken is looked up and acted on under one lock: two creations must not pick the same.
-        with self._networks:
-            subnet = self._free_subnet(name)
-            spec = container_spec(name, profile_name, profile, identity, subnet, self._host)
-            container_id, subnet = self._create(spec)
-        self._engine.start(container_id)
-        started(subnet)
+        container_id = self._maker.make(name, profile_name, profile, identity, started)
         return self._prove_new(container_id, str(name), identity, profile)
-
-    def _create(self, spec: ContainerSpec) -> tuple[str, IPv4Network]:
-        """Create network and container side by side: the container needs the network only when it starts.
-
-        Each takes a tenth of the whole creation. An engine that wants the network first is asked again.
-        """
-        with ThreadPoolExecutor(1) as beside:
-            network = beside.submit(self._create_network, spec)
-            try:
-                container_id = self._engine.create(spec)
-            except NetworkMissing:
-                network.result()
-                container_id = self._engine.create(spec)
-            except (EngineTimeout, EngineUnreachable):
-                raise
-            except EngineError:
-                self._engine.check(spec.runtime, spec.image)  # it says what to do where one of these is missing
-                raise
-            return container_id, network.result()
-
-    def _create_network(self, spec: ContainerSpec) -> IPv4Network:
-        """Create the network, and return its subnet: another keeper on this engine may have been faster to take one."""
-        for _ in range(_SUBNET_TRIES):
-            try:
-                self._engine.create_network(spec)
-            except SubnetTaken:
-                spec = replace(spec, subnet=self._free_subnet(spec.name))
-            else:
-                return spec.subnet
-        self._engine.create_network(spec)
-        return spec.subnet
-
-    def _free_subnet(self, name: SandboxName) -> IPv4Network:
-        return free_subnet(self._range, self._engine.taken_subnets(), name.generation)
 
     def adopt(self, built: Built) -> None:
         """Prove that a sandbox which an earlier life of the keeper lent is there, and is still the same.
@@ -169,7 +121,7 @@ class Builder:
 
     def end_job(self, built: Built) -> int:
         """End every process that was not there at `ready`. Returns how many. Raises `SandboxFault` or `EngineError`."""
-        _check_running(self._engine.facts(built.container_id))
+        check_running(self._engine.facts(built.container_id))
         return self._end_others(built)
 
     def remove(self, name: SandboxName) -> None:
@@ -198,33 +150,20 @@ class Builder:
         self._end_others(built)
 
     def _prove_new(self, container_id: str, volume: str, identity: Identity, profile: Profile) -> Built:
-        facts = self._engine.facts(container_id)
-        if facts.runtime != profile.runtime:
-            raise SandboxFault(
-                Fault.WRONG_RUNTIME,
-                f"Its container reports the runtime {facts.runtime} although {profile.runtime} was asked for. "
-                'Look at "runtimes" and "default-runtime" in the engine\'s daemon.json.',
-            )
-        try:
-            address = _check_running(facts)
-            deadline = time.monotonic() + BOOT_DEADLINE
-            proof = readiness.prove(
-                lambda: readiness.connect(address, deadline, self._still_runs(container_id)), identity, deadline
-            )
-        except SandboxFault as fault:
-            words = self._engine.last_words(container_id)
-            raise SandboxFault(fault.fault, f"{fault} Its last words: {words}" if words else str(fault)) from fault
+        with self._maker.booting(container_id, profile) as boot:
+            proof = readiness.prove(boot.dial, identity, boot.deadline)
+        facts = boot.facts
         baseline = processes.at_rest(container_id)
         if facts.init_pid not in {process.pid for process in baseline}:
             # Without them a job's processes would not be seen either, and every end of a job would look clean.
             raise EngineError("The keeper does not see its sandboxes' processes; it needs the host's (`pid: host`).")
-        recorded = inspector.record(container_id, facts.init_pid, deadline)
+        recorded = inspector.record(container_id, facts.init_pid, boot.deadline)
         baseline &= processes.at_rest(container_id)  # without helpers of inner Docker's boot that have ended meanwhile
         services = {(process.pid, process.start_time) for process in baseline}
         return Built(
             identity=identity,
             container_id=container_id,
-            address=address,
+            address=boot.address,
             runtime=facts.runtime,
             baseline=baseline,
             docker_version=proof.docker_version,
@@ -239,25 +178,13 @@ class Builder:
         facts = self._engine.facts(built.container_id)
         if facts.frozen:
             self._engine.thaw(built.container_id)
-        return _check_running(facts)
-
-    def _still_runs(self, container_id: str) -> readiness.Patience:
-        def check() -> None:
-            _check_running(self._engine.facts(container_id))
-
-        return check
+        return check_running(facts)
 
     def _end_others(self, built: Built) -> int:
         deadline = time.monotonic() + KILL_DEADLINE
         return processes.end_others(
             built.container_id, built.baseline, lambda: self._engine.paused(built.container_id), deadline
         )
-
-
-def _check_running(facts: ContainerFacts) -> str:
-    if not facts.running or facts.address is None:
-        raise SandboxFault(Fault.STOPPED, f"Its container is not running: {facts.status}.")
-    return facts.address
 
 
 def as_fault(error: SandboxError) -> SandboxFault:

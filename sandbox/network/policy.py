@@ -11,7 +11,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, field_validator
 
 from sandbox.profile import Network, Profile
 
@@ -87,6 +87,10 @@ class Destination(BaseModel):
             else:
                 merged.append(ports)
         return tuple(merged)
+
+    @field_serializer("ports", when_used="json")
+    def _write_ports(self, value: tuple[PortRange, ...]) -> list[str]:
+        return [str(ports) for ports in value]
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:

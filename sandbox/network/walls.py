@@ -141,8 +141,8 @@ def require_bridge(bridge: str) -> None:
         socket.if_nametoindex(bridge)
     except OSError:
         raise WallsDown(
-            f"The bridge {bridge} is not to be seen here, so no wall can stand around it: the keeper is in another "
-            "network namespace than the Docker Engine. Run it in the engine's (`network_mode: host` in a container)."
+            f"The bridge {bridge} is not to be seen here, so no wall can stand around it: this is another network "
+            "namespace than the Docker Engine's. Run it in the engine's (`network_mode: host` in a container)."
         ) from None
 
 

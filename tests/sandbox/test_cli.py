@@ -31,6 +31,7 @@ class Command:
         self._capsys = capsys
         for name in [name for name in os.environ if name.startswith(("SANDBOX_", "DOCKER_"))]:
             monkeypatch.delenv(name)
+        self.set("XDG_STATE_HOME", str(folder / "state"))
         self.set("DOCKER_HOST", f"unix://{folder}/no-engine.sock")
 
     def set(self, name: str, value: str) -> None:
@@ -215,6 +216,7 @@ def test_ls_is_for_machines_too(command: Command, script: Script) -> None:
         "sandboxes": [],
         "condemned": [],
         "counts": {},
+        "adhoc": [],
     }
     assert command.run("ls").returncode == 0
 

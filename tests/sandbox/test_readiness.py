@@ -324,7 +324,8 @@ def test_no_answer_ever(standins: Standins, identity: Identity) -> None:
         b"[" * 60_000,
         b"9" * 60_000,
         b'{"nonce": "x", "docker": "overlay2", "error": null}',
-        b'{"nonce": "x", "docker": {"driver": "overlay2"}, "error": null}',
+        b'{"nonce": "x", "docker": {"driver": "overlay2"}, "clock": 1.0, "error": null}',
+        b'{"nonce": "x", "docker": null, "clock": 1' + b"0" * 400 + b', "error": null}',
     ],
     ids=lambda answer: repr(answer[:20]),
 )

@@ -41,7 +41,7 @@ GOOD = Facts(
     subnets=(IPv4Network("172.17.0.0/16"), IPv4Network("10.213.0.8/29")),
     routes=(IPv4Network("192.0.2.0/24"), IPv4Network("10.213.0.8/29")),
     walls=True,
-    canary=Canary(docker_version="26.1.5", clock=-0.1, printed=checks.GREETING),
+    canary=Canary(docker_version="26.1.5", clock=-0.1),
 )
 P, W, F, N = Status.PASS, Status.WARN, Status.FAIL, Status.NOT_CHECKED
 
@@ -126,8 +126,9 @@ USERNS = wanted(runtimes=frozenset({"userns-runc"}))
         ("canary-docker", canary(fault=Fault.STOPPED), N, "logged in to first"),
         ("canary-clock", canary(clock=30.0), W, "30.0 s ahead of"),
         ("canary-clock", canary(fault=Fault.DOCKER_DEAD), N, "not fit"),
-        ("canary-run", canary(printed="unsafe procfs detected"), F, "unsafe procfs detected"),
-        ("canary-run", canary(), F, "nothing"),
+        ("canary-login", canary(fault=Fault.PROBE_FAILED), P, "works"),
+        ("canary-docker", canary(fault=Fault.PROBE_FAILED), N, "not fit"),
+        ("canary-run", canary(fault=Fault.PROBE_FAILED, complaint="unsafe procfs"), F, "unsafe procfs"),
         ("canary-run", canary(fault=Fault.DOCKER_DEAD), N, "answer first"),
     ],
 )

@@ -1,0 +1,182 @@
+"""The commands that take a name wherever it is: one of the user's own sandboxes first, else one of the keeper's."""
+
+import json
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sandbox.adhoc import options, terminal
+from sandbox.adhoc.life import written
+from sandbox.adhoc.machine import Machines
+from sandbox.adhoc.options import AnyName, AsJson, Keeper
+from sandbox.adhoc.record import Record
+from sandbox.errors import NoSuchSandbox
+from sandbox.keeper import protocol
+from sandbox.keeper.client import KeeperClient
+from sandbox.shell import run as run_shell
+
+app = typer.Typer()
+
+_SHELL = "exec bash --login"
+
+
+@app.command()
+def ls(keeper: Keeper = None, as_json: AsJson = False) -> None:
+    """List your own sandboxes and, where a keeper answers, its sandboxes and those it threw away lately.
+
+    Your own are those of this user on this engine (DOCKER_HOST).
+    """
+    client = options.keeper_of(keeper)
+    listing = client.listing() if client else None
+    own = _own()
+    if as_json:
+        kept = listing.model_dump(mode="json") if listing else {}
+        print(json.dumps({**kept, "adhoc": own}, indent=2))
+        return
+    for one in own:
+        print(f"{one['name']:28} {one['state']:10} {one['address'] or '-':15}  {one['over']}")
+    if listing:
+        _print_kept(listing)
+
+
+@app.command()
+def inspect(name: AnyName, keeper: Keeper = None, as_json: AsJson = False) -> None:
+    """Look at a sandbox and say what was found. Changes nothing.
+
+    One of the keeper's is looked at from outside for what jobs left in it; of one that is gone, it says why it went.
+    """
+    if record := _own_record(name):
+        [found] = [one for one in _own() if one["name"] == record.name]
+        print(json.dumps(found, indent=2) if as_json else "\n".join(f"{key}: {value}" for key, value in found.items()))
+        return
+    findings = _keeper(keeper, name).inspect(name)
+    if as_json:
+        print(findings.model_dump_json(indent=2))
+        return
+    sandbox = findings.sandbox
+    print(f"{sandbox.name}: {sandbox.state}, profile {sandbox.profile}, {sandbox.jobs} jobs")
+    if sandbox.fault:
+        print(f"  thrown away ({sandbox.fault}): {sandbox.reason}")
+    if findings.verdict:
+        print(f"  verdict: {findings.verdict}")
+    for finding in findings.findings:
+        print(f"  {finding.verdict} ({finding.kind}): {finding.sentence}")
+
+
+@app.command()
+def hold(
+    name: AnyName,
+    hours: Annotated[float, typer.Option("--for", min=0.01, max=168, help="Hours.")] = 1.0,
+    keeper: Keeper = None,
+) -> None:
+    """Keep a sandbox for so long from now, connected to or not.
+
+    One of your own ends then. One of the keeper's is not lent, cleaned or recreated meanwhile, and takes up a place;
+    one at work is held from the end of its job on.
+    """
+    if record := _own_record(name):
+        machines = options.machines()
+        machines.store.put(record.model_copy(update={"ends": time.time() + hours * 3600, "idle": None}))
+        print(f"{name} is held for {hours:g} h. Get in: sandbox shell {name}")
+        return
+    _keeper(keeper, name).hold(name, hours * 3600)
+    print(f"{name} is held for {hours:g} h once no job runs in it. Look: sandbox shell {name}")
+
+
+@app.command()
+def release(name: AnyName, keeper: Keeper = None) -> None:
+    """Throw a held sandbox away. A new one takes the place of one of the keeper's."""
+    if record := _own_record(name):
+        options.machines().remove(record)
+        return
+    _keeper(keeper, name).release(name)
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def shell(
+    name: AnyName = options.DEFAULT_NAME,
+    command: Annotated[list[str] | None, typer.Argument(help="A command instead of a shell.")] = None,
+    keeper: Keeper = None,
+) -> None:
+    """Get into a sandbox of your own, or into one of the keeper's that is held."""
+    if _own_record(name) is None:
+        raise typer.Exit(run_shell(_socket(keeper, name), name, command or []))
+    _, transport = options.machines().open(name)
+    with terminal.ended_by_signals(), closing(transport):
+        code = terminal.attach(transport, " ".join(command or []) or _SHELL)
+    raise typer.Exit(code)
+
+
+# -- inside -----------------------------------------------------------------------------------------------------------
+
+
+def _own() -> list[dict[str, str | float | bool | None]]:
+    machines = options.machines()
+    records = machines.store.records()
+    running = (
+        {found.name: found.running for found in machines.engine.owned(machines.store.installation)} if records else {}
+    )
+    return [_told(machines, record, running.get(str(record.sandbox))) for record in records]
+
+
+def _told(machines: Machines, record: Record, running: bool | None) -> dict[str, str | float | bool | None]:
+    """One of the user's sandboxes, without its keys."""
+    state = "creating" if record.access is None else {True: "running", False: "stopped", None: "gone"}[running]
+    return {
+        "name": record.name,
+        "state": state,
+        "address": record.access.address if record.access else None,
+        "sandbox": str(record.sandbox),
+        "image": record.profile.image,
+        "runtime": record.profile.runtime,
+        "docker": record.docker,
+        "walls": record.unwalled is None,
+        "made": record.made,
+        "ends": record.ends,
+        "idle": record.idle,
+        "last_used": machines.store.last_used(record),
+        "over": _over(record, machines.store.last_used(record)),
+    }
+
+
+def _over(record: Record, last_used: float) -> str:
+    now = time.time()
+    ttl = f"ends in {written(max(0.0, record.ends - now))}"
+    if record.idle is None:
+        return ttl
+    return f"{ttl}, or in {written(max(0.0, last_used + record.idle - now))} unless somebody connects"
+
+
+def _own_record(name: str) -> Record | None:
+    try:
+        return options.machines().store.get(name)
+    except NoSuchSandbox:
+        return None
+
+
+def _socket(keeper: Path | None, name: str) -> Path:
+    """Where the keeper is that may know this name. Raises `NoSuchSandbox` when there is none."""
+    if keeper is None and options.keeper_of(keeper) is None:
+        raise NoSuchSandbox(
+            f"There is no sandbox {name}, and no keeper. `sandbox ls` lists; `sandbox up {name}` makes."
+        )
+    return keeper or options.DEFAULT_SOCKET
+
+
+def _keeper(keeper: Path | None, name: str) -> KeeperClient:
+    return KeeperClient(_socket(keeper, name))
+
+
+def _print_kept(listing: protocol.Listing) -> None:
+    for sandbox in listing.sandboxes:
+        whose = f"trust key {sandbox.trust_key}, {sandbox.jobs} jobs" if sandbox.trust_key else "fresh"
+        print(f"{sandbox.name:28} {sandbox.state:10} {sandbox.seconds_in_state:8.1f}s  {sandbox.profile}  {whose}")
+    if listing.trouble:
+        print(f"host {listing.host}: {listing.trouble}")
+    if listing.counts:
+        print("thrown away so far: " + ", ".join(f"{count} {fault}" for fault, count in sorted(listing.counts.items())))
+    for sandbox in listing.condemned[:5]:
+        print(f"{sandbox.name:28} thrown away ({sandbox.fault}): {sandbox.reason}")

@@ -1,0 +1,56 @@
+"""A sandbox of the keeper's for one command: it is warm, so nobody waits for a boot."""
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from sandbox import ssh
+from sandbox.adhoc.session import Login
+from sandbox.config import DEFAULT_PROFILE
+from sandbox.errors import KeeperError
+from sandbox.keeper import protocol
+from sandbox.keeper.client import KeeperClient
+
+LOGIN_DEADLINE = 10.0
+_RENEWALS = 3
+"""In each term of the lease."""
+
+
+@contextmanager
+def borrowed(keeper: KeeperClient) -> Iterator[Login]:
+    """A ready sandbox of the keeper's default profile, given back at the end; the keeper cleans or recreates it.
+
+    Raises `KeeperError` when there is none at once, or `SandboxFault`.
+    """
+    token = secrets.token_urlsafe(24)
+    grant, connection = keeper.lend(
+        protocol.Lend(
+            attempt=f"sandbox-run-{secrets.token_hex(6)}",
+            token=token,
+            profile=DEFAULT_PROFILE,
+            trust_key=f"user {os.getuid()}",
+            wait=0.0,
+            patience=0.0,
+        )
+    )
+    over = threading.Event()
+    try:
+        transport = ssh.login(connection, grant.host_key, grant.client_key, time.monotonic() + LOGIN_DEADLINE)
+        threading.Thread(target=_renew, args=(keeper, token, grant.term / _RENEWALS, over), daemon=True).start()
+        try:
+            yield Login(grant.sandbox, transport)
+        finally:
+            over.set()
+            transport.close()
+    finally:
+        with suppress(KeeperError):  # the lease runs out by itself
+            keeper.give_back(token, used=True)
+
+
+def _renew(keeper: KeeperClient, token: str, interval: float, over: threading.Event) -> None:
+    while not over.wait(interval):
+        with suppress(KeeperError):  # a keeper that is restarted grants every lease a term
+            keeper.renew(token)

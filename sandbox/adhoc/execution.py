@@ -1,0 +1,315 @@
+"""Commands in a sandbox, over a login that stands.
+
+What is run travels on the channel's standard input and so is in no process's arguments, and neither is its
+environment. SSH alone ends nothing reliably, so each command carries a mark by which everything that it started is
+found and ended from a second channel.
+"""
+
+import codecs
+import re
+import secrets
+import select
+import shlex
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from sandbox.errors import CommandFailed, CommandTimedOut, ConnectionLost, OutputTooLarge
+from sandbox.ssh import LOST, Transport, words
+
+MOST_OUTPUT = 64 * 1024**2
+"""Bytes of each of stdout and stderr that `Result` keeps. What prints more is to be streamed."""
+LONGEST_LINE = 1024**2
+"""Characters after which a line is given out in pieces."""
+OPEN_DEADLINE = 30.0
+END_DEADLINE = 15.0
+_LOOK_INTERVAL = 0.1
+_LATE_OUTPUT = 0.5
+"""Seconds for what a command printed to arrive after its end, when a child in the background keeps the stream open."""
+_PIECE = 65536
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MARK = "SANDBOX_COMMAND"
+_END = """\
+marked() { grep -lzsxF "$1" /proc/[0-9]*/environ | cut -d / -f 3; }
+all() {
+    local found sessions
+    found=$(marked "$1")
+    [ -n "$found" ] || return 1
+    sessions=$(ps -o sid= -p "$(echo $found | tr ' ' ,)" | sort -u | tr -d ' ')
+    echo $found $(for session in $sessions; do ps -o pid= -s "$session"; done)
+}
+for signal in TERM KILL; do
+    for try in $(seq 30); do
+        pids=$(all "$1") || exit 0
+        [ "$try" -gt 1 ] && [ $signal = TERM ] || kill -$signal $pids 2>/dev/null
+        sleep 0.05
+    done
+done
+exit 1
+"""
+"""Ends everything with the mark, and the sessions that it is in: `sudo` clears the mark but stays in its session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a command ended, and what it printed."""
+
+    command: str
+    exit_code: int
+    """The command's own; 128 + N when signal N ended it."""
+    stdout: str
+    stderr: str
+
+    def check(self) -> "Result":
+        """Itself when the command succeeded. Raises `CommandFailed` with the end of what it printed."""
+        if self.exit_code:
+            raise CommandFailed(_failure(self.command, self.exit_code, self.stderr or self.stdout), self.exit_code)
+        return self
+
+
+def run(
+    transport: Transport,
+    command: str | Sequence[str],
+    *,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
+    timeout: float | None = None,
+) -> Result:
+    """Run a command to its end. See `Sandbox.run`."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    text = command if isinstance(command, str) else shlex.join(command)
+    stdout, stderr = bytearray(), bytearray()
+    with Command(transport, text, cwd, env) as running:
+        running.feed([stdin] if stdin else [])
+        for out, err in running.pieces(deadline):
+            stdout += out
+            stderr += err
+            if max(len(stdout), len(stderr)) > MOST_OUTPUT:
+                raise OutputTooLarge(
+                    f"{_short(text)} printed more than {MOST_OUTPUT >> 20} MiB. Use `stream`, or print to a file."
+                )
+        return Result(text, running.exit_code(), _text(stdout), _text(stderr))
+
+
+class Stream:
+    """The lines of a running command, stdout and stderr together, without their ends.
+
+    To iterate over it is to wait for the command; leaving its block early ends the command.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        command: str | Sequence[str],
+        cwd: str | None,
+        env: Mapping[str, str] | None,
+        timeout: float | None,
+        check: bool,
+    ) -> None:
+        self._text = command if isinstance(command, str) else shlex.join(command)
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._check = check
+        self._running = Command(transport, self._text, cwd, env, merged=True)
+        self._lines = self._read()
+        self._exit_code: int | None = None
+
+    @property
+    def exit_code(self) -> int | None:
+        """The command's own, after the last line; None before."""
+        return self._exit_code
+
+    def __iter__(self) -> Iterator[str]:
+        return self._lines
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the command if it still runs."""
+        self._lines.close()
+        self._running.close()
+
+    def _read(self) -> Generator[str, None, None]:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        rest = last = ""
+        with self._running:
+            self._running.feed([])
+            for out, _ in self._running.pieces(self._deadline):
+                *lines, rest = (rest + decoder.decode(out)).split("\n")
+                for line in lines:
+                    last = line
+                    yield line
+                if len(rest) > LONGEST_LINE:
+                    yield rest
+                    rest = ""
+            if rest := rest + decoder.decode(b"", final=True):
+                yield rest
+            self._exit_code = self._running.exit_code()
+        if self._check and self._exit_code:
+            raise CommandFailed(_failure(self._text, self._exit_code, rest or last), self._exit_code)
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """A terminal to run a command on."""
+
+    kind: str
+    """As in the environment variable TERM."""
+    columns: int
+    rows: int
+
+
+class Command:
+    """One command that was started. Leaving its block ends what still runs of it."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        text: str,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        merged: bool = False,
+        terminal: Terminal | None = None,
+    ) -> None:
+        """Start it. Raises `ValueError` for a variable that cannot be, `ConnectionLost`."""
+        self.text = text
+        self._transport = transport
+        self._mark = f"{_MARK}={secrets.token_hex(8)}"
+        given = _given(text, cwd, env or {}, merged)
+        self._over = False
+        try:
+            self.channel = transport.open_session(timeout=OPEN_DEADLINE)
+            self.channel.settimeout(OPEN_DEADLINE)
+            if terminal is not None:  # there is no sending ahead of what a person types
+                self.channel.get_pty(terminal.kind, terminal.columns, terminal.rows)
+                self.channel.exec_command(f"exec env {self._mark} bash -c {shlex.quote(_script(text, cwd))}")
+            else:
+                self.channel.exec_command(_READ_AND_RUN.format(mark=self._mark))
+                self.channel.sendall(given)
+            self.channel.settimeout(None)
+        except LOST as error:
+            raise lost(error) from error
+
+    def feed(self, source: Iterable[bytes]) -> None:
+        """Send this to its standard input, in a thread of its own, and then the end of it."""
+        if source == []:
+            self._send(source)
+        else:
+            threading.Thread(target=self._send, args=(source,), daemon=True).start()
+
+    def pieces(self, deadline: float | None) -> Iterator[tuple[bytes, bytes]]:
+        """What it prints to stdout and stderr as it comes, until it has ended.
+
+        Raises `CommandTimedOut` at the monotonic `deadline`, when it is ended.
+        """
+        channel, quiet_since = self.channel, time.monotonic()
+        while True:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise CommandTimedOut(f"{_short(self.text)} took too long, and was ended.")
+            out = channel.recv(_PIECE) if channel.recv_ready() else b""
+            err = channel.recv_stderr(_PIECE) if channel.recv_stderr_ready() else b""
+            if out or err:
+                yield out, err
+                quiet_since = time.monotonic()
+            elif self._ended(quiet_since):
+                self._over = True
+                return
+            elif channel.eof_received:  # it has closed what it prints to, and goes on
+                channel.status_event.wait(_LOOK_INTERVAL)
+            else:
+                select.select([channel], [], [], _LOOK_INTERVAL)
+
+    def exit_code(self) -> int:
+        """After the last piece. Raises `ConnectionLost` when the connection went before it was known."""
+        if self.channel.exit_status_ready() and self.channel.exit_status >= 0:
+            return self.channel.exit_status
+        if not self._transport.is_active():
+            raise lost(None)
+        return 255  # a signal ended its shell: as ssh(1) has it, since which one is not told
+
+    def end(self) -> bool:
+        """End everything that it started, seen from inside. Returns whether it is gone."""
+        with suppress(*LOST):
+            channel = self._transport.open_session(timeout=OPEN_DEADLINE)
+            channel.settimeout(END_DEADLINE)
+            channel.exec_command(f"exec sudo -n bash -s -- {self._mark}")
+            channel.sendall(_END.encode())
+            channel.shutdown_write()
+            while channel.recv(_PIECE):
+                pass
+            return channel.recv_exit_status() == 0
+        return False
+
+    def close(self) -> None:
+        """End it unless it has ended."""
+        if not self._over and self._transport.is_active():
+            self.end()
+        self._over = True
+        self.channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def _send(self, source: Iterable[bytes]) -> None:
+        with suppress(*LOST):  # it reads no more, or has ended: what it printed and its code say which
+            for content in source:
+                self.channel.sendall(content)
+            self.channel.shutdown_write()
+
+    def _ended(self, quiet_since: float) -> bool:
+        if self.channel.closed or self.channel.eof_received:
+            return self.channel.exit_status_ready() or self.channel.closed
+        return self.channel.exit_status_ready() and time.monotonic() - quiet_since > _LATE_OUTPUT
+
+
+_READ_AND_RUN = """exec env {mark} bash -c 'IFS= read -r -d "" given; eval "$given"'"""
+
+
+def _given(text: str, cwd: str | None, env: Mapping[str, str], merged: bool) -> bytes:
+    """The shell text that is sent on standard input, ended by a NUL."""
+    for name, value in env.items():
+        if not _VARIABLE.fullmatch(name):
+            raise ValueError(f"{name!r} cannot be the name of an environment variable.")
+        if "\0" in value:
+            raise ValueError(f"The environment variable {name} has a NUL character in it.")
+    if "\0" in text or "\0" in (cwd or ""):
+        raise ValueError("A command, or its folder, has a NUL character in it.")
+    lines = ["unset given"]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
+    lines += ["exec 2>&1"] if merged else []
+    return "\n".join([*lines, _script(text, cwd)]).encode() + b"\0"
+
+
+def _script(text: str, cwd: str | None) -> str:
+    return text if cwd is None else f"cd -- {shlex.quote(cwd)} || exit 126\n{text}"
+
+
+def lost(error: BaseException | None) -> ConnectionLost:
+    """The connection broke."""
+    why = f": {words(error)}" if error else ""
+    return ConnectionLost(f"The connection to the sandbox broke{why}. Was it removed? `sandbox ls` tells.")
+
+
+def _failure(text: str, exit_code: int, printed: str) -> str:
+    tail = " | ".join(printed.strip().splitlines()[-3:])
+    return f"{_short(text)} ended with exit code {exit_code}" + (f": {words(tail)}" if tail else ".")
+
+
+def _short(text: str) -> str:
+    first, *more = text.strip().splitlines() or [""]
+    return f"`{first[:80]}{' …' if more or len(first) > 80 else ''}`"
+
+
+def _text(content: bytearray) -> str:
+    return content.decode(errors="replace")

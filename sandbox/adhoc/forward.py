@@ -1,0 +1,78 @@
+"""A port of this host's loopback that leads to one in a sandbox."""
+
+import select
+import socket
+import threading
+from contextlib import closing, suppress
+from types import TracebackType
+
+from sandbox.errors import ConnectionLost
+from sandbox.ssh import LOST, Channel, Transport
+
+_OPEN_DEADLINE = 10.0
+_LOOK_INTERVAL = 0.5
+_PIECE = 65536
+
+End = socket.socket | Channel
+
+
+class Forward:
+    """Leads connections to 127.0.0.1:`local` here to `host`:`port` as the sandbox sees it, for the length of its block.
+
+    Entering gives the port here; `local` 0 lets the system choose one.
+    """
+
+    def __init__(self, transport: Transport, port: int, host: str = "127.0.0.1", local: int = 0) -> None:
+        self._transport = transport
+        self._place = (host, port)
+        self._ended = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", local))
+        self._listener.settimeout(_LOOK_INTERVAL)
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept, name=f"forward {port}", daemon=True)
+
+    def __enter__(self) -> int:
+        self._thread.start()
+        return self.port
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._ended.set()
+        self._listener.close()
+        self._thread.join(_LOOK_INTERVAL * 4)
+
+    def wait(self) -> None:
+        """Wait until the connection to the sandbox breaks, which raises `ConnectionLost`."""
+        while self._transport.is_active():
+            self._ended.wait(_LOOK_INTERVAL)
+        raise ConnectionLost("The connection to the sandbox broke. Was it removed? `sandbox ls` tells.")
+
+    def _accept(self) -> None:
+        while not self._ended.is_set():
+            try:
+                connection, caller = self._listener.accept()
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            threading.Thread(target=self._lead, args=(connection, caller), daemon=True).start()
+
+    def _lead(self, connection: socket.socket, caller: tuple[str, int]) -> None:
+        with connection, suppress(*LOST):  # either side may hang up: the other sees it
+            connection.settimeout(None)
+            place = self._place
+            with closing(
+                self._transport.open_channel("direct-tcpip", place, caller, timeout=_OPEN_DEADLINE)
+            ) as channel:
+                self._pass_on(connection, channel)
+
+    def _pass_on(self, connection: socket.socket, channel: Channel) -> None:
+        """Until both have ended what they send."""
+        open_ends: dict[End, End] = {connection: channel, channel: connection}
+        while open_ends and not self._ended.is_set():
+            for ready in select.select(list(open_ends), [], [], _LOOK_INTERVAL)[0]:
+                target = open_ends[ready]
+                if content := ready.recv(_PIECE):
+                    target.sendall(content)
+                else:
+                    del open_ends[ready]
+                    target.shutdown(socket.SHUT_WR)

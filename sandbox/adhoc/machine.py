@@ -1,0 +1,169 @@
+"""Makes, opens and removes ad-hoc sandboxes: record first, then the engine; on the way out the other way round."""
+
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from sandbox import host, readiness, ssh
+from sandbox.adhoc import reaper
+from sandbox.adhoc.life import Life
+from sandbox.adhoc.record import Access, InnerDocker, Record
+from sandbox.adhoc.store import Store, network_namespace
+from sandbox.adhoc.walls import Enclosure
+from sandbox.config import KeeperConfig
+from sandbox.engine import Engine
+from sandbox.errors import ConfigError, NoSuchSandbox, SandboxUnreachable
+from sandbox.identity import new_identity
+from sandbox.maker import BOOT_DEADLINE, Maker
+from sandbox.network import WallsDown, policy
+from sandbox.profile import Profile
+from sandbox.ssh import Transport
+
+CREATION = BOOT_DEADLINE + 120.0
+"""Seconds that a creation may take at most; what is not ready then was given up by its maker."""
+CONNECT_DEADLINE = 10.0
+_KEEPALIVE = 15
+_SSH = 22
+_REACH_DEADLINE = 10.0
+_UNANSWERED = 30_000
+"""Milliseconds without an answer after which a connection counts as broken: a removed sandbox says no goodbye."""
+_GENERATIONS = 0xFFFFFF
+"""How many can be told apart by the names of their bridges."""
+
+_PROFILE = "ad-hoc"
+"""What its label says instead of the name of a keeper's profile."""
+
+Tell = Callable[[str], None]
+"""Hears what is going on, a short phrase at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What kind of sandbox is wanted."""
+
+    name: str
+    profile: Profile
+    life: Life
+    docker: InnerDocker = InnerDocker.EAGER
+    keeps_key: bool = False
+    """Whether its key is kept, so that other processes of this user get in too."""
+
+
+class Machines:
+    """A user's ad-hoc sandboxes on one engine."""
+
+    def __init__(self, store: Store, engine: Engine, config: KeeperConfig) -> None:
+        self.store = store
+        self.engine = engine
+        self.config = config
+        self._enclosure = Enclosure(store, engine, config)
+
+    def make(self, order: Order, tell: Tell) -> tuple[Record, Transport]:
+        """Make a sandbox and log in to it. Nothing is left of one that fails.
+
+        Raises `NameInUse`, `ConfigError`, `EngineError`, `SandboxFault` or `SandboxUnreachable`.
+        """
+        began = time.monotonic()
+        record = self._new(order)
+        self.store.claim(record)
+        try:
+            reaper.start(self.store)
+            tell("creating")
+            record, transport = self._make(record, order, tell)
+        except BaseException:
+            with suppress(Exception):  # the reaper tries again
+                self.remove(record)
+            raise
+        tell(f"ready in {time.monotonic() - began:.1f} s")
+        return record, transport
+
+    def open(self, name: str) -> tuple[Record, Transport]:
+        """Log in to a sandbox by name. Raises `NoSuchSandbox`, `SandboxFault` or `SandboxUnreachable`."""
+        record = self.store.get(name)
+        access = record.access
+        if access is None:
+            raise NoSuchSandbox(f"The sandbox {name} is still being made. Try again in a moment.")
+        if access.client_key is None:
+            raise SandboxUnreachable(f"The sandbox {name} belongs to a program that keeps its key to itself.")
+        _check_reachable(access.address)
+        deadline = time.monotonic() + CONNECT_DEADLINE
+        return record, _log_in(
+            readiness.connect(access.address, deadline), access.host_key, access.client_key, deadline
+        )
+
+    def remove(self, record: Record) -> None:
+        """Remove a sandbox and everything of it. Raises `EngineError` when something would not go."""
+        self.engine.remove(record.installation, str(record.sandbox))
+        self.store.drop(record)
+        with suppress(WallsDown):  # the rest of them still stand, or never did
+            self._enclosure.stand()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _new(self, order: Order) -> Record:
+        now = time.time()
+        resolvers = host.look().nameservers
+        try:
+            reach = policy(order.profile, self.config.openings, self.config.closings, resolvers)
+        except ValueError as error:
+            raise ConfigError(f"The profile is wrong: {error}.") from None
+        return Record(
+            name=order.name,
+            installation=self.store.installation,
+            generation=1 + secrets.randbelow(_GENERATIONS - 1),
+            profile=order.profile,
+            docker=order.docker,
+            policy=reach,
+            life=order.life,
+            made=now,
+            ends=now + CREATION,
+            idle=None,
+            network=network_namespace(),
+        )
+
+    def _make(self, record: Record, order: Order, tell: Tell) -> tuple[Record, Transport]:
+        record = self._enclosure.erect(record)
+        identity = new_identity(str(record.sandbox))
+        places: list[IPv4Network] = []
+        maker = Maker(self.engine, self.config.network_range)
+        container = maker.make(record.sandbox, _PROFILE, order.profile, identity, places.append)
+        record = record.model_copy(update={"container": container, "subnet": places[0]})
+        self.store.put(record)
+        record = self._enclosure.erect(record)
+        tell("booting")
+        keys = identity.host.public, identity.client.private
+        with maker.booting(container, order.profile) as boot:
+            _check_reachable(boot.address)
+            transport = _log_in(boot.dial(), *keys, boot.deadline)
+            if order.docker is InnerDocker.EAGER:
+                readiness.probe(transport, boot.deadline)
+        access = Access(address=boot.address, host_key=keys[0], client_key=keys[1] if order.keeps_key else None)
+        life = {"ends": record.made + order.life.ttl, "idle": order.life.idle}
+        record = record.model_copy(update={"access": access, **life})
+        self.store.put(record)
+        return record, transport
+
+
+def _check_reachable(address: str) -> None:
+    """An engine in a virtual machine, or in another network namespace, has sandboxes that nobody here can reach."""
+    try:
+        socket.create_connection((address, _SSH), timeout=_REACH_DEADLINE).close()
+    except ConnectionRefusedError:  # it has not booted yet
+        return
+    except OSError as error:
+        raise SandboxUnreachable(
+            f"The sandbox's address {address} cannot be reached from here ({error}). The Docker Engine must be on this "
+            "host and in this network namespace: one in a virtual machine is not. Run this where the engine runs."
+        ) from error
+
+
+def _log_in(sock: socket.socket, host_key: str, client_key: str, deadline: float) -> Transport:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNANSWERED)
+    transport = ssh.login(sock, host_key, client_key, deadline)
+    transport.set_keepalive(_KEEPALIVE)
+    return transport

@@ -1,0 +1,79 @@
+"""Options that several commands have, and what they mean together."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sandbox import config as configuration
+from sandbox.adhoc import reaper
+from sandbox.adhoc.life import Life, seconds
+from sandbox.adhoc.machine import Machines
+from sandbox.adhoc.record import NAME
+from sandbox.adhoc.store import Store, default_folder
+from sandbox.engine import Engine
+from sandbox.keeper import protocol
+from sandbox.keeper.client import KeeperClient
+
+DEFAULT_NAME = "default"
+DEFAULT_SOCKET = Path(protocol.DEFAULT_SOCKET)
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(NAME, text):
+        raise typer.BadParameter(f"{text!r} is not up to 40 lower-case letters, digits and _.- in a row.")
+    return text
+
+
+def _length(text: str | float) -> float:
+    if isinstance(text, float):
+        return text
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Name = Annotated[str, typer.Argument(help="What you call it.", callback=_name)]
+AnyName = Annotated[str, typer.Argument(help="As `sandbox ls` names it; one of your own, or the keeper's.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+Keeper = Annotated[
+    Path | None,
+    typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket; else the usual one, if it is there."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", envvar="SANDBOX_CONFIG", help="A file like the keeper's, with your profiles (TOML)."),
+]
+ProfileName = Annotated[str, typer.Option("--profile", help="A profile of that file.")]
+Cpus = Annotated[float | None, typer.Option(help="CPU time in cores.")]
+Memory = Annotated[str | None, typer.Option(help="Memory, such as 8GiB.")]
+Image = Annotated[str | None, typer.Option(help="Another image; one that is on the engine.")]
+Ttl = Annotated[
+    float | None, typer.Option(parser=_length, metavar="TIME", help="Remove it then, however busy: 90s, 30m, 8h.")
+]
+Idle = Annotated[
+    float | None, typer.Option(parser=_length, metavar="TIME", help="Remove it after nobody is connected for so long.")
+]
+
+
+def machines(config: Path | None = None) -> Machines:
+    """The user's sandboxes on the engine that the environment names. What is over is removed first."""
+    found = Machines(Store(default_folder()), Engine(), configuration.load(config))
+    if found.store.records():
+        reaper.sweep(found.store, found.remove)
+        reaper.start(found.store)
+    return found
+
+
+def life_of(usual: Life, ttl: float | None, idle: float | None) -> Life:
+    """The usual life with what the options say instead."""
+    return Life(ttl if ttl is not None else usual.ttl, idle if idle is not None else usual.idle)
+
+
+def keeper_of(socket: Path | None) -> KeeperClient | None:
+    """The keeper: the one that was named, or the usual one if its socket is there and may be used."""
+    if socket is not None:
+        return KeeperClient(socket)
+    return KeeperClient(DEFAULT_SOCKET) if DEFAULT_SOCKET.is_socket() else None

@@ -1,0 +1,143 @@
+"""Ends ad-hoc sandboxes that nobody uses any more: a small process of the host's, there while there are some.
+
+Each command and program that makes one starts it, and finds it running. It is no daemon to install: it goes when the
+last sandbox has gone. What it would have done, every command does too. It alone knows who is connected, from the
+host's own table of connections, so nothing in a sandbox can pretend to be in use.
+
+    python -m sandbox.adhoc.reaper FOLDER
+"""
+
+import fcntl
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from sandbox import config
+from sandbox.adhoc.life import over
+from sandbox.adhoc.record import Record
+from sandbox.adhoc.store import Store, network_namespace
+from sandbox.adhoc.walls import Enclosure
+from sandbox.engine import Engine
+from sandbox.errors import SandboxError
+
+INTERVAL = 5.0
+"""Seconds between two looks. A connection that ended is in the kernel's table for a minute more (TIME_WAIT)."""
+GIVES_UP = 3600.0
+"""Seconds of failures in a row after which the reaper ends; the next command goes on where it was."""
+_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_SSH = 22
+
+
+def start(store: Store) -> None:
+    """Have a reaper run, detached from this process and its terminal. It leaves the processor to everybody else."""
+    with store.locked():  # under which a reaper leaves
+        lock = _lock(store)
+    if lock is None:
+        return
+    os.close(lock)
+    command = ["nice", "-n", "10", sys.executable, "-m", "sandbox.adhoc.reaper", str(store.folder)]
+    subprocess.run(
+        [
+            "sh",
+            "-c",
+            f"{shlex.join(command)} </dev/null >/dev/null 2>>{shlex.quote(str(store.folder / 'reaper.log'))} &",
+        ],
+        check=True,
+        start_new_session=True,
+        cwd="/",
+    )
+
+
+def sweep(store: Store, remove: Callable[[Record], None]) -> None:
+    """Remove what is over. Raises the last `SandboxError` when something would not go; the rest has gone."""
+    failed: SandboxError | None = None
+    used = connected()
+    for record in store.records():
+        if record.access is not None and IPv4Address(record.access.address) in used:
+            store.use(record)
+        idle = record.idle if record.network == network_namespace() else None
+        if over(time.time(), record.ends, idle, store.last_used(record)):
+            try:
+                remove(record)
+            except SandboxError as error:
+                failed = error
+    if failed:
+        raise failed
+
+
+def remove_strangers(store: Store, engine: Engine) -> None:
+    """Remove what the engine has of this installation and no record tells of. Raises `EngineError`."""
+    there = engine.names(store.installation)  # before the records: each is older than what it tells of
+    for name in there - {str(record.sandbox) for record in store.records()}:
+        engine.remove(store.installation, name)
+
+
+def connected(tables: Iterable[Path] = _TABLES) -> frozenset[IPv4Address]:
+    """Whom this host has a connection to on port 22, or had a moment ago."""
+    found = set()
+    for table in tables:
+        try:
+            lines = table.read_text().splitlines()[1:]
+        except OSError:  # a kernel without IPv6
+            continue
+        for line in lines:
+            address, port = line.split()[2].split(":")
+            if int(port, 16) == _SSH:
+                found.add(IPv4Address(bytes.fromhex(address[-8:])[::-1]))
+    return frozenset(found)
+
+
+def main() -> None:
+    """Look after one store until it is empty."""
+    store, engine = Store(Path(sys.argv[1])), Engine()
+    lock = _lock(store)
+    if lock is None:
+        return
+    enclosure = Enclosure(store, engine, config.KeeperConfig())
+    strangers = True
+    last_success = time.monotonic()
+    while time.monotonic() - last_success < GIVES_UP:
+        try:
+            if strangers:
+                remove_strangers(store, engine)
+                strangers = False
+            _look(store, engine, enclosure)
+            last_success = time.monotonic()
+        except SandboxError as error:
+            print(error, file=sys.stderr)
+        with store.locked():  # a record that is written from now on is another reaper's
+            if not store.records():
+                os.close(lock)
+                return
+        time.sleep(INTERVAL)
+
+
+def _lock(store: Store) -> int | None:
+    """What the one reaper of a store holds; None while another one does."""
+    lock = os.open(store.folder / "reaper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _look(store: Store, engine: Engine, enclosure: Enclosure) -> None:
+    def remove(record: Record) -> None:
+        engine.remove(record.installation, str(record.sandbox))
+        store.drop(record)
+
+    walled = any(record.unwalled is None for record in store.records())
+    sweep(store, remove)
+    if walled:
+        enclosure.stand()
+
+
+if __name__ == "__main__":
+    main()

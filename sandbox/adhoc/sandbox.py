@@ -1,0 +1,134 @@
+"""`Sandbox`: a throw-away machine with Docker in it, for programs."""
+
+import logging
+import secrets
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pydantic import ValidationError
+
+from sandbox import config as configuration
+from sandbox.adhoc.life import PASSING, Life
+from sandbox.adhoc.machine import Machines, Order, Tell
+from sandbox.adhoc.record import InnerDocker, Record
+from sandbox.adhoc.session import Session
+from sandbox.adhoc.store import Store, default_folder
+from sandbox.engine import Engine
+from sandbox.errors import ConfigError, NoSuchSandbox
+from sandbox.profile import Profile
+from sandbox.ssh import Transport
+
+log = logging.getLogger("sandbox")
+
+
+class Sandbox(Session):
+    """A sandbox that is made on entering its block, and is gone after it.
+
+        with Sandbox() as box:
+            box.run("docker run --rm hello-world").check()
+
+    The process that made it stays connected to it. When that process is killed, the sandbox is removed two minutes
+    later; in any case at the end of its `ttl`.
+    """
+
+    def __init__(
+        self,
+        profile: str | Profile = configuration.DEFAULT_PROFILE,
+        *,
+        cpus: float | None = None,
+        memory: str | int | None = None,
+        image: str | None = None,
+        docker: InnerDocker | str = InnerDocker.EAGER,
+        ttl: float = PASSING.ttl,
+        idle: float | None = PASSING.idle,
+        config: Path | None = None,
+        tell: Tell = log.info,
+    ) -> None:
+        """`profile` is one of the file `config`, by name, or says itself what there is to say; `cpus` (cores), `memory`
+        (bytes, or `"8GiB"`) and `image` take the place of what it says.
+
+        `docker="lazy"` does not wait for the sandbox's own Docker Engine. `ttl` and `idle` are seconds. `tell` hears of
+        its progress. Nothing is made before `start`. Raises `ConfigError`.
+        """
+        settings = configuration.load(config)
+        self._order = Order(
+            name=f"tmp-{secrets.token_hex(3)}",
+            profile=profile_of(settings, profile, cpus, memory, image),
+            life=Life(ttl, idle),
+            docker=InnerDocker(docker),
+        )
+        self._tell = tell
+        self._machines = Machines(Store(default_folder()), Engine(), settings)
+        self._record: Record | None = None
+        self._transport: Transport | None = None
+
+    @property
+    def name(self) -> str:
+        """What `sandbox ls` calls it."""
+        return self._order.name
+
+    @property
+    def record(self) -> Record:
+        """What is known of it. Raises `NoSuchSandbox` while there is none."""
+        if self._record is None:
+            raise NoSuchSandbox("The sandbox is not there: it was not started yet, or closed. Use it in its block.")
+        return self._record
+
+    @property
+    def transport(self) -> Transport:
+        """See `Session`. Raises `NoSuchSandbox` while there is none."""
+        if self._transport is None:
+            raise NoSuchSandbox("The sandbox is not there: it was not started yet, or closed. Use it in its block.")
+        return self._transport
+
+    def start(self) -> Self:
+        """Make it, unless that was done. Raises `EngineError`, `SandboxFault` or `SandboxUnreachable`."""
+        if self._record is None:
+            self._record, self._transport = self._machines.make(self._order, self._tell)
+            if self._record.unwalled:
+                log.warning("No walls stand around the sandbox %s: %s", self.name, self._record.unwalled)
+        return self
+
+    def reset(self) -> None:
+        """Throw it away and make another one, with new keys. As fresh as a new `Sandbox`."""
+        self.close()
+        self._order = replace(self._order, name=f"tmp-{secrets.token_hex(3)}")
+        self.start()
+
+    def close(self) -> None:
+        """Remove it with everything in it. Raises `EngineError` when it would not go; it is tried again then."""
+        record, transport = self._record, self._transport
+        self._record = self._transport = None
+        if transport is not None:
+            transport.close()
+        if record is not None:
+            self._machines.remove(record)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+
+def profile_of(
+    settings: configuration.KeeperConfig,
+    chosen: str | Profile,
+    cpus: float | None = None,
+    memory: str | int | None = None,
+    image: str | None = None,
+) -> Profile:
+    """A profile of the configuration, or one that says itself, with these fields instead. Raises `ConfigError`."""
+    if isinstance(chosen, str) and chosen not in settings.profiles:
+        known = ", ".join(settings.profiles)
+        raise ConfigError(f"There is no profile {chosen}; the configuration has: {known}.")
+    profile = settings.profiles[chosen] if isinstance(chosen, str) else chosen
+    said = {"cpus": cpus, "memory": memory, "image": image}
+    changes = {field: value for field, value in said.items() if value is not None}
+    try:
+        return Profile.model_validate({**profile.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}.") from None

@@ -1,0 +1,148 @@
+"""The records of a user's ad-hoc sandboxes on one engine: a folder that is the user's only.
+
+A record is there before the engine is asked for anything and until everything is gone, so nothing is forgotten. When it
+was last seen in use is the time of its file.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from sandbox.adhoc.record import NAME, Record
+from sandbox.errors import ConfigError, NameInUse, NoSuchSandbox
+from sandbox.template import InstallationId
+
+_SUFFIX = ".json"
+
+
+def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Under `XDG_STATE_HOME`, a folder for each engine: names and firewall tables of two do not meet."""
+    base = environment.get("XDG_STATE_HOME") or Path(environment.get("HOME") or Path.home(), ".local", "state")
+    engine = hashlib.sha256(environment.get("DOCKER_HOST", "").encode()).hexdigest()[:8]
+    return Path(base, "sandbox", engine)
+
+
+def network_namespace() -> int:
+    """Which network namespace this process is in."""
+    return Path("/proc/self/ns/net").stat().st_ino
+
+
+class Store:
+    """The records in one folder. Raises `ConfigError` when it cannot be used."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.chmod(0o700)  # it holds keys, whoever made it
+            with self.locked():
+                self.installation = self._installation()
+        except OSError as error:
+            raise ConfigError(f"The state folder {folder} is not usable: {error}. Set XDG_STATE_HOME.") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process out for the length of the block, which must be short. Not twice in a thread."""
+        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def claim(self, record: Record) -> None:
+        """Keep a record under a name that nobody has. Raises `NameInUse`."""
+        with self.locked():
+            if self._read(self._path(record.name)):
+                raise NameInUse(
+                    f"There is a sandbox {record.name} already. Use it (sandbox shell {record.name}), "
+                    f"remove it (sandbox rm {record.name}), or give this one another name."
+                )
+            self._write(record)
+
+    def put(self, record: Record) -> None:
+        """Replace the record of the same creation. Raises `NoSuchSandbox` when it was removed meanwhile."""
+        with self.locked():
+            self._same(record)
+            self._write(record)
+
+    def drop(self, record: Record) -> None:
+        """Forget a creation; a later one of the same name stays."""
+        with self.locked():
+            try:
+                self._same(record)
+            except NoSuchSandbox:
+                return
+            shutil.rmtree(self.ssh_folder(record.name), ignore_errors=True)
+            self._path(record.name).unlink(missing_ok=True)
+
+    def get(self, name: str) -> Record:
+        """The record of a name. Raises `NoSuchSandbox`."""
+        found = self._read(self._path(name)) if re.fullmatch(NAME, name) else None
+        if found is None:
+            raise NoSuchSandbox(f"There is no sandbox {name}; `sandbox ls` lists them, `sandbox up {name}` makes it.")
+        return found
+
+    def records(self) -> list[Record]:
+        """Every record, oldest first. One that cannot be read is left out."""
+        found = [record for path in self.folder.glob(f"*{_SUFFIX}") if (record := self._read(path))]
+        return sorted(found, key=lambda record: record.made)
+
+    def ssh_folder(self, name: str) -> Path:
+        """For the files that `sandbox ssh-config` writes."""
+        return self.folder / "ssh" / name
+
+    def last_used(self, record: Record) -> float:
+        """Unix time at which it was last seen in use."""
+        try:
+            return self._path(record.name).stat().st_mtime
+        except OSError:
+            return time.time()
+
+    def use(self, record: Record) -> None:
+        """It is in use now."""
+        try:
+            os.utime(self._path(record.name))
+        except FileNotFoundError:
+            return
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _installation(self) -> InstallationId:
+        path = self.folder / "installation"
+        if not path.exists():
+            path.write_text(f"{secrets.token_hex(4)}\n")
+        found = path.read_text().strip()
+        if not re.fullmatch("[0-9a-f]{8}", found):
+            raise ConfigError(f"The file {path} does not hold the eight hex digits it should.")
+        return InstallationId(found)
+
+    def _same(self, record: Record) -> None:
+        if self.get(record.name).sandbox != record.sandbox:
+            raise NoSuchSandbox(f"The sandbox {record.name} was removed, and another one made under its name.")
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}{_SUFFIX}"
+
+    def _write(self, record: Record) -> None:
+        path = self._path(record.name)
+        temporary = path.with_suffix(".new")
+        temporary.unlink(missing_ok=True)
+        temporary.touch(mode=0o600)
+        temporary.write_text(record.model_dump_json())
+        temporary.replace(path)
+
+    def _read(self, path: Path) -> Record | None:
+        try:
+            return Record.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            return None

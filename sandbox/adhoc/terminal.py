@@ -1,0 +1,94 @@
+"""A command in a sandbox on this process's own streams: as a terminal where they are one, else as pipes."""
+
+import os
+import signal
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from types import FrameType
+
+from sandbox.adhoc.execution import Command, Terminal
+from sandbox.ssh import LOST, Channel, Transport
+
+_PIECE = 65536
+_STDIN, _STDOUT = 0, 1
+_ENDED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def attach(transport: Transport, text: str, cwd: str | None = None) -> int:
+    """Run a command with our standard streams, and return its exit code. Leaving it early ends the command.
+
+    Raises `ConnectionLost`.
+    """
+    terminal = _terminal() if os.isatty(_STDIN) and os.isatty(_STDOUT) else None
+    with Command(transport, text, cwd, terminal=terminal) as command, ExitStack() as stack:
+        if terminal is not None:
+            stack.enter_context(_raw())
+            stack.enter_context(_followed_by(command.channel))
+        command.feed(iter(lambda: os.read(_STDIN, _PIECE), b""))
+        for out, err in command.pieces(None):
+            _write(sys.stdout.fileno(), out)
+            _write(sys.stderr.fileno(), err)
+        return command.exit_code()
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Ctrl-C, TERM, HUP, and a reader that went away leave the block and then the process, with the usual codes."""
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        for again in _ENDED_BY:
+            signal.signal(again, signal.SIG_IGN)  # what the block cleans up is short
+        raise SystemExit(128 + number)
+
+    for number in _ENDED_BY:
+        signal.signal(number, leave)
+    try:
+        yield
+    except BrokenPipeError:
+        sys.stdout = None  # Python would complain once more when it flushes that
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _terminal() -> Terminal:
+    size = os.get_terminal_size(_STDIN)
+    return Terminal(os.environ.get("TERM", "dumb"), size.columns, size.lines)
+
+
+@contextmanager
+def _raw() -> Iterator[None]:
+    """What is typed is the sandbox's to interpret, Ctrl-C too; the terminal is as it was afterwards."""
+    before = termios.tcgetattr(_STDIN)
+    tty.setraw(_STDIN)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(_STDIN, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def _followed_by(channel: Channel) -> Iterator[None]:
+    """Its terminal has the size of ours, also when that changes."""
+
+    def resize() -> None:
+        size = os.get_terminal_size(_STDIN)
+        with suppress(*LOST):
+            channel.resize_pty(size.columns, size.lines)
+
+    def changed(_number: int, _frame: FrameType | None) -> None:
+        threading.Thread(target=resize, daemon=True).start()  # whom the signal met may have what this needs
+
+    before = signal.signal(signal.SIGWINCH, changed)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGWINCH, before)
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]

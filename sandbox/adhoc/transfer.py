@@ -1,0 +1,145 @@
+"""Files and folders into a sandbox and out of it, as tar archives over a command's streams."""
+
+import os
+import shlex
+import shutil
+import tarfile
+import tempfile
+import threading
+from pathlib import Path, PurePosixPath
+
+from sandbox.adhoc.execution import Command, run
+from sandbox.adhoc.unpack import unpack
+from sandbox.errors import CommandFailed, TransferFailed
+from sandbox.ssh import LOST, Channel, Transport, words
+
+MOST_BYTES = 64 * 1024**3
+"""What is copied out at most."""
+STALLED = 60.0
+"""Seconds without a byte after which a copy is given up."""
+_PIECE = 256 * 1024
+
+
+def put(transport: Transport, source: Path, target: str) -> None:
+    """Copy a file or folder into the sandbox. See `Sandbox.put`."""
+    if not os.path.lexists(source):
+        raise TransferFailed(f"There is no {source} to copy.")
+    folder, name = _place(transport, source, target)
+    with Command(transport, f"exec tar --extract --no-same-owner --file=- --directory {shlex.quote(folder)}") as tar:
+        tar.channel.settimeout(STALLED)
+        errors = _Collected(tar.channel)
+        try:
+            with tar.channel.makefile("wb", _PIECE) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
+                archive.add(source, arcname=name, filter=_nobodys)
+            tar.channel.shutdown_write()
+        except LOST as error:
+            told = errors.text()  # tar inside gave up, and said why
+            raise TransferFailed(f"{source} could not be copied to {target}: {told or words(error)}.") from error
+        if code := _code(tar):
+            raise TransferFailed(
+                f"{source} could not be copied to {target}: {errors.text() or f'tar ended with {code}'}."
+            )
+
+
+def get(transport: Transport, source: str, target: Path, most_bytes: int = MOST_BYTES) -> list[str]:
+    """Copy a file or folder out of the sandbox. See `Sandbox.get`."""
+    place = target / PurePosixPath(source).name if target.is_dir() else target
+    if place.is_dir() or (os.path.lexists(place) and not place.is_file()):
+        raise TransferFailed(f"{place} is there already. Remove it, or name another place.")
+    parent, name = str(PurePosixPath(source).parent), PurePosixPath(source).name
+    if not name:
+        raise TransferFailed(f"{source!r} names no file or folder. Name one, such as `out` or /home/sandbox/out.")
+    text = f"exec tar --create --hard-dereference --file=- --directory {shlex.quote(parent)} -- {shlex.quote(name)}"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".sandbox-", dir=place.parent) as folder:
+            left_out = _receive(transport, text, source, Path(folder, "all"), most_bytes)
+            if left_out == [name]:
+                raise TransferFailed(f"{source} is a symbolic link. Name what it leads to.")
+            _move(Path(folder, "all", name), place)
+    except OSError as error:
+        raise TransferFailed(f"{source} could not be written to {place}: {error}.") from error
+    return left_out
+
+
+def _place(transport: Transport, source: Path, target: str) -> tuple[str, str]:
+    """The folder inside that the copy goes to, made where it was not there, and the copy's name in it."""
+    name = source.resolve().name
+    quoted = shlex.quote(target)
+    parent, own = str(PurePosixPath(target).parent), PurePosixPath(target).name
+    if target.endswith("/"):
+        run(transport, f"mkdir -p -- {quoted}", timeout=STALLED).check()
+        return target, name
+    script = f"[ -d {quoted} ] && echo folder || mkdir -p -- {shlex.quote(parent)}"
+    try:
+        answer = run(transport, script, timeout=STALLED).check().stdout
+    except CommandFailed as error:
+        raise TransferFailed(f"{target} cannot be written in the sandbox: {error}") from error
+    return (target, name) if answer == "folder\n" or not own else (parent, own)
+
+
+def _receive(transport: Transport, text: str, source: str, folder: Path, most_bytes: int) -> list[str]:
+    folder.mkdir(mode=0o700)
+    with Command(transport, text) as tar:
+        tar.feed([])
+        tar.channel.settimeout(STALLED)
+        errors = _Collected(tar.channel)
+        with tar.channel.makefile("rb", _PIECE) as stream:
+            try:
+                left_out = unpack(stream, folder, most_bytes)
+                while stream.read(_PIECE):  # tar pads its archives
+                    pass
+            except (*LOST, TransferFailed):
+                if told := errors.text():
+                    raise TransferFailed(f"{source} could not be copied: {told}.") from None
+                raise
+        if code := _code(tar):
+            raise TransferFailed(f"{source} could not be copied: {errors.text() or f'tar ended with {code}'}.")
+    return left_out
+
+
+def _move(made: Path, place: Path) -> None:
+    if not os.path.lexists(made):
+        raise TransferFailed("The sandbox sent something else than what it was asked for. Nothing was written.")
+    if made.is_dir():
+        made.chmod(0o755)
+        shutil.move(made, place)
+    else:
+        made.replace(place)
+
+
+class _Collected:
+    """What a command prints on stderr, kept while its stdout is read."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._kept = bytearray()
+        self._thread = threading.Thread(target=self._collect, args=(channel,), daemon=True)
+        self._thread.start()
+
+    def text(self) -> str:
+        """As a line; waits a moment for what is on its way."""
+        self._thread.join(1.0)
+        return words(self._kept.decode(errors="replace")).rstrip(".") if self._kept.strip() else ""
+
+    def _collect(self, channel: Channel) -> None:
+        try:
+            while content := channel.recv_stderr(4096):
+                if len(self._kept) < 4096:
+                    self._kept += content
+        except LOST:
+            return
+
+
+def _code(command: Command) -> int:
+    for _ in command.pieces(None):
+        pass
+    return command.exit_code()
+
+
+def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """What goes into a sandbox says nothing about who had it here; sockets and devices stay."""
+    if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+        return None
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member

@@ -1,0 +1,60 @@
+"""The walls around ad-hoc sandboxes: those of docs/network.md, where the caller may put them up."""
+
+from sandbox.adhoc.record import Record
+from sandbox.adhoc.store import Store
+from sandbox.config import KeeperConfig
+from sandbox.engine import Engine
+from sandbox.errors import ConfigError
+from sandbox.network import Wall, Walls, WallsDown, require_bridge
+from sandbox.profile import Network
+
+
+class Enclosure:
+    """One installation's walls, as its records say. Not to be used from two threads."""
+
+    def __init__(self, store: Store, engine: Engine, config: KeeperConfig) -> None:
+        self._store = store
+        self._engine = engine
+        self._range = config.network_range
+        self._walls = Walls(store.installation)
+        self._put: set[str] = set()
+
+    def stand(self) -> None:
+        """Have the walls stand around every sandbox that is recorded with some. Raises `WallsDown`, `EngineError`.
+
+        A sandbox whose subnet is not recorded yet is closed in completely.
+        """
+        others = [subnet for subnet in self._engine.taken_subnets("bridge") if not subnet.overlaps(self._range)]
+        with self._store.locked():
+            walled = [record for record in self._store.records() if record.unwalled is None]
+            there = {record.sandbox.bridge: record for record in walled if record.subnet is not None}
+            for bridge in self._put - there.keys():
+                self._walls.forget(bridge)
+            for bridge, record in there.items():
+                assert record.subnet is not None
+                self._walls.put(bridge, Wall(record.subnet, record.policy))
+            self._put = set(there)
+            if walled:
+                self._walls.ensure(others)
+            else:
+                self._walls.remove()
+
+    def erect(self, record: Record) -> Record:
+        """Have a new sandbox walled in, or say in its record why not: before its start, and again with its subnet.
+
+        Raises `ConfigError` when its profile closes what only walls can close.
+        """
+        if record.unwalled is not None:
+            return record
+        try:
+            if record.subnet is not None:
+                require_bridge(record.sandbox.bridge)
+            self.stand()
+        except WallsDown as error:
+            if record.profile.network is Network.NONE or record.profile.close:
+                raise ConfigError(
+                    f"The profile closes what only walls can, and none can be put up here: {error} "
+                    "Run this as root, or leave `network` and `close` away."
+                ) from error
+            return record.model_copy(update={"unwalled": str(error)})
+        return record

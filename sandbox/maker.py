@@ -1,0 +1,136 @@
+"""Makes one sandbox: its own network and container, with its keys and limits, up to where it can be logged in to.
+
+The keeper's sandboxes and those that a person makes without one come from here, with the same limits.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
+
+from sandbox import host, readiness
+from sandbox.engine import ContainerFacts, Engine, NetworkMissing, SubnetTaken
+from sandbox.errors import EngineError, EngineTimeout, EngineUnreachable, Fault, SandboxFault
+from sandbox.identity import Identity
+from sandbox.network import free_subnet
+from sandbox.profile import Profile
+from sandbox.template import ContainerSpec, SandboxName, container_spec
+
+BOOT_DEADLINE = 120.0
+"""Seconds from start to proven. Inner Docker under sysbox took 1.6 to 1.9 times what it takes without."""
+_SUBNET_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """A sandbox that was started a moment ago."""
+
+    facts: ContainerFacts
+    address: str
+    deadline: float
+    """Monotonic time by which it is to be proven."""
+    dial: readiness.Dial
+    """Connects to its SSH server as soon as that listens."""
+
+
+class Maker:
+    """Makes sandboxes on one engine, with subnets out of one range."""
+
+    def __init__(self, engine: Engine, network_range: IPv4Network) -> None:
+        self._engine = engine
+        self._range = network_range
+        self._host = host.look()
+        self._networks = threading.Lock()
+
+    def make(
+        self,
+        name: SandboxName,
+        profile_name: str,
+        profile: Profile,
+        identity: Identity,
+        started: Callable[[IPv4Network], None],
+    ) -> str:
+        """Make a sandbox and start it; `started` is told its subnet when its container runs. Returns the container.
+
+        Raises `EngineError`, or `ConfigError` when no subnet is left; what was made then stays to be removed.
+        """
+        # Which subnets are taken is looked up and acted on under one lock: two creations must not pick the same.
+        with self._networks:
+            subnet = self._free_subnet(name)
+            spec = container_spec(name, profile_name, profile, identity, subnet, self._host)
+            container_id, subnet = self._create(spec)
+        self._engine.start(container_id)
+        started(subnet)
+        return container_id
+
+    @contextmanager
+    def booting(self, container_id: str, profile: Profile) -> Iterator[Boot]:
+        """For the length of the block, what it takes to prove a sandbox that was started just now.
+
+        Raises `EngineError`, or `SandboxFault`: one from the block, too, tells the container's last words.
+        """
+        facts = self._engine.facts(container_id)
+        if facts.runtime != profile.runtime:
+            raise SandboxFault(
+                Fault.WRONG_RUNTIME,
+                f"Its container reports the runtime {facts.runtime} although {profile.runtime} was asked for. "
+                'Look at "runtimes" and "default-runtime" in the engine\'s daemon.json.',
+            )
+        try:
+            address = check_running(facts)
+            deadline = time.monotonic() + BOOT_DEADLINE
+            patience = self._still_runs(container_id)
+            yield Boot(facts, address, deadline, lambda: readiness.connect(address, deadline, patience))
+        except SandboxFault as fault:
+            words = self._engine.last_words(container_id)
+            raise SandboxFault(fault.fault, f"{fault} Its last words: {words}" if words else str(fault)) from fault
+
+    def _create(self, spec: ContainerSpec) -> tuple[str, IPv4Network]:
+        """Create network and container side by side: the container needs the network only when it starts.
+
+        Each takes a tenth of the whole creation. An engine that wants the network first is asked again.
+        """
+        with ThreadPoolExecutor(1) as beside:
+            network = beside.submit(self._create_network, spec)
+            try:
+                container_id = self._engine.create(spec)
+            except NetworkMissing:
+                network.result()
+                container_id = self._engine.create(spec)
+            except (EngineTimeout, EngineUnreachable):
+                raise
+            except EngineError:
+                self._engine.check(spec.runtime, spec.image)  # it says what to do where one of these is missing
+                raise
+            return container_id, network.result()
+
+    def _create_network(self, spec: ContainerSpec) -> IPv4Network:
+        """Create the network, and return its subnet: another maker on this engine may have been faster to take one."""
+        for _ in range(_SUBNET_TRIES):
+            try:
+                self._engine.create_network(spec)
+            except SubnetTaken:
+                spec = replace(spec, subnet=self._free_subnet(spec.name))
+            else:
+                return spec.subnet
+        self._engine.create_network(spec)
+        return spec.subnet
+
+    def _free_subnet(self, name: SandboxName) -> IPv4Network:
+        return free_subnet(self._range, self._engine.taken_subnets(), name.generation)
+
+    def _still_runs(self, container_id: str) -> readiness.Patience:
+        def check() -> None:
+            check_running(self._engine.facts(container_id))
+
+        return check
+
+
+def check_running(facts: ContainerFacts) -> str:
+    """The address of a container that runs. Raises `SandboxFault` (`stopped`)."""
+    if not facts.running or facts.address is None:
+        raise SandboxFault(Fault.STOPPED, f"Its container is not running: {facts.status}.")
+    return facts.address

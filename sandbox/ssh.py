@@ -1,0 +1,69 @@
+"""A login to a sandbox, with its host key pinned: the one module of this package that knows paramiko.
+
+Whatever goes wrong is a `SandboxFault` that says what was seen, or `LOST` where only the caller knows what it means.
+"""
+
+import io
+import logging
+import socket
+import time
+from typing import Final
+
+import paramiko
+
+from sandbox.errors import Fault, SandboxFault
+from sandbox.template import LOGIN_USER
+from sandbox.text import one_line
+
+Transport = paramiko.Transport
+Channel = paramiko.Channel
+
+LOST: Final = (paramiko.SSHException, EOFError, OSError)
+"""What is raised by a transport or channel whose other side went away, or does not speak SSH."""
+
+# Its messages are about hostile or half-booted peers; we raise those as faults with our own words.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+
+
+def login(sock: socket.socket, host_key: str, client_key: str, deadline: float) -> Transport:
+    """Log in over `sock` before the monotonic time `deadline`, to the sandbox with this public `host_key` only.
+
+    `client_key` is the private one, PEM. Raises `SandboxFault`: `ssh-dead`, `host-key-changed` or `login-refused`.
+    """
+    transport = Transport(sock)
+    transport.banner_timeout = transport.auth_timeout = transport.handshake_timeout = left(deadline)
+    try:
+        transport.start_client(timeout=left(deadline))
+        _check_host_key(transport, host_key)
+        transport.auth_publickey(LOGIN_USER, paramiko.Ed25519Key.from_private_key(io.StringIO(client_key)))
+    except paramiko.AuthenticationException as error:
+        alive = transport.is_active() and time.monotonic() < deadline
+        transport.close()
+        if not alive:  # paramiko calls that, too, a failed authentication
+            raise SandboxFault(Fault.SSH_DEAD, "Its sshd hung or hung up in the middle of a login.") from error
+        raise SandboxFault(Fault.LOGIN_REFUSED, "Its sshd refused the key that it was made with.") from error
+    except LOST as error:
+        transport.close()
+        raise SandboxFault(Fault.SSH_DEAD, f"Its sshd accepted a connection but no login: {words(error)}.") from error
+    except SandboxFault:
+        transport.close()
+        raise
+    return transport
+
+
+def _check_host_key(transport: Transport, host_key: str) -> None:
+    if transport.get_remote_server_key().get_base64() != host_key.split()[1]:
+        raise SandboxFault(
+            Fault.HOST_KEY_CHANGED,
+            "Its sshd shows another host key than the one it was made with: it is not ours any more.",
+        )
+
+
+def words(thing: object) -> str:
+    """Somebody else's text for a sentence of ours: one line, printable, short."""
+    return one_line(str(thing))[:200].strip() or type(thing).__name__
+
+
+def left(deadline: float) -> float:
+    """Seconds until the monotonic time `deadline`, for a timeout: never none."""
+    return max(0.01, deadline - time.monotonic())

@@ -1,0 +1,81 @@
+"""What is over is ended, and who is connected is read from the host's own tables."""
+
+import os
+import time
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from sandbox.adhoc import reaper
+from sandbox.adhoc.record import Record
+from sandbox.adhoc.store import Store
+from sandbox.errors import EngineError
+from tests.sandbox.adhoc.records import record
+
+TCP = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100D50A:A1B2 0200D50A:0016 01 00000000:00000000 00:00000000 00000000     0        0 1 1 0 20 4 30 10 -1
+   1: 0100007F:A1B2 0100007F:0017 01 00000000:00000000 00:00000000 00000000     0        0 1 1 0 20 4 30 10 -1
+   2: 0900D50A:A1B2 0A00D50A:0016 06 00000000:00000000 03:00000F00 00000000     0        0 0 3 0
+"""
+TCP6 = """\
+  sl  local_address                         remote_address                        st tx_queue rx_queue
+   0: 0000000000000000FFFF00000100D50A:A1B2 0000000000000000FFFF00000300D50A:0016 01 00000000:00000000
+"""
+
+
+def test_who_is_connected_is_read_from_the_kernels_tables(tmp_path: Path) -> None:
+    """IPv4, IPv4 by an IPv6 socket, and what ended within the last minute; other ports are nothing of ours."""
+    for name, text in (("tcp", TCP), ("tcp6", TCP6)):
+        (tmp_path / name).write_text(text)
+    found = reaper.connected([tmp_path / "tcp", tmp_path / "tcp6", tmp_path / "not-there"])
+    assert found == {IPv4Address("10.213.0.2"), IPv4Address("10.213.0.10"), IPv4Address("10.213.0.3")}
+
+
+def test_the_kernels_own_tables_can_be_read() -> None:
+    assert all(isinstance(address, IPv4Address) for address in reaper.connected())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "state")
+
+
+def test_what_is_over_goes_and_the_rest_stays(store: Store) -> None:
+    now = time.time()
+    store.claim(record(store, "old", 1, ends=now - 1))
+    store.claim(record(store, "young", 2))
+    removed: list[str] = []
+    reaper.sweep(store, lambda one: removed.append(one.name))
+    assert removed == ["old"]
+
+
+def test_one_that_will_not_go_keeps_no_other(store: Store) -> None:
+    for number in (1, 2, 3):
+        store.claim(record(store, f"old{number}", number, ends=time.time() - 1))
+    removed: list[str] = []
+
+    def remove(one: Record) -> None:
+        if one.name == "old1":
+            raise EngineError("It hangs.")
+        removed.append(one.name)
+
+    with pytest.raises(EngineError, match="hangs"):
+        reaper.sweep(store, remove)
+    assert removed == ["old2", "old3"]
+
+
+def test_idle_is_judged_only_where_connections_are_seen(store: Store) -> None:
+    """The trap: from another network namespace than its user's, every sandbox would look idle."""
+    removed: list[str] = []
+
+    def look() -> list[str]:
+        os.utime(store.folder / "mine.json", (1000, 1000))
+        reaper.sweep(store, lambda one: removed.append(one.name))
+        return removed
+
+    store.claim(record(store, network=1))
+    assert look() == []
+    store.put(record(store))
+    assert look() == ["mine"]

@@ -1,0 +1,87 @@
+"""The records of a user's sandboxes: nobody else's to read, one for a name, and none is lost or mixed up."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from sandbox.adhoc import ssh_config
+from sandbox.adhoc.store import Store, default_folder
+from sandbox.errors import ConfigError, NameInUse, NoSuchSandbox
+from tests.sandbox.adhoc.records import record
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "state")
+
+
+def test_a_record_is_read_as_it_was_written(store: Store) -> None:
+    """The trap: port ranges in its policy were once written in a form that could not be read again."""
+    mine = record(store)
+    store.claim(mine)
+    assert Store(store.folder).records() == [mine]
+
+
+def test_keys_are_for_nobody_else(store: Store) -> None:
+    store.claim(record(store))
+    text = ssh_config.write(store, store.get("mine"))
+    assert "Host mine.sandbox\n" in text
+    assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
+    files = [path for path in store.folder.rglob("*") if path.is_file() and path.name != "installation"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert "PRIVATE KEY" not in repr(store.get("mine"))
+    store.drop(store.get("mine"))
+    assert not store.ssh_folder("mine").exists()
+
+
+def test_a_name_is_had_once(store: Store) -> None:
+    store.claim(record(store))
+    with pytest.raises(NameInUse, match="sandbox rm mine"):
+        store.claim(record(store, generation=2))
+
+
+def test_an_earlier_creation_does_not_touch_a_later_one_of_its_name(store: Store) -> None:
+    earlier, later = record(store), record(store, generation=2)
+    store.claim(later)
+    store.drop(earlier)
+    with pytest.raises(NoSuchSandbox):
+        store.put(earlier)
+    assert store.records() == [later]
+
+
+def test_a_record_that_is_damaged_does_not_keep_its_name(store: Store) -> None:
+    (store.folder / "mine.json").write_text("{")
+    assert store.records() == []
+    store.claim(record(store))
+    assert store.get("mine").name == "mine"
+
+
+@pytest.mark.parametrize("name", ["../lock", "", "Mine", "nothing", "x" * 41])
+def test_there_is_no_such_name(store: Store, name: str) -> None:
+    with pytest.raises(NoSuchSandbox, match="sandbox ls"):
+        store.get(name)
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="XDG_STATE_HOME"):
+        Store(tmp_path / "file" / "state")
+
+
+def test_another_engine_has_another_folder() -> None:
+    here = {"XDG_STATE_HOME": "/state"}
+    one, other = default_folder(here), default_folder({**here, "DOCKER_HOST": "unix:///other.sock"})
+    assert one != other
+    assert one.parent == other.parent == Path("/state/sandbox")
+    assert default_folder({"HOME": "/home/me"}).parent == Path("/home/me/.local/state/sandbox")
+
+
+def test_use_is_remembered(store: Store) -> None:
+    mine = record(store)
+    store.claim(mine)
+    os.utime(store.folder / "mine.json", (1000, 1000))
+    assert store.last_used(mine) == 1000
+    store.use(mine)
+    assert store.last_used(mine) > 1000
