@@ -3,10 +3,20 @@
 import io
 import tarfile
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import paramiko
 from docker.models.containers import Container
+
+HELLO = """set -e
+mkdir -p ~/hello/root && cd ~/hello
+programs=$(readlink -f /bin/sh /usr/bin/sleep)
+cp -L --parents /bin/sh $(ldd $programs | grep -o '/[^ :]*' | sort -u) root
+printf 'FROM scratch\\nCOPY root /\\nRUN echo hello > /greeting\\nCMD read line < /greeting; echo $line\\n' > Dockerfile
+docker build -q -t hello . > /dev/null
+"""
+"""Builds the image `hello` out of the sandbox's own programs, where nothing can be pulled."""
 
 START_SECONDS = 60.0
 SCRIPT_SECONDS = 120.0
@@ -16,7 +26,7 @@ def key_from(private: str) -> paramiko.Ed25519Key:
     return paramiko.Ed25519Key.from_private_key(io.StringIO(private))
 
 
-def archive(files: dict[str, bytes]) -> bytes:
+def archive(files: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, content in files.items():
@@ -104,3 +114,7 @@ class Started:
     def close(self) -> None:
         for client in self._clients:
             client.close()
+
+
+Start = Callable[..., Started]
+"""Starts a sandbox; see the fixture `start`."""

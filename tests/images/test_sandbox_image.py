@@ -1,76 +1,15 @@
-"""The sandbox image on a real engine: what `images/sandbox/README.md` promises to those who start it by hand."""
+"""The sandbox image on a real engine: what `docs/sandbox-image.md` promises to those who start it by hand."""
 
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 
-import docker
 import paramiko
 import pytest
 from docker.errors import APIError
 
 from sandbox.identity import KeyPair, new_identity
-from tests.images.started import Started, archive, key_from
-
-Start = Callable[..., Started]
-GIVEN = "/etc/sandbox"
-DOCKER_DATA = "/var/lib/docker"
-
-HELLO = """set -e
-mkdir -p ~/hello/root && cd ~/hello
-programs=$(readlink -f /bin/sh /usr/bin/sleep)
-cp -L --parents /bin/sh $(ldd $programs | grep -o '/[^ :]*' | sort -u) root
-printf 'FROM scratch\\nCOPY root /\\nRUN echo hello > /greeting\\nCMD read line < /greeting; echo $line\\n' > Dockerfile
-docker build -q -t hello . > /dev/null
-"""
-
-
-@pytest.fixture(scope="module")
-def client_key() -> KeyPair:
-    return new_identity("test").client
-
-
-@pytest.fixture
-def start(
-    docker_client: docker.DockerClient, sandbox_runtime: str, sandbox_image: str, client_key: KeyPair
-) -> Iterator[Start]:
-    yield from _starter(docker_client, sandbox_runtime, sandbox_image, client_key)
-
-
-@pytest.fixture(scope="module")
-def ready(
-    docker_client: docker.DockerClient, sandbox_runtime: str, sandbox_image: str, client_key: KeyPair
-) -> Iterator[Started]:
-    """One sandbox for the tests that leave it as it was."""
-    starter = _starter(docker_client, sandbox_runtime, sandbox_image, client_key)
-    sandbox = next(starter)()
-    sandbox.await_docker()
-    yield sandbox
-    with suppress(StopIteration):
-        next(starter)
-
-
-def _starter(client: docker.DockerClient, runtime: str, image: str, key: KeyPair) -> Iterator[Start]:
-    started: list[Started] = []
-
-    def start(
-        given: dict[str, bytes] | None = None, environment: dict[str, str] | None = None, runtime: str = runtime
-    ) -> Started:
-        if environment is None:
-            environment = {"AUTHORIZED_KEYS": key.public}
-        container = client.containers.create(image, runtime=runtime, environment=environment, volumes=[DOCKER_DATA])
-        started.append(Started(container, key.private))
-        if given:
-            container.put_archive(GIVEN, archive(given))
-        container.start()
-        return started[-1]
-
-    yield start
-    for sandbox in started:
-        sandbox.close()
-        sandbox.container.remove(force=True, v=True)
+from tests.images.started import HELLO, Start, Started, key_from
 
 
 def test_a_session_is_the_user_sandbox_who_may_become_root(ready: Started) -> None:
