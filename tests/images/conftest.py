@@ -47,11 +47,12 @@ def _starting(client: docker.DockerClient, runtime: str, image: str, key: KeyPai
         runtime: str = runtime,
         volumes: Sequence[str] = (DOCKER_DATA,),
         image: str = image,
+        hosts: Mapping[str, str] | None = None,
     ) -> Started:
         if environment is None:
             environment = {"AUTHORIZED_KEYS": key.public}
         container = client.containers.create(
-            image, runtime=runtime, environment=dict(environment), volumes=list(volumes)
+            image, runtime=runtime, environment=dict(environment), volumes=list(volumes), extra_hosts=dict(hosts or {})
         )
         started.append(Started(container, key.private))
         if given:
@@ -63,5 +64,4 @@ def _starting(client: docker.DockerClient, runtime: str, image: str, key: KeyPai
         yield start
     finally:
         for sandbox in started:
-            sandbox.close()
-            sandbox.container.remove(force=True, v=True)
+            sandbox.remove()

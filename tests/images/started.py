@@ -4,9 +4,11 @@ import io
 import tarfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import paramiko
+from docker.errors import NotFound
 from docker.models.containers import Container
 
 HELLO = """set -e
@@ -111,9 +113,18 @@ class Started:
     def await_docker(self) -> None:
         self.sh("for i in $(seq 300); do docker info >/dev/null 2>&1 && exit 0; sleep 0.1; done; exit 1")
 
-    def close(self) -> None:
+    def host_key(self) -> str:
+        """What a client is shown, in base64."""
+        transport = self.login().get_transport()
+        assert transport is not None
+        return transport.get_remote_server_key().get_base64()
+
+    def remove(self) -> None:
+        """Remove the container and its nameless volumes, unless that was done."""
         for client in self._clients:
             client.close()
+        with suppress(NotFound):
+            self.container.remove(force=True, v=True)
 
 
 Start = Callable[..., Started]

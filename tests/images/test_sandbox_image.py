@@ -88,12 +88,12 @@ def test_a_restart_keeps_inner_images_and_the_host_key(start: Start) -> None:
     sandbox = start()
     sandbox.await_docker()
     sandbox.sh(HELLO + "docker run -d --name left hello sleep 1000")
-    before = _host_key(sandbox)
+    before = sandbox.host_key()
     sandbox.container.restart()
     sandbox.await_docker()
     assert sandbox.sh("docker run --rm hello").strip() == "hello"
     assert sandbox.sh("docker inspect -f '{{.State.Status}}' left").strip() == "exited"
-    assert _host_key(sandbox) == before
+    assert sandbox.host_key() == before
 
 
 def test_term_stops_inner_containers_cleanly_and_in_time(start: Start) -> None:
@@ -141,7 +141,7 @@ def test_given_files_count(start: Start) -> None:
     )
     sandbox.private_key = identity.client.private
     assert sandbox.sh("echo $GIVEN").strip() == "yes"
-    assert _host_key(sandbox) == key_from(identity.host.private).get_base64()
+    assert sandbox.host_key() == key_from(identity.host.private).get_base64()
     sandbox.await_docker()
     assert "given=yes" in sandbox.sh("docker info -f '{{.Labels}}'")
 
@@ -189,9 +189,3 @@ def test_a_dead_inner_docker_is_told_and_left_alone(start: Start) -> None:
     sandbox.await_log("the inner Docker Engine ended with code 137")
     assert sandbox.is_running()
     assert sandbox.sh("sandbox-health", check=False).strip() == "unhealthy: the inner Docker Engine does not answer"
-
-
-def _host_key(sandbox: Started) -> str:
-    transport = sandbox.login().get_transport()
-    assert transport is not None
-    return transport.get_remote_server_key().get_base64()
