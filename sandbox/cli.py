@@ -18,6 +18,7 @@ from sandbox.engine import Engine
 from sandbox.errors import ConfigError, EngineError, KeeperError, SandboxError
 from sandbox.evaluation.cli import app as evaluation
 from sandbox.evaluation.errors import EvaluationError
+from sandbox.images.cli import app as images
 from sandbox.keeper import protocol
 from sandbox.keeper.client import KeeperClient
 from sandbox.keeper.home import DEFAULT_HOME, Home
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 
 app.add_typer(evaluation, name="evaluation")
+app.add_typer(images, name="images")
 
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]
 _DEFAULT_SOCKET = Path(protocol.DEFAULT_SOCKET)

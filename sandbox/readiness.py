@@ -51,6 +51,8 @@ class Proof:
     docker_version: str
 
 
+Dial = Callable[[], socket.socket]
+"""Connects to a sandbox's port 22."""
 Patience = Callable[[], None]
 """Called between two tries while a sandbox boots; raises when there is nothing to wait for any more."""
 
@@ -71,9 +73,7 @@ def connect(address: str, deadline: float, patience: Patience | None = None) -> 
         time.sleep(_CONNECT_RETRY)  # nothing tells when another machine's port opens
 
 
-def prove(
-    dial: Callable[[], socket.socket], identity: Identity, deadline: float, cleaning: Cleaning | None = None
-) -> Proof:
+def prove(dial: Dial, identity: Identity, deadline: float, cleaning: Cleaning | None = None) -> Proof:
     """Prove readiness before the monotonic time `deadline`, after `cleaning`.
 
     Raises `SandboxFault` with the kind of what was found.
@@ -91,6 +91,15 @@ def prove(
             deadline,
         )
     return _judge(answer, nonce)
+
+
+def run(dial: Dial, identity: Identity, script: bytes, deadline: float) -> bytes:
+    """Log in before the monotonic time `deadline`, and return what `sh` printed for the script, a bounded answer.
+
+    Raises `SandboxFault`.
+    """
+    with closing(_Bounded(dial(), deadline)) as sock, closing(_login(sock, identity, deadline)) as transport:
+        return _run(transport, "exec sh -s", script, deadline)
 
 
 class _Bounded(socket.socket):
@@ -158,11 +167,17 @@ def _ask(transport: paramiko.Transport, order: dict[str, object], deadline: floa
     """Run `inner.py` as root inside, with `order` on its stdin, and return what it printed."""
     program = files("sandbox").joinpath("inner.py").read_bytes()
     bootstrap = "import sys;n=int(sys.stdin.buffer.readline());exec(sys.stdin.buffer.read(n))"
+    told = b"%d\n" % len(program) + program + json.dumps(order).encode()
+    return _run(transport, f"exec sudo -n python3 -I -S -c '{bootstrap}'", told, deadline)
+
+
+def _run(transport: paramiko.Transport, command: str, told: bytes, deadline: float) -> bytes:
+    """Run a command with `told` on its stdin, and return what it printed."""
     try:
         channel = transport.open_session(timeout=_left(deadline))
         channel.settimeout(_left(deadline))
-        channel.exec_command(f"exec sudo -n python3 -I -S -c '{bootstrap}'")
-        channel.sendall(b"%d\n" % len(program) + program + json.dumps(order).encode())
+        channel.exec_command(command)
+        channel.sendall(told)
         channel.shutdown_write()
         answer = _read_all(channel)
     except (paramiko.SSHException, EOFError, OSError) as error:

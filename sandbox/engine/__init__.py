@@ -12,6 +12,7 @@ from sandbox.engine.api import (
     START_DEADLINE,
     ContainerFacts,
     Engine,
+    ImageFacts,
     Owned,
     Watch,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "START_DEADLINE",
     "ContainerFacts",
     "Engine",
+    "ImageFacts",
     "NameTaken",
     "NetworkMissing",
     "Owned",
