@@ -1,5 +1,6 @@
 """Sandboxes started by hand. `ready` is shared by all tests that leave it as it was."""
 
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -35,6 +36,17 @@ def ready(
         sandbox = start()
         sandbox.await_docker()
         yield sandbox
+
+
+@pytest.fixture(scope="session")
+def brought_image(docker_client: docker.DockerClient) -> bytes:
+    """A small image named `brought`, as `docker save` writes it."""
+    name = f"brought:{uuid.uuid4().hex[:8]}"
+    docker_client.api.import_image_from_data(archive({"greeting": b"hello"}), *name.split(":"))
+    try:
+        return b"".join(docker_client.images.get(name).save(named=True))
+    finally:
+        docker_client.images.remove(name)
 
 
 @contextmanager

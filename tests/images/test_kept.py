@@ -36,15 +36,12 @@ def test_kept_volumes_keep_inner_images_and_the_host_key(volumes: list[str], sta
 
 
 @pytest.fixture(scope="module")
-def own_image(docker_client: docker.DockerClient, sandbox_image: str) -> Iterator[str]:
+def own_image(docker_client: docker.DockerClient, sandbox_image: str, brought_image: bytes) -> Iterator[str]:
     """An image on ours that brings an inner image, and a file that is none."""
     number = uuid.uuid4().hex[:8]
-    docker_client.api.import_image_from_data(archive({"greeting": b"hello"}), repository="brought", tag=number)
-    brought = b"".join(docker_client.images.get(f"brought:{number}").save(named=True))
-    docker_client.images.remove(f"brought:{number}")
     box = docker_client.containers.create(sandbox_image)
     try:
-        box.put_archive(BROUGHT, archive({"brought.tar": brought, "broken.tar": b"nothing"}))
+        box.put_archive(BROUGHT, archive({"brought.tar": brought_image, "broken.tar": b"nothing"}))
         box.commit("sandbox-test", number)
     finally:
         box.remove(v=True)
