@@ -11,11 +11,10 @@ import ipaddress
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 GIVEN = Path("/etc/sandbox")
 RUN = Path("/run/sandbox")
@@ -32,8 +31,7 @@ class Malformed(ValueError):
     """A setting or a given file is not what it should be. The message is a whole sentence."""
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):  # a dataclass costs more than all the rest of this program
     """What one variable may be."""
 
     parse: Callable[[str], Value]
@@ -116,7 +114,7 @@ def main() -> None:
     if not problems:
         try:
             apply(values, authorities)
-        except (Malformed, OSError, subprocess.SubprocessError) as error:
+        except (Malformed, OSError) as error:
             problems.append(str(error))
     for problem in problems:
         say(problem)
@@ -224,6 +222,8 @@ def _certificates(file: Path) -> Iterator[str]:
 
 def trust(authorities: Mapping[str, str]) -> None:
     """Have the system trust these authorities besides its own, and those of an earlier start no more."""
+    import subprocess  # noqa: PLC0415 - as above
+
     present = {file.name: file.read_text() for file in CA_STORE.glob("*.crt")}
     if present == authorities:
         return
@@ -232,7 +232,10 @@ def trust(authorities: Mapping[str, str]) -> None:
         (CA_STORE / name).unlink()
     for name, text in authorities.items():
         _write(CA_STORE / name, text, 0o644)
-    subprocess.run(["update-ca-certificates", "--fresh"], check=True, capture_output=True, timeout=CA_SECONDS)
+    try:
+        subprocess.run(["update-ca-certificates", "--fresh"], check=True, capture_output=True, timeout=CA_SECONDS)
+    except subprocess.SubprocessError as error:
+        raise Malformed(f"The authorities of {GIVEN}/ca could not be installed: {error}.") from None
     if not PIP_CONF.exists():  # pip brings a list of its own
         _write(PIP_CONF, "[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n", 0o644)
 

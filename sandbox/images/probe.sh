@@ -14,7 +14,6 @@ for tool in $TOOLS; do
 done
 for file in /usr/share/sandbox/images/*.tar /usr/share/sandbox/images/*.tar.*; do
     [ -f "$file" ] || continue
-    # shellcheck disable=SC2016 - the marks are read by the inner shell
     sudo -n grep -qxF "$(stat -c '%n %s %Y' "$file")" /var/lib/docker/sandbox-loaded || tell unloaded "$file"
 done
 tell end now

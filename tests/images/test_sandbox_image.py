@@ -8,7 +8,7 @@ import paramiko
 import pytest
 from docker.errors import APIError
 
-from sandbox.identity import KeyPair, new_identity
+from sandbox.identity import new_identity
 from tests.images.started import HELLO, Start, Started, key_from
 
 
@@ -75,11 +75,6 @@ def test_compose_comes_up_and_goes(ready: Started) -> None:
     assert ready.sh("docker ps -aq").strip() == ""
 
 
-def test_a_docker_client_elsewhere_can_use_it_over_ssh(ready: Started) -> None:
-    request = r"printf 'GET /_ping HTTP/1.0\r\n\r\n' | docker system dial-stdio"
-    assert "200 OK" in ready.sh(request)
-
-
 def test_the_health_command_agrees(ready: Started) -> None:
     assert ready.sh("sandbox-health").strip() == "healthy: sshd listens, Docker answers on overlay2"
 
@@ -87,7 +82,7 @@ def test_the_health_command_agrees(ready: Started) -> None:
 def test_a_restart_keeps_inner_images_and_the_host_key(start: Start) -> None:
     sandbox = start()
     sandbox.await_docker()
-    sandbox.sh(HELLO + "docker run -d --name left hello sleep 1000")
+    sandbox.sh(HELLO + "docker run -d --stop-signal KILL --name left hello sleep 1000")
     before = sandbox.host_key()
     sandbox.container.restart()
     sandbox.await_docker()
@@ -115,14 +110,6 @@ def test_without_keys_nobody_gets_in_and_the_log_says_so(start: Start) -> None:
     assert "no authorized key: nobody can log in. Set AUTHORIZED_KEYS" in log
     with pytest.raises(paramiko.AuthenticationException):
         sandbox.login()
-
-
-def test_bad_lines_among_the_keys_are_named_and_good_ones_count(start: Start, client_key: KeyPair) -> None:
-    keys = f"# mine\nssh-ed25519 nonsense\n\nrestrict,pty {client_key.public}\r\n-----BEGIN"
-    sandbox = start(environment={"AUTHORIZED_KEYS": keys})
-    assert sandbox.sh("echo in").strip() == "in"
-    named = re.findall(r"line (\d+) of AUTHORIZED_KEYS is not a public key", sandbox.log())
-    assert named == ["2", "5"]
 
 
 def test_given_files_count(start: Start) -> None:

@@ -53,6 +53,13 @@ def test_the_entrypoint_asks_about_every_setting() -> None:
         assert all("${" + spelling in entrypoint for spelling in spellings), name
 
 
+def test_each_given_file_has_a_line_in_the_table() -> None:
+    text = (ROOT / "docs/sandbox-image.md").read_text()
+    documented = re.findall(r"^\| `/etc/sandbox/([\w.]+)/?` \|", text, re.MULTILINE)
+    entrypoint = (ROOT / "images/sandbox/entrypoint").read_text()
+    assert set(documented) == set(re.findall(r"(?:\$GIVEN/|\$\(file_for )([a-z][\w.]*)", entrypoint))
+
+
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, (good, _) in CASES.items() for text in good])
 def test_a_good_value(name: str, text: str) -> None:
     values, problems = settings.read({name: text, "HOME": "/root"})
@@ -216,3 +223,10 @@ def test_docker_on_demand_starts_for_its_first_client(start: Start, client_key: 
     sandbox.container.stop()
     assert sandbox.await_end() == 0
     assert "killed" not in sandbox.log()
+
+
+def test_docker_on_demand_with_a_malformed_configuration_stops_the_start(start: Start) -> None:
+    """The trap: it would be found out when somebody needs Docker, and end the sandbox under them."""
+    sandbox = start(environment={"SANDBOX_DOCKER": "lazy"}, given={"daemon.json": b"{"})
+    assert sandbox.await_end() == 1
+    assert "The given daemon.json is not usable" in sandbox.log().splitlines()[-1]
