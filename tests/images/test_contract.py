@@ -122,7 +122,8 @@ def test_the_example_keeps_the_contract(
     folder = shutil.copytree(ROOT / "examples/own-image", tmp_path / "own-image")
     (folder / "images" / "brought.tar").write_bytes(brought_image)
     proxies = {name: os.environ[name] for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY") if name in os.environ}
-    docker_client.images.build(path=str(folder), tag=tag, buildargs={**proxies, "SANDBOX_IMAGE": sandbox_image})
+    arguments = {**proxies, "SANDBOX_IMAGE": sandbox_image}
+    docker_client.images.build(path=str(folder), tag=tag, buildargs=arguments, rm=True, forcerm=True)
     code, standings = check(tag, sandbox_runtime)
     assert set(standings.values()) == {"kept"}, standings
     assert code == 0
