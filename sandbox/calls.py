@@ -15,6 +15,7 @@ class Step(StrEnum):
     CREATE_VOLUME = "create volume"
     CREATE = "create container"
     PUT_FILES = "put files"
+    LIST_FILES = "list files"
     START = "start"
     INSPECT = "inspect"
     PAUSE = "pause"

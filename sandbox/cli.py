@@ -32,6 +32,7 @@ from sandbox.errors import (
 )
 from sandbox.evaluation.cli import app as evaluation
 from sandbox.evaluation.errors import EvaluationError
+from sandbox.images.cli import app as images
 from sandbox.keeper import protocol
 from sandbox.keeper.client import KeeperClient
 from sandbox.keeper.home import DEFAULT_HOME, Home
@@ -51,6 +52,7 @@ app = typer.Typer(
 app.add_typer(own)
 app.add_typer(anywhere)
 app.add_typer(evaluation, name="evaluation")
+app.add_typer(images, name="images")
 app.command()(doctor)
 
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]

@@ -7,6 +7,7 @@
     │   ├── EngineTimeout     it did not answer within the deadline
     │   ├── ImageMissing      the sandbox image is not on the engine
     │   └── RuntimeMissing    the configured runtime is not registered, or not the one that was used
+    ├── BuildFailed           an image could not be built
     ├── WallsDown             the walls around the sandboxes cannot stand (`sandbox.network`)
     ├── SandboxFault          one sandbox is not fit for use
     ├── NoSuchSandbox         there is no sandbox of that name
@@ -55,6 +56,10 @@ class ImageMissing(EngineError):
 
 class RuntimeMissing(EngineError):
     """The configured runtime is not registered with the engine, or a container reports another one."""
+
+
+class BuildFailed(SandboxError):
+    """An image could not be built; what Docker said went to stderr."""
 
 
 class Fault(StrEnum):

@@ -8,8 +8,8 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -77,10 +77,8 @@ def prove(
     A container takes inner Docker 0.3 s and more, several times the rest. Raises `SandboxFault` with the kind of what
     was found.
     """
-    with closing(_Bounded(dial(), deadline)) as sock:
-        keys = identity.host.public, identity.client.private
-        with closing(ssh.login(sock, *keys, deadline)) as transport:
-            return probe(transport, deadline, cleaning, container=container)
+    with _logged_in(dial, identity, deadline) as transport:
+        return probe(transport, deadline, cleaning, container=container)
 
 
 def probe(
@@ -100,6 +98,23 @@ def probe(
         deadline,
     )
     return _judge(answer, nonce, "It could not run a container" if container else "It could not be cleaned")
+
+
+def run(dial: Dial, identity: Identity, script: bytes, deadline: float) -> bytes:
+    """Log in before the monotonic time `deadline`, and return what `sh` printed for the script, a bounded answer.
+
+    Raises `SandboxFault`.
+    """
+    with _logged_in(dial, identity, deadline) as transport:
+        return _run(transport, "exec sh -s", script, deadline)
+
+
+@contextmanager
+def _logged_in(dial: Dial, identity: Identity, deadline: float) -> Iterator[ssh.Transport]:
+    with closing(_Bounded(dial(), deadline)) as sock:
+        keys = identity.host.public, identity.client.private
+        with closing(ssh.login(sock, *keys, deadline)) as transport:
+            yield transport
 
 
 class _Bounded(socket.socket):
@@ -131,11 +146,17 @@ def _ask(transport: ssh.Transport, order: dict[str, object], deadline: float) ->
     """Run `inner.py` as root inside, with `order` on its stdin, and return what it printed."""
     program = files("sandbox").joinpath("inner.py").read_bytes()
     bootstrap = "import sys;n=int(sys.stdin.buffer.readline());exec(sys.stdin.buffer.read(n))"
+    told = b"%d\n" % len(program) + program + json.dumps(order).encode()
+    return _run(transport, f"exec sudo -n python3 -I -S -c '{bootstrap}'", told, deadline)
+
+
+def _run(transport: ssh.Transport, command: str, told: bytes, deadline: float) -> bytes:
+    """Run a command with `told` on its stdin, and return what it printed."""
     try:
         channel = transport.open_session(timeout=left(deadline))
         channel.settimeout(left(deadline))
-        channel.exec_command(f"exec sudo -n python3 -I -S -c '{bootstrap}'")
-        channel.sendall(b"%d\n" % len(program) + program + json.dumps(order).encode())
+        channel.exec_command(command)
+        channel.sendall(told)
         channel.shutdown_write()
         answer = _read_all(channel)
     except LOST as error:

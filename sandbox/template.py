@@ -25,7 +25,7 @@ LABEL_NAME = "sandbox-runner.name"
 LABEL_PROFILE = "sandbox-runner.profile"
 
 GIVEN_FOLDER = "/etc/sandbox"
-"""Where the image looks for what its maker gives it before the start (contract: `images/sandbox/README.md`)."""
+"""Where the image looks for what its maker gives it before the start (contract: `docs/sandbox-image.md`)."""
 
 DOCKER_DATA = "/var/lib/docker"
 LOGIN_USER = "sandbox"

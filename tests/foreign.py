@@ -103,5 +103,4 @@ def foreigners(client: docker.DockerClient, image: str, runtime: str, folder: Pa
         yield starter
     finally:
         for one in starter.made:
-            one.started.close()
-            one.started.container.remove(force=True, v=True)
+            one.started.remove()

@@ -13,6 +13,7 @@ from sandbox.engine.api import (
     ContainerFacts,
     Engine,
     EngineFacts,
+    ImageFacts,
     Owned,
     Watch,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "ContainerFacts",
     "Engine",
     "EngineFacts",
+    "ImageFacts",
     "NameTaken",
     "NetworkMissing",
     "Owned",

@@ -73,6 +73,20 @@ class ContainerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What an image says of itself: how containers of it start, and what it is for."""
+
+    entrypoint: tuple[str, ...]
+    command: tuple[str, ...]
+    user: str
+    ports: tuple[str, ...]
+    stop_signal: str
+    labels: Mapping[str, str]
+    environment: tuple[str, ...]
+    """The names of its variables."""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineFacts:
     """What the engine says about itself."""
 
@@ -140,6 +154,15 @@ class Engine:
             return False
         return True
 
+    def image(self, name: str) -> ImageFacts:
+        """Look at an image by name or id. Raises `ImageMissing`."""
+        try:
+            found = self._call(Step.FIND_IMAGE, lambda api: api.inspect_image(name))  # type: ignore[no-untyped-call]
+        except NotThere:
+            raise ImageMissing(image_missing(name)) from None
+        with understood(Step.FIND_IMAGE):
+            return _image_facts(found["Config"] or {})
+
     def create_network(self, spec: ContainerSpec) -> None:
         """Create the sandbox's own bridge network. Raises `NameTaken` when there is one of that name."""
         self._call(
@@ -166,9 +189,27 @@ class Engine:
         labels, name = dict(spec.labels), str(spec.name)
         self._call(Step.CREATE_VOLUME, lambda api: api.create_volume(name, labels=labels))
         container_id = self._call(Step.CREATE, lambda api: _create_container(api, spec), START_DEADLINE)
-        archive = _tar(spec.files)
-        self._call(Step.PUT_FILES, lambda api: api.put_archive(container_id, "/", archive), about=container_id)
+        self.put_files(container_id, spec.files)
         return container_id
+
+    def put_files(self, container_id: str, given: Sequence[GivenFile]) -> None:
+        """Put files into a container that does not run."""
+        archive = _tar(given)
+        self._call(Step.PUT_FILES, lambda api: api.put_archive(container_id, "/", archive), about=container_id)
+
+    def files_in(self, container_id: str, folder: str) -> list[str]:
+        """The names of what is right below a small folder of a container that does not run; none if it is not there."""
+
+        def read(api: docker.APIClient) -> bytes:
+            chunks, _ = api.get_archive(container_id, folder)
+            return b"".join(chunks)
+
+        try:
+            archive = self._call(Step.LIST_FILES, read, about=container_id)
+        except NotThere:
+            return []
+        with understood(Step.LIST_FILES):
+            return [path.name for path in _paths(archive) if len(path.parts) == 2]
 
     def start(self, container_id: str) -> None:
         """Start a created container. Raises `NetworkMissing` when its network is not there."""
@@ -409,6 +450,18 @@ def _facts(found: dict[str, Any]) -> ContainerFacts:
     )
 
 
+def _image_facts(config: dict[str, Any]) -> ImageFacts:
+    return ImageFacts(
+        entrypoint=tuple(config.get("Entrypoint") or ()),
+        command=tuple(config.get("Cmd") or ()),
+        user=config.get("User") or "",
+        ports=tuple(config.get("ExposedPorts") or ()),
+        stop_signal=config.get("StopSignal") or "",
+        labels=config.get("Labels") or {},
+        environment=tuple(variable.partition("=")[0] for variable in config.get("Env") or ()),
+    )
+
+
 def _owned(container: dict[str, Any]) -> Owned:
     name = container["Labels"].get(LABEL_NAME, "")
     return Owned(container["Id"], name, container["State"] in _RUNNING, container["Status"])
@@ -450,6 +503,15 @@ def _create_container(api: docker.APIClient, spec: ContainerSpec) -> str:
     )
     with understood(Step.CREATE):
         return str(created["Id"])
+
+
+def _paths(archive: bytes) -> list[PurePosixPath]:
+    """What a tar archive holds. Raises `ValueError` when it is none."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            return [PurePosixPath(member.name) for member in tar.getmembers()]
+    except tarfile.TarError as error:
+        raise ValueError(str(error)) from error
 
 
 def _tar(files: Sequence[GivenFile]) -> bytes:

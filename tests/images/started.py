@@ -3,10 +3,22 @@
 import io
 import tarfile
 import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import paramiko
+from docker.errors import NotFound
 from docker.models.containers import Container
+
+HELLO = """set -e
+mkdir -p ~/hello/root && cd ~/hello
+programs=$(readlink -f /bin/sh /usr/bin/sleep)
+cp -L --parents /bin/sh $(ldd $programs | grep -o '/[^ :]*' | sort -u) root
+printf 'FROM scratch\\nCOPY root /\\nRUN echo hello > /greeting\\nCMD read line < /greeting; echo $line\\n' > Dockerfile
+docker build -q -t hello . > /dev/null
+"""
+"""Builds the image `hello` out of the sandbox's own programs, where nothing can be pulled."""
 
 START_SECONDS = 60.0
 SCRIPT_SECONDS = 120.0
@@ -16,7 +28,7 @@ def key_from(private: str) -> paramiko.Ed25519Key:
     return paramiko.Ed25519Key.from_private_key(io.StringIO(private))
 
 
-def archive(files: dict[str, bytes]) -> bytes:
+def archive(files: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, content in files.items():
@@ -101,6 +113,19 @@ class Started:
     def await_docker(self) -> None:
         self.sh("for i in $(seq 300); do docker info >/dev/null 2>&1 && exit 0; sleep 0.1; done; exit 1")
 
-    def close(self) -> None:
+    def host_key(self) -> str:
+        """What a client is shown, in base64."""
+        transport = self.login().get_transport()
+        assert transport is not None
+        return transport.get_remote_server_key().get_base64()
+
+    def remove(self) -> None:
+        """Remove the container and its nameless volumes, unless that was done."""
         for client in self._clients:
             client.close()
+        with suppress(NotFound):
+            self.container.remove(force=True, v=True)
+
+
+Start = Callable[..., Started]
+"""Starts a sandbox; see the fixture `start`."""

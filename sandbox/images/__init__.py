@@ -1,0 +1,1 @@
+"""The sandbox image from outside: building it, and checking an image that was built on it."""
