@@ -108,7 +108,7 @@ async def _serve(host: str, port: int, state: Path, slots: int, leases: KeeperLe
     from runner.service.standby import Standby  # noqa: PLC0415
 
     home = Home(state)
-    records, token = Records(home.jobs), Token(home.token)
+    records, token = Records(home.jobs, home.logs), Token(home.token)
     noted = NotedLeases(leases, home.leases, slots)
     service = Service(noted, records, slots, Standby(noted, leases.ready))
     logging.getLogger("runner").info("serving on http://%s:%d; the API token is in %s", host, port, home.token)

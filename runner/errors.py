@@ -17,6 +17,7 @@
     └── ServiceError             the service cannot do what was asked
         ├── StateError           its state cannot be read, written or moved like that
         ├── BusyError            too many jobs wait
+        ├── RequestReusedError   a client's name for one submission was used for another one
         └── DrainingError        it is stopping and takes no more jobs
 
 Every message is a sentence with the cause and, where there is one, the next step. A script that fails is not an error:
@@ -92,6 +93,10 @@ class StateError(ServiceError):
 
 class BusyError(ServiceError):
     """Too many jobs wait already."""
+
+
+class RequestReusedError(ServiceError):
+    """A client's name for one submission was used for another one."""
 
 
 class DrainingError(ServiceError):

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from runner import outcome as outcomes
 from runner.job import Job
-from runner.service.record import JobState, Record
+from runner.store.jobs import Summary
+from runner.store.states import JobState
 
 
 class JobRequest(BaseModel):
@@ -25,6 +26,14 @@ class JobRequest(BaseModel):
     """Who may inherit what this job leaves in its sandbox."""
     timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds from the start of the script; none is no limit."""
+    secrets: dict[str, str] = {}
+    """Variables like those of the environment; their values are masked in the log."""
+    priority: int = 0
+    """From -100 to 100; among jobs that wait, higher ones are first."""
+    queue_timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that it may wait in the queue."""
+    setup_timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds from there to the start of the script."""
 
     def to_job(self) -> Job:
         """Raises BadJobError when it cannot be run as written."""
@@ -35,6 +44,10 @@ class JobRequest(BaseModel):
             profile=self.profile,
             trust_key=self.trust_key,
             timeout=self.timeout,
+            secrets=self.secrets,
+            priority=self.priority,
+            queue_timeout=self.queue_timeout,
+            setup_timeout=self.setup_timeout,
         )
 
 
@@ -45,23 +58,19 @@ class JobView(BaseModel):
     state: JobState
     submitted: float
     """Seconds since the epoch."""
+    trust_key: str
+    priority: int
     outcome: dict[str, str | int] | None
     """How it ended: name, exit code, sentence and what belongs to the kind of outcome."""
 
     @classmethod
-    def of(cls, record: Record) -> JobView:
-        """What the record says now."""
+    def of(cls, job: Summary) -> JobView:
+        """What the store says now."""
         return cls(
-            id=record.id,
-            state=record.state,
-            submitted=record.ticket.submitted,
-            outcome=outcomes.to_json(record.outcome) if record.outcome else None,
+            id=job.id,
+            state=job.state,
+            submitted=job.submitted,
+            trust_key=job.trust_key,
+            priority=job.priority,
+            outcome=outcomes.to_json(job.outcome) if job.outcome else None,
         )
-
-
-class Problem(BaseModel):
-    """An error, as RFC 9457 has it: what went wrong, and the cause and next step as a sentence."""
-
-    title: str
-    status: int
-    detail: str

@@ -35,7 +35,7 @@ class Log:
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
         except OSError as error:
-            done = "made" if flags & os.O_CREAT else "opened again"
+            done = "made" if flags & os.O_EXCL else "opened again"
             raise LogError(f"The log {path} cannot be {done}: {error.strerror}. Choose another place.") from error
         self.path = path
         self.limit = limit
@@ -52,8 +52,8 @@ class Log:
 
     @classmethod
     def reopen(cls, path: Path, limit: int = DEFAULT_LIMIT) -> Self:
-        """Go on with the file of an earlier life, which holds output and nothing else. Errors: LogError."""
-        return cls(path, limit, flags=os.O_NOFOLLOW | os.O_NONBLOCK)
+        """Go on with the file of an earlier life, or a new one: it holds output and nothing else. Errors: LogError."""
+        return cls(path, limit, flags=os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK)
 
     def append(self, *pieces: bytes | memoryview) -> None:
         """Append output of the script, all pieces with one call to the system where that is possible."""

@@ -116,7 +116,7 @@ class Pursuit:
         launch = wire.Launch(
             attempt=marker.attempt,
             args=job.args,
-            environment=dict(job.environment),
+            environment=job.variables,
             timeout=marker.timeout,
             grace=settings.grace,
             log_limit=marker.log_limit,

@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Final
 
 from runner.errors import StateError
-from runner.service import files
+from runner.store import files
+from runner.store.database import Database
+from runner.store.jobs import Jobs
+from runner.store.leases import LeaseNotes
+from runner.store.seal import Seal
 
 
 class Home:
     """A folder that outlives the service: two that used it at once would both run what waits there.
 
-    Raises StateError when it cannot be used, or another service has it.
+    Raises StateError when it cannot be used, another service has it, or another version of the runner wrote it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -23,11 +27,20 @@ class Home:
             raise StateError(f"The state folder {folder} is not usable: {error}.") from error
         if self._lock is None:
             raise StateError(f"Another runner uses the state folder {folder}. Stop it, or give this one its own.")
+        if (folder / "jobs").exists():
+            raise StateError(
+                f"The state folder {folder} was written by version 0.1.0, which kept each job in a folder. Let that "
+                "version finish its jobs, and give this one a folder of its own."
+            )
         self.token = folder / "token"
-        self.jobs = folder / "jobs"
-        self.leases = folder / "leases.json"
+        self.logs = folder / "logs"
+        self._database = Database(folder / "runner.db")
+        seal = Seal(folder / "key")
+        self.jobs = Jobs(self._database, seal)
+        self.leases = LeaseNotes(self._database, seal)
 
     def release(self) -> None:
         """Let another service have it. The end of this process does that too."""
+        self._database.close()
         if self._lock is not None:
             self._lock.close()

@@ -15,16 +15,16 @@ from runner.api.token import Token
 from runner.execution.lease import LeaseSource
 from runner.outcome import Succeeded
 from runner.service.leases import NotedLeases
-from runner.service.records import Records
 from runner.service.service import Service
+from tests.runner.service.state import State, locked
 
 pytestmark = pytest.mark.anyio
 
 
 def new_service(state: Path) -> Service:
     """A service that is asked for nothing that needs a sandbox."""
-    leases = cast(LeaseSource, object())
-    return Service(NotedLeases(leases, state / "leases.json", 1), Records(state / "jobs"), 1, None)
+    opened = State(state)
+    return Service(NotedLeases(cast(LeaseSource, object()), opened.leases, 1), opened.records, 1, None)
 
 
 @asynccontextmanager
@@ -50,11 +50,11 @@ async def test_ready_only_once_the_jobs_of_an_earlier_life_were_found_again(tmp_
 
 async def test_a_job_that_cannot_be_kept_is_refused_with_the_cause_and_the_next_step(tmp_path: Path) -> None:
     service = new_service(tmp_path)
-    (tmp_path / "jobs").rmdir()
     async with client(service, tmp_path) as api:
-        answer = await api.post("/v1/jobs", json={"script": "true"})
+        with locked(tmp_path):
+            answer = await api.post("/v1/jobs", json={"script": "true"})
     assert answer.status_code == 507
-    assert "Make room in the state folder" in answer.json()["detail"]
+    assert answer.json()["detail"].startswith("The job cannot be kept: Another program holds the database locked.")
 
 
 async def test_a_job_is_the_same_over_a_restart_and_its_result_can_be_asked_for_again_and_again(tmp_path: Path) -> None:
@@ -67,6 +67,7 @@ async def test_a_job_is_the_same_over_a_restart_and_its_result_can_be_asked_for_
         assert (await api.get(f"/v1/jobs/{submitted['id']}")).json() == submitted
         record = second.records.get(submitted["id"])
         assert record is not None
+        assert await second.records.take(record)
         record.begin().append(b"one\ntwo\n")
         await record.settle(Succeeded())
         await record.finish()

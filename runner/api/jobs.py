@@ -1,0 +1,95 @@
+"""Jobs over HTTP: submit, list, show, follow the log, cancel."""
+
+# No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
+
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import ValidationError
+
+from runner.api.models import JobRequest, JobView
+from runner.api.problems import ApiError
+from runner.service.record import Record
+from runner.service.service import Service
+
+#: Largest request body in bytes: a script of the largest size, with JSON's escapes.
+MAX_BODY: Final = 160 * 1024 * 1024
+
+
+def make_router(service: Service) -> APIRouter:
+    """Make the routes for one service's jobs."""
+
+    def found(job_id: str) -> Record:
+        record = service.records.get(job_id)
+        if record is None:
+            raise _unknown()
+        return record
+
+    jobs = APIRouter(prefix="/v1/jobs")
+
+    @jobs.post("", status_code=HTTPStatus.ACCEPTED, openapi_extra=_body(JobRequest))
+    async def submit(request: Request) -> JobView:
+        return _view(service, await service.submit(_parse(await _bounded_body(request)).to_job()))
+
+    @jobs.get("/{job_id}")
+    async def show(record: Annotated[Record, Depends(found)]) -> JobView:
+        return _view(service, record)
+
+    @jobs.get("/{job_id}/log", response_class=StreamingResponse)
+    async def log(
+        record: Annotated[Record, Depends(found)],
+        offset: Annotated[int, Query(ge=0, le=1 << 62)] = 0,
+        follow: bool = False,
+    ) -> StreamingResponse:
+        content: AsyncIterator[bytes] = record.follow(offset) if follow else _now(record, offset)
+        return StreamingResponse(content, media_type="application/octet-stream")
+
+    @jobs.post("/{job_id}/cancel", status_code=HTTPStatus.ACCEPTED)
+    async def cancel(record: Annotated[Record, Depends(found)]) -> JobView:
+        await service.cancel(record, "a client of the API")
+        return _view(service, record)
+
+    return jobs
+
+
+def _view(service: Service, record: Record) -> JobView:
+    summary = service.records.summary(record.id)
+    if summary is None:
+        raise _unknown()
+    return JobView.of(summary)
+
+
+def _unknown() -> ApiError:
+    return ApiError(HTTPStatus.NOT_FOUND, "There is no job of that id; the oldest ones are forgotten.")
+
+
+async def _bounded_body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A request has {MAX_BODY} bytes at most.")
+    return bytes(body)
+
+
+def _parse(body: bytes) -> JobRequest:
+    try:
+        return JobRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{where}: {first['msg']}.") from None
+
+
+def _body(model: type[JobRequest]) -> dict[str, object]:
+    """Describe a body that is read by hand, with a bound, for the OpenAPI document."""
+    schema = model.model_json_schema()
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+async def _now(record: Record, offset: int) -> AsyncIterator[bytes]:
+    for data in record.read(offset):
+        yield data

@@ -1,0 +1,62 @@
+"""The tables, as the steps that lead to them. A step that was released never changes; the next one is appended."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_FIRST: Final = (
+    # `number` is the order of submission: a clock may be set back. `sealed` holds the job and `marker` its attempt,
+    # both encrypted, and both NULL as soon as nobody needs them. `request` is a client's own name for the job.
+    """
+    CREATE TABLE job (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        state TEXT NOT NULL CHECK (state IN ('queued', 'starting', 'running', 'settled', 'finished')),
+        submitted REAL NOT NULL,
+        priority INTEGER NOT NULL,
+        trust_key TEXT NOT NULL,
+        expires REAL,
+        sealed BLOB,
+        marker BLOB,
+        cancelled_by TEXT,
+        outcome TEXT,
+        output INTEGER,
+        closing TEXT,
+        request TEXT UNIQUE,
+        request_digest BLOB
+    ) STRICT
+    """,
+    "CREATE INDEX job_waiting ON job (priority, trust_key, number) WHERE state = 'queued'",
+    "CREATE INDEX job_expires ON job (expires) WHERE state = 'queued' AND expires IS NOT NULL",
+    "CREATE INDEX job_active ON job (trust_key) WHERE state IN ('starting', 'running')",
+    "CREATE INDEX job_finished ON job (number) WHERE state = 'finished'",
+    """
+    CREATE TABLE event (
+        sequence INTEGER PRIMARY KEY,
+        job INTEGER NOT NULL REFERENCES job ON DELETE CASCADE,
+        at REAL NOT NULL,
+        state TEXT NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX event_job ON event (job)",
+    # The jobs of one trust key that wait with one priority. It is there while there are any; the lowest turn is next.
+    """
+    CREATE TABLE lane (
+        priority INTEGER NOT NULL,
+        trust_key TEXT NOT NULL,
+        turn INTEGER NOT NULL UNIQUE,
+        PRIMARY KEY (priority, trust_key)
+    ) STRICT
+    """,
+    "CREATE INDEX lane_next ON lane (priority DESC, turn)",
+    """
+    CREATE TABLE lease (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        attempt TEXT NOT NULL UNIQUE,
+        token BLOB NOT NULL
+    ) STRICT
+    """,
+)
+
+#: `PRAGMA user_version` counts the steps that were done.
+MIGRATIONS: Final = (_FIRST,)
