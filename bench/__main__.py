@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from bench import inspection, log_throughput, recreate, start_latency
+from bench import claim, inspection, log_throughput, recreate, start_latency
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
             bench.main(options)
         inspection.report(sandbox, rounds=10)
     recreate.report(profile, rounds=5)
+    claim.main()
 
 
 if __name__ == "__main__":
