@@ -23,6 +23,8 @@ MAX_STRINGS: Final = 1024 * 1024
 MAX_TIMEOUT: Final = 30 * 24 * 3600.0
 #: Shortest secret that can be masked, in characters.
 MIN_SECRET: Final = 6
+#: Lines of all secrets together.
+MAX_SECRET_LINES: Final = 500
 #: Highest priority; the lowest is its negative.
 MAX_PRIORITY: Final = 100
 
@@ -173,6 +175,12 @@ def _check_strings(args: tuple[str, ...], *variables: Mapping[str, str]) -> None
 
 
 def _check_secrets(environment: Mapping[str, str], secrets: Mapping[str, str]) -> None:
+    lines = sum(len(value.splitlines()) for value in secrets.values())
+    if lines > MAX_SECRET_LINES:
+        raise BadJobError(
+            f"The secrets have {lines} lines together and the limit is {MAX_SECRET_LINES}, for each is looked for in "
+            "the log. Give fewer, or encode them in one line."
+        )
     for name, value in secrets.items():
         if name in environment:
             raise BadJobError(f"The variable {name[:80]} is both in the environment and a secret. Give it once.")

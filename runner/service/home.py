@@ -27,15 +27,13 @@ class Home:
             raise StateError(f"The state folder {folder} is not usable: {error}.") from error
         if self._lock is None:
             raise StateError(f"Another runner uses the state folder {folder}. Stop it, or give this one its own.")
-        if (folder / "jobs").exists():
-            raise StateError(
-                f"The state folder {folder} was written by version 0.1.0, which kept each job in a folder. Let that "
-                "version finish its jobs, and give this one a folder of its own."
-            )
         self.token = folder / "token"
         self.logs = folder / "logs"
-        self._database = Database(folder / "runner.db")
-        seal = Seal(folder / "key")
+        try:
+            self._database, seal = _open(folder)
+        except StateError:
+            self._lock.close()
+            raise
         self.jobs = Jobs(self._database, seal)
         self.leases = LeaseNotes(self._database, seal)
 
@@ -44,3 +42,12 @@ class Home:
         self._database.close()
         if self._lock is not None:
             self._lock.close()
+
+
+def _open(folder: Path) -> tuple[Database, Seal]:
+    if (folder / "jobs").exists():
+        raise StateError(
+            f"The state folder {folder} was written by a version that kept each job in a folder of its own. Let that "
+            "version finish its jobs, and give this one another state folder."
+        )
+    return Database(folder / "runner.db"), Seal(folder / "key")

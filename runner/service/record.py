@@ -14,6 +14,7 @@ from runner.errors import StateError
 from runner.execution.cancellation import Cancellation
 from runner.execution.log import DEFAULT_LIMIT, Log
 from runner.execution.marker import Marker
+from runner.execution.redact import Redactor
 from runner.outcome import Outcome
 from runner.store import files
 from runner.store.jobs import Entry, Jobs, Result, fit
@@ -62,7 +63,8 @@ class Record:
 
     def begin(self) -> Log:
         """Start to run, with what an earlier life has of the log. Raises LogError."""
-        self.log = Log.reopen(self.log_path, self.marker.log_limit if self.marker else DEFAULT_LIMIT)
+        redactor = Redactor(self.job.secrets.values()) if self.job and self.job.secrets else None
+        self.log = Log.reopen(self.log_path, self.marker.log_limit if self.marker else DEFAULT_LIMIT, redactor)
         self._begun.set()
         return self.log
 
@@ -89,6 +91,8 @@ class Record:
         if self.result:
             return
         outcome, log = fit(outcome), self.log
+        if log:
+            log.end_output()
         sentence = outcomes.sentence(outcome)
         closing = log.closing(sentence) if log else f"runner: {sentence}\n".encode()
         result = Result(outcome, log.output if log else 0, closing)

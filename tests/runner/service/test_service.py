@@ -309,6 +309,21 @@ async def test_each_limit_before_the_start_ends_the_job_by_its_name(host: Host, 
         assert f"the job ran into the {limit} timeout".encode() in await life.log(record.id)
 
 
+async def test_secrets_are_masked_over_a_restart_in_the_middle_of_one(host: Host, gate: Path) -> None:
+    """The trap: masks change the offsets, so a log that goes on where its file ends would go on elsewhere."""
+    wait = f"until [ -e {gate} ]; do sleep 0.02; done"
+    script = f'printf "up\n%s|%s" "$S" "${{S%??????}}"; {wait}; printf "%s\n" "${{S#?????????}}"'
+    secret = Job(script.encode(), trust_key="default", secrets={"S": "hunter2-hunter2"})
+    async with host.life() as first:
+        job = (await first.service.submit(secret)).id
+        await up(first.job(job), b"[masked]|")
+        await first.detach()
+    gate.touch()
+    async with host.life() as second:
+        assert await second.outcome(job) == Succeeded()
+        assert await second.log(job) == b"up\n[masked]|[masked]\nrunner: The script succeeded.\n"
+
+
 async def test_one_trust_key_takes_no_more_slots_than_it_may(host: Host, gate: Path) -> None:
     async with host.life(slots=3, per_key=1) as life:
         jobs = [await life.service.submit(waiting(gate)) for _ in range(3)]
