@@ -12,6 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from runner import outcome as outcomes
+from runner.commands import jobs
 from runner.errors import BadJobError, InputError, RunnerError
 from runner.execution.options import Settings
 from runner.job import MAX_SCRIPT, Job
@@ -23,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run scripts in sandboxes: each may become root and break everything, and never reaches the host.",
 )
+
+app.add_typer(jobs.app)
 
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]
 DEFAULT_LISTEN: Final = "127.0.0.1:8080"

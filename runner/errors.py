@@ -3,6 +3,7 @@
     RunnerError
     ├── BadJobError              the job cannot be run as it was written
     ├── InputError               something that was named cannot be read or reached
+    ├── ClientError              the service cannot be found, does not answer, or refuses
     ├── LogError                 the log cannot be made or written
     ├── LeaseError               the source of leases could not do what was asked
     │   ├── LeaseUnreachableError  nobody answered: asking again may help
@@ -37,6 +38,10 @@ class BadJobError(RunnerError):
 
 class InputError(RunnerError):
     """A file or a service that was named cannot be read or reached."""
+
+
+class ClientError(RunnerError):
+    """The service cannot be found, does not answer, or refuses."""
 
 
 class LogError(RunnerError):

@@ -3,10 +3,12 @@
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
 from http import HTTPStatus
+from importlib.metadata import version
 
 from fastapi import Depends, FastAPI, Request
 
 from runner.api import jobs
+from runner.api.models import Status
 from runner.api.problems import ApiError, add_problems
 from runner.api.token import Token
 from runner.service.service import Service
@@ -22,6 +24,18 @@ def make_app(service: Service, token: Token) -> FastAPI:
     app = FastAPI(title="sandbox-runner", version="1", docs_url=None, redoc_url=None)
     _add_health(app, service)
     app.include_router(jobs.make_router(service), dependencies=[Depends(admitted)])
+
+    @app.get("/v1/status", dependencies=[Depends(admitted)])
+    async def status() -> Status:
+        """Say how the service is."""
+        return Status(
+            version=version("sandbox-runner"),
+            draining=service.draining,
+            slots=service.slots,
+            running=service.running,
+            waiting=service.records.waiting,
+        )
+
     add_problems(app)
     return app
 

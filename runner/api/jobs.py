@@ -2,21 +2,26 @@
 
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
+import asyncio
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 
-from runner.api.models import JobRequest, JobView
+from runner.api.models import JobPage, JobRequest, JobView
 from runner.api.problems import ApiError
 from runner.service.record import Record
 from runner.service.service import Service
+from runner.store import jobs as submission
+from runner.store.states import JobState
 
 #: Largest request body in bytes: a script of the largest size, with JSON's escapes.
 MAX_BODY: Final = 160 * 1024 * 1024
+
+IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200)]
 
 
 def make_router(service: Service) -> APIRouter:
@@ -31,8 +36,19 @@ def make_router(service: Service) -> APIRouter:
     jobs = APIRouter(prefix="/v1/jobs")
 
     @jobs.post("", status_code=HTTPStatus.ACCEPTED, openapi_extra=_body(JobRequest))
-    async def submit(request: Request) -> JobView:
-        return _view(service, await service.submit(_parse(await _bounded_body(request)).to_job()))
+    async def submit(request: Request, idempotency_key: IdempotencyKey = None) -> JobView:
+        """Take a job. With an Idempotency-Key that was used before it is the same job, if the body is the same."""
+        body = await _bounded_body(request)
+        name = submission.Request(idempotency_key, body) if idempotency_key else None
+        return _view(service, await service.submit(_parse(body).to_job(), name))
+
+    @jobs.get("")
+    async def list_jobs(
+        limit: Annotated[int, Query(ge=1, le=500)] = 50, before: str | None = None, state: JobState | None = None
+    ) -> JobPage:
+        """List the newest jobs, or those that were submitted before a certain one."""
+        found = await asyncio.to_thread(service.records.page, limit, before, state)
+        return JobPage(jobs=[JobView.of(job) for job in found], next=found[-1].id if len(found) == limit else None)
 
     @jobs.get("/{job_id}")
     async def show(record: Annotated[Record, Depends(found)]) -> JobView:

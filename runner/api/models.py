@@ -51,6 +51,24 @@ class JobRequest(BaseModel):
         )
 
 
+class JobPage(BaseModel):
+    """Some of the jobs, the newest first."""
+
+    jobs: list[JobView]
+    next: str | None
+    """What to give as `before` for those that follow; none at the end."""
+
+
+class Status(BaseModel):
+    """The service itself."""
+
+    version: str
+    draining: bool
+    slots: int
+    running: int
+    waiting: int
+
+
 class JobView(BaseModel):
     """A job as the service knows it."""
 

@@ -61,7 +61,7 @@ class Service:
         self.records = records
         self._settings = settings
         self._leases = leases
-        self._slots = slots
+        self.slots = slots
         self._standby = standby
         self._per_key = per_key or slots
         self._running: dict[Record, asyncio.Task[None]] = {}
@@ -81,6 +81,11 @@ class Service:
     def draining(self) -> bool:
         """Whether no more jobs are taken."""
         return self._draining
+
+    @property
+    def running(self) -> int:
+        """How many jobs run."""
+        return len(self._running)
 
     async def submit(self, job: Job, request: Request | None = None) -> Record:
         """Take a job: from here on it outlives this process. The same request again is the same job.
@@ -138,7 +143,7 @@ class Service:
 
     async def _fill(self) -> None:
         """Start the jobs that are next while there are free slots."""
-        while len(self._running) < self._slots and not self._detached:
+        while len(self._running) < self.slots and not self._detached:
             try:
                 record = await see_through(self.records.claim(self._per_key))
             except StateError as error:
