@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from runner import outcome as outcomes
-from runner.commands import jobs
+from runner.commands import jobs, tokens
 from runner.errors import BadJobError, InputError, RunnerError
 from runner.execution.options import Settings
 from runner.job import MAX_SCRIPT, Job
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 
 app.add_typer(jobs.app)
+app.add_typer(tokens.app, name="token")
 
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]
 DEFAULT_LISTEN: Final = "127.0.0.1:8080"
@@ -84,6 +85,11 @@ def serve(
     listen: Annotated[str, typer.Option(help="HOST:PORT of the API.")] = DEFAULT_LISTEN,
     state: Annotated[Path, typer.Option(help="Folder for the API token, jobs, logs and outcomes.")] = DEFAULT_STATE,
     slots: Annotated[int, typer.Option(min=1, max=1000, help="Jobs at once.")] = 2,
+    per_key: Annotated[int | None, typer.Option(min=1, help="Jobs of one trust key at once; as many as slots.")] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(envvar="RUNNER_TLS_CERTIFICATE", help="Serve HTTPS with this certificate (PEM).")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(envvar="RUNNER_TLS_KEY", help="Its key (PEM).")] = None,
     keeper: KeeperSocket = DEFAULT_KEEPER,
 ) -> None:
     """Run as a service: take jobs over HTTP, run each in a sandbox, keep logs and outcomes.
@@ -97,11 +103,23 @@ def serve(
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise BadJobError(f"--listen {listen} is not HOST:PORT, such as {DEFAULT_LISTEN}.")
-    asyncio.run(_serve(host, int(port), state, slots, KeeperLeases(keeper)))
+    if (tls_certificate is None) != (tls_key is None):
+        raise BadJobError("--tls-certificate and --tls-key belong together. Give both, or none for HTTP.")
+    files = (tls_certificate, tls_key) if tls_certificate and tls_key else None
+    asyncio.run(_serve(host, int(port), state, slots, per_key, files, KeeperLeases(keeper)))
 
 
-async def _serve(host: str, port: int, state: Path, slots: int, leases: KeeperLeases) -> None:
+async def _serve(
+    host: str,
+    port: int,
+    state: Path,
+    slots: int,
+    per_key: int | None,
+    tls: tuple[Path, Path] | None,
+    leases: KeeperLeases,
+) -> None:
     from runner.api.app import make_app  # noqa: PLC0415 - `runner run` does not pay for the web framework
+    from runner.api.server import Tls  # noqa: PLC0415
     from runner.api.server import serve as serve_api  # noqa: PLC0415
     from runner.api.token import Token  # noqa: PLC0415
     from runner.service.home import Home  # noqa: PLC0415
@@ -113,9 +131,10 @@ async def _serve(host: str, port: int, state: Path, slots: int, leases: KeeperLe
     home = Home(state)
     records, token = Records(home.jobs, home.logs), Token(home.token)
     noted = NotedLeases(leases, home.leases, slots)
-    service = Service(noted, records, slots, Standby(noted, leases.ready))
-    logging.getLogger("runner").info("serving on http://%s:%d; the API token is in %s", host, port, home.token)
-    await serve_api(service, make_app(service, token), host, port)
+    service = Service(noted, records, slots, Standby(noted, leases.ready), per_key=per_key)
+    scheme, certificate = ("https", Tls(*tls)) if tls else ("http", None)
+    logging.getLogger("runner").info("serving on %s://%s:%d; the API token is in %s", scheme, host, port, home.token)
+    await serve_api(service, make_app(service, token, home.tokens), host, port, certificate)
     logging.shutdown()
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes
 

@@ -6,9 +6,9 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 
@@ -24,6 +24,9 @@ _PAUSE: Final = 1.0
 #: Submissions of one job whose answer may have been lost.
 _TRIES: Final = 3
 _COMPOSE_DEADLINE: Final = 30.0
+
+
+_T = TypeVar("_T")
 
 
 class Client:
@@ -51,7 +54,7 @@ class Client:
                     raise
         return self._ask("POST", "/v1/jobs", json=request, headers={"Idempotency-Key": key})
 
-    def list(self, limit: int, state: str | None) -> list[dict[str, Any]]:
+    def jobs(self, limit: int, state: str | None) -> list[dict[str, Any]]:
         """The newest jobs."""
         jobs: list[dict[str, Any]] = []
         before: str | None = None
@@ -76,6 +79,18 @@ class Client:
     def status(self) -> dict[str, Any]:
         """The service itself."""
         return self._ask("GET", "/v1/status")
+
+    def create_token(self, name: str, scopes: Sequence[str], days: float | None) -> dict[str, Any]:
+        """Make a token."""
+        return self._ask("POST", "/v1/tokens", json={"name": name, "scopes": list(scopes), "days": days})
+
+    def tokens(self) -> list[dict[str, Any]]:
+        """What is known of the tokens."""
+        return self._json("GET", "/v1/tokens", list)
+
+    def revoke_token(self, token_id: str) -> None:
+        """Have a token be worth nothing."""
+        self._request("DELETE", f"/v1/tokens/{_id(token_id)}")
 
     def log(self, job: str, offset: int) -> Iterator[bytes]:
         """Yield what the log has now."""
@@ -109,24 +124,33 @@ class Client:
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
 
-    def _ask(
+    def _ask(self, method: str, path: str, **more: Mapping[str, Any] | None) -> dict[str, Any]:
+        return self._json(method, path, dict, **more)
+
+    def _json(self, method: str, path: str, kind: type[_T], **more: Mapping[str, Any] | None) -> _T:
+        answer = self._request(method, path, **more)
+        try:
+            document = answer.json()
+        except ValueError:
+            document = None
+        if not isinstance(document, kind):
+            raise ClientError(f"What answers at {self._url} is no runner.")
+        return document
+
+    def _request(
         self,
         method: str,
         path: str,
-        *,
         json: Mapping[str, Any] | None = None,
-        params: Mapping[str, str | int] | None = None,
+        params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> dict[str, Any]:
+    ) -> httpx.Response:
         try:
             answer = self._http.request(method, path, json=json, params=params, headers=headers)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         _check(answer)
-        document = answer.json()
-        if not isinstance(document, dict):
-            raise ClientError(f"What answers at {self._url} is no runner.")
-        return document
+        return answer
 
     def _unreachable(self, error: httpx.HTTPError) -> ClientError:
         return _UnreachableError(f"No runner answers at {self._url}: {error}. Start it, or set RUNNER_URL.")
@@ -192,7 +216,7 @@ def _read_token(path: Path) -> str:
 
 
 def _id(job: str) -> str:
-    """A job's id as it may stand in an address."""
+    """An id as it may stand in an address."""
     if not job.isalnum() or not job.isascii():
         raise BadJobError(f"{job[:80]!r} is no id of a job. `runner ls` has them.")
     return job

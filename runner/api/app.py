@@ -5,27 +5,31 @@
 from http import HTTPStatus
 from importlib.metadata import version
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI
 
-from runner.api import jobs
+from runner.api import jobs, tokens
+from runner.api.access import Access
 from runner.api.models import Status
-from runner.api.problems import ApiError, add_problems
+from runner.api.problems import PROBLEMS, ApiError, add_problems
 from runner.api.token import Token
 from runner.service.service import Service
+from runner.store.tokens import Scope, Tokens
 
 
-def make_app(service: Service, token: Token) -> FastAPI:
-    """Make the application for one service."""
-
-    def admitted(request: Request) -> None:
-        if not token.admits(request.headers.get("authorization")):
-            raise ApiError(HTTPStatus.UNAUTHORIZED, "Send `Authorization: Bearer TOKEN` with the runner's API token.")
-
-    app = FastAPI(title="sandbox-runner", version="1", docs_url=None, redoc_url=None)
+def make_app(service: Service, first: Token, clients: Tokens) -> FastAPI:
+    """Make the application for one service, with the token that is always there and those of its clients."""
+    access = Access(first, clients)
+    app = FastAPI(title="sandbox-runner", version="1", docs_url=None, redoc_url=None, responses=PROBLEMS)
     _add_health(app, service)
-    app.include_router(jobs.make_router(service), dependencies=[Depends(admitted)])
+    app.include_router(jobs.make_router(service, access))
+    app.include_router(tokens.make_router(clients, access))
+    add_problems(app)
+    _add_status(app, service, access)
+    return app
 
-    @app.get("/v1/status", dependencies=[Depends(admitted)])
+
+def _add_status(app: FastAPI, service: Service, access: Access) -> None:
+    @app.get("/v1/status", dependencies=[Depends(access.needs(Scope.READ))])
     async def status() -> Status:
         """Say how the service is."""
         return Status(
@@ -35,9 +39,6 @@ def make_app(service: Service, token: Token) -> FastAPI:
             running=service.running,
             waiting=service.records.waiting,
         )
-
-    add_problems(app)
-    return app
 
 
 def _add_health(app: FastAPI, service: Service) -> None:

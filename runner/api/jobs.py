@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Final
@@ -11,12 +12,16 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 
+from runner.api.access import Access
 from runner.api.models import JobPage, JobRequest, JobView
 from runner.api.problems import ApiError
 from runner.service.record import Record
 from runner.service.service import Service
 from runner.store import jobs as submission
 from runner.store.states import JobState
+from runner.store.tokens import Scope, TokenFacts
+
+_logger = logging.getLogger(__name__)
 
 #: Largest request body in bytes: a script of the largest size, with JSON's escapes.
 MAX_BODY: Final = 160 * 1024 * 1024
@@ -24,10 +29,11 @@ MAX_BODY: Final = 160 * 1024 * 1024
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200)]
 
 
-def make_router(service: Service) -> APIRouter:
+def make_router(service: Service, access: Access) -> APIRouter:
     """Make the routes for one service's jobs."""
+    reader, submitter = Depends(access.needs(Scope.READ)), access.needs(Scope.SUBMIT)
 
-    def found(job_id: str) -> Record:
+    async def found(job_id: str) -> Record:
         record = service.records.get(job_id)
         if record is None:
             raise _unknown()
@@ -36,13 +42,17 @@ def make_router(service: Service) -> APIRouter:
     jobs = APIRouter(prefix="/v1/jobs")
 
     @jobs.post("", status_code=HTTPStatus.ACCEPTED, openapi_extra=_body(JobRequest))
-    async def submit(request: Request, idempotency_key: IdempotencyKey = None) -> JobView:
+    async def submit(
+        request: Request, client: Annotated[TokenFacts, Depends(submitter)], idempotency_key: IdempotencyKey = None
+    ) -> JobView:
         """Take a job. With an Idempotency-Key that was used before it is the same job, if the body is the same."""
         body = await _bounded_body(request)
         name = submission.Request(idempotency_key, body) if idempotency_key else None
-        return _view(service, await service.submit(_parse(body).to_job(), name))
+        record = await service.submit(_parse(body).to_job(), name)
+        _logger.info("job %s: submitted by %s", record.id, client.name)
+        return _view(service, record)
 
-    @jobs.get("")
+    @jobs.get("", dependencies=[reader])
     async def list_jobs(
         limit: Annotated[int, Query(ge=1, le=500)] = 50, before: str | None = None, state: JobState | None = None
     ) -> JobPage:
@@ -50,11 +60,11 @@ def make_router(service: Service) -> APIRouter:
         found = await asyncio.to_thread(service.records.page, limit, before, state)
         return JobPage(jobs=[JobView.of(job) for job in found], next=found[-1].id if len(found) == limit else None)
 
-    @jobs.get("/{job_id}")
+    @jobs.get("/{job_id}", dependencies=[reader])
     async def show(record: Annotated[Record, Depends(found)]) -> JobView:
         return _view(service, record)
 
-    @jobs.get("/{job_id}/log", response_class=StreamingResponse)
+    @jobs.get("/{job_id}/log", dependencies=[reader], response_class=StreamingResponse)
     async def log(
         record: Annotated[Record, Depends(found)],
         offset: Annotated[int, Query(ge=0, le=1 << 62)] = 0,
@@ -64,8 +74,11 @@ def make_router(service: Service) -> APIRouter:
         return StreamingResponse(content, media_type="application/octet-stream")
 
     @jobs.post("/{job_id}/cancel", status_code=HTTPStatus.ACCEPTED)
-    async def cancel(record: Annotated[Record, Depends(found)]) -> JobView:
-        await service.cancel(record, "a client of the API")
+    async def cancel(
+        client: Annotated[TokenFacts, Depends(submitter)], record: Annotated[Record, Depends(found)]
+    ) -> JobView:
+        """Ask for a job's end. It has not ended yet when this returns."""
+        await service.cancel(record, client.name)
         return _view(service, record)
 
     return jobs

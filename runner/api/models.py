@@ -10,6 +10,7 @@ from runner import outcome as outcomes
 from runner.job import Job
 from runner.store.jobs import Summary
 from runner.store.states import JobState
+from runner.store.tokens import Scope, TokenFacts
 
 
 class JobRequest(BaseModel):
@@ -67,6 +68,43 @@ class Status(BaseModel):
     slots: int
     running: int
     waiting: int
+
+
+class TokenRequest(BaseModel):
+    """A token to create."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@/-]*$")]
+    """Whose it is; stands in the service's log."""
+    scopes: Annotated[set[Scope], Field(min_length=1)]
+    days: Annotated[float, Field(gt=0, le=3650)] | None = None
+    """For how long; until it is revoked if it is not given."""
+
+
+class TokenView(BaseModel):
+    """What is known of a token."""
+
+    id: str
+    name: str
+    scopes: list[Scope]
+    created: float
+    expires: float | None
+    """Seconds since the epoch."""
+
+    @classmethod
+    def of(cls, facts: TokenFacts) -> TokenView:
+        """What the store says."""
+        return cls(
+            id=facts.id, name=facts.name, scopes=sorted(facts.scopes), created=facts.created, expires=facts.expires
+        )
+
+
+class NewToken(TokenView):
+    """A token that was created."""
+
+    token: str
+    """Can be read only here."""
 
 
 class JobView(BaseModel):

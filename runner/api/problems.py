@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -27,6 +27,12 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+
+
+#: What the description of the API says of errors.
+PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    code: {"model": Problem, "description": "A problem, as application/problem+json."} for code in ("4XX", 422, "5XX")
+}
 
 
 class ApiError(Exception):

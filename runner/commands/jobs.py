@@ -47,13 +47,13 @@ def submit(
     request = _parse(file).model_dump(exclude_defaults=True)
     if secret:
         request["secrets"] = {**request.get("secrets", {}), **_from_environment(secret)}
-    with _client() as client:
-        job = client.submit(request, uuid.uuid4().hex)
+    with client() as service:
+        job = service.submit(request, uuid.uuid4().hex)
         if not wait:
             print(json.dumps(job) if as_json else job["id"])
             return
         print(f"runner: job {job['id']}", file=sys.stderr)
-        _follow(client, job["id"], as_json=as_json)
+        _follow(service, job["id"], as_json=as_json)
 
 
 @app.command()
@@ -70,23 +70,23 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List the newest jobs."""
-    with _client() as client:
-        jobs = client.list(limit, state)
+    with client() as service:
+        jobs = service.jobs(limit, state)
     if as_json:
         print(json.dumps(jobs))
         return
-    _table(["JOB", "STATE", "OUTCOME", "TRUST KEY", "SUBMITTED"], map(_row, jobs))
+    table(["JOB", "STATE", "OUTCOME", "TRUST KEY", "SUBMITTED"], map(_row, jobs))
 
 
 @app.command()
 def show(job: JobId, as_json: AsJson = False) -> None:
     """Show what is known of a job."""
-    with _client() as client:
-        view = client.show(job)
+    with client() as service:
+        view = service.show(job)
     if as_json:
         print(json.dumps(view))
         return
-    print(f"{view['id']}: {view['state']}, trust key {view['trust_key']}, submitted {_when(view['submitted'])}")
+    print(f"{view['id']}: {view['state']}, trust key {view['trust_key']}, submitted {when(view['submitted'])}")
     if view["outcome"]:
         print(view["outcome"]["message"])
 
@@ -98,26 +98,26 @@ def logs(
     offset: Annotated[int, typer.Option(min=0, help="From this byte on.")] = 0,
 ) -> None:
     """Print a job's log, byte by byte: its colours are kept."""
-    with _client() as client:
+    with client() as service:
         if follow:
-            _follow(client, job, offset)
+            _follow(service, job, offset)
         else:
-            _copy(client.log(job, offset), sys.stdout)
+            _copy(service.log(job, offset), sys.stdout)
 
 
 @app.command()
 def cancel(job: JobId, as_json: AsJson = False) -> None:
     """Ask for a job's end. What it started is ended too."""
-    with _client() as client:
-        view = client.cancel(job)
+    with client() as service:
+        view = service.cancel(job)
     print(json.dumps(view) if as_json else f"{view['id']}: {view['state']}")
 
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Say how the service is."""
-    with _client() as client:
-        view = client.status()
+    with client() as service:
+        view = service.status()
     if as_json:
         print(json.dumps(view))
         return
@@ -126,25 +126,26 @@ def status(as_json: AsJson = False) -> None:
 
 
 @contextmanager
-def _client() -> Iterator[Client]:
+def client() -> Iterator[Client]:
+    """A client of the service that is found from here."""
     from runner.client import connect  # noqa: PLC0415 - `runner run` does not pay for it
 
-    client = connect()
+    service = connect()
     try:
-        yield client
+        yield service
     except KeyboardInterrupt:
         raise typer.Exit(_INTERRUPTED) from None
     finally:
-        client.close()
+        service.close()
 
 
-def _follow(client: Client, job: str, offset: int = 0, *, as_json: bool = False) -> None:
+def _follow(service: Client, job: str, offset: int = 0, *, as_json: bool = False) -> None:
     """Copy a log to its end, and exit with the job's exit code."""
-    _copy(client.follow(job, offset), sys.stderr if as_json else sys.stdout)
-    view = client.show(job)
+    _copy(service.follow(job, offset), sys.stderr if as_json else sys.stdout)
+    view = service.show(job)
     while view["state"] not in _ENDED:
         time.sleep(_POLL)
-        view = client.show(job)
+        view = service.show(job)
     if as_json:
         print(json.dumps(view))
     raise typer.Exit(int(view["outcome"]["exit_code"]))
@@ -182,14 +183,16 @@ def _from_environment(names: list[str]) -> dict[str, str]:
 
 def _row(job: dict[str, Any]) -> list[str]:
     outcome = job["outcome"]["outcome"] if job["outcome"] else ""
-    return [job["id"], job["state"], outcome, job["trust_key"], _when(job["submitted"])]
+    return [job["id"], job["state"], outcome, job["trust_key"], when(job["submitted"])]
 
 
-def _when(seconds: float) -> str:
+def when(seconds: float) -> str:
+    """A time as people read it."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-def _table(head: list[str], rows: Iterable[list[str]]) -> None:
+def table(head: list[str], rows: Iterable[list[str]]) -> None:
+    """Print lines in columns."""
     lines = [head, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:

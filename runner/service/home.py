@@ -11,6 +11,7 @@ from runner.store.database import Database
 from runner.store.jobs import Jobs
 from runner.store.leases import LeaseNotes
 from runner.store.seal import Seal
+from runner.store.tokens import Tokens
 
 
 class Home:
@@ -36,6 +37,7 @@ class Home:
             raise
         self.jobs = Jobs(self._database, seal)
         self.leases = LeaseNotes(self._database, seal)
+        self.tokens = Tokens(self._database)
 
     def release(self) -> None:
         """Let another service have it. The end of this process does that too."""

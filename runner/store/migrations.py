@@ -56,6 +56,16 @@ _FIRST: Final = (
         token BLOB NOT NULL
     ) STRICT
     """,
+    """
+    CREATE TABLE token (
+        id TEXT PRIMARY KEY,
+        digest BLOB NOT NULL,
+        name TEXT NOT NULL,
+        scopes TEXT NOT NULL,
+        created REAL NOT NULL,
+        expires REAL
+    ) STRICT
+    """,
 )
 
 #: `PRAGMA user_version` counts the steps that were done.

@@ -332,14 +332,14 @@ def test_commands_say_what_is_wrong(new_service: Callable[[], Service]) -> None:
     service = new_service()
     for words, code, cause in (
         (["show", "0123"], 69, "There is no job of that id"),
-        (["show", "../x"], 64, "is no id of a job"),
+        (["show", "../x"], 64, "is no id"),
         (["submit", "-"], 64, "standard input:1:1: script: Field required"),
     ):
         refused = command(service, *words, text="args: []")
         assert (refused.returncode, refused.stdout) == (code, "")
         assert cause in refused.stderr
     assert "no runner" in command(service, "ls", RUNNER_URL="http://127.0.0.1:9").stderr.lower()
-    assert "with the runner's API token" in command(service, "ls", RUNNER_TOKEN="wrong").stderr
+    assert "with one of the API's tokens" in command(service, "ls", RUNNER_TOKEN="wrong").stderr
 
 
 def test_a_log_is_followed_over_a_restart_of_the_service(new_service: Callable[[], Service]) -> None:

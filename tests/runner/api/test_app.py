@@ -29,7 +29,7 @@ def new_service(state: Path) -> Service:
 
 @asynccontextmanager
 async def client(service: Service, state: Path) -> AsyncIterator[httpx.AsyncClient]:
-    app = make_app(service, Token(state / "token"))
+    app = make_app(service, Token(state / "token"), State(state).tokens)
     headers = {"Authorization": f"Bearer {(state / 'token').read_text().strip()}"}
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://runner", headers=headers) as api:

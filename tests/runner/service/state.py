@@ -14,6 +14,7 @@ from runner.store.database import Database
 from runner.store.jobs import Jobs
 from runner.store.leases import LeaseNotes
 from runner.store.seal import Seal
+from runner.store.tokens import Tokens
 
 
 @dataclass
@@ -28,6 +29,7 @@ class State:
         self.seal = Seal(self.folder / "key")
         self.jobs = Jobs(self.database, self.seal)
         self.leases = LeaseNotes(self.database, self.seal)
+        self.tokens = Tokens(self.database)
 
     @cached_property
     def records(self) -> Records:
