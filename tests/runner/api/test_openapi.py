@@ -7,7 +7,9 @@ import json
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -26,7 +28,7 @@ def test_the_description_in_the_docs_is_fresh() -> None:
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.schemas.BaseSchema]:
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[schemathesis.schemas.BaseSchema, dict[str, str]]]:
     """A real service. It has no keeper, so it starts no job."""
     state = tmp_path_factory.mktemp("state")
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -38,7 +40,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.schem
     try:
         until("the service answers", lambda: _answers(url))
         headers = {"Authorization": f"Bearer {(state / 'token').read_text().strip()}"}
-        yield schemathesis.openapi.from_url(f"{url}/openapi.json", headers=headers)
+        yield schemathesis.openapi.from_url(f"{url}/openapi.json"), headers
         assert "Traceback" not in (state / "log").read_text()
     finally:
         service.kill()
@@ -52,10 +54,13 @@ def _answers(url: str) -> bool:
         return False
 
 
-def test_nothing_that_is_sent_is_an_error_of_the_service(api: schemathesis.schemas.BaseSchema) -> None:
+def test_nothing_that_is_sent_is_an_error_of_the_service(
+    api: tuple[schemathesis.schemas.BaseSchema, dict[str, str]],
+) -> None:
     """Requests that follow the description, and such that break it in one place."""
-    operations = [result.ok() for result in api.get_all_operations() if isinstance(result, Ok)]
-    assert len(operations) >= 10
+    schema, headers = api
+    answers: Counter[int] = Counter()
+    operations = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
     for operation in operations:
         for mode in schemathesis.GenerationMode:
 
@@ -68,7 +73,8 @@ def test_nothing_that_is_sent_is_an_error_of_the_service(api: schemathesis.schem
             )
             @given(case=operation.as_strategy(generation_mode=mode))
             def send(case: schemathesis.Case[Any]) -> None:
-                case.call_and_validate(checks=[not_a_server_error])
+                answers[case.call_and_validate(headers=headers, checks=[not_a_server_error]).status_code] += 1
 
             with contextlib.suppress(Unsatisfiable):  # nothing of it can be broken
                 send()
+    assert {200, 201, 202, 404, 422} <= set(answers), "the requests came as far as they should"
