@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -86,6 +87,7 @@ def serve(
     state: Annotated[Path, typer.Option(help="Folder for the API token, jobs, logs and outcomes.")] = DEFAULT_STATE,
     slots: Annotated[int, typer.Option(min=1, max=1000, help="Jobs at once.")] = 2,
     per_key: Annotated[int | None, typer.Option(min=1, help="Jobs of one trust key at once; as many as slots.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="What jobs may ask for; several times for more.")] = None,
     tls_certificate: Annotated[
         Path | None, typer.Option(envvar="RUNNER_TLS_CERTIFICATE", help="Serve HTTPS with this certificate (PEM).")
     ] = None,
@@ -105,19 +107,26 @@ def serve(
         raise BadJobError(f"--listen {listen} is not HOST:PORT, such as {DEFAULT_LISTEN}.")
     if (tls_certificate is None) != (tls_key is None):
         raise BadJobError("--tls-certificate and --tls-key belong together. Give both, or none for HTTP.")
-    files = (tls_certificate, tls_key) if tls_certificate and tls_key else None
-    asyncio.run(_serve(host, int(port), state, slots, per_key, files, KeeperLeases(keeper)))
+    tls = (tls_certificate, tls_key) if tls_certificate and tls_key else None
+    serving = _Serving(host, int(port), tls, state, slots, per_key, label or [])
+    asyncio.run(_serve(serving, KeeperLeases(keeper)))
 
 
-async def _serve(
-    host: str,
-    port: int,
-    state: Path,
-    slots: int,
-    per_key: int | None,
-    tls: tuple[Path, Path] | None,
-    leases: KeeperLeases,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """How to serve."""
+
+    host: str
+    port: int
+    #: Certificate and key, for HTTPS.
+    tls: tuple[Path, Path] | None
+    state: Path
+    slots: int
+    per_key: int | None
+    labels: list[str]
+
+
+async def _serve(how: _Serving, leases: KeeperLeases) -> None:
     from runner.api.app import make_app  # noqa: PLC0415 - `runner run` does not pay for the web framework
     from runner.api.server import Tls  # noqa: PLC0415
     from runner.api.server import serve as serve_api  # noqa: PLC0415
@@ -128,13 +137,15 @@ async def _serve(
     from runner.service.service import Service  # noqa: PLC0415
     from runner.service.standby import Standby  # noqa: PLC0415
 
-    home = Home(state)
+    tls = Tls(*how.tls) if how.tls else None
+    home = Home(how.state)
     records, token = Records(home.jobs, home.logs), Token(home.token)
-    noted = NotedLeases(leases, home.leases, slots)
-    service = Service(noted, records, slots, Standby(noted, leases.ready), per_key=per_key)
-    scheme, certificate = ("https", Tls(*tls)) if tls else ("http", None)
-    logging.getLogger("runner").info("serving on %s://%s:%d; the API token is in %s", scheme, host, port, home.token)
-    await serve_api(service, make_app(service, token, home.tokens), host, port, certificate)
+    noted = NotedLeases(leases, home.leases, how.slots)
+    standby = Standby(noted, leases.ready)
+    service = Service(noted, records, how.slots, standby, per_key=how.per_key, labels=how.labels)
+    where = f"{'https' if tls else 'http'}://{how.host}:{how.port}"
+    logging.getLogger("runner").info("serving on %s; the API token is in %s", where, home.token)
+    await serve_api(service, make_app(service, token, home.tokens), how.host, how.port, tls)
     logging.shutdown()
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes
 

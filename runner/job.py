@@ -25,9 +25,12 @@ MAX_TIMEOUT: Final = 30 * 24 * 3600.0
 MIN_SECRET: Final = 6
 #: Lines of all secrets together.
 MAX_SECRET_LINES: Final = 500
+MAX_LABELS: Final = 20
 #: Highest priority; the lowest is its negative.
 MAX_PRIORITY: Final = 100
 
+#: As the keeper's configuration names profiles.
+_PROFILE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: A NUL within this many bytes means a binary. Later ones may be the payload of a self-extracting script.
 _SNIFFED: Final = 4096
@@ -61,6 +64,8 @@ class Job:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     #: Among jobs that wait, higher ones are first.
     priority: int = 0
+    #: What the runner must be labelled with.
+    labels: frozenset[str] = frozenset()
     #: Seconds that the job may wait in the queue, and from there to the start of the script; None is no limit.
     queue_timeout: float | None = None
     setup_timeout: float | None = None
@@ -69,11 +74,12 @@ class Job:
         _check_script(self.script)
         _check_strings(self.args, self.environment, self.secrets)
         _check_secrets(self.environment, self.secrets)
-        _check_label("profile", self.profile)
+        _check_profile(self.profile)
         _check_label("trust key", self.trust_key)
         for timeout in (self.timeout, self.queue_timeout, self.setup_timeout):
             _check_timeout(timeout)
         _check_priority(self.priority)
+        _check_labels(self.labels)
         object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
         object.__setattr__(self, "secrets", MappingProxyType(dict(self.secrets)))
 
@@ -94,6 +100,7 @@ def to_json(job: Job) -> dict[str, object]:
         "timeout": job.timeout,
         "secrets": dict(job.secrets),
         "priority": job.priority,
+        "labels": sorted(job.labels),
         "queue_timeout": job.queue_timeout,
         "setup_timeout": job.setup_timeout,
     }
@@ -110,7 +117,8 @@ def from_json(document: object) -> Job:
         raise ValueError("The job's record does not hold a job.")
     try:
         script = base64.b64decode(document["script"], validate=True)
-        return Job(**{**document, "script": script, "args": tuple(document["args"])})
+        args, labels = tuple(document["args"]), frozenset(document["labels"])
+        return Job(**{**document, "script": script, "args": args, "labels": labels})
     except (BadJobError, ValueError, OverflowError):
         raise ValueError("The job's record holds a job that cannot be run.") from None
 
@@ -125,6 +133,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "timeout": (int, float, type(None)),
     "secrets": (dict,),
     "priority": (int,),
+    "labels": (list,),
     "queue_timeout": (int, float, type(None)),
     "setup_timeout": (int, float, type(None)),
 }
@@ -213,6 +222,13 @@ def _check_label(what: str, text: str) -> None:
         raise BadJobError(f"The {what} {text[:80]!r} is not allowed. Use 1 to 200 printable characters.")
 
 
+def _check_profile(name: str) -> None:
+    if not _PROFILE.fullmatch(name):
+        raise BadJobError(
+            f"The profile {name[:80]!r} is not allowed. Use 1 to 64 letters, digits, dots, dashes and underscores."
+        )
+
+
 def _check_timeout(timeout: float | None) -> None:
     if timeout is None:
         return
@@ -226,3 +242,10 @@ def _check_timeout(timeout: float | None) -> None:
 def _check_priority(priority: int) -> None:
     if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
         raise BadJobError(f"A priority of {priority} is not possible. Give one from -{MAX_PRIORITY} to {MAX_PRIORITY}.")
+
+
+def _check_labels(labels: frozenset[str]) -> None:
+    if len(labels) > MAX_LABELS:
+        raise BadJobError(f"The job asks for {len(labels)} labels and the limit is {MAX_LABELS}.")
+    for label in labels:
+        _check_label("label", label)

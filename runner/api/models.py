@@ -31,6 +31,8 @@ class JobRequest(BaseModel):
     """Variables like those of the environment; their values are masked in the log."""
     priority: int = 0
     """From -100 to 100; among jobs that wait, higher ones are first."""
+    labels: set[str] = set()
+    """What the runner must be labelled with."""
     queue_timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds that it may wait in the queue."""
     setup_timeout: Annotated[float, Field(gt=0)] | None = None
@@ -47,6 +49,7 @@ class JobRequest(BaseModel):
             timeout=self.timeout,
             secrets=self.secrets,
             priority=self.priority,
+            labels=frozenset(self.labels),
             queue_timeout=self.queue_timeout,
             setup_timeout=self.setup_timeout,
         )

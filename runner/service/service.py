@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from typing import Final, Self
 
 from runner import outcome as outcomes
-from runner.errors import BusyError, ConnectError, DetachedError, DrainingError, LogError, StateError
+from runner.errors import BadJobError, BusyError, ConnectError, DetachedError, DrainingError, LogError, StateError
 from runner.execution.attempt import OnEnd, OnStart, resume_attempt, run, run_attempt
 from runner.execution.cancellation import see_through
 from runner.execution.log import Log
 from runner.execution.marker import Marker
 from runner.execution.options import Note, Notes, Settings
 from runner.job import Job
-from runner.outcome import Limit, Outcome, SandboxLost, SetupFailed
+from runner.outcome import BadRequest, Limit, Outcome, SandboxLost, SetupFailed
 from runner.service.leases import NotedLeases
 from runner.service.record import Record
 from runner.service.records import Records
@@ -56,14 +56,19 @@ class Service:
         standby: Standby | None,
         settings: Settings = SETTINGS,
         per_key: int | None = None,
+        labels: Collection[str] = (),
     ) -> None:
-        """`slots` jobs run at once, and `per_key` of one trust key, as many as there are slots unless it is given."""
+        """`slots` jobs run at once, and `per_key` of one trust key, as many as there are slots unless it is given.
+
+        A job that asks for other labels than these is not run here.
+        """
         self.records = records
         self._settings = settings
         self._leases = leases
         self.slots = slots
         self._standby = standby
         self._per_key = per_key or slots
+        self._labels = frozenset(labels)
         self._running: dict[Record, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
         self._reconciled = False
@@ -90,8 +95,10 @@ class Service:
     async def submit(self, job: Job, request: Request | None = None) -> Record:
         """Take a job: from here on it outlives this process. The same request again is the same job.
 
-        Errors: DrainingError, BusyError, RequestReusedError, StateError.
+        Errors: BadJobError, DrainingError, BusyError, RequestReusedError, StateError.
         """
+        if missing := self._missing(job):
+            raise BadJobError(missing)
         if self._draining:
             raise DrainingError("The runner is stopping and takes no more jobs. Submit it again when it is back.")
         if self.records.waiting >= MAX_QUEUED:
@@ -225,6 +232,8 @@ class Service:
     async def _outcome(self, record: Record) -> Outcome:
         if record.cancellation.cause and not record.marker:
             return record.cancellation.cause
+        if record.job and not record.marker and (missing := self._missing(record.job)):
+            return BadRequest(missing)  # the runner had that label in an earlier life
         try:
             return await self._run(record)
         except DetachedError:
@@ -288,6 +297,14 @@ class Service:
             if self._detached or (self._stopped is not None and time.monotonic() - self._stopped > _STOP_DEADLINE):
                 raise DetachedError(problem)
             await asyncio.sleep(_RETRY)
+
+    def _missing(self, job: Job) -> str:
+        """Say which labels a job asks for in vain; nothing if it can be run here."""
+        missing = ", ".join(sorted(job.labels - self._labels))
+        if not missing:
+            return ""
+        own = ", ".join(sorted(self._labels)) or "none"
+        return f"It asks for a runner with the label {missing}, and this one has: {own}. Submit it to another one."
 
     def _settings_for(self, job: Job) -> Settings:
         """A sandbox waits for the next life of the runner as long as the job may run, and a while longer."""

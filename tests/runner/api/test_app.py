@@ -16,6 +16,7 @@ from runner.execution.lease import LeaseSource
 from runner.outcome import Succeeded
 from runner.service.leases import NotedLeases
 from runner.service.service import Service
+from runner.store.tokens import Tokens
 from tests.runner.service.state import State, locked
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +30,8 @@ def new_service(state: Path) -> Service:
 
 @asynccontextmanager
 async def client(service: Service, state: Path) -> AsyncIterator[httpx.AsyncClient]:
-    app = make_app(service, Token(state / "token"), State(state).tokens)
+    # In the service's own database: another connection would be in its way.
+    app = make_app(service, Token(state / "token"), Tokens(service.records._jobs._database))
     headers = {"Authorization": f"Bearer {(state / 'token').read_text().strip()}"}
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://runner", headers=headers) as api:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import BusyError, DrainingError
+from runner.errors import BadJobError, BusyError, DrainingError
 from runner.execution.marker import Marker
 from runner.execution.options import Settings
 from runner.job import Job
@@ -307,6 +307,19 @@ async def test_each_limit_before_the_start_ends_the_job_by_its_name(host: Host, 
         record = await life.service.submit(Job(b"true", **timeout))  # type: ignore[arg-type]
         assert await life.outcome(record.id) == TimedOut(limit)
         assert f"the job ran into the {limit} timeout".encode() in await life.log(record.id)
+
+
+async def test_a_job_runs_only_where_its_labels_are(host: Host) -> None:
+    """Also one that waited while the runner lost a label."""
+    job = Job(b"true", labels=frozenset({"gpu"}))
+    state = State(host.state)
+    service = Service(NotedLeases(host.leases, state.leases, 1), state.records, 1, None, labels=["gpu", "fast"])
+    record = await service.submit(job)
+    async with host.life() as life:
+        with pytest.raises(BadJobError, match="the label gpu, and this one has: none"):
+            await life.service.submit(job)
+        assert "the label gpu" in str(await life.outcome(record.id))
+    assert host.leases.leases == []
 
 
 async def test_secrets_are_masked_over_a_restart_in_the_middle_of_one(host: Host, gate: Path) -> None:
