@@ -74,14 +74,16 @@ class Records:
     async def add(self, job: Job, request: Request | None = None) -> Record:
         """Take a job: it is on disk when this returns. Raises StateError, also on a full disk; RequestReusedError."""
         await self._forget_old()
-        record = self.get(await asyncio.to_thread(self._jobs.add, job, request))
+        job_id, new = await asyncio.to_thread(self._jobs.add, job, request)
+        self.waiting += int(new)
+        record = self.get(job_id)
         assert record
-        self.waiting = self._jobs.waiting()
         return record
 
     async def claim(self, per_key: int) -> Record | None:
         """Return the job that is next, for its run to begin; None when none may start. Raises StateError."""
-        if not self.waiting or (job_id := await asyncio.to_thread(self._jobs.claim, per_key)) is None:
+        job_id = await asyncio.to_thread(self._jobs.claim, per_key)
+        if job_id is None:
             return None
         self.waiting -= 1
         return self.get(job_id)

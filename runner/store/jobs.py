@@ -82,8 +82,8 @@ class Jobs:
         self._database = database
         self._seal = seal
 
-    def add(self, job: Job, request: Request | None = None) -> str:
-        """Take a job, and return its id; the one that it has, when it was taken with the same request before.
+    def add(self, job: Job, request: Request | None = None) -> tuple[str, bool]:
+        """Take a job, and return its id, and whether it is new: taken with the same request before, it has that one.
 
         Errors: RequestReusedError when that request was for another job.
         """
@@ -93,7 +93,7 @@ class Jobs:
         digest = self._seal.digest(request.content) if request else None
         with self._database.transaction("The job cannot be kept") as connection:
             if request and (earlier := self._requested(connection, request.key, digest)):
-                return earlier
+                return earlier, False
             number = connection.execute(
                 "INSERT INTO job (id, state, submitted, priority, trust_key, expires, sealed, request, request_digest) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -105,7 +105,7 @@ class Jobs:
             assert number is not None
             _note(connection, number, JobState.QUEUED)
             queue.enter(connection, number)
-        return job_id
+        return job_id, True
 
     def get(self, job_id: str) -> Entry | None:
         """The job of that id, if it is known."""

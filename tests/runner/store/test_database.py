@@ -50,7 +50,7 @@ def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 def test_reading_goes_on_while_the_store_is_locked(tmp_path: Path) -> None:
     state = State(tmp_path)
-    job = state.jobs.add(JOB)
+    job, _ = state.jobs.add(JOB)
     with locked(tmp_path):
         assert state.jobs.summary(job)
         with pytest.raises(StateError, match="holds the database locked"):
@@ -60,7 +60,7 @@ def test_reading_goes_on_while_the_store_is_locked(tmp_path: Path) -> None:
 def test_every_state_has_an_entry_and_illegal_moves_name_both(tmp_path: Path) -> None:
     assert set(MOVES) == set(JobState)
     jobs = State(tmp_path).jobs
-    job = jobs.add(JOB)
+    job, _ = jobs.add(JOB)
     with pytest.raises(StateError, match="from queued to settled"):
         jobs.settle(job, Result(Succeeded(), 0, b""))
     assert jobs.find(JobState.QUEUED) == [job]
@@ -68,7 +68,7 @@ def test_every_state_has_an_entry_and_illegal_moves_name_both(tmp_path: Path) ->
 
 def test_each_move_is_an_event(tmp_path: Path) -> None:
     state = State(tmp_path)
-    job = state.jobs.add(JOB)
+    job, _ = state.jobs.add(JOB)
     state.jobs.take(job)
     state.jobs.settle(job, Result(Succeeded(), 0, b""))
     state.jobs.finish(job)
@@ -78,8 +78,9 @@ def test_each_move_is_an_event(tmp_path: Path) -> None:
 
 def test_the_same_request_is_the_same_job_and_another_one_is_refused(tmp_path: Path) -> None:
     jobs = State(tmp_path).jobs
-    first = jobs.add(JOB, Request("key", b"content"))
-    assert State(tmp_path).jobs.add(JOB, Request("key", b"content")) == first
+    first, new = jobs.add(JOB, Request("key", b"content"))
+    assert new
+    assert State(tmp_path).jobs.add(JOB, Request("key", b"content")) == (first, False)
     with pytest.raises(RequestReusedError, match="used for another job"):
         jobs.add(JOB, Request("key", b"other"))
     assert jobs.waiting() == 1
@@ -110,7 +111,7 @@ def test_an_outcome_that_quotes_a_hostile_sandbox_is_read_back_as_it_was_told(tm
     """The trap: it would be another one after a restart."""
     outcome = fit(RunnerStopped("\ud800" + "x" * 5000))
     jobs = State(tmp_path).jobs
-    job = jobs.add(JOB)
+    job, _ = jobs.add(JOB)
     jobs.take(job)
     jobs.settle(job, Result(outcome, 3, b"end\n"))
     entry = State(tmp_path).jobs.get(job)
