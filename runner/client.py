@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -17,6 +18,8 @@ from runner.errors import BadJobError, ClientError
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 #: Where a service that was started by hand keeps its token.
 DEFAULT_TOKEN: Final = Path("/var/lib/runner/token")
+#: The states of a job that has its outcome.
+ENDED: Final = frozenset({"settled", "finished"})
 #: Seconds for an answer, and without one until a log that is followed is given up: a restart takes less.
 _TIMEOUT: Final = 60.0
 _PATIENCE: Final = 120.0
@@ -98,25 +101,28 @@ class Client:
 
     def follow(self, job: str, offset: int) -> Iterator[bytes]:
         """Yield the log to its end, live, also over restarts of the service."""
-        silent = time.monotonic()
+        lost: float | None = None
         while True:
-            try:
-                for data in self._read(job, offset, follow=True):
+            complete, ended = False, False
+            with contextlib.suppress(_UnreachableError):  # also when nothing came for a while
+                for data in self._read(job, offset):
                     offset += len(data)
-                    silent = time.monotonic()
                     yield data
-                if self.show(job)["state"] in {"settled", "finished"}:
-                    return
+                complete = True
+            try:
+                ended, lost = self.show(job)["state"] in ENDED, None
             except _UnreachableError:
-                if time.monotonic() - silent > _PATIENCE:
+                lost = lost or time.monotonic()
+                if time.monotonic() - lost > _PATIENCE:
                     raise
+            if complete and ended:
+                return
             time.sleep(_PAUSE)
 
-    def _read(self, job: str, offset: int, *, follow: bool) -> Iterator[bytes]:
-        params: dict[str, str | int] = {"offset": offset, "follow": str(follow).lower()}
-        timeout = httpx.Timeout(_TIMEOUT, read=None if follow else _TIMEOUT)
+    def _read(self, job: str, offset: int, *, follow: bool = True) -> Iterator[bytes]:
+        params = {"offset": str(offset), "follow": str(follow).lower()}
         try:
-            with self._http.stream("GET", f"/v1/jobs/{_id(job)}/log", params=params, timeout=timeout) as answer:
+            with self._http.stream("GET", f"/v1/jobs/{_id(job)}/log", params=params) as answer:
                 if answer.is_error:
                     answer.read()
                 _check(answer)

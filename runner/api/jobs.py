@@ -50,7 +50,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
         name = submission.Request(idempotency_key, body) if idempotency_key else None
         record = await service.submit(_parse(body).to_job(), name)
         _logger.info("job %s: submitted by %s", record.id, client.name)
-        return _view(service, record)
+        return _view(service, record.id)
 
     @jobs.get("", dependencies=[reader])
     async def list_jobs(
@@ -61,8 +61,8 @@ def make_router(service: Service, access: Access) -> APIRouter:
         return JobPage(jobs=[JobView.of(job) for job in found], next=found[-1].id if len(found) == limit else None)
 
     @jobs.get("/{job_id}", dependencies=[reader])
-    async def show(record: Annotated[Record, Depends(found)]) -> JobView:
-        return _view(service, record)
+    async def show(job_id: str) -> JobView:
+        return _view(service, job_id)
 
     @jobs.get("/{job_id}/log", dependencies=[reader], response_class=StreamingResponse)
     async def log(
@@ -79,13 +79,13 @@ def make_router(service: Service, access: Access) -> APIRouter:
     ) -> JobView:
         """Ask for a job's end. It has not ended yet when this returns."""
         await service.cancel(record, client.name)
-        return _view(service, record)
+        return _view(service, record.id)
 
     return jobs
 
 
-def _view(service: Service, record: Record) -> JobView:
-    summary = service.records.summary(record.id)
+def _view(service: Service, job_id: str) -> JobView:
+    summary = service.records.summary(job_id)
     if summary is None:
         raise _unknown()
     return JobView.of(summary)

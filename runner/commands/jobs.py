@@ -24,11 +24,8 @@ app = typer.Typer()
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
-#: Seconds between two questions whether a job has ended.
-_POLL: Final = 0.2
 #: As a shell has it for Ctrl-C.
 _INTERRUPTED: Final = 130
-_ENDED: Final = frozenset({"settled", "finished"})
 
 
 @app.command()
@@ -143,9 +140,6 @@ def _follow(service: Client, job: str, offset: int = 0, *, as_json: bool = False
     """Copy a log to its end, and exit with the job's exit code."""
     _copy(service.follow(job, offset), sys.stderr if as_json else sys.stdout)
     view = service.show(job)
-    while view["state"] not in _ENDED:
-        time.sleep(_POLL)
-        view = service.show(job)
     if as_json:
         print(json.dumps(view))
     raise typer.Exit(int(view["outcome"]["exit_code"]))

@@ -155,6 +155,8 @@ class Service:
                 record = await see_through(self.records.claim(self._per_key))
             except StateError as error:
                 _logger.error("%s The jobs that wait are looked at again soon.", error)  # noqa: TRY400 - a sentence
+                if self._given_up:
+                    self.detach()  # the next life ends them
                 return
             if record is None:
                 return
@@ -287,6 +289,11 @@ class Service:
         """
         await self._keep_trying(record, outcome, lambda: record.settle(outcome))
 
+    @property
+    def _given_up(self) -> bool:
+        """Whether what cannot be written down now is left to the next life."""
+        return self._detached or (self._stopped is not None and time.monotonic() - self._stopped > _STOP_DEADLINE)
+
     async def _keep_trying(self, record: Record, outcome: Outcome, write: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
@@ -294,7 +301,7 @@ class Service:
             except StateError as error:
                 problem = str(error)
             _logger.error("job %s: %s It ended like this: %s", record.id, problem, outcomes.sentence(outcome))
-            if self._detached or (self._stopped is not None and time.monotonic() - self._stopped > _STOP_DEADLINE):
+            if self._given_up:
                 raise DetachedError(problem)
             await asyncio.sleep(_RETRY)
 

@@ -220,6 +220,20 @@ async def test_a_runner_that_stops_leaves_what_it_cannot_write_to_the_next_life(
         assert await later.outcome(record.id) == Succeeded()
 
 
+async def test_a_runner_that_stops_is_not_held_up_by_jobs_that_it_cannot_end(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: with the store locked, nothing that waits can be claimed to be ended, and TERM would wait for ever."""
+    monkeypatch.setattr(service_module, "_STOP_DEADLINE", 0.1)
+    service = host.new_service()
+    record = await service.submit(Job(b"true"))
+    with locked(host.state):
+        service.stop("it was told to stop at once.")
+        await asyncio.wait_for(service.work(), DEADLINE)
+    async with host.life() as life:
+        assert await life.outcome(record.id) == Succeeded()
+
+
 async def test_a_waiting_job_that_is_cancelled_ends_at_once(host: Host, gate: Path) -> None:
     async with host.life(slots=1) as life:
         running = await life.service.submit(waiting(gate))
