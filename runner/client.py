@@ -127,7 +127,7 @@ class Client:
                     answer.read()
                 _check(answer)
                 yield from answer.iter_bytes()
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
 
     def _ask(self, method: str, path: str, **more: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -153,12 +153,12 @@ class Client:
     ) -> httpx.Response:
         try:
             answer = self._http.request(method, path, json=json, params=params, headers=headers)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
         _check(answer)
         return answer
 
-    def _unreachable(self, error: httpx.HTTPError) -> ClientError:
+    def _unreachable(self, error: Exception) -> ClientError:
         return _UnreachableError(f"No runner answers at {self._url}: {error}. Start it, or set RUNNER_URL.")
 
 

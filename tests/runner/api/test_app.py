@@ -10,6 +10,7 @@ from typing import cast
 import httpx
 import pytest
 
+from runner.api import jobs
 from runner.api.app import make_app
 from runner.api.token import Token
 from runner.execution.lease import LeaseSource
@@ -80,3 +81,18 @@ async def test_a_job_is_the_same_over_a_restart_and_its_result_can_be_asked_for_
     assert views[0] == views[1]
     assert (views[0]["state"], views[0]["submitted"]) == ("finished", submitted["submitted"])
     assert rest == "two\nrunner: The script succeeded.\n"
+
+
+async def test_a_body_that_is_too_large_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "MAX_BODY", 1000)
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 100_000:
+            sent += 100
+            yield b"x" * 100
+
+    async with client(new_service(tmp_path), tmp_path) as api:
+        answer = await api.post("/v1/jobs", content=endless())
+    assert (answer.status_code, "at most" in answer.json()["detail"], sent < 2000) == (413, True, True)
