@@ -25,8 +25,8 @@ def fill(database: Database, depth: int) -> None:
     with database.transaction("The queue cannot be filled") as connection:
         for number in range(depth):
             row = connection.execute(
-                "INSERT INTO job (id, state, submitted, priority, trust_key, sealed) VALUES (?, 'queued', 0, 0, ?, ?)",
-                (f"{number:032x}", f"key-{number % KEYS}", b"x" * 200),
+                "INSERT INTO job (id, state, submitted, priority, trust_key) VALUES (?, 'queued', 0, 0, ?)",
+                (f"{number:032x}", f"key-{number % KEYS}"),
             )
             assert row.lastrowid
             if number < KEYS:

@@ -95,21 +95,22 @@ class Jobs:
             if request and (earlier := self._requested(connection, request.key, digest)):
                 return earlier, False
             number = connection.execute(
-                "INSERT INTO job (id, state, submitted, priority, trust_key, expires, sealed, request, request_digest) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO job (id, state, submitted, priority, trust_key, expires, request, request_digest) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    job_id, JobState.QUEUED, now, job.priority, job.trust_key, expires, sealed,
+                    job_id, JobState.QUEUED, now, job.priority, job.trust_key, expires,
                     request.key if request else None, digest,
                 ),
             ).lastrowid  # fmt: skip
             assert number is not None
+            connection.execute("INSERT INTO content VALUES (?, ?)", (number, sealed))
             _note(connection, number, JobState.QUEUED)
             queue.enter(connection, number)
         return job_id, True
 
     def get(self, job_id: str) -> Entry | None:
         """The job of that id, if it is known."""
-        rows = self._database.read("SELECT * FROM job WHERE id = ?", job_id)
+        rows = self._database.read("SELECT * FROM job LEFT JOIN content ON job = number WHERE id = ?", job_id)
         return self._entry(rows[0]) if rows else None
 
     def summary(self, job_id: str) -> Summary | None:
@@ -195,10 +196,11 @@ class Jobs:
         with self._database.transaction("The outcome cannot be written down") as connection:
             _move(connection, job_id, JobState.SETTLED)
             connection.execute(
-                "UPDATE job SET outcome = ?, output = ?, closing = ?, sealed = NULL, marker = NULL, "
-                "cancelled_by = NULL WHERE id = ? AND outcome IS NULL",
+                "UPDATE job SET outcome = ?, output = ?, closing = ?, marker = NULL, cancelled_by = NULL "
+                "WHERE id = ? AND outcome IS NULL",
                 (json.dumps(outcomes.to_json(result.outcome)), result.output, result.closing.decode(), job_id),
             )
+            connection.execute("DELETE FROM content WHERE job = (SELECT number FROM job WHERE id = ?)", (job_id,))
 
     def finish(self, job_id: str) -> None:
         """Write down that its log has its last lines."""

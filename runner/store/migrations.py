@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 _FIRST: Final = (
-    # `number` is the order of submission: a clock may be set back. `sealed` holds the job and `marker` its attempt,
-    # both encrypted, and both NULL as soon as nobody needs them. `request` is a client's own name for the job.
+    # `number` is the order of submission: a clock may be set back. `marker` is encrypted, and NULL as soon as nobody
+    # needs it. `request` is a client's own name for the job.
     """
     CREATE TABLE job (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -16,18 +16,25 @@ _FIRST: Final = (
         priority INTEGER NOT NULL,
         trust_key TEXT NOT NULL,
         expires REAL,
-        sealed BLOB,
-        marker BLOB,
         cancelled_by TEXT,
         outcome TEXT,
         output INTEGER,
         closing TEXT,
         request TEXT UNIQUE,
-        request_digest BLOB
+        request_digest BLOB,
+        marker BLOB
+    ) STRICT
+    """,
+    # The job itself, encrypted, until it is settled. Apart: it may have 64 MiB, and a move writes a whole row.
+    """
+    CREATE TABLE content (
+        job INTEGER PRIMARY KEY REFERENCES job ON DELETE CASCADE,
+        sealed BLOB NOT NULL
     ) STRICT
     """,
     "CREATE INDEX job_waiting ON job (priority, trust_key, number) WHERE state = 'queued'",
     "CREATE INDEX job_expires ON job (expires) WHERE state = 'queued' AND expires IS NOT NULL",
+    "CREATE INDEX job_unwanted ON job (number) WHERE state = 'queued' AND cancelled_by IS NOT NULL",
     "CREATE INDEX job_active ON job (trust_key) WHERE state IN ('starting', 'running')",
     "CREATE INDEX job_finished ON job (number) WHERE state = 'finished'",
     """

@@ -117,7 +117,8 @@ def check_nothing_is_left(lab: Lab) -> None:
     assert sandbox.name not in {gone.name for gone in listing.condemned}
     things = [name.removeprefix("/") for name in left_of(lab.engine, listing.installation)]
     assert things == [sandbox.name] * 3  # its container, network and volume
-    assert _stored(lab, "SELECT state, sealed, marker FROM job WHERE id = ?") == [("finished", None, None)]
+    left = "SELECT state, marker, sealed FROM job LEFT JOIN content ON job = number WHERE id = ?"
+    assert _stored(lab, left) == [("finished", None, None)]
     assert [path.name for path in (lab.runner.state / "logs").iterdir()] == [lab.job]
     files = {"key", "lock", "logs", "runner.db", "runner.db-shm", "runner.db-wal", "token"}
     assert {path.name for path in lab.runner.state.iterdir()} <= files

@@ -122,9 +122,10 @@ async def test_neither_script_nor_environment_nor_token_is_ever_readable_without
 
 
 async def test_of_a_finished_job_no_secret_is_kept_at_all(tmp_path: Path) -> None:
-    record = await finished(State(tmp_path))
-    [row] = State(tmp_path).database.read("SELECT sealed, marker FROM job WHERE id = ?", record.id)
-    assert tuple(row) == (None, None)
+    await finished(State(tmp_path))
+    database = State(tmp_path).database
+    assert [tuple(row) for row in database.read("SELECT marker FROM job")] == [(None,)]
+    assert database.read("SELECT * FROM content") == []
 
 
 async def test_what_is_kept_is_for_its_owner_only(tmp_path: Path) -> None:
@@ -345,12 +346,12 @@ async def test_a_written_outcome_is_final_however_much_of_the_log_was_written(
     assert found(folder) == "ended"
 
 
-@pytest.mark.parametrize("column", ["sealed", "marker"])
-async def test_what_cannot_be_read_ends_the_job_with_a_sentence(tmp_path: Path, column: str) -> None:
+@pytest.mark.parametrize("damage", ["content SET sealed", "job SET marker"])
+async def test_what_cannot_be_read_ends_the_job_with_a_sentence(tmp_path: Path, damage: str) -> None:
     """The trap: a job that is followed without its secrets would show them in its log."""
     record = await started(State(tmp_path))
     with State(tmp_path).database.transaction("test") as connection:
-        connection.execute(f"UPDATE job SET {column} = x'00' WHERE id = ?", (record.id,))
+        connection.execute(f"UPDATE {damage} = x'00'")
     cause = again(tmp_path, record).cancellation.cause
     assert isinstance(cause, RunnerStopped)
     assert "cannot be read" in cause.why

@@ -282,7 +282,7 @@ async def test_what_cannot_be_read_ends_and_holds_nobody_up(host: Host) -> None:
     earlier = host.new_service()
     odd, good = [await earlier.submit(Job(b"echo hello")) for _ in range(2)]
     with State(host.state).database.transaction("test") as connection:
-        connection.execute("UPDATE job SET sealed = x'00' WHERE id = ?", (odd.id,))
+        connection.execute("UPDATE content SET sealed = x'00' WHERE job = 1")
     async with host.life() as life:
         outcome = await life.outcome(odd.id)
         assert isinstance(outcome, RunnerStopped)
