@@ -99,19 +99,23 @@ def _check_keys(node: yaml.Node | None, name: str) -> None:
 
 def _mark(node: yaml.Node | None, path: Sequence[int | str]) -> _Mark | None:
     """Where a field is, or what it would be in."""
+    mark: _Mark | None = node.start_mark if node else None
     for step in path:
-        found: yaml.Node | None = None
-        if isinstance(node, yaml.MappingNode):
-            found = next((key for key, value in node.value if key.value == step), None)
-            node = next((value for key, value in node.value if key.value == step), node)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
-            found = node = node.value[step]
+        found = _child(node, step)
         if found is None:
             break
-        mark = found.start_mark
-    else:
-        return mark if path else node.start_mark if node else None
-    return node.start_mark if node else None
+        name, node = found
+        mark = name.start_mark
+    return mark
+
+
+def _child(node: yaml.Node | None, step: int | str) -> tuple[yaml.Node, yaml.Node] | None:
+    """The name and the value of a field; an element of a list is both."""
+    if isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+        return node.value[step], node.value[step]
+    if isinstance(node, yaml.MappingNode):
+        return next(((name, value) for name, value in node.value if name.value == step), None)
+    return None
 
 
 def _place(name: str, mark: _Mark | None) -> str:
