@@ -31,7 +31,7 @@ class JobRequest(BaseModel):
     """Variables like those of the environment; their values are masked in the log."""
     priority: int = 0
     """From -100 to 100; among jobs that wait, higher ones are first."""
-    labels: set[str] = set()
+    labels: list[str] = []
     """What the runner must be labelled with."""
     queue_timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds that it may wait in the queue."""

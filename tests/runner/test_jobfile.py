@@ -18,12 +18,13 @@ args: [a, b]
 environment: {A: "1"}
 timeout: 60
 priority: 5
+labels: [gpu]
 """
 
 
 def test_yaml_and_json_are_the_same_job() -> None:
     request = jobfile.parse(GOOD, "job.yaml")
-    assert (request.script, request.args, request.timeout, request.priority) == ("echo hello\n", ["a", "b"], 60, 5)
+    assert (request.script, request.args, request.timeout, request.labels) == ("echo hello\n", ["a", "b"], 60, ["gpu"])
     assert jobfile.parse(request.model_dump_json().encode(), "job.json") == request
 
 
