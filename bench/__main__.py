@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from bench import inspection, log_throughput, recreate, sandbox_run, start_latency, stream
+from bench import claim, inspection, log_throughput, recreate, sandbox_run, start_latency, stream
 
 
 def main() -> None:
@@ -23,6 +23,7 @@ def main() -> None:
     recreate.report(profile, rounds=5)
     stream.report(jobs=40)
     sandbox_run.report(profile, rounds=5)
+    claim.main()
 
 
 if __name__ == "__main__":

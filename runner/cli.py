@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -13,6 +14,7 @@ import typer
 
 from runner import outcome as outcomes
 from runner import sources
+from runner.commands import jobs, tokens
 from runner.errors import BadJobError, InputError, RunnerError
 from runner.execution.options import Settings
 from runner.job import MAX_SCRIPT, Job
@@ -25,6 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run scripts in sandboxes: each may become root and break everything, and never reaches the host.",
 )
+
+app.add_typer(jobs.app)
+app.add_typer(tokens.app, name="token")
 
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]
 Addresses = Annotated[
@@ -114,6 +119,12 @@ def serve(
     listen: Annotated[str, typer.Option(help="HOST:PORT of the API.")] = DEFAULT_LISTEN,
     state: Annotated[Path, typer.Option(help="Folder for the API token, jobs, logs and outcomes.")] = DEFAULT_STATE,
     slots: Annotated[int, typer.Option(min=1, max=1000, help="Jobs at once.")] = 2,
+    per_key: Annotated[int | None, typer.Option(min=1, help="Jobs of one trust key at once; as many as slots.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="What jobs may ask for; several times for more.")] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(envvar="RUNNER_TLS_CERTIFICATE", help="Serve HTTPS with this certificate (PEM).")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(envvar="RUNNER_TLS_KEY", help="Its key (PEM).")] = None,
     keeper: KeeperSocket = DEFAULT_KEEPER,
     address: Addresses = None,
     identity: Identity = None,
@@ -132,12 +143,30 @@ def serve(
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise BadJobError(f"--listen {listen} is not HOST:PORT, such as {DEFAULT_LISTEN}.")
-    source = _source(keeper, address, identity, known_hosts, address_state, folder)
-    asyncio.run(_serve(host, int(port), state, slots, source))
+    if (tls_certificate is None) != (tls_key is None):
+        raise BadJobError("--tls-certificate and --tls-key belong together. Give both, or none for HTTP.")
+    tls = (tls_certificate, tls_key) if tls_certificate and tls_key else None
+    serving = _Serving(host, int(port), tls, state, slots, per_key, label or [])
+    asyncio.run(_serve(serving, _source(keeper, address, identity, known_hosts, address_state, folder)))
 
 
-async def _serve(host: str, port: int, state: Path, slots: int, source: Source) -> None:
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """How to serve."""
+
+    host: str
+    port: int
+    #: Certificate and key, for HTTPS.
+    tls: tuple[Path, Path] | None
+    state: Path
+    slots: int
+    per_key: int | None
+    labels: list[str]
+
+
+async def _serve(how: _Serving, source: Source) -> None:
     from runner.api.app import make_app  # noqa: PLC0415 - `runner run` does not pay for the web framework
+    from runner.api.server import Tls  # noqa: PLC0415
     from runner.api.server import serve as serve_api  # noqa: PLC0415
     from runner.api.token import Token  # noqa: PLC0415
     from runner.service.home import Home  # noqa: PLC0415
@@ -146,13 +175,15 @@ async def _serve(host: str, port: int, state: Path, slots: int, source: Source) 
     from runner.service.service import SETTINGS, Service  # noqa: PLC0415
     from runner.service.standby import Standby  # noqa: PLC0415
 
-    home = Home(state)
-    records, token = Records(home.jobs), Token(home.token)
-    noted = NotedLeases(source.leases, home.leases, slots)
+    tls = Tls(*how.tls) if how.tls else None
+    home = Home(how.state)
+    records, token = Records(home.jobs, home.logs), Token(home.token)
+    noted = NotedLeases(source.leases, home.leases, how.slots)
     standby = Standby(noted, source.ready) if source.ready else None
-    service = Service(noted, records, slots, standby, source.adapt(SETTINGS))
-    logging.getLogger("runner").info("serving on http://%s:%d; the API token is in %s", host, port, home.token)
-    await serve_api(service, make_app(service, token), host, port)
+    service = Service(noted, records, how.slots, standby, source.adapt(SETTINGS), how.per_key, how.labels)
+    where = f"{'https' if tls else 'http'}://{how.host}:{how.port}"
+    logging.getLogger("runner").info("serving on %s; the API token is in %s", where, home.token)
+    await serve_api(service, make_app(service, token, home.tokens), how.host, how.port, tls)
     logging.shutdown()
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes
 

@@ -3,6 +3,7 @@
     RunnerError
     ├── BadJobError              the job cannot be run as it was written
     ├── InputError               something that was named cannot be read or reached
+    ├── ClientError              the service cannot be found, does not answer, or refuses
     ├── LogError                 the log cannot be made or written
     ├── LeaseError               the source of leases could not do what was asked
     │   ├── LeaseUnreachableError  nobody answered: asking again may help
@@ -17,6 +18,7 @@
     └── ServiceError             the service cannot do what was asked
         ├── StateError           its state cannot be read, written or moved like that
         ├── BusyError            too many jobs wait
+        ├── RequestReusedError   a client's name for one submission was used for another one
         └── DrainingError        it is stopping and takes no more jobs
 
 Every message is a sentence with the cause and, where there is one, the next step. A script that fails is not an error:
@@ -36,6 +38,10 @@ class BadJobError(RunnerError):
 
 class InputError(RunnerError):
     """A file or a service that was named cannot be read or reached."""
+
+
+class ClientError(RunnerError):
+    """The service cannot be found, does not answer, or refuses."""
 
 
 class LogError(RunnerError):
@@ -92,6 +98,10 @@ class StateError(ServiceError):
 
 class BusyError(ServiceError):
     """Too many jobs wait already."""
+
+
+class RequestReusedError(ServiceError):
+    """A client's name for one submission was used for another one."""
 
 
 class DrainingError(ServiceError):

@@ -21,7 +21,16 @@ MAX_STRING: Final = 128 * 1024
 MAX_STRINGS: Final = 1024 * 1024
 #: Longest timeout, in seconds: thirty days.
 MAX_TIMEOUT: Final = 30 * 24 * 3600.0
+#: Shortest secret that can be masked, in characters.
+MIN_SECRET: Final = 6
+#: Lines of all secrets together.
+MAX_SECRET_LINES: Final = 500
+MAX_LABELS: Final = 20
+#: Highest priority; the lowest is its negative.
+MAX_PRIORITY: Final = 100
 
+#: As the keeper's configuration names profiles.
+_PROFILE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: A NUL within this many bytes means a binary. Later ones may be the payload of a self-extracting script.
 _SNIFFED: Final = 4096
@@ -51,14 +60,33 @@ class Job:
     trust_key: str = "untrusted"
     #: Seconds from the start of the script; None is no limit.
     timeout: float | None = None
+    #: Variables like those of the environment, whose values are masked in the log.
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: Among jobs that wait, higher ones are first.
+    priority: int = 0
+    #: What the runner must be labelled with.
+    labels: frozenset[str] = frozenset()
+    #: Seconds that the job may wait in the queue, and from there to the start of the script; None is no limit.
+    queue_timeout: float | None = None
+    setup_timeout: float | None = None
 
     def __post_init__(self) -> None:
         _check_script(self.script)
-        _check_strings(self.args, self.environment)
-        _check_label("profile", self.profile)
+        _check_strings(self.args, self.environment, self.secrets)
+        _check_secrets(self.environment, self.secrets)
+        _check_profile(self.profile)
         _check_label("trust key", self.trust_key)
-        _check_timeout(self.timeout)
+        for timeout in (self.timeout, self.queue_timeout, self.setup_timeout):
+            _check_timeout(timeout)
+        _check_priority(self.priority)
+        _check_labels(self.labels)
         object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
+        object.__setattr__(self, "secrets", MappingProxyType(dict(self.secrets)))
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """All that the script's environment gets."""
+        return {**self.environment, **self.secrets}
 
 
 def to_json(job: Job) -> dict[str, object]:
@@ -70,6 +98,11 @@ def to_json(job: Job) -> dict[str, object]:
         "profile": job.profile,
         "trust_key": job.trust_key,
         "timeout": job.timeout,
+        "secrets": dict(job.secrets),
+        "priority": job.priority,
+        "labels": sorted(job.labels),
+        "queue_timeout": job.queue_timeout,
+        "setup_timeout": job.setup_timeout,
     }
 
 
@@ -78,21 +111,40 @@ def from_json(document: object) -> Job:
 
     Raises ValueError when the document is not one: it may come from anywhere. The message quotes nothing of it.
     """
-    match document:
-        case {
-            "script": str(script),
-            "args": list(args),
-            "environment": dict(environment),
-            "profile": str(profile),
-            "trust_key": str(trust_key),
-            "timeout": (int() | float() | None) as timeout,
-        } if all(isinstance(text, str) for text in (*args, *environment.values())) and not isinstance(timeout, bool):
-            try:
-                decoded = base64.b64decode(script, validate=True)
-                return Job(decoded, tuple(args), environment, profile, trust_key, timeout)
-            except (BadJobError, ValueError, OverflowError):
-                raise ValueError("The job's record holds a job that cannot be run.") from None
-    raise ValueError("The job's record does not hold a job.")
+    if not isinstance(document, Mapping) or set(document) != set(_TYPES):
+        raise ValueError("The job's record does not hold a job.")
+    if not all(_is(document[name], kinds) for name, kinds in _TYPES.items()):
+        raise ValueError("The job's record does not hold a job.")
+    try:
+        script = base64.b64decode(document["script"], validate=True)
+        args, labels = tuple(document["args"]), frozenset(document["labels"])
+        return Job(**{**document, "script": script, "args": args, "labels": labels})
+    except (BadJobError, ValueError, OverflowError):
+        raise ValueError("The job's record holds a job that cannot be run.") from None
+
+
+#: Of what each field of a job's record is.
+_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+    "script": (str,),
+    "args": (list,),
+    "environment": (dict,),
+    "profile": (str,),
+    "trust_key": (str,),
+    "timeout": (int, float, type(None)),
+    "secrets": (dict,),
+    "priority": (int,),
+    "labels": (list,),
+    "queue_timeout": (int, float, type(None)),
+    "setup_timeout": (int, float, type(None)),
+}
+
+
+def _is(value: object, kinds: tuple[type, ...]) -> bool:
+    """Whether a value is of one of the kinds, and a list or an object holds only texts."""
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        return False
+    texts = value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
+    return all(isinstance(text, str) for text in texts)
 
 
 def new_attempt_id() -> str:
@@ -114,11 +166,11 @@ def _check_script(script: bytes) -> None:
         raise BadJobError("The script has a NUL byte near its start: it is a binary file. Give a text file.")
 
 
-def _check_strings(args: tuple[str, ...], environment: Mapping[str, str]) -> None:
+def _check_strings(args: tuple[str, ...], *variables: Mapping[str, str]) -> None:
     total = 0
     for number, arg in enumerate(args, start=1):
         total += _check_string(f"Argument {number}", arg)
-    for name, value in environment.items():
+    for name, value in (item for mapping in variables for item in mapping.items()):
         if not _NAME.fullmatch(name):
             raise BadJobError(
                 f"The variable name {name[:80]!r} is not allowed. Use letters, digits and underscores, no digit first."
@@ -129,6 +181,23 @@ def _check_strings(args: tuple[str, ...], environment: Mapping[str, str]) -> Non
             f"Arguments and variables have {total} bytes together and the limit is {MAX_STRINGS}. "
             "Put large values into the script or a file."
         )
+
+
+def _check_secrets(environment: Mapping[str, str], secrets: Mapping[str, str]) -> None:
+    lines = sum(len(value.splitlines()) for value in secrets.values())
+    if lines > MAX_SECRET_LINES:
+        raise BadJobError(
+            f"The secrets have {lines} lines together and the limit is {MAX_SECRET_LINES}, for each is looked for in "
+            "the log. Give fewer, or encode them in one line."
+        )
+    for name, value in secrets.items():
+        if name in environment:
+            raise BadJobError(f"The variable {name[:80]} is both in the environment and a secret. Give it once.")
+        if len(value.strip()) < MIN_SECRET:
+            raise BadJobError(
+                f"The secret {name[:80]} has fewer than {MIN_SECRET} characters: masking it would mask ordinary words. "
+                "Give it as an ordinary variable, or a longer one."
+            )
 
 
 def _check_string(what: str, text: str) -> int:
@@ -153,6 +222,13 @@ def _check_label(what: str, text: str) -> None:
         raise BadJobError(f"The {what} {text[:80]!r} is not allowed. Use 1 to 200 printable characters.")
 
 
+def _check_profile(name: str) -> None:
+    if not _PROFILE.fullmatch(name):
+        raise BadJobError(
+            f"The profile {name[:80]!r} is not allowed. Use 1 to 64 letters, digits, dots, dashes and underscores."
+        )
+
+
 def _check_timeout(timeout: float | None) -> None:
     if timeout is None:
         return
@@ -161,3 +237,15 @@ def _check_timeout(timeout: float | None) -> None:
             f"A timeout of {timeout:g} seconds is not possible. Give more than 0 and at most {MAX_TIMEOUT:.0f}, "
             "or no timeout at all."
         )
+
+
+def _check_priority(priority: int) -> None:
+    if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
+        raise BadJobError(f"A priority of {priority} is not possible. Give one from -{MAX_PRIORITY} to {MAX_PRIORITY}.")
+
+
+def _check_labels(labels: frozenset[str]) -> None:
+    if len(labels) > MAX_LABELS:
+        raise BadJobError(f"The job asks for {len(labels)} labels and the limit is {MAX_LABELS}.")
+    for label in labels:
+        _check_label("label", label)

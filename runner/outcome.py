@@ -17,9 +17,12 @@ MAX_TEXT: Final = 2000
 
 
 class Limit(StrEnum):
-    """Which time limit a script ran into."""
+    """Which time limit ran out."""
 
     JOB = "job"
+    """Of the script, from its start on."""
+    QUEUE = "queue"
+    SETUP = "setup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Killed:
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """The runner ended the script because it ran into a time limit."""
+    """The runner ended the script because it ran into a time limit, or never started it because the job did."""
 
     which: Limit
 
@@ -121,13 +124,19 @@ def _killed(outcome: Killed) -> str:
     return f"The script was ended by {signal_name(outcome.signal)}{hint}."
 
 
+def _timed_out(outcome: TimedOut) -> str:
+    if outcome.which is Limit.JOB:
+        return f"The script ran into the {outcome.which} timeout and was ended."
+    return f"The script was not started: the job ran into the {outcome.which} timeout."
+
+
 # The codes of the infrastructure are those of sysexits.h. A script may exit with the same numbers: the name in the
 # JSON form tells them apart, the exit code alone cannot.
 _ROWS: Final = (
     _row(Succeeded, "succeeded", lambda _: 0, lambda _: "The script succeeded."),
     _row(ScriptFailed, "script_failed", lambda o: o.code, lambda o: f"The script failed with exit code {o.code}."),
     _row(Killed, "killed", lambda o: 128 + o.signal, _killed),
-    _row(TimedOut, "timed_out", lambda _: 124, lambda o: f"The script ran into the {o.which} timeout and was ended."),
+    _row(TimedOut, "timed_out", lambda _: 124, _timed_out),
     _row(Cancelled, "cancelled", lambda _: 130, lambda o: f"The script was cancelled by {o.by}."),
     _row(SandboxLost, "sandbox_lost", lambda _: 75, lambda o: f"The sandbox was lost: {o.why}"),
     _row(SetupFailed, "setup_failed", lambda _: 69, lambda o: f"The script was not started: {o.why}"),

@@ -11,9 +11,9 @@ import hashlib
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from runner import files
 from runner.addresses.record import Record
 from runner.errors import InputError, LeaseError
-from runner.service import files
 
 _MAX_FILE: Final = 16 * 1024 * 1024
 
@@ -70,7 +70,7 @@ class Entry:
     def read(self) -> Record:
         """What is known; a new record where nothing is."""
         try:
-            return Record.from_json(files.read(self.path, _MAX_FILE))
+            return Record.from_json(files.read_json(self.path, _MAX_FILE))
         except FileNotFoundError:
             return Record()
         except (OSError, ValueError) as error:
@@ -79,7 +79,7 @@ class Entry:
     def write(self, record: Record) -> None:
         """Have it on disk, readable for its owner only."""
         try:
-            files.write(self.path, record.to_json())
+            files.write_json(self.path, record.to_json())
         except OSError as error:
             raise self._unusable(error) from error
 

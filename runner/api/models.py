@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from runner import outcome as outcomes
 from runner.job import Job
-from runner.service.record import JobState, Record
+from runner.store.jobs import Summary
+from runner.store.states import JobState
+from runner.store.tokens import Scope, TokenFacts
 
 
 class JobRequest(BaseModel):
@@ -25,6 +27,16 @@ class JobRequest(BaseModel):
     """Who may inherit what this job leaves in its sandbox."""
     timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds from the start of the script; none is no limit."""
+    secrets: dict[str, str] = {}
+    """Variables like those of the environment; their values are masked in the log."""
+    priority: int = 0
+    """From -100 to 100; among jobs that wait, higher ones are first."""
+    labels: list[str] = []
+    """What the runner must be labelled with."""
+    queue_timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that it may wait in the queue."""
+    setup_timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds from there to the start of the script."""
 
     def to_job(self) -> Job:
         """Raises BadJobError when it cannot be run as written."""
@@ -35,7 +47,67 @@ class JobRequest(BaseModel):
             profile=self.profile,
             trust_key=self.trust_key,
             timeout=self.timeout,
+            secrets=self.secrets,
+            priority=self.priority,
+            labels=frozenset(self.labels),
+            queue_timeout=self.queue_timeout,
+            setup_timeout=self.setup_timeout,
         )
+
+
+class JobPage(BaseModel):
+    """Some of the jobs, the newest first."""
+
+    jobs: list[JobView]
+    next: str | None
+    """What to give as `before` for those that follow; none at the end."""
+
+
+class Status(BaseModel):
+    """The service itself."""
+
+    version: str
+    draining: bool
+    slots: int
+    running: int
+    waiting: int
+
+
+class TokenRequest(BaseModel):
+    """A token to create."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@/-]*$")]
+    """Whose it is; stands in the service's log."""
+    scopes: Annotated[set[Scope], Field(min_length=1)]
+    days: Annotated[float, Field(gt=0, le=3650)] | None = None
+    """For how long; until it is revoked if it is not given."""
+
+
+class TokenView(BaseModel):
+    """What is known of a token."""
+
+    id: str
+    name: str
+    scopes: list[Scope]
+    created: float
+    expires: float | None
+    """Seconds since the epoch."""
+
+    @classmethod
+    def of(cls, facts: TokenFacts) -> TokenView:
+        """What the store says."""
+        return cls(
+            id=facts.id, name=facts.name, scopes=sorted(facts.scopes), created=facts.created, expires=facts.expires
+        )
+
+
+class NewToken(TokenView):
+    """A token that was created."""
+
+    token: str
+    """Can be read only here."""
 
 
 class JobView(BaseModel):
@@ -45,23 +117,19 @@ class JobView(BaseModel):
     state: JobState
     submitted: float
     """Seconds since the epoch."""
+    trust_key: str
+    priority: int
     outcome: dict[str, str | int] | None
     """How it ended: name, exit code, sentence and what belongs to the kind of outcome."""
 
     @classmethod
-    def of(cls, record: Record) -> JobView:
-        """What the record says now."""
+    def of(cls, job: Summary) -> JobView:
+        """What the store says now."""
         return cls(
-            id=record.id,
-            state=record.state,
-            submitted=record.ticket.submitted,
-            outcome=outcomes.to_json(record.outcome) if record.outcome else None,
+            id=job.id,
+            state=job.state,
+            submitted=job.submitted,
+            trust_key=job.trust_key,
+            priority=job.priority,
+            outcome=outcomes.to_json(job.outcome) if job.outcome else None,
         )
-
-
-class Problem(BaseModel):
-    """An error, as RFC 9457 has it: what went wrong, and the cause and next step as a sentence."""
-
-    title: str
-    status: int
-    detail: str

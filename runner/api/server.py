@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import logging
 import signal
+import ssl
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
-from runner.errors import StateError
+from runner.errors import InputError, StateError
 from runner.service.service import Service
 
 _logger = logging.getLogger(__name__)
@@ -28,7 +31,29 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(service: Service, app: FastAPI, host: str, port: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """A certificate with its chain, and its key, as PEM files. Raises InputError when they cannot be used."""
+
+    certificate: Path
+    key: Path
+
+    def __post_init__(self) -> None:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+                self.certificate, self.key, _no_password
+            )
+        except (OSError, ValueError) as error:  # what ssl raises is an OSError
+            raise InputError(
+                f"The certificate {self.certificate} and the key {self.key} cannot be used: {error}."
+            ) from error
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted, and nobody is asked for its password")
+
+
+async def serve(service: Service, app: FastAPI, host: str, port: int, tls: Tls | None = None) -> None:
     """Serve until the service has no more work after a signal. Raises StateError when the address cannot be used.
 
     TERM and INT drain: running and waiting jobs end first. A second one, or QUIT, ends them. USR1 detaches: running
@@ -36,7 +61,14 @@ async def serve(service: Service, app: FastAPI, host: str, port: int) -> None:
     """
     _handle_signals(service)
     config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=LAST_READS, lifespan="off"
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_graceful_shutdown=LAST_READS,
+        lifespan="off",
+        ssl_certfile=tls.certificate if tls else None,
+        ssl_keyfile=tls.key if tls else None,
     )
     server = _Server(config)
     serving = asyncio.create_task(_serve(server, host, port))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from runner.outcome import Cancelled, RunnerStopped
+from runner.outcome import Cancelled, Limit, RunnerStopped, TimedOut
 
 _T = TypeVar("_T")
 
@@ -15,12 +15,12 @@ class Cancellation:
     """A wish for the end of one attempt. The first one counts; later ones change nothing."""
 
     def __init__(self) -> None:
-        self._cause: Cancelled | RunnerStopped | None = None
+        self._cause: Cancelled | RunnerStopped | TimedOut | None = None
         self._detached = False
         self._requested = asyncio.Event()
 
     @property
-    def cause(self) -> Cancelled | RunnerStopped | None:
+    def cause(self) -> Cancelled | RunnerStopped | TimedOut | None:
         """Why the attempt is to end; None while nobody asked for it."""
         return self._cause
 
@@ -31,6 +31,10 @@ class Cancellation:
     def stop_runner(self, why: str) -> None:
         """Ask for the end because the runner itself stops; `why` is a sentence."""
         self._request(RunnerStopped(why))
+
+    def expire(self, limit: Limit) -> None:
+        """Ask for the end because a time limit ran out."""
+        self._request(TimedOut(limit))
 
     def detach(self) -> None:
         """Ask the runner to leave without ending the job: the attempt ends with DetachedError.
@@ -49,7 +53,7 @@ class Cancellation:
         """Wait until someone asks for either."""
         await self._requested.wait()
 
-    def _request(self, cause: Cancelled | RunnerStopped) -> None:
+    def _request(self, cause: Cancelled | RunnerStopped | TimedOut) -> None:
         if not self._detached:
             self._cause = self._cause or cause
             self._requested.set()

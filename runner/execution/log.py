@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from runner.errors import LogError
+from runner.execution.redact import Redactor
 
 #: Bytes of output that a log keeps unless told otherwise.
 DEFAULT_LIMIT: Final = 2 * 1024**3
@@ -30,17 +31,29 @@ class Log:
     runner's own closing lines are written beyond the limit.
     """
 
-    def __init__(self, path: Path, limit: int = DEFAULT_LIMIT, *, flags: int = os.O_CREAT | os.O_EXCL) -> None:
+    def __init__(
+        self,
+        path: Path,
+        limit: int = DEFAULT_LIMIT,
+        redactor: Redactor | None = None,
+        *,
+        flags: int = os.O_CREAT | os.O_EXCL,
+    ) -> None:
         """Make the file, readable for its owner only. Errors: LogError, also when it exists already."""
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
         except OSError as error:
-            done = "made" if flags & os.O_CREAT else "opened again"
+            done = "made" if flags & os.O_EXCL else "opened again"
             raise LogError(f"The log {path} cannot be {done}: {error.strerror}. Choose another place.") from error
         self.path = path
         self.limit = limit
         #: Bytes in the file, and how many of them are the script's output: what follows them is the runner's.
         self.size = self.output = os.fstat(self._file).st_size
+        #: Bytes of output that came in. A masked stream has other offsets: it is made again from its first byte on,
+        #: and what is in the file already is skipped.
+        self.received = 0 if redactor else self.output
+        self._redactor = redactor
+        self._skipping = self.output if redactor else 0
         #: Bytes of output that were dropped here.
         self.dropped = 0
         #: Why writing failed; empty when it did not.
@@ -51,12 +64,30 @@ class Log:
         self._waiting: set[asyncio.Event] = set()
 
     @classmethod
-    def reopen(cls, path: Path, limit: int = DEFAULT_LIMIT) -> Self:
-        """Go on with the file of an earlier life, which holds output and nothing else. Errors: LogError."""
-        return cls(path, limit, flags=os.O_NOFOLLOW | os.O_NONBLOCK)
+    def reopen(cls, path: Path, limit: int = DEFAULT_LIMIT, redactor: Redactor | None = None) -> Self:
+        """Go on with the file of an earlier life, or a new one: it holds output and nothing else. Errors: LogError."""
+        return cls(path, limit, redactor, flags=os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK)
 
     def append(self, *pieces: bytes | memoryview) -> None:
         """Append output of the script, all pieces with one call to the system where that is possible."""
+        self.received += sum(map(len, pieces))
+        if self._redactor:
+            pieces = (self._unseen(self._redactor.feed(b"".join(pieces))),)
+        self._append(pieces)
+
+    def end_output(self) -> None:
+        """No more output comes: have in the file what was held back as the possible beginning of a secret."""
+        if self._redactor:
+            rest, self._redactor = self._redactor.finish(), None
+            self._append((self._unseen(rest),))
+
+    def _unseen(self, data: bytes) -> bytes:
+        """What an earlier life has not written of the masked stream."""
+        skipped = min(self._skipping, len(data))
+        self._skipping -= skipped
+        return data[skipped:]
+
+    def _append(self, pieces: Sequence[bytes | memoryview]) -> None:
         size = sum(map(len, pieces))
         written = self._write(_head(pieces, max(0, self.limit - self.size)))
         self.output += written

@@ -54,7 +54,7 @@ class Pursuit:
         self._notes = notes
         self._session = session
         self._access: Access | None = None
-        self._received = log.output
+        self._received = log.received
         #: On the loop's clock, when another session was opened last, and where the log stood then; and when there last
         #: was a way in that was good for something.
         self._opened, self._began_at = -math.inf, self._received
@@ -116,7 +116,7 @@ class Pursuit:
         launch = wire.Launch(
             attempt=marker.attempt,
             args=job.args,
-            environment=dict(job.environment),
+            environment=job.variables,
             timeout=marker.timeout,
             grace=settings.grace,
             log_limit=marker.log_limit,

@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from runner import files
 from runner.errors import StateError
-from runner.service import files
+from runner.store.database import Database
+from runner.store.jobs import Jobs
+from runner.store.leases import LeaseNotes
+from runner.store.seal import Seal
+from runner.store.tokens import Tokens
 
 
 class Home:
     """A folder that outlives the service: two that used it at once would both run what waits there.
 
-    Raises StateError when it cannot be used, or another service has it.
+    Raises StateError when it cannot be used, another service has it, or another version of the runner wrote it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -24,10 +29,27 @@ class Home:
         if self._lock is None:
             raise StateError(f"Another runner uses the state folder {folder}. Stop it, or give this one its own.")
         self.token = folder / "token"
-        self.jobs = folder / "jobs"
-        self.leases = folder / "leases.json"
+        self.logs = folder / "logs"
+        try:
+            self._database, seal = _open(folder)
+        except StateError:
+            self._lock.close()
+            raise
+        self.jobs = Jobs(self._database, seal)
+        self.leases = LeaseNotes(self._database, seal)
+        self.tokens = Tokens(self._database)
 
     def release(self) -> None:
         """Let another service have it. The end of this process does that too."""
+        self._database.close()
         if self._lock is not None:
             self._lock.close()
+
+
+def _open(folder: Path) -> tuple[Database, Seal]:
+    if (folder / "jobs").exists():
+        raise StateError(
+            f"The state folder {folder} was written by a version that kept each job in a folder of its own. Let that "
+            "version finish its jobs, and give this one another state folder."
+        )
+    return Database(folder / "runner.db"), Seal(folder / "key")

@@ -2,44 +2,37 @@
 
 A sandbox is kept for an attempt whose runner is not heard of, for hours. The marker of a job names the attempt that is
 followed again. Between the request for a lease and the marker, and between the outcome and the return of the sandbox,
-only this file knows of the lease.
+only this note knows of the lease.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Collection
-from pathlib import Path
 from typing import Final
 
-from runner.errors import LeaseError, LeaseLostError
+from runner.errors import LeaseError, LeaseLostError, StateError
 from runner.execution.cancellation import see_through
 from runner.execution.lease import Lease, LeaseSource
-from runner.service import files
+from runner.store.leases import LeaseNotes
 
 _logger = logging.getLogger(__name__)
 
 #: Leases that are remembered for each job at once: one that ends, one that is taken in advance, and those that broke.
 _PER_SLOT: Final = 8
-#: Largest file and longest text in it that are read back.
-_MAX_FILE: Final = 4 * 1024 * 1024
-_MAX_TEXT: Final = 200
 #: Seconds between two tries to return a lease while the keeper does not answer.
 _INTERVAL: Final = 5.0
 
 
 class NotedLeases:
-    """A source of leases that notes each request in a file, and can return what an earlier life was lent."""
+    """A source of leases that notes each request, and can return what an earlier life was lent."""
 
-    def __init__(self, leases: LeaseSource, path: Path, slots: int) -> None:
-        """The file is for its owner only. One that cannot be read is as good as none: the keeper's patience ends."""
+    def __init__(self, leases: LeaseSource, notes: LeaseNotes, slots: int) -> None:
         self._leases = leases
-        self._path = path
-        self._earlier = _read(path)
-        self._noted = deque(self._earlier, maxlen=max(len(self._earlier), _PER_SLOT * (slots + 1)))
-        self._writing = asyncio.Lock()
+        self._notes = notes
+        self._earlier = notes.all()
+        self._kept = max(len(self._earlier), _PER_SLOT * (slots + 1))
 
     async def lend(self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float) -> Lease:
         """See `LeaseSource.lend`. Errors: LeaseError also when the request cannot be noted."""
@@ -57,14 +50,10 @@ class NotedLeases:
                 await self._return(attempt, token)
 
     async def _note(self, attempt: str, token: str) -> None:
-        async with self._writing:
-            self._noted.append((attempt, token))
-            try:
-                await asyncio.to_thread(files.write, self._path, list(self._noted))
-            except OSError as error:
-                raise LeaseError(
-                    f"The lease cannot be noted: {error.strerror}. Make room in the state folder."
-                ) from error
+        try:
+            await asyncio.to_thread(self._notes.note, attempt, token, self._kept)
+        except StateError as error:
+            raise LeaseError(str(error)) from error
 
     async def _return(self, attempt: str, token: str) -> None:
         while True:
@@ -74,29 +63,15 @@ class NotedLeases:
                 await lease.give_back(used=True)  # its job may have ended just before its runner did
                 _logger.info("sandbox %s was left leased, and is returned", lease.sandbox)
             except LeaseLostError:
-                return
+                return await self._forget(attempt)
             except LeaseError as error:
                 _logger.info("a sandbox that was left leased cannot be returned yet: %s", error)
                 await asyncio.sleep(_INTERVAL)
             else:
-                return
+                return await self._forget(attempt)
 
-
-def _read(path: Path) -> list[tuple[str, str]]:
-    try:
-        document = files.read(path, _MAX_FILE)
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        _logger.warning("Leases of an earlier life are not returned, and end by themselves: %s", error)
-        return []
-    entries = document if isinstance(document, list) else []
-    return [(entry[0], entry[1]) for entry in entries if _is_note(entry)]
-
-
-def _is_note(entry: object) -> bool:
-    return (
-        isinstance(entry, list)
-        and len(entry) == 2
-        and all(isinstance(text, str) and 0 < len(text) <= _MAX_TEXT for text in entry)
-    )
+    async def _forget(self, attempt: str) -> None:
+        try:
+            await asyncio.to_thread(self._notes.forget, attempt)
+        except StateError as error:  # the next life asks again, and is told that it is over
+            _logger.info("%s", error)

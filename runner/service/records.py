@@ -4,87 +4,118 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
-import shutil
-import time
-import uuid
 from pathlib import Path
 from typing import Final
+from weakref import WeakValueDictionary
 
 from runner.errors import StateError
 from runner.job import Job
-from runner.service.documents import Submission, Ticket
-from runner.service.record import JobState, Record, create, load
+from runner.service.record import Record, complete
+from runner.store.jobs import Jobs, Request, Summary
+from runner.store.states import JobState
+
+_logger = logging.getLogger(__name__)
 
 #: Finished jobs that are remembered; older ones go.
 KEPT: Final = 1000
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
-#: A folder that was not complete yet, or not any more.
-_REMNANT: Final = re.compile(r"[0-9a-f]{32}\.(new|old)")
 
 
 class Records:
-    """All jobs, those of earlier lives of the service too. The folder is this service's own.
+    """All jobs, those of earlier lives of the service too. The store and the folder of logs are this service's own.
 
-    Raises StateError when the folder cannot be used.
+    Raises StateError when they cannot be used.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, jobs: Jobs, logs: Path) -> None:
+        self._jobs = jobs
+        self._logs = logs
+        self._known: WeakValueDictionary[str, Record] = WeakValueDictionary()
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = sorted(_found(folder), key=lambda record: record.ticket.number)
+            logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._remove_strays()
         except OSError as error:
-            raise StateError(f"The state folder {folder} is not usable: {error}.") from error
-        self._records = {record.id: record for record in found}
-        self._next = max((record.ticket.number for record in found), default=0) + 1
+            raise StateError(f"The folder of logs {logs} is not usable: {error}.") from error
+        jobs.put_back()
+        self._complete_settled()
+        #: How many jobs wait.
+        self.waiting = jobs.waiting()
 
     def get(self, job_id: str) -> Record | None:
-        """The job of that id, if it is known."""
-        return self._records.get(job_id)
-
-    def unfinished(self) -> list[Record]:
-        """The jobs that have not ended, in the order in which they were submitted."""
-        return [record for record in self._records.values() if record.state is not JobState.FINISHED]
-
-    async def add(self, job: Job) -> Record:
-        """Take a job: it is on disk when this returns. Raises StateError, also on a full disk."""
-        await self._forget_old()
-        ticket = Ticket(self._next, time.time())
-        self._next += 1
-        record = Record(self._folder / uuid.uuid4().hex, ticket, job)
-        try:
-            await asyncio.to_thread(create, record.folder, Submission(ticket, job))
-        except OSError as error:
-            await asyncio.to_thread(_remove, record.folder)
-            raise StateError(f"The job cannot be kept: {error.strerror}. Make room in the state folder.") from error
-        self._records[record.id] = record
+        """The job of that id, if it is known. There is one object for each job while anybody has it."""
+        record = self._known.get(job_id)
+        if record is None and (entry := self._jobs.get(job_id)):
+            record = self._known[job_id] = Record(self._jobs, entry, self._logs / job_id)
         return record
 
+    def summary(self, job_id: str) -> Summary | None:
+        """What anybody may know of a job."""
+        return self._jobs.summary(job_id)
+
+    def page(self, limit: int, before: str | None, state: JobState | None) -> list[Summary]:
+        """The newest jobs, those that were submitted before a certain one, in a certain state."""
+        return self._jobs.page(limit, before, state)
+
+    def started(self) -> list[Record]:
+        """The jobs of an earlier life that may be running, in the order in which they were submitted."""
+        return self._all(self._jobs.find(JobState.RUNNING))
+
+    def unwanted(self) -> list[Record]:
+        """The jobs that wait although somebody asked for their end, or for longer than they may."""
+        return self._all([*self._jobs.cancelled(), *self.expired()])
+
+    def expired(self) -> list[str]:
+        """The jobs that have waited for as long as they may."""
+        return self._jobs.expired()
+
+    async def add(self, job: Job, request: Request | None = None) -> Record:
+        """Take a job: it is on disk when this returns. Raises StateError, also on a full disk; RequestReusedError."""
+        await self._forget_old()
+        job_id, new = await asyncio.to_thread(self._jobs.add, job, request)
+        self.waiting += int(new)
+        record = self.get(job_id)
+        assert record
+        return record
+
+    async def claim(self, per_key: int) -> Record | None:
+        """Return the job that is next, for its run to begin; None when none may start. Raises StateError."""
+        job_id = await asyncio.to_thread(self._jobs.claim, per_key)
+        if job_id is None:
+            return None
+        self.waiting -= 1
+        return self.get(job_id)
+
+    async def take(self, record: Record) -> bool:
+        """Claim a job whoever is next; False when it does not wait any more. Raises StateError."""
+        taken = await asyncio.to_thread(self._jobs.take, record.id)
+        self.waiting -= int(taken)
+        return taken
+
+    def _all(self, ids: list[str]) -> list[Record]:
+        return [record for job_id in ids if (record := self.get(job_id))]
+
     async def _forget_old(self) -> None:
-        finished = [record for record in self._records.values() if record.state is JobState.FINISHED]
-        for record in finished[: max(0, len(finished) - KEPT + 1)]:
-            del self._records[record.id]
-            await asyncio.to_thread(_remove, record.folder)
+        for job_id in await asyncio.to_thread(self._jobs.forget, KEPT):
+            self._known.pop(job_id, None)
+            with contextlib.suppress(OSError):  # the next start removes it
+                (self._logs / job_id).unlink(missing_ok=True)
 
+    def _remove_strays(self) -> None:
+        """Remove logs of jobs that are forgotten."""
+        for path in self._logs.iterdir():
+            if _ID.fullmatch(path.name) and not path.is_dir() and self._jobs.summary(path.name) is None:
+                path.unlink()
 
-def _found(folder: Path) -> list[Record]:
-    records = []
-    for entry in folder.iterdir():
-        if entry.is_symlink() or not entry.is_dir():
-            continue
-        if _ID.fullmatch(entry.name):
-            records.append(load(entry))
-        elif _REMNANT.fullmatch(entry.name):
-            shutil.rmtree(entry, ignore_errors=True)
-    return records
-
-
-def _remove(folder: Path) -> None:
-    """Remove a job's folder; a crash on the way must not leave a part of it under its name."""
-    remnants = [folder.with_suffix(suffix) for suffix in (".new", ".old")]
-    with contextlib.suppress(OSError):  # it is not there yet, or stays until the next start
-        folder.replace(remnants[1])
-    for remnant in remnants:
-        shutil.rmtree(remnant, ignore_errors=True)
+    def _complete_settled(self) -> None:
+        """Have the logs of jobs whose outcome was written right before a crash end as they should."""
+        for job_id in self._jobs.find(JobState.SETTLED):
+            try:
+                entry = self._jobs.get(job_id)
+                assert entry
+                assert entry.result
+                complete(self._jobs, job_id, self._logs / job_id, entry.result)
+            except StateError as error:
+                _logger.warning("%s The next start tries again.", error)

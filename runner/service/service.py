@@ -5,29 +5,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
-from typing import Final
+from typing import Final, Self
 
 from runner import outcome as outcomes
-from runner.errors import BusyError, ConnectError, DetachedError, DrainingError, LogError
-from runner.execution.attempt import resume_attempt, run, run_attempt
+from runner.errors import BadJobError, BusyError, ConnectError, DetachedError, DrainingError, LogError, StateError
+from runner.execution.attempt import OnEnd, OnStart, resume_attempt, run, run_attempt
 from runner.execution.cancellation import see_through
-from runner.execution.options import Note, Settings
+from runner.execution.log import Log
+from runner.execution.marker import Marker
+from runner.execution.options import Note, Notes, Settings
 from runner.job import Job
-from runner.outcome import Outcome, SandboxLost, SetupFailed
+from runner.outcome import BadRequest, Limit, Outcome, SandboxLost, SetupFailed
 from runner.service.leases import NotedLeases
 from runner.service.record import Record
 from runner.service.records import Records
 from runner.service.standby import PATIENCE, Standby
+from runner.store.jobs import Request
 
 _logger = logging.getLogger(__name__)
 
 #: Jobs that may wait at once.
-MAX_QUEUED: Final = 10_000
+MAX_QUEUED: Final = 100_000
 #: Seconds between two tries to write an outcome down, and for how long that goes on once the runner is told to stop.
 _RETRY: Final = 1.0
 _STOP_DEADLINE: Final = 10.0
+#: Seconds between two looks for jobs that have waited for too long.
+_SWEEP: Final = 1.0
 #: Seconds for what runs to be left in good order.
 _DETACH_DEADLINE: Final = 5.0
 #: Seconds that a sandbox is kept beyond a job's timeout while no runner is heard of, and the most that a keeper grants.
@@ -50,20 +55,27 @@ class Service:
         slots: int,
         standby: Standby | None,
         settings: Settings = SETTINGS,
+        per_key: int | None = None,
+        labels: Collection[str] = (),
     ) -> None:
+        """`slots` jobs run at once, and `per_key` of one trust key, as many as there are slots unless it is given.
+
+        A job that asks for other labels than these is not run here.
+        """
         self.records = records
         self._settings = settings
         self._leases = leases
-        self._slots = slots
+        self.slots = slots
         self._standby = standby
-        self._earlier = records.unfinished()
-        self._waiting: deque[Record] = deque()
+        self._per_key = per_key or slots
+        self._labels = frozenset(labels)
         self._running: dict[Record, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
         self._reconciled = False
         self._draining = False
         self._detached = False
         self._stopped: float | None = None
+        self._why_stopped = ""
 
     @property
     def reconciled(self) -> bool:
@@ -75,57 +87,101 @@ class Service:
         """Whether no more jobs are taken."""
         return self._draining
 
-    async def submit(self, job: Job) -> Record:
-        """Take a job: from here on it outlives this process. Errors: DrainingError, BusyError, StateError."""
+    @property
+    def running(self) -> int:
+        """How many jobs run."""
+        return len(self._running)
+
+    async def submit(self, job: Job, request: Request | None = None) -> Record:
+        """Take a job: from here on it outlives this process. The same request again is the same job.
+
+        Errors: BadJobError, DrainingError, BusyError, RequestReusedError, StateError.
+        """
+        if missing := self._missing(job):
+            raise BadJobError(missing)
         if self._draining:
             raise DrainingError("The runner is stopping and takes no more jobs. Submit it again when it is back.")
-        if len(self._waiting) >= MAX_QUEUED:
+        if self.records.waiting >= MAX_QUEUED:
             raise BusyError(f"{MAX_QUEUED} jobs wait already. Submit it again later.")
-        return await see_through(self._take(job))
+        return await see_through(self._take(job, request))
 
     async def cancel(self, record: Record, by: str) -> None:
         """Ask for a job's end; `by` completes the sentence "the script was cancelled by …"."""
         await record.cancel(by)
-        if record in self._waiting:
-            self._waiting.remove(record)
-            self._start(record)  # only to end: it takes no sandbox
+        await self._end_unstarted(record)
 
     def drain(self) -> None:
         """Take no more jobs; what was taken is still run. Idempotent."""
         if not self._draining:
             self._draining = True
             self._changed.set()
-            _logger.info("draining: no more jobs are taken, %d go on", len(self._waiting) + len(self._running))
+            _logger.info("draining: no more jobs are taken, %d go on", self.records.waiting + len(self._running))
 
     def stop(self, why: str) -> None:
         """Take no more jobs and end those that were taken. Idempotent."""
         self.drain()
         self._stopped = self._stopped or time.monotonic()
-        for record in (*self._waiting, *self._running):
+        self._why_stopped = self._why_stopped or why
+        for record in self._running:
             record.cancellation.stop_runner(why)
+        self._changed.set()
 
     def detach(self) -> None:
         """Take no more jobs and start none, and leave those that run running, for the next life. Idempotent."""
         self._draining = self._detached = True
         self._changed.set()
-        _logger.info("detaching: %d jobs are left running, %d waiting", len(self._running), len(self._waiting))
+        _logger.info("detaching: %d jobs are left running, %d waiting", len(self._running), self.records.waiting)
         for record in self._running:
             record.cancellation.detach()
 
     async def work(self) -> None:
         """Run jobs until there are no more to come, first those that an earlier life left."""
         returning = asyncio.create_task(self._leases.return_earlier(self._reconcile()))
-        while not self._detached and (self._waiting or not self._draining):
-            if self._waiting and len(self._running) < self._slots:
-                self._start(self._waiting.popleft())
-            else:
-                await self._changed.wait()
-                self._changed.clear()
-        while self._running and not self._detached:
-            await self._changed.wait()
+        sweeping = asyncio.create_task(self._sweep())
+        while not self._detached:
             self._changed.clear()
+            await self._fill()
+            if self._draining and not self.records.waiting and not self._running:
+                break
+            await self._changed.wait()
+        sweeping.cancel()
         await self._close()
         returning.cancel()
+
+    async def _fill(self) -> None:
+        """Start the jobs that are next while there are free slots."""
+        while len(self._running) < self.slots and not self._detached:
+            try:
+                record = await see_through(self.records.claim(self._per_key))
+            except StateError as error:
+                _logger.error("%s The jobs that wait are looked at again soon.", error)  # noqa: TRY400 - a sentence
+                if self._given_up:
+                    self.detach()  # the next life ends them
+                return
+            if record is None:
+                return
+            if not self._detached:  # else it waits again in the next life
+                self._start(record)
+
+    async def _sweep(self) -> None:
+        """End the jobs that wait for too long; and look at the others, in case the disk failed when it was tried."""
+        while True:
+            await asyncio.sleep(_SWEEP)
+            try:
+                for record in self.records.unwanted():
+                    record.cancellation.expire(Limit.QUEUE)  # no effect on one that was cancelled before
+                    await self._end_unstarted(record)
+            except StateError as error:
+                _logger.error("%s It is read again soon.", error)  # noqa: TRY400 - a sentence
+            self._changed.set()
+
+    async def _end_unstarted(self, record: Record) -> None:
+        """Have a job that waits come to the end that was asked for: it takes no sandbox and no slot."""
+        try:
+            if await see_through(self.records.take(record)):
+                self._start(record)
+        except StateError as error:
+            _logger.warning("job %s: it is ended when it is next: %s", record.id, error)
 
     async def _close(self) -> None:
         """Give back what is held. What a detached service cannot do in time is done by the next life."""
@@ -141,33 +197,31 @@ class Service:
         They run even when there are more of them than slots: they do so anyway.
         """
         followed = set()
-        for record in self._earlier:
+        for record in self.records.started():
             if record.marker:
                 followed.add(record.marker.attempt)
-            if record.marker or record.cancellation.cause:
-                self._start(record)
-            else:
-                self._waiting.append(record)
+            self._start(record)
         self._reconciled = True
-        if self._running or self._waiting:
-            _logger.info("found again: %d jobs that run, %d that wait", len(self._running), len(self._waiting))
+        if self._running or self.records.waiting:
+            _logger.info("found again: %d jobs that run, %d that wait", len(self._running), self.records.waiting)
         return followed
 
-    async def _take(self, job: Job) -> Record:
-        record = await self.records.add(job)
-        self._waiting.append(record)
+    async def _take(self, job: Job, request: Request | None) -> Record:
+        record = await self.records.add(job, request)
         self._changed.set()
         _logger.info("job %s: queued", record.id)
         return record
 
     def _start(self, record: Record) -> None:
+        if self._why_stopped:
+            record.cancellation.stop_runner(self._why_stopped)
         self._running[record] = asyncio.create_task(self._see_to_its_end(record))
 
     async def _see_to_its_end(self, record: Record) -> None:
         try:
             outcome = await self._outcome(record)
             await self._settle(record, outcome)
-            await record.finish()
+            await self._keep_trying(record, outcome, record.finish)
             _logger.info("job %s: %s", record.id, outcomes.sentence(outcome))
         except DetachedError:
             _logger.info("job %s: left for the next life of the runner", record.id)
@@ -180,6 +234,8 @@ class Service:
     async def _outcome(self, record: Record) -> Outcome:
         if record.cancellation.cause and not record.marker:
             return record.cancellation.cause
+        if record.job and not record.marker and (missing := self._missing(record.job)):
+            return BadRequest(missing)  # the runner had that label in an earlier life
         try:
             return await self._run(record)
         except DetachedError:
@@ -209,25 +265,21 @@ class Service:
                 on_end=on_end,
             )
         assert record.job
-        job, settings = record.job, self._settings_for(record.job)
+        with _SetupLimit(record) as limit:
+            return await self._attempt(record, record.job, log, tell, limit.mark, on_end)
+
+    async def _attempt(self, record: Record, job: Job, log: Log, tell: Notes, mark: OnStart, on_end: OnEnd) -> Outcome:
+        """Run it in the sandbox that was prepared in advance, if that suits, or in another one."""
+        settings = self._settings_for(job)
         if self._standby is not None and settings.patience <= PATIENCE:
             prepared = await self._standby.take(job.profile, job.trust_key)
             if prepared is not None:
                 try:
-                    return await run(
-                        prepared, job, log, record.cancellation, notes=tell, on_start=record.mark, on_end=on_end
-                    )
+                    return await run(prepared, job, log, record.cancellation, notes=tell, on_start=mark, on_end=on_end)
                 except ConnectError as error:
                     tell(Note("retry", f"{error} Another one is tried."))
         return await run_attempt(
-            self._leases,
-            job,
-            log,
-            record.cancellation,
-            settings=settings,
-            notes=tell,
-            on_start=record.mark,
-            on_end=on_end,
+            self._leases, job, log, record.cancellation, settings=settings, notes=tell, on_start=mark, on_end=on_end
         )
 
     async def _settle(self, record: Record, outcome: Outcome) -> None:
@@ -235,18 +287,59 @@ class Service:
 
         Errors: DetachedError when the runner leaves before that. The next life asks the sandbox again.
         """
+        await self._keep_trying(record, outcome, lambda: record.settle(outcome))
+
+    @property
+    def _given_up(self) -> bool:
+        """Whether what cannot be written down now is left to the next life."""
+        return self._detached or (self._stopped is not None and time.monotonic() - self._stopped > _STOP_DEADLINE)
+
+    async def _keep_trying(self, record: Record, outcome: Outcome, write: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                return await record.settle(outcome)
-            except OSError as error:
-                problem = f"The outcome cannot be written down: {error.strerror}. Make room in the state folder."
+                return await write()
+            except StateError as error:
+                problem = str(error)
             _logger.error("job %s: %s It ended like this: %s", record.id, problem, outcomes.sentence(outcome))
-            if self._detached or (self._stopped is not None and time.monotonic() - self._stopped > _STOP_DEADLINE):
+            if self._given_up:
                 raise DetachedError(problem)
             await asyncio.sleep(_RETRY)
+
+    def _missing(self, job: Job) -> str:
+        """Say which labels a job asks for in vain; nothing if it can be run here."""
+        missing = ", ".join(sorted(job.labels - self._labels))
+        if not missing:
+            return ""
+        own = ", ".join(sorted(self._labels)) or "none"
+        return f"It asks for a runner with the label {missing}, and this one has: {own}. Submit it to another one."
 
     def _settings_for(self, job: Job) -> Settings:
         """A sandbox waits for the next life of the runner as long as the job may run, and a while longer."""
         if job.timeout is None:
             return replace(self._settings, patience=PATIENCE)
         return replace(self._settings, patience=min(job.timeout + self._settings.grace + _BEYOND, _MAX_PATIENCE))
+
+
+class _SetupLimit:
+    """Ends a job that does not start in time."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        assert self._record.job
+        seconds = self._record.job.setup_timeout
+        if seconds is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(seconds, self._record.cancellation.expire, Limit.SETUP)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer:
+            self._timer.cancel()
+
+    def mark(self, marker: Marker) -> None:
+        """It starts. Raises StateError, and then it does not."""
+        self._record.mark(marker)
+        self.__exit__()

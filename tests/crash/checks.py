@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
+import sqlite3
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,22 +48,35 @@ def outcome_of(lab: Lab) -> dict[str, Any]:
     return outcome
 
 
-def written(lab: Lab) -> tuple[int, int, bytes] | None:
-    """The outcome on disk; another file, or one that was written again, is not equal."""
-    file = _folder(lab) / "outcome.json"
-    if not file.exists():
-        return None
-    facts = file.stat()
-    return facts.st_ino, facts.st_mtime_ns, file.read_bytes()
+def written(lab: Lab) -> tuple[object, ...] | None:
+    """The outcome on disk, and when it was written; one that was written again is not equal."""
+    rows = _stored(
+        lab,
+        "SELECT at, outcome, output, closing FROM job JOIN event ON event.job = job.number "
+        "WHERE id = ? AND event.state = 'settled'",
+    )
+    assert len(rows) <= 1
+    return rows[0] if rows else None
 
 
-def _folder(lab: Lab) -> Path:
-    return lab.runner.state / "jobs" / lab.job
+def _stored(lab: Lab, query: str) -> list[tuple[object, ...]]:
+    """What the runner's database has of the job."""
+    if not lab.job:
+        return []
+    database = sqlite3.connect(lab.runner.state / "runner.db")
+    try:
+        return database.execute(query, (lab.job,)).fetchall()
+    finally:
+        database.close()
+
+
+def _log(lab: Lab) -> Path:
+    return lab.runner.state / "logs" / lab.job
 
 
 def flushed(lab: Lab) -> int:
     """How many bytes of the log are on disk."""
-    return (_folder(lab) / "log").stat().st_size if lab.job else 0
+    return _log(lab).stat().st_size if lab.job and _log(lab).exists() else 0
 
 
 def check(lab: Lab, promise: Promise, outcome: dict[str, Any], kept: int) -> None:
@@ -72,10 +85,11 @@ def check(lab: Lab, promise: Promise, outcome: dict[str, Any], kept: int) -> Non
     assert outcome.get("code") == (7 if promise.outcome == "script_failed" else None)
     assert lab.starts.count == promise.starts
     log = lab.runner.api.get(f"/v1/jobs/{lab.job}/log").content
-    result = json.loads((_folder(lab) / "outcome.json").read_bytes())
+    [(size, told)] = _stored(lab, "SELECT output, closing FROM job WHERE id = ?")
+    assert isinstance(size, int)
     assert len(log) >= kept
-    output, closing = log[: result["output"]], log[result["output"] :].decode()
-    assert closing == result["closing"]
+    output, closing = log[:size], log[size:].decode()
+    assert closing == told
     assert closing.endswith(f"runner: {outcome['message']}\n")
     _check_output(promise.log, output, closing)
 
@@ -103,6 +117,8 @@ def check_nothing_is_left(lab: Lab) -> None:
     assert sandbox.name not in {gone.name for gone in listing.condemned}
     things = [name.removeprefix("/") for name in left_of(lab.engine, listing.installation)]
     assert things == [sandbox.name] * 3  # its container, network and volume
-    assert sorted(path.name for path in _folder(lab).iterdir()) == ["log", "outcome.json"]
-    assert sorted(path.name for path in (lab.runner.state / "jobs").iterdir()) == [lab.job]
-    assert {path.name for path in lab.runner.state.iterdir()} <= {"jobs", "leases.json", "lock", "token"}
+    left = "SELECT state, marker, sealed FROM job LEFT JOIN content ON job = number WHERE id = ?"
+    assert _stored(lab, left) == [("finished", None, None)]
+    assert [path.name for path in (lab.runner.state / "logs").iterdir()] == [lab.job]
+    files = {"key", "lock", "logs", "runner.db", "runner.db-shm", "runner.db-wal", "token"}
+    assert {path.name for path in lab.runner.state.iterdir()} <= files

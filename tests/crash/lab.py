@@ -16,7 +16,7 @@ from typing import Any
 import docker
 from docker.models.containers import Container
 
-from runner.service.record import JobState
+from runner.store.states import JobState
 from sandbox.errors import KeeperError
 from sandbox.keeper import protocol
 from sandbox.template import LABEL_INSTALLATION

@@ -50,6 +50,15 @@ class Installation:
         assert result.returncode == 0, result.stderr
         return result.stdout
 
+    def run_here(self, command: list[str], text: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the checkout, as somebody does who has just cloned it."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        own = {name: value for name, value in self.environment.items() if not name.startswith("RUNNER_TOKEN")}
+        return subprocess.run(
+            command, cwd=ROOT, env={**own, "PATH": path}, input=text,
+            capture_output=True, text=True, timeout=DEADLINE, check=False,
+        )  # fmt: skip
+
     def up(self) -> None:
         self.compose("up", "--detach", "--no-build", "--wait", "--wait-timeout", str(int(DEADLINE)))
 
@@ -71,6 +80,13 @@ def test_up_run_down_purge(installation: Installation, docker_client: docker.Doc
         input="docker info >/dev/null && echo works", capture_output=True, text=True, timeout=DEADLINE, check=False,
     )  # fmt: skip
     assert result.stdout == "works\n", result.stderr
+    job = installation.run_here(
+        [*in_network_of_engine(), *RUNNER, "submit", "--wait", "-"], "script: echo found without settings; exit 3"
+    )
+    assert (job.stdout, job.returncode) == (
+        "found without settings\nrunner: The script failed with exit code 3.\n",
+        3,
+    ), job.stderr
     assert '"ready"' in installation.compose("exec", "-T", "runner", "runner", "ping")
     assert installation.compose("exec", "-T", "runner", "id", "-u") == "10001\n"
     mounts = {mount["Destination"] for mount in docker_client.containers.get(f"{PROJECT}-runner-1").attrs["Mounts"]}

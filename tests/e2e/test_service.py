@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import signal
 import socket
 import subprocess
@@ -296,3 +298,81 @@ def test_ping_tells_a_health_check(new_service: Callable[[], Service]) -> None:
     service.signal(signal.SIGTERM)
     service.wait()
     assert subprocess.run([*RUNNER, "ping", "--url", service.url], timeout=DEADLINE, check=False).returncode != 0
+
+
+def command(service: Service, *words: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `runner`, as a user of the service does."""
+    known = {"RUNNER_URL": service.url, "RUNNER_TOKEN_FILE": str(service.state / "token")}
+    return subprocess.run(
+        [*RUNNER, *words], input=text, env={**os.environ, **known, **environment},
+        capture_output=True, text=True, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+
+
+def test_the_commands_of_a_user(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    job = "script: |\n  printf '\\033[31mred\\033[0m %s\\n' $TOKEN\n  exit 7\ntrust_key: team\n"
+    done = command(service, "submit", "--wait", "--secret", "TOKEN", "-", text=job, TOKEN="t0p-secret")
+    log = "\033[31mred\033[0m [masked]\nrunner: The script failed with exit code 7.\n"
+    assert (done.stdout, done.returncode) == (log, 7), done.stderr
+    [listed] = json.loads(command(service, "ls", "--json").stdout)
+    assert (listed["state"], listed["trust_key"], listed["outcome"]["code"]) == ("finished", "team", 7)
+    again = command(service, "logs", "-f", listed["id"], "--offset", "4")
+    assert (again.stdout, again.returncode) == (log[4:], 7)
+
+    waiting = command(service, "submit", "-", text='{"script": "echo up; sleep 1000"}').stdout.strip()
+    service.read_log(waiting, bytearray(), len("up\n"))
+    assert "1 of 2 jobs run, 0 wait" in command(service, "status").stdout
+    assert command(service, "cancel", waiting).returncode == 0
+    assert service.outcome(waiting)["outcome"] == "cancelled"
+    assert "The script was cancelled by" in command(service, "show", waiting).stdout
+
+
+def test_commands_say_what_is_wrong(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    for words, code, cause in (
+        (["show", "0123"], 69, "There is no job of that id"),
+        (["show", "../x"], 64, "is no id"),
+        (["submit", "-"], 64, "standard input:1:1: script: Field required"),
+    ):
+        refused = command(service, *words, text="args: []")
+        assert (refused.returncode, refused.stdout) == (code, "")
+        assert cause in refused.stderr
+    assert "no runner" in command(service, "ls", RUNNER_URL="http://127.0.0.1:9").stderr.lower()
+    assert "with one of the API's tokens" in command(service, "ls", RUNNER_TOKEN="wrong").stderr
+
+
+def test_a_log_is_followed_over_a_restart_of_the_service(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    job = service.submit("echo up; sleep 2; seq 1000")
+    follower = subprocess.Popen(
+        [*RUNNER, "logs", "-f", job], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "RUNNER_URL": service.url, "RUNNER_TOKEN_FILE": str(service.state / "token")},
+    )  # fmt: skip
+    assert follower.stdout
+    assert follower.stdout.readline() == "up\n"
+    service.signal(signal.SIGUSR1)
+    service.wait()
+    service.start()
+    rest = follower.stdout.read()
+    assert rest == "".join(f"{number}\n" for number in range(1, 1001)) + "runner: The script succeeded.\n"
+    assert follower.wait(DEADLINE) == 0
+    follower.stdout.close()
+
+
+def test_a_submission_is_taken_once_however_often_it_is_sent(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    headers = {"Idempotency-Key": "build-17"}
+    first, second = [service.api.post("/v1/jobs", json={"script": "true"}, headers=headers) for _ in range(2)]
+    assert first.json()["id"] == second.json()["id"]
+    other = service.api.post("/v1/jobs", json={"script": "false"}, headers=headers)
+    assert (other.status_code, other.headers["content-type"]) == (409, "application/problem+json")
+    assert "used for another job" in other.json()["detail"]
+    service.submit("true")
+    pages = [service.api.get("/v1/jobs", params={"limit": 1}).json()]
+    pages.append(service.api.get("/v1/jobs", params={"limit": 1, "before": pages[0]["next"]}).json())
+    assert [page["jobs"][0]["id"] for page in pages][1] == first.json()["id"]
+    assert service.api.get("/v1/jobs", params={"limit": 1, "before": pages[1]["next"]}).json() == {
+        "jobs": [],
+        "next": None,
+    }

@@ -22,6 +22,11 @@ _JOBS = st.builds(
     args=st.lists(_TEXTS, max_size=5).map(tuple),
     environment=st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True), _TEXTS, max_size=5),
     timeout=st.none() | st.floats(0.001, 1e6) | st.integers(1, 1_000_000),
+    secrets=st.dictionaries(st.from_regex(r"S_[0-9]{1,3}", fullmatch=True), _TEXTS.map(lambda text: f"secret{text}")),
+    priority=st.integers(-100, 100),
+    labels=st.frozensets(st.from_regex(r"[a-z]{1,5}", fullmatch=True), max_size=3),
+    queue_timeout=st.none() | st.floats(0.001, 1e6),
+    setup_timeout=st.none() | st.floats(0.001, 1e6),
 )
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -96,8 +101,33 @@ def test_timeouts_that_are_refused(timeout: float) -> None:
 def test_labels_are_checked() -> None:
     with pytest.raises(BadJobError, match="profile"):
         Job(b"true", profile="")
+    with pytest.raises(BadJobError, match="profile"):
+        Job(b"true", profile="not a name of the keeper's")
     with pytest.raises(BadJobError, match="trust key"):
         Job(b"true", trust_key="a\nb")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "cause"),
+    [
+        ("priority", 101, "priority of 101 is not possible"),
+        ("labels", frozenset({""}), "label '' is not allowed"),
+        ("labels", frozenset(map(str, range(21))), "asks for 21 labels"),
+        ("secrets", {"S": "short"}, "fewer than 6 characters"),
+        ("secrets", {"S": "\n".join("abc" * 501)}, "lines together"),
+        ("secrets", {"S s": "long enough"}, "variable name"),
+        ("queue_timeout", 0, "timeout"),
+        ("setup_timeout", -1, "timeout"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused_with_the_cause(field: str, value: object, cause: str) -> None:
+    with pytest.raises(BadJobError, match=cause):
+        Job(b"true", **{field: value})  # type: ignore[arg-type]
+
+
+def test_a_variable_is_a_secret_or_not() -> None:
+    with pytest.raises(BadJobError, match="both in the environment and a secret"):
+        Job(b"true", environment={"A": "long enough"}, secrets={"A": "long enough"})
 
 
 def test_a_job_does_not_change_with_what_it_was_made_of() -> None:

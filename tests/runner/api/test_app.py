@@ -10,26 +10,29 @@ from typing import cast
 import httpx
 import pytest
 
+from runner.api import jobs
 from runner.api.app import make_app
 from runner.api.token import Token
 from runner.execution.lease import LeaseSource
 from runner.outcome import Succeeded
 from runner.service.leases import NotedLeases
-from runner.service.records import Records
 from runner.service.service import Service
+from runner.store.tokens import Tokens
+from tests.runner.service.state import State, locked
 
 pytestmark = pytest.mark.anyio
 
 
 def new_service(state: Path) -> Service:
     """A service that is asked for nothing that needs a sandbox."""
-    leases = cast(LeaseSource, object())
-    return Service(NotedLeases(leases, state / "leases.json", 1), Records(state / "jobs"), 1, None)
+    opened = State(state)
+    return Service(NotedLeases(cast(LeaseSource, object()), opened.leases, 1), opened.records, 1, None)
 
 
 @asynccontextmanager
 async def client(service: Service, state: Path) -> AsyncIterator[httpx.AsyncClient]:
-    app = make_app(service, Token(state / "token"))
+    # In the service's own database: another connection would be in its way.
+    app = make_app(service, Token(state / "token"), Tokens(service.records._jobs._database))
     headers = {"Authorization": f"Bearer {(state / 'token').read_text().strip()}"}
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://runner", headers=headers) as api:
@@ -50,11 +53,11 @@ async def test_ready_only_once_the_jobs_of_an_earlier_life_were_found_again(tmp_
 
 async def test_a_job_that_cannot_be_kept_is_refused_with_the_cause_and_the_next_step(tmp_path: Path) -> None:
     service = new_service(tmp_path)
-    (tmp_path / "jobs").rmdir()
     async with client(service, tmp_path) as api:
-        answer = await api.post("/v1/jobs", json={"script": "true"})
+        with locked(tmp_path):
+            answer = await api.post("/v1/jobs", json={"script": "true"})
     assert answer.status_code == 507
-    assert "Make room in the state folder" in answer.json()["detail"]
+    assert answer.json()["detail"].startswith("The job cannot be kept: Another program holds the database locked.")
 
 
 async def test_a_job_is_the_same_over_a_restart_and_its_result_can_be_asked_for_again_and_again(tmp_path: Path) -> None:
@@ -67,6 +70,7 @@ async def test_a_job_is_the_same_over_a_restart_and_its_result_can_be_asked_for_
         assert (await api.get(f"/v1/jobs/{submitted['id']}")).json() == submitted
         record = second.records.get(submitted["id"])
         assert record is not None
+        assert await second.records.take(record)
         record.begin().append(b"one\ntwo\n")
         await record.settle(Succeeded())
         await record.finish()
@@ -77,3 +81,18 @@ async def test_a_job_is_the_same_over_a_restart_and_its_result_can_be_asked_for_
     assert views[0] == views[1]
     assert (views[0]["state"], views[0]["submitted"]) == ("finished", submitted["submitted"])
     assert rest == "two\nrunner: The script succeeded.\n"
+
+
+async def test_a_body_that_is_too_large_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "MAX_BODY", 1000)
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 100_000:
+            sent += 100
+            yield b"x" * 100
+
+    async with client(new_service(tmp_path), tmp_path) as api:
+        answer = await api.post("/v1/jobs", content=endless())
+    assert (answer.status_code, "at most" in answer.json()["detail"], sent < 2000) == (413, True, True)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import socket
+import ssl
 from pathlib import Path
 from typing import cast
 
+import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from runner.api.app import make_app
-from runner.api.server import serve
+from runner.api.server import Tls, serve
 from runner.api.token import Token
-from runner.errors import StateError
+from runner.errors import InputError, StateError
 from runner.execution.lease import Lease
 from runner.job import Job
 from runner.service.leases import NotedLeases
-from runner.service.record import JobState
-from runner.service.records import Records
 from runner.service.service import Service
+from runner.store.states import JobState
+from tests.runner.service.state import State
 
 pytestmark = pytest.mark.anyio
 
@@ -36,12 +43,67 @@ class NoSandbox:
 
 async def test_a_port_that_is_taken_is_told_and_ends_no_job(tmp_path: Path) -> None:
     """The trap: a restart that fails would end the jobs that a crash had left running."""
-    service = Service(NotedLeases(NoSandbox(), tmp_path / "leases.json", 1), Records(tmp_path / "jobs"), 1, None)
+    state = State(tmp_path)
+    service = Service(NotedLeases(NoSandbox(), state.leases, 1), state.records, 1, None)
     job = await service.submit(Job(b"true"))
-    app = make_app(service, Token(tmp_path / "token"))
+    app = make_app(service, Token(tmp_path / "token"), state.tokens)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = cast(int, taken.getsockname()[1])
         with pytest.raises(StateError, match=f"cannot listen on 127.0.0.1:{port}"):
             await serve(service, app, "127.0.0.1", port)
-    [again] = Records(tmp_path / "jobs").unfinished()
-    assert (again.id, again.state, again.cancellation.cause) == (job.id, JobState.QUEUED, None)
+    again = State(tmp_path).records.get(job.id)
+    assert again
+    assert (again.state, again.cancellation.cause) == (JobState.QUEUED, None)
+
+
+def certificate(folder: Path) -> Tls:
+    """A certificate for this machine that its own key has signed."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "certificate.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return Tls(folder / "certificate.pem", folder / "key.pem")
+
+
+async def test_with_a_certificate_it_serves_https_and_nothing_else(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    service = Service(NotedLeases(NoSandbox(), state.leases, 1), state.records, 1, None)
+    app = make_app(service, Token(tmp_path / "token"), state.tokens)
+    tls = certificate(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    serving = asyncio.create_task(serve(service, app, "127.0.0.1", port, tls))
+    trusted = ssl.create_default_context(cafile=tls.certificate)
+    async with httpx.AsyncClient(verify=trusted) as client, asyncio.timeout(60):
+        while True:
+            try:
+                assert (await client.get(f"https://localhost:{port}/live")).status_code == 200
+                break
+            except httpx.ConnectError:
+                await asyncio.sleep(0.05)
+        with pytest.raises(httpx.HTTPError):
+            await client.get(f"http://localhost:{port}/live")
+    service.drain()
+    await serving
+
+
+@pytest.mark.parametrize("content", [None, "nonsense"])
+def test_a_certificate_that_cannot_be_used_is_told(tmp_path: Path, content: str | None) -> None:
+    if content:
+        (tmp_path / "key.pem").write_text(content)
+    with pytest.raises(InputError, match=r"key\.pem cannot be used"):
+        Tls(tmp_path / "certificate.pem", tmp_path / "key.pem")

@@ -34,3 +34,9 @@ def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path, name: str) -> None
     (tmp_path / "file").touch()
     with pytest.raises(StateError, match="is not usable"):
         Home(tmp_path / name)
+
+
+def test_a_folder_of_the_version_that_kept_documents_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    with pytest.raises(StateError, match="kept each job in a folder"):
+        Home(tmp_path)

@@ -11,17 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import BusyError, DrainingError
+from runner.errors import BadJobError, BusyError, DrainingError
+from runner.execution.marker import Marker
 from runner.execution.options import Settings
 from runner.job import Job
-from runner.outcome import Cancelled, Outcome, RunnerStopped, ScriptFailed, Succeeded
+from runner.outcome import Cancelled, Limit, Outcome, RunnerStopped, ScriptFailed, Succeeded, TimedOut
 from runner.service import service as service_module
 from runner.service.leases import NotedLeases
-from runner.service.record import JobState, Record
-from runner.service.records import Records
+from runner.service.record import Record
 from runner.service.service import Service
 from runner.service.standby import Standby
+from runner.store.states import JobState
 from tests.runner.conftest import FakeLeases, Sandbox, hang, until
+from tests.runner.service.state import State, locked
 
 pytestmark = pytest.mark.anyio
 DEADLINE = 60.0
@@ -64,17 +66,18 @@ class Host:
     leases: FakeLeases
     settings: Settings
 
-    def new_service(self, slots: int = 2, *, standby: bool = False) -> Service:
-        leases = NotedLeases(self.leases, self.state / "leases.json", slots)
+    def new_service(self, slots: int = 2, *, standby: bool = False, per_key: int | None = None) -> Service:
+        state = State(self.state)
+        leases = NotedLeases(self.leases, state.leases, slots)
         ahead = Standby(leases, self._ready, self.settings) if standby else None
-        return Service(leases, Records(self.state / "jobs"), slots, ahead, self.settings)
+        return Service(leases, state.records, slots, ahead, self.settings, per_key)
 
     async def _ready(self, profile: str) -> int:
         return 2
 
     @asynccontextmanager
-    async def life(self, slots: int = 2, *, standby: bool = False) -> AsyncIterator[Life]:
-        service = self.new_service(slots, standby=standby)
+    async def life(self, slots: int = 2, *, standby: bool = False, per_key: int | None = None) -> AsyncIterator[Life]:
+        service = self.new_service(slots, standby=standby, per_key=per_key)
         working = asyncio.create_task(service.work())
         try:
             yield Life(service, working)
@@ -186,19 +189,16 @@ async def test_an_outcome_is_written_before_the_sandbox_goes_back_however_long_t
     async with host.life() as life:
         record = await life.service.submit(waiting(gate))
         await up(record)
-        in_the_way = record.folder / "outcome.json.new"
-        in_the_way.mkdir()
-        gate.touch()
-        await until(lambda: "The outcome cannot be written down" in caplog.text)
-        # A crash at this moment, on a disk that has room again:
-        crashed = Host(host.state.with_name("crashed"), host.sandbox, host.leases, host.settings)
-        shutil.copytree(host.state, crashed.state)
-        (crashed.state / "jobs" / record.id / in_the_way.name).rmdir()
-        assert (record.state, host.leases.calls) == (JobState.RUNNING, [])
-        async with crashed.life() as next_life:
-            assert await next_life.outcome(record.id) == Succeeded()
-            assert await next_life.log(record.id) == b"up\nend\nrunner: The script succeeded.\n"
-        in_the_way.rmdir()
+        with locked(host.state):
+            gate.touch()
+            await until(lambda: "The outcome cannot be written down" in caplog.text)
+            # A crash at this moment:
+            crashed = Host(host.state.with_name("crashed"), host.sandbox, host.leases, host.settings)
+            shutil.copytree(host.state, crashed.state)
+            assert (record.state, host.leases.calls) == (JobState.RUNNING, [])
+            async with crashed.life() as next_life:
+                assert await next_life.outcome(record.id) == Succeeded()
+                assert await next_life.log(record.id) == b"up\nend\nrunner: The script succeeded.\n"
         assert await life.outcome(record.id) == Succeeded()
 
 
@@ -210,15 +210,28 @@ async def test_a_runner_that_stops_leaves_what_it_cannot_write_to_the_next_life(
     async with host.life() as life:
         record = await life.service.submit(waiting(gate))
         await up(record)
-        (record.folder / "outcome.json.new").mkdir()
-        gate.touch()
-        await until(lambda: "The outcome cannot be written down" in caplog.text)
-        life.service.stop("it was told to stop at once.")
-        await asyncio.wait_for(life.working, DEADLINE)
-        assert host.leases.calls == []
-    (record.folder / "outcome.json.new").rmdir()
+        with locked(host.state):
+            gate.touch()
+            await until(lambda: "The outcome cannot be written down" in caplog.text)
+            life.service.stop("it was told to stop at once.")
+            await asyncio.wait_for(life.working, DEADLINE)
+            assert host.leases.calls == []
     async with host.life() as later:
         assert await later.outcome(record.id) == Succeeded()
+
+
+async def test_a_runner_that_stops_is_not_held_up_by_jobs_that_it_cannot_end(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: with the store locked, nothing that waits can be claimed to be ended, and TERM would wait for ever."""
+    monkeypatch.setattr(service_module, "_STOP_DEADLINE", 0.1)
+    service = host.new_service()
+    record = await service.submit(Job(b"true"))
+    with locked(host.state):
+        service.stop("it was told to stop at once.")
+        await asyncio.wait_for(service.work(), DEADLINE)
+    async with host.life() as life:
+        assert await life.outcome(record.id) == Succeeded()
 
 
 async def test_a_waiting_job_that_is_cancelled_ends_at_once(host: Host, gate: Path) -> None:
@@ -258,7 +271,7 @@ async def test_a_job_that_waits_for_a_sandbox_waits_again_in_the_next_life(host:
     host.leases.trouble["lend"] = hang
     async with host.life() as first:
         record = await first.service.submit(Job(b"echo hello"))
-        await until(lambda: record.state is JobState.RUNNING)
+        await until(lambda: record.state is JobState.STARTING)
         await first.detach()
     del host.leases.trouble["lend"]
     async with host.life() as second:
@@ -268,27 +281,86 @@ async def test_a_job_that_waits_for_a_sandbox_waits_again_in_the_next_life(host:
 async def test_what_cannot_be_read_ends_and_holds_nobody_up(host: Host) -> None:
     earlier = host.new_service()
     odd, good = [await earlier.submit(Job(b"echo hello")) for _ in range(2)]
-    (odd.folder / "job.json").write_text("{")
+    with State(host.state).database.transaction("test") as connection:
+        connection.execute("UPDATE content SET sealed = x'00' WHERE job = 1")
     async with host.life() as life:
         outcome = await life.outcome(odd.id)
         assert isinstance(outcome, RunnerStopped)
-        assert "job.json is not JSON" in outcome.why
+        assert "cannot be read" in outcome.why
         assert await life.outcome(good.id) == Succeeded()
         assert b"cannot be read" in await life.log(odd.id)
 
 
 async def test_a_marker_that_cannot_be_written_starts_nothing(host: Host) -> None:
+    ready = asyncio.Event()
+    host.leases.trouble["lend"] = ready.wait  # type: ignore[assignment]
     async with host.life() as life:
-        host.leases.trouble["lend"] = asyncio.Event().wait  # type: ignore[assignment]
         record = await life.service.submit(Job(b"touch started"))
-        (record.folder / "attempt.json.new").mkdir()
-        await until(lambda: record.state is JobState.RUNNING)
-        await life.detach()
-    host.leases.trouble.clear()
-    async with host.life() as life:
+        await until(lambda: len(life.service.records._jobs.find(JobState.STARTING)) == 1)
+        mark = record._jobs.mark
+
+        def locked_out(job_id: str, marker: Marker) -> None:
+            with locked(host.state):
+                mark(job_id, marker)
+
+        record._jobs.mark = locked_out  # type: ignore[method-assign]
+        ready.set()
         outcome = await life.outcome(record.id)
-        assert "cannot be written down" in str(outcome)
+        assert "The start cannot be written down: Another program holds the database locked" in str(outcome)
     assert host.leases.calls == ["give_back:unused"]
+
+
+@pytest.mark.parametrize("limit", [Limit.QUEUE, Limit.SETUP])
+async def test_each_limit_before_the_start_ends_the_job_by_its_name(host: Host, limit: Limit) -> None:
+    host.leases.trouble["lend"] = hang
+    async with host.life(slots=1) as life:
+        first = await life.service.submit(Job(b"true"))
+        timeout = {"queue_timeout": 0.01} if limit is Limit.QUEUE else {"setup_timeout": 0.01}
+        if limit is Limit.SETUP:
+            await life.service.cancel(first, "me")
+        record = await life.service.submit(Job(b"true", **timeout))  # type: ignore[arg-type]
+        assert await life.outcome(record.id) == TimedOut(limit)
+        assert f"the job ran into the {limit} timeout".encode() in await life.log(record.id)
+
+
+async def test_a_job_runs_only_where_its_labels_are(host: Host) -> None:
+    """Also one that waited while the runner lost a label."""
+    job = Job(b"true", labels=frozenset({"gpu"}))
+    state = State(host.state)
+    service = Service(NotedLeases(host.leases, state.leases, 1), state.records, 1, None, labels=["gpu", "fast"])
+    record = await service.submit(job)
+    async with host.life() as life:
+        with pytest.raises(BadJobError, match="the label gpu, and this one has: none"):
+            await life.service.submit(job)
+        assert "the label gpu" in str(await life.outcome(record.id))
+    assert host.leases.leases == []
+
+
+async def test_secrets_are_masked_over_a_restart_in_the_middle_of_one(host: Host, gate: Path) -> None:
+    """The trap: masks change the offsets, so a log that goes on where its file ends would go on elsewhere."""
+    wait = f"until [ -e {gate} ]; do sleep 0.02; done"
+    script = f'printf "up\n%s|%s" "$S" "${{S%??????}}"; {wait}; printf "%s\n" "${{S#?????????}}"'
+    secret = Job(script.encode(), trust_key="default", secrets={"S": "hunter2-hunter2"})
+    async with host.life() as first:
+        job = (await first.service.submit(secret)).id
+        await up(first.job(job), b"[masked]|")
+        await first.detach()
+    gate.touch()
+    async with host.life() as second:
+        assert await second.outcome(job) == Succeeded()
+        assert await second.log(job) == b"up\n[masked]|[masked]\nrunner: The script succeeded.\n"
+
+
+async def test_one_trust_key_takes_no_more_slots_than_it_may(host: Host, gate: Path) -> None:
+    async with host.life(slots=3, per_key=1) as life:
+        jobs = [await life.service.submit(waiting(gate)) for _ in range(3)]
+        other = await life.service.submit(Job(b"true", trust_key="other"))
+        assert await life.outcome(other.id) == Succeeded()
+        await up(jobs[0])
+        assert [job.state for job in jobs[1:]] == [JobState.QUEUED, JobState.QUEUED]
+        gate.touch()
+        for job in jobs:
+            assert await life.outcome(job.id) == Succeeded()
 
 
 async def test_drain_finishes_what_was_taken_and_takes_no_more(host: Host, gate: Path) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 
-def write(path: Path, document: object) -> None:
-    """Put a JSON document in the place of whatever the file held, readable for its owner only."""
+def write(path: Path, content: bytes) -> None:
+    """Put bytes in the place of whatever the file held, readable for its owner only."""
     new = path.with_name(f"{path.name}.new")
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
-            file.write(json.dumps(document).encode())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
@@ -30,36 +30,31 @@ def write(path: Path, document: object) -> None:
     sync(path.parent)
 
 
-def read(path: Path, limit: int) -> object:
-    """Return the JSON document in a file of at most `limit` bytes.
-
-    Raises ValueError when there is another thing, for anybody may have put it there, and FileNotFoundError.
-    """
+def read(path: Path, limit: int) -> bytes:
+    """Return what a file of at most `limit` bytes holds. Raises ValueError when it is another thing."""
     with open_to_read(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise ValueError(f"{path.name} has more than {limit} bytes")
+    return content
+
+
+def write_json(path: Path, document: object) -> None:
+    """As `write`, for a JSON document."""
+    write(path, json.dumps(document).encode())
+
+
+def read_json(path: Path, limit: int) -> object:
+    """As `read`, for a JSON document; anything else is a ValueError too."""
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
+        return json.loads(read(path, limit))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         raise ValueError(f"{path.name} is not JSON") from None  # the parser's own error quotes what may be a secret
 
 
 def open_to_read(path: Path) -> BinaryIO:
     """Open a file that anybody may have put there. Raises ValueError when it is something else."""
     return _open(path, os.O_RDONLY, "rb")
-
-
-def ensure(path: Path) -> None:
-    """Have a file there, empty unless it was there before. Raises ValueError when something else is there."""
-    _open(path, os.O_RDWR | os.O_CREAT, "r+b").close()
-
-
-def remove(path: Path) -> None:
-    """Remove a file. Idempotent."""
-    if path.exists():
-        path.unlink()
-        sync(path.parent)
 
 
 def end_with(path: Path, start: int, ending: bytes) -> None:

@@ -1,0 +1,69 @@
+"""Errors over HTTP, as RFC 9457 has them: one place turns each into a status and a sentence."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from runner.errors import BadJobError, BusyError, DrainingError, RequestReusedError, RunnerError
+
+_STATUS: Final = {
+    BadJobError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    BusyError: HTTPStatus.TOO_MANY_REQUESTS,
+    DrainingError: HTTPStatus.SERVICE_UNAVAILABLE,
+    RequestReusedError: HTTPStatus.CONFLICT,
+}
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it: what went wrong, and the cause and next step as a sentence."""
+
+    title: str
+    status: int
+    detail: str
+
+
+#: What the description of the API says of errors.
+PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    code: {"model": Problem, "description": "A problem, as application/problem+json."} for code in ("4XX", 422, "5XX")
+}
+
+
+class ApiError(Exception):
+    """A request that cannot be answered: the status, and a sentence with cause and next step."""
+
+    def __init__(self, status: HTTPStatus, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+def add_problems(app: FastAPI) -> None:
+    """Have every error of an application answered as a problem."""
+
+    @app.exception_handler(ApiError)
+    async def api_error(_request: Request, error: ApiError) -> Response:
+        return _problem(error.status, str(error))
+
+    @app.exception_handler(RunnerError)
+    async def runner_error(_request: Request, error: RunnerError) -> Response:
+        return _problem(_STATUS.get(type(error), HTTPStatus.INSUFFICIENT_STORAGE), str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_parameter(_request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{'.'.join(map(str, first['loc']))}: {first['msg']}.")
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_request: Request, error: HTTPException) -> Response:
+        return _problem(HTTPStatus(error.status_code), f"{error.detail}. The API is described at /openapi.json.")
+
+
+def _problem(status: HTTPStatus, detail: str) -> JSONResponse:
+    problem = Problem(title=status.phrase, status=status, detail=detail)
+    return JSONResponse(problem.model_dump(), status, media_type="application/problem+json")

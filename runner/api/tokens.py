@@ -1,0 +1,45 @@
+"""Tokens over HTTP: create, list, revoke."""
+
+# No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
+
+import asyncio
+import logging
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+
+from runner.api.access import Access
+from runner.api.models import NewToken, TokenRequest, TokenView
+from runner.api.problems import ApiError
+from runner.store.tokens import Scope, TokenFacts, Tokens
+
+_logger = logging.getLogger(__name__)
+
+
+def make_router(tokens: Tokens, access: Access) -> APIRouter:
+    """Make the routes for the tokens of one service."""
+    admitted = access.needs(Scope.ADMIN)
+    router = APIRouter(prefix="/v1/tokens", dependencies=[Depends(admitted)])
+
+    @router.post("", status_code=HTTPStatus.CREATED)
+    async def create(request: TokenRequest, admin: Annotated[TokenFacts, Depends(admitted)]) -> NewToken:
+        """Make a token. The answer is the only place where it can be read."""
+        seconds = None if request.days is None else request.days * 24 * 3600
+        facts, token = await asyncio.to_thread(tokens.create, request.name, request.scopes, seconds)
+        _logger.info("token %s for %r was created by %s", facts.id, facts.name, admin.name)
+        return NewToken(**TokenView.of(facts).model_dump(), token=token)
+
+    @router.get("")
+    async def list_tokens() -> list[TokenView]:
+        """List all tokens but the first one."""
+        return [TokenView.of(facts) for facts in tokens.all()]
+
+    @router.delete("/{token_id}", status_code=HTTPStatus.NO_CONTENT)
+    async def revoke(token_id: str, admin: Annotated[TokenFacts, Depends(admitted)]) -> None:
+        """Have a token be worth nothing from now on."""
+        if not await asyncio.to_thread(tokens.revoke, token_id):
+            raise ApiError(HTTPStatus.NOT_FOUND, "There is no token of that id. `runner token ls` has them.")
+        _logger.info("token %s was revoked by %s", token_id, admin.name)
+
+    return router

@@ -1,0 +1,238 @@
+"""A client of the service's API, and how it finds the service."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import httpx
+
+from runner.errors import BadJobError, ClientError
+
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+#: Where a service that was started by hand keeps its token.
+DEFAULT_TOKEN: Final = Path("/var/lib/runner/token")
+#: The states of a job that has its outcome.
+ENDED: Final = frozenset({"settled", "finished"})
+#: Seconds for an answer, and without one until a log that is followed is given up: a restart takes less.
+_TIMEOUT: Final = 60.0
+_PATIENCE: Final = 120.0
+_PAUSE: Final = 1.0
+#: Submissions of one job whose answer may have been lost.
+_TRIES: Final = 3
+_COMPOSE_DEADLINE: Final = 30.0
+
+
+_T = TypeVar("_T")
+
+
+class Client:
+    """The API of one service. Every method raises ClientError; BadJobError when the service refuses what was sent."""
+
+    def __init__(self, url: str, token: str) -> None:
+        headers = {"Authorization": f"Bearer {token}", "User-Agent": "runner"}
+        try:
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT)
+        except (httpx.InvalidURL, UnicodeEncodeError) as error:
+            raise ClientError(f"The service's address {url!r} or its token is not usable: {error}.") from error
+        self._url = url
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
+
+    def submit(self, request: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """Submit a job; with the same key again, it is the same job."""
+        for _ in range(_TRIES - 1):
+            try:
+                return self._ask("POST", "/v1/jobs", json=request, headers={"Idempotency-Key": key})
+            except _UnreachableError as error:
+                if isinstance(error.__cause__, httpx.ConnectError):
+                    raise
+        return self._ask("POST", "/v1/jobs", json=request, headers={"Idempotency-Key": key})
+
+    def jobs(self, limit: int, state: str | None) -> list[dict[str, Any]]:
+        """The newest jobs."""
+        jobs: list[dict[str, Any]] = []
+        before: str | None = None
+        while len(jobs) < limit:
+            wanted: dict[str, str | int | None] = {"limit": min(limit - len(jobs), 500), "state": state}
+            wanted["before"] = before
+            page = self._ask("GET", "/v1/jobs", params={key: value for key, value in wanted.items() if value})
+            jobs += page["jobs"]
+            before = page["next"]
+            if before is None:
+                break
+        return jobs
+
+    def show(self, job: str) -> dict[str, Any]:
+        """One job."""
+        return self._ask("GET", f"/v1/jobs/{_id(job)}")
+
+    def cancel(self, job: str) -> dict[str, Any]:
+        """Ask for a job's end."""
+        return self._ask("POST", f"/v1/jobs/{_id(job)}/cancel")
+
+    def status(self) -> dict[str, Any]:
+        """The service itself."""
+        return self._ask("GET", "/v1/status")
+
+    def create_token(self, name: str, scopes: Sequence[str], days: float | None) -> dict[str, Any]:
+        """Make a token."""
+        return self._ask("POST", "/v1/tokens", json={"name": name, "scopes": list(scopes), "days": days})
+
+    def tokens(self) -> list[dict[str, Any]]:
+        """What is known of the tokens."""
+        return self._json("GET", "/v1/tokens", list)
+
+    def revoke_token(self, token_id: str) -> None:
+        """Have a token be worth nothing."""
+        self._request("DELETE", f"/v1/tokens/{_id(token_id)}")
+
+    def log(self, job: str, offset: int) -> Iterator[bytes]:
+        """Yield what the log has now."""
+        yield from self._read(job, offset, follow=False)
+
+    def follow(self, job: str, offset: int) -> Iterator[bytes]:
+        """Yield the log to its end, live, also over restarts of the service."""
+        lost: float | None = None
+        while True:
+            complete, ended = False, False
+            with contextlib.suppress(_UnreachableError):  # also when nothing came for a while
+                for data in self._read(job, offset):
+                    offset += len(data)
+                    yield data
+                complete = True
+            try:
+                ended, lost = self.show(job)["state"] in ENDED, None
+            except _UnreachableError:
+                lost = lost or time.monotonic()
+                if time.monotonic() - lost > _PATIENCE:
+                    raise
+            if complete and ended:
+                return
+            time.sleep(_PAUSE)
+
+    def _read(self, job: str, offset: int, *, follow: bool = True) -> Iterator[bytes]:
+        params = {"offset": str(offset), "follow": str(follow).lower()}
+        try:
+            with self._http.stream("GET", f"/v1/jobs/{_id(job)}/log", params=params) as answer:
+                if answer.is_error:
+                    answer.read()
+                _check(answer)
+                yield from answer.iter_bytes()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from error
+
+    def _ask(self, method: str, path: str, **more: Mapping[str, Any] | None) -> dict[str, Any]:
+        return self._json(method, path, dict, **more)
+
+    def _json(self, method: str, path: str, kind: type[_T], **more: Mapping[str, Any] | None) -> _T:
+        answer = self._request(method, path, **more)
+        try:
+            document = answer.json()
+        except ValueError:
+            document = None
+        if not isinstance(document, kind):
+            raise ClientError(f"What answers at {self._url} is no runner.")
+        return document
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        json: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        try:
+            answer = self._http.request(method, path, json=json, params=params, headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from error
+        _check(answer)
+        return answer
+
+    def _unreachable(self, error: Exception) -> ClientError:
+        return _UnreachableError(f"No runner answers at {self._url}: {error}. Start it, or set RUNNER_URL.")
+
+
+class _UnreachableError(ClientError):
+    """Asking again may help."""
+
+
+def find(environment: Mapping[str, str], ask_compose: Callable[..., str]) -> tuple[str, str]:
+    """Return the service's address and a token for it.
+
+    By RUNNER_URL and RUNNER_TOKEN or RUNNER_TOKEN_FILE; else from what `docker compose up` started in this folder,
+    which whoever may use Docker may ask; else a service that was started by hand on this host.
+    Errors: ClientError when there is no token.
+    """
+    url, token = environment.get("RUNNER_URL"), environment.get("RUNNER_TOKEN")
+    if not token and (path := environment.get("RUNNER_TOKEN_FILE")):
+        token = _read_token(Path(path))
+    if not token and _readable(DEFAULT_TOKEN):
+        token = _read_token(DEFAULT_TOKEN)
+    if not token and Path("compose.yaml").exists():
+        token = ask_compose("exec", "-T", "runner", "cat", str(DEFAULT_TOKEN))
+        url = url or f"http://{ask_compose('port', 'runner', '8080')}"
+    if not token:
+        raise ClientError(
+            "There is no token for the API here. Set RUNNER_TOKEN_FILE, or work in the folder of the compose.yaml."
+        )
+    return url or DEFAULT_URL, token.strip()
+
+
+def ask_compose(*words: str) -> str:
+    """Return what `docker compose` says about the project in this folder. Errors: ClientError."""
+    program = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
+    try:
+        answer = subprocess.run(
+            [*program, *words], capture_output=True, text=True, timeout=_COMPOSE_DEADLINE, check=True
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ClientError(f"Docker compose cannot be asked for the runner: {error}.") from error
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip().splitlines()[-1:] or ["nothing"]
+        raise ClientError(
+            f"Docker compose knows no runner here ({said[0]}). Run `docker compose up -d`, or set RUNNER_TOKEN_FILE."
+        ) from error
+    return answer.stdout.strip()
+
+
+def connect() -> Client:
+    """Return a client of the service that is found from here. Errors: ClientError."""
+    return Client(*find(os.environ, ask_compose))
+
+
+def _readable(path: Path) -> bool:
+    return os.access(path, os.R_OK)
+
+
+def _read_token(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, ValueError) as error:
+        raise ClientError(f"The token file {path} cannot be read: {error}.") from error
+
+
+def _id(job: str) -> str:
+    """An id as it may stand in an address."""
+    if not job.isalnum() or not job.isascii():
+        raise BadJobError(f"{job[:80]!r} is no id of a job. `runner ls` has them.")
+    return job
+
+
+def _check(answer: httpx.Response) -> None:
+    if not answer.is_error:
+        return
+    try:
+        detail = str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        detail = f"What answers is no runner: HTTP {answer.status_code}."
+    raise (BadJobError if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY else ClientError)(detail)

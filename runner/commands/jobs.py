@@ -1,0 +1,193 @@
+"""Jobs of the service: submit, list, show, follow, cancel."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
+
+import typer
+
+from runner.errors import BadJobError, InputError
+
+if TYPE_CHECKING:
+    from runner.api.models import JobRequest
+    from runner.client import Client
+
+app = typer.Typer()
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+#: As a shell has it for Ctrl-C.
+_INTERRUPTED: Final = 130
+
+
+@app.command()
+def submit(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The job, as YAML or JSON; - for standard input.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Follow its log, and exit with its exit code.")] = False,
+    secret: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Pass our variable NAME on as a secret.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a job to the service, and print its id.
+
+    With --wait, Ctrl-C leaves the job running.
+    """
+    request = _parse(file).model_dump(exclude_defaults=True)
+    if secret:
+        request["secrets"] = {**request.get("secrets", {}), **_from_environment(secret)}
+    with client() as service:
+        job = service.submit(request, uuid.uuid4().hex)
+        if not wait:
+            print(json.dumps(job) if as_json else job["id"])
+            return
+        print(f"runner: job {job['id']}", file=sys.stderr)
+        _follow(service, job["id"], as_json=as_json)
+
+
+@app.command()
+def validate(file: Annotated[str, typer.Argument(metavar="FILE", help="The job file; - for standard input.")]) -> None:
+    """Say whether a job file holds a job that can be run; if not, what is wrong, by line and field."""
+    _parse(file)
+    print("The file holds a job that can be run.")
+
+
+@app.command("ls")
+def list_jobs(
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=10_000, help="How many.")] = 20,
+    state: Annotated[str | None, typer.Option(help="Only those that are queued, running, finished, …")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the newest jobs."""
+    with client() as service:
+        jobs = service.jobs(limit, state)
+    if as_json:
+        print(json.dumps(jobs))
+        return
+    table(["JOB", "STATE", "OUTCOME", "TRUST KEY", "SUBMITTED"], map(_row, jobs))
+
+
+@app.command()
+def show(job: JobId, as_json: AsJson = False) -> None:
+    """Show what is known of a job."""
+    with client() as service:
+        view = service.show(job)
+    if as_json:
+        print(json.dumps(view))
+        return
+    print(f"{view['id']}: {view['state']}, trust key {view['trust_key']}, submitted {when(view['submitted'])}")
+    if view["outcome"]:
+        print(view["outcome"]["message"])
+
+
+@app.command()
+def logs(
+    job: JobId,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="To its end, and exit with its exit code.")] = False,
+    offset: Annotated[int, typer.Option(min=0, help="From this byte on.")] = 0,
+) -> None:
+    """Print a job's log, byte by byte: its colours are kept."""
+    with client() as service:
+        if follow:
+            _follow(service, job, offset)
+        else:
+            _copy(service.log(job, offset), sys.stdout)
+
+
+@app.command()
+def cancel(job: JobId, as_json: AsJson = False) -> None:
+    """Ask for a job's end. What it started is ended too."""
+    with client() as service:
+        view = service.cancel(job)
+    print(json.dumps(view) if as_json else f"{view['id']}: {view['state']}")
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Say how the service is."""
+    with client() as service:
+        view = service.status()
+    if as_json:
+        print(json.dumps(view))
+        return
+    draining = ", takes no more" if view["draining"] else ""
+    print(f"runner {view['version']}: {view['running']} of {view['slots']} jobs run, {view['waiting']} wait{draining}")
+
+
+@contextmanager
+def client() -> Iterator[Client]:
+    """A client of the service that is found from here."""
+    from runner.client import connect  # noqa: PLC0415 - `runner run` does not pay for it
+
+    service = connect()
+    try:
+        yield service
+    except KeyboardInterrupt:
+        raise typer.Exit(_INTERRUPTED) from None
+    finally:
+        service.close()
+
+
+def _follow(service: Client, job: str, offset: int = 0, *, as_json: bool = False) -> None:
+    """Copy a log to its end, and exit with the job's exit code."""
+    _copy(service.follow(job, offset), sys.stderr if as_json else sys.stdout)
+    view = service.show(job)
+    if as_json:
+        print(json.dumps(view))
+    raise typer.Exit(int(view["outcome"]["exit_code"]))
+
+
+def _copy(pieces: Iterable[bytes], to: TextIO) -> None:
+    target = to.buffer
+    try:
+        for piece in pieces:
+            target.write(piece)
+            target.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())  # else Python complains at its end
+        raise typer.Exit(1) from None
+
+
+def _parse(name: str) -> JobRequest:
+    from runner import jobfile  # noqa: PLC0415 - as above
+
+    if name == "-":
+        return jobfile.parse(sys.stdin.buffer.read(jobfile.MAX_FILE + 1), "standard input")
+    try:
+        with Path(name).open("rb") as file:
+            return jobfile.parse(file.read(jobfile.MAX_FILE + 1), name)
+    except OSError as error:
+        raise InputError(f"The job file {name} cannot be read: {error.strerror}.") from error
+
+
+def _from_environment(names: list[str]) -> dict[str, str]:
+    for name in names:
+        if name not in os.environ:
+            raise BadJobError(f"--secret {name}: there is no variable of that name here.")
+    return {name: os.environ[name] for name in names}
+
+
+def _row(job: dict[str, Any]) -> list[str]:
+    outcome = job["outcome"]["outcome"] if job["outcome"] else ""
+    return [job["id"], job["state"], outcome, job["trust_key"], when(job["submitted"])]
+
+
+def when(seconds: float) -> str:
+    """A time as people read it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def table(head: list[str], rows: Iterable[list[str]]) -> None:
+    """Print lines in columns."""
+    lines = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -1,0 +1,51 @@
+"""Tokens of the service's clients: create, list, revoke."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from runner.commands.jobs import AsJson, client, table, when
+
+app = typer.Typer(no_args_is_help=True, help="Tokens of the service's clients.")
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Whose it is; stands in the service's log.")],
+    scope: Annotated[list[str] | None, typer.Option(help="read, submit, admin; several times for more.")] = None,
+    days: Annotated[float | None, typer.Option(min=0.001, max=3650, help="For how long; until revoked if not.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a token, and print it: nobody can read it again. Without --scope it may read and submit."""
+    with client() as service:
+        token = service.create_token(name, scope or ["read", "submit"], days)
+    print(json.dumps(token) if as_json else token["token"])
+
+
+@app.command("ls")
+def list_tokens(as_json: AsJson = False) -> None:
+    """List the tokens."""
+    with client() as service:
+        tokens = service.tokens()
+    if as_json:
+        print(json.dumps(tokens))
+        return
+    rows = [
+        [token["id"], token["name"], " ".join(token["scopes"]), when(token["created"]), _end(token["expires"])]
+        for token in tokens
+    ]
+    table(["TOKEN", "NAME", "SCOPES", "CREATED", "EXPIRES"], rows)
+
+
+@app.command()
+def revoke(token: Annotated[str, typer.Argument(help="The token's id.")]) -> None:
+    """Have a token be worth nothing from now on."""
+    with client() as service:
+        service.revoke_token(token)
+
+
+def _end(expires: float | None) -> str:
+    return "never" if expires is None else when(expires)

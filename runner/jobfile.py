@@ -1,0 +1,122 @@
+"""A job as a file: YAML or JSON, with the fields of the API. What is wrong is told by line and field. Pure."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import yaml
+from pydantic import ValidationError
+
+from runner.api.models import JobRequest
+from runner.errors import BadJobError
+
+#: Largest job file, in bytes: the largest script, with what YAML adds.
+MAX_FILE: Final = 80 * 1024 * 1024
+_MAX_DEPTH: Final = 20
+_Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Mark(Protocol):
+    """A place in a file, counted from 0."""
+
+    line: int
+    column: int
+
+
+def parse(content: bytes, name: str) -> JobRequest:
+    """Return the job in a file. Raises BadJobError, which begins with `NAME:LINE:COLUMN:` and the field."""
+    if len(content) > MAX_FILE:
+        raise BadJobError(f"{name}: a job file has at most {MAX_FILE} bytes. Fetch the data from within the script.")
+    document, node = _read_json(content, name) if content.lstrip().startswith(b"{") else _read_yaml(content, name)
+    _check_keys(node, name)
+    try:
+        request = JobRequest.model_validate(document, strict=True)
+        request.to_job()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise BadJobError(f"{_place(name, _mark(node, first['loc']))}: {field or 'the job'}: {first['msg']}.") from None
+    except BadJobError as error:
+        raise BadJobError(f"{name}: {error}") from None
+    return request
+
+
+def _read_json(content: bytes, name: str) -> tuple[object, yaml.Node | None]:
+    """JSON's own parser decides: YAML knows neither all of its escapes nor tabs."""
+    try:
+        document = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise BadJobError(f"{name}:{error.lineno}:{error.colno}: {error.msg}.") from None
+    except (ValueError, RecursionError) as error:
+        raise BadJobError(f"{name}: this is not JSON: {error}.") from None
+    with contextlib.suppress(BadJobError):
+        return document, _read_yaml(content, name)[1]
+    return document, None
+
+
+def _read_yaml(content: bytes, name: str) -> tuple[object, yaml.Node | None]:
+    try:
+        _check_depth(content, name)
+        loader = _Loader(content)
+        node = loader.get_single_node()
+        return None if node is None else loader.construct_document(node), node
+    except yaml.MarkedYAMLError as error:
+        raise BadJobError(f"{_place(name, error.problem_mark)}: {error.problem}.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise BadJobError(f"{name}: this is neither YAML nor JSON: {str(error).splitlines()[0]}.") from None
+
+
+def _check_depth(content: bytes, name: str) -> None:
+    """The loader's recursion has no limit of its own."""
+    depth = 0
+    for event in yaml.parse(content, _Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise BadJobError(f"{_place(name, event.start_mark)}: this is nested too deeply for a job.")
+
+
+def _check_keys(node: yaml.Node | None, name: str) -> None:
+    """The second of two equal keys would win without a word."""
+    pending, seen = [node], set()
+    while pending:
+        node = pending.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            pending += node.value
+        elif isinstance(node, yaml.MappingNode):
+            keys = set()
+            for key, value in node.value:
+                if key.value in keys:
+                    raise BadJobError(f"{_place(name, key.start_mark)}: {key.value}: this key was given before.")
+                keys.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+                pending.append(value)
+
+
+def _mark(node: yaml.Node | None, path: Sequence[int | str]) -> _Mark | None:
+    """Where a field is, or what it would be in."""
+    mark: _Mark | None = node.start_mark if node else None
+    for step in path:
+        found = _child(node, step)
+        if found is None:
+            break
+        name, node = found
+        mark = name.start_mark
+    return mark
+
+
+def _child(node: yaml.Node | None, step: int | str) -> tuple[yaml.Node, yaml.Node] | None:
+    """The name and the value of a field; an element of a list is both."""
+    if isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+        return node.value[step], node.value[step]
+    if isinstance(node, yaml.MappingNode):
+        return next(((name, value) for name, value in node.value if name.value == step), None)
+    return None
+
+
+def _place(name: str, mark: _Mark | None) -> str:
+    return f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name

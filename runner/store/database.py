@@ -1,0 +1,139 @@
+"""The database: one file, one writer at a time, every promise on disk before anybody is told.
+
+SQLite in write-ahead mode. A transaction that returned is on disk (`synchronous=FULL`) unless it says that it need not
+be; half of one is never seen, whatever is killed when (https://sqlite.org/atomiccommit.html).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from runner.errors import StateError
+from runner.store.migrations import MIGRATIONS
+
+#: Says in the file's header whose it is: `runn`.
+APPLICATION_ID: Final = 0x72756E6E
+#: Milliseconds to wait while another program holds the database.
+_BUSY: Final = 2000
+#: Bytes that the write-ahead log may keep on disk when there is nothing in it.
+_WAL: Final = 4 * 1024 * 1024
+#: Causes and next steps by SQLite's own names of errors.
+_CAUSES: Final = {
+    "SQLITE_FULL": "No space left on device. Make room in the state folder.",
+    "SQLITE_IOERR": "The disk failed, or it is full. Look at the disk of the state folder.",
+    "SQLITE_BUSY": "Another program holds the database locked. Close it.",
+    "SQLITE_LOCKED": "Another program holds the database locked. Close it.",
+    "SQLITE_READONLY": "The state folder is read-only. Make it writable.",
+    "SQLITE_CANTOPEN": "The database cannot be opened. Look at the state folder and who may read it.",
+    "SQLITE_CORRUPT": "The database is damaged. Move the state folder away and start anew.",
+    "SQLITE_NOTADB": "The file is no database. Move the state folder away and start anew.",
+}
+
+
+class Database:
+    """The connection to one database, for any thread; each call blocks for as long as the disk takes.
+
+    Every method raises StateError, a sentence that begins with what could not be done.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open it, or make it; bring it to this version."""
+        self._writing, self._reading = threading.Lock(), threading.Lock()
+        with _told(f"The database {path} cannot be used"):
+            self._writer = _connect(path)
+            path.chmod(0o600)  # the files beside it get the same
+            _check(self._writer, path)
+            self._writer.execute("PRAGMA journal_mode=WAL")
+            self._writer.execute(f"PRAGMA journal_size_limit={_WAL}")
+            self._writer.execute("PRAGMA secure_delete=ON")
+            self._writer.execute("PRAGMA foreign_keys=ON")
+            _migrate(self._writer)
+            self._reader = _connect(path)
+            self._reader.execute("PRAGMA query_only=ON")
+
+    @contextmanager
+    def transaction(self, purpose: str, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """Do all of it or nothing. `purpose` says what could not be done if it fails.
+
+        Without `durable`, a crash of the host may undo it, together with whatever came after it.
+        """
+        with self._writing, _told(purpose):
+            self._writer.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    def read(self, statement: str, *values: object) -> list[sqlite3.Row]:
+        """Return the rows of a SELECT. Never waits for a writer."""
+        with self._reading, _told("The state cannot be read"):
+            return self._reader.execute(statement, values).fetchall()
+
+    def close(self) -> None:
+        """Let go of the file. Idempotent."""
+        with self._writing, self._reading:
+            self._reader.close()
+            self._writer.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_BUSY / 1000, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse what another program or another version of this one wrote."""
+    version, owner = _pragma(connection, "user_version"), _pragma(connection, "application_id")
+    if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+        return
+    if owner != APPLICATION_ID:
+        raise StateError(f"The database {path} belongs to another program. Give the runner a state folder of its own.")
+    if version > len(MIGRATIONS):
+        raise StateError(
+            f"The database {path} was written by a newer runner (version {version} of its tables, this one knows "
+            f"{len(MIGRATIONS)}). Start that version, or give this one another state folder."
+        )
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    done = _pragma(connection, "user_version")
+    for number, statements in enumerate(MIGRATIONS[done:], start=done + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in (
+            *statements,
+            f"PRAGMA application_id={APPLICATION_ID}",
+            f"PRAGMA user_version={number}",
+            "COMMIT",
+        ):
+            connection.execute(statement)
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    value: Any = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return int(value)
+
+
+@contextmanager
+def _told(purpose: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StateError(f"{purpose}: {_cause(error)}") from error
+    except OSError as error:
+        raise StateError(f"{purpose}: {error.strerror}. Look at the state folder.") from error
+
+
+def _cause(error: sqlite3.Error) -> str:
+    name = getattr(error, "sqlite_errorname", "")
+    known = [cause for kind, cause in _CAUSES.items() if name.startswith(kind)]
+    return known[0] if known else f"{error}. This is a defect; please report it."

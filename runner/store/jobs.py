@@ -1,0 +1,291 @@
+"""The jobs in the database. Each move is checked against the table of states in the transaction that writes it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+import uuid
+from dataclasses import dataclass, replace
+from typing import Final
+
+from runner import job as jobs
+from runner import outcome as outcomes
+from runner.errors import RequestReusedError, StateError
+from runner.execution.marker import Marker
+from runner.job import Job
+from runner.outcome import BadRequest, Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed
+from runner.store import queue
+from runner.store.database import Database
+from runner.store.seal import Seal
+from runner.store.states import MOVES, JobState
+
+_SUMMARY: Final = "number, id, state, submitted, trust_key, priority, outcome"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What anybody may know of a job."""
+
+    id: str
+    state: JobState
+    #: Seconds since the epoch.
+    submitted: float
+    trust_key: str
+    priority: int
+    #: How it ended, from when that is on disk on.
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a job ended. Written once, and never changed."""
+
+    outcome: Outcome
+    #: Bytes of the log that are the script's output.
+    output: int
+    #: The runner's own lines, which follow the output.
+    closing: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """All that is known of one job."""
+
+    id: str
+    state: JobState
+    #: Until it is settled.
+    job: Job | None = None
+    #: From when it may have started until it is settled.
+    marker: Marker | None = None
+    #: Who asked for its end.
+    cancelled_by: str | None = None
+    #: From when it is settled on.
+    result: Result | None = None
+    #: Why what was written down about it cannot be read; empty if it can.
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A client's own name for one submission: asked for again, it is the same job."""
+
+    key: str
+    #: All that was asked for.
+    content: bytes
+
+
+class Jobs:
+    """The table of jobs. Every method blocks for as long as the disk takes, and raises StateError."""
+
+    def __init__(self, database: Database, seal: Seal) -> None:
+        self._database = database
+        self._seal = seal
+
+    def add(self, job: Job, request: Request | None = None) -> tuple[str, bool]:
+        """Take a job, and return its id, and whether it is new: taken with the same request before, it has that one.
+
+        Errors: RequestReusedError when that request was for another job.
+        """
+        job_id, now = uuid.uuid4().hex, time.time()
+        expires = None if job.queue_timeout is None else now + job.queue_timeout
+        sealed = self._seal.close(json.dumps(jobs.to_json(job)).encode(), job_id)
+        digest = self._seal.digest(request.content) if request else None
+        with self._database.transaction("The job cannot be kept") as connection:
+            if request and (earlier := self._requested(connection, request.key, digest)):
+                return earlier, False
+            number = connection.execute(
+                "INSERT INTO job (id, state, submitted, priority, trust_key, expires, request, request_digest) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    job_id, JobState.QUEUED, now, job.priority, job.trust_key, expires,
+                    request.key if request else None, digest,
+                ),
+            ).lastrowid  # fmt: skip
+            assert number is not None
+            connection.execute("INSERT INTO content VALUES (?, ?)", (number, sealed))
+            _note(connection, number, JobState.QUEUED)
+            queue.enter(connection, number)
+        return job_id, True
+
+    def get(self, job_id: str) -> Entry | None:
+        """The job of that id, if it is known."""
+        rows = self._database.read("SELECT * FROM job LEFT JOIN content ON job = number WHERE id = ?", job_id)
+        return self._entry(rows[0]) if rows else None
+
+    def summary(self, job_id: str) -> Summary | None:
+        """What anybody may know of one job."""
+        rows = self._database.read(f"SELECT {_SUMMARY} FROM job WHERE id = ?", job_id)  # noqa: S608 - our constant
+        return _summary(rows[0]) if rows else None
+
+    def page(self, limit: int, before: str | None, state: JobState | None) -> list[Summary]:
+        """The newest jobs, those that were submitted before a certain one, in a certain state."""
+        rows = self._database.read(
+            f"SELECT {_SUMMARY} FROM job "  # noqa: S608 - our constant
+            "WHERE (?1 IS NULL OR number < (SELECT number FROM job WHERE id = ?1)) AND (?2 IS NULL OR state = ?2) "
+            "ORDER BY number DESC LIMIT ?3",
+            before,
+            state,
+            limit,
+        )
+        return [_summary(row) for row in rows]
+
+    def find(self, *states: JobState) -> list[str]:
+        """The jobs that are in one of these states, in the order in which they were submitted."""
+        places = ", ".join("?" * len(states))
+        rows = self._database.read(f"SELECT id FROM job WHERE state IN ({places}) ORDER BY number", *states)  # noqa: S608
+        return [str(row["id"]) for row in rows]
+
+    def waiting(self) -> int:
+        """How many wait."""
+        return int(self._database.read("SELECT count(*) FROM job WHERE state = 'queued'")[0][0])
+
+    def cancelled(self) -> list[str]:
+        """The jobs that wait although somebody asked for their end."""
+        rows = self._database.read("SELECT id FROM job WHERE state = 'queued' AND cancelled_by IS NOT NULL")
+        return [str(row["id"]) for row in rows]
+
+    def expired(self) -> list[str]:
+        """The jobs that have waited for as long as they may."""
+        rows = self._database.read("SELECT id FROM job WHERE state = 'queued' AND expires <= ?", time.time())
+        return [str(row["id"]) for row in rows]
+
+    def put_back(self) -> None:
+        """Have the jobs that an earlier life claimed, and sent nothing of, wait again."""
+        with self._database.transaction("The jobs of an earlier life cannot be queued again") as connection:
+            for row in connection.execute("SELECT id FROM job WHERE state = ?", (JobState.STARTING,)).fetchall():
+                _move(connection, row["id"], JobState.QUEUED)
+
+    def claim(self, per_key: int) -> str | None:
+        """Claim the job that is next, with `per_key` of one trust key at once; None when none may start."""
+        with self._database.transaction("No job can be claimed", durable=False) as connection:
+            number = queue.first(connection, per_key)
+            if number is None:
+                return None
+            job_id = str(connection.execute("SELECT id FROM job WHERE number = ?", (number,)).fetchone()[0])
+            _move(connection, job_id, JobState.STARTING)
+            queue.leave(connection, number, served=True)
+        return job_id
+
+    def take(self, job_id: str) -> bool:
+        """Claim a job whoever is next; False when it does not wait any more."""
+        with self._database.transaction("The job cannot be claimed", durable=False) as connection:
+            row = connection.execute("SELECT number, state FROM job WHERE id = ?", (job_id,)).fetchone()
+            if row is None or row["state"] != JobState.QUEUED:
+                return False
+            _move(connection, job_id, JobState.STARTING)
+            queue.leave(connection, row["number"], served=False)
+        return True
+
+    def mark(self, job_id: str, marker: Marker) -> None:
+        """Write down that it may have started."""
+        sealed = self._seal.close(json.dumps(marker.to_json()).encode(), job_id)
+        with self._database.transaction("The start cannot be written down") as connection:
+            connection.execute("UPDATE job SET marker = ? WHERE id = ?", (sealed, job_id))
+            _move(connection, job_id, JobState.RUNNING)
+
+    def cancel(self, job_id: str, by: str) -> None:
+        """Write down that somebody asked for its end. The first one stays."""
+        with self._database.transaction("The cancellation cannot be written down") as connection:
+            connection.execute(
+                "UPDATE job SET cancelled_by = coalesce(cancelled_by, ?) WHERE id = ? AND outcome IS NULL", (by, job_id)
+            )
+
+    def settle(self, job_id: str, result: Result) -> None:
+        """Write down how it ended, and forget what only its end needed: its secrets are gone when this returns."""
+        with self._database.transaction("The outcome cannot be written down") as connection:
+            _move(connection, job_id, JobState.SETTLED)
+            connection.execute(
+                "UPDATE job SET outcome = ?, output = ?, closing = ?, marker = NULL, cancelled_by = NULL "
+                "WHERE id = ? AND outcome IS NULL",
+                (json.dumps(outcomes.to_json(result.outcome)), result.output, result.closing.decode(), job_id),
+            )
+            connection.execute("DELETE FROM content WHERE job = (SELECT number FROM job WHERE id = ?)", (job_id,))
+
+    def finish(self, job_id: str) -> None:
+        """Write down that its log has its last lines."""
+        with self._database.transaction("The outcome cannot be written down to its end", durable=False) as connection:
+            _move(connection, job_id, JobState.FINISHED)
+
+    def forget(self, kept: int) -> list[str]:
+        """Forget all finished jobs but the newest, and return which."""
+        old = self._database.read(
+            "SELECT id FROM job WHERE state = 'finished' ORDER BY number DESC LIMIT -1 OFFSET ?", kept
+        )
+        gone = [str(row["id"]) for row in old]
+        if gone:
+            with self._database.transaction("Old jobs cannot be forgotten", durable=False) as connection:
+                connection.executemany("DELETE FROM job WHERE id = ?", [(job_id,) for job_id in gone])
+        return gone
+
+    def _requested(self, connection: sqlite3.Connection, key: str, digest: bytes | None) -> str | None:
+        row = connection.execute("SELECT id, request_digest FROM job WHERE request = ?", (key,)).fetchone()
+        if row is None:
+            return None
+        if row["request_digest"] != digest:
+            raise RequestReusedError(
+                "The Idempotency-Key was used for another job. Use a new key for each job, and the old one only to "
+                "submit the same again."
+            )
+        return str(row["id"])
+
+    def _entry(self, row: sqlite3.Row) -> Entry:
+        job_id, state = str(row["id"]), JobState(row["state"])
+        try:
+            return Entry(
+                job_id,
+                state,
+                jobs.from_json(json.loads(self._seal.open(row["sealed"], job_id))) if row["sealed"] else None,
+                Marker.from_json(json.loads(self._seal.open(row["marker"], job_id))) if row["marker"] else None,
+                row["cancelled_by"],
+                _result(row),
+            )
+        except ValueError as error:
+            return Entry(job_id, state, problem=str(error))
+
+
+def fit(outcome: Outcome) -> Outcome:
+    """Return the outcome with texts that can be written down and read back: they may quote a hostile sandbox."""
+    match outcome:
+        case Cancelled(by):
+            return Cancelled(_fit(by))
+        case SandboxLost(why) | SetupFailed(why) | RunnerStopped(why) | BadRequest(why):
+            return replace(outcome, why=_fit(why))
+    return outcome
+
+
+def _fit(text: str) -> str:
+    return text[: outcomes.MAX_TEXT].encode(errors="replace").decode()
+
+
+def _move(connection: sqlite3.Connection, job_id: str, target: JobState) -> None:
+    """Go to another state. Raises StateError naming both when the table does not allow it."""
+    row = connection.execute("SELECT number, state FROM job WHERE id = ?", (job_id,)).fetchone()
+    if row is None:
+        raise StateError(f"There is no job {job_id} to be {target}; this is a defect.")
+    state = JobState(row["state"])
+    if target is state:
+        return
+    if target not in MOVES[state]:
+        raise StateError(f"Job {job_id} cannot move from {state} to {target}; this is a defect.")
+    connection.execute("UPDATE job SET state = ? WHERE number = ?", (target, row["number"]))
+    _note(connection, row["number"], target)
+    if target is JobState.QUEUED:
+        queue.enter(connection, row["number"])
+
+
+def _note(connection: sqlite3.Connection, number: int, state: JobState) -> None:
+    connection.execute("INSERT INTO event (job, at, state) VALUES (?, ?, ?)", (number, time.time(), state))
+
+
+def _summary(row: sqlite3.Row) -> Summary:
+    outcome = outcomes.from_json(json.loads(row["outcome"])) if row["outcome"] else None
+    return Summary(
+        row["id"], JobState(row["state"]), row["submitted"], row["trust_key"], row["priority"], outcome
+    )  # fmt: skip
+
+
+def _result(row: sqlite3.Row) -> Result | None:
+    if row["outcome"] is None:
+        return None
+    return Result(outcomes.from_json(json.loads(row["outcome"])), row["output"], row["closing"].encode())

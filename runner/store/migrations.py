@@ -1,0 +1,79 @@
+"""The tables, as the steps that lead to them. A step that was released never changes; the next one is appended."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_FIRST: Final = (
+    # `number` is the order of submission: a clock may be set back. `marker` is encrypted, and NULL as soon as nobody
+    # needs it. `request` is a client's own name for the job.
+    """
+    CREATE TABLE job (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        state TEXT NOT NULL CHECK (state IN ('queued', 'starting', 'running', 'settled', 'finished')),
+        submitted REAL NOT NULL,
+        priority INTEGER NOT NULL,
+        trust_key TEXT NOT NULL,
+        expires REAL,
+        cancelled_by TEXT,
+        outcome TEXT,
+        output INTEGER,
+        closing TEXT,
+        request TEXT UNIQUE,
+        request_digest BLOB,
+        marker BLOB
+    ) STRICT
+    """,
+    # The job itself, encrypted, until it is settled. Apart: it may have 64 MiB, and a move writes a whole row.
+    """
+    CREATE TABLE content (
+        job INTEGER PRIMARY KEY REFERENCES job ON DELETE CASCADE,
+        sealed BLOB NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX job_waiting ON job (priority, trust_key, number) WHERE state = 'queued'",
+    "CREATE INDEX job_expires ON job (expires) WHERE state = 'queued' AND expires IS NOT NULL",
+    "CREATE INDEX job_unwanted ON job (number) WHERE state = 'queued' AND cancelled_by IS NOT NULL",
+    "CREATE INDEX job_active ON job (trust_key) WHERE state IN ('starting', 'running')",
+    "CREATE INDEX job_finished ON job (number) WHERE state = 'finished'",
+    """
+    CREATE TABLE event (
+        sequence INTEGER PRIMARY KEY,
+        job INTEGER NOT NULL REFERENCES job ON DELETE CASCADE,
+        at REAL NOT NULL,
+        state TEXT NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX event_job ON event (job)",
+    # The jobs of one trust key that wait with one priority. It is there while there are any; the lowest turn is next.
+    """
+    CREATE TABLE lane (
+        priority INTEGER NOT NULL,
+        trust_key TEXT NOT NULL,
+        turn INTEGER NOT NULL UNIQUE,
+        PRIMARY KEY (priority, trust_key)
+    ) STRICT
+    """,
+    "CREATE INDEX lane_next ON lane (priority DESC, turn)",
+    """
+    CREATE TABLE lease (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        attempt TEXT NOT NULL UNIQUE,
+        token BLOB NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TABLE token (
+        id TEXT PRIMARY KEY,
+        digest BLOB NOT NULL,
+        name TEXT NOT NULL,
+        scopes TEXT NOT NULL,
+        created REAL NOT NULL,
+        expires REAL
+    ) STRICT
+    """,
+)
+
+#: `PRAGMA user_version` counts the steps that were done.
+MIGRATIONS: Final = (_FIRST,)

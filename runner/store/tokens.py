@@ -1,0 +1,89 @@
+"""Tokens of the API's clients. Only their digests are kept: nobody can read a token back."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import sqlite3
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+
+from runner.store.database import Database
+
+
+class Scope(StrEnum):
+    """What a client may do."""
+
+    READ = "read"
+    """List and show jobs, and read their logs."""
+    SUBMIT = "submit"
+    """Submit jobs and cancel them."""
+    ADMIN = "admin"
+    """Create, list and revoke tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFacts:
+    """What is known of a token."""
+
+    id: str
+    #: Whose it is: stands in the log beside what was done with it.
+    name: str
+    scopes: frozenset[Scope]
+    #: Seconds since the epoch; one without `expires` lives until it is revoked.
+    created: float
+    expires: float | None
+
+    @property
+    def expired(self) -> bool:
+        """Whether its time is over."""
+        return self.expires is not None and self.expires <= time.time()
+
+
+class Tokens:
+    """The table of tokens. Every method raises StateError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, name: str, scopes: Collection[Scope], seconds: float | None) -> tuple[TokenFacts, str]:
+        """Make a token for so many seconds, or until it is revoked. It is returned only here."""
+        # 256 random bits need no slow hash: nobody guesses them.
+        secret, now = secrets.token_urlsafe(32), time.time()
+        expires = None if seconds is None else now + seconds
+        facts = TokenFacts(secrets.token_hex(4), name, frozenset(scopes), now, expires)
+        with self._database.transaction("The token cannot be kept") as connection:
+            connection.execute(
+                "INSERT INTO token (id, digest, name, scopes, created, expires) VALUES (?, ?, ?, ?, ?, ?)",
+                (facts.id, _digest(secret), name, " ".join(sorted(scopes)), now, expires),
+            )
+        return facts, f"{facts.id}.{secret}"
+
+    def all(self) -> list[TokenFacts]:
+        """All tokens, expired ones too, oldest first."""
+        return [_facts(row) for row in self._database.read("SELECT * FROM token ORDER BY created")]
+
+    def find(self, token: str) -> TokenFacts | None:
+        """Whose token that is. Takes the same time for every wrong secret."""
+        token_id, _, secret = token.partition(".")
+        rows = self._database.read("SELECT * FROM token WHERE id = ?", token_id)
+        if not rows or not hmac.compare_digest(rows[0]["digest"], _digest(secret)):
+            return None
+        return _facts(rows[0])
+
+    def revoke(self, token_id: str) -> bool:
+        """Have a token be worth nothing from now on; False when there is none of that id."""
+        with self._database.transaction("The token cannot be revoked") as connection:
+            return connection.execute("DELETE FROM token WHERE id = ?", (token_id,)).rowcount > 0
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode(errors="replace")).digest()
+
+
+def _facts(row: sqlite3.Row) -> TokenFacts:
+    scopes = frozenset(Scope(scope) for scope in row["scopes"].split())
+    return TokenFacts(row["id"], row["name"], scopes, row["created"], row["expires"])

@@ -1,0 +1,82 @@
+"""The description of the API in the docs is the API's own; and nothing that it allows to be sent breaks the service."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+
+from tests.e2e.conftest import RUNNER, until
+from tests.runner.api.openapi import FILE, document
+
+
+def test_the_description_in_the_docs_is_fresh() -> None:
+    assert json.loads(FILE.read_text()) == document(), "Run `python -m tests.runner.api.openapi`."
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[schemathesis.schemas.BaseSchema, dict[str, str]]]:
+    """A real service. It has no keeper, so it starts no job."""
+    state = tmp_path_factory.mktemp("state")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    places = ["--state", str(state), "--listen", f"127.0.0.1:{port}", "--keeper", str(state / "no-keeper")]
+    with (state / "log").open("wb") as log:
+        service = subprocess.Popen([sys.executable, *RUNNER[1:], "serve", *places], stderr=log)
+    try:
+        until("the service answers", lambda: _answers(url))
+        headers = {"Authorization": f"Bearer {(state / 'token').read_text().strip()}"}
+        yield schemathesis.openapi.from_url(f"{url}/openapi.json"), headers
+        said = (state / "log").read_text()
+        assert "Traceback" not in said, said
+    finally:
+        service.kill()
+        service.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_nothing_that_is_sent_is_an_error_of_the_service(
+    api: tuple[schemathesis.schemas.BaseSchema, dict[str, str]],
+) -> None:
+    """Requests that follow the description, and such that break it in one place."""
+    schema, headers = api
+    answers: Counter[int] = Counter()
+    operations = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
+    for operation in operations:
+        for mode in schemathesis.GenerationMode:
+
+            @settings(
+                max_examples=15,
+                derandomize=True,
+                deadline=None,
+                database=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def send(case: schemathesis.Case[Any]) -> None:
+                answers[case.call_and_validate(headers=headers, checks=[not_a_server_error]).status_code] += 1
+
+            with contextlib.suppress(Unsatisfiable):  # nothing of it can be broken
+                send()
+    assert {200, 201, 202, 404, 422} <= set(answers), "the requests came as far as they should"

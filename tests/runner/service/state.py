@@ -1,0 +1,47 @@
+"""A service's state folder, opened as often as a test wants lives."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from runner.service.records import Records
+from runner.store.database import Database
+from runner.store.jobs import Jobs
+from runner.store.leases import LeaseNotes
+from runner.store.seal import Seal
+from runner.store.tokens import Tokens
+
+
+@dataclass
+class State:
+    """One opening of a state folder. It holds no lock: a life that a test ends abruptly stays open beside the next."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.database = Database(self.folder / "runner.db")
+        self.database._writer.execute("PRAGMA busy_timeout=0")  # what is locked stays so as long as a test wants
+        self.seal = Seal(self.folder / "key")
+        self.jobs = Jobs(self.database, self.seal)
+        self.leases = LeaseNotes(self.database, self.seal)
+        self.tokens = Tokens(self.database)
+
+    @cached_property
+    def records(self) -> Records:
+        return Records(self.jobs, self.folder / "logs")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody can write to the database of a state folder."""
+    other = sqlite3.connect(folder / "runner.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.close()

@@ -1,0 +1,64 @@
+"""A job file is the job of the API; what is wrong with one is told by line and field."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner import jobfile
+from runner.errors import BadJobError
+
+GOOD = b"""\
+script: |
+  echo hello
+args: [a, b]
+environment: {A: "1"}
+timeout: 60
+priority: 5
+labels: [gpu]
+"""
+
+
+def test_yaml_and_json_are_the_same_job() -> None:
+    request = jobfile.parse(GOOD, "job.yaml")
+    assert (request.script, request.args, request.timeout, request.labels) == ("echo hello\n", ["a", "b"], 60, ["gpu"])
+    assert jobfile.parse(request.model_dump_json().encode(), "job.json") == request
+
+
+def test_what_only_json_has_is_read_as_json_has_it() -> None:
+    """The trap: YAML reads `\\ud83d\\ude00` as two letters, and refuses tabs and `\\/`."""
+    assert jobfile.parse(b'{\n\t"script": "echo \\ud83d\\ude00 \\/"}', "job.json").script == "echo \U0001f600 /"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "f: the job: Input should be a valid dictionary"),
+        (b"args: []\n", "f:1:1: script: Field required"),
+        (b"script: x\nscrpt: y\n", "f:2:1: scrpt: Extra inputs"),
+        (b"script: x\nargs:\n  - a\n  - [b]\n", "f:4:5: args.1: Input should be a valid string"),
+        (b"script: x\nenvironment:\n  PORT: 8080\n", "f:3:3: environment.PORT: Input should be a valid string"),
+        (b"script: x\nscript: y\n", "f:2:1: script: this key was given before"),
+        (b"script: [1,\n", "f:2:1: did not find expected"),
+        (b'{"script" "x"}', "f:1:11: Expecting ':' delimiter"),
+        (b'{"script": "x",\n "x": 1}', "f:2:2: x: Extra inputs"),
+        (b"script: ''\n", "f: The script is empty"),
+        (b"script: !!python/object/apply:os.system [x]\n", "f:1:9: could not determine a constructor"),
+        (b"[" * 100_000, "f:1:21: this is nested too deeply"),
+        (b"\xff\xfe\x00", "f: this is neither YAML nor JSON"),
+        (b"? [a]\n: b\n", "f:1:3: found unhashable key"),
+    ],
+)
+def test_what_is_wrong_is_named_by_line_and_field(content: bytes, message: str) -> None:
+    with pytest.raises(BadJobError) as caught:
+        jobfile.parse(content, "f")
+    assert str(caught.value).startswith(message)
+
+
+@given(st.binary(max_size=80) | st.text("{}[]:,-&*!|>'\"\n\t ab1?#", max_size=40).map(str.encode))
+def test_anything_is_a_job_or_an_error_of_ours(content: bytes) -> None:
+    with contextlib.suppress(BadJobError):
+        assert jobfile.parse(content, "f").script

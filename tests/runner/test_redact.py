@@ -1,0 +1,128 @@
+"""No secret comes through, wherever the stream is cut and the runner restarted; and nothing else is changed."""
+
+from __future__ import annotations
+
+import base64
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runner.execution.log import Log
+from runner.execution.redact import MASK, SHORTEST, Redactor, patterns
+
+#: Few letters, so that secrets overlap themselves and each other.
+SECRETS = st.lists(st.text("ab\n", min_size=6, max_size=20), min_size=1, max_size=3)
+TEXT = st.text("ab\nc", max_size=60).map(str.encode)
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[list[str], bytes, list[int]]:
+    """Secrets, a stream with them and their beginnings in it, and where it is cut."""
+    secrets = draw(SECRETS)
+    known = patterns(secrets) or [b"ab"]
+    part = st.one_of(
+        TEXT,
+        st.sampled_from(known),
+        st.builds(lambda pattern, size: pattern[:size], st.sampled_from(known), st.integers(0, 20)),
+    )
+    stream = b"".join(draw(st.lists(part, max_size=8)))
+    return secrets, stream, sorted(draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+
+
+def simple(secrets: list[str], stream: bytes) -> bytes:
+    """The same by marking each byte, for a whole stream; without what is special at its end."""
+    starts, marked = set(), set()
+    for pattern in patterns(secrets):
+        for start in range(len(stream)):
+            if stream.startswith(pattern, start):
+                starts.add(start)
+                marked |= {(place, place + 1) for place in range(start, start + len(pattern) - 1)}
+                marked.add((start, start))
+    joined = {left for left, right in marked if right == left + 1}
+    covered = {place for pair in marked for place in pair}
+    result, inside = b"", False
+    for place in range(len(stream)):
+        if place not in covered:
+            result, inside = result + stream[place : place + 1], False
+        else:
+            result += b"" if inside and place - 1 in joined else MASK
+            inside = True
+    return result
+
+
+def masked(secrets: list[str], stream: bytes, cuts: list[int]) -> bytes:
+    redactor = Redactor(secrets)
+    pieces = [redactor.feed(stream[start:stop]) for start, stop in pairwise([0, *cuts, len(stream)])]
+    return b"".join([*pieces, redactor.finish()])
+
+
+@settings(deadline=None, max_examples=300)
+@given(streams())
+def test_the_masked_stream_is_the_same_however_it_is_cut(case: tuple[list[str], bytes, list[int]]) -> None:
+    secrets, stream, cuts = case
+    # The byte at the end is no letter of a secret: nothing is held back there.
+    assert masked(secrets, stream + b"c", cuts) == simple(secrets, stream + b"c")
+    assert masked(secrets, stream, cuts) == masked(secrets, stream, [])
+    for pattern in patterns(secrets):
+        assert pattern not in masked(secrets, stream, cuts)
+
+
+@settings(deadline=None, max_examples=50)
+@given(streams())
+def test_a_log_is_the_same_over_restarts_anywhere(
+    tmp_path_factory: pytest.TempPathFactory, case: tuple[list[str], bytes, list[int]]
+) -> None:
+    secrets, stream, cuts = case
+    path = tmp_path_factory.mktemp("log", numbered=True) / "log"
+    for end in cuts:
+        log = Log.reopen(path, redactor=Redactor(secrets))
+        assert log.received == 0
+        for start, stop in pairwise([0, *(cut for cut in cuts if cut < end), end]):
+            log.append(stream[start:stop])
+    log = Log.reopen(path, redactor=Redactor(secrets))
+    log.append(stream)
+    log.end_output()
+    assert path.read_bytes() == masked(secrets, stream, [])
+    assert log.output == len(path.read_bytes())
+
+
+@given(st.binary(max_size=40), st.text(min_size=6, max_size=30), st.binary(max_size=40))
+def test_no_base64_of_anything_around_a_secret_shows_it(before: bytes, secret: str, after: bytes) -> None:
+    """The trap: base64 spells a text in three ways, by its place in three bytes."""
+    text = secret.encode()
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        assert MASK in masked([secret], encode(before + text + after), [])
+
+
+def test_wrapped_base64_of_a_long_secret_is_masked_line_by_line() -> None:
+    secret = "x1" * 100
+    for wrapped in (base64.encodebytes(secret.encode()), b"\n".join([base64.b64encode(secret.encode())[:64]])):
+        assert all(line.startswith(MASK) for line in masked([secret], wrapped, []).splitlines())
+
+
+def test_each_line_of_a_secret_is_one_and_short_ones_are_words() -> None:
+    assert masked(["-----BEGIN\nshort\nlonger line\r\n"], b"a short longer line -----BEGIN", []) == (
+        b"a short " + MASK + b" " + MASK
+    )
+    assert Redactor(["short"[: SHORTEST - 1]]).feed(b"short") == b"short"
+
+
+def test_only_what_may_be_a_secret_is_held_back() -> None:
+    redactor = Redactor(["hunter2-hunter2"])
+    assert redactor.feed(b"a prompt: ") == b"a prompt: "
+    assert redactor.feed(b"$ hunt") == b"$ "
+    assert redactor.feed(b"ing\n") == b"hunting\n"
+
+
+def test_the_beginning_of_a_secret_at_the_very_end_is_masked_once_it_is_long_enough() -> None:
+    assert masked(["hunter2-hunter2"], b"hunter2-hu", []) == MASK
+    assert masked(["hunter2-hunter2"], b"hunt", []) == b"hunt"
+
+
+def test_an_endless_overlap_takes_no_memory() -> None:
+    redactor = Redactor(["aaaaaaaa"])
+    given = b"".join(redactor.feed(b"a" * 1000) for _ in range(100))
+    assert given == MASK
+    assert len(redactor._held) < 8
