@@ -9,7 +9,6 @@ from typing import Final
 
 from tests.e2e.conftest import in_network_of_engine
 
-TABLE: Final = "crash_test"
 _SSH: Final = 22
 
 
@@ -25,6 +24,7 @@ class WireCutter:
 
     def __init__(self, address: str) -> None:
         self._address = address
+        self._table = f"crash_test_{address.replace('.', '_')}"  # others may test on the same engine
         self._dead: set[int] = set()
 
     def cut(self, how: Cut, *, new: bool) -> None:
@@ -40,7 +40,7 @@ class WireCutter:
         self.mend()
         # The resets themselves must pass; and before everybody else's rules.
         _nft(f"""
-            table inet {TABLE} {{
+            table inet {self._table} {{
                 chain output {{
                     type filter hook output priority -300; tcp flags & rst == rst accept; {"; ".join(output)};
                 }}
@@ -56,7 +56,7 @@ class WireCutter:
 
     def mend(self) -> None:
         """Let everything through again. Idempotent."""
-        _nft(f"table inet {TABLE}; delete table inet {TABLE}")
+        _nft(f"table inet {self._table}; delete table inet {self._table}")
 
     def _local_ports(self) -> set[int]:
         """The ports of this side's ends of the connections that there are."""
