@@ -13,6 +13,7 @@ from sandbox.adhoc.life import written
 from sandbox.adhoc.machine import Machines
 from sandbox.adhoc.options import AnyName, AsJson, Keeper
 from sandbox.adhoc.record import Record
+from sandbox.adhoc.store import default_folder
 from sandbox.errors import NoSuchSandbox
 from sandbox.keeper import protocol
 from sandbox.keeper.client import KeeperClient
@@ -114,7 +115,9 @@ def shell(
 
 
 def _own() -> list[dict[str, str | float | bool | None]]:
-    machines = options.machines()
+    machines = _machines()
+    if machines is None:
+        return []
     records = machines.store.records()
     running = (
         {found.name: found.running for found in machines.engine.owned(machines.store.installation)} if records else {}
@@ -151,10 +154,16 @@ def _over(record: Record, last_used: float) -> str:
 
 
 def _own_record(name: str) -> Record | None:
+    machines = _machines()
     try:
-        return options.machines().store.get(name)
+        return machines.store.get(name) if machines else None
     except NoSuchSandbox:
         return None
+
+
+def _machines() -> Machines | None:
+    """The user's own; None when there never were any: to look makes no folder, in a container that is read-only."""
+    return options.machines() if default_folder().is_dir() else None
 
 
 def _socket(keeper: Path | None, name: str) -> Path:

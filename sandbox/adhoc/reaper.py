@@ -26,11 +26,13 @@ from sandbox.engine import Engine
 from sandbox.errors import SandboxError
 
 INTERVAL = 5.0
-"""Seconds between two looks. A connection that ended is in the kernel's table for a minute more (TIME_WAIT)."""
+"""Seconds between two looks. What was connected for a moment between them is in the kernel's table a minute more."""
 GIVES_UP = 3600.0
 """Seconds of failures in a row after which the reaper ends; the next command goes on where it was."""
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _SSH = 22
+_TIME_WAIT, _TIME_WAIT_SECONDS, _TICKS = "06", 60.0, 100
+"""TCP_TIMEWAIT_LEN of Linux, and the unit of the timers in its table (USER_HZ, proc(5))."""
 
 
 def start(store: Store) -> None:
@@ -56,10 +58,10 @@ def start(store: Store) -> None:
 def sweep(store: Store, remove: Callable[[Record], None]) -> None:
     """Remove what is over. Raises the last `SandboxError` when something would not go; the rest has gone."""
     failed: SandboxError | None = None
-    used = connected()
+    used = last_connected()
     for record in store.records():
         if record.access is not None and IPv4Address(record.access.address) in used:
-            store.use(record)
+            store.use(record, time.time() - used[IPv4Address(record.access.address)])
         idle = record.idle if record.network == network_namespace() else None
         if over(time.time(), record.ends, idle, store.last_used(record)):
             try:
@@ -77,19 +79,22 @@ def remove_strangers(store: Store, engine: Engine) -> None:
         engine.remove(store.installation, name)
 
 
-def connected(tables: Iterable[Path] = _TABLES) -> frozenset[IPv4Address]:
-    """Whom this host has a connection to on port 22, or had a moment ago."""
-    found = set()
+def last_connected(tables: Iterable[Path] = _TABLES) -> dict[IPv4Address, float]:
+    """Whom this host has a connection to on port 22, or had within a minute: how many seconds ago that was."""
+    found: dict[IPv4Address, float] = {}
     for table in tables:
         try:
             lines = table.read_text().splitlines()[1:]
         except OSError:  # a kernel without IPv6
             continue
         for line in lines:
-            address, port = line.split()[2].split(":")
+            _, _, remote, state, _, timer, *_ = line.split()
+            address, port = remote.split(":")
             if int(port, 16) == _SSH:
-                found.add(IPv4Address(bytes.fromhex(address[-8:])[::-1]))
-    return frozenset(found)
+                ago = _TIME_WAIT_SECONDS - int(timer.split(":")[1], 16) / _TICKS if state == _TIME_WAIT else 0.0
+                whom = IPv4Address(bytes.fromhex(address[-8:])[::-1])
+                found[whom] = max(0.0, min(ago, found.get(whom, ago)))
+    return found
 
 
 def main() -> None:

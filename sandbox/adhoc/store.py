@@ -108,10 +108,12 @@ class Store:
         except OSError:
             return time.time()
 
-    def use(self, record: Record) -> None:
-        """It is in use now."""
+    def use(self, record: Record, when: float) -> None:
+        """It was in use at this Unix time, or later."""
+        path = self._path(record.name)
         try:
-            os.utime(self._path(record.name))
+            last = max(when, path.stat().st_mtime)
+            os.utime(path, (last, last))
         except FileNotFoundError:
             return
 

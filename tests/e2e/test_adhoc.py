@@ -243,7 +243,6 @@ def test_a_warm_one_is_borrowed_from_a_keeper(user: User, keeper: Keeper) -> Non
         (["up", "x"], {"SANDBOX_RUNTIME": "kata"}, 69, "The runtime kata is not registered"),
         (["up", "x", "--memory", "1MiB"], {}, 78, "memory: "),
         (["up", "x", "--ttl", "soon"], {}, 2, "write it as 90s"),
-        (["up", "X/.."], {}, 2, "lower-case"),
         (["up", "x"], {"DOCKER_HOST": "unix:///nowhere.sock"}, 69, "No Docker Engine answers"),
     ],
 )

@@ -20,8 +20,8 @@ TCP = """\
    2: 0900D50A:A1B2 0A00D50A:0016 06 00000000:00000000 03:00000F00 00000000     0        0 0 3 0
 """
 TCP6 = """\
-  sl  local_address                         remote_address                        st tx_queue rx_queue
-   0: 0000000000000000FFFF00000100D50A:A1B2 0000000000000000FFFF00000300D50A:0016 01 00000000:00000000
+  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when
+   0: 0000000000000000FFFF00000100D50A:A1B2 0000000000000000FFFF00000300D50A:0016 01 00000000:00000000 00:00000000
 """
 
 
@@ -29,12 +29,13 @@ def test_who_is_connected_is_read_from_the_kernels_tables(tmp_path: Path) -> Non
     """IPv4, IPv4 by an IPv6 socket, and what ended within the last minute; other ports are nothing of ours."""
     for name, text in (("tcp", TCP), ("tcp6", TCP6)):
         (tmp_path / name).write_text(text)
-    found = reaper.connected([tmp_path / "tcp", tmp_path / "tcp6", tmp_path / "not-there"])
-    assert found == {IPv4Address("10.213.0.2"), IPv4Address("10.213.0.10"), IPv4Address("10.213.0.3")}
+    found = reaper.last_connected([tmp_path / "tcp", tmp_path / "tcp6", tmp_path / "not-there"])
+    ago = 60 - 0xF00 / 100
+    assert found == {IPv4Address("10.213.0.2"): 0, IPv4Address("10.213.0.10"): ago, IPv4Address("10.213.0.3"): 0}
 
 
 def test_the_kernels_own_tables_can_be_read() -> None:
-    assert all(isinstance(address, IPv4Address) for address in reaper.connected())
+    assert all(0 <= ago <= 60 for ago in reaper.last_connected().values())
 
 
 @pytest.fixture

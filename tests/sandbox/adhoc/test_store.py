@@ -83,5 +83,6 @@ def test_use_is_remembered(store: Store) -> None:
     store.claim(mine)
     os.utime(store.folder / "mine.json", (1000, 1000))
     assert store.last_used(mine) == 1000
-    store.use(mine)
-    assert store.last_used(mine) > 1000
+    store.use(mine, 2000)
+    store.use(mine, 1500)
+    assert store.last_used(mine) == 2000
