@@ -138,7 +138,9 @@ def runner_is_refused(serve: Service) -> bool:
     other = subprocess.run(
         command, env=serve.environment, input="true", capture_output=True, text=True, timeout=DEADLINE, check=False
     )
-    return other.returncode == 69 and other.stderr.count("is busy") == 2
+    # Until the service has found a job again, its sandbox is kept for it.
+    refusals = other.stderr.count("is busy") + other.stderr.count("is kept for a job whose runner is not heard of")
+    return other.returncode == 69 and refusals == 2
 
 
 def let_go_on(serve: Service, address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from runner.addresses import ssh
 from runner.addresses.address import Address
-from runner.errors import ConnectError, InputError
+from runner.addresses.record import Look
+from runner.errors import ConnectError, InputError, SandboxError
 from runner.execution.lease import Access
 
 HOST = Address("sandbox", "192.0.2.7", 2222)
@@ -93,4 +95,44 @@ async def test_what_is_no_ssh_server_is_told_and_let_go(key: Path) -> None:
             theirs.shutdown(socket.SHUT_WR)
             with pytest.raises(ConnectError):
                 await ssh.look(Access(ours, "sandbox", public(key), key.read_text()))
+    assert ours.fileno() == -1
+
+
+LOOK = Look("boot", ((1, 5),), None)
+WELL = '{"nonce": NONCE, "python": [3, 11], "left": [], "error": "", "look": '
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        ("Welcome!\n", "Its answer makes no sense"),
+        ("[1]", "Its answer makes no sense"),
+        ("[" * 100_000, "Its answer makes no sense"),
+        ('{"nonce": "another", "python": [3, 11], "left": [], "error": ""}', "Its answer makes no sense"),
+        ('{"nonce": NONCE, "python": "x", "left": [], "error": ""}', "Its answer makes no sense"),
+        ('{"nonce": NONCE, "python": [3, 9], "left": [], "error": ""}', "Its python3 is 3.9"),
+        ('{"nonce": NONCE, "python": [3, 11], "left": ["process 7 (x)"], "error": ""}', r"would not go: .*process 7"),
+        ('{"nonce": NONCE, "python": [3, 11], "left": [], "error": "a\\u001b[2Jb"}', "whether the job left something"),
+        ('{"nonce": NONCE, "python": [3, 11], "left": [], "error": ""}', "What it says of itself makes no sense"),
+        (
+            WELL + '{"boot_id": "other", "processes": [], "docker": null}}',
+            "Its host was restarted",
+        ),
+        (
+            WELL + '{"boot_id": "\\ud800", "processes": [["x"]], "docker": 7}}',
+            "What it says of itself makes no sense",
+        ),
+    ],
+)
+async def test_what_a_hostile_sandbox_may_answer(monkeypatch: pytest.MonkeyPatch, answer: str, cause: str) -> None:
+    async def run(access: Access, given: bytes) -> bytes:
+        order = json.loads(given.rpartition(b"\n")[2])
+        return answer.replace("NONCE", json.dumps(order["nonce"])).encode()
+
+    monkeypatch.setattr(ssh, "_run", run)
+    ours, theirs = socket.socketpair()
+    with theirs, pytest.raises(SandboxError, match=cause) as raised:
+        await ssh.sweep(Access(ours, "sandbox", "", ""), LOOK, ())
+    assert str(raised.value).isprintable()
     assert ours.fileno() == -1
