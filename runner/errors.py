@@ -14,6 +14,8 @@
     │   ├── LaunchRefusedError   the launcher in the sandbox could not start the script
     │   └── AttemptLostError     the sandbox does not know how the attempt ended, and never will
     ├── DetachedError            the runner leaves a job to a later life of its own
+    ├── GitLabError              a hook of GitLab's custom executor cannot be served
+    │   └── ResponseError        the job response cannot be read
     └── ServiceError             the service cannot do what was asked
         ├── StateError           its state cannot be read, written or moved like that
         ├── BusyError            too many jobs wait
@@ -80,6 +82,14 @@ class AttemptLostError(SandboxError):
 
 class DetachedError(RunnerError):
     """The runner was told to leave: what runs goes on in its sandbox, and what was not started was not."""
+
+
+class GitLabError(RunnerError):
+    """A hook of GitLab's custom executor cannot be served."""
+
+
+class ResponseError(GitLabError):
+    """The job response that gitlab-runner passed on cannot be read."""
 
 
 class ServiceError(RunnerError):
