@@ -4,7 +4,7 @@ The runner sends it over the connection, together with `supervisor.py`. Two proc
 
 - the **follower** is on the connection. It waits there before there is a job. Then it either lays out the attempt's
   folder and starts the supervisor, or looks for the supervisor of an attempt that was launched before; and sends the
-  log as it grows and, after every byte of it, how the script ended.
+  log as it grows and, after every byte of it, how the script ended. Then it waits for the next script, if there is one.
 - the **supervisor** is detached and sees the script to its end. It lives on when the connection does not.
 
 Standard library only, Python 3.11 or later, run with `-I -S`: nothing here may import anything of ours but
@@ -31,7 +31,7 @@ from runner.execution.supervisor import PATH, Attempt, Folder, RefusedError, Sup
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing costs milliseconds
     from collections.abc import Iterator
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 STDIN, STDOUT = 0, 1
 HEAD = struct.Struct(">cI")
@@ -45,27 +45,48 @@ class ConnectionGoneError(Exception):
 
 
 def main() -> None:
-    """Greet the runner, and do what it asks for: launch, or follow what was launched before."""
+    """Greet the runner, and do what it asks for until it is gone: one script after another, started or found again."""
     try:
         send_json(b"h", {"uid": os.getuid(), "boot_id": boot_id(), "python": sys.version.split()[0]})
-        kind, size = read_head()
-        request = json.loads(b"".join(read_pieces(size)))
-        if kind == b"F":
-            folder = Folder(request["root"], request["attempt"])
-            follow(folder, find_supervisor(folder), request["offset"], request["log_limit"])
-            return
-        try:
-            attempt = Attempt(request)
-            listener = receive(attempt)
-        except (OSError, RefusedError) as error:
-            send_json(b"r", {"why": describe(error)})
-            return
-        follow(attempt, start_supervisor(attempt, listener), 0, attempt.log_limit)
+        while serve():
+            reap()
     except (ConnectionGoneError, BrokenPipeError):
         pass
 
 
+def serve() -> bool:
+    """Do one thing that the runner asks for. Returns whether there may be more: not after a script that was refused."""
+    kind, size = read_head()
+    content = b"".join(read_pieces(size))
+    if kind == b"F":
+        request = json.loads(content)
+        folder = Folder(request["root"], request["attempt"])
+        follow(folder, find_supervisor(folder), request["offset"], request["log_limit"])
+    elif kind == b"L":
+        return launch(json.loads(content))
+    return True  # a signal for a script that ended meanwhile
+
+
+def reap() -> None:
+    """Collect supervisors that have ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 # -- launching --------------------------------------------------------------------------------------------------------
+
+
+def launch(request: dict[str, Any]) -> bool:
+    """Start a script and follow it. Returns whether it was started: most of what was sent is unread otherwise."""
+    try:
+        attempt = Attempt(request)
+        listener = receive(attempt)
+    except (OSError, RefusedError) as error:
+        send_json(b"r", {"why": describe(error)})
+        return False
+    follow(attempt, start_supervisor(attempt, listener), 0, attempt.log_limit)
+    return True
 
 
 def receive(attempt: Attempt) -> socket.socket:
@@ -169,9 +190,11 @@ def follow(folder: Folder, link: socket.socket | None, sent: int, limit: int) ->
             elif hear_supervisor(link, folder):
                 sent = send_log(folder.log, sent, limit)
             else:
+                link.close()
                 link = None
                 break
     send_end(folder, sent, limit)
+    folder.close()
 
 
 def tell_supervisor(link: socket.socket, words: bytes) -> None:

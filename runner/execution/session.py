@@ -84,7 +84,10 @@ def _translated(kind: type[SandboxError]) -> Iterator[None]:
 
 
 class Session:
-    """A launcher in a sandbox that waits, is given one script or one attempt to follow, and tells how it goes."""
+    """A launcher in a sandbox that waits, is given a script or an attempt to follow, and tells how it goes.
+
+    After the end of one it waits for the next.
+    """
 
     def __init__(self, connection: asyncssh.SSHClientConnection, conversation: _Conversation) -> None:
         """For `open` only."""
@@ -121,6 +124,11 @@ class Session:
         return not self._conversation.error
 
     @property
+    def free(self) -> bool:
+        """Whether the launcher waits for something to do, as far as is known."""
+        return self.usable and not self._conversation.busy
+
+    @property
     def hello(self) -> wire.Hello:
         """What the launcher said first."""
         assert self._conversation.hello
@@ -131,14 +139,14 @@ class Session:
 
         Errors: ConnectionLostError. Waits while the sandbox does not read: the caller sets the deadline.
         """
-        self._conversation.output = output
+        self._conversation.begin(output)
         await self._conversation.write(wire.encode_launch(launch, len(script)))
         for start in range(0, len(script), _PIECE):
             await self._conversation.write(script[start : start + _PIECE])
 
     async def follow(self, follow: wire.Follow, output: Output) -> None:
         """Ask for a script that an earlier session launched. Errors: ConnectionLostError."""
-        self._conversation.output = output
+        self._conversation.begin(output)
         await self._conversation.write(wire.encode_follow(follow))
 
     async def end(self) -> wire.Ended:
@@ -277,6 +285,17 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
         return f"The sandbox's side ended the session{code}{': ' + said if said else ''}."
 
     # What the session calls.
+
+    @property
+    def busy(self) -> bool:
+        """Whether the launcher was given something to do and has not told its end."""
+        return self.output is not None and not self._last
+
+    def begin(self, output: Output) -> None:
+        """Have what comes from now on go to `output`."""
+        assert not self.busy
+        self.output = output
+        self._last = None
 
     async def greet(self) -> None:
         """Send the launcher, and wait for its hello."""

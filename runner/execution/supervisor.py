@@ -86,6 +86,13 @@ class Folder:
             with contextlib.suppress(OSError):
                 self.record = plain(os.open("record", flags, dir_fd=folder))
 
+    def close(self) -> None:
+        """Close what is open."""
+        for descriptor in (self.log, self.record):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.log = self.record = -1
+
     def write_record(self, record: dict[str, object]) -> None:
         """Overwrite the record, without a sync: it outlives every process, and a host's crash ends the sandbox too."""
         os.pwrite(self.record, json.dumps(record).encode().ljust(RECORD_SIZE), 0)
