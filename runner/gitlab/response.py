@@ -85,6 +85,8 @@ class GitLabJob:
     credentials: tuple[Credential, ...] = field(default=(), repr=False)
     #: The job's own and GitLab's, expanded. A later one of the same name has won, as with gitlab-runner.
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: Those of them that services get too: the public ones.
+    service_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def parse(content: bytes) -> GitLabJob:
@@ -115,6 +117,7 @@ def parse(content: bytes) -> GitLabJob:
             if entry.type == "registry"
         ),
         variables=MappingProxyType(variables),
+        service_variables=MappingProxyType(_of_services(response.variables, variables)),
     )
 
 
@@ -168,6 +171,8 @@ class _RunnerInfo(_Part):
 class _Variable(_Part):
     key: str
     value: str = ""
+    public: bool = False
+    internal: bool = False
     file: bool = False
     raw: bool = False
 
@@ -221,6 +226,11 @@ def _expanded(listed: list[_Variable]) -> dict[str, str]:
     }
 
 
+def _of_services(listed: list[_Variable], expanded: Mapping[str, str]) -> dict[str, str]:
+    public = {variable.key: variable.public or variable.internal for variable in listed}
+    return {name: expanded[name] for name, is_public in public.items() if is_public}
+
+
 def _image(image: _Image, variables: Mapping[str, str]) -> Image:
     docker = image.executor_opts.docker
     return Image(
@@ -237,7 +247,7 @@ def _service(service: _Image, variables: Mapping[str, str]) -> Service:
     own = {v.key: v.value if v.raw or v.file else expand(v.value, raw) for v in service.variables}
     return Service(
         image=_image(service, variables),
-        aliases=tuple((service.alias or "").replace(",", " ").split()),
+        aliases=tuple(expand(service.alias or "", variables).replace(",", " ").split()),
         command=None if service.command is None else tuple(service.command),
         variables=MappingProxyType(own),
     )
