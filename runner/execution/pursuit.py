@@ -97,6 +97,14 @@ class Pursuit:
         """
         return await self._follow(b"")
 
+    def let_go(self) -> Session | None:
+        """Return the session if its launcher waits for another script; it is the caller's then."""
+        session = self._session
+        if session is None or not session.free:
+            return None
+        self._session = None
+        return session
+
     def signal(self, number: int) -> None:
         """Ask for a signal to the script's process group. Nothing says whether it was sent."""
         if self._session:
