@@ -14,6 +14,7 @@ import typer
 from runner import outcome as outcomes
 from runner.errors import BadJobError, InputError, RunnerError
 from runner.execution.options import Settings
+from runner.gitlab.options import Options as GitLabOptions
 from runner.job import MAX_SCRIPT, Job
 from runner.keeper_leases import DEFAULT_KEEPER, KeeperLeases
 from runner.run import run_script
@@ -82,6 +83,12 @@ def serve(
     state: Annotated[Path, typer.Option(help="Folder for the API token, jobs, logs and outcomes.")] = DEFAULT_STATE,
     slots: Annotated[int, typer.Option(min=1, max=1000, help="Jobs at once.")] = 2,
     keeper: KeeperSocket = DEFAULT_KEEPER,
+    gitlab_socket: Annotated[
+        Path | None, typer.Option(envvar="RUNNER_GITLAB_SOCKET", help="Where to listen for hooks of gitlab-runner.")
+    ] = None,
+    gitlab_grace: Annotated[
+        float, typer.Option(min=0, max=300, help="Seconds between TERM and KILL for what a GitLab job's stage started.")
+    ] = 5.0,
 ) -> None:
     """Run as a service: take jobs over HTTP, run each in a sandbox, keep logs and outcomes.
 
@@ -94,13 +101,15 @@ def serve(
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise BadJobError(f"--listen {listen} is not HOST:PORT, such as {DEFAULT_LISTEN}.")
-    asyncio.run(_serve(host, int(port), state, slots, KeeperLeases(keeper)))
+    options = GitLabOptions(socket=gitlab_socket, settings=Settings(grace=gitlab_grace))
+    asyncio.run(_serve(host, int(port), state, slots, KeeperLeases(keeper), options))
 
 
-async def _serve(host: str, port: int, state: Path, slots: int, leases: KeeperLeases) -> None:
+async def _serve(host: str, port: int, state: Path, slots: int, leases: KeeperLeases, gitlab: GitLabOptions) -> None:
     from runner.api.app import make_app  # noqa: PLC0415 - `runner run` does not pay for the web framework
     from runner.api.server import serve as serve_api  # noqa: PLC0415
     from runner.api.token import Token  # noqa: PLC0415
+    from runner.gitlab.beside import beside  # noqa: PLC0415
     from runner.service.home import Home  # noqa: PLC0415
     from runner.service.leases import NotedLeases  # noqa: PLC0415
     from runner.service.records import Records  # noqa: PLC0415
@@ -112,7 +121,7 @@ async def _serve(host: str, port: int, state: Path, slots: int, leases: KeeperLe
     noted = NotedLeases(leases, home.leases, slots)
     service = Service(noted, records, slots, Standby(noted, leases.ready))
     logging.getLogger("runner").info("serving on http://%s:%d; the API token is in %s", host, port, home.token)
-    await serve_api(service, make_app(service, token), host, port)
+    await serve_api(beside(service, leases, home.gitlab, gitlab), make_app(service, token), host, port)
     logging.shutdown()
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes
 

@@ -7,12 +7,12 @@ import contextlib
 import logging
 import signal
 from collections.abc import Iterator
+from typing import Protocol
 
 import uvicorn
 from fastapi import FastAPI
 
 from runner.errors import StateError
-from runner.service.service import Service
 
 _logger = logging.getLogger(__name__)
 
@@ -28,7 +28,28 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(service: Service, app: FastAPI, host: str, port: int) -> None:
+class Works(Protocol):
+    """What is served while it works: see `Service`."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether no more jobs are taken."""
+        ...
+
+    def drain(self) -> None:
+        """Take no more jobs."""
+
+    def stop(self, why: str) -> None:
+        """End what runs."""
+
+    def detach(self) -> None:
+        """Leave what runs running."""
+
+    async def work(self) -> None:
+        """Work until there is nothing to do."""
+
+
+async def serve(service: Works, app: FastAPI, host: str, port: int) -> None:
     """Serve until the service has no more work after a signal. Raises StateError when the address cannot be used.
 
     TERM and INT drain: running and waiting jobs end first. A second one, or QUIT, ends them. USR1 detaches: running
@@ -58,7 +79,7 @@ async def _serve(server: uvicorn.Server, host: str, port: int) -> None:
         ) from error
 
 
-def _handle_signals(service: Service) -> None:
+def _handle_signals(service: Works) -> None:
     loop = asyncio.get_running_loop()
 
     def drain_or_stop() -> None:

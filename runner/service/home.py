@@ -26,6 +26,7 @@ class Home:
         self.token = folder / "token"
         self.jobs = folder / "jobs"
         self.leases = folder / "leases.json"
+        self.gitlab = folder / "gitlab"
 
     def release(self) -> None:
         """Let another service have it. The end of this process does that too."""
