@@ -62,14 +62,15 @@ class Flight:
     async def end(self, script: asyncio.Task[wire.Ended], report: float) -> bool:
         """End the script from inside: TERM, the grace, KILL, and `report` seconds for the launcher to tell of that.
 
-        Returns whether its end was told. The script's own end and transport errors no longer matter otherwise.
+        Returns whether its end, and that of all it started, was told. How it ended no longer matters.
         """
         for number, seconds in ((signal.SIGTERM, self._settings.grace), (signal.SIGKILL, report)):
             if script.done() or not self._pursuit.connected:
                 break
             self._pursuit.signal(number)
             await asyncio.wait([script], timeout=seconds)
-        return script.done() and not script.cancelled() and not script.exception()
+        ended = script.done() and not script.cancelled() and not script.exception()
+        return ended and script.result().left == 0
 
     def _waits(self) -> list[float | None]:
         """Return for how long to wait for news, and how long again while an end could be on its way.

@@ -26,7 +26,7 @@ import socket
 import struct
 import sys
 
-from runner.execution.supervisor import PATH, Attempt, Folder, RefusedError, Supervisor, enlarge, plain
+from runner.execution.supervisor import Attempt, Folder, RefusedError, Supervisor, enlarge, plain, run_briefly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing costs milliseconds
@@ -113,27 +113,13 @@ def empty_workspace(path: str) -> None:
                 break
         except OSError:
             pass
-        run_briefly(remove)
+        run_briefly(remove, REMOVAL_SECONDS)
     try:
         os.makedirs(path, 0o755, exist_ok=True)
     except OSError as error:
         raise RefusedError(f"The workspace {path} cannot be made: {error.strerror}.") from None
     if os.listdir(path):
         raise RefusedError(f"The workspace {path} holds files of an earlier attempt that cannot be removed.")
-
-
-def run_briefly(command: list[str]) -> None:
-    """Run a helper to its end, or kill it when it takes too long. The caller looks at what it did."""
-    null = (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)
-    try:
-        pid = os.posix_spawnp(command[0], command, {"PATH": PATH}, file_actions=[null])
-    except OSError:
-        return
-    descriptor = os.pidfd_open(pid)
-    if not select.select([descriptor], [], [], REMOVAL_SECONDS)[0]:
-        os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    os.close(descriptor)
 
 
 def start_supervisor(attempt: Attempt, listener: socket.socket) -> socket.socket:

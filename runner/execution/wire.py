@@ -121,6 +121,8 @@ class Ended:
     log_error: str
     #: Bytes of the log that the job removed from its file while the script ran; who had not read them never will.
     removed: int = 0
+    #: Processes of the script that could not be ended, where somebody had asked for its end.
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +256,7 @@ def _parse_ended(document: dict[str, Any]) -> Ended:
         dropped=_count(document, "dropped"),
         log_error=_text(document, "log_error"),
         removed=_count(document, "removed"),
+        left=_count(document, "left"),
     )
 
 
