@@ -13,7 +13,7 @@ from runner.errors import DrainingError, GitLabError
 from runner.execution.lease import LeaseSource
 from runner.gitlab import record as records
 from runner.gitlab.live import Live
-from runner.gitlab.options import BUILDS, CACHE, Options
+from runner.gitlab.options import Options
 from runner.gitlab.response import GitLabJob, parse
 
 _logger = logging.getLogger(__name__)
@@ -55,8 +55,8 @@ class Jobs:
         return live, {
             "driver": {"name": "sandbox-runner"},
             "shell": "bash",
-            "builds_dir": BUILDS,
-            "cache_dir": CACHE,
+            "builds_dir": self._options.builds,
+            "cache_dir": self._options.cache,
             "builds_dir_is_shared": False,
             "job_env": {JOB_VARIABLE: handle},
         }

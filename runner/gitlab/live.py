@@ -23,6 +23,7 @@ from runner.gitlab.tenancy import Tenancy
 from runner.gitlab.trust import remark, trust_key
 from runner.gitlab.turn import Listener, Turn
 from runner.gitlab.wire import Done, End, SystemFailed
+from runner.gitlab.workplace import Workplace
 
 _logger = logging.getLogger(__name__)
 
@@ -43,8 +44,7 @@ class Live:
         self._tenancy = Tenancy(leases, _settings(record.job.timeout, options))
         self._lock = asyncio.Lock()
         self._cancellation = Cancellation()
-        #: Whether something may lie in the builds folder that is not the sandbox user's.
-        self._mixed = record.state in (State.PREPARED, State.RUNNING)
+        self._workplace = Workplace(record.job, options, used=record.state in (State.PREPARED, State.RUNNING))
         self._over = False
         self._hooks = 0
         self._left = time.monotonic()
@@ -82,16 +82,10 @@ class Live:
             elif note.state is not State.PREPARED:
                 return SystemFailed(f"The job is {note.state}: the stage {stage.name} cannot be run.")
             else:
-                end = await self._stage(turn, call, stage)
+                end = await self._workplace.run(turn, call, stage)
             if self.record.note.lost:
                 self._do(self._tenancy.end(self.record.note.lost))
             return end
-
-    async def _stage(self, turn: Turn, call: str, stage: Stage) -> End:
-        if self._mixed and not stage.is_the_users:
-            await turn.aside(stages.RECLAIM)
-        self._mixed = True  # also where get_sources is tried again
-        return await turn.first(call, stage)
 
     # What the service does with the job.
 
@@ -153,7 +147,7 @@ class Live:
             if self._over:
                 raise GitLabError("The job is over, and its sandbox was given back.")
             self._cancellation = cancellation
-            yield Turn(self.record, self._tenancy, hook, cancellation)
+            yield Turn(self.record, self._tenancy, hook, cancellation, self._workplace.environment)
         finally:
             self._lock.release()
 
@@ -171,7 +165,7 @@ class Live:
             await turn.hook.out(f"{taking.result()}\n".encode())
         except RunnerError as error:
             return SystemFailed(f"There is no sandbox for this job: {error}")
-        return Done()
+        return await self._workplace.prepare(turn)
 
     async def _take(self) -> str:
         """Have a sandbox, and return a sentence on it."""

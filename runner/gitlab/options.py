@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from runner.execution.options import DEFAULTS, Settings
-
-#: Folders in the sandbox. Everything under the home folder is emptied after each job.
-BUILDS: Final = "/home/sandbox/builds"
-CACHE: Final = "/home/sandbox/cache"
+from runner.gitlab.containers.policy import ImagePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +20,22 @@ class Options:
     idle: float = 600.0
     #: Deadlines of each stage, and places in the sandbox.
     settings: Settings = DEFAULTS
+    #: The sandbox user's home: everything under it is emptied after each job.
+    home: str = "/home/sandbox"
+    #: Which images a job may have.
+    images: ImagePolicy = field(default_factory=ImagePolicy)
+
+    @property
+    def builds(self) -> str:
+        """Where gitlab-runner's scripts put the job's repository."""
+        return f"{self.home}/builds"
+
+    @property
+    def cache(self) -> str:
+        """Where they put and look for caches."""
+        return f"{self.home}/cache"
+
+    @property
+    def docker_config(self) -> str:
+        """Where the job's logins to registries are."""
+        return f"{self.home}/.gitlab-docker"

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import Final
 
 from runner import outcome as outcomes
-from runner.gitlab.options import BUILDS
 from runner.gitlab.wire import BuildFailed, Done, End, SystemFailed
 from runner.outcome import Killed, Outcome, ScriptFailed, Succeeded
 
 #: Longest sentence that is kept about an end: it may quote a hostile sandbox.
 _MAX_WHY: Final = 2000
 
-# What a job's containers left belongs to root, and what follows runs as the sandbox's user. Links are not followed.
-RECLAIM: Final = f"""\
-[ -d {BUILDS} ] || exit 0
-if [ -n "$(find {BUILDS} -xdev ! -uid "$(id -u)" -print -quit 2>&1)" ]; then
-  sudo -n find {BUILDS} -xdev ! -uid "$(id -u)" -exec chown -h "$(id -u):$(id -g)" {{}} +
+_RECLAIM: Final = """\
+[ -d {folder} ] || exit 0
+if [ -n "$(find {folder} -xdev ! -uid "$(id -u)" -print -quit 2>&1)" ]; then
+  sudo -n find {folder} -xdev ! -uid "$(id -u)" -exec chown -h "$(id -u):$(id -g)" {{}} +
 fi
-""".encode()
-"""Makes everything in the builds folder the sandbox user's again."""
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +32,14 @@ class Stage:
     def is_the_users(self) -> bool:
         """Whether it runs what the job's author wrote, and so in the job's container where there is one."""
         return self.name in ("build_script", "after_script") or self.name.startswith("step_")
+
+
+def reclaim(folder: str) -> bytes:
+    """Return a script that makes everything in a folder the sandbox user's again. Links are not followed.
+
+    What a job's containers left belongs to root, and gitlab-runner's own stages run as the sandbox's user.
+    """
+    return _RECLAIM.format(folder=shlex.quote(folder)).encode()
 
 
 def end_of(outcome: Outcome) -> End:

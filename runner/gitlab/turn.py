@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -45,6 +45,8 @@ class Turn:
     hook: Listener
     #: gitlab-runner's wish for the end, and the service's own.
     cancellation: Cancellation
+    #: Of every script.
+    environment: Mapping[str, str]
 
     async def first(self, call: str, stage: Stage) -> End:
         """Run a stage. Errors: DetachedError; GitLabError."""
@@ -86,7 +88,7 @@ class Turn:
 
     async def _launch(self, attempt: Attempt, script: bytes, on_start: Callable[[Marker], None]) -> Outcome:
         try:
-            job = Job(script, timeout=min(self.record.job.timeout, MAX_TIMEOUT))
+            job = Job(script, environment=self.environment, timeout=min(self.record.job.timeout, MAX_TIMEOUT))
         except BadJobError as error:
             return BadRequest(str(error))
         return await self.tenancy.launch(attempt, job, on_start)

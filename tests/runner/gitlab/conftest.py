@@ -172,7 +172,8 @@ class Lab:
 @pytest.fixture
 async def lab(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Lab]:
     """A service that lends the stand-in."""
-    options = Options(socket=tmp_path / "gitlab.sock", settings=sandbox.settings(grace=1.0, reconnect_deadline=20.0))
+    settings = sandbox.settings(grace=1.0, reconnect_deadline=20.0)
+    options = Options(socket=tmp_path / "gitlab.sock", settings=settings, home=str(tmp_path / "home"))
     lab = Lab(tmp_path, sandbox, FakeLeases(sandbox.access), options)
     lab.begin()
     yield lab
