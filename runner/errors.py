@@ -12,7 +12,8 @@
     │   ├── ConnectionLostError  an open session broke
     │   ├── ProtocolError        the sandbox's side said something that the protocol does not allow
     │   ├── LaunchRefusedError   the launcher in the sandbox could not start the script
-    │   └── AttemptLostError     the sandbox does not know how the attempt ended, and never will
+    │   ├── AttemptLostError     the sandbox does not know how the attempt ended, and never will
+    │   └── TransferError        a file could not be brought into the sandbox or out of it
     ├── DetachedError            the runner leaves a job to a later life of its own
     ├── GitLabError              a hook of GitLab's custom executor cannot be served
     │   └── ResponseError        the job response cannot be read
@@ -78,6 +79,10 @@ class LaunchRefusedError(SandboxError):
 
 class AttemptLostError(SandboxError):
     """The sandbox does not know how the attempt ended, or is not the one that it ran in. Asking again cannot help."""
+
+
+class TransferError(SandboxError):
+    """A file could not be brought into the sandbox or out of it. The session goes on."""
 
 
 class DetachedError(RunnerError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Final, Self, TypeAlias
 
 import asyncssh
@@ -161,6 +161,19 @@ class Session:
         """Ask the launcher to signal the script's process group. Nothing says whether it did."""
         self._conversation.write_now(wire.encode_signal(number))
 
+    @contextlib.asynccontextmanager
+    async def command(self, command: str) -> AsyncIterator[Pipe]:
+        """Run a command of the runner's own beside the launcher, and end it when the block is left.
+
+        Waits as long as the connection stands: the caller sets a deadline. Errors: ConnectionLostError.
+        """
+        with _translated(ConnectionLostError):
+            process = await self._connection.create_process(command, encoding=None, window=WINDOW)
+        try:
+            yield Pipe(process)
+        finally:
+            process.close()
+
     async def close(self) -> None:
         """End the connection, politely for a moment and then at once. The script, if there is one, goes on.
 
@@ -173,6 +186,40 @@ class Session:
                 await self._connection.wait_closed()
         except TimeoutError:
             self._connection.abort()
+
+
+class Pipe:
+    """The standard streams of a command in the sandbox. No more is kept of what it sends than SSH's window.
+
+    Errors of every method: ConnectionLostError.
+    """
+
+    def __init__(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
+        self._process = process
+
+    async def read(self, size: int) -> bytes:
+        """Return the next bytes of its output, at most `size`; none at its end."""
+        with _translated(ConnectionLostError):
+            return await self._process.stdout.read(size)
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes to its input, and wait while it does not read. What nobody reads any more is dropped."""
+        with _translated(ConnectionLostError), contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(data)
+            await self._process.stdin.drain()
+
+    async def end(self) -> str | None:
+        """Close its input, wait for its end, and return what was wrong, None when it succeeded. Drops its output."""
+        with _translated(ConnectionLostError):
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write_eof()
+            while await self.read(_PIECE):
+                pass
+            diagnosis = await self._process.stderr.read(MAX_DIAGNOSIS)
+            await self._process.wait_closed()
+        if self._process.exit_status == 0:
+            return None
+        return wire.clean(diagnosis.decode(errors="replace")) or f"exit code {self._process.exit_status}"
 
 
 async def _connect(access: Access, settings: Settings) -> asyncssh.SSHClientConnection:
