@@ -14,7 +14,9 @@ import typer
 from runner import outcome as outcomes
 from runner.errors import BadJobError, InputError, RunnerError
 from runner.execution.options import Settings
+from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.options import Options as GitLabOptions
+from runner.gitlab.store import CacheStore
 from runner.job import MAX_SCRIPT, Job
 from runner.keeper_leases import DEFAULT_KEEPER, KeeperLeases
 from runner.run import run_script
@@ -89,6 +91,20 @@ def serve(
     gitlab_grace: Annotated[
         float, typer.Option(min=0, max=300, help="Seconds between TERM and KILL for what a GitLab job's stage started.")
     ] = 5.0,
+    gitlab_image: Annotated[
+        list[str] | None, typer.Option(help="Pattern of images that GitLab jobs may use (again for more).")
+    ] = None,
+    gitlab_map_image: Annotated[
+        list[str] | None, typer.Option(help="BEGINNING=REPLACEMENT in the names of their images (again for more).")
+    ] = None,
+    gitlab_pull_policy: Annotated[
+        list[str] | None, typer.Option(help="For images of jobs that name none (again for more to try).")
+    ] = None,
+    gitlab_cache: Annotated[Path | None, typer.Option(help="Folder for caches of GitLab jobs.")] = None,
+    gitlab_cache_bytes: Annotated[int, typer.Option(min=0, help="How much is kept there.")] = 20 * 1024**3,
+    gitlab_helper: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A gitlab-runner or gitlab-runner-helper for jobs.")
+    ] = None,
 ) -> None:
     """Run as a service: take jobs over HTTP, run each in a sandbox, keep logs and outcomes.
 
@@ -101,7 +117,13 @@ def serve(
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise BadJobError(f"--listen {listen} is not HOST:PORT, such as {DEFAULT_LISTEN}.")
-    options = GitLabOptions(socket=gitlab_socket, settings=Settings(grace=gitlab_grace))
+    options = GitLabOptions(
+        socket=gitlab_socket,
+        settings=Settings(grace=gitlab_grace),
+        images=ImagePolicy.parse(gitlab_image or (), gitlab_map_image or (), gitlab_pull_policy or ()),
+        caches=CacheStore(gitlab_cache, gitlab_cache_bytes) if gitlab_cache else None,
+        helper=gitlab_helper,
+    )
     asyncio.run(_serve(host, int(port), state, slots, KeeperLeases(keeper), options))
 
 

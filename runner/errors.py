@@ -16,6 +16,7 @@
     │   └── TransferError        a file could not be brought into the sandbox or out of it
     ├── DetachedError            the runner leaves a job to a later life of its own
     ├── GitLabError              a hook of GitLab's custom executor cannot be served
+    │   ├── CacheError           a cache cannot be kept
     │   └── ResponseError        the job response cannot be read
     └── ServiceError             the service cannot do what was asked
         ├── StateError           its state cannot be read, written or moved like that
@@ -91,6 +92,10 @@ class DetachedError(RunnerError):
 
 class GitLabError(RunnerError):
     """A hook of GitLab's custom executor cannot be served."""
+
+
+class CacheError(GitLabError):
+    """A cache cannot be kept."""
 
 
 class ResponseError(GitLabError):

@@ -13,8 +13,6 @@ from typing import Final
 
 from runner.gitlab.response import GitLabJob
 
-#: The folder in the sandbox: `DOCKER_CONFIG` of all that the job runs.
-FOLDER: Final = "/home/sandbox/.gitlab-docker"
 #: What a job gives itself, in the format of Docker's configuration file.
 VARIABLE: Final = "DOCKER_AUTH_CONFIG"
 #: What is taken of it. A `credsStore` would hide the logins that GitLab gives.
@@ -36,8 +34,8 @@ def configuration(job: GitLabJob) -> dict[str, object]:
     return {**given, "auths": {**logins, **given.get("auths", {})}}
 
 
-def install(job: GitLabJob, folder: str = FOLDER) -> bytes:
-    """Return a script that writes the job's Docker configuration. It holds secrets."""
+def install(job: GitLabJob, folder: str) -> bytes:
+    """Return a script that makes `folder`, for DOCKER_CONFIG, with the job's logins. It holds secrets."""
     # JSON with ASCII alone and without newlines: no line of it can be the one that ends the text.
     return _INSTALL.format(folder=folder, content=json.dumps(configuration(job))).encode()
 

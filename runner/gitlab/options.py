@@ -7,6 +7,7 @@ from pathlib import Path
 
 from runner.execution.options import DEFAULTS, Settings
 from runner.gitlab.containers.policy import ImagePolicy
+from runner.gitlab.store import CacheStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,10 @@ class Options:
     home: str = "/home/sandbox"
     #: Which images a job may have.
     images: ImagePolicy = field(default_factory=ImagePolicy)
+    #: Where caches are kept between jobs; None keeps none.
+    caches: CacheStore | None = None
+    #: A program that can do what gitlab-runner's scripts want of `gitlab-runner`; None where the sandbox has one.
+    helper: Path | None = None
 
     @property
     def builds(self) -> str:
@@ -34,6 +39,11 @@ class Options:
     def cache(self) -> str:
         """Where they put and look for caches."""
         return f"{self.home}/cache"
+
+    @property
+    def commands(self) -> str:
+        """Where `helper` goes, under the name that the scripts call."""
+        return f"{self.home}/.gitlab-bin"
 
     @property
     def docker_config(self) -> str:

@@ -13,6 +13,13 @@ from runner.outcome import Killed, Outcome, ScriptFailed, Succeeded
 #: Longest sentence that is kept about an end: it may quote a hostile sandbox.
 _MAX_WHY: Final = 2000
 
+#: The stage that looks for caches, those that make them, and all that call `gitlab-runner` in the sandbox.
+RESTORING: Final = "restore_cache"
+ARCHIVING: Final = frozenset({"archive_cache", "archive_cache_on_failure"})
+HELPED: Final = ARCHIVING | {
+    RESTORING, "download_artifacts", "upload_artifacts_on_success", "upload_artifacts_on_failure",
+}  # fmt: skip
+
 _RECLAIM: Final = """\
 [ -d {folder} ] || exit 0
 if [ -n "$(find {folder} -xdev ! -uid "$(id -u)" -print -quit 2>&1)" ]; then

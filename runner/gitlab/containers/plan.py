@@ -32,7 +32,7 @@ class Plan:
 
     #: Makes everything. Exits 0, 1 for the job's own fault, or with anything else for ours.
     prepare: bytes = field(repr=False)
-    #: Prints what the services wrote.
+    #: Prints what the services wrote; nothing where there are none.
     after_failure: bytes = field(repr=False)
     _hosts: str
     _container: str | None
@@ -72,7 +72,7 @@ def plan(job: GitLabJob, policy: ImagePolicy, workspace: str, docker_config: str
     }
     return Plan(
         program("main", order),
-        program("tell_all", {"services": services}),
+        program("tell_all", {"services": services}) if services else b"",
         hosts,
         _CONTAINER if job.image else None,
         folders,
