@@ -61,7 +61,7 @@ def serve() -> bool:
     if kind == b"F":
         request = json.loads(content)
         folder = Folder(request["root"], request["attempt"])
-        follow(folder, find_supervisor(folder), request["offset"], request["log_limit"])
+        Follower(folder, find_supervisor(folder), request["offset"], request["log_limit"]).run()
     elif kind == b"L":
         return launch(json.loads(content))
     return True  # a signal for a script that ended meanwhile
@@ -85,7 +85,7 @@ def launch(request: dict[str, Any]) -> bool:
     except (OSError, RefusedError) as error:
         send_json(b"r", {"why": describe(error)})
         return False
-    follow(attempt, start_supervisor(attempt, listener), 0, attempt.log_limit)
+    Follower(attempt, start_supervisor(attempt, listener), 0, attempt.log_limit).run()
     return True
 
 
@@ -161,26 +161,73 @@ def find_supervisor(folder: Folder) -> socket.socket | None:
     return link
 
 
-def follow(folder: Folder, link: socket.socket | None, sent: int, limit: int) -> None:
-    """Send the log from `sent` bytes on while it grows, then how the script ended; pass on signals."""
-    enlarge(STDOUT)
-    poller = select.poll()
-    poller.register(STDIN, select.POLLIN)
-    if link:
-        poller.register(link, select.POLLIN)
-    while link:
-        for descriptor, _ in poller.poll():
-            if descriptor == STDIN:
-                _, size = read_head()
-                tell_supervisor(link, b"".join(read_pieces(size)))
-            elif hear_supervisor(link, folder):
-                sent = send_log(folder.log, sent, limit)
-            else:
-                link.close()
-                link = None
-                break
-    send_end(folder, sent, limit)
-    folder.close()
+class Follower:
+    """Sends the log of one attempt while it grows, then how the script ended; passes on signals."""
+
+    def __init__(self, folder: Folder, link: socket.socket | None, sent: int, limit: int) -> None:
+        """Begin after `sent` bytes, and send none beyond `limit`."""
+        self.folder = folder
+        self.link = link
+        self.sent = sent
+        self.limit = limit
+
+    def run(self) -> None:
+        """Follow the script to its end."""
+        enlarge(STDOUT)
+        poller = select.poll()
+        poller.register(STDIN, select.POLLIN)
+        if self.link:
+            poller.register(self.link, select.POLLIN)
+        while self.link:
+            for descriptor, _ in poller.poll():
+                if descriptor == STDIN:
+                    self.obey()
+                elif hear_supervisor(self.link, self.folder):
+                    self.send_log()
+                else:
+                    self.link.close()
+                    self.link = None
+                    break
+        self.send_end()
+        self.folder.close()
+
+    def obey(self) -> None:
+        """Pass on signals. Who asks for KILL wants the end, and not what is left to send of a flood."""
+        _, size = read_head()
+        words = b"".join(read_pieces(size))
+        if self.link:
+            tell_supervisor(self.link, words)
+        if signal.SIGKILL in words:
+            self.limit = min(self.limit, self.sent)
+
+    def send_log(self) -> None:
+        """Send what the log holds by now."""
+        log = self.folder.log
+        size = os.fstat(log).st_size if log >= 0 else 0
+        while self.sent < (end := min(size, self.limit, self.sent + CHUNK)):
+            write_all(STDOUT, HEAD.pack(b"l", end - self.sent))
+            while self.sent < end and (moved := os.sendfile(STDOUT, log, self.sent, end - self.sent)):
+                self.sent += moved
+            write_all(STDOUT, bytes(end - self.sent))  # the job shortened its log after we announced it
+            self.sent = end
+            while select.select([STDIN], [], [], 0)[0]:
+                self.obey()
+
+    def send_end(self) -> None:
+        """Send the rest of the log, and the record if it is final; without that, the supervisor died.
+
+        Nothing but the files is left by now, and they are what the job made of them.
+        """
+        if self.folder.log < 0:
+            self.folder.open()
+        record = self.folder.read_record()
+        if isinstance(logged := record.get("logged"), int):
+            self.limit = min(self.limit, logged)
+        self.send_log()
+        if (kind := record.get("kind")) in ("starting", "running", "missing or unreadable"):
+            send_json(b"x", {"why": f"The supervisor in the sandbox is gone, and its record is {kind}."})
+        else:
+            send_json(b"e", record)
 
 
 def tell_supervisor(link: socket.socket, words: bytes) -> None:
@@ -201,37 +248,6 @@ def hear_supervisor(link: socket.socket, folder: Folder) -> bool:
     if len(descriptors) == 2 and folder.log < 0:
         folder.log, folder.record = map(plain, descriptors)
     return bool(news)
-
-
-def send_log(log: int, sent: int, limit: int) -> int:
-    """Send what the log holds beyond `sent` and up to `limit` bytes, and return how much was sent in all."""
-    size = min(os.fstat(log).st_size, limit) if log >= 0 else 0
-    while sent < size:
-        count = min(CHUNK, size - sent)
-        write_all(STDOUT, HEAD.pack(b"l", count))
-        end = sent + count
-        while sent < end and (moved := os.sendfile(STDOUT, log, sent, end - sent)):
-            sent += moved
-        write_all(STDOUT, bytes(end - sent))  # the job shortened its log after we announced it
-        sent = end
-    return sent
-
-
-def send_end(folder: Folder, sent: int, limit: int) -> None:
-    """Send the rest of the log, and the record if it is final; without that, the supervisor died.
-
-    Nothing but the files is left by now, and they are what the job made of them.
-    """
-    if folder.log < 0:
-        folder.open()
-    record = folder.read_record()
-    if isinstance(logged := record.get("logged"), int):
-        limit = min(limit, logged)
-    send_log(folder.log, sent, limit)
-    if (kind := record.get("kind")) in ("starting", "running", "missing or unreadable"):
-        send_json(b"x", {"why": f"The supervisor in the sandbox is gone, and its record is {kind}."})
-    else:
-        send_json(b"e", record)
 
 
 def describe(error: Exception) -> str:

@@ -61,6 +61,11 @@ class Jobs:
             "job_env": {JOB_VARIABLE: handle},
         }
 
+    @property
+    def live(self) -> list[Live]:
+        """Those that are not over."""
+        return list(self._live.values())
+
     def find(self, handle: str) -> Live:
         """Return the job that a handle opens. Errors: GitLabError."""
         live = self._live.get(records.find(handle))
@@ -89,17 +94,21 @@ class Jobs:
 
     def _same(self, job: GitLabJob) -> list[Live]:
         known = (job.id, job.token_hash)
-        return [live for live in self._live.values() if (live.record.job.id, live.record.job.token_hash) == known]
+        return [live for live in self.live if (live.record.job.id, live.record.job.token_hash) == known]
 
     # The service's own life.
 
     async def work(self) -> None:
         """Sweep, until there are no more jobs to come and the last one is over, or `detach`."""
         while not self._draining or self._live or self._tasks:
-            for live in list(self._live.values()):
-                if live.idle > self._options.idle:
-                    self.end(live, f"no hook came for {self._options.idle:g} s")
+            self.sweep()
             await self._news()
+
+    def sweep(self) -> None:
+        """End the jobs that no hook came for in a long time."""
+        for live in self.live:
+            if live.idle > self._options.idle:
+                self.end(live, f"no hook came for {self._options.idle:g} s")
 
     def drain(self) -> None:
         """Take no more jobs. Idempotent."""
@@ -109,13 +118,13 @@ class Jobs:
     def stop(self, why: str) -> None:
         """Take no more jobs and end those that were taken. Idempotent."""
         self.drain()
-        for live in list(self._live.values()):
+        for live in self.live:
             self.end(live, why)
 
     def detach(self) -> None:
         """Take no more jobs and leave those that were taken to the next life. Idempotent."""
         self.drain()
-        for live in list(self._live.values()):
+        for live in self.live:
             self._do(live.leave())
         self._live.clear()
 

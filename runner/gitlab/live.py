@@ -46,7 +46,8 @@ class Live:
         self._cancellation = Cancellation()
         self._workplace = Workplace(record.job, options, used=record.state in (State.PREPARED, State.RUNNING))
         self._over = False
-        self._hooks = 0
+        #: Connected now.
+        self.hooks = 0
         self._left = time.monotonic()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -77,6 +78,7 @@ class Live:
             note = self.record.note
             if note.stage and note.stage.call == call:
                 end = await turn.again(note.stage, offset)
+                await self._workplace.after(turn, note.stage.name, end)
             elif note.lost:
                 return SystemFailed(f"The sandbox of this job was lost before. {note.lost}")
             elif note.state is not State.PREPARED:
@@ -124,17 +126,17 @@ class Live:
     @contextlib.contextmanager
     def heard_of(self) -> Iterator[None]:
         """While a hook of the job is connected."""
-        self._hooks += 1
+        self.hooks += 1
         try:
             yield
         finally:
-            self._hooks -= 1
+            self.hooks -= 1
             self._left = time.monotonic()
 
     @property
     def idle(self) -> float:
         """For how many seconds there was no hook."""
-        return 0.0 if self._hooks else time.monotonic() - self._left
+        return 0.0 if self.hooks else time.monotonic() - self._left
 
     @contextlib.asynccontextmanager
     async def _turn(self, hook: Listener, cancellation: Cancellation) -> AsyncIterator[Turn]:

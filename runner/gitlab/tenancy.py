@@ -14,7 +14,7 @@ from typing import Any, Final
 from runner.errors import LeaseError, RunnerError
 from runner.execution import wire
 from runner.execution.cancellation import Cancellation
-from runner.execution.flight import Flight, sentence, stop
+from runner.execution.flight import Flight, first, sentence, stop
 from runner.execution.held import Held
 from runner.execution.lease import Lease, LeaseSource
 from runner.execution.log import Log
@@ -28,6 +28,8 @@ from runner.outcome import Cancelled, Outcome, RunnerStopped, SandboxLost, Setup
 
 #: Seconds for the supervisor to end what a stage left, and to tell of it.
 KILL_REPORT: Final = 10.0
+#: Seconds for a way into the sandbox where a stage is to be ended and there is none.
+WAY_BACK: Final = 10.0
 
 #: Told the attempt and the token of a lease before it is asked for. Raises RunnerError.
 OnAsk = Callable[[str, str], None]
@@ -103,6 +105,11 @@ class Tenancy:
         pursuit = Pursuit(self._leases, marker, attempt.log, self._settings, attempt.notes, None)
         return await self._fly(self._held, pursuit, marker, attempt, pursuit.follow())
 
+    async def session(self) -> Session:
+        """Return the way into the sandbox between two stages. It stays the tenancy's own. Errors: RunnerError."""
+        self._session = await self._ready()
+        return self._session
+
     async def end(self, broken: str | None) -> None:
         """Give the sandbox back, or condemn it with the reason. Idempotent. Never fails."""
         await self._close()
@@ -147,8 +154,10 @@ class Tenancy:
         script = asyncio.create_task(seeing)
         try:
             outcome = await flight.first_cause(script)
-            if isinstance(outcome, Cancelled | RunnerStopped | TimedOut) and not await flight.end(script, KILL_REPORT):
-                outcome = SandboxLost("What a cancelled stage started could not be ended in it.")
+            if isinstance(outcome, Cancelled | RunnerStopped | TimedOut):
+                await first(script, pursuit.wait_connected(), timeout=WAY_BACK)
+                if not await flight.end(script, KILL_REPORT):
+                    outcome = SandboxLost("What a cancelled stage started could not be ended in it.")
         finally:
             await stop(script)
             self._session = pursuit.let_go()

@@ -21,6 +21,8 @@ from runner.gitlab.wire import End
 from runner.job import MAX_TIMEOUT, Job
 from runner.outcome import BadRequest, Outcome, SandboxLost
 
+#: Seconds for the rest of a cancelled stage's output: whoever floods the log must not hold its end up.
+REST: Final = 1.0
 #: Sentences of the runner's own that are kept for one stage, and the longest of them.
 _MAX_REMARKS: Final = 20
 _MAX_TEXT: Final = 2000
@@ -99,7 +101,7 @@ class Turn:
         try:
             outcome = await work
             log.close("The stage ended.")
-            await passing
+            await asyncio.wait([passing], timeout=REST if self.cancellation.cause else None)
         finally:
             passing.cancel()
         return outcome

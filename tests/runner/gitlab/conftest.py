@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,11 @@ class Lab:
         await self.working
         self.server.close()
 
+    def sweep_after(self, seconds: float) -> None:
+        """Have jobs be over when no hook came for so long."""
+        object.__setattr__(self.options, "idle", seconds)
+        self.jobs.sweep()
+
     async def end(self) -> None:
         """End the last life, and all jobs with it."""
         self.jobs.stop("the test ended")
@@ -179,8 +184,3 @@ async def lab(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Lab]:
     yield lab
     with contextlib.suppress(asyncio.CancelledError):
         await lab.end()
-
-
-def with_options(lab: Lab, **changes: object) -> None:
-    """Have the next life of the service work otherwise."""
-    lab.options = replace(lab.options, **changes)  # type: ignore[arg-type]
