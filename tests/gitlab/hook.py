@@ -62,6 +62,8 @@ class Call:
     """How one call ended; `code` is negative for a signal, None for a process that was abandoned or never started."""
 
     code: int | None
+    group: int = 0
+    """Its process group; 0 when it was never started."""
     error: str = ""
 
 
@@ -99,13 +101,15 @@ async def call(
             process_group=0,
         )
     except OSError as error:
-        return Call(None, f"fork/exec {command[0]}: {os.strerror(error.errno or 0).lower()}")
-    over = asyncio.ensure_future(scope.over())
+        return Call(None, error=f"fork/exec {command[0]}: {os.strerror(error.errno or 0).lower()}")
+    over, group = asyncio.ensure_future(scope.over()), transport.get_pid()
     try:
         await asyncio.wait({process.done, over}, return_when=asyncio.FIRST_COMPLETED)
         if not process.done.done():
-            await _kill(transport.get_pid(), process.done, graces)
-        return Call(transport.get_returncode()) if process.done.done() else Call(None, "failed to kill process")
+            await _kill(group, process.done, graces)
+        if process.done.done():
+            return Call(transport.get_returncode(), group)
+        return Call(None, group, "failed to kill process")
     finally:
         over.cancel()
         transport.close()

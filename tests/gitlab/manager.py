@@ -83,6 +83,8 @@ class Stage:
     name: str
     code: int | None
     """Negative for a signal; None when it was never started or was abandoned."""
+    group: int
+    """The process group that it had."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ class Executor:
             (*self._config.hooks, name, *words), self.folder, self._environment(), scope, self._config.graces,
             out or log, admin if name == "cleanup" else log,
         )  # fmt: skip
-        self._manager.stages.append(Stage(stage or name, ended.code))
+        self._manager.stages.append(Stage(stage or name, ended.code, ended.group))
         self._judge(ended)
 
     def _environment(self) -> dict[str, str]:
