@@ -40,6 +40,11 @@ class Stage:
         """Whether it runs what the job's author wrote, and so in the job's container where there is one."""
         return self.name in ("build_script", "after_script") or self.name.startswith("step_")
 
+    @property
+    def has_the_users_hooks(self) -> bool:
+        """Whether some of it is what the job's author wrote, as `hooks:pre_get_sources_script`."""
+        return self.name == "get_sources"
+
 
 def reclaim(folder: str) -> bytes:
     """Return a script that makes everything in a folder the sandbox user's again. Links are not followed.

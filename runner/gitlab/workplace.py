@@ -76,6 +76,7 @@ class Workplace:
             self._mixed = False
         await self._before(turn, stage)
         end = await turn.first(call, stage)
+        self._mixed = stage.has_the_users_hooks and not isinstance(end, Done)  # before it is tried again
         await self.after(turn, stage.name, end)
         return end
 
