@@ -51,7 +51,8 @@ def find(container: str, program: str) -> bool:
     """Say whether a container has a program on its PATH."""
     environment = engine.call("GET", engine.container(container, "/json"))["Config"]["Env"] or []
     path = next((line.partition("=")[2] for line in environment if line.startswith("PATH=")), _PATH)
-    return any(_exists(container, f"{folder}/{program}") for folder in path.split(":") if folder.startswith("/"))
+    folders = [folder for folder in path.split(":") if folder.startswith("/")]
+    return any(_exists(container, f"{folder}/{program}") for folder in reversed(folders))  # most are in the last ones
 
 
 def _exists(container: str, path: str) -> bool:

@@ -69,7 +69,10 @@ def get_image(image: dict[str, Any]) -> None:
     """Have an image in the sandbox's Docker, by the first of its pull policies that works. Raises JobError."""
     name, why = image["name"], ""
     for policy in image["pull"]:
-        there = policy != "always" and engine.has_image(name)
+        try:
+            there = policy != "always" and engine.has_image(name)
+        except engine.Failed as error:
+            raise JobError(f"The image {name} cannot be had: {error}.") from None
         if there:
             return
         why = f"it is not in this sandbox, and its pull policy is {policy}" if policy == "never" else _pull(image)
@@ -83,13 +86,13 @@ def get_image(image: dict[str, Any]) -> None:
 
 
 def _pull(image: dict[str, Any]) -> str:
-    """Pull an image. Returns why that was not possible, or nothing."""
+    """Pull an image. Returns why that was not possible, or nothing. The stage's own deadline is the pull's."""
     platform = ["--platform", image["platform"]] if image["platform"] else []
     command = ["docker", "pull", "--quiet", *platform, "--", image["name"]]
     print(f"Pulling image {image['name']} ...", flush=True)
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    lines = done.stderr.strip().splitlines() or [f"docker pull exited with {done.returncode}"]
-    return "" if done.returncode == 0 else lines[-1].removeprefix("Error response from daemon: ").rstrip(".")
+    said = " ".join(done.stderr.split()).removeprefix("Error response from daemon: ").rstrip(".")
+    return "" if done.returncode == 0 else said or f"docker pull exited with {done.returncode}"
 
 
 def _create(name: str, configuration: dict[str, Any]) -> None:
@@ -138,7 +141,7 @@ def _configuration(container: dict[str, Any], network: str) -> dict[str, Any]:
 def _complete(container: dict[str, Any]) -> None:
     """See that the container has a shell and a Docker CLI."""
     name = container["name"]
-    if not commands.find(name, "bash") and not commands.find(name, "sh"):
+    if not commands.find(name, "sh"):  # what has bash has it too
         raise JobError(
             f"The image {container['image']['name']} has neither bash nor sh, which a job's script needs. Use another "
             "image, or its variant with a shell."
