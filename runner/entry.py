@@ -14,9 +14,9 @@ def main() -> None:
     """Entry point."""
     match sys.argv[1:3]:
         case ["gitlab", name] if name in _HOOKS:
-            from runner.gitlab import hook  # noqa: PLC0415 - nobody else needs it
+            from runner.gitlab import client  # noqa: PLC0415 - nobody else needs it
 
-            sys.exit(hook.main(sys.argv[2:]))
+            sys.exit(client.main(sys.argv[2:]))
     from runner import cli  # noqa: PLC0415 - a hook does not pay for it
 
     cli.main()
