@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -77,14 +78,15 @@ class Cache:
 def names(script: bytes, path: str) -> bool:
     """Say whether a stage's script names a cache.
 
-    The script names it once more quoted than a person would, for its text is given to `eval`; so signs of quoting do
-    not count.
+    The script names it once more quoted than a person would, for its text is given to `eval`: signs of quoting do not
+    count, and what is not ASCII may be there as `\\xNN`.
     """
     return _bare(path.encode()) in _bare(script)
 
 
 def _bare(text: bytes) -> bytes:
-    return text.translate(None, b"\\'\" ")
+    spelled = re.sub(rb"[\x80-\xff]", lambda byte: b"x%02x" % byte[0][0], text)
+    return spelled.translate(None, b"\\'\" ")
 
 
 async def bring_in_helper(session: Session, source: Path, path: str) -> list[str]:

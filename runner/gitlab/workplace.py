@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import Final
 
-from runner.errors import BadJobError, SandboxError
+from runner.errors import BadJobError, RunnerError
 from runner.execution.flight import first, stop
 from runner.execution.session import Session
 from runner.execution.supervisor import PATH
@@ -117,7 +117,7 @@ class Workplace:
         async def supplying() -> list[str]:
             try:
                 return await supply(await turn.tenancy.session())
-            except SandboxError as error:
+            except RunnerError as error:
                 return [str(error)]
 
         task = asyncio.create_task(supplying())

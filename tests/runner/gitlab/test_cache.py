@@ -168,7 +168,8 @@ async def session(sandbox: Sandbox) -> AsyncIterator[Session]:
 
 def script(path: str) -> bytes:
     """A stage's script as gitlab-runner makes it: quoted for bash, and that once more for `eval`."""
-    quoted = path.replace("'", "\\'")
+    spelled = "".join(chr(byte) if byte < 128 else f"\\x{byte:02x}" for byte in path.encode())
+    quoted = spelled.replace("'", "\\'")
     return f'eval $\'\\\'gitlab-runner\\\' "cache-extractor" "--file" "../../../cache/{quoted}"\\n\''.encode()
 
 
@@ -216,7 +217,7 @@ async def test_one_that_cannot_be_kept_or_brought_in_is_told(
     assert "could not be brought in" in line
 
 
-@pytest.mark.parametrize("path", [PATH, "g/p/it's a key-protected/cache.zip"])
+@pytest.mark.parametrize("path", [PATH, "g/p/it's a key-protected/cache.zip", "g/p/é-protected/cache.zip"])
 def test_a_script_names_its_cache_however_quoted(path: str) -> None:
     assert names(script(path), path)
     assert not names(script("g/p/another/cache.zip"), path)
