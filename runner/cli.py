@@ -14,6 +14,7 @@ import typer
 from runner import outcome as outcomes
 from runner.errors import BadJobError, InputError, RunnerError
 from runner.execution.options import Settings
+from runner.gitlab.cli import app as gitlab_app
 from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.options import Options as GitLabOptions
 from runner.gitlab.store import CacheStore
@@ -26,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run scripts in sandboxes: each may become root and break everything, and never reaches the host.",
 )
+
+app.add_typer(gitlab_app, name="gitlab")
 
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]
 DEFAULT_LISTEN: Final = "127.0.0.1:8080"
@@ -103,7 +106,7 @@ def serve(
     gitlab_cache: Annotated[Path | None, typer.Option(help="Folder for caches of GitLab jobs.")] = None,
     gitlab_cache_bytes: Annotated[int, typer.Option(min=0, help="How much is kept there.")] = 20 * 1024**3,
     gitlab_helper: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="A gitlab-runner or gitlab-runner-helper for jobs.")
+        Path | None, typer.Option(help="A gitlab-runner or gitlab-runner-helper that jobs are given.")
     ] = None,
 ) -> None:
     """Run as a service: take jobs over HTTP, run each in a sandbox, keep logs and outcomes.

@@ -17,6 +17,7 @@
     ├── DetachedError            the runner leaves a job to a later life of its own
     ├── GitLabError              a hook of GitLab's custom executor cannot be served
     │   ├── CacheError           a cache cannot be kept
+    │   ├── InstallError         gitlab-runner's configuration cannot be made, read or written
     │   └── ResponseError        the job response cannot be read
     └── ServiceError             the service cannot do what was asked
         ├── StateError           its state cannot be read, written or moved like that
@@ -96,6 +97,10 @@ class GitLabError(RunnerError):
 
 class CacheError(GitLabError):
     """A cache cannot be kept."""
+
+
+class InstallError(GitLabError):
+    """gitlab-runner's configuration cannot be made, read or written."""
 
 
 class ResponseError(GitLabError):
