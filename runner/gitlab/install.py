@@ -20,7 +20,6 @@ from typing import Any, Final
 
 from runner.errors import InstallError
 
-DEFAULT_CONFIG: Final = Path("/etc/gitlab-runner/config.toml")
 DEFAULT_SOCKET: Final = "/run/runner/gitlab.sock"
 HOOKS: Final = ("config", "prepare", "run", "cleanup")
 PLACEHOLDER: Final = "glrt-PUT-THE-RUNNER-S-AUTHENTICATION-TOKEN-HERE"

@@ -65,7 +65,7 @@ def test_up_run_down_purge(installation: Installation, docker_client: docker.Doc
     assert '"ready"' in installation.compose("exec", "-T", "runner", "runner", "ping")
     assert installation.compose("exec", "-T", "runner", "id", "-u") == "10001\n"
     mounts = {mount["Destination"] for mount in docker_client.containers.get(f"{PROJECT}-runner-1").attrs["Mounts"]}
-    assert mounts == {"/run/sandbox/keeper", "/var/lib/runner"}
+    assert mounts == {"/run/sandbox/keeper", "/var/lib/runner", "/run/runner"}
 
     # A killed keeper leaves its sandboxes; the next one removes them, and `down` removes the next one's.
     docker_client.containers.get(f"{PROJECT}-keeper-1").kill()
@@ -75,7 +75,7 @@ def test_up_run_down_purge(installation: Installation, docker_client: docker.Doc
     assert client.listing().installation == name
     installation.compose("down")
     assert left_of(docker_client, name) == []
-    assert volumes(docker_client) == {f"{PROJECT}_keeper-state", f"{PROJECT}_runner-state"}
+    assert volumes(docker_client) == {f"{PROJECT}_{name}" for name in ("keeper-state", "runner-state", "gitlab-hooks")}
     installation.compose("down", "--volumes")
     assert volumes(docker_client) == set()
 
