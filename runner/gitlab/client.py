@@ -26,9 +26,9 @@ if TYPE_CHECKING:  # importing typing costs milliseconds
 DEFAULT_SOCKET = "/run/runner/gitlab.sock"
 SOCKET_VARIABLE = "RUNNER_GITLAB_SOCKET"
 JOB_VARIABLE = "RUNNER_GITLAB_JOB"
-PATIENCE = {"config": 30.0, "prepare": 300.0, "run": 300.0, "cleanup": 2.0}
+PATIENCE = {"config": 30.0, "prepare": 300.0, "run": 300.0, "cleanup": 20.0}
 """The hooks, and for how many seconds each waits for a service that does not answer: it may be restarting."""
-TERM_PATIENCE = 5.0
+TERM_PATIENCE = 2.0
 CONNECT_SECONDS = 10.0
 SEND_SECONDS = 60.0
 PAUSE = 0.1

@@ -9,11 +9,12 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
 
-from runner.errors import DrainingError, GitLabError
+from runner.errors import DetachedError, DrainingError, GitLabError
 from runner.execution.lease import LeaseSource
 from runner.gitlab import record as records
 from runner.gitlab.live import Live
 from runner.gitlab.options import Options
+from runner.gitlab.record import State
 from runner.gitlab.response import GitLabJob, parse
 
 _logger = logging.getLogger(__name__)
@@ -37,15 +38,19 @@ class Jobs:
         self._live: dict[str, Live] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
-        self._draining = False
+        self._draining = self._detached = False
         for record in records.load(folder):
-            self._live[record.name] = live = Live(record, leases, options)
-            self._do(live.regain())
+            live = Live(record, leases, options)
+            if record.state is State.OVER:
+                self._do(live.finish())
+            else:
+                self._live[record.name] = live
         if self._live:
             _logger.info("found again: %d GitLab jobs", len(self._live))
 
     def configure(self, response: bytes) -> tuple[Live, dict[str, object]]:
         """Take a job, and return it and what `config` prints. Errors: DrainingError; ResponseError; GitLabError."""
+        self._check_here()
         if self._draining:
             raise DrainingError("The runner is stopping and takes no more jobs.")
         job = parse(response)
@@ -67,7 +72,8 @@ class Jobs:
         return list(self._live.values())
 
     def find(self, handle: str) -> Live:
-        """Return the job that a handle opens. Errors: GitLabError."""
+        """Return the job that a handle opens. Errors: GitLabError; DetachedError."""
+        self._check_here()
         live = self._live.get(records.find(handle))
         if live is None:
             raise GitLabError("The runner does not know this job: it is over, or `config` did not run for it.")
@@ -76,8 +82,9 @@ class Jobs:
     def clean(self, handle: str, response: bytes) -> list[str]:
         """End a job, in our own time. Without a handle, end all that are this job by what GitLab says. Idempotent.
 
-        Returns the names of those that were ended.
+        Returns the names of those that were ended. Errors: ResponseError; DetachedError.
         """
+        self._check_here()
         if handle:
             found = [live] if (live := self._live.get(records.find(handle))) else []
         else:
@@ -89,7 +96,8 @@ class Jobs:
     def end(self, live: Live, why: str) -> None:
         """End a job, in our own time."""
         if self._live.pop(live.record.name, None):
-            self._do(live.finish(why))
+            live.end(why)
+            self._do(live.finish())
             self._changed.set()
 
     def _same(self, job: GitLabJob) -> list[Live]:
@@ -100,9 +108,11 @@ class Jobs:
 
     async def work(self) -> None:
         """Sweep, until there are no more jobs to come and the last one is over, or `detach`."""
-        while not self._draining or self._live or self._tasks:
+        while not self._detached and (not self._draining or self._live or self._tasks):
             self.sweep()
             await self._news()
+        if self._tasks:  # what is left then, a later life does
+            await asyncio.wait(self._tasks, timeout=_LEAVE_DEADLINE)
 
     def sweep(self) -> None:
         """End the jobs that no hook came for in a long time."""
@@ -124,9 +134,14 @@ class Jobs:
     def detach(self) -> None:
         """Take no more jobs and leave those that were taken to the next life. Idempotent."""
         self.drain()
+        self._detached = True
         for live in self.live:
             self._do(live.leave())
         self._live.clear()
+
+    def _check_here(self) -> None:
+        if self._detached:  # hooks that come back at once must not be told that their job is unknown
+            raise DetachedError("The runner left.")
 
     async def _news(self) -> None:
         self._changed.clear()

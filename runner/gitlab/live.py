@@ -8,14 +8,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
+from runner import outcome as outcomes
 from runner.errors import DetachedError, GitLabError, LeaseError, LeaseLostError, RunnerError
 from runner.execution.cancellation import Cancellation
-from runner.execution.flight import first
+from runner.execution.flight import first, stop
 from runner.execution.lease import LeaseSource
 from runner.execution.options import Note, Settings
-from runner.gitlab import stages
 from runner.gitlab.options import Options
 from runner.gitlab.record import Lease, Record, State
 from runner.gitlab.stages import Stage
@@ -33,6 +33,7 @@ LOCK_DEADLINE: Final = 60.0
 _BEYOND: Final = 3600.0
 _MAX_PATIENCE: Final = 7 * 24 * 3600.0
 _RETRY: Final = 1.0
+_MAX_TEXT: Final = 2000
 
 
 class Live:
@@ -46,6 +47,8 @@ class Live:
         self._cancellation = Cancellation()
         self._workplace = Workplace(record.job, options, used=record.state in (State.PREPARED, State.RUNNING))
         self._over = False
+        #: Asks for the lease of an earlier life.
+        self._regaining = asyncio.create_task(self._regain())
         #: Connected now.
         self.hooks = 0
         self._left = time.monotonic()
@@ -59,23 +62,25 @@ class Live:
             if self.record.state in (State.PREPARED, State.RUNNING):
                 return Done()
             await self._tenancy.end(None)  # of a try that an earlier life of the service did not finish
-            self.record.move(State.PREPARING)
+            self.record.move(State.PREPARING, lease=None, lost="")
             try:
                 end = await self._prepare(turn)
-            except DetachedError:
-                await self._tenancy.end(None)
+            except RunnerError:
+                await self._undo()
                 raise
             if isinstance(end, Done):
                 self.record.move(State.PREPARED)
             else:
-                await self._tenancy.end(None)
-                self.record.move(State.CONFIGURED, lease=None)
+                await self._undo()
             return end
 
     async def run(self, call: str, stage: Stage, offset: int, hook: Listener, cancellation: Cancellation) -> End:
         """Run a stage, or go on with it where its hook lost us from sight. Errors: GitLabError; DetachedError."""
         async with self._turn(hook, cancellation) as turn:
             note = self.record.note
+            if note.stage and note.stage.call != call and note.state is State.RUNNING:
+                await turn.give_up(note.stage)  # its hook ended while there was no service
+                note = self.record.note
             if note.stage and note.stage.call == call:
                 end = await turn.again(note.stage, offset)
                 await self._workplace.after(turn, note.stage.name, end)
@@ -91,27 +96,19 @@ class Live:
 
     # What the service does with the job.
 
-    async def regain(self) -> None:
-        """Take up what an earlier life left, however long that takes. Without its sandbox, the job is lost."""
-        lease = self.record.note.lease
-        while lease and not self._over:
-            try:
-                async with self._lock:
-                    await self._tenancy.regain(lease.attempt, lease.token)
-            except LeaseLostError as error:
-                self.record.change(lost=str(error)[:2000])
-            except LeaseError:
-                await asyncio.sleep(_RETRY)
-                continue
-            return
-
-    async def finish(self, why: str) -> None:
-        """End whatever runs, give the sandbox back and forget the job. Idempotent."""
-        if self._over:
-            return
+    def end(self, why: str) -> None:
+        """Have the job over from now on, also for a later life. `finish` follows."""
         self._over = True
         _logger.info("GitLab job %s is over: %s", self.record.name, why)
         self._cancellation.request(why)
+        try:
+            self.record.move(State.OVER)
+        except GitLabError as error:
+            _logger.warning("GitLab job %s: a restart would forget that it is over: %s", self.record.name, error)
+
+    async def finish(self) -> None:
+        """Give the sandbox back when nothing runs any more, and forget the job."""
+        await asyncio.wait([self._regaining])
         async with self._lock:
             await self._tenancy.end(None)
             self.record.forget()
@@ -120,8 +117,25 @@ class Live:
         """Leave everything as it is, for the next life of the service."""
         self._over = True
         self._cancellation.detach()
+        await stop(self._regaining)
         async with self._lock:
             await self._tenancy.leave()
+
+    async def _regain(self) -> None:
+        """Take up what an earlier life left, however long it takes to get an answer. Without a sandbox, it is lost."""
+        while lease := self.record.note.lease:
+            try:
+                return await self._tenancy.regain(lease.attempt, lease.token)
+            except LeaseLostError as error:
+                return self.record.change(lost=str(error)[:_MAX_TEXT])
+            except LeaseError:
+                await asyncio.sleep(_RETRY)
+        return None
+
+    async def _undo(self) -> None:
+        await self._tenancy.end(None)
+        if not self._over:
+            self.record.move(State.CONFIGURED, lease=None)
 
     @contextlib.contextmanager
     def heard_of(self) -> Iterator[None]:
@@ -140,6 +154,9 @@ class Live:
 
     @contextlib.asynccontextmanager
     async def _turn(self, hook: Listener, cancellation: Cancellation) -> AsyncIterator[Turn]:
+        await first(self._regaining, cancellation.wait())
+        if not self._regaining.done():
+            _unwanted(cancellation)
         try:
             async with asyncio.timeout(LOCK_DEADLINE):
                 await self._lock.acquire()
@@ -162,7 +179,7 @@ class Live:
             taking.cancel()
             await asyncio.wait([taking])
         if taking.cancelled():
-            return _unwanted(turn.cancellation)
+            _unwanted(turn.cancellation)
         try:
             await turn.hook.out(f"{taking.result()}\n".encode())
         except RunnerError as error:
@@ -197,7 +214,8 @@ def _settings(timeout: float, options: Options) -> Settings:
     return replace(options.settings, patience=patience)
 
 
-def _unwanted(cancellation: Cancellation) -> End:
+def _unwanted(cancellation: Cancellation) -> NoReturn:
+    """Raise what becomes of a wish that was taken back: GitLabError or DetachedError."""
     if cancellation.cause is None:
         raise DetachedError("The runner left.")
-    return stages.end_of(cancellation.cause)
+    raise GitLabError(outcomes.sentence(cancellation.cause))

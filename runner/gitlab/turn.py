@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from runner.errors import BadJobError
@@ -23,6 +23,8 @@ from runner.outcome import BadRequest, Outcome, SandboxLost
 
 #: Seconds for the rest of a cancelled stage's output: whoever floods the log must not hold its end up.
 REST: Final = 1.0
+#: An offset beyond all output.
+_NOTHING: Final = 1 << 62
 #: Sentences of the runner's own that are kept for one stage, and the longest of them.
 _MAX_REMARKS: Final = 20
 _MAX_TEXT: Final = 2000
@@ -70,9 +72,17 @@ class Turn:
             log.close("The stage ended.")
             await _pass_on(log, offset, self.hook)
             return await self._tell(note)
+        if not self.tenancy.held:
+            return await self._conclude(note.call, SandboxLost(self.record.note.lost), [])
         remarks: list[str] = []
         following = self.tenancy.follow(self._attempt(note.call, log, remarks), Marker.from_json(note.marker))
         return await self._conclude(note.call, await self._live(log, offset, following), remarks)
+
+    async def give_up(self, note: StageNote) -> None:
+        """End a stage of an earlier life that nobody waits for. Errors: DetachedError; GitLabError."""
+        cancellation = Cancellation()
+        cancellation.request("the end of its hook")
+        await replace(self, cancellation=cancellation).again(note, _NOTHING)
 
     async def aside(self, script: bytes) -> End:
         """Run a script of our own, which is no stage, in the sandbox. Errors: DetachedError; GitLabError."""
@@ -111,6 +121,8 @@ class Turn:
         end = stages.end_of(outcome)
         lost = outcome.why[:_MAX_TEXT] if isinstance(outcome, SandboxLost) else ""
         note = self.record.note.stage
+        if self.record.state is State.OVER:
+            return end
         if note is None or note.call != call:  # it was not sent
             self.record.change(lost=lost)
             return end

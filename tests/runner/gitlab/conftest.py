@@ -23,6 +23,7 @@ from tests.runner.conftest import FakeLeases, Sandbox
 
 #: A minute is for a machine that is busy with everything else.
 DEADLINE = 60.0
+HOOK = (sys.executable, "-I", "-S", hook.__file__)
 
 
 def response(job: int = 7, **changes: object) -> dict[str, Any]:
@@ -65,6 +66,10 @@ class Manager:
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         """Start a hook."""
+        return await self.execute(*HOOK, *arguments)
+
+    async def execute(self, *command: str, stdin: int = asyncio.subprocess.DEVNULL) -> asyncio.subprocess.Process:
+        """Start a program with a hook's environment."""
         given = {
             "RUNNER_GITLAB_SOCKET": str(self.socket),
             "JOB_RESPONSE_FILE": str(self.folder / "response.json"),
@@ -73,9 +78,9 @@ class Manager:
             "SYSTEM_FAILURE_EXIT_CODE": "2",
         }
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", hook.__file__, *arguments),
+            *command,
             env={"PATH": os.environ["PATH"], **given, **self.environment},
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             process_group=0,
@@ -149,6 +154,13 @@ class Lab:
         """End a life as a restart does, with everything left running."""
         self.jobs.detach()
         await self.working
+        self.server.close()
+
+    def die(self) -> None:
+        """End a life as `kill -9` does, as far as that goes within one process."""
+        self.working.cancel()
+        for task in (*self.jobs._tasks, *(live._regaining for live in self.jobs.live)):
+            task.cancel()
         self.server.close()
 
     def sweep_after(self, seconds: float) -> None:

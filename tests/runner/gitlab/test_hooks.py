@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import signal
 from pathlib import Path
 
 import pytest
 
 from tests.runner.conftest import alive, hang, refuse, until
-from tests.runner.gitlab.conftest import DEADLINE, Ended, Lab, Manager, ended, terminate
+from tests.runner.gitlab.conftest import DEADLINE, HOOK, Ended, Lab, Manager, ended, terminate
 
 pytestmark = pytest.mark.anyio
 
@@ -172,17 +173,60 @@ async def test_a_cancel_after_a_restart(lab: Lab) -> None:
     await until(lambda: not alive(int(stage.seen.split()[0])))
 
 
-async def test_gitlab_runner_is_killed(lab: Lab) -> None:
+@pytest.mark.parametrize("stage", ["", "echo $$ ready; exec sleep 300"], ids=["between stages", "within a stage"])
+async def test_gitlab_runner_is_killed(lab: Lab, stage: str) -> None:
     """Nobody calls `cleanup` then: the end of its process is what the service sees."""
+    manager = lab.manager()
+    text = manager.script(stage or "true")
+    hook = shlex.join([*HOOK, "run", text, "build_script"])
+    # The shell stands for gitlab-runner: it starts each hook as the leader of a group of its own.
+    program = f"set -m; {shlex.join([*HOOK, 'config'])} & wait; read HANDLE; export RUNNER_GITLAB_JOB=$HANDLE; "
+    program += f"{shlex.join([*HOOK, 'prepare'])} & wait; {hook} & wait; echo between; read"
+    runner = await manager.execute("bash", "-c", program, stdin=asyncio.subprocess.PIPE)
+    shell = Stage(runner)
+    await shell.until(b"job_env")
+    await shell.until(b"}}")
+    assert runner.stdin
+    runner.stdin.write(json.loads(shell.seen)["job_env"]["RUNNER_GITLAB_JOB"].encode() + b"\n")
+    await shell.until(b"ready" if stage else b"between")
+    runner.kill()
+    await until(lambda: lab.leases.calls == ["give_back:used"])
+    assert not lab.jobs.live
+
+
+async def test_a_hook_that_is_killed(lab: Lab) -> None:
+    """gitlab-runner does that to one that does not end in time: what it started must not stay."""
     manager = await lab.prepared()
-    script = manager.script("echo $$ ready; exec sleep 300")
-    hook = await manager.start("run", script, "build_script")
-    stage = Stage(hook)
-    await stage.until(b"ready")
-    # The tests' own process stands for gitlab-runner, so that its hook's end is what can be had.
-    hook.send_signal(signal.SIGKILL)
-    await hook.wait()
+    stage = await start(manager, "echo $$ ready; exec sleep 300")
+    stage.process.kill()
     await until(lambda: not alive(int(stage.seen.split()[0])))
+    assert (await manager.run("echo after", "after_script")).out == b"after\n"
+
+
+async def test_a_hook_that_is_killed_while_there_is_no_service(lab: Lab) -> None:
+    """The next stage does not start beside what is left of the one before."""
+    manager = await lab.prepared()
+    stage = await start(manager, "trap '' TERM; echo $$ ready; while :; do sleep 0.05; done")
+    await lab.leave()
+    stage.process.kill()
+    await stage.process.wait()
+    lab.begin()
+    assert (await manager.run("echo after", "after_script")).out == b"after\n"
+    assert not alive(int(stage.seen.split()[0]))
+
+
+async def test_a_restart_between_cleanup_and_the_return_of_the_sandbox(lab: Lab) -> None:
+    manager = await lab.prepared()
+    lab.leases.trouble["give_back"] = hang
+    assert (await manager.hook("cleanup")).code == 0
+    await until(lambda: lab.leases.calls == ["give_back:used"])
+    lab.die()
+    lab.leases.trouble.clear()
+    lab.leases.leases[0].calls.clear()
+    lab.begin()
+    assert not lab.jobs.live
+    await until(lambda: lab.leases.calls == ["give_back:used"])
+    await until(lambda: not list((lab.folder / "jobs").iterdir()))
 
 
 async def test_a_sandbox_that_is_lost(lab: Lab) -> None:
@@ -272,10 +316,19 @@ async def test_a_response_that_cannot_be_read(lab: Lab) -> None:
     assert "The job response cannot be read" in end.err
 
 
-async def test_a_service_that_is_not_there(lab: Lab) -> None:
+async def test_a_cancel_while_there_is_no_service(lab: Lab) -> None:
+    """Its hook waits for the service to come back, but not when gitlab-runner wants the end."""
     manager = lab.manager()
     manager.environment = {"RUNNER_GITLAB_JOB": "7.x"}
     manager.socket = lab.folder / "nothing.sock"
-    end = await manager.hook("cleanup")
+    hook = await manager.start("run", manager.script("true"), "build_script")
+    await until(lambda: _catches(hook.pid, signal.SIGTERM))
+    terminate(hook)
+    end = await ended(hook)
     assert end.code == 2
     assert "Is `runner serve` running there?" in end.err
+
+
+def _catches(pid: int, number: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
