@@ -26,11 +26,14 @@ def aliases(image: str, given: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*_of_image(image), *given)))
 
 
-def untaken(names: Iterable[str], taken: set[str]) -> tuple[str, ...]:
-    """Return those names that no service has yet, and take them: the first service keeps a name."""
-    free = tuple(name for name in names if name not in taken)
-    taken.update(free)
-    return free
+def first_come(claims: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return what each service keeps of the names that it claims: the first one to claim a name has it."""
+    taken: set[str] = set()
+    kept = []
+    for claim in claims:
+        kept.append(tuple(name for name in claim if name not in taken))
+        taken.update(claim)
+    return kept
 
 
 def _of_image(image: str) -> tuple[str, ...]:

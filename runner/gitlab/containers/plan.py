@@ -8,7 +8,7 @@ from typing import Final
 from runner.gitlab.containers import names
 from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.containers.program import program
-from runner.gitlab.response import GitLabJob, Image, Service
+from runner.gitlab.response import GitLabJob, Image
 
 __all__ = ["ImagePolicy", "Plan", "plan"]
 
@@ -58,14 +58,14 @@ def plan(job: GitLabJob, policy: ImagePolicy, workspace: str, docker_config: str
     """
     if job.image is None and not job.services:
         return None
-    taken: set[str] = set()
-    services = [_service(job, number, policy, taken) for number in range(len(job.services))]
+    services, ignored = _services(job, policy)
     folders = (workspace, docker_config)
     hosts = f"{docker_config}/hosts"
     order = {
         "network": _NETWORK,
         "workspace": workspace,
         "services": services,
+        "ignored": ignored,
         "wait": SERVICES_WAIT,
         "hosts": hosts,
         "container": job.image and _container(job.image, policy, folders),
@@ -89,15 +89,22 @@ def _container(image: Image, policy: ImagePolicy, folders: tuple[str, ...]) -> d
     }
 
 
-def _service(job: GitLabJob, number: int, policy: ImagePolicy, taken: set[str]) -> dict[str, object]:
-    service: Service = job.services[number]
-    return {
-        "container": f"gitlab-service-{number}",
-        "image": _image(service.image, policy),
-        "aliases": [*names.untaken(names.aliases(service.image.name, service.aliases), taken)],
-        "command": None if service.command is None else [*service.command],
-        "environment": {**job.service_variables, **service.variables},
-    }
+def _services(job: GitLabJob, policy: ImagePolicy) -> tuple[list[dict[str, object]], list[str]]:
+    """Return the services, and the images of those left out: as with gitlab-runner, for all their names are taken."""
+    kept = names.first_come(names.aliases(service.image.name, service.aliases) for service in job.services)
+    claims = [*zip(job.services, kept, strict=True)]
+    services: list[dict[str, object]] = [
+        {
+            "container": f"gitlab-service-{number}",
+            "image": _image(service.image, policy),
+            "aliases": [*aliases],
+            "command": None if service.command is None else [*service.command],
+            "environment": {**job.service_variables, **service.variables},
+        }
+        for number, (service, aliases) in enumerate(claims)
+        if aliases
+    ]
+    return services, [service.image.name for service, aliases in claims if not aliases]
 
 
 def _image(image: Image, policy: ImagePolicy) -> dict[str, object]:
@@ -107,5 +114,5 @@ def _image(image: Image, policy: ImagePolicy) -> dict[str, object]:
         "entrypoint": None if image.entrypoint is None else [*image.entrypoint] or [""],
         "user": image.user or "",
         "platform": image.platform or "",
-        "pull": [policy.value for policy in policy.pulls(image.pull_policies)],
+        "pull": [pull.value for pull in policy.pulls(image.pull_policies)],
     }

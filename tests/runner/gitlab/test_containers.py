@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import BadJobError, InputError
-from runner.gitlab.containers.names import aliases, untaken
+from runner.gitlab.containers.names import aliases, first_come
 from runner.gitlab.containers.plan import plan
 from runner.gitlab.containers.policy import ImagePolicy, PullPolicy
 from runner.gitlab.containers.program import program
@@ -54,9 +54,12 @@ def test_names_from_any_image_are_host_names(image: str) -> None:
 
 
 def test_the_first_service_keeps_a_name() -> None:
-    taken: set[str] = set()
-    assert untaken(("a", "b"), taken) == ("a", "b")
-    assert untaken(("b", "c"), taken) == ("c",)
+    assert first_come([("a", "b"), ("b", "c"), ("a",)]) == [("a", "b"), ("c",), ()]
+    twice = Service(Image("box:2"))
+    made = plan(job(None, twice, twice), ImagePolicy(), "/builds", "/docker")
+    assert made
+    order = order_of(made.prepare)
+    assert (len(order["services"]), order["ignored"]) == (1, ["box:2"])
 
 
 @pytest.mark.parametrize(

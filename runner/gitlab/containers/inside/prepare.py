@@ -42,6 +42,8 @@ def _prepare(order: dict[str, Any]) -> None:
     # Docker would make a folder that it mounts and that is not there, and root would own it.
     Path(order["workspace"]).mkdir(parents=True, exist_ok=True)
     _make_network(network)
+    for name in order["ignored"]:
+        print(f"WARNING: Service {name} is already created. Ignoring.", flush=True)
     for service in started:
         print(f"Starting service {service['image']['name']} ...", flush=True)
         get_image(service["image"])
