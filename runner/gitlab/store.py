@@ -55,6 +55,7 @@ class CacheStore:
             raise CacheError(f"The cache folder {folder} is used by another runner. Give each a folder of its own.")
         for part in folder.glob(f"*/*{_PART}"):
             part.unlink(missing_ok=True)
+        self._drop(limit)
 
     def close(self) -> None:
         """Leave the folder to another runner."""

@@ -77,6 +77,15 @@ def test_what_was_not_used_for_the_longest_time_goes_first(store: CacheStore) ->
     assert two not in store.entries(OURS)
 
 
+def test_a_lower_cap_holds_from_the_start(store: CacheStore, tmp_path: Path) -> None:
+    put(store, b"x" * 4000, "one")
+    two = put(store, b"x" * 4000, "two")
+    store.close()
+    lower = CacheStore(tmp_path / "caches", 5000)
+    assert lower.entries(OURS) == [two]
+    lower.close()
+
+
 def test_one_that_is_too_large_drops_nothing(store: CacheStore) -> None:
     kept = put(store, b"small")
     with pytest.raises(CacheError, match="keeps 10000 bytes"):
