@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -189,7 +190,8 @@ def _folder_of(handle: str) -> str:
 def _replace(path: Path, content: bytes) -> None:
     new = path.with_suffix(".new")
     try:
-        new.write_bytes(content)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+            file.write(content)
         new.replace(path)
     except OSError:
         with contextlib.suppress(OSError):

@@ -155,17 +155,17 @@ class _Part(BaseModel):
 
 
 class _JobInfo(_Part):
-    project_id: Annotated[int, Field(gt=0)] | None = None
+    project_id: Annotated[int, Field(strict=True, gt=0)] | None = None
 
 
 class _GitInfo(_Part):
     ref: str = ""
     refspecs: Annotated[list[str], BeforeValidator(_none_is_empty)] = []
-    protected: bool | None = None
+    protected: Annotated[bool, Field(strict=True)] | None = None
 
 
 class _RunnerInfo(_Part):
-    timeout: Annotated[int, Field(ge=0, le=10**9)] | None = None
+    timeout: Annotated[int, Field(strict=True, ge=0, le=10**9)] | None = None
 
 
 class _Variable(_Part):
@@ -204,7 +204,7 @@ class _Credential(_Part):
 
 
 class _Response(_Part):
-    id: Annotated[int, Field(gt=0, lt=1 << 63)]
+    id: Annotated[int, Field(strict=True, gt=0, lt=1 << 63)]
     token: Annotated[str, Field(min_length=1, max_length=65536)]
     job_info: Annotated[_JobInfo, BeforeValidator(_none_is_object)] = _JobInfo()
     git_info: Annotated[_GitInfo, BeforeValidator(_none_is_object)] = _GitInfo()
