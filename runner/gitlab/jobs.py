@@ -93,10 +93,10 @@ class Jobs:
             self.end(live, "gitlab-runner's cleanup")
         return [live.record.name for live in found]
 
-    def end(self, live: Live, why: str) -> None:
-        """End a job, in our own time."""
+    def end(self, live: Live, by: str) -> None:
+        """End a job, in our own time; `by` completes the sentence "the script was cancelled by …"."""
         if self._live.pop(live.record.name, None):
-            live.end(why)
+            live.end(by)
             self._do(live.finish())
             self._changed.set()
 
@@ -118,7 +118,7 @@ class Jobs:
         """End the jobs that no hook came for in a long time."""
         for live in self.live:
             if live.idle > self._options.idle:
-                self.end(live, f"no hook came for {self._options.idle:g} s")
+                self.end(live, f"the sweeper, as no hook came for {self._options.idle:g} s")
 
     def drain(self) -> None:
         """Take no more jobs. Idempotent."""
@@ -128,8 +128,9 @@ class Jobs:
     def stop(self, why: str) -> None:
         """Take no more jobs and end those that were taken. Idempotent."""
         self.drain()
+        _logger.info("GitLab's jobs are ended: %s", why)
         for live in self.live:
-            self.end(live, why)
+            self.end(live, "a stop of the runner")
 
     def detach(self) -> None:
         """Take no more jobs and leave those that were taken to the next life. Idempotent."""

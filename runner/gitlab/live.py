@@ -96,11 +96,11 @@ class Live:
 
     # What the service does with the job.
 
-    def end(self, why: str) -> None:
+    def end(self, by: str) -> None:
         """Have the job over from now on, also for a later life. `finish` follows."""
         self._over = True
-        _logger.info("GitLab job %s is over: %s", self.record.name, why)
-        self._cancellation.request(why)
+        _logger.info("GitLab job %s is over by %s", self.record.name, by)
+        self._cancellation.request(by)
         try:
             self.record.move(State.OVER)
         except GitLabError as error:

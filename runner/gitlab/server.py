@@ -180,7 +180,7 @@ class Server:
         return Done()
 
     def _watch(self, live: Live, manager: Manager) -> None:
-        self._managers.watch(live.record.name, manager, lambda: self._jobs.end(live, "its gitlab-runner ended"))
+        self._managers.watch(live.record.name, manager, lambda: self._jobs.end(live, "the end of its gitlab-runner"))
 
 
 async def _greeting(connection: socket.socket) -> Manager:
