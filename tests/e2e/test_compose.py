@@ -80,6 +80,11 @@ def test_up_run_down_purge(installation: Installation, docker_client: docker.Doc
     assert volumes(docker_client) == set()
 
 
+def test_gitlab_is_a_profile_of_its_own(installation: Installation) -> None:
+    assert "gitlab" not in installation.compose("config", "--services").split()
+    assert "gitlab" in installation.compose("--profile", "gitlab", "config", "--services").split()
+
+
 def test_purge_removes_what_a_killed_keeper_left(
     installation: Installation, docker_client: docker.DockerClient
 ) -> None:
