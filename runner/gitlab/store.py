@@ -112,6 +112,8 @@ class CacheStore:
         if size > self._limit:
             raise CacheError(f"it has {size} bytes, and this runner keeps {self._limit} bytes of caches in all")
         with self._guard:
+            if self._promised + size > self._limit:
+                raise CacheError("other caches that are being kept take all the room there is")
             self._promised += size
             self._drop(self._limit - self._promised)
         try:
