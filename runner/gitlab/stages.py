@@ -20,6 +20,9 @@ HELPED: Final = ARCHIVING | {
     RESTORING, "download_artifacts", "upload_artifacts_on_success", "upload_artifacts_on_failure",
 }  # fmt: skip
 
+#: What comes after it is the sandbox's own cleaning, which does not care whose a file is.
+LAST: Final = "cleanup_file_variables"
+
 _RECLAIM: Final = """\
 [ -d {folder} ] || exit 0
 if [ -n "$(find {folder} -xdev ! -uid "$(id -u)" -print -quit 2>&1)" ]; then

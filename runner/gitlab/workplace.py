@@ -71,7 +71,7 @@ class Workplace:
         if stage.is_the_users:
             self._mixed = True
             return await self._run_the_users(turn, call, stage)
-        if self._mixed:
+        if self._mixed and stage.name != stages.LAST:
             await turn.aside(stages.reclaim(self._options.builds))
             self._mixed = False
         await self._before(turn, stage)
