@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from bench import claim, inspection, log_throughput, recreate, sandbox_run, start_latency, stream
+from bench import claim, gitlab_stage, inspection, log_throughput, recreate, sandbox_run, start_latency, stream
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
         client_key.touch(mode=0o600)
         client_key.write_text(sandbox.identity.client.private)
         options = ["--host", sandbox.address, "--host-key", str(host_key), "--client-key", str(client_key)]
-        for bench in (start_latency, log_throughput):
+        for bench in (start_latency, log_throughput, gitlab_stage):
             bench.main(options)
         inspection.report(sandbox, rounds=10)
     recreate.report(profile, rounds=5)

@@ -13,8 +13,13 @@
     │   ├── ConnectionLostError  an open session broke
     │   ├── ProtocolError        the sandbox's side said something that the protocol does not allow
     │   ├── LaunchRefusedError   the launcher in the sandbox could not start the script
-    │   └── AttemptLostError     the sandbox does not know how the attempt ended, and never will
+    │   ├── AttemptLostError     the sandbox does not know how the attempt ended, and never will
+    │   └── TransferError        a file could not be brought into the sandbox or out of it
     ├── DetachedError            the runner leaves a job to a later life of its own
+    ├── GitLabError              a hook of GitLab's custom executor cannot be served
+    │   ├── CacheError           a cache cannot be kept
+    │   ├── InstallError         gitlab-runner's configuration cannot be made, read or written
+    │   └── ResponseError        the job response cannot be read
     └── ServiceError             the service cannot do what was asked
         ├── StateError           its state cannot be read, written or moved like that
         ├── BusyError            too many jobs wait
@@ -84,8 +89,28 @@ class AttemptLostError(SandboxError):
     """The sandbox does not know how the attempt ended, or is not the one that it ran in. Asking again cannot help."""
 
 
+class TransferError(SandboxError):
+    """A file could not be brought into the sandbox or out of it. The session goes on."""
+
+
 class DetachedError(RunnerError):
     """The runner was told to leave: what runs goes on in its sandbox, and what was not started was not."""
+
+
+class GitLabError(RunnerError):
+    """A hook of GitLab's custom executor cannot be served."""
+
+
+class CacheError(GitLabError):
+    """A cache cannot be kept."""
+
+
+class InstallError(GitLabError):
+    """gitlab-runner's configuration cannot be made, read or written."""
+
+
+class ResponseError(GitLabError):
+    """The job response that gitlab-runner passed on cannot be read."""
 
 
 class ServiceError(RunnerError):

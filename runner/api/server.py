@@ -10,12 +10,12 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import uvicorn
 from fastapi import FastAPI
 
 from runner.errors import InputError, StateError
-from runner.service.service import Service
 
 _logger = logging.getLogger(__name__)
 
@@ -53,7 +53,28 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted, and nobody is asked for its password")
 
 
-async def serve(service: Service, app: FastAPI, host: str, port: int, tls: Tls | None = None) -> None:
+class Works(Protocol):
+    """What is served while it works: see `Service`."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether no more jobs are taken."""
+        ...
+
+    def drain(self) -> None:
+        """Take no more jobs."""
+
+    def stop(self, why: str) -> None:
+        """End what runs."""
+
+    def detach(self) -> None:
+        """Leave what runs running."""
+
+    async def work(self) -> None:
+        """Work until there is nothing to do."""
+
+
+async def serve(service: Works, app: FastAPI, host: str, port: int, tls: Tls | None = None) -> None:
     """Serve until the service has no more work after a signal. Raises StateError when the address cannot be used.
 
     TERM and INT drain: running and waiting jobs end first. A second one, or QUIT, ends them. USR1 detaches: running
@@ -90,7 +111,7 @@ async def _serve(server: uvicorn.Server, host: str, port: int) -> None:
         ) from error
 
 
-def _handle_signals(service: Service) -> None:
+def _handle_signals(service: Works) -> None:
     loop = asyncio.get_running_loop()
 
     def drain_or_stop() -> None:

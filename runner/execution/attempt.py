@@ -13,30 +13,25 @@ caller gets its cancellation.
 from __future__ import annotations
 
 import asyncio
-import logging
-import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from runner import outcome as outcomes
-from runner.errors import ConnectError, DetachedError, LaunchRefusedError, RunnerError
+from runner.errors import ConnectError, DetachedError
 from runner.execution import wire
 from runner.execution.cancellation import Cancellation, see_through
-from runner.execution.ending import outcome_of, remarks_on_log
+from runner.execution.ending import remarks_on_log
+from runner.execution.flight import Flight, first, sentence, stop
 from runner.execution.held import Held
 from runner.execution.lease import LeaseSource
 from runner.execution.log import Log
 from runner.execution.marker import Marker
 from runner.execution.options import DEFAULTS, Note, Notes, Settings, no_notes
 from runner.execution.prepare import Prepared, prepare
-from runner.execution.pursuit import CATCH_UP, Pursuit
+from runner.execution.pursuit import Pursuit
 from runner.job import Job, new_attempt_id
-from runner.outcome import Cancelled, Limit, Outcome, RunnerStopped, SandboxLost, SetupFailed, TimedOut
+from runner.outcome import Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed, TimedOut
 
-_logger = logging.getLogger(__name__)
-
-#: Seconds that the runner waits beyond the moment when the launcher itself should have ended the job.
-BACKSTOP: Final = 10.0
 #: Seconds for the launcher to tell of an end by KILL.
 KILL_REPORT: Final = 1.0
 
@@ -100,14 +95,14 @@ async def run_attempt(
         preparing = asyncio.create_task(
             prepare(leases, job.profile, job.trust_key, settings=settings, notes=notes, new_attempt=new_attempt)
         )
-        await _first(preparing, cancellation.wait())
+        await first(preparing, cancellation.wait())
         if not preparing.done():
             preparing.cancel()
             await asyncio.wait([preparing])
         if preparing.cancelled():
             return _unstarted(cancellation)
         if error := preparing.exception():
-            return SetupFailed(_sentence(error))
+            return SetupFailed(sentence(error))
         prepared = preparing.result()
         if not prepared.usable:
             await prepared.release()
@@ -137,16 +132,16 @@ async def resume_attempt(
         pursuit = Pursuit(leases, marker, log, settings, notes, None)
         # A wish for the end waits for this: without the lease, nothing in the sandbox can be ended.
         regaining = asyncio.create_task(pursuit.regain())
-        await _first(regaining, cancellation.wait())
+        await first(regaining, cancellation.wait())
         if cancellation.detached:
-            await _stop(regaining)
+            await stop(regaining)
             await pursuit.close()
             raise DetachedError(_DETACHED)
         await asyncio.wait([regaining])
         if error := regaining.exception():
-            return cancellation.cause or SandboxLost(_sentence(error))
-        flight = _Flight(pursuit, Held(regaining.result(), settings), marker, cancellation, report, settings)
-        return await flight.outcome(pursuit.follow())
+            return cancellation.cause or SandboxLost(sentence(error))
+        held = Held(regaining.result(), settings)
+        return await _fly(pursuit, held, marker, cancellation, report, settings, pursuit.follow())
 
     report = _Report(log, notes, on_end)
     return await _to_the_end(attempt(), report, cancellation)
@@ -177,7 +172,7 @@ class _Report:
         except DetachedError:
             raise
         except Exception as error:  # noqa: BLE001 - the sandbox goes back, and the caller gets the outcome all the same
-            _sentence(error)
+            sentence(error)
         facts: dict[str, str | int] = {"outcome": outcomes.name(outcome), "log_bytes": log.output}
         self.notes(Note("ended", outcomes.sentence(outcome), facts))
 
@@ -205,12 +200,11 @@ async def _start(
         on_start(marker)
     except Exception as error:  # noqa: BLE001 - whatever it is, nothing was sent and the sandbox goes back
         await prepared.release()
-        return SetupFailed(_sentence(error))
+        return SetupFailed(sentence(error))
     prepared.held.heartbeat.beat()
     settings = prepared.settings
     pursuit = Pursuit(prepared.leases, marker, log, settings, report.notes, prepared.session)
-    flight = _Flight(pursuit, prepared.held, marker, cancellation, report, settings)
-    return await flight.outcome(pursuit.launch(job))
+    return await _fly(pursuit, prepared.held, marker, cancellation, report, settings, pursuit.launch(job))
 
 
 def _unstarted(cancellation: Cancellation) -> Outcome:
@@ -220,119 +214,44 @@ def _unstarted(cancellation: Cancellation) -> Outcome:
     return cancellation.cause
 
 
-class _Flight:
-    """One job in one sandbox, from its first byte to the sandbox's way back."""
-
-    def __init__(
-        self,
-        pursuit: Pursuit,
-        held: Held,
-        marker: Marker,
-        cancellation: Cancellation,
-        report: _Report,
-        settings: Settings,
-    ) -> None:
-        self._pursuit = pursuit
-        self._held = held
-        self._marker = marker
-        self._cancellation = cancellation
-        self._report = report
-        self._settings = settings
-
-    async def outcome(self, seeing: Coroutine[Any, Any, wire.Ended]) -> Outcome:
-        """See the script through, have its outcome kept, and only then return the sandbox: the first cause counts."""
-        script = asyncio.create_task(seeing)
-        try:
-            outcome = await self._first_cause(script)
-            if isinstance(outcome, Cancelled | RunnerStopped | TimedOut):
-                broken = await self._end(script)
-            else:
-                broken = outcome.why if isinstance(outcome, SandboxLost | SetupFailed) else None
-            await _stop(script)
-            await self._report.tell(outcome)
-        except DetachedError:
-            await _stop(script)
-            await self._pursuit.close()
-            await self._held.leave()
-            raise
-        await self._pursuit.close()
-        if broken:
-            self._report.notes(Note("condemned", f"Sandbox {self._marker.sandbox} is not used again: {broken}"))
-        await self._held.hand_in(broken, used=True)
-        return outcome
-
-    async def _first_cause(self, script: asyncio.Task[wire.Ended]) -> Outcome:
-        for timeout in self._waits():
-            await self._news(script, timeout)
-            if script.done() and not script.exception():
-                return outcome_of(script.result())
-            if self._cancellation.cause:
-                return self._cancellation.cause
-            if self._cancellation.detached:
-                raise DetachedError(_DETACHED)
-            if script.done():
-                return _broken(script.exception())
-            if self._held.heartbeat.is_lost:
-                return SandboxLost("The lease was taken away while the script was running.")
-            if self._pursuit.settled:
-                break
-        return TimedOut(Limit.JOB)
-
-    def _waits(self) -> list[float | None]:
-        """Return for how long to wait for news, and how long again while an end could be on its way.
-
-        The launcher enforces the timeout, so a script may well have ended in time while there was no connection.
-        """
-        if self._marker.timeout is None:
-            return [None]
-        left = self._marker.timeout + self._settings.grace + BACKSTOP - self._marker.started.elapsed()
-        return [max(0.0, left), self._settings.reconnect_deadline + CATCH_UP]
-
-    async def _news(self, script: asyncio.Task[wire.Ended], timeout: float | None) -> None:
-        await _first(script, self._cancellation.wait(), self._held.heartbeat.wait_lost(), timeout=timeout)
-
-    async def _end(self, script: asyncio.Task[wire.Ended]) -> str | None:
-        """End the script and everything it left, from inside as far as that goes and then from outside.
-
-        Returns why the sandbox is to be condemned, None when it may be given back. The script's own end and transport
-        errors no longer matter: the first cause counts.
-        """
-        for number, seconds in ((signal.SIGTERM, self._settings.grace), (signal.SIGKILL, KILL_REPORT)):
-            if script.done() or not self._pursuit.connected:
-                break
-            self._pursuit.signal(number)
-            await asyncio.wait([script], timeout=seconds)
-        await _stop(script)
-        return None if await self._held.kill() else "Processes of the job may be left in it."
-
-
-async def _stop(task: asyncio.Task[Any]) -> None:
-    """Cancel a task that limits its own clean-up, and wait for its end, whatever that is."""
-    task.cancel()
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()
-
-
-async def _first(task: asyncio.Task[Any], *others: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:
-    """Wait until the task or any of the others is done; the others are cancelled then."""
-    watched = [asyncio.ensure_future(other) for other in others]
+async def _fly(
+    pursuit: Pursuit,
+    held: Held,
+    marker: Marker,
+    cancellation: Cancellation,
+    report: _Report,
+    settings: Settings,
+    seeing: Coroutine[Any, Any, wire.Ended],
+) -> Outcome:
+    """See the script through, have its outcome kept, and only then return the sandbox: the first cause counts."""
+    flight = Flight(pursuit, held.heartbeat, marker, cancellation, settings)
+    script = asyncio.create_task(seeing)
     try:
-        await asyncio.wait([task, *watched], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for other in watched:
-            other.cancel()
+        outcome = await flight.first_cause(script)
+        if isinstance(outcome, Cancelled | RunnerStopped | TimedOut):
+            broken = await _end(flight, script, held)
+        else:
+            broken = outcome.why if isinstance(outcome, SandboxLost | SetupFailed) else None
+        await stop(script)
+        await report.tell(outcome)
+    except DetachedError:
+        await stop(script)
+        await pursuit.close()
+        await held.leave()
+        raise
+    await pursuit.close()
+    if broken:
+        report.notes(Note("condemned", f"Sandbox {marker.sandbox} is not used again: {broken}"))
+    await held.hand_in(broken, used=True)
+    return outcome
 
 
-def _broken(error: BaseException | None) -> Outcome:
-    """Return the outcome of a script that was lost from sight."""
-    if isinstance(error, LaunchRefusedError):
-        return SetupFailed(str(error))
-    return SandboxLost(_sentence(error))
+async def _end(flight: Flight, script: asyncio.Task[wire.Ended], held: Held) -> str | None:
+    """End the script and everything it left, from inside as far as that goes and then from outside.
 
-
-def _sentence(error: BaseException | None) -> str:
-    if isinstance(error, RunnerError):
-        return str(error)
-    _logger.error("An error of the runner's own ended an attempt.", exc_info=error, extra={"action": "internal_error"})
-    return f"The runner met an error of its own ({type(error).__name__}). Please report it with the runner's log."
+    Returns why the sandbox is to be condemned, None when it may be given back. The script's own end and transport
+    errors no longer matter: the first cause counts.
+    """
+    await flight.end(script, KILL_REPORT)
+    await stop(script)
+    return None if await held.kill() else "Processes of the job may be left in it."

@@ -32,7 +32,8 @@ def remarks_on_end(ended: Ended, script: bytes, received: int) -> list[str]:
     if ended.kind is EndKind.START_FAILED:
         remarks.append(_start_failure(ended, script))
     if received < ended.logged:
-        remarks.append(f"{ended.logged - received} bytes of the log are missing: the job shortened it in the sandbox.")
+        why = "the job shortened it in the sandbox, or was ended before they came"
+        remarks.append(f"{ended.logged - received} bytes of the log are missing: {why}.")
     if ended.removed:
         remarks.append(f"The job shortened its log in the sandbox by {ended.removed} bytes; some may be zeros here.")
     if ended.log_error:

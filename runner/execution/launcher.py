@@ -4,7 +4,7 @@ The runner sends it over the connection, together with `supervisor.py`. Two proc
 
 - the **follower** is on the connection. It waits there before there is a job. Then it either lays out the attempt's
   folder and starts the supervisor, or looks for the supervisor of an attempt that was launched before; and sends the
-  log as it grows and, after every byte of it, how the script ended.
+  log as it grows and, after every byte of it, how the script ended. Then it waits for the next script, if there is one.
 - the **supervisor** is detached and sees the script to its end. It lives on when the connection does not.
 
 Standard library only, Python 3.11 or later, run with `-I -S`: nothing here may import anything of ours but
@@ -26,12 +26,12 @@ import socket
 import struct
 import sys
 
-from runner.execution.supervisor import PATH, Attempt, Folder, RefusedError, Supervisor, enlarge, plain
+from runner.execution.supervisor import Attempt, Folder, RefusedError, Supervisor, enlarge, plain, run_briefly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing costs milliseconds
     from collections.abc import Iterator
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 STDIN, STDOUT = 0, 1
 HEAD = struct.Struct(">cI")
@@ -45,27 +45,48 @@ class ConnectionGoneError(Exception):
 
 
 def main() -> None:
-    """Greet the runner, and do what it asks for: launch, or follow what was launched before."""
+    """Greet the runner, and do what it asks for until it is gone: one script after another, started or found again."""
     try:
         send_json(b"h", {"uid": os.getuid(), "boot_id": boot_id(), "python": sys.version.split()[0]})
-        kind, size = read_head()
-        request = json.loads(b"".join(read_pieces(size)))
-        if kind == b"F":
-            folder = Folder(request["root"], request["attempt"])
-            follow(folder, find_supervisor(folder), request["offset"], request["log_limit"])
-            return
-        try:
-            attempt = Attempt(request)
-            listener = receive(attempt)
-        except (OSError, RefusedError) as error:
-            send_json(b"r", {"why": describe(error)})
-            return
-        follow(attempt, start_supervisor(attempt, listener), 0, attempt.log_limit)
+        while serve():
+            reap()
     except (ConnectionGoneError, BrokenPipeError):
         pass
 
 
+def serve() -> bool:
+    """Do one thing that the runner asks for. Returns whether there may be more: not after a script that was refused."""
+    kind, size = read_head()
+    content = b"".join(read_pieces(size))
+    if kind == b"F":
+        request = json.loads(content)
+        folder = Folder(request["root"], request["attempt"])
+        Follower(folder, find_supervisor(folder), request["offset"], request["log_limit"]).run()
+    elif kind == b"L":
+        return launch(json.loads(content))
+    return True  # a signal for a script that ended meanwhile
+
+
+def reap() -> None:
+    """Collect supervisors that have ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 # -- launching --------------------------------------------------------------------------------------------------------
+
+
+def launch(request: dict[str, Any]) -> bool:
+    """Start a script and follow it. Returns whether it was started: most of what was sent is unread otherwise."""
+    try:
+        attempt = Attempt(request)
+        listener = receive(attempt)
+    except (OSError, RefusedError) as error:
+        send_json(b"r", {"why": describe(error)})
+        return False
+    Follower(attempt, start_supervisor(attempt, listener), 0, attempt.log_limit).run()
+    return True
 
 
 def receive(attempt: Attempt) -> socket.socket:
@@ -92,27 +113,13 @@ def empty_workspace(path: str) -> None:
                 break
         except OSError:
             pass
-        run_briefly(remove)
+        run_briefly(remove, REMOVAL_SECONDS)
     try:
         os.makedirs(path, 0o755, exist_ok=True)
     except OSError as error:
         raise RefusedError(f"The workspace {path} cannot be made: {error.strerror}.") from None
     if os.listdir(path):
         raise RefusedError(f"The workspace {path} holds files of an earlier attempt that cannot be removed.")
-
-
-def run_briefly(command: list[str]) -> None:
-    """Run a helper to its end, or kill it when it takes too long. The caller looks at what it did."""
-    null = (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)
-    try:
-        pid = os.posix_spawnp(command[0], command, {"PATH": PATH}, file_actions=[null])
-    except OSError:
-        return
-    descriptor = os.pidfd_open(pid)
-    if not select.select([descriptor], [], [], REMOVAL_SECONDS)[0]:
-        os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    os.close(descriptor)
 
 
 def start_supervisor(attempt: Attempt, listener: socket.socket) -> socket.socket:
@@ -154,24 +161,73 @@ def find_supervisor(folder: Folder) -> socket.socket | None:
     return link
 
 
-def follow(folder: Folder, link: socket.socket | None, sent: int, limit: int) -> None:
-    """Send the log from `sent` bytes on while it grows, then how the script ended; pass on signals."""
-    enlarge(STDOUT)
-    poller = select.poll()
-    poller.register(STDIN, select.POLLIN)
-    if link:
-        poller.register(link, select.POLLIN)
-    while link:
-        for descriptor, _ in poller.poll():
-            if descriptor == STDIN:
-                _, size = read_head()
-                tell_supervisor(link, b"".join(read_pieces(size)))
-            elif hear_supervisor(link, folder):
-                sent = send_log(folder.log, sent, limit)
-            else:
-                link = None
-                break
-    send_end(folder, sent, limit)
+class Follower:
+    """Sends the log of one attempt while it grows, then how the script ended; passes on signals."""
+
+    def __init__(self, folder: Folder, link: socket.socket | None, sent: int, limit: int) -> None:
+        """Begin after `sent` bytes, and send none beyond `limit`."""
+        self.folder = folder
+        self.link = link
+        self.sent = sent
+        self.limit = limit
+
+    def run(self) -> None:
+        """Follow the script to its end."""
+        enlarge(STDOUT)
+        poller = select.poll()
+        poller.register(STDIN, select.POLLIN)
+        if self.link:
+            poller.register(self.link, select.POLLIN)
+        while self.link:
+            for descriptor, _ in poller.poll():
+                if descriptor == STDIN:
+                    self.obey()
+                elif hear_supervisor(self.link, self.folder):
+                    self.send_log()
+                else:
+                    self.link.close()
+                    self.link = None
+                    break
+        self.send_end()
+        self.folder.close()
+
+    def obey(self) -> None:
+        """Pass on signals. Who asks for KILL wants the end, and not what is left to send of a flood."""
+        _, size = read_head()
+        words = b"".join(read_pieces(size))
+        if self.link:
+            tell_supervisor(self.link, words)
+        if signal.SIGKILL in words:
+            self.limit = min(self.limit, self.sent)
+
+    def send_log(self) -> None:
+        """Send what the log holds by now."""
+        log = self.folder.log
+        size = os.fstat(log).st_size if log >= 0 else 0
+        while self.sent < (end := min(size, self.limit, self.sent + CHUNK)):
+            write_all(STDOUT, HEAD.pack(b"l", end - self.sent))
+            while self.sent < end and (moved := os.sendfile(STDOUT, log, self.sent, end - self.sent)):
+                self.sent += moved
+            write_all(STDOUT, bytes(end - self.sent))  # the job shortened its log after we announced it
+            self.sent = end
+            while select.select([STDIN], [], [], 0)[0]:
+                self.obey()
+
+    def send_end(self) -> None:
+        """Send the rest of the log, and the record if it is final; without that, the supervisor died.
+
+        Nothing but the files is left by now, and they are what the job made of them.
+        """
+        if self.folder.log < 0:
+            self.folder.open()
+        record = self.folder.read_record()
+        if isinstance(logged := record.get("logged"), int):
+            self.limit = min(self.limit, logged)
+        self.send_log()
+        if (kind := record.get("kind")) in ("starting", "running", "missing or unreadable"):
+            send_json(b"x", {"why": f"The supervisor in the sandbox is gone, and its record is {kind}."})
+        else:
+            send_json(b"e", record)
 
 
 def tell_supervisor(link: socket.socket, words: bytes) -> None:
@@ -192,37 +248,6 @@ def hear_supervisor(link: socket.socket, folder: Folder) -> bool:
     if len(descriptors) == 2 and folder.log < 0:
         folder.log, folder.record = map(plain, descriptors)
     return bool(news)
-
-
-def send_log(log: int, sent: int, limit: int) -> int:
-    """Send what the log holds beyond `sent` and up to `limit` bytes, and return how much was sent in all."""
-    size = min(os.fstat(log).st_size, limit) if log >= 0 else 0
-    while sent < size:
-        count = min(CHUNK, size - sent)
-        write_all(STDOUT, HEAD.pack(b"l", count))
-        end = sent + count
-        while sent < end and (moved := os.sendfile(STDOUT, log, sent, end - sent)):
-            sent += moved
-        write_all(STDOUT, bytes(end - sent))  # the job shortened its log after we announced it
-        sent = end
-    return sent
-
-
-def send_end(folder: Folder, sent: int, limit: int) -> None:
-    """Send the rest of the log, and the record if it is final; without that, the supervisor died.
-
-    Nothing but the files is left by now, and they are what the job made of them.
-    """
-    if folder.log < 0:
-        folder.open()
-    record = folder.read_record()
-    if isinstance(logged := record.get("logged"), int):
-        limit = min(limit, logged)
-    send_log(folder.log, sent, limit)
-    if (kind := record.get("kind")) in ("starting", "running", "missing or unreadable"):
-        send_json(b"x", {"why": f"The supervisor in the sandbox is gone, and its record is {kind}."})
-    else:
-        send_json(b"e", record)
 
 
 def describe(error: Exception) -> str:

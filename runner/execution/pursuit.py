@@ -55,6 +55,7 @@ class Pursuit:
         self._session = session
         self._access: Access | None = None
         self._received = log.received
+        self._sent = asyncio.Event()
         #: On the loop's clock, when another session was opened last, and where the log stood then; and when there last
         #: was a way in that was good for something.
         self._opened, self._began_at = -math.inf, self._received
@@ -64,6 +65,10 @@ class Pursuit:
     def connected(self) -> bool:
         """Whether there is a session, as far as is known."""
         return self._session is not None and self._session.usable
+
+    async def wait_connected(self) -> None:
+        """Wait until there is a session that the script hears signals by, as far as is known."""
+        await self._sent.wait()
 
     @property
     def settled(self) -> bool:
@@ -97,6 +102,14 @@ class Pursuit:
         """
         return await self._follow(b"")
 
+    def let_go(self) -> Session | None:
+        """Return the session if its launcher waits for another script; it is the caller's then."""
+        session = self._session
+        if session is None or not session.free:
+            return None
+        self._session = None
+        return session
+
     def signal(self, number: int) -> None:
         """Ask for a signal to the script's process group. Nothing says whether it was sent."""
         if self._session:
@@ -128,6 +141,7 @@ class Pursuit:
                 await session.launch(launch, job.script, self._take)
         except TimeoutError:
             raise ConnectionLostError(f"The job could not be sent within {settings.launch_deadline:g} s.") from None
+        self._sent.set()
         self._notes(Note("started", "The script was sent to the sandbox.", {"attempt": marker.attempt}))
 
     async def _follow(self, script: bytes) -> wire.Ended:
@@ -172,6 +186,7 @@ class Pursuit:
         if session.hello.boot_id != marker.boot_id:
             raise AttemptLostError("The sandbox's host was restarted, which ended the script.")
         await session.follow(wire.Follow(marker.attempt, marker.attempts, self._received, marker.log_limit), self._take)
+        self._sent.set()
         self._opened, self._began_at = _now(), self._received
         self._notes(Note("resumed", "The script was found again in the sandbox.", {"offset": self._received}))
         return session
@@ -195,6 +210,7 @@ class Pursuit:
             raise AttemptLostError(f"There was no way back into it for {seconds:g} s. {error}".rstrip()) from error
 
     def _lost(self, error: ConnectionLostError) -> None:
+        self._sent.clear()
         if self._received >= self._began_at + PROGRESS or _now() >= self._opened + STABLE:
             self._reached = _now()
         self._check_deadline(error)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Final, Self, TypeAlias
 
 import asyncssh
@@ -84,7 +84,10 @@ def translated(kind: type[SandboxError]) -> Iterator[None]:
 
 
 class Session:
-    """A launcher in a sandbox that waits, is given one script or one attempt to follow, and tells how it goes."""
+    """A launcher in a sandbox that waits, is given a script or an attempt to follow, and tells how it goes.
+
+    After the end of one it waits for the next.
+    """
 
     def __init__(self, connection: asyncssh.SSHClientConnection, conversation: _Conversation) -> None:
         """For `open` only."""
@@ -121,6 +124,11 @@ class Session:
         return not self._conversation.error
 
     @property
+    def free(self) -> bool:
+        """Whether the launcher waits for something to do, as far as is known."""
+        return self.usable and not self._conversation.busy
+
+    @property
     def hello(self) -> wire.Hello:
         """What the launcher said first."""
         assert self._conversation.hello
@@ -131,14 +139,14 @@ class Session:
 
         Errors: ConnectionLostError. Waits while the sandbox does not read: the caller sets the deadline.
         """
-        self._conversation.output = output
+        self._conversation.begin(output)
         await self._conversation.write(wire.encode_launch(launch, len(script)))
         for start in range(0, len(script), _PIECE):
             await self._conversation.write(script[start : start + _PIECE])
 
     async def follow(self, follow: wire.Follow, output: Output) -> None:
         """Ask for a script that an earlier session launched. Errors: ConnectionLostError."""
-        self._conversation.output = output
+        self._conversation.begin(output)
         await self._conversation.write(wire.encode_follow(follow))
 
     async def end(self) -> wire.Ended:
@@ -153,6 +161,19 @@ class Session:
         """Ask the launcher to signal the script's process group. Nothing says whether it did."""
         self._conversation.write_now(wire.encode_signal(number))
 
+    @contextlib.asynccontextmanager
+    async def command(self, command: str) -> AsyncIterator[Pipe]:
+        """Run a command of the runner's own beside the launcher, and end it when the block is left.
+
+        Waits as long as the connection stands: the caller sets a deadline. Errors: ConnectionLostError.
+        """
+        with translated(ConnectionLostError):
+            process = await self._connection.create_process(command, encoding=None, window=WINDOW)
+        try:
+            yield Pipe(process)
+        finally:
+            process.close()
+
     async def close(self) -> None:
         """End the connection, politely for a moment and then at once. The script, if there is one, goes on.
 
@@ -165,6 +186,40 @@ class Session:
                 await self._connection.wait_closed()
         except TimeoutError:
             self._connection.abort()
+
+
+class Pipe:
+    """The standard streams of a command in the sandbox. No more is kept of what it sends than SSH's window.
+
+    Errors of every method: ConnectionLostError.
+    """
+
+    def __init__(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
+        self._process = process
+
+    async def read(self, size: int) -> bytes:
+        """Return the next bytes of its output, at most `size`; none at its end."""
+        with translated(ConnectionLostError):
+            return await self._process.stdout.read(size)
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes to its input, and wait while it does not read. What nobody reads any more is dropped."""
+        with translated(ConnectionLostError), contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(data)
+            await self._process.stdin.drain()
+
+    async def end(self) -> str | None:
+        """Close its input, wait for its end, and return what was wrong, None when it succeeded. Drops its output."""
+        with translated(ConnectionLostError):
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write_eof()
+            while await self.read(_PIECE):
+                pass
+            diagnosis = await self._process.stderr.read(MAX_DIAGNOSIS)
+            await self._process.wait_closed()
+        if self._process.exit_status == 0:
+            return None
+        return wire.clean(diagnosis.decode(errors="replace")) or f"exit code {self._process.exit_status}"
 
 
 async def connect(access: Access, settings: Settings) -> asyncssh.SSHClientConnection:
@@ -277,6 +332,17 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
         return f"The sandbox's side ended the session{code}{': ' + said if said else ''}."
 
     # What the session calls.
+
+    @property
+    def busy(self) -> bool:
+        """Whether the launcher was given something to do and has not told its end."""
+        return self.output is not None and not self._last
+
+    def begin(self, output: Output) -> None:
+        """Have what comes from now on go to `output`."""
+        assert not self.busy
+        self.output = output
+        self._last = None
 
     async def greet(self) -> None:
         """Send the launcher, and wait for its hello."""

@@ -86,6 +86,13 @@ class Folder:
             with contextlib.suppress(OSError):
                 self.record = plain(os.open("record", flags, dir_fd=folder))
 
+    def close(self) -> None:
+        """Close what is open."""
+        for descriptor in (self.log, self.record):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.log = self.record = -1
+
     def write_record(self, record: dict[str, object]) -> None:
         """Overwrite the record, without a sync: it outlives every process, and a host's crash ends the sandbox too."""
         os.pwrite(self.record, json.dumps(record).encode().ljust(RECORD_SIZE), 0)
@@ -147,7 +154,7 @@ class Supervisor:
         self.log_error = ""
         self.script = 0
         self.status: int | None = None
-        self.timed_out = False
+        self.timed_out = self.ending = False
         self.steps: list[tuple[float, int]] = []
         self.null = os.open(os.devnull, os.O_RDWR)
         self.output, self.output_end = os.pipe()
@@ -166,8 +173,10 @@ class Supervisor:
         self.pump(waiting_bytes(self.output))
         code = os.waitstatus_to_exitcode(self.status)
         kind = "timed_out" if self.timed_out else "exited" if code >= 0 else "signaled"
-        self.finish({"kind": kind, "code": abs(code)})
-        kill_leftovers()
+        # Who wants the end wants to know that it is one; nobody else waits for what the script left.
+        left = self.kill_leftovers() if self.ending else 0
+        self.finish({"kind": kind, "code": abs(code), "left": left})
+        self.kill_leftovers()
 
     def start(self) -> None:
         """Start the script in a session of its own."""
@@ -220,7 +229,7 @@ class Supervisor:
             elif descriptor in self.links:
                 self.obey(self.links[descriptor])
         while self.steps and time.monotonic() >= self.steps[0][0]:
-            self.timed_out = True
+            self.timed_out = self.ending = True
             self.kill(self.steps.pop(0)[1])
 
     def pump(self, count: int) -> None:
@@ -273,6 +282,7 @@ class Supervisor:
         if not words:
             self.forget(link)
         for number in words:
+            self.ending = True
             self.kill(number)
 
     def forget(self, link: socket.socket) -> None:
@@ -287,17 +297,31 @@ class Supervisor:
             with contextlib.suppress(OSError):
                 os.killpg(self.script, number)
 
-    def reap(self) -> None:
-        """Collect dead children: the script, and orphans of it that were adopted."""
+    def reap(self) -> int:
+        """Collect dead children, and return how many: the script, and orphans of it that were adopted."""
+        count = 0
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                return count
             if pid == 0:
-                return
+                return count
+            count += 1
             if pid == self.script:
                 self.status = status
+
+    def kill_leftovers(self) -> int:
+        """Kill every process that the script left behind, and return how many are left: this takes no longer than set.
+
+        Whatever loses its parent in here becomes a child of ours.
+        """
+        end = time.monotonic() + LEFTOVER_SECONDS
+        while (left := children()) and (seconds := end - time.monotonic()) > 0:
+            kill_all(left)
+            if self.reap() == 0 and select.select([self.wakeup], [], [], seconds)[0]:
+                os.read(self.wakeup, 4096)
+        return len(left)
 
     def finish(self, end: dict[str, object]) -> None:
         """Write the final record, and only then let the followers know."""
@@ -307,18 +331,39 @@ class Supervisor:
             link.close()
 
 
-def kill_leftovers() -> None:
-    """Kill every process that the script left behind. Those of other users stay; the host's side ends them."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(LEFTOVER_SECONDS)
+def children() -> list[int]:
+    """Return the ids of our children, the dead ones among them too until they are collected."""
     me = os.getpid()
-    with contextlib.suppress(OSError):  # there is no child left
-        while True:
-            with open(f"/proc/{me}/task/{me}/children") as children:
-                for pid in children.read().split():
-                    with contextlib.suppress(OSError):
-                        os.kill(int(pid), signal.SIGKILL)
-            os.waitpid(-1, 0)
+    with open(f"/proc/{me}/task/{me}/children") as ids:
+        return [int(pid) for pid in ids.read().split()]
+
+
+def kill_all(pids: list[int]) -> None:
+    """Kill processes, with root's help those that became another user's."""
+    refused = []
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except PermissionError:
+            refused.append(str(pid))
+        except OSError:
+            pass
+    if refused:
+        run_briefly(["sudo", "-n", "sh", "-c", 'kill -KILL "$@"', "sh", *refused], LEFTOVER_SECONDS)
+
+
+def run_briefly(command: list[str], seconds: float) -> None:
+    """Run a helper to its end, or kill it when it takes too long. The caller looks at what it did."""
+    null = (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)
+    try:
+        pid = os.posix_spawnp(command[0], command, {"PATH": PATH}, file_actions=[null])
+    except OSError:
+        return
+    descriptor = os.pidfd_open(pid)
+    if not select.select([descriptor], [], [], seconds)[0]:
+        os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(descriptor)
 
 
 def plain(descriptor: int) -> int:

@@ -4,15 +4,15 @@ A frame is a type (1 byte), the payload's size (4 bytes, big-endian) and the pay
 
 | direction   | type | payload                                        | when                              |
 |-------------|------|------------------------------------------------|-----------------------------------|
-| to launcher | L    | JSON: all of the launch but the script         | first, or F                       |
+| to launcher | L    | JSON: all of the launch but the script         | first and after e or x, or F      |
 | to launcher | S    | the script                                     | directly after L                  |
-| to launcher | F    | JSON: an attempt that was launched before      | first, or L                       |
+| to launcher | F    | JSON: an attempt that was launched before      | first and after e or x, or L      |
 | to launcher | k    | one signal number per byte                     | any time after S or F             |
 | to runner   | h    | JSON: hello                                    | first and once                    |
 | to runner   | r    | JSON: refused, the script was not started      | last                              |
 | to runner   | l    | log bytes                                      | any time after S or F             |
-| to runner   | e    | JSON: how the script ended                     | last, after every byte of the log |
-| to runner   | x    | JSON: lost, how the script ended is not known  | last                              |
+| to runner   | e    | JSON: how the script ended                     | after every byte of the log       |
+| to runner   | x    | JSON: lost, how the script ended is not known  | in place of e                     |
 
 The launcher imports nothing of ours but its supervisor, so it has its own few lines for this; a test proves that both
 agree.
@@ -121,6 +121,8 @@ class Ended:
     log_error: str
     #: Bytes of the log that the job removed from its file while the script ran; who had not read them never will.
     removed: int = 0
+    #: Processes of the script that could not be ended, where somebody had asked for its end.
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +256,7 @@ def _parse_ended(document: dict[str, Any]) -> Ended:
         dropped=_count(document, "dropped"),
         log_error=_text(document, "log_error"),
         removed=_count(document, "removed"),
+        left=_count(document, "left"),
     )
 
 

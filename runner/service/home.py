@@ -38,6 +38,7 @@ class Home:
         self.jobs = Jobs(self._database, seal)
         self.leases = LeaseNotes(self._database, seal)
         self.tokens = Tokens(self._database)
+        self.gitlab = folder / "gitlab"
 
     def release(self) -> None:
         """Let another service have it. The end of this process does that too."""

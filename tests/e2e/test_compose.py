@@ -90,7 +90,7 @@ def test_up_run_down_purge(installation: Installation, docker_client: docker.Doc
     assert '"ready"' in installation.compose("exec", "-T", "runner", "runner", "ping")
     assert installation.compose("exec", "-T", "runner", "id", "-u") == "10001\n"
     mounts = {mount["Destination"] for mount in docker_client.containers.get(f"{PROJECT}-runner-1").attrs["Mounts"]}
-    assert mounts == {"/run/sandbox/keeper", "/var/lib/runner"}
+    assert mounts == {"/run/sandbox/keeper", "/var/lib/runner", "/run/runner"}
 
     # A killed keeper leaves its sandboxes; the next one removes them, and `down` removes the next one's.
     docker_client.containers.get(f"{PROJECT}-keeper-1").kill()
@@ -100,9 +100,14 @@ def test_up_run_down_purge(installation: Installation, docker_client: docker.Doc
     assert client.listing().installation == name
     installation.compose("down")
     assert left_of(docker_client, name) == []
-    assert volumes(docker_client) == {f"{PROJECT}_keeper-state", f"{PROJECT}_runner-state"}
+    assert volumes(docker_client) == {f"{PROJECT}_{name}" for name in ("keeper-state", "runner-state", "gitlab-hooks")}
     installation.compose("down", "--volumes")
     assert volumes(docker_client) == set()
+
+
+def test_gitlab_is_a_profile_of_its_own(installation: Installation) -> None:
+    assert "gitlab" not in installation.compose("config", "--services").split()
+    assert "gitlab" in installation.compose("--profile", "gitlab", "config", "--services").split()
 
 
 def test_purge_removes_what_a_killed_keeper_left(

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import DetachedError, LeaseUnreachableError, StateError
-from runner.execution import attempt as attempts
-from runner.execution import pursuit
+from runner.execution import flight, pursuit
 from runner.execution.attempt import run_attempt
 from runner.execution.marker import Marker
 from runner.execution.options import Settings
@@ -137,7 +136,7 @@ async def test_a_timeout_while_nobody_was_there(bench: Bench) -> None:
 async def test_an_end_in_time_is_heard_long_after_the_deadline(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trap: the runner's own backstop had run out while it was away, and it reported a timeout that never was."""
     await bench.leave(WAITS, timeout=60.0)
-    monkeypatch.setattr(attempts, "BACKSTOP", -100.0)
+    monkeypatch.setattr(flight, "BACKSTOP", -100.0)
     go(bench)
     assert await bench.resume() == ScriptFailed(5)
 
@@ -146,9 +145,9 @@ async def test_a_sandbox_that_does_not_end_the_script_in_time(bench: Bench, monk
     """The backstop counts from the start, also in a later life: a supervisor that is stopped enforces nothing."""
     await bench.leave("echo ready; sleep 300", timeout=0.5)
     os.kill(bench.record["supervisor"][0], signal.SIGSTOP)
-    monkeypatch.setattr(attempts, "BACKSTOP", 0.0)
+    monkeypatch.setattr(flight, "BACKSTOP", 0.0)
     monkeypatch.setattr(pursuit, "CATCH_UP", 0.2)
-    monkeypatch.setattr(attempts, "CATCH_UP", 0.2)
+    monkeypatch.setattr(flight, "CATCH_UP", 0.2)
     bench.settings = replace(bench.settings, reconnect_deadline=0.5, grace=0.1)
     async with asyncio.timeout(10):
         assert await bench.resume() == TimedOut(Limit.JOB)

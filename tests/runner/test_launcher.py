@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import pytest
 
 from runner.execution import program, wire
 from runner.execution.supervisor import Folder
-from tests.runner.conftest import alive, end_leftovers
+from tests.runner.conftest import alive, children_of, end_leftovers
 
 
 def _pythons() -> list[str]:
@@ -55,8 +56,12 @@ class Launcher:
         return self._frames.pop(0)
 
     def start(self, script: bytes, **changes: object) -> None:
-        """Have a script started."""
+        """Have the first script started."""
         assert isinstance(self.next(), wire.Hello)
+        self.start_next(script, **changes)
+
+    def start_next(self, script: bytes, **changes: object) -> None:
+        """Have another script started."""
         self.launch = replace(self.launch, **changes)  # type: ignore[arg-type]
         self.send(wire.encode_launch(self.launch, len(script)) + script)
 
@@ -70,6 +75,12 @@ class Launcher:
         assert self.process.stdin
         self.process.stdin.write(data)
         self.process.stdin.flush()
+
+    def leave(self) -> int:
+        """End the connection, and return the launcher's exit code."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        return self.process.wait(20)
 
     def output_until(self, wanted: bytes) -> bytes:
         """Return the output up to where it holds `wanted`."""
@@ -148,11 +159,37 @@ def test_a_script(launcher: Launcher) -> None:
     output, end = launcher.end()
     assert output == b"out\n"
     assert end == wire.Ended(wire.EndKind.EXITED, 3, 0, "", 4, 0, "")
-    assert launcher.process.wait(20) == 0
+    assert launcher.leave() == 0
     assert launcher.record["kind"] == "exited"
     assert launcher.file("record").stat().st_size == 4096
     modes = {name: launcher.file(name).stat().st_mode & 0o777 for name in ("", "script", "log", "record")}
     assert modes == {"": 0o700, "script": 0o700, "log": 0o600, "record": 0o600}
+
+
+def test_one_script_after_another(launcher: Launcher) -> None:
+    """A signal that comes too late is for nobody; and no end, descriptor or zombie of one script stays for the next."""
+    assert isinstance(launcher.next(), wire.Hello)
+    descriptors = Path(f"/proc/{launcher.process.pid}/fd")
+    open_files = len(list(descriptors.iterdir()))
+    launcher.start_next(b"echo first; exit 3")
+    assert launcher.end()[0] == b"first\n"
+    launcher.send(wire.encode_signal(signal.SIGKILL))
+    for number in range(2):
+        launcher.start_next(b"echo $0; exit 4", attempt=f"b{number}")
+        output, end = launcher.end()
+        assert f"/b{number}/script".encode() in output
+        assert isinstance(end, wire.Ended)
+        assert end.code == 4
+    numbers = itertools.count()
+
+    def collected() -> bool:
+        launcher.start_next(b"true", attempt=f"c{next(numbers)}")
+        launcher.end()
+        return len(children_of(launcher.process.pid)) <= 1  # the last one may just be ending
+
+    until(collected)
+    until(lambda: len(list(descriptors.iterdir())) == open_files)
+    assert launcher.leave() == 0
 
 
 def test_a_script_outlives_the_connection(launcher: Launcher) -> None:
@@ -190,18 +227,14 @@ def test_the_record_of_a_running_script(launcher: Launcher) -> None:
 
 def test_a_connection_that_ends_before_a_job(launcher: Launcher) -> None:
     assert isinstance(launcher.next(), wire.Hello)
-    assert launcher.process.stdin
-    launcher.process.stdin.close()
-    assert launcher.process.wait(20) == 0
+    assert launcher.leave() == 0
     assert not launcher.file("").exists()
 
 
 def test_a_connection_that_ends_within_the_script(launcher: Launcher) -> None:
     assert isinstance(launcher.next(), wire.Hello)
     launcher.send(wire.encode_launch(launcher.launch, 100) + b"echo half; ")
-    assert launcher.process.stdin
-    launcher.process.stdin.close()
-    assert launcher.process.wait(20) == 0
+    assert launcher.leave() == 0
     assert launcher.record["kind"] == "starting"
     assert not launcher.file("log").read_bytes()
 

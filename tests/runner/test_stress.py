@@ -188,7 +188,7 @@ ODD: dict[str, Callable[[Path], object]] = {
 async def test_a_log_that_is_something_else(bench: Bench, make: Callable[[Path], object]) -> None:
     assert await replaced(bench, "log", make) == ScriptFailed(5)
     assert bench.output == b"ready\n"
-    assert "6 bytes of the log are missing: the job shortened it in the sandbox." in bench.closing
+    assert "6 bytes of the log are missing: the job shortened it in the sandbox" in bench.closing
 
 
 @pytest.mark.parametrize("make", ODD.values(), ids=ODD.keys())

@@ -1,0 +1,179 @@
+"""GitLab: what a stage and a whole trivial job cost over hooks that run bash on this machine.
+
+    python -m bench.gitlab_stage --host … --host-key … --client-key …
+
+A stage is the same script each time, in turn: by bash here, by our `run` hook in a sandbox, and by a fresh `ssh` with
+the script on its input. A job is `true` under the simulator of gitlab-runner's manager, with hooks that run bash here
+and with ours. Prints one line of JSON and some for people. The goals are a stage of at most 15 ms over bash at the
+median and 50 at the 99th percentile, and a job of at most 100 ms over the other hooks.
+
+What stands between is the start of a Python (see `hook_ms`, a hook that does nothing) and a message to the sandbox and
+back; the official ssh executor needs neither the one nor a process at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.access import Target, parser
+from runner.gitlab import hook
+from runner.gitlab.jobs import Jobs
+from runner.gitlab.options import Options
+from runner.gitlab.server import Server
+from tests.gitlab.manager import Config, Manager
+from tests.gitlab.scripts import whole
+
+HOOKS = (sys.executable, "-I", "-S", hook.__file__)
+BASH_HOOKS = Path(__file__).parent.parent / "tests" / "gitlab" / "bash_hooks" / "hooks"
+#: The variables of a small job, exported at each stage.
+SCRIPT = whole("".join(f"export CI_VARIABLE_{number}=value\n" for number in range(80)) + "true\n")
+JOB = {"steps": [{"name": "script", "script": ["true"]}], "variables": [{"key": "GIT_STRATEGY", "value": "none"}]}
+
+
+@contextmanager
+def serving(target: Target, folder: Path) -> Iterator[dict[str, str]]:
+    """Serve hooks in a thread of its own, and yield their environment."""
+    path = folder / "gitlab.sock"
+    ready, loop = threading.Event(), asyncio.new_event_loop()
+
+    async def serve() -> None:
+        jobs = Jobs(target, folder / "jobs", Options(socket=path, settings=target.settings()))
+        server = Server(path, jobs)
+        server.open()
+        loop.add_reader(told, jobs.stop, "the measurement is over")
+        ready.set()
+        await jobs.work()
+        server.close()
+
+    told, tell = os.pipe()
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    ready.wait()
+    try:
+        yield {**os.environ, "RUNNER_GITLAB_SOCKET": str(path), "JOB_RESPONSE_FILE": str(folder / "response.json")}
+    finally:
+        os.write(tell, b".")
+        thread.join()
+        loop.close()
+
+
+def milliseconds(act: Callable[[], object]) -> float:
+    """Return how long something takes."""
+    start = time.perf_counter()
+    act()
+    return (time.perf_counter() - start) * 1000
+
+
+def in_turn(acts: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Return the milliseconds of each, the first rounds left out."""
+    taken = [{name: milliseconds(act) for name, act in acts.items()} for _ in range(rounds + 3)][3:]
+    return {name: [each[name] for each in taken] for name in acts}
+
+
+def stages(target: Target, folder: Path, rounds: int) -> dict[str, list[float]]:
+    """Measure a stage in turn."""
+    script = folder / "script"
+    script.write_bytes(SCRIPT)
+    (folder / "response.json").write_text('{"id": 1, "token": "t", "job_info": {"project_id": 1}}')
+    with serving(target, folder) as environment:
+        config = subprocess.run([*HOOKS, "config"], env=environment, check=True, capture_output=True)
+        environment.update(json.loads(config.stdout)["job_env"])
+        subprocess.run([*HOOKS, "prepare"], env=environment, check=True, capture_output=True)
+        commands = {
+            "bash": ["bash", str(script)],
+            "hook": [*HOOKS, "usage"],
+            "stage": [*HOOKS, "run", str(script), "build_script"],
+            "ssh": ssh(target.arguments, folder),
+        }
+
+        def run(name: str) -> Callable[[], object]:
+            return lambda: subprocess.run(
+                commands[name], env=environment, input=SCRIPT, check=name != "hook", capture_output=True
+            )
+
+        return in_turn({name: run(name) for name in commands}, rounds)
+
+
+def ssh(given: argparse.Namespace, folder: Path) -> list[str]:
+    """Return the command of a fresh OpenSSH client that runs its input."""
+    known = folder / "known_hosts"
+    known.write_text(f"sandbox {given.host_key.read_text()}")
+    options = (f"UserKnownHostsFile={known}", "HostKeyAlias=sandbox", "StrictHostKeyChecking=yes")
+    words = [word for option in options for word in ("-o", option)]
+    return [
+        "ssh",
+        "-F",
+        "none",
+        "-i",
+        str(given.client_key),
+        "-p",
+        str(given.port),
+        *words,
+        "-l",
+        given.user,
+        given.host,
+        "bash",
+    ]
+
+
+def jobs(target: Target, folder: Path, rounds: int) -> dict[str, list[float]]:
+    """Measure a whole job in turn."""
+    with serving(target, folder) as environment:
+        kinds = {
+            "bash_job": Config((str(BASH_HOOKS),), {**os.environ, "BASH_HOOKS": str(folder / "bash")}),
+            "job": Config(HOOKS, environment),
+        }
+
+        def run(name: str) -> Callable[[], object]:
+            return lambda: succeed(kinds[name])
+
+        return in_turn({name: run(name) for name in kinds}, rounds)
+
+
+def succeed(config: Config) -> None:
+    """Run the job."""
+    result = asyncio.run(Manager(config, {**JOB, "id": 1}).run())
+    assert result.status == "success", result.log
+
+
+def summary(taken: dict[str, list[float]]) -> dict[str, float]:
+    """Return medians, and the differences that the goals are about, in milliseconds."""
+    numbers = {f"{name}_p50_ms": statistics.median(each) for name, each in taken.items()}
+    numbers["stage_over_bash_p50_ms"] = numbers["stage_p50_ms"] - numbers["bash_p50_ms"]
+    numbers["stage_over_bash_p99_ms"] = statistics.quantiles(taken["stage"], n=100)[98] - numbers["bash_p50_ms"]
+    numbers["job_over_bash_p50_ms"] = numbers["job_p50_ms"] - numbers["bash_job_p50_ms"]
+    return {name: round(value, 1) for name, value in numbers.items()}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    arguments = parser("Cost of a GitLab stage and job.")
+    arguments.add_argument("--rounds", type=int, default=50)
+    given = arguments.parse_args(words)
+    target = Target(given)
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        taken = stages(target, Path(one), given.rounds) | jobs(target, Path(other), max(3, given.rounds // 5))
+    numbers = summary(taken)
+    print(json.dumps({"bench": "gitlab_stage", "rounds": given.rounds, **numbers}))
+    print(
+        f"A stage took {numbers['stage_over_bash_p50_ms']} ms over bash at the median and "
+        f"{numbers['stage_over_bash_p99_ms']} at the 99th percentile; the goals are 15 and 50. "
+        f"A hook that does nothing takes {numbers['hook_p50_ms']}, a fresh ssh {numbers['ssh_p50_ms']}."
+    )
+    print(f"A whole job took {numbers['job_over_bash_p50_ms']} ms over hooks that run bash; the goal is 100.")
+
+
+if __name__ == "__main__":
+    main()

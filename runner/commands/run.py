@@ -1,0 +1,97 @@
+"""`runner run`: a script, here and now."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runner import outcome as outcomes
+from runner.commands.options import (
+    DEFAULT_KNOWN_HOSTS,
+    Addresses,
+    AddressState,
+    Folder,
+    Identity,
+    KeeperSocket,
+    KnownHosts,
+    source_of,
+)
+from runner.errors import BadJobError, InputError
+from runner.execution.options import Settings
+from runner.job import MAX_SCRIPT, Job
+from runner.keeper_leases import DEFAULT_KEEPER
+from runner.run import run_script
+
+app = typer.Typer()
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def run(
+    script: Annotated[str, typer.Argument(help="The script's file; - for standard input.")],
+    args: Annotated[list[str] | None, typer.Argument(help="The script's arguments, after --.")] = None,
+    env: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE, or NAME to pass our own value on (better for secrets).")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds the script may take.")] = None,
+    profile: Annotated[
+        str, typer.Option(help="Profile of the sandbox, as the keeper's configuration names it.")
+    ] = "default",
+    trust_key: Annotated[
+        str, typer.Option(help="Who may inherit what the script leaves; `untrusted` always gets a fresh sandbox.")
+    ] = "default",
+    wait: Annotated[float, typer.Option(min=0, max=3600, help="Seconds to wait for a free sandbox.")] = 600.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Outcome on stdout as JSON; the log goes to stderr.")] = False,
+    keeper: KeeperSocket = DEFAULT_KEEPER,
+    address: Addresses = None,
+    identity: Identity = None,
+    known_hosts: KnownHosts = DEFAULT_KNOWN_HOSTS,
+    address_state: AddressState = None,
+    folder: Folder = None,
+) -> None:
+    """Run a script in a sandbox, its log live, and exit with its exit code.
+
+    Also: 124 timed out, 130 cancelled, 75 the sandbox was lost, 69 nothing could be started, 64 and 66 bad input,
+    128+N ended by signal N. A script can exit with these numbers too; --json tells them apart.
+    """
+    job = Job(
+        script=_read_script(script),
+        args=tuple(args or ())[_separator(args) :],
+        environment=_environment(env or []),
+        profile=profile,
+        trust_key=trust_key,
+        timeout=timeout,
+    )
+    source = source_of(keeper, address, identity, known_hosts, address_state, folder)
+    settings = source.adapt(Settings(lend_wait=wait, source_deadline=0))
+    outcome = asyncio.run(run_script(source.leases, job, settings, as_json=as_json))
+    raise typer.Exit(outcomes.exit_code(outcome))
+
+
+def _separator(args: list[str] | None) -> int:
+    """How many of the words after the script are the `--` before its arguments."""
+    return int(args is not None and args[:1] == ["--"])
+
+
+def _read_script(name: str) -> bytes:
+    try:
+        if name == "-":
+            return sys.stdin.buffer.read(MAX_SCRIPT + 1)
+        with Path(name).open("rb") as file:
+            return file.read(MAX_SCRIPT + 1)
+    except OSError as error:
+        raise InputError(f"The script {name} cannot be read: {error.strerror}.") from error
+
+
+def _environment(settings: list[str]) -> dict[str, str]:
+    environment = {}
+    for setting in settings:
+        name, given, value = setting.partition("=")
+        if not given and name not in os.environ:
+            raise BadJobError(f"--env {name}: there is no variable of that name here to pass on. Give {name}=VALUE.")
+        environment[name] = value if given else os.environ[name]
+    return environment

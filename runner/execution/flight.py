@@ -1,0 +1,119 @@
+"""One script in one sandbox, between its first byte and its outcome: what ends it first, and how it is ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from runner.errors import DetachedError, LaunchRefusedError, RunnerError
+from runner.execution import wire
+from runner.execution.cancellation import Cancellation
+from runner.execution.ending import outcome_of
+from runner.execution.heartbeat import Heartbeat
+from runner.execution.marker import Marker
+from runner.execution.options import Settings
+from runner.execution.pursuit import CATCH_UP, Pursuit
+from runner.outcome import Limit, Outcome, SandboxLost, SetupFailed, TimedOut
+
+_logger = logging.getLogger(__name__)
+
+#: Seconds that the runner waits beyond the moment when the launcher itself should have ended the job.
+BACKSTOP: Final = 10.0
+
+
+class Flight:
+    """Watches over a script that is seen through by a task of its own, a `Pursuit`'s `launch` or `follow`."""
+
+    def __init__(
+        self,
+        pursuit: Pursuit,
+        heartbeat: Heartbeat,
+        marker: Marker,
+        cancellation: Cancellation,
+        settings: Settings,
+    ) -> None:
+        self._pursuit = pursuit
+        self._heartbeat = heartbeat
+        self._marker = marker
+        self._cancellation = cancellation
+        self._settings = settings
+
+    async def first_cause(self, script: asyncio.Task[wire.Ended]) -> Outcome:
+        """Wait for the outcome: the first cause counts. Errors: DetachedError when the runner is to leave."""
+        for timeout in self._waits():
+            await self._news(script, timeout)
+            if script.done() and not script.exception():
+                return outcome_of(script.result())
+            if self._cancellation.cause:
+                return self._cancellation.cause
+            if self._cancellation.detached:
+                raise DetachedError("The runner left.")
+            if script.done():
+                return _broken(script.exception())
+            if self._heartbeat.is_lost:
+                return SandboxLost("The lease was taken away while the script was running.")
+            if self._pursuit.settled:
+                break
+        return TimedOut(Limit.JOB)
+
+    async def end(self, script: asyncio.Task[wire.Ended], report: float) -> bool:
+        """End the script from inside: TERM, the grace, KILL, and `report` seconds for the launcher to tell of that.
+
+        Returns whether its end, and that of all it started, was told. How it ended no longer matters.
+        """
+        for number, seconds in ((signal.SIGTERM, self._settings.grace), (signal.SIGKILL, report)):
+            if script.done() or not self._pursuit.connected:
+                break
+            self._pursuit.signal(number)
+            await asyncio.wait([script], timeout=seconds)
+        ended = script.done() and not script.cancelled() and not script.exception()
+        return ended and script.result().left == 0
+
+    def _waits(self) -> list[float | None]:
+        """Return for how long to wait for news, and how long again while an end could be on its way.
+
+        The launcher enforces the timeout, so a script may well have ended in time while there was no connection.
+        """
+        if self._marker.timeout is None:
+            return [None]
+        left = self._marker.timeout + self._settings.grace + BACKSTOP - self._marker.started.elapsed()
+        return [max(0.0, left), self._settings.reconnect_deadline + CATCH_UP]
+
+    async def _news(self, script: asyncio.Task[wire.Ended], timeout: float | None) -> None:
+        await first(script, self._cancellation.wait(), self._heartbeat.wait_lost(), timeout=timeout)
+
+
+async def stop(task: asyncio.Task[Any]) -> None:
+    """Cancel a task that limits its own clean-up, and wait for its end, whatever that is."""
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()
+
+
+async def first(task: asyncio.Task[Any], *others: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:
+    """Wait until the task or any of the others is done; the others are cancelled then."""
+    watched = [asyncio.ensure_future(other) for other in others]
+    try:
+        await asyncio.wait([task, *watched], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for other in watched:
+            other.cancel()
+
+
+def sentence(error: BaseException | None) -> str:
+    """Return an error as a sentence for users. One that is not ours goes to the runner's own log."""
+    if isinstance(error, RunnerError):
+        return str(error)
+    _logger.error("An error of the runner's own ended an attempt.", exc_info=error, extra={"action": "internal_error"})
+    return f"The runner met an error of its own ({type(error).__name__}). Please report it with the runner's log."
+
+
+def _broken(error: BaseException | None) -> Outcome:
+    """Return the outcome of a script that was lost from sight."""
+    if isinstance(error, LaunchRefusedError):
+        return SetupFailed(str(error))
+    return SandboxLost(sentence(error))

@@ -1,0 +1,113 @@
+"""Caches between the runner's store and a job's sandbox, and the program that packs and unpacks them there.
+
+A cache belongs to a trust key: a project's protected and unprotected refs never share one, and what is untrusted has
+none. Whatever goes wrong here costs a cache and never a job: it is told in the job's log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final, TypeVar
+
+from runner.errors import CacheError, TransferError
+from runner.execution import transfer
+from runner.execution.session import Session
+from runner.gitlab.store import CacheStore, Entry
+from runner.gitlab.trust import UNTRUSTED
+
+#: Of the sentences about one stage.
+MAX_TOLD: Final = 10
+
+_T = TypeVar("_T")
+
+
+class Cache:
+    """The caches of one job."""
+
+    def __init__(self, store: CacheStore, owner: str, folder: str) -> None:
+        """`owner`: the job's trust key. `folder`: gitlab-runner's cache folder in the sandbox."""
+        self._store = store
+        self._owner = owner
+        self._folder = folder
+
+    async def bring_in(self, session: Session, script: bytes) -> list[str]:
+        """Bring in what a stage's script names. Returns sentences for the job's log. Errors: ConnectionLostError."""
+        told: list[str] = []
+        if self._owner == UNTRUSTED:
+            return ["This job is not trusted with a cache: none is used."]
+        for entry in await asyncio.to_thread(self._store.entries, self._owner):
+            if not names(script, entry.path):
+                continue
+            try:
+                async with _on_thread(self._store.read(self._owner, entry)) as file:
+                    path = f"{self._folder}/{entry.path}"
+                    await transfer.bring_in(session, file, path, entry.size, changed=entry.changed)
+                told.append(f"Brought in the cache {entry.path} ({entry.size} bytes).")
+            except (TransferError, OSError, ValueError) as error:
+                told.append(f"The cache {entry.path} could not be brought in: {error}")
+        return told[:MAX_TOLD]
+
+    async def take_out(self, session: Session) -> list[str]:
+        """Keep what is new. Returns sentences for the job's log. Errors: ConnectionLostError."""
+        if self._owner == UNTRUSTED:
+            return []
+        told: list[str] = []
+        try:
+            kept = await asyncio.to_thread(self._store.entries, self._owner)
+            found = await transfer.listing(session, self._folder)
+        except (TransferError, OSError) as error:
+            return [f"The caches could not be kept: {error}"]
+        for entry in (Entry(file.path, file.size, file.changed) for file in found):
+            if entry in kept:
+                continue
+            try:
+                async with _on_thread(self._store.write(self._owner, entry)) as file:
+                    await transfer.take_out(session, f"{self._folder}/{entry.path}", entry.size, file)
+                told.append(f"Kept the cache {entry.path} ({entry.size} bytes).")
+            except (TransferError, CacheError, OSError) as error:
+                told.append(f"The cache {entry.path} could not be kept: {error}")
+        return told[:MAX_TOLD]
+
+
+def names(script: bytes, path: str) -> bool:
+    """Say whether a stage's script names a cache.
+
+    The script names it once more quoted than a person would, for its text is given to `eval`: signs of quoting do not
+    count, and what is not ASCII may be there as `\\xNN`.
+    """
+    return _bare(path.encode()) in _bare(script)
+
+
+def _bare(text: bytes) -> bytes:
+    spelled = re.sub(rb"[\x80-\xff]", lambda byte: b"x%02x" % byte[0][0], text)
+    return spelled.translate(None, b"\\'\" ")
+
+
+async def bring_in_helper(session: Session, source: Path, path: str) -> list[str]:
+    """Bring in the program that the scripts call as `gitlab-runner`. Errors: ConnectionLostError."""
+    try:
+        async with _on_thread(contextlib.closing(await asyncio.to_thread(source.open, "rb"))) as file:
+            size = os.fstat(file.fileno()).st_size
+            await transfer.bring_in(session, file, path, size, executable=True)
+    except (TransferError, OSError) as error:
+        return [f"The program gitlab-runner could not be brought in: {error}"]
+    return []
+
+
+@contextlib.asynccontextmanager
+async def _on_thread(blocking: AbstractContextManager[_T]) -> AsyncIterator[_T]:
+    """Enter and leave what blocks on the disk."""
+    stack = contextlib.ExitStack()
+    value = await asyncio.to_thread(stack.enter_context, blocking)
+    try:
+        yield value
+    except BaseException as error:
+        await asyncio.to_thread(stack.__exit__, type(error), error, error.__traceback__)
+        raise
+    await asyncio.to_thread(stack.close)

@@ -1,0 +1,269 @@
+"""What a hook of GitLab's custom executor does: passes one request on to the running service, and its answer back.
+
+gitlab-runner starts a process for each stage of each job, so what this imports decides what a stage costs: `socket` and
+`signal` alone would double its start (they import enum and selectors), so the C modules below them are used. It imports
+nothing of ours either. The frames are described in `wire.py`; a test proves that both agree.
+
+The contract of the hooks is that of gitlab-runner's `executors/custom`: the environment says which exit codes mean
+what, and where the script's own exit code is written.
+"""
+# pathlib costs more than everything here
+# ruff: noqa: PTH123
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import _socket
+import os
+import select
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing costs milliseconds
+    from collections.abc import Iterator, Sequence
+
+DEFAULT_SOCKET = "/run/runner/gitlab.sock"
+SOCKET_VARIABLE = "RUNNER_GITLAB_SOCKET"
+JOB_VARIABLE = "RUNNER_GITLAB_JOB"
+PATIENCE = {"config": 30.0, "prepare": 300.0, "run": 300.0, "cleanup": 20.0}
+"""The hooks, and for how many seconds each waits for a service that does not answer: it may be restarting."""
+TERM_PATIENCE = 2.0
+CONNECT_SECONDS = 10.0
+SEND_SECONDS = 60.0
+PAUSE = 0.1
+CHUNK = 256 * 1024
+
+
+class UnreachableError(Exception):
+    """The service is not there, or went away."""
+
+
+class UsageError(Exception):
+    """The hook was called in another way than gitlab-runner does."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the hook's name says, and return the exit code for gitlab-runner."""
+    try:
+        return Hook(*parse(arguments)).run()
+    except UsageError as error:
+        say(f"{error}")
+    except BrokenPipeError:
+        pass  # gitlab-runner is gone, and the service finds out by itself
+    return system_failure()
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, list[str], str]:
+    """Return the hook's name, what it is about, and the service's socket."""
+    words, path = list(arguments), os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET
+    while len(words) > 1 and words[1] == "--gitlab-socket":
+        path = words[2] if len(words) > 2 else ""
+        del words[1:3]
+    name, about = words[0] if words else "", words[1:]
+    if name not in PATIENCE or not path or (name == "run" and len(about) != 2):
+        raise UsageError("Usage: runner gitlab (config | prepare | run SCRIPT STAGE | cleanup) [--gitlab-socket PATH]")
+    return name, about, path
+
+
+class Hook:
+    """One request, over as many connections as it takes."""
+
+    def __init__(self, name: str, about: list[str], path: str) -> None:
+        self.name = name
+        self.path = path
+        self.handle = os.environ.get(JOB_VARIABLE, "")
+        self.stage = about[1] if name == "run" else ""
+        self.call = os.urandom(16).hex()
+        self.body = self.content(about)
+        self.received = 0
+        self.told_to_end = False
+
+    def content(self, about: list[str]) -> bytes:
+        """Return the script of a stage, and the job response where there is no handle yet that says which job it is."""
+        if self.name == "run":
+            return read(about[0])
+        known = self.handle and self.name != "config"
+        return b"" if known else read(os.environ.get("JOB_RESPONSE_FILE", ""))
+
+    def run(self) -> int:
+        """Ask until there is an answer, and return the exit code."""
+        wakeup = listen_for_signals()
+        reached = time.monotonic()
+        while True:
+            link = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+            try:
+                self.connect(link)
+                end = self.follow(link, wakeup)
+                return finish(end)
+            except UnreachableError as error:
+                reached = max(reached, self.last_heard)
+                patience = TERM_PATIENCE if self.told_to_end else PATIENCE[self.name]
+                if time.monotonic() > reached + patience:
+                    say(f"The runner does not answer at {self.path} ({error}). Is `runner serve` running there?")
+                    return system_failure()
+            finally:
+                link.close()
+            self.pause(wakeup)
+
+    last_heard = 0.0
+
+    def pause(self, wakeup: int) -> None:
+        """Wait before the next try, or until there is a signal."""
+        if select.select([wakeup], [], [], PAUSE)[0]:
+            os.read(wakeup, 64)
+            self.told_to_end = True
+            time.sleep(PAUSE)
+
+    def connect(self, link: _socket.socket) -> None:
+        """Connect, and say what this is about, and who called."""
+        words = (self.name, self.handle, self.stage, self.call, str(self.received))
+        request = "\0".join(words).encode("utf-8", "surrogateescape")
+        try:
+            link.settimeout(CONNECT_SECONDS)
+            link.connect(self.path)
+            link.settimeout(SEND_SECONDS)
+            greet(link)
+            link.sendall(frame(b"Q", request) + frame(b"B", self.body))
+            if self.told_to_end:
+                link.sendall(frame(b"T", b"."))
+            link.settimeout(None)
+        except OSError as error:
+            raise UnreachableError(error.strerror or str(error)) from None
+
+    def follow(self, link: _socket.socket, wakeup: int) -> bytes:
+        """Pass on what comes, and a wish for the end. Returns the last word."""
+        frames = Frames(link)
+        poller = select.poll()
+        poller.register(link.fileno(), select.POLLIN)
+        poller.register(wakeup, select.POLLIN)
+        while True:
+            for descriptor, _ in poller.poll():
+                if descriptor == wakeup:
+                    os.read(wakeup, 64)
+                    self.told_to_end = True
+                    frames.send(frame(b"T", b"."))
+                    continue
+                for kind, payload in frames.receive():
+                    self.last_heard = time.monotonic()
+                    if kind == b"x":
+                        return payload
+                    write(2 if kind == b"e" else 1, payload)
+                    self.received += len(payload) if kind == b"o" else 0
+
+
+class Frames:
+    """Cuts what comes over a connection into frames."""
+
+    def __init__(self, link: _socket.socket) -> None:
+        self.link = link
+        self.held = bytearray()
+
+    def receive(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the frames that are complete by now. Waits for more bytes once."""
+        try:
+            data = self.link.recv(CHUNK)
+        except OSError as error:
+            raise UnreachableError(error.strerror or str(error)) from None
+        if not data:
+            raise UnreachableError("it ended the connection")
+        self.held += data
+        while len(self.held) >= 5 and len(self.held) >= 5 + int.from_bytes(self.held[1:5], "big"):
+            end = 5 + int.from_bytes(self.held[1:5], "big")
+            found = bytes(self.held[:1]), bytes(self.held[5:end])
+            del self.held[:end]
+            yield found
+
+    def send(self, data: bytes) -> None:
+        """Send bytes; who does not take them is found out by reading."""
+        try:
+            self.link.sendall(data)
+        except OSError:  # contextlib costs more than this
+            return
+
+
+def frame(kind: bytes, payload: bytes) -> bytes:
+    """Return a frame."""
+    return kind + len(payload).to_bytes(4, "big") + payload
+
+
+def greet(link: _socket.socket) -> None:
+    """Send the first byte, and with it a descriptor of gitlab-runner's process, which tells the service of its end."""
+    try:
+        manager = os.pidfd_open(manager_pid())
+    except OSError:
+        link.sendall(b".")
+        return
+    rights = manager.to_bytes(4, sys.byteorder)
+    link.sendmsg([b"."], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+    os.close(manager)
+
+
+def manager_pid() -> int:
+    """Return the process that started our process group: gitlab-runner, also where a wrapper starts us."""
+    leader = os.getpgrp()
+    if leader == os.getpid():
+        return os.getppid()
+    with open(f"/proc/{leader}/stat") as stat:
+        return int(stat.read().rpartition(")")[2].split()[1])
+
+
+def listen_for_signals() -> int:
+    """Have TERM and INT make a descriptor readable, and return it."""
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    _signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    for number in (_signal.SIGTERM, _signal.SIGINT):
+        _signal.signal(number, lambda *_: None)
+    return readable
+
+
+def finish(end: bytes) -> int:
+    """Return the exit code for the service's last word: `ok`, `failed CODE` or `system`."""
+    words = end.decode().split()
+    if words == ["ok"]:
+        return 0
+    if len(words) == 2 and words[0] == "failed":
+        return build_failure(int(words[1]))
+    return system_failure()
+
+
+def build_failure(code: int) -> int:
+    """Write the script's own exit code where gitlab-runner (17.9 or later) reads it, over that of any earlier stage."""
+    path = os.environ.get("BUILD_EXIT_CODE_FILE")
+    if path:
+        with open(path, "w") as file:
+            file.write(f"{code}\n")
+    return exit_code("BUILD_FAILURE_EXIT_CODE", 1)
+
+
+def system_failure() -> int:
+    """Return the exit code for everything that is not the script's failure."""
+    return exit_code("SYSTEM_FAILURE_EXIT_CODE", 2)
+
+
+def exit_code(variable: str, default: int) -> int:
+    """Return a code that gitlab-runner gave us."""
+    given = os.environ.get(variable, "")
+    return int(given) if given.isdecimal() else default
+
+
+def read(path: str) -> bytes:
+    """Return what a file holds."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UsageError(f"The file {path or 'JOB_RESPONSE_FILE'} cannot be read: {error.strerror}.") from None
+
+
+def say(sentence: str) -> None:
+    """Tell the job's log."""
+    write(2, f"runner: {sentence}\n".encode())
+
+
+def write(descriptor: int, data: bytes) -> None:
+    """Write all of `data`."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,86 @@
+"""The sandbox's own Docker Engine, over its socket: for what must not appear in an argument list.
+
+Raises Failed for what the engine refuses and OSError for what never reached it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import Any
+from urllib.parse import quote, urlencode
+
+SOCKET = "/var/run/docker.sock"
+SECONDS = 120.0
+
+
+class Failed(Exception):
+    """The engine says no; the text is its own."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class _Connection(http.client.HTTPConnection):
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(SOCKET)
+
+
+def call(method: str, path: str, body: object = None, /, **query: object) -> Any:  # noqa: ANN401 - JSON
+    """Make one request and return the JSON of its answer."""
+    answer = read(method, path, body, **query)[1]
+    return json.loads(answer) if answer.strip() else None
+
+
+def read(method: str, path: str, body: object = None, /, **query: object) -> tuple[http.client.HTTPMessage, bytes]:
+    """Make one request, of bytes or of what can be JSON, and return the answer's head and body."""
+    connection = _Connection("docker", timeout=SECONDS)
+    kind = "application/x-tar" if isinstance(body, bytes) else "application/json"
+    content = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+    try:
+        connection.request(method, f"{path}?{urlencode(query)}", content, {"Content-Type": kind})
+        answer = connection.getresponse()
+        data = answer.read()
+    except http.client.HTTPException as error:
+        raise OSError(f"Docker's answer cannot be understood ({type(error).__name__})") from None
+    finally:
+        connection.close()
+    if answer.status >= 400:
+        raise Failed(answer.status, _message(data))
+    return answer.headers, data
+
+
+def container(name: str, action: str = "") -> str:
+    """Return the path of a container or of one of its actions."""
+    return f"/containers/{quote(name, safe='')}{action}"
+
+
+def has_image(name: str) -> bool:
+    """Say whether the engine has an image."""
+    try:
+        call("GET", f"/images/{quote(name)}/json")
+    except Failed as error:
+        if error.status == 404:
+            return False
+        raise
+    return True
+
+
+def remove_container(name: str) -> None:
+    """Remove a container with its volumes. Idempotent."""
+    try:
+        call("DELETE", container(name), force=1, v=1)
+    except Failed as error:
+        if error.status != 404:
+            raise
+
+
+def _message(data: bytes) -> str:
+    try:
+        return str(json.loads(data)["message"])
+    except (ValueError, LookupError, TypeError):
+        return data.decode(errors="replace")[:500]

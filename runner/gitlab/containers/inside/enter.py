@@ -1,0 +1,129 @@
+"""Runs one stage's script where the job's scripts run: in the container of its image, or beside its services.
+
+The script goes to the shell's standard input; nothing of it is in an argument list. As with gitlab-runner's docker
+executor, the container is started for each script and ends with it, so nothing that a script left running lives on,
+and what it changed in the container's own file system is there for the next one.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from typing import Any
+
+from runner.gitlab.containers.inside import engine
+
+#: What Docker itself exits with when it could not start a container.
+NOT_STARTED = 125
+#: Seconds for giving a folder's files to another user.
+OWNING_SECONDS = 600
+#: Seconds for a killed container to be gone.
+KILL_SECONDS = 10.0
+
+
+class Interrupted(Exception):
+    """This process was told to end."""
+
+
+def in_container(order: dict[str, Any]) -> int:
+    """Run the script in the container and return its exit code."""
+    name, folders = order["container"], order["folders"]
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _kill(name)
+        own(folders, user_of(name))
+        try:
+            return _run(name, order["script"], order["grace"])
+        finally:
+            own(folders, os.getuid())
+    except Interrupted:
+        _kill(name)
+        return 128 + signal.SIGTERM
+    except (engine.Failed, OSError, ValueError, LookupError, TypeError, subprocess.SubprocessError) as error:
+        print(f"ERROR: The script could not be run in its container: {error}", flush=True)
+        return NOT_STARTED
+
+
+def _interrupt(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what ends the script now has its own deadlines
+    raise Interrupted
+
+
+def _run(name: str, script: bytes, grace: float) -> int:
+    command = ["docker", "start", "--attach", "--interactive", name]
+    # A group of its own: what signals this process must not end the one that brings the output.
+    running = subprocess.Popen(command, stdin=_file(script), process_group=0)
+    try:
+        running.wait()
+    except Interrupted:
+        _end(name, running, grace)
+    state = engine.call("GET", engine.container(name, "/json"))["State"]
+    if state["Error"]:
+        print(f"ERROR: The container did not start: {state['Error']}. Check `image:entrypoint`.", flush=True)
+    return int(state["ExitCode"])
+
+
+def _end(name: str, running: subprocess.Popen[bytes], grace: float) -> None:
+    """Ask everything in the container to end, and end it when it does not."""
+    deadline = time.monotonic() + grace
+    try:
+        listed = engine.call("GET", engine.container(name, "/top"), ps_args="-eo pid")["Processes"]
+        subprocess.run(["sudo", "-n", "kill", "-TERM", *(pid for [pid] in listed)], check=False, capture_output=True)
+        running.wait(max(0.0, deadline - time.monotonic()))
+    except (engine.Failed, subprocess.TimeoutExpired):  # it is not running yet, or not any more; or it does not listen
+        _kill(name)
+    running.wait(KILL_SECONDS)
+
+
+def _kill(name: str) -> None:
+    """End the container: nothing of an earlier script may run beside this one. Idempotent."""
+    try:
+        engine.call("POST", engine.container(name, "/kill"))
+    except engine.Failed as error:
+        if error.status != 409:  # it is not running
+            raise
+    engine.call("POST", engine.container(name, "/wait"))
+
+
+def user_of(name: str) -> int:
+    """Return the user id that a container's programs have."""
+    user = engine.call("GET", engine.container(name, "/json"))["Config"]["User"].partition(":")[0]
+    if not user or user.isdecimal():
+        return int(user or 0)
+    _, content = engine.read("GET", engine.container(name, "/archive"), path="/etc/passwd")
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        file = archive.extractfile(archive.next() or "")
+        lines = file.read().decode(errors="replace").splitlines() if file else []
+    return next((int(line.split(":")[2]) for line in lines if line.startswith(f"{user}:")), 0)
+
+
+def own(folders: list[str], user: int) -> None:
+    """Give everything in some folders to a user. Links are not followed."""
+    command = ["find", *folders, "-xdev", "!", "-uid", str(user), "-exec", "chown", "-h", str(user), "{}", "+"]
+    subprocess.run(["sudo", "-n", *command], check=False, stdin=subprocess.DEVNULL, timeout=OWNING_SECONDS)
+
+
+def beside_services(order: dict[str, Any]) -> int:
+    """Become the script, in the sandbox itself, with a hosts file of its own that has the services' names."""
+    os.dup2(_file(order["script"]), 0)
+    words = [f"{name}={value}" for name, value in os.environ.items()]
+    script = 'mount --bind "$1" /etc/hosts && shift && exec "$@"'
+    user = ["setpriv", "--reuid", str(os.getuid()), "--regid", str(os.getgid()), "--init-groups", "--"]
+    own_mounts = ["unshare", "--mount", "--propagation", "slave", "--"]
+    command = ["sudo", "-n", *own_mounts, "sh", "-c", script, "sh", order["hosts"], *user, "env", "-i", *words, "bash"]
+    sys.stdout.flush()
+    os.execvp(command[0], command)  # noqa: S606 - arguments of ours
+
+
+def _file(content: bytes) -> int:
+    """Return a file in memory that is open at its beginning."""
+    descriptor = os.memfd_create("script")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

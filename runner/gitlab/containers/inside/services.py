@@ -1,0 +1,126 @@
+"""A job's services: how they are made, waited for, and what they wrote."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from runner.gitlab.containers.inside import engine
+
+#: Of each service's log, as gitlab-runner's docker executor.
+MAX_LOG = 64 * 1024
+#: Ports of one service that are tried; an image can expose thousands.
+MAX_PORTS = 20
+_PAUSE = 0.1
+_OWN_PORT = "HEALTHCHECK_TCP_PORT"
+
+
+def configuration(service: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:
+    """Return what Docker is told to create."""
+    image, network = service["image"], order["network"]
+    return {
+        "Image": image["name"],
+        "Platform": image["platform"],
+        "Entrypoint": image["entrypoint"],
+        "User": image["user"],
+        "Cmd": service["command"],
+        "Env": [f"{name}={value}" for name, value in service["environment"].items()],
+        "HostConfig": {"NetworkMode": network, "Binds": [f"{order['workspace']}:{order['workspace']}"]},
+        "NetworkingConfig": {"EndpointsConfig": {network: {"Aliases": service["aliases"]}}},
+    }
+
+
+def wait(services: list[dict[str, Any]], seconds: float) -> None:
+    """Wait until each service that exposes ports answers at one. Warns of those that do not, with their logs."""
+    waited = {service["container"]: ports(service) for service in services}
+    if any(waited.values()):
+        print(f"Waiting for services to be up and running (timeout {seconds:g} seconds)...", flush=True)
+    deadline = time.monotonic() + seconds
+    for service in services:
+        why = _wait_for(service, waited[service["container"]], deadline)
+        if why:
+            print(f"\n*** WARNING: Service {service['image']['name']} probably didn't start properly.\n", flush=True)
+            print(f"Health check error:\n{why}\n\nService container logs:", flush=True)
+            tell(service["container"])
+            print("\n*********\n", flush=True)
+
+
+def ports(service: dict[str, Any]) -> list[int]:
+    """Return the TCP ports at which a service is expected to answer."""
+    config = engine.call("GET", engine.container(service["container"], "/json"))["Config"]
+    for line in config.get("Env") or []:
+        name, _, value = line.partition("=")
+        if name.upper() == _OWN_PORT and value.isascii() and value.isdecimal():
+            return [int(value)]
+    exposed = [port.split("/") for port in config.get("ExposedPorts") or {}]
+    return sorted(int(number) for number, protocol in exposed if protocol == "tcp")[:MAX_PORTS]
+
+
+def _wait_for(service: dict[str, Any], wanted: list[int], deadline: float) -> str:
+    """Return why a service is not up, or nothing."""
+    while True:
+        seen = engine.call("GET", engine.container(service["container"], "/json"))
+        if not seen["State"]["Running"] and (wanted or seen["State"]["ExitCode"] or seen["State"]["Error"]):
+            return f"The container ended with exit code {seen['State']['ExitCode']} {seen['State']['Error']}".rstrip()
+        if not wanted or any(_answers(_address(seen), port) for port in wanted):
+            return ""
+        if time.monotonic() > deadline:
+            return f"Nothing answered at port {', '.join(map(str, wanted))} in time."
+        time.sleep(_PAUSE)  # nothing tells when a program in a container starts to listen
+
+
+def _address(seen: dict[str, Any]) -> str:
+    [network] = seen["NetworkSettings"]["Networks"].values()
+    return str(network["IPAddress"])
+
+
+def _answers(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=1.0).close()
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def tell(container: str) -> None:
+    """Print the end of what a container wrote."""
+    try:
+        query = {"stdout": 1, "stderr": 1, "tail": 500}
+        log = engine.read("GET", engine.container(container, "/logs"), **query)[1]
+    except (engine.Failed, OSError) as error:
+        print(f"(not to be had: {error})", flush=True)
+        return
+    sys.stdout.buffer.write(_text(log)[-MAX_LOG:])
+    sys.stdout.flush()
+
+
+def _text(log: bytes) -> bytes:
+    """Return a log without the heads that Docker puts before each piece of it: stream, three zeros, size."""
+    pieces, start = [], 0
+    while len(head := log[start : start + 8]) == 8:
+        size = int.from_bytes(head[4:], "big")
+        pieces.append(log[start + 8 : start + 8 + size])
+        start += 8 + size
+    return b"".join(pieces)
+
+
+def write_hosts(services: list[dict[str, Any]], network: str, path: str) -> None:
+    """Write a hosts file that has the sandbox's own names and the services'."""
+    text = Path("/etc/hosts").read_text(errors="replace")
+    for service in services:
+        seen = engine.call("GET", engine.container(service["container"], "/json"))
+        address = seen["NetworkSettings"]["Networks"][network]["IPAddress"]
+        if address:
+            text += f"{address} {' '.join(service['aliases'])}\n"
+    Path(path).write_text(text)
+
+
+def tell_all(order: dict[str, Any]) -> int:
+    """Print what each service wrote, and whether it still runs."""
+    for service in order["services"]:
+        print(f"Service {service['image']['name']} wrote:", flush=True)
+        tell(service["container"])
+    return 0

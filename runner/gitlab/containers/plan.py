@@ -1,0 +1,118 @@
+"""What is done in a job's sandbox for its `image:` and `services:`. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from runner.gitlab.containers import names
+from runner.gitlab.containers.policy import ImagePolicy
+from runner.gitlab.containers.program import program
+from runner.gitlab.response import GitLabJob, Image
+
+__all__ = ["ImagePolicy", "Plan", "plan"]
+
+#: How long services may take to answer, in seconds: gitlab-runner's own default.
+SERVICES_WAIT: Final = 30.0
+_NETWORK: Final = "gitlab-job"
+_CONTAINER: Final = "gitlab-job"
+#: Bash where the image has it, else sh: what the docker executor does.
+_SHELL: Final = """\
+for shell in /usr/local/bin/bash /usr/bin/bash /bin/bash /usr/local/bin/sh /usr/bin/sh /bin/sh /busybox/sh; do
+    [ -x "$shell" ] && exec "$shell"
+done
+echo "The image has neither bash nor sh." >&2
+exit 127
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The scripts that a job's containers need. They hold secrets, and are run like any script of the job."""
+
+    #: Makes everything. Exits 0, 1 for the job's own fault, or with anything else for ours.
+    prepare: bytes = field(repr=False)
+    #: Prints what the services wrote; nothing where there are none.
+    after_failure: bytes = field(repr=False)
+    _hosts: str
+    _container: str | None
+    #: Given to the container's user while it runs.
+    _folders: tuple[str, ...]
+
+    def enter(self, script: bytes, grace: float) -> bytes:
+        """Return a script that runs `script` where the job's scripts run, and ends with its exit code.
+
+        On TERM everything in the container gets TERM, and `grace` seconds later KILL.
+        """
+        if self._container is None:
+            return program("beside_services", {"script": script, "hosts": self._hosts})
+        order = {"container": self._container, "folders": [*self._folders], "script": script, "grace": grace}
+        return program("in_container", order)
+
+
+def plan(job: GitLabJob, policy: ImagePolicy, workspace: str, docker_config: str) -> Plan | None:
+    """Return what a job's containers need, None when it has neither image nor services.
+
+    `workspace` and `docker_config` are folders in the sandbox, and the container has them at the same path.
+    Raises BadJobError when the job asks for what the policy does not allow or what cannot be.
+    """
+    if job.image is None and not job.services:
+        return None
+    services, ignored = _services(job, policy)
+    folders = (workspace, docker_config)
+    hosts = f"{docker_config}/hosts"
+    order = {
+        "network": _NETWORK,
+        "workspace": workspace,
+        "services": services,
+        "ignored": ignored,
+        "wait": SERVICES_WAIT,
+        "hosts": hosts,
+        "container": job.image and _container(job.image, policy, folders),
+    }
+    return Plan(
+        program("main", order),
+        program("tell_all", {"services": services}) if services else b"",
+        hosts,
+        _CONTAINER if job.image else None,
+        folders,
+    )
+
+
+def _container(image: Image, policy: ImagePolicy, folders: tuple[str, ...]) -> dict[str, object]:
+    return {
+        "name": _CONTAINER,
+        "image": _image(image, policy),
+        "command": ["sh", "-c", _SHELL],
+        "folders": [*folders],
+        "environment": {"DOCKER_CONFIG": folders[1]},
+    }
+
+
+def _services(job: GitLabJob, policy: ImagePolicy) -> tuple[list[dict[str, object]], list[str]]:
+    """Return the services, and the images of those left out: as with gitlab-runner, for all their names are taken."""
+    kept = names.first_come(names.aliases(service.image.name, service.aliases) for service in job.services)
+    claims = [*zip(job.services, kept, strict=True)]
+    services: list[dict[str, object]] = [
+        {
+            "container": f"gitlab-service-{number}",
+            "image": _image(service.image, policy),
+            "aliases": [*aliases],
+            "command": None if service.command is None else [*service.command],
+            "environment": {**job.service_variables, **service.variables},
+        }
+        for number, (service, aliases) in enumerate(claims)
+        if aliases
+    ]
+    return services, [service.image.name for service, aliases in claims if not aliases]
+
+
+def _image(image: Image, policy: ImagePolicy) -> dict[str, object]:
+    return {
+        "name": policy.choose(image.name),
+        # An empty list would be the image's own; one empty word is Docker's way to say none.
+        "entrypoint": None if image.entrypoint is None else [*image.entrypoint] or [""],
+        "user": image.user or "",
+        "platform": image.platform or "",
+        "pull": [pull.value for pull in policy.pulls(image.pull_policies)],
+    }

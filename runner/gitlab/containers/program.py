@@ -1,0 +1,44 @@
+"""Makes one script, for the sandbox, of modules of `inside` and what they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from typing import Final
+
+_PACKAGE: Final = "runner.gitlab.containers.inside"
+#: What each entry consists of, in the order in which the modules need each other; the last one has the function.
+_ENTRIES: Final = {
+    "main": ("engine", "commands", "services", "prepare"),
+    "tell_all": ("engine", "services"),
+    "in_container": ("engine", "enter"),
+    "beside_services": ("engine", "enter"),
+}
+
+# `order` has a line of its own: Python shows the line of an error, and it may hold secrets.
+# Registered under their full names, the modules find each other by their usual imports without any package on disk.
+_SCRIPT: Final = """\
+#!/usr/bin/env -S python3 -I -S
+import sys, types
+package = "{package}"
+for at, sign in enumerate(package + "."):
+    if sign == ".":
+        sys.modules[package[:at]] = types.ModuleType(package[:at])
+for name, source in {sources!a}.items():
+    module = sys.modules[package + "." + name] = types.ModuleType(name)
+    setattr(sys.modules[package], name, module)
+    exec(compile(source, name, "exec"), module.__dict__)
+order = {order!a}
+sys.exit(module.{function}(order))
+"""
+
+_SOURCES: Final = {
+    name: resources.files(_PACKAGE).joinpath(f"{name}.py").read_text()
+    for name in ("engine", "commands", "services", "prepare", "enter")
+}
+
+
+def program(function: str, order: Mapping[str, object]) -> bytes:
+    """Return a script that calls a function with `order`, made of plain values, and exits with its result."""
+    sources = {name: _SOURCES[name] for name in _ENTRIES[function]}
+    return _SCRIPT.format(package=_PACKAGE, sources=sources, function=function, order=dict(order)).encode("ascii")

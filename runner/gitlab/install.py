@@ -1,0 +1,287 @@
+"""The configuration of a gitlab-runner that calls our hooks: its block in `config.toml`, written and checked.
+
+Settings and their defaults are those of gitlab-runner's `common/config.go`. Imports only the standard library, so that
+it also runs where nothing but Python is installed, as in the image made from gitlab-runner's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from runner.errors import InstallError
+
+DEFAULT_SOCKET: Final = "/run/runner/gitlab.sock"
+HOOKS: Final = ("config", "prepare", "run", "cleanup")
+PLACEHOLDER: Final = "glrt-PUT-THE-RUNNER-S-AUTHENTICATION-TOKEN-HERE"
+#: Seconds: how long after TERM a stage's hook is given, and gitlab-runner starts the cleanup beside it after 300.
+LONGEST_GRACE: Final = 240
+_GLOBAL: Final = """\
+concurrent = {limit}            # jobs at once, of all runners in this file
+check_interval = 3
+shutdown_timeout = 120    # seconds for cleanup when gitlab-runner is stopped; its own default is 30
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What one runner's block says."""
+
+    url: str
+    name: str = "sandbox-runner"
+    token: str = field(default=PLACEHOLDER, repr=False)
+    #: Jobs at once.
+    limit: int = 1
+    socket: str = DEFAULT_SOCKET
+    python: str = field(default_factory=lambda: sys.executable)
+    hook: str = str(Path(__file__).with_name("hook.py"))
+
+    def __post_init__(self) -> None:
+        """Errors: InstallError, for what would not make a block that works."""
+        if not re.fullmatch(r"https?://[^\s/]+\S*", self.url):
+            raise InstallError(f"{self.url!r} is no address of a GitLab. Give it as https://gitlab.example.com.")
+        if not self.name or not self.name.isprintable():
+            raise InstallError("A runner's name is printable text. Give one, such as the host's.")
+        if not re.fullmatch(r"[\x21-\x7e]+", self.token):
+            raise InstallError("The token is empty or has spaces. Copy the runner's authentication token (glrt-…).")
+        if self.limit < 1:
+            raise InstallError("At least one job at once must be allowed.")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something in a configuration that will not work, or not well, and what to write instead."""
+
+    what: str
+    fix: str
+
+
+def block(setup: Setup) -> str:
+    """Return the runner's block, with a comment for each setting that has a reason."""
+    return f"""\
+{_begin(setup.name)}
+[[runners]]
+  name = {_text(setup.name)}
+  url = {_text(setup.url)}
+  token = {_text(setup.token)}
+  executor = "custom"
+  shell = "bash"                  # the hooks run the scripts with the sandbox's bash
+  limit = {setup.limit}                       # no more than there are warm sandboxes: others would wait in `prepare`
+
+  [runners.custom]
+    # Where jobs are built and cached is inside the sandbox: `config` says it for each job.
+{_hooks(setup)}
+    # `prepare` waits for a free sandbox; it gives up by itself before this.
+    prepare_exec_timeout = 900
+    config_exec_timeout = 60
+    cleanup_exec_timeout = 60     # it returns at once: the runner does the work after it
+    # After a cancel: a stage ends within seconds. gitlab-runner's own 600 is longer than the 300 after which it starts
+    # `cleanup` beside a stage that still runs.
+    graceful_kill_timeout = 30
+    force_kill_timeout = 10
+{_end(setup.name)}
+"""
+
+
+def whole(setup: Setup) -> str:
+    """Return a configuration for a gitlab-runner that has no other runners."""
+    return f"{_GLOBAL.format(limit=setup.limit)}\n{block(setup)}"
+
+
+def _hooks(setup: Setup) -> str:
+    lines = []
+    for name in HOOKS:
+        words = ", ".join(map(_text, ["-I", "-S", setup.hook, name, "--gitlab-socket", setup.socket]))
+        lines += [f"    {name}_exec = {_text(setup.python)}", f"    {name}_args = [{words}]"]
+    return "\n".join(lines)
+
+
+def _begin(name: str) -> str:
+    return f"# >>> sandbox-runner {json.dumps(name)}: written by `runner gitlab install`, and by it again"
+
+
+def _end(name: str) -> str:
+    return f"# <<< sandbox-runner {json.dumps(name)}"
+
+
+def _text(value: str) -> str:
+    """A TOML basic string; JSON's escapes are TOML's, but for DEL, which is not printable and so refused."""
+    return json.dumps(value)
+
+
+def write(file: Path, setup: Setup) -> None:
+    """Put the runner into a configuration: into a new file, or beside other runners, or over our own older block.
+
+    The file is replaced at once and whole, and only its owner can read it, for it holds the token.
+
+    Errors: InstallError, when there is a runner of that name which is not ours, or the file cannot be read or written.
+    """
+    before = _read(file)
+    after = whole(setup) if before is None else merged(before, setup)
+    parse(after)
+    _replace(file, after)
+
+
+def merged(before: str, setup: Setup) -> str:
+    """Return the configuration with the runner's block in it. Errors: InstallError. Pure."""
+    begin, end = _begin(setup.name), _end(setup.name)
+    if begin in before and end in before:
+        head, _, rest = before.partition(begin)
+        return head + block(setup) + rest.partition(end)[2].removeprefix("\n")
+    if any(runner.get("name") == setup.name for runner in _runners(parse(before))):
+        raise InstallError(
+            f"There is a runner named {setup.name!r} already, and it was not written by this command (gitlab-runner "
+            "drops comments when it writes the file itself). Remove its block or choose another name; `--check` says "
+            "what it lacks."
+        )
+    return f"{before.rstrip()}\n\n{block(setup)}"
+
+
+def parse(text: str) -> Mapping[str, Any]:
+    """Return what a configuration says. Errors: InstallError."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InstallError(f"The configuration is not TOML: {error}.") from error
+
+
+def check(document: Mapping[str, Any], warm: int | None = None) -> list[Finding]:
+    """Return what is wrong with every runner that calls our hooks. `warm`: how many sandboxes are kept. Pure."""
+    ours = [runner for runner in _runners(document) if _calls_us(runner)]
+    if not ours:
+        return [Finding("No runner calls these hooks.", "`runner gitlab install --url … --write FILE` adds one.")]
+    findings = [finding for runner in ours for finding in _check_runner(runner)]
+    return findings + list(_check_global(document, sum(_number(runner, "limit", 0) for runner in ours), warm))
+
+
+def _check_runner(runner: Mapping[str, Any]) -> Iterator[Finding]:
+    name = f"runner {runner.get('name', '')!r}"
+    for key in ("url", "token"):
+        if not runner.get(key):
+            yield Finding(f"{name} has no {key}.", f'Set {key} = "…".')
+    if runner.get("executor") != "custom":
+        yield Finding(f"{name} has executor = {runner.get('executor')!r}.", 'Set executor = "custom".')
+    if runner.get("shell", "bash") != "bash":
+        yield Finding(
+            f"{name} has shell = {runner['shell']!r}: its scripts are not run by bash.", 'Set shell = "bash".'
+        )
+    for key in ("builds_dir", "cache_dir"):
+        if not str(runner.get(key) or "/home/sandbox/").startswith("/home/sandbox/"):
+            what = f"{name} has {key} = {runner[key]!r}, which the sandbox does not empty after a job."
+            yield Finding(what, f"Remove {key}: the hook `config` says it.")
+    yield from _check_custom(name, runner.get("custom", {}))
+
+
+def _check_custom(name: str, custom: Mapping[str, Any]) -> Iterator[Finding]:
+    for hook in HOOKS:
+        words = [str(word) for word in custom.get(f"{hook}_args", [])]
+        if not custom.get(f"{hook}_exec") or hook not in words:
+            yield Finding(
+                f"{name} does not call the hook `{hook}`.", f"Take {hook}_exec and {hook}_args from a new block."
+            )
+    grace = _number(custom, "graceful_kill_timeout", 600)
+    if grace > LONGEST_GRACE:
+        what = f"{name} has graceful_kill_timeout = {grace}: `cleanup` may start while a cancelled stage still runs."
+        yield Finding(what, "Set graceful_kill_timeout = 30.")
+    if _number(custom, "force_kill_timeout", 10) > 60:
+        yield Finding(f"{name} has a force_kill_timeout above a minute.", "Set force_kill_timeout = 10.")
+    if _number(custom, "prepare_exec_timeout", 3600) < 60:
+        what = f"{name} gives `prepare` less than a minute, and it may wait for a sandbox that is being made."
+        yield Finding(what, "Set prepare_exec_timeout = 900.")
+
+
+def _check_global(document: Mapping[str, Any], limit: int, warm: int | None) -> Iterator[Finding]:
+    concurrent = _number(document, "concurrent", 1)
+    if _number(document, "shutdown_timeout", 30) < 60:
+        what = (
+            "shutdown_timeout is below a minute: a gitlab-runner that is stopped leaves jobs to the runner's sweeper."
+        )
+        yield Finding(what, "Set shutdown_timeout = 120.")
+    if limit > concurrent:
+        yield Finding(
+            f"concurrent = {concurrent} allows fewer jobs than limit = {limit}.", f"Set concurrent = {limit}."
+        )
+    if warm is not None and (limit or concurrent) > warm:
+        what = f"{limit or concurrent} jobs at once and {warm} warm sandboxes: jobs wait in `prepare`."
+        yield Finding(what, f"Set limit = {warm}, or have more sandboxes (SANDBOX_WARM).")
+
+
+def _runners(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    runners = document.get("runners", [])
+    if not isinstance(runners, list) or not all(isinstance(runner, dict) for runner in runners):
+        raise InstallError("The configuration's runners are no list of tables ([[runners]]).")
+    return runners
+
+
+def _calls_us(runner: Mapping[str, Any]) -> bool:
+    """By our program in any hook, so that a block which lacks the others is found as well."""
+    said = [str(word) for hook in HOOKS for word in _command(runner, hook)]
+    return any(word == "gitlab" or word.endswith(("/hook.py", "/runner")) for word in said)
+
+
+def _command(runner: Mapping[str, Any], hook: str) -> list[object]:
+    custom = runner.get("custom", {})
+    return [custom.get(f"{hook}_exec", ""), *custom.get(f"{hook}_args", [])] if isinstance(custom, dict) else []
+
+
+def _number(table: Mapping[str, Any], key: str, default: int) -> int:
+    value = table.get(key, default)
+    if not isinstance(value, int):
+        raise InstallError(f"{key} = {value!r} is no whole number.")
+    return value
+
+
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_text()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InstallError(f"{file} cannot be read: {error}.") from error
+
+
+def read(file: Path) -> Mapping[str, Any]:
+    """Return what a configuration file says. Errors: InstallError."""
+    text = _read(file)
+    if text is None:
+        raise InstallError(f"There is no {file}.")
+    return parse(text)
+
+
+def _replace(file: Path, text: str) -> None:
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")  # mkstemp's mode is 0600
+        try:
+            with os.fdopen(descriptor, "w") as new:
+                new.write(text)
+                new.flush()
+                os.fsync(new.fileno())
+            Path(name).replace(file)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(name).unlink()
+            raise
+    except OSError as error:
+        raise InstallError(f"{file} cannot be written: {error.strerror}.") from error
+
+
+def token(environment: Mapping[str, str], file: Path | None) -> str:
+    """Return the runner's authentication token, from a file or from GITLAB_TOKEN. Errors: InstallError."""
+    if file is not None:
+        return (_read(file) or "").strip()
+    if given := environment.get("GITLAB_TOKEN"):
+        return given
+    raise InstallError(
+        "The runner's authentication token is needed: GITLAB_TOKEN_FILE or GITLAB_TOKEN. GitLab shows it once, when "
+        "the runner is created there (Settings, CI/CD, Runners)."
+    )

@@ -1,0 +1,221 @@
+"""One GitLab job while the service lives: what its hooks ask for, one at a time, on its sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import replace
+from typing import Any, Final, NoReturn
+
+from runner import outcome as outcomes
+from runner.errors import DetachedError, GitLabError, LeaseError, LeaseLostError, RunnerError
+from runner.execution.cancellation import Cancellation
+from runner.execution.flight import first, stop
+from runner.execution.lease import LeaseSource
+from runner.execution.options import Note, Settings
+from runner.gitlab.options import Options
+from runner.gitlab.record import Lease, Record, State
+from runner.gitlab.stages import Stage
+from runner.gitlab.tenancy import Tenancy
+from runner.gitlab.trust import remark, trust_key
+from runner.gitlab.turn import Listener, Turn
+from runner.gitlab.wire import Done, End, SystemFailed
+from runner.gitlab.workplace import Workplace
+
+_logger = logging.getLogger(__name__)
+
+#: Seconds that a hook waits for another one of the same job.
+LOCK_DEADLINE: Final = 60.0
+#: Seconds that a sandbox is kept beyond its job's timeout while no runner is heard of; what a keeper grants at most.
+_BEYOND: Final = 3600.0
+_MAX_PATIENCE: Final = 7 * 24 * 3600.0
+_RETRY: Final = 1.0
+_MAX_TEXT: Final = 2000
+
+
+class Live:
+    """One job, from `config` to its end or to the next life of the service."""
+
+    def __init__(self, record: Record, leases: LeaseSource, options: Options) -> None:
+        self.record = record
+        self._options = options
+        self._tenancy = Tenancy(leases, _settings(record.job.timeout, options))
+        self._lock = asyncio.Lock()
+        self._cancellation = Cancellation()
+        self._workplace = Workplace(record.job, options, used=record.state in (State.PREPARED, State.RUNNING))
+        self._over = False
+        #: Asks for the lease of an earlier life.
+        self._regaining = asyncio.create_task(self._regain())
+        #: Connected now.
+        self.hooks = 0
+        self._left = time.monotonic()
+        self._background: set[asyncio.Task[None]] = set()
+
+    # What hooks ask for.
+
+    async def prepare(self, hook: Listener, cancellation: Cancellation) -> End:
+        """Have a sandbox. Idempotent. Errors: GitLabError; DetachedError."""
+        async with self._turn(hook, cancellation) as turn:
+            if self.record.state in (State.PREPARED, State.RUNNING):
+                return Done()
+            await self._tenancy.end(None)  # of a try that an earlier life of the service did not finish
+            self.record.move(State.PREPARING, lease=None, lost="")
+            try:
+                end = await self._prepare(turn)
+            except RunnerError:
+                await self._undo()
+                raise
+            if isinstance(end, Done):
+                self.record.move(State.PREPARED)
+            else:
+                await self._undo()
+            return end
+
+    async def run(self, call: str, stage: Stage, offset: int, hook: Listener, cancellation: Cancellation) -> End:
+        """Run a stage, or go on with it where its hook lost us from sight. Errors: GitLabError; DetachedError."""
+        async with self._turn(hook, cancellation) as turn:
+            note = self.record.note
+            if note.stage and note.stage.call != call and note.state is State.RUNNING:
+                await turn.give_up(note.stage)  # its hook ended while there was no service
+                note = self.record.note
+            if note.stage and note.stage.call == call:
+                end = await turn.again(note.stage, offset)
+                await self._workplace.after(turn, note.stage.name, end)
+            elif note.lost:
+                return SystemFailed(f"The sandbox of this job was lost before. {note.lost}")
+            elif note.state is not State.PREPARED:
+                return SystemFailed(f"The job is {note.state}: the stage {stage.name} cannot be run.")
+            else:
+                end = await self._workplace.run(turn, call, stage)
+            if self.record.note.lost:
+                self._do(self._tenancy.end(self.record.note.lost))
+            return end
+
+    # What the service does with the job.
+
+    def end(self, by: str) -> None:
+        """Have the job over from now on, also for a later life. `finish` follows."""
+        self._over = True
+        _logger.info("GitLab job %s is over by %s", self.record.name, by)
+        self._cancellation.request(by)
+        try:
+            self.record.move(State.OVER)
+        except GitLabError as error:
+            _logger.warning("GitLab job %s: a restart would forget that it is over: %s", self.record.name, error)
+
+    async def finish(self) -> None:
+        """Give the sandbox back when nothing runs any more, and forget the job."""
+        await asyncio.wait([self._regaining])
+        async with self._lock:
+            await self._tenancy.end(None)
+            self.record.forget()
+
+    async def leave(self) -> None:
+        """Leave everything as it is, for the next life of the service."""
+        self._over = True
+        self._cancellation.detach()
+        await stop(self._regaining)
+        async with self._lock:
+            await self._tenancy.leave()
+
+    async def _regain(self) -> None:
+        """Take up what an earlier life left, however long it takes to get an answer. Without a sandbox, it is lost."""
+        while lease := self.record.note.lease:
+            try:
+                return await self._tenancy.regain(lease.attempt, lease.token)
+            except LeaseLostError as error:
+                return self.record.change(lost=str(error)[:_MAX_TEXT])
+            except LeaseError:
+                await asyncio.sleep(_RETRY)
+        return None
+
+    async def _undo(self) -> None:
+        await self._tenancy.end(None)
+        if not self._over:
+            self.record.move(State.CONFIGURED, lease=None)
+
+    @contextlib.contextmanager
+    def heard_of(self) -> Iterator[None]:
+        """While a hook of the job is connected."""
+        self.hooks += 1
+        try:
+            yield
+        finally:
+            self.hooks -= 1
+            self._left = time.monotonic()
+
+    @property
+    def idle(self) -> float:
+        """For how many seconds there was no hook."""
+        return 0.0 if self.hooks else time.monotonic() - self._left
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, hook: Listener, cancellation: Cancellation) -> AsyncIterator[Turn]:
+        await first(self._regaining, cancellation.wait())
+        if not self._regaining.done():
+            _unwanted(cancellation)
+        try:
+            async with asyncio.timeout(LOCK_DEADLINE):
+                await self._lock.acquire()
+        except TimeoutError:
+            raise GitLabError("Another hook of this job still runs.") from None
+        try:
+            if self._over:
+                raise GitLabError("The job is over, and its sandbox was given back.")
+            self._cancellation = cancellation
+            yield Turn(self.record, self._tenancy, hook, cancellation, self._workplace.environment)
+        finally:
+            self._lock.release()
+
+    async def _prepare(self, turn: Turn) -> End:
+        if sentence := remark(self.record.job):
+            await turn.hook.tell(sentence)
+        taking = asyncio.create_task(self._take())
+        await first(taking, turn.cancellation.wait())
+        if not taking.done():
+            taking.cancel()
+            await asyncio.wait([taking])
+        if taking.cancelled():
+            _unwanted(turn.cancellation)
+        try:
+            await turn.hook.out(f"{taking.result()}\n".encode())
+        except RunnerError as error:
+            return SystemFailed(f"There is no sandbox for this job: {error}")
+        return await self._workplace.prepare(turn)
+
+    async def _take(self) -> str:
+        """Have a sandbox, and return a sentence on it."""
+        said = ""
+
+        def note(news: Note) -> None:
+            nonlocal said
+            _logger.info("GitLab job %s: %s", self.record.name, news.text)
+            said = news.text if news.action == "leased" else said
+
+        def on_ask(attempt: str, token: str) -> None:
+            self.record.change(lease=Lease(attempt=attempt, token=token))
+
+        await self._tenancy.take(self._options.profile, trust_key(self.record.job), on_ask, note)
+        return said
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have something done that no hook waits for."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _settings(timeout: float, options: Options) -> Settings:
+    """A sandbox waits for the next life of the service as long as its job may run, and a while longer."""
+    patience = min(timeout + options.settings.grace + _BEYOND, _MAX_PATIENCE)
+    return replace(options.settings, patience=patience)
+
+
+def _unwanted(cancellation: Cancellation) -> NoReturn:
+    """Raise what becomes of a wish that was taken back: GitLabError or DetachedError."""
+    if cancellation.cause is None:
+        raise DetachedError("The runner left.")
+    raise GitLabError(outcomes.sentence(cancellation.cause))

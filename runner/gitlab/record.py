@@ -1,0 +1,207 @@
+"""What the service remembers of one GitLab job, so that a later life of it goes on: a folder with documents and logs.
+
+    response.json  the job response, with its secrets
+    record.json    where the job is in its life, its lease, and its last stage
+    CALL.log       the output of a stage
+
+Killing the runner at any moment leaves either the old or the new record. Nothing is synced to disk: a crash of the host
+ends every sandbox and every hook, so nobody comes back for the job then, and a sync would cost each stage milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from runner.errors import GitLabError
+from runner.execution.lease import new_token
+from runner.execution.log import Log
+from runner.execution.marker import Marker
+from runner.gitlab.response import MAX_RESPONSE, GitLabJob, parse
+
+_RESPONSE: Final = "response.json"
+_RECORD: Final = "record.json"
+_MAX_RECORD: Final = 256 * 1024
+_Text = Annotated[str, Field(max_length=4096)]
+
+
+class State(StrEnum):
+    """Where a job is in its life."""
+
+    CONFIGURED = "configured"
+    PREPARING = "preparing"
+    PREPARED = "prepared"
+    RUNNING = "running"
+    OVER = "over"
+
+
+#: From each state, the states that may follow.
+MOVES: Final[Mapping[State, frozenset[State]]] = MappingProxyType(
+    {
+        State.CONFIGURED: frozenset({State.PREPARING, State.OVER}),
+        State.PREPARING: frozenset({State.CONFIGURED, State.PREPARED, State.OVER}),
+        State.PREPARED: frozenset({State.RUNNING, State.OVER}),
+        State.RUNNING: frozenset({State.PREPARED, State.OVER}),
+        State.OVER: frozenset(),
+    }
+)
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+
+class Lease(_Document):
+    """What opens the job's sandbox."""
+
+    attempt: _Text
+    token: _Text = Field(repr=False)
+
+
+class StageNote(_Document):
+    """The last stage that was asked for, from before its first byte was sent to the sandbox."""
+
+    #: The hook's own name for this stage's start: asked for again, it is not started again.
+    call: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    name: _Text
+    marker: dict[str, Any] = Field(repr=False)
+    #: How it ended, in the words of `stages`; None while it may run.
+    end: _Text | None = None
+    #: Sentences for the job's log, after the output.
+    remarks: tuple[_Text, ...] = ()
+
+
+class Note(_Document):
+    """What `record.json` holds."""
+
+    state: State = State.CONFIGURED
+    lease: Lease | None = None
+    stage: StageNote | None = None
+    #: Why the sandbox was lost; empty while it was not.
+    lost: _Text = ""
+
+
+@dataclass(eq=False)
+class Record:
+    """One job."""
+
+    folder: Path
+    job: GitLabJob
+    note: Note
+
+    @property
+    def name(self) -> str:
+        """The job's name in the runner's own log."""
+        return self.folder.name
+
+    @property
+    def state(self) -> State:
+        """Where the job is in its life."""
+        return self.note.state
+
+    def move(self, target: State, **changes: object) -> None:
+        """Go to another state, and change what else is noted. Raises GitLabError."""
+        if target is not self.state and target not in MOVES[self.state]:
+            raise GitLabError(f"GitLab job {self.job.id} is {self.state} and cannot become {target}.")
+        self.change(state=target, **changes)
+
+    def change(self, **changes: object) -> None:
+        """Have something noted. Raises GitLabError."""
+        note = self.note.model_copy(update=changes)
+        try:
+            _replace(self.folder / _RECORD, note.model_dump_json().encode())
+        except OSError as error:
+            raise GitLabError(
+                f"The job cannot be noted: {error.strerror}. Make room in the runner's state folder."
+            ) from error
+        self.note = note
+
+    @property
+    def marker(self) -> Marker | None:
+        """Of the last stage."""
+        return Marker.from_json(self.note.stage.marker) if self.note.stage else None
+
+    def new_log(self, call: str) -> Log:
+        """Make the log of a stage; those of earlier ones are gone with that. Raises LogError."""
+        for old in self.folder.glob("*.log"):
+            old.unlink(missing_ok=True)
+        return Log(self._log(call))
+
+    def old_log(self, call: str) -> Log:
+        """Go on with the log of a stage that an earlier life started. Raises LogError."""
+        return Log.reopen(self._log(call))
+
+    def _log(self, call: str) -> Path:
+        return self.folder / f"{call}.log"
+
+    def forget(self) -> None:
+        """Remove all of it. Never fails: what is left is removed at the next start."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def create(jobs: Path, job: GitLabJob, response: bytes) -> tuple[Record, str]:
+    """Note a new job, and return it with its handle. Raises GitLabError."""
+    handle = f"{job.id}.{new_token()}"
+    record = Record(jobs / _folder_of(handle), job, Note())
+    try:
+        record.folder.mkdir(mode=0o700, parents=True)
+        _replace(record.folder / _RESPONSE, response)
+    except OSError as error:
+        raise GitLabError(
+            f"The job cannot be noted: {error.strerror}. Make room in the runner's state folder."
+        ) from error
+    record.change()
+    return record, handle
+
+
+def find(handle: str) -> str:
+    """Return the name of the record that a handle opens, whether or not there is one."""
+    return _folder_of(handle)
+
+
+def load(jobs: Path) -> Iterator[Record]:
+    """Yield what an earlier life left; what cannot be read is removed, as nobody can come back for it."""
+    for folder in sorted(jobs.iterdir()) if jobs.is_dir() else ():
+        try:
+            job = parse(_read(folder / _RESPONSE, MAX_RESPONSE))
+            note = Note.model_validate_json(_read(folder / _RECORD, _MAX_RECORD))
+            yield Record(folder, job, note)
+        except (OSError, ValidationError, GitLabError):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder_of(handle: str) -> str:
+    """The handle's secret is not written down: a digest finds the folder."""
+    number = handle.partition(".")[0]
+    digest = hashlib.sha256(handle.encode(errors="replace")).hexdigest()
+    return f"{number if number.isdecimal() and len(number) < 20 else 'x'}-{digest[:32]}"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    new = path.with_suffix(".new")
+    try:
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+            file.write(content)
+        new.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
+
+
+def _read(path: Path, limit: int) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise GitLabError(f"{path.name} is larger than anything that was written there.")
+    return content

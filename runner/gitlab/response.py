@@ -1,0 +1,276 @@
+"""What GitLab says about a job: `JOB_RESPONSE_FILE`, read into a closed vocabulary. No input or output here.
+
+The file is what gitlab-runner got from `POST /api/v4/jobs/request`, encoded again. Most of it is the words of whoever
+wrote the job. What decides about trust comes from fields that a job's variables cannot shadow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from runner.errors import ResponseError
+
+#: Largest response, in bytes. GitLab's own limit for a job's configuration lies far below.
+MAX_RESPONSE: Final = 64 * 1024 * 1024
+#: Seconds that a job may take when the response does not say: GitLab's own default.
+DEFAULT_TIMEOUT: Final = 3600.0
+
+#: In `job_info.project_id`, `git_info.protected`: as `GitLabJob.missing` names them.
+PROJECT_FIELD: Final = "job_info.project_id"
+PROTECTED_FIELD: Final = "git_info.protected"
+
+_MERGE_REQUEST_REF: Final = "refs/merge-requests/"
+_SOURCE_PROJECT: Final = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID"
+_REFERENCE: Final = re.compile(r"\$(?:\{(?P<braced>[^{}]*)\}|(?P<plain>[A-Za-z0-9_]+|\$))")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A container image as a job names it, its variables expanded."""
+
+    name: str
+    #: None is the image's own; an empty one is none at all.
+    entrypoint: tuple[str, ...] | None = None
+    user: str | None = None
+    pull_policies: tuple[str, ...] = ()
+    platform: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A container beside the job's script."""
+
+    image: Image
+    aliases: tuple[str, ...] = ()
+    #: None is the image's own.
+    command: tuple[str, ...] | None = None
+    #: The service's own, as GitLab expanded them.
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A login to a container registry."""
+
+    registry: str
+    username: str = field(repr=False)
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GitLabJob:
+    """One job, as far as it matters here."""
+
+    id: int
+    #: SHA-256 of the job's token: enough to know it again.
+    token_hash: str
+    project: int
+    #: Whether the job's branch or tag is a protected one.
+    protected: bool
+    #: Whether it runs what somebody outside of the project wrote: a fork's merge request.
+    fork: bool
+    #: Fields that decide about trust and were not there; the least trust was assumed.
+    missing: tuple[str, ...] = ()
+    #: Seconds that the whole job may take.
+    timeout: float = DEFAULT_TIMEOUT
+    image: Image | None = None
+    services: tuple[Service, ...] = ()
+    credentials: tuple[Credential, ...] = field(default=(), repr=False)
+    #: The job's own and GitLab's, expanded. A later one of the same name has won, as with gitlab-runner.
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: Those of them that services get too: the public ones.
+    service_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def parse(content: bytes) -> GitLabJob:
+    """Return the job that a response describes.
+
+    Raises ResponseError when it cannot be run for what the response says; the text quotes no value of it.
+    """
+    if len(content) > MAX_RESPONSE:
+        raise ResponseError(f"The job response has more than {MAX_RESPONSE} bytes.")
+    try:
+        response = _Response.model_validate_json(content)
+    except (ValidationError, RecursionError) as error:
+        raise ResponseError(f"The job response cannot be read: {_what_is_wrong(error)}.") from None
+    variables = _expanded(response.variables)
+    return GitLabJob(
+        id=response.id,
+        token_hash=hashlib.sha256(response.token.encode(errors="surrogatepass")).hexdigest(),
+        project=response.job_info.project_id or 0,
+        protected=response.git_info.protected is True,
+        fork=_is_from_fork(response),
+        missing=tuple(_missing(response)),
+        timeout=float(response.runner_info.timeout or DEFAULT_TIMEOUT),
+        image=_image(response.image, variables) if response.image and response.image.name else None,
+        services=tuple(_service(service, variables) for service in response.services if service.name),
+        credentials=tuple(
+            Credential(entry.url, entry.username, entry.password)
+            for entry in response.credentials
+            if entry.type == "registry"
+        ),
+        variables=MappingProxyType(variables),
+        service_variables=MappingProxyType(_of_services(response.variables, variables)),
+    )
+
+
+def expand(text: str, variables: Mapping[str, str]) -> str:
+    """Return a text with `$NAME` and `${NAME}` replaced, as gitlab-runner does: once, unknown ones by nothing."""
+
+    def value(reference: re.Match[str]) -> str:
+        name = reference["braced"] if reference["plain"] is None else reference["plain"]
+        return "$" if name == "$" else variables.get(name, "")
+
+    return _REFERENCE.sub(value, text)
+
+
+# -- what the file says -----------------------------------------------------------------------------------------------
+
+
+def _none_is_empty(value: object) -> object:
+    return [] if value is None else value  # Go writes null for a list that was never filled
+
+
+def _none_is_object(value: object) -> object:
+    return {} if value is None else value
+
+
+def _to_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_Words = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+_Text = Annotated[str, BeforeValidator(_to_text)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+
+class _JobInfo(_Part):
+    project_id: Annotated[int, Field(strict=True, gt=0)] | None = None
+
+
+class _GitInfo(_Part):
+    ref: str = ""
+    refspecs: Annotated[list[str], BeforeValidator(_none_is_empty)] = []
+    protected: Annotated[bool, Field(strict=True)] | None = None
+
+
+class _RunnerInfo(_Part):
+    timeout: Annotated[int, Field(strict=True, ge=0, le=10**9)] | None = None
+
+
+class _Variable(_Part):
+    key: str
+    value: str = ""
+    public: bool = False
+    internal: bool = False
+    file: bool = False
+    raw: bool = False
+
+
+class _DockerOptions(_Part):
+    platform: str | None = None
+    user: _Text | None = None
+
+
+class _ExecutorOptions(_Part):
+    docker: Annotated[_DockerOptions, BeforeValidator(_none_is_object)] = _DockerOptions()
+
+
+class _Image(_Part):
+    name: str | None = None
+    alias: str | None = None
+    entrypoint: _Words | None = None
+    command: _Words | None = None
+    pull_policy: Annotated[_Words, BeforeValidator(_none_is_empty)] = []
+    executor_opts: Annotated[_ExecutorOptions, BeforeValidator(_none_is_object)] = _ExecutorOptions()
+    variables: Annotated[list[_Variable], BeforeValidator(_none_is_empty)] = []
+
+
+class _Credential(_Part):
+    type: str = ""
+    url: str = ""
+    username: str = ""
+    password: str = ""
+
+
+class _Response(_Part):
+    id: Annotated[int, Field(strict=True, gt=0, lt=1 << 63)]
+    token: Annotated[str, Field(min_length=1, max_length=65536)]
+    job_info: Annotated[_JobInfo, BeforeValidator(_none_is_object)] = _JobInfo()
+    git_info: Annotated[_GitInfo, BeforeValidator(_none_is_object)] = _GitInfo()
+    runner_info: Annotated[_RunnerInfo, BeforeValidator(_none_is_object)] = _RunnerInfo()
+    variables: Annotated[list[_Variable], BeforeValidator(_none_is_empty)] = []
+    image: _Image | None = None
+    services: Annotated[list[_Image], BeforeValidator(_none_is_empty)] = []
+    credentials: Annotated[list[_Credential], BeforeValidator(_none_is_empty)] = []
+
+
+# -- what it means ----------------------------------------------------------------------------------------------------
+
+
+def _expanded(listed: list[_Variable]) -> dict[str, str]:
+    raw = {variable.key: variable.value for variable in listed}
+    return {
+        variable.key: variable.value if variable.raw or variable.file else expand(variable.value, raw)
+        for variable in listed
+    }
+
+
+def _of_services(listed: list[_Variable], expanded: Mapping[str, str]) -> dict[str, str]:
+    public = {variable.key: variable.public or variable.internal for variable in listed}
+    return {name: expanded[name] for name, is_public in public.items() if is_public}
+
+
+def _image(image: _Image, variables: Mapping[str, str]) -> Image:
+    docker = image.executor_opts.docker
+    return Image(
+        name=expand(image.name or "", variables),
+        entrypoint=None if image.entrypoint is None else tuple(image.entrypoint),
+        user=expand(docker.user, variables) if docker.user else None,
+        pull_policies=tuple(image.pull_policy),
+        platform=expand(docker.platform, variables) if docker.platform else None,
+    )
+
+
+def _service(service: _Image, variables: Mapping[str, str]) -> Service:
+    raw = {**variables, **{variable.key: variable.value for variable in service.variables}}
+    own = {v.key: v.value if v.raw or v.file else expand(v.value, raw) for v in service.variables}
+    return Service(
+        image=_image(service, variables),
+        aliases=tuple(expand(service.alias or "", variables).replace(",", " ").split()),
+        command=None if service.command is None else tuple(service.command),
+        variables=MappingProxyType(own),
+    )
+
+
+def _is_from_fork(response: _Response) -> bool:
+    """GitLab lists its own variables and then the job's: a job can add another value, and never take one away."""
+    git = response.git_info
+    requested = any(_MERGE_REQUEST_REF in ref for ref in (git.ref, *git.refspecs))
+    sources = {variable.value for variable in response.variables if variable.key == _SOURCE_PROJECT}
+    return bool(sources - {str(response.job_info.project_id)}) or (requested and not sources)
+
+
+def _missing(response: _Response) -> Iterator[str]:
+    if response.job_info.project_id is None:
+        yield PROJECT_FIELD
+    if response.git_info.protected is None:
+        yield PROTECTED_FIELD
+
+
+def _what_is_wrong(error: ValidationError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    first: Any = error.errors(include_input=False, include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])[:100]
+    return f"{place or 'the whole'} ({first['type']})"

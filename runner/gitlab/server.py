@@ -1,0 +1,196 @@
+"""The socket that hooks come to: one connection for each hook, one table from its verb to what is done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from runner.errors import DetachedError, GitLabError, RunnerError, StateError
+from runner.execution.cancellation import Cancellation
+from runner.gitlab import wire
+from runner.gitlab.jobs import Jobs
+from runner.gitlab.live import Live
+from runner.gitlab.managers import Manager, Managers
+from runner.gitlab.stages import Stage
+from runner.gitlab.wire import Done, End, Request, SystemFailed, Verb
+
+_logger = logging.getLogger(__name__)
+
+#: Seconds for a hook to say what it wants.
+REQUEST_DEADLINE: Final = 60.0
+#: Seconds for a hook to take what it is sent: its output goes to gitlab-runner, which may be slow.
+TAKE_DEADLINE: Final = 3600.0
+_CHUNK: Final = 256 * 1024
+_BACKLOG: Final = 128
+
+
+class Hook:
+    """One hook's connection. `Listener` for what is done for it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self.cancellation = Cancellation()
+
+    async def request(self) -> Request:
+        """Return what it wants. Errors: GitLabError."""
+        words = await self._frame(b"Q")
+        return wire.parse_request(words, await self._frame(b"B"))
+
+    async def listen(self) -> None:
+        """Hear gitlab-runner's wish for the end, and the hook's own end, which is the same wish."""
+        while True:
+            try:
+                await self._frame(b"T")
+            except (GitLabError, OSError, asyncio.IncompleteReadError):
+                return self.cancellation.request("the end of its hook")
+            self.cancellation.request("GitLab")
+
+    async def out(self, data: bytes) -> None:
+        """Bytes for stdout."""
+        for start in range(0, len(data), _CHUNK):
+            await self._send(wire.encode(b"o", data[start : start + _CHUNK]))
+
+    async def tell(self, sentence: str) -> None:
+        """A sentence for stderr."""
+        await self._send(wire.encode(b"e", f"runner: {sentence}\n".encode(errors="replace")))
+
+    async def finish(self, end: End) -> None:
+        """The last word."""
+        await self._send(wire.encode_end(end))
+
+    def close(self) -> None:
+        """End the connection when all of it was taken."""
+        self._writer.close()
+
+    async def _frame(self, wanted: bytes) -> bytes:
+        kind, size = wire.check_head(await self._reader.readexactly(wire.HEAD.size))
+        if kind != wanted:
+            raise GitLabError("The hook sent something out of turn.")
+        return await self._reader.readexactly(size)
+
+    async def _send(self, data: bytes) -> None:
+        """Send, as fast as the hook takes it. One that is gone, or takes nothing for long, takes nothing any more."""
+        with contextlib.suppress(OSError, TimeoutError):
+            self._writer.write(data)
+            async with asyncio.timeout(TAKE_DEADLINE):
+                await self._writer.drain()
+
+
+class Server:
+    """Listens from `open` to `close`."""
+
+    def __init__(self, path: Path, jobs: Jobs) -> None:
+        self._path = path
+        self._jobs = jobs
+        self._hooks: set[asyncio.Task[None]] = set()
+        self._managers = Managers()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._accepting: asyncio.Task[None] | None = None
+        self._handlers: Final[Mapping[Verb, Callable[[Request, Hook, Manager], Awaitable[End]]]] = {
+            Verb.CONFIG: self._config,
+            Verb.PREPARE: self._prepare,
+            Verb.RUN: self._run,
+            Verb.CLEANUP: self._cleanup,
+        }
+
+    def open(self) -> None:
+        """Listen. Only the socket's owner and group reach it. Raises StateError."""
+        try:
+            self._path.unlink(missing_ok=True)
+            self._listener.bind(str(self._path))
+            self._path.chmod(0o660)
+            self._listener.listen(_BACKLOG)
+        except OSError as error:
+            raise StateError(f"The hooks' socket {self._path} cannot be made: {error.strerror or error}.") from error
+        self._accepting = asyncio.create_task(self._accept())
+
+    def close(self) -> None:
+        """Take no more hooks. Those that are connected see it, and ask the next life."""
+        if self._accepting:
+            self._accepting.cancel()
+        self._listener.close()
+        for hook in self._hooks:
+            hook.cancel()
+
+    async def _accept(self) -> None:
+        while True:
+            connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+            task = asyncio.create_task(self._serve(connection))
+            self._hooks.add(task)
+            task.add_done_callback(self._hooks.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        with contextlib.ExitStack() as stack:
+            try:
+                async with asyncio.timeout(REQUEST_DEADLINE):
+                    manager = await _greeting(connection)
+                    stack.callback(manager.close)
+                    hook = Hook(*await asyncio.open_unix_connection(sock=connection))
+                    stack.callback(hook.close)
+                    request = await hook.request()
+            except (OSError, TimeoutError, EOFError, GitLabError) as error:
+                _logger.info("a hook's request cannot be read: %s", error)
+                connection.close()
+                return
+            listening = asyncio.create_task(hook.listen())
+            stack.callback(listening.cancel)
+            with contextlib.suppress(DetachedError):  # without a last word, it asks the next life
+                await hook.finish(await self._answer(request, hook, manager))
+
+    async def _answer(self, request: Request, hook: Hook, manager: Manager) -> End:
+        try:
+            return await self._handlers[request.verb](request, hook, manager)
+        except DetachedError:
+            raise
+        except RunnerError as error:
+            return SystemFailed(str(error))
+        except Exception:  # whatever it is, the hook gets an answer
+            _logger.exception("a hook met a defect in the runner")
+            return SystemFailed("The runner met an error of its own. Please report it with the runner's log.")
+
+    async def _config(self, request: Request, hook: Hook, manager: Manager) -> End:
+        live, answer = self._jobs.configure(request.body)
+        self._watch(live, manager)
+        await hook.out(json.dumps(answer).encode())
+        return Done()
+
+    async def _prepare(self, request: Request, hook: Hook, manager: Manager) -> End:
+        live = self._jobs.find(request.handle)
+        self._watch(live, manager)
+        with live.heard_of():
+            return await live.prepare(hook, hook.cancellation)
+
+    async def _run(self, request: Request, hook: Hook, manager: Manager) -> End:
+        live = self._jobs.find(request.handle)
+        self._watch(live, manager)
+        with live.heard_of():
+            stage = Stage(request.stage, request.body)
+            return await live.run(request.call, stage, request.offset, hook, hook.cancellation)
+
+    async def _cleanup(self, request: Request, hook: Hook, manager: Manager) -> End:  # noqa: ARG002 - as the others
+        for name in self._jobs.clean(request.handle, request.body):
+            self._managers.forget(name)
+        return Done()
+
+    def _watch(self, live: Live, manager: Manager) -> None:
+        self._managers.watch(live.record.name, manager, lambda: self._jobs.end(live, "the end of its gitlab-runner"))
+
+
+async def _greeting(connection: socket.socket) -> Manager:
+    """Take the first byte, and the process that may come with it. Errors: OSError."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(connection, readable.set)
+    try:
+        await readable.wait()
+        _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+    finally:
+        loop.remove_reader(connection)
+    return Manager(descriptors[0] if descriptors else None)

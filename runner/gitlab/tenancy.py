@@ -1,0 +1,204 @@
+"""One job's hold on its sandbox: a lease and a session that stay from stage to stage.
+
+Each stage is an attempt of its own, which starts at most once and is found again after a lost connection or a restart
+of the runner. All of them are attempts on one lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+from runner.errors import LeaseError, RunnerError
+from runner.execution import wire
+from runner.execution.cancellation import Cancellation
+from runner.execution.flight import Flight, first, sentence, stop
+from runner.execution.held import Held
+from runner.execution.lease import Lease, LeaseSource
+from runner.execution.log import Log
+from runner.execution.marker import Marker, Moment
+from runner.execution.options import Note, Settings
+from runner.execution.prepare import prepare
+from runner.execution.pursuit import Pursuit
+from runner.execution.session import Session
+from runner.job import Job
+from runner.outcome import Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed, TimedOut
+
+#: Seconds for the supervisor to end what a stage left, and to tell of it.
+KILL_REPORT: Final = 10.0
+#: Seconds for a way into the sandbox where a stage is to be ended and there is none.
+WAY_BACK: Final = 10.0
+
+#: Told the attempt and the token of a lease before it is asked for. Raises RunnerError.
+OnAsk = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One stage as an attempt."""
+
+    id: str
+    log: Log
+    cancellation: Cancellation
+    notes: Callable[[Note], None]
+
+
+class Tenancy:
+    """A sandbox from `take` or `regain` to `end` or `leave`."""
+
+    def __init__(self, leases: LeaseSource, settings: Settings) -> None:
+        self._leases = _OneLease(leases)
+        self._settings = settings
+        self._boot_id = ""
+        self._held: Held | None = None
+        self._session: Session | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether there is a lease."""
+        return self._held is not None
+
+    async def take(self, profile: str, trust_key: str, on_ask: OnAsk, notes: Callable[[Note], None]) -> None:
+        """Lease a sandbox and have a launcher wait in it. Being cancelled leaves nothing leased.
+
+        Errors: LeaseError; SandboxError.
+        """
+        self._leases.on_ask = on_ask
+        prepared = await prepare(self._leases, profile, trust_key, settings=self._settings, notes=notes)
+        self._held, self._session = prepared.held, prepared.session
+        self._know(prepared.session)
+        prepared.held.heartbeat.beat()
+
+    async def regain(self, attempt: str, token: str) -> None:
+        """Take up the lease of an earlier life. Errors: LeaseLostError; LeaseError (try again)."""
+        self._leases.attempt, self._leases.token = attempt, token
+        lease = await self._leases.resume(attempt, token)
+        self._held = Held(lease, self._settings)
+        try:
+            self._session = await Session.open(lease.access, self._settings)
+        except RunnerError:
+            return  # a stage opens one when it needs one, and says what is wrong then
+        self._know(self._session)
+
+    async def launch(self, attempt: Attempt, job: Job, on_start: Callable[[Marker], None]) -> Outcome:
+        """Run a script to its outcome, at most once. `on_start` notes the marker before the first byte is sent."""
+        assert self._held
+        try:
+            session = await self._ready()
+        except RunnerError as error:
+            return SandboxLost(sentence(error))
+        marker = self._marker(attempt, job.timeout)
+        try:
+            on_start(marker)
+        except RunnerError as error:
+            self._session = session
+            return SetupFailed(sentence(error))
+        pursuit = Pursuit(self._leases, marker, attempt.log, self._settings, attempt.notes, session)
+        return await self._fly(self._held, pursuit, marker, attempt, pursuit.launch(job))
+
+    async def follow(self, attempt: Attempt, marker: Marker) -> Outcome:
+        """See a script of an earlier life to its outcome."""
+        assert self._held
+        await self._close()
+        pursuit = Pursuit(self._leases, marker, attempt.log, self._settings, attempt.notes, None)
+        return await self._fly(self._held, pursuit, marker, attempt, pursuit.follow())
+
+    async def session(self) -> Session:
+        """Return the way into the sandbox between two stages. It stays the tenancy's own. Errors: RunnerError."""
+        self._session = await self._ready()
+        return self._session
+
+    async def end(self, broken: str | None) -> None:
+        """Give the sandbox back, or condemn it with the reason. Idempotent. Never fails."""
+        await self._close()
+        held, self._held = self._held, None
+        if held:
+            await held.hand_in(broken, used=True)
+
+    async def leave(self) -> None:
+        """Let go, for the next life to `regain` it. Idempotent."""
+        await self._close()
+        held, self._held = self._held, None
+        if held:
+            await held.leave()
+
+    def _marker(self, attempt: Attempt, timeout: float | None) -> Marker:
+        """Return the marker of a stage that is sent now."""
+        assert self._held
+        return Marker(
+            attempt=attempt.id,
+            token=self._leases.token,
+            profile="",
+            trust_key="",
+            sandbox=self._held.lease.sandbox,
+            generation=self._held.lease.generation,
+            boot_id=self._boot_id,
+            timeout=timeout,
+            started=Moment.now(),
+            log_limit=attempt.log.limit,
+            workspace=self._settings.workspace,
+            attempts=self._settings.attempts,
+        )
+
+    async def _fly(
+        self,
+        held: Held,
+        pursuit: Pursuit,
+        marker: Marker,
+        attempt: Attempt,
+        seeing: Coroutine[Any, Any, wire.Ended],
+    ) -> Outcome:
+        flight = Flight(pursuit, held.heartbeat, marker, attempt.cancellation, self._settings)
+        script = asyncio.create_task(seeing)
+        try:
+            outcome = await flight.first_cause(script)
+            if isinstance(outcome, Cancelled | RunnerStopped | TimedOut):
+                await first(script, pursuit.wait_connected(), timeout=WAY_BACK)
+                if not await flight.end(script, KILL_REPORT):
+                    outcome = SandboxLost("What a cancelled stage started could not be ended in it.")
+        finally:
+            await stop(script)
+            self._session = pursuit.let_go()
+            await pursuit.close()
+        return outcome
+
+    async def _ready(self) -> Session:
+        """Return the session, or another one when it broke meanwhile. Errors: RunnerError."""
+        session, self._session = self._session, None
+        if session and session.free:
+            return session
+        if session:
+            await session.close()
+        access = (await self._leases.resume("", self._leases.token)).access
+        session = await Session.open(access, self._settings)
+        self._know(session)
+        return session
+
+    def _know(self, session: Session) -> None:
+        if self._boot_id and session.hello.boot_id != self._boot_id:
+            raise LeaseError("The sandbox's host was restarted.")
+        self._boot_id = session.hello.boot_id
+
+    async def _close(self) -> None:
+        session, self._session = self._session, None
+        if session:
+            await session.close()
+
+
+class _OneLease:
+    """The source of leases as one job sees it: it asks for one, and all its stages ask for ways into that."""
+
+    def __init__(self, leases: LeaseSource) -> None:
+        self._leases = leases
+        self.attempt = self.token = ""
+        self.on_ask: OnAsk = lambda attempt, token: None  # noqa: ARG005 - the arguments of the type
+
+    async def lend(self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float) -> Lease:
+        self.attempt, self.token = attempt, token
+        self.on_ask(attempt, token)
+        return await self._leases.lend(attempt, token, profile, trust_key, wait, patience)
+
+    async def resume(self, attempt: str, token: str) -> Lease:  # noqa: ARG002 - of a stage
+        return await self._leases.resume(self.attempt, token)

@@ -1,0 +1,30 @@
+"""Who may inherit what a GitLab job leaves in its sandbox. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from runner.gitlab.response import GitLabJob
+
+#: Always gets a fresh sandbox, and leaves it to nobody.
+UNTRUSTED: Final = "untrusted"
+
+
+def trust_key(job: GitLabJob) -> str:
+    """Return the trust key: the project, and whether the ref is protected.
+
+    Somebody else's code, and a job whose project is not known, are `untrusted`.
+    """
+    if job.fork or not job.project:
+        return UNTRUSTED
+    return f"gitlab-{job.project}-{'protected' if job.protected else 'unprotected'}"
+
+
+def remark(job: GitLabJob) -> str | None:
+    """Return a sentence when less trust than usual was assumed, None otherwise."""
+    if job.fork:
+        return "This job is for a fork's merge request: it gets a fresh sandbox that nobody inherits."
+    if not job.missing:
+        return None
+    assumed = "a fresh sandbox that nobody inherits" if not job.project else "an unprotected ref"
+    return f"GitLab did not send {' and '.join(job.missing)}: {assumed} is assumed."

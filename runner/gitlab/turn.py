@@ -1,0 +1,143 @@
+"""One hook's turn with its job: what it asked for is done in the job's sandbox, and told to it as it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+from runner.errors import BadJobError
+from runner.execution.cancellation import Cancellation
+from runner.execution.log import Log
+from runner.execution.marker import Marker
+from runner.execution.options import Note
+from runner.gitlab import stages
+from runner.gitlab.record import Record, StageNote, State
+from runner.gitlab.stages import Stage
+from runner.gitlab.tenancy import Attempt, Tenancy
+from runner.gitlab.wire import End
+from runner.job import MAX_TIMEOUT, Job
+from runner.outcome import BadRequest, Outcome, SandboxLost
+
+#: Seconds for the rest of a cancelled stage's output: whoever floods the log must not hold its end up.
+REST: Final = 1.0
+#: An offset beyond all output.
+_NOTHING: Final = 1 << 62
+#: Sentences of the runner's own that are kept for one stage, and the longest of them.
+_MAX_REMARKS: Final = 20
+_MAX_TEXT: Final = 2000
+
+
+class Listener(Protocol):
+    """Where the words for one hook go. One that is gone takes them too, and they are lost."""
+
+    async def out(self, data: bytes) -> None:
+        """Bytes for the job's log, as they are."""
+
+    async def tell(self, sentence: str) -> None:
+        """A sentence of the runner's own for the job's log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Nobody else uses the job meanwhile."""
+
+    record: Record
+    tenancy: Tenancy
+    hook: Listener
+    #: gitlab-runner's wish for the end, and the service's own.
+    cancellation: Cancellation
+    #: Of every script.
+    environment: Mapping[str, str]
+
+    async def first(self, call: str, stage: Stage) -> End:
+        """Run a stage. Errors: DetachedError; GitLabError."""
+        log = self.record.new_log(call)
+        remarks: list[str] = []
+
+        def on_start(marker: Marker) -> None:
+            note = StageNote(call=call, name=stage.name, marker=marker.to_json())
+            self.record.move(State.RUNNING, stage=note)
+
+        attempt = self._attempt(call, log, remarks)
+        outcome = await self._live(log, 0, self._launch(attempt, stage.script, on_start))
+        return await self._conclude(call, outcome, remarks)
+
+    async def again(self, note: StageNote, offset: int) -> End:
+        """Tell what a stage came to, or see one of an earlier life to its end. Errors: DetachedError; GitLabError."""
+        log = self.record.old_log(note.call)
+        if note.end is not None:
+            log.close("The stage ended.")
+            await _pass_on(log, offset, self.hook)
+            return await self._tell(note)
+        if not self.tenancy.held:
+            return await self._conclude(note.call, SandboxLost(self.record.note.lost), [])
+        remarks: list[str] = []
+        following = self.tenancy.follow(self._attempt(note.call, log, remarks), Marker.from_json(note.marker))
+        return await self._conclude(note.call, await self._live(log, offset, following), remarks)
+
+    async def give_up(self, note: StageNote) -> None:
+        """End a stage of an earlier life that nobody waits for. Errors: DetachedError; GitLabError."""
+        cancellation = Cancellation()
+        cancellation.request("the end of its hook")
+        await replace(self, cancellation=cancellation).again(note, _NOTHING)
+
+    async def aside(self, script: bytes) -> End:
+        """Run a script of our own, which is no stage, in the sandbox. Errors: DetachedError; GitLabError."""
+        call = secrets.token_hex(16)
+        log = self.record.new_log(call)
+        attempt = self._attempt(call, log, [])
+        return stages.end_of(await self._live(log, 0, self._launch(attempt, script, lambda _: None)))
+
+    def _attempt(self, call: str, log: Log, remarks: list[str]) -> Attempt:
+        def note(news: Note) -> None:
+            if news.action in ("remark", "lost"):
+                remarks.append(news.text[:_MAX_TEXT])
+
+        return Attempt(call, log, self.cancellation, note)
+
+    async def _launch(self, attempt: Attempt, script: bytes, on_start: Callable[[Marker], None]) -> Outcome:
+        try:
+            job = Job(script, environment=self.environment, timeout=min(self.record.job.timeout, MAX_TIMEOUT))
+        except BadJobError as error:
+            return BadRequest(str(error))
+        return await self.tenancy.launch(attempt, job, on_start)
+
+    async def _live(self, log: Log, offset: int, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """See an attempt to its outcome while the hook gets its output, from an offset on."""
+        passing = asyncio.create_task(_pass_on(log, offset, self.hook))
+        try:
+            outcome = await work
+            log.close("The stage ended.")
+            await asyncio.wait([passing], timeout=REST if self.cancellation.cause else None)
+        finally:
+            passing.cancel()
+        return outcome
+
+    async def _conclude(self, call: str, outcome: Outcome, remarks: list[str]) -> End:
+        """Note how a stage ended, and then tell it."""
+        end = stages.end_of(outcome)
+        lost = outcome.why[:_MAX_TEXT] if isinstance(outcome, SandboxLost) else ""
+        note = self.record.note.stage
+        if self.record.state is State.OVER:
+            return end
+        if note is None or note.call != call:  # it was not sent
+            self.record.change(lost=lost)
+            return end
+        note = note.model_copy(update={"end": stages.to_text(end), "remarks": tuple(remarks[-_MAX_REMARKS:])})
+        self.record.move(State.PREPARED, stage=note, lost=lost)
+        return await self._tell(note)
+
+    async def _tell(self, note: StageNote) -> End:
+        for remark in note.remarks:
+            await self.hook.tell(remark)
+        return stages.from_text(note.end or "")
+
+
+async def _pass_on(log: Log, offset: int, hook: Listener) -> None:
+    """Have the hook get the output, from an offset on. What follows it in the log is not for the hook."""
+    async for data in log.follow(offset):
+        await hook.out(data[: max(0, log.output - offset)])
+        offset += len(data)

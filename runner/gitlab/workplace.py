@@ -1,0 +1,134 @@
+"""What a job's stages find in its sandbox beside the sandbox itself: logins to registries, containers, caches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
+from typing import Final
+
+from runner.errors import BadJobError, RunnerError
+from runner.execution.flight import first, stop
+from runner.execution.session import Session
+from runner.execution.supervisor import PATH
+from runner.gitlab import credentials, stages
+from runner.gitlab.cache import Cache, bring_in_helper
+from runner.gitlab.containers.plan import Plan, plan
+from runner.gitlab.options import Options
+from runner.gitlab.response import GitLabJob
+from runner.gitlab.stages import Stage
+from runner.gitlab.trust import trust_key
+from runner.gitlab.turn import Turn
+from runner.gitlab.wire import BuildFailed, Done, End, SystemFailed
+
+#: Seconds that a container's processes are killed before the program that entered it would be.
+_EARLIER: Final = 1.0
+
+
+class Workplace:
+    """Made in `prepare`, and there for every stage after it, also in a later life of the service."""
+
+    def __init__(self, job: GitLabJob, options: Options, *, used: bool) -> None:
+        """`used`: whether a stage may have run in it."""
+        self._job = job
+        self._options = options
+        #: Whether something may lie in the builds folder that is not the sandbox user's.
+        self._mixed = used
+        #: Whether the helper was brought in.
+        self._helped = False
+
+    @cached_property
+    def _plan(self) -> Plan | None:
+        """Errors: BadJobError, for what the job asks for."""
+        return plan(self._job, self._options.images, self._options.builds, self._options.docker_config)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Of every stage. The rest is in the stages' scripts."""
+        path = {"PATH": f"{self._options.commands}:{PATH}"} if self._options.helper else {}
+        return {"DOCKER_CONFIG": self._options.docker_config, **path}
+
+    async def prepare(self, turn: Turn) -> End:
+        """Make all of it in the sandbox. What the job asks for and cannot have is its own failure."""
+        try:
+            containers = self._plan
+        except BadJobError as error:
+            await turn.hook.tell(str(error))
+            return BuildFailed(1)
+        if remark := credentials.remark(self._job):
+            await turn.hook.tell(remark)
+        if containers or any(credentials.configuration(self._job).values()):
+            end = await turn.aside(credentials.install(self._job, self._options.docker_config))
+            if not isinstance(end, Done):
+                return _ours(end, "The job's logins could not be written in the sandbox.")
+        if containers is None:
+            return Done()
+        end = await turn.aside(containers.prepare)
+        return end if end == BuildFailed(1) else _ours(end, "The job's containers could not be made.")
+
+    async def run(self, turn: Turn, call: str, stage: Stage) -> End:
+        """Run a stage where it belongs: the job's own in its container, all others in the sandbox itself."""
+        if stage.is_the_users:
+            self._mixed = True
+            return await self._run_the_users(turn, call, stage)
+        if self._mixed and stage.name != stages.LAST:
+            await turn.aside(stages.reclaim(self._options.builds))
+            self._mixed = False
+        await self._before(turn, stage)
+        end = await turn.first(call, stage)
+        self._mixed = stage.has_the_users_hooks and not isinstance(end, Done)  # before it is tried again
+        await self.after(turn, stage.name, end)
+        return end
+
+    async def after(self, turn: Turn, stage: str, end: End) -> None:
+        """Keep what a stage made for later jobs. Idempotent; a later life of the service calls it too."""
+        cache = self._cache
+        if cache and stage in stages.ARCHIVING and isinstance(end, Done):
+            await self._supply(turn, cache.take_out)
+
+    async def _run_the_users(self, turn: Turn, call: str, stage: Stage) -> End:
+        if not self._plan:
+            return await turn.first(call, stage)
+        grace = self._options.settings.grace
+        inside = Stage(stage.name, self._plan.enter(stage.script, max(grace - _EARLIER, grace / 2)))
+        end = await turn.first(call, inside)
+        if isinstance(end, BuildFailed) and self._plan.after_failure and not turn.cancellation.cause:
+            await turn.aside(self._plan.after_failure)
+        return end
+
+    async def _before(self, turn: Turn, stage: Stage) -> None:
+        """Have in the sandbox what a stage needs of ours. What is missing is told, and the stage goes on without it."""
+        helper, cache = self._options.helper, self._cache
+        if helper and not self._helped and stage.name in stages.HELPED:
+            self._helped = True
+            path = f"{self._options.commands}/gitlab-runner"
+            await self._supply(turn, lambda session: bring_in_helper(session, helper, path))
+        if cache and stage.name == stages.RESTORING:
+            await self._supply(turn, lambda session: cache.bring_in(session, stage.script))
+
+    @property
+    def _cache(self) -> Cache | None:
+        store = self._options.caches
+        return Cache(store, trust_key(self._job), self._options.cache) if store else None
+
+    async def _supply(self, turn: Turn, supply: Callable[[Session], Awaitable[list[str]]]) -> None:
+        """Bring something in or out, until gitlab-runner wants the end. A broken sandbox is the next stage's news."""
+
+        async def supplying() -> list[str]:
+            try:
+                return await supply(await turn.tenancy.session())
+            except RunnerError as error:
+                return [str(error)]
+
+        task = asyncio.create_task(supplying())
+        try:
+            await first(task, turn.cancellation.wait())
+            for sentence in task.result() if task.done() else ():
+                await turn.hook.tell(sentence)
+        finally:
+            await stop(task)
+
+
+def _ours(end: End, sentence: str) -> End:
+    """An end for which the job cannot be blamed."""
+    return SystemFailed(sentence) if isinstance(end, BuildFailed) else end

@@ -1,0 +1,123 @@
+"""One keeper and one running `runner serve` for every scenario, and what is looked at after each."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import pytest
+
+from runner.gitlab import hook as hook_module
+from sandbox import processes
+from sandbox.keeper.protocol import SandboxReport
+from sandbox.state import State
+from tests.e2e.conftest import Keeper, new_keeper, until
+from tests.e2e.test_service import Service
+from tests.gitlab.hook import Graces
+from tests.gitlab.manager import Config, Result
+
+__all__ = ["new_keeper"]
+
+HOOKS = (sys.executable, "-I", "-S", str(Path(hook_module.__file__)))
+HELPER = Path(__file__).parent / "helper"
+BUSY = {State.LEASED, State.ORPHANED, State.INSPECTING}
+
+
+class GitLabService(Service):
+    """`runner serve` with the hooks' socket."""
+
+    @property
+    def socket(self) -> Path:
+        return self.state.parent / "gitlab.sock"
+
+    def command(self) -> list[str]:
+        folder = self.state.parent
+        gitlab = ["--gitlab-socket", str(self.socket), "--gitlab-grace", "2", "--gitlab-helper", str(HELPER)]
+        return [*super().command(), *gitlab, "--gitlab-cache", str(folder / "cache")]
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What the manager's hooks talk to."""
+
+    keeper: Keeper
+    service: GitLabService
+    docker: docker.DockerClient
+    folder: Path
+
+    @property
+    def config(self) -> Config:
+        temp = self.folder / "temp"
+        temp.mkdir(exist_ok=True)
+        environment = {**os.environ, "RUNNER_GITLAB_SOCKET": str(self.service.socket)}
+        return Config(HOOKS, environment, Graces(term=30.0, kill=10.0), temp=temp)
+
+    @property
+    def actions(self) -> dict[str, Callable[[], None]]:
+        return {"remove the sandbox": self.remove_the_sandbox, "restart the runner": self.restart_the_runner}
+
+    def remove_the_sandbox(self) -> None:
+        """As somebody with `docker rm -f` would. Standby holds another one, for a trust key that is not GitLab's."""
+        [sandbox] = [s for s in self._sandboxes() if s.state is State.LEASED and "gitlab" in (s.trust_key or "")]
+        self.docker.containers.get(sandbox.name).remove(force=True)
+
+    def restart_the_runner(self) -> None:
+        assert self.service.process is not None
+        self.service.process.kill()
+        self.service.process.wait()
+        self.service.start()
+
+    def settle(self, result: Result) -> None:
+        """Nothing of the job is left: no process on the manager's side, no folder, and its sandbox is as at `ready`."""
+        assert list(self.config.temp.iterdir()) == []
+        groups = {stage.group for stage in result.stages if stage.group}
+        until("every process of the hooks has ended", lambda: not groups & _process_groups())
+        for name in re.findall(r"Running on (\S+) via", result.log):
+            self._given_back(name)
+
+    def _given_back(self, name: str) -> None:
+        until(f"{name} is given back", lambda: {s.state for s in self._sandboxes() if s.name == name}.isdisjoint(BUSY))
+        for sandbox in self._sandboxes():
+            if sandbox.name == name and sandbox.state is State.READY:
+                container = self.docker.containers.get(name).id
+                assert container is not None
+                assert {p.pid for p in processes.at_rest(container)} == set(sandbox.processes_at_ready)
+
+    def _sandboxes(self) -> list[SandboxReport]:
+        return self.keeper.client.listing().sandboxes
+
+
+def _process_groups() -> set[int]:
+    return {group for entry in Path("/proc").iterdir() if entry.name.isdecimal() and (group := _group(int(entry.name)))}
+
+
+def _group(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+@pytest.fixture(scope="session")
+def installation(
+    new_keeper: Callable[..., Keeper], docker_client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
+    keeper = new_keeper(warm=3)
+    keeper.start()
+    folder = tmp_path_factory.mktemp("gitlab")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    service = GitLabService(keeper, folder / "state", port)
+    try:
+        service.start()
+        yield Installation(keeper, service, docker_client, folder)
+    finally:
+        service.signal(signal.SIGQUIT)
+        service.wait()

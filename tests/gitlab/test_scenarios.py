@@ -1,0 +1,43 @@
+"""Every scenario, by the hooks and a running service, against real sandboxes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sandbox.state import State
+from tests.e2e.conftest import until
+from tests.gitlab.conftest import HOOKS, Installation
+from tests.gitlab.scenario import Scenario, load
+
+SCENARIOS = list(load())
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=[scenario.name for scenario in SCENARIOS])
+def test_scenario(scenario: Scenario, installation: Installation) -> None:
+    scenario.run(installation.config, installation.actions, installation.settle)
+
+
+def test_a_killed_manager_s_job_is_swept(installation: Installation) -> None:
+    """The manager is killed with -9: no hook is ever called again, and the sandbox comes back all the same."""
+    job = {"variables": [{"key": "GIT_STRATEGY", "value": "none"}],
+           "steps": [{"name": "script", "script": ["echo it runs", "trap '' TERM; while :; do sleep 0.1; done"]}],
+           "job_info": {"project_id": 4711}}  # fmt: skip
+    file = installation.folder / "job.json"
+    file.write_text(json.dumps(job))
+    command = [sys.executable, "-m", "tests.gitlab.manager", str(file), "--", *HOOKS]
+    environment = {**installation.config.environment, "TMPDIR": str(installation.folder)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as manager:
+        assert manager.stdout is not None
+        assert any(line == b"it runs\n" for line in manager.stdout)
+        assert _lent(installation) == [State.LEASED]
+        manager.kill()
+    until("its sandbox is given back", lambda: _lent(installation) == [])
+
+
+def _lent(installation: Installation) -> list[State]:
+    sandboxes = installation.keeper.client.listing().sandboxes
+    return [s.state for s in sandboxes if s.attempt is not None and "4711" in (s.trust_key or "")]

@@ -1,0 +1,208 @@
+"""A job's image and services in the Docker Engine of a real sandbox, all in one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from paramiko.channel import Channel
+
+from runner.gitlab import credentials
+from runner.gitlab.containers.plan import ImagePolicy, Plan, plan
+from runner.gitlab.response import Credential, GitLabJob, Image, Service
+from tests.e2e.conftest import Keeper, new_keeper
+from tests.runner.gitlab import lab as labs
+from tests.runner.gitlab.lab import BUILDS, CONFIG, Lab
+
+__all__ = ["new_keeper"]
+
+NEVER = ("never",)
+SERVER = Service(Image("hello/server:1", pull_policies=NEVER), ("srv",))
+GRACE = 2.0
+
+
+@pytest.fixture(scope="module")
+def lab(new_keeper: Callable[..., Keeper]) -> Iterator[Lab]:
+    keeper = new_keeper(warm=1)
+    keeper.start()
+    with labs.lent(keeper) as lab:
+        lab.bash(f"mkdir -p {BUILDS} {CONFIG}")
+        yield lab
+
+
+def job(image: str | Image | None, *services: Service, **more: object) -> GitLabJob:
+    named = Image(image, pull_policies=NEVER) if isinstance(image, str) else image
+    return GitLabJob(
+        1, "hash", 1, protected=True, fork=False, image=named, services=services, **more  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def planned(job: GitLabJob) -> Plan:
+    made = plan(job, ImagePolicy(), BUILDS, CONFIG)
+    assert made
+    return made
+
+
+def prepared(lab: Lab, job: GitLabJob) -> Plan:
+    made = planned(job)
+    code, output = lab.run(made.prepare)
+    assert code == 0, output
+    return made
+
+
+def test_a_script_runs_in_its_image_with_services_and_docker(lab: Lab) -> None:
+    """Also: the stage's own exit code, one container for all scripts, and every owner put right around them."""
+    service = Service(SERVER.image, SERVER.aliases, variables={"SAID": "two\nlines"})
+    made = prepared(lab, job("box:1", service))
+    lab.bash(f"touch {BUILDS}/before; ln -s /etc/shadow {BUILDS}/link")
+
+    script = (
+        f"id -u; stat -c %u {BUILDS} {BUILDS}/before; nc srv 7; nc hello-server 7; docker run --rm box:1 echo inner\n"
+        f"docker buildx version && docker compose version; echo $DOCKER_CONFIG; touch {BUILDS}/after /kept\n"
+        "docker inspect -f '{{json .Config.Env}}' gitlab-service-0\n"
+        f"docker run --rm -v {BUILDS}:/b box:1 ls /b\nexit 42\n"
+    )
+    code, output = lab.run(made.enter(script.encode(), GRACE))
+    assert code == 42, output
+    assert output.startswith("0\n0\n0\nhello\nhello\ninner\n")
+    assert "Docker Compose version" in output
+    assert f"\n{CONFIG}\n" in output
+    assert '"SAID=two\\nlines"' in output
+    assert output.endswith("after\nbefore\nlink\n")
+
+    assert lab.bash(f"stat -c %U {BUILDS} {BUILDS}/* /etc/shadow").split() == [*["sandbox"] * 4, "root"]
+    assert lab.run(made.enter(b"ls /kept; echo $0", GRACE)) == (0, "/kept\n/bin/sh\n")
+    assert lab.run(made.after_failure) == (0, "Service hello/server:1 wrote:\n")
+
+
+def test_another_user_of_the_image_can_write_and_use_docker(lab: Lab) -> None:
+    made = prepared(lab, job("worker:1"))
+    code, output = lab.run(made.enter(f"id -u; touch {BUILDS}/w; docker ps -q | wc -l".encode(), GRACE))
+    assert (code, output.split()[0]) == (0, "1234"), output
+    assert lab.bash(f"stat -c %U {BUILDS}/w") == "sandbox\n"
+    made = prepared(lab, job(Image("worker:1", user="77", pull_policies=NEVER)))
+    assert lab.run(made.enter(f"id -u; touch {BUILDS}/x".encode(), GRACE)) == (0, "77\n")
+
+
+def test_an_entrypoint_is_the_images_unless_the_job_gives_one(lab: Lab) -> None:
+    code, output = lab.run(prepared(lab, job("echoes:1")).enter(b"echo script", GRACE))
+    assert (code, output.partition(" sh -c")[0]) == (0, "the entrypoint got")
+    none = Image("echoes:1", (), pull_policies=NEVER)
+    assert lab.run(prepared(lab, job(none)).enter(b"echo script", GRACE)) == (0, "script\n")
+    wrong = Image("box:1", ("/no/such",), pull_policies=NEVER)
+    code, output = lab.run(prepared(lab, job(wrong)).enter(b"echo script", GRACE))
+    assert code == 127
+    assert "Check `image:entrypoint`" in output
+
+
+@pytest.mark.parametrize(
+    ("image", "code", "said"),
+    [
+        (Image("nosuch:1", pull_policies=NEVER), 1, "it is not in this sandbox"),
+        (Image("127.0.0.1:9/nosuch:1"), 2, "connection refused"),
+        (Image("Not A Name", pull_policies=("if-not-present",)), 1, "invalid reference format"),
+        (Image("shell-less:1", pull_policies=NEVER), 1, "neither bash nor sh"),
+        (Image("127.0.0.1:9/nosuch:1", pull_policies=("always", "never")), 1, "cannot be had with pull policy always"),
+    ],
+)
+def test_what_cannot_be_is_told_from_what_did_not_work(lab: Lab, image: Image, code: int, said: str) -> None:
+    """Exit 1 is the job's own failure and is not tried again; 2 is ours."""
+    policy = ImagePolicy() if " " not in image.name else _AnyName()
+    made = plan(job(image), policy, BUILDS, CONFIG)
+    assert made
+    ended, output = lab.run(made.prepare)
+    assert (ended, said in output) == (code, True), output
+
+
+class _AnyName(ImagePolicy):
+    def choose(self, name: str) -> str:
+        return name
+
+
+def test_a_service_that_does_not_answer_is_told_of_with_its_log(lab: Lab) -> None:
+    broken = Service(Image("broken:1", pull_policies=NEVER))
+    code, output = lab.run(planned(job(None, broken)).prepare)
+    assert code == 0
+    for line in ("Service broken:1 probably didn't start properly.", "exit code 3", "about to fail"):
+        assert line in output
+
+
+def test_without_image_a_script_is_beside_its_services(lab: Lab) -> None:
+    """It has their names, and the sandbox's own hosts file is as it was: a change there would cost the sandbox."""
+    hosts = lab.bash("cat /etc/hosts")
+    made = prepared(lab, job(None, SERVER))
+    script = (
+        b"id -un; exec 3<>/dev/tcp/srv/7; cat <&3; echo $BASH_VERSINFO >/dev/null; pwd; echo $DOCKER_CONFIG; exit 9"
+    )
+    assert lab.run(made.enter(script, GRACE)) == (9, f"sandbox\nhello\n/home/sandbox\n{CONFIG}\n")
+    assert lab.bash("cat /etc/hosts") == hosts
+
+
+ENDS = {
+    b"echo ready; sleep 1000": 143,
+    b"trap '' TERM; echo ready; sleep 1000; sleep 1000": 137,
+    b"trap 'exit 6' TERM; echo ready; while :; do echo flood; done": 6,
+}
+
+
+def test_the_end_of_a_script_is_the_end_of_all_in_its_container(lab: Lab) -> None:
+    """Silent, deaf to TERM, flooding its log; its services go on. And so it is where the stage was killed itself."""
+    made = prepared(lab, job("box:1", SERVER))
+    for script, expected in ENDS.items():
+        running, group = _started(lab, made.enter(script, GRACE))
+        lab.bash(f"kill -TERM -- -{group}")
+        assert labs.finish(running, began=True)[0] == expected
+        assert lab.bash("docker ps --format '{{.Names}}'").split() == ["gitlab-service-0"]
+
+    _, group = _started(lab, made.enter(b"echo ready; sleep 1000", GRACE))
+    lab.bash(f"kill -KILL {group}")
+    assert lab.run(made.enter(b"ps | grep -c '[s]leep'; echo clean", GRACE))[1].splitlines() == ["0", "clean"]
+
+
+def _started(lab: Lab, script: bytes) -> tuple[Channel, int]:
+    """Return a script that runs, and its process group."""
+    running = lab.start(script)
+    group = labs.pid(running)
+    labs.read_until(running, "ready")
+    return running, group
+
+
+_REGISTRY = """\
+#!/usr/bin/python3
+import base64, http.server
+class Registry(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        told = self.headers.get("Authorization", "")
+        if told != "Basic " + base64.b64encode(b"me:secret").decode():
+            self.answer(401, "UNAUTHORIZED")
+        elif "manifests" in self.path:
+            self.answer(404, "MANIFEST_UNKNOWN")
+        else:
+            self.answer(200, "")
+    def answer(self, status, code):
+        self.send_response(status)
+        if status == 401: self.send_header("WWW-Authenticate", 'Basic realm="r"')
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(b'{"errors": [{"code": "%s", "message": "no"}]}' % code.encode())
+    do_HEAD = do_GET
+    def log_message(self, *_): pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 5000), Registry)
+print("ready", flush=True)
+server.serve_forever()
+"""
+
+
+def test_a_jobs_logins_are_used_for_its_images(lab: Lab) -> None:
+    """A registry that knows one user and no image: who may not come in is told another thing."""
+    registry = lab.start(_REGISTRY.encode())
+    number = labs.pid(registry)
+    labs.read_until(registry, "ready")
+    for password, said in (("wrong", "unauthorized"), ("secret", "manifest unknown")):
+        login = Credential("127.0.0.1:5000", "me", password)
+        private = job(Image("127.0.0.1:5000/app:1"), credentials=(login,))
+        assert lab.run(credentials.install(private, CONFIG)) == (0, "")
+        code, output = lab.run(planned(private).prepare)
+        assert (code, said in output.lower()) == (1, True), output
+        assert password not in output
+    lab.bash(f"kill {number}")

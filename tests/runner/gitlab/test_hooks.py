@@ -1,0 +1,334 @@
+"""The four hooks as processes, against the service's socket: what gitlab-runner sees of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.runner.conftest import alive, hang, refuse, until
+from tests.runner.gitlab.conftest import DEADLINE, HOOK, Ended, Lab, Manager, ended, terminate
+
+pytestmark = pytest.mark.anyio
+
+
+class Stage:
+    """A stage that runs, its output read as it comes."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.seen = b""
+
+    async def until(self, wanted: bytes) -> bytes:
+        """Wait for something in its output."""
+        assert self.process.stdout
+        async with asyncio.timeout(DEADLINE):
+            while wanted not in self.seen:
+                data = await self.process.stdout.read(65536)
+                assert data, f"the hook ended with {self.seen[-500:]!r}"
+                self.seen += data
+        return self.seen
+
+    async def end(self) -> Ended:
+        """Wait for its end, and return all of its output."""
+        rest = await ended(self.process)
+        return Ended(rest.code, self.seen + rest.out, rest.err)
+
+
+async def start(manager: Manager, text: str, stage: str = "build_script") -> Stage:
+    """Start a stage, and wait until it printed `ready`."""
+    started = Stage(await manager.start("run", manager.script(text), stage))
+    await started.until(b"ready")
+    return started
+
+
+async def test_a_job(lab: Lab) -> None:
+    manager = lab.manager()
+    config = await manager.config()
+    said = json.loads(config.out)
+    assert (said["shell"], said["builds_dir_is_shared"]) == ("bash", False)
+    assert config.err == ""
+    prepare = await manager.hook("prepare")
+    assert (prepare.code, prepare.err) == (0, "")
+    assert b"sandbox-under-test" in prepare.out
+    assert (await manager.hook("prepare")).code == 0
+    stage = await manager.run("echo out; echo err >&2; export X=1", "prepare_script")
+    assert (stage.code, stage.out, stage.err) == (0, b"out\nerr\n", "")
+    failed = await manager.run("echo $0; exit 42")
+    assert (failed.code, failed.err) == (1, "")
+    assert manager.exit_code == "42\n"
+    assert (await manager.run("kill -9 $$", "after_script")).code == 1
+    assert manager.exit_code == "137\n"
+    assert (await manager.run("true", "a_stage_of_the_future")).code == 0
+    assert len(lab.leases.leases) == 1
+    cleanup = await manager.hook("cleanup")
+    assert (cleanup.code, cleanup.out, cleanup.err) == (0, b"", "")
+    await until(lambda: lab.leases.calls == ["give_back:used"])
+    await until(lambda: not list((lab.folder / "jobs").iterdir()))
+    assert (await manager.hook("cleanup")).code == 0
+    late = await manager.run("true", "cleanup_file_variables")
+    assert late.code == 2
+    assert "does not know this job" in late.err
+    assert len(lab.leases.leases) == 1
+
+
+async def test_nobody_reaches_the_job_of_another(lab: Lab) -> None:
+    one, other = await lab.prepared(1), await lab.prepared(2)
+    handle = one.environment["RUNNER_GITLAB_JOB"]
+    other.environment = {"RUNNER_GITLAB_JOB": f"1.{handle[2:-1]}x"}
+    assert (await other.run("true")).code == 2
+    assert (await other.hook("cleanup")).code == 0
+    assert (await one.run("true")).code == 0
+
+
+async def test_cleanup_without_a_handle(lab: Lab) -> None:
+    """After a `config` that failed, gitlab-runner has no `job_env`, and the response alone says which job it was."""
+    manager, other = await lab.prepared(1), await lab.prepared(2)
+    manager.environment = {}
+    assert (await manager.hook("cleanup")).code == 0
+    await until(lambda: lab.leases.calls == ["give_back:used"])
+    assert (await other.run("true")).code == 0
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "trap '' TERM; echo $$ ready; while :; do sleep 0.05; done",
+        "echo $$ ready; exec sleep 300",
+        "trap '' TERM; echo $$ ready; exec yes",
+        "(trap '' TERM; setsid sleep 300 & echo $! ready; wait) & wait",
+    ],
+    ids=["ignores TERM", "silent", "floods", "in another session"],
+)
+async def test_a_cancelled_stage(lab: Lab, script: str) -> None:
+    """All that it started ends, and the sandbox is there for `after_script`."""
+    manager = await lab.prepared()
+    stage = await start(manager, script)
+    pid = int(stage.seen.split()[0])
+    terminate(stage.process)
+    end = await stage.end()
+    assert end.code == 2
+    assert "cancelled by GitLab" in end.err
+    assert not alive(pid)
+    assert (await manager.run("echo after", "after_script")).out == b"after\n"
+    assert len(lab.leases.leases) == 1
+    assert lab.leases.calls == []
+
+
+async def test_a_background_child_that_keeps_the_output_open(lab: Lab) -> None:
+    manager = await lab.prepared()
+    assert (await manager.run("sleep 300 & echo done")).out == b"done\n"
+
+
+async def test_much_output(lab: Lab) -> None:
+    """None of it waits in memory, nothing is lost, and all of it comes before the hook's end."""
+    manager = await lab.prepared()
+    end = await manager.run("head -c 50000000 /dev/zero; echo end")
+    assert end.code == 0
+    assert len(end.out) == 50000000 + len("end\n")
+
+
+async def test_a_large_script(lab: Lab) -> None:
+    manager = await lab.prepared()
+    end = await manager.run(f"export X='{'x' * 300_000}'; echo ${{#X}}")
+    assert end.out == b"300000\n"
+
+
+async def test_the_service_restarts_within_a_stage(lab: Lab) -> None:
+    """The hook asks the next life, and the stage goes on at the byte that it has."""
+    manager = await lab.prepared()
+    stage = await start(manager, "echo ready; while [ ! -e go ]; do sleep 0.05; done; echo after; exit 7")
+    await lab.leave()
+    Path(lab.options.settings.workspace, "go").touch()
+    lab.begin()
+    end = await stage.end()
+    assert (end.code, end.out) == (1, b"ready\nafter\n")
+    assert manager.exit_code == "7\n"
+    assert (await manager.run("echo more", "after_script")).out == b"more\n"
+    assert (await manager.hook("cleanup")).code == 0
+    await until(lambda: lab.leases.calls == ["give_back:used"])
+
+
+async def test_the_service_restarts_between_stages(lab: Lab) -> None:
+    manager = await lab.prepared()
+    await manager.run("true")
+    await lab.leave()
+    lab.begin()
+    assert (await manager.run("echo again")).out == b"again\n"
+    assert len(lab.leases.leases) == 1
+
+
+async def test_a_cancel_after_a_restart(lab: Lab) -> None:
+    manager = await lab.prepared()
+    stage = await start(manager, "echo $$ ready; exec sleep 300")
+    await lab.leave()
+    lab.begin()
+    await until(lambda: len(lab.leases.resumed) >= 2)  # the job's lease, and the stage's own way in
+    terminate(stage.process)
+    assert (await stage.end()).code == 2
+    await until(lambda: not alive(int(stage.seen.split()[0])))
+
+
+@pytest.mark.parametrize("stage", ["", "echo $$ ready; exec sleep 300"], ids=["between stages", "within a stage"])
+async def test_gitlab_runner_is_killed(lab: Lab, stage: str) -> None:
+    """Nobody calls `cleanup` then: the end of its process is what the service sees."""
+    manager = lab.manager()
+    text = manager.script(stage or "true")
+    hook = shlex.join([*HOOK, "run", text, "build_script"])
+    # The shell stands for gitlab-runner: it starts each hook as the leader of a group of its own.
+    program = f"set -m; {shlex.join([*HOOK, 'config'])} & wait; read HANDLE; export RUNNER_GITLAB_JOB=$HANDLE; "
+    program += f"{shlex.join([*HOOK, 'prepare'])} & wait; {hook} & wait; echo between; read"
+    runner = await manager.execute("bash", "-c", program, stdin=asyncio.subprocess.PIPE)
+    shell = Stage(runner)
+    await shell.until(b"job_env")
+    await shell.until(b"}}")
+    assert runner.stdin
+    runner.stdin.write(json.loads(shell.seen)["job_env"]["RUNNER_GITLAB_JOB"].encode() + b"\n")
+    await shell.until(b"ready" if stage else b"between")
+    runner.kill()
+    await until(lambda: lab.leases.calls == ["give_back:used"])
+    assert not lab.jobs.live
+
+
+async def test_a_hook_that_is_killed(lab: Lab) -> None:
+    """gitlab-runner does that to one that does not end in time: what it started must not stay."""
+    manager = await lab.prepared()
+    stage = await start(manager, "echo $$ ready; exec sleep 300")
+    stage.process.kill()
+    await until(lambda: not alive(int(stage.seen.split()[0])))
+    assert (await manager.run("echo after", "after_script")).out == b"after\n"
+
+
+async def test_a_hook_that_is_killed_while_there_is_no_service(lab: Lab) -> None:
+    """The next stage does not start beside what is left of the one before."""
+    manager = await lab.prepared()
+    stage = await start(manager, "trap '' TERM; echo $$ ready; while :; do sleep 0.05; done")
+    await lab.leave()
+    stage.process.kill()
+    await stage.process.wait()
+    lab.begin()
+    assert (await manager.run("echo after", "after_script")).out == b"after\n"
+    assert not alive(int(stage.seen.split()[0]))
+
+
+async def test_a_restart_between_cleanup_and_the_return_of_the_sandbox(lab: Lab) -> None:
+    manager = await lab.prepared()
+    lab.leases.trouble["give_back"] = hang
+    assert (await manager.hook("cleanup")).code == 0
+    await until(lambda: lab.leases.calls == ["give_back:used"])
+    lab.die()
+    lab.leases.trouble.clear()
+    lab.leases.leases[0].calls.clear()
+    lab.begin()
+    assert not lab.jobs.live
+    await until(lambda: lab.leases.calls == ["give_back:used"])
+    await until(lambda: not list((lab.folder / "jobs").iterdir()))
+
+
+async def test_a_sandbox_that_is_lost(lab: Lab) -> None:
+    """The stage says so, those that follow say so at once, and none takes another sandbox."""
+    manager = await lab.prepared()
+    stage = await start(manager, "echo ready; exec sleep 300")
+    lab.leases.leases[0].calls.append("condemn")  # by the keeper
+    lab.sandbox.cut()
+    end = await stage.end()
+    assert end.code == 2
+    assert "The sandbox was lost" in end.err
+    for name in ("after_script", "upload_artifacts_on_failure", "cleanup_file_variables"):
+        late = await manager.run("true", name)
+        assert (late.code, late.out) == (2, b"")
+        assert "lost before" in late.err
+    assert (await manager.hook("cleanup")).code == 0
+    assert len(lab.leases.leases) == 1
+
+
+async def test_no_sandbox_to_be_had(lab: Lab) -> None:
+    manager = lab.manager()
+    await manager.config()
+    lab.leases.trouble["lend"] = refuse
+    end = await manager.hook("prepare")
+    assert end.code == 2
+    assert "The keeper says no." in end.err
+    lab.leases.trouble.clear()
+    assert (await manager.hook("prepare")).code == 0
+
+
+async def test_a_cancel_while_a_sandbox_is_waited_for(lab: Lab) -> None:
+    manager = lab.manager()
+    await manager.config()
+    lab.leases.trouble["lend"] = hang
+    hook = await manager.start("prepare")
+    await until(lambda: any(live.idle == 0 for live in lab.jobs.live))
+    terminate(hook)
+    assert (await ended(hook)).code == 2
+    assert (await manager.hook("cleanup")).code == 0
+    await until(lambda: not lab.jobs.live)
+
+
+async def test_cleanup_beside_a_live_stage(lab: Lab) -> None:
+    manager = await lab.prepared()
+    stage = await start(manager, "echo $$ ready; exec sleep 300")
+    assert (await manager.hook("cleanup")).code == 0
+    assert (await stage.end()).code == 2
+    await until(lambda: lab.leases.calls == ["give_back:used"])
+    assert not alive(int(stage.seen.split()[0]))
+
+
+async def test_two_stages_at_once(lab: Lab) -> None:
+    """A stage that gitlab-runner gave up may still be there when the next one comes."""
+    manager = await lab.prepared()
+    stage = await start(manager, "echo ready; while [ ! -e go ]; do sleep 0.05; done; echo first")
+    second = await manager.start("run", manager.script("echo second"), "after_script")
+    await until(lambda: max(live.hooks for live in lab.jobs.live) == 2)
+    Path(lab.options.settings.workspace, "go").touch()
+    assert (await stage.end()).out == b"ready\nfirst\n"
+    assert (await ended(second)).out == b"second\n"
+
+
+async def test_a_job_that_nobody_comes_for(lab: Lab) -> None:
+    await lab.prepared()
+    lab.sweep_after(0.0)
+    await until(lambda: lab.leases.calls == ["give_back:used"])
+
+
+async def test_a_service_that_stops(lab: Lab) -> None:
+    manager = await lab.prepared()
+    stage = await start(manager, "echo $$ ready; exec sleep 300")
+    lab.jobs.drain()
+    refused = await lab.manager(8).config()
+    assert refused.code == 2
+    assert "stopping" in refused.err
+    lab.jobs.stop("it was told to stop.")
+    assert (await stage.end()).code == 2
+    await asyncio.wait_for(lab.working, DEADLINE)
+    assert lab.leases.calls == ["give_back:used"]
+
+
+async def test_a_response_that_cannot_be_read(lab: Lab) -> None:
+    manager = lab.manager()
+    (manager.folder / "response.json").write_text("{}")
+    end = await manager.config()
+    assert (end.code, end.out) == (2, b"")
+    assert "The job response cannot be read" in end.err
+
+
+async def test_a_cancel_while_there_is_no_service(lab: Lab) -> None:
+    """Its hook waits for the service to come back, but not when gitlab-runner wants the end."""
+    manager = lab.manager()
+    manager.environment = {"RUNNER_GITLAB_JOB": "7.x"}
+    manager.socket = lab.folder / "nothing.sock"
+    hook = await manager.start("run", manager.script("true"), "build_script")
+    await until(lambda: _catches(hook.pid, signal.SIGTERM))
+    terminate(hook)
+    end = await ended(hook)
+    assert end.code == 2
+    assert "Is `runner serve` running there?" in end.err
+
+
+def _catches(pid: int, number: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)

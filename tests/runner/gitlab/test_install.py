@@ -1,0 +1,144 @@
+"""gitlab-runner's configuration: what is written, what is left alone, and what is found wrong."""
+
+from __future__ import annotations
+
+import copy
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from runner.errors import InstallError
+from runner.gitlab import install
+from runner.gitlab.cli import app
+from runner.gitlab.client import parse as parse_hook
+from runner.gitlab.install import Setup
+
+FOREIGN = """\
+concurrent = 4
+
+[[runners]]
+  name = "of somebody else" # with a comment
+  url = "https://gitlab.example.com"
+  token = "glrt-other"
+  executor = "docker"
+"""
+
+
+def setup(name: str = "ours", *, token: str = "glrt-secret", limit: int = 2) -> Setup:
+    return Setup("https://gitlab.example.com", name, token, limit)
+
+
+def test_what_is_written_has_nothing_wrong_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "config.toml"
+    install.write(file, setup())
+    assert install.check(install.read(file), warm=2) == []
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_the_hooks_understand_how_they_are_called() -> None:
+    """gitlab-runner adds the script and the stage to `run_args`."""
+    [runner] = install.parse(install.whole(setup()))["runners"]
+    custom = runner["custom"]
+    for name in install.HOOKS:
+        isolated, without_site, program, *words = custom[f"{name}_args"]
+        assert (isolated, without_site, Path(program).name) == ("-I", "-S", "hook.py")
+        about = ["/tmp/script", "build_script"] if name == "run" else []
+        assert parse_hook([*words, *about]) == (name, about, install.DEFAULT_SOCKET)
+
+
+def test_other_runners_are_left_as_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(FOREIGN)
+    install.write(file, setup())
+    install.write(file, setup("second"))
+    assert file.read_text().startswith(FOREIGN)
+    assert [runner["name"] for runner in install.read(file)["runners"]] == ["of somebody else", "ours", "second"]
+
+
+def test_our_own_block_is_written_again(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(FOREIGN)
+    install.write(file, setup())
+    install.write(file, setup("second"))
+    before = file.read_text()
+    install.write(file, setup(token="glrt-new"))
+    assert file.read_text() == before.replace("glrt-secret", "glrt-new", 1)
+
+
+def test_a_runner_of_that_name_which_is_not_ours_is_not_touched(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(FOREIGN)
+    with pytest.raises(InstallError, match="There is a runner named 'of somebody else' already"):
+        install.write(file, setup("of somebody else"))
+    assert file.read_text() == FOREIGN
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda d: d["runners"][0].update(executor="shell"), "executor = 'shell'"),
+        (lambda d: d["runners"][0].update(shell="sh"), "shell = 'sh'"),
+        (lambda d: d["runners"][0].pop("token"), "has no token"),
+        (lambda d: d["runners"][0].update(builds_dir="/builds"), "builds_dir = '/builds'"),
+        (lambda d: d["runners"][0]["custom"].pop("cleanup_exec"), "does not call the hook `cleanup`"),
+        (lambda d: d["runners"][0]["custom"].pop("graceful_kill_timeout"), "graceful_kill_timeout = 600"),
+        (lambda d: d["runners"][0]["custom"].update(force_kill_timeout=600), "force_kill_timeout above"),
+        (lambda d: d["runners"][0]["custom"].update(prepare_exec_timeout=10), "less than a minute"),
+        (lambda d: d.pop("shutdown_timeout"), "shutdown_timeout is below a minute"),
+        (lambda d: d.update(concurrent=1), "concurrent = 1 allows fewer jobs"),
+        (lambda d: (d.update(concurrent=9), d["runners"][0].update(limit=9)), "9 jobs at once and 2 warm"),
+        (lambda d: d.update(runners=[]), "No runner calls these hooks"),
+    ],
+)
+def test_each_thing_that_is_wrong_is_found_with_its_fix(damage: Callable[[dict[str, Any]], object], what: str) -> None:
+    document = copy.deepcopy(dict(install.parse(install.whole(setup()))))
+    damage(document)
+    [finding] = install.check(document, warm=2)
+    assert what in finding.what
+    assert finding.fix.endswith(".")
+
+
+@pytest.mark.parametrize("text", ["[[runners", 'runners = "none"', "runners = [1]", "concurrent = true = 1"])
+def test_a_configuration_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    with pytest.raises(InstallError):
+        install.write(file, setup())
+    assert file.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"url": "gitlab.example.com"}, {"name": "a\nb"}, {"token": ""}, {"token": "glrt a"}, {"limit": 0}],
+    ids=str,
+)
+def test_what_would_not_work_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(InstallError):
+        Setup(**{"url": "https://gitlab.example.com", **bad})
+
+
+def test_the_command_never_prints_the_token(tmp_path: Path) -> None:
+    words = ["install", "--url", "https://gitlab.example.com", "--write", str(tmp_path / "config.toml")]
+    environment = {"GITLAB_TOKEN": "glrt-secret", "RUNNER_GITLAB_SOCKET": "/elsewhere.sock"}
+    printed = CliRunner().invoke(app, words[:3], env=environment)
+    written = CliRunner().invoke(app, words, env=environment)
+    assert (printed.exit_code, written.exit_code) == (0, 0)
+    assert "glrt-secret" not in printed.output + written.output
+    assert "glrt-secret" in (tmp_path / "config.toml").read_text()
+    assert "/elsewhere.sock" in printed.output
+    checked = CliRunner().invoke(app, ["install", "--check", words[-1], "--warm", "1"])
+    assert checked.exit_code == 1
+    assert "Set limit = 1" in checked.output
+
+
+def test_the_token_comes_from_a_file_first(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("glrt-from-the-file\n")
+    assert install.token({"GITLAB_TOKEN": "glrt-x"}, tmp_path / "token") == "glrt-from-the-file"
+    assert install.token({"GITLAB_TOKEN": "glrt-x"}, None) == "glrt-x"
+    with pytest.raises(InstallError, match="GITLAB_TOKEN_FILE"):
+        install.token({}, None)

@@ -1,0 +1,70 @@
+"""What is kept of a job for a later life of the service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runner.errors import GitLabError
+from runner.gitlab import record as records
+from runner.gitlab.record import MOVES, Lease, Record, State
+from runner.gitlab.response import parse
+
+RESPONSE = json.dumps({"id": 7, "token": "secret-token"}).encode()
+
+
+def create(folder: Path) -> tuple[Record, str]:
+    return records.create(folder, parse(RESPONSE), RESPONSE)
+
+
+def test_a_later_life_finds_a_job(tmp_path: Path) -> None:
+    record, handle = create(tmp_path)
+    record.move(State.PREPARING, lease=Lease(attempt="a", token="t"))
+    [found] = records.load(tmp_path)
+    assert (found.job, found.note, found.name) == (record.job, record.note, records.find(handle))
+    assert {path.stat().st_mode & 0o077 for path in (record.folder, *record.folder.iterdir())} == {0}
+    record.forget()
+    assert not list(records.load(tmp_path))
+
+
+def test_the_secret_of_a_handle_is_not_written_down(tmp_path: Path) -> None:
+    record, handle = create(tmp_path)
+    secret = handle.partition(".")[2]
+    assert not [path for path in record.folder.iterdir() if secret.encode() in path.read_bytes()]
+    assert secret not in record.name
+
+
+@pytest.mark.parametrize("name", ["record.json", "response.json"])
+@pytest.mark.parametrize("content", [None, b"", b"{}", b'{"state": "elsewhere"}', b"\0" * 300_000])
+def test_what_cannot_be_read_is_removed(tmp_path: Path, name: str, content: bytes | None) -> None:
+    """A crash of the host may leave anything, and then nobody comes back for the job either."""
+    record, _ = create(tmp_path)
+    path = record.folder / name
+    path.unlink()
+    if content is not None and not (name == "record.json" and content == b"{}"):
+        path.write_bytes(content)
+    assert not list(records.load(tmp_path))
+    assert not record.folder.exists()
+
+
+@pytest.mark.parametrize("handle", ["", "7", "../../etc.x", "7.", "x" * 10_000, "\udcff.y"])
+def test_no_handle_leads_out_of_the_folder(handle: str) -> None:
+    name = records.find(handle)
+    assert "/" not in name
+    assert len(name) < 64
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("target", State)
+def test_moves(tmp_path: Path, state: State, target: State) -> None:
+    record, _ = create(tmp_path)
+    record.change(state=state)
+    if target is state or target in MOVES[state]:
+        record.move(target)
+        assert record.state is target
+    else:
+        with pytest.raises(GitLabError, match=f"{state} and cannot become {target}"):
+            record.move(target)
+        assert record.state is state

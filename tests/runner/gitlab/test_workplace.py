@@ -1,0 +1,88 @@
+"""What is brought into a job's sandbox and out of it around its stages, by hooks and service as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runner.gitlab.containers.policy import ImagePolicy
+from runner.gitlab.store import CacheStore
+from tests.runner.gitlab.conftest import Lab
+from tests.runner.gitlab.test_hooks import start
+
+pytestmark = pytest.mark.anyio
+
+KEY = "group/project/deps-protected/cache.zip"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[CacheStore]:
+    store = CacheStore(tmp_path / "caches", 1_000_000)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+async def supplied(lab: Lab, store: CacheStore, tmp_path: Path) -> Lab:
+    """A service that keeps caches and has a helper, for `box` images alone."""
+    helper = tmp_path / "helper"
+    helper.write_text("#!/bin/sh\necho helped\n")
+    await lab.end()
+    images = ImagePolicy.parse(["box:*"], [])
+    lab.options = replace(lab.options, caches=store, helper=helper, images=images)
+    lab.begin()
+    return lab
+
+
+def writing(lab: Lab, text: str) -> str:
+    """A script that makes a cache as gitlab-runner would."""
+    file = f"{lab.options.cache}/{KEY}"
+    return f"mkdir -p {Path(file).parent}; echo {text} >{file}"
+
+
+async def test_a_cache_is_there_for_the_next_job_and_the_helper_only_where_it_is_called(supplied: Lab) -> None:
+    one = await supplied.prepared(1)
+    assert (await one.run("command -v gitlab-runner || echo none")).out == b"none\n"
+    end = await one.run(writing(supplied, "kept") + "; gitlab-runner", "archive_cache")
+    assert (end.code, end.out) == (0, b"helped\n")
+    assert f"Kept the cache {KEY}" in end.err
+    assert (await one.run("true", "archive_cache")).err == ""
+
+    file = Path(supplied.options.cache, KEY)
+    file.unlink()
+    other = await supplied.prepared(2, git_info={"ref": "feature", "protected": False})
+    assert (await other.run(f"cat {file}", "restore_cache")).code == 1
+    same = await supplied.prepared(3)
+    end = await same.run(f"cat {file}", "restore_cache")
+    assert (end.out, f"Brought in the cache {KEY}" in end.err) == (b"kept\n", True)
+
+
+async def test_what_failed_to_be_archived_is_not_kept(supplied: Lab) -> None:
+    manager = await supplied.prepared()
+    assert (await manager.run(writing(supplied, "half") + "; exit 1", "archive_cache")).code == 1
+    assert supplied.options.caches
+    assert supplied.options.caches.entries("gitlab-3-protected") == []
+
+
+async def test_a_cache_is_kept_over_a_restart_of_the_service(supplied: Lab) -> None:
+    """The trap: the life that saw the stage begin is not the one that sees its end."""
+    manager = await supplied.prepared()
+    script = writing(supplied, "kept") + "; echo ready; while [ ! -e go ]; do sleep 0.05; done"
+    stage = await start(manager, script, "archive_cache")
+    await supplied.leave()
+    Path(supplied.options.settings.workspace, "go").touch()
+    supplied.begin()
+    assert (await stage.end()).code == 0
+    assert supplied.options.caches
+    assert [entry.path for entry in supplied.options.caches.entries("gitlab-3-protected")] == [KEY]
+
+
+async def test_an_image_that_is_refused_is_the_jobs_own_failure(supplied: Lab) -> None:
+    manager = supplied.manager(image={"name": "other:1"})
+    assert (await manager.config()).code == 0
+    end = await manager.hook("prepare")
+    assert end.code == 1
+    assert "does not allow the image other:1. Use one of: box:*" in end.err
