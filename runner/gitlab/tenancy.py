@@ -11,11 +11,11 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
-from runner.errors import LeaseError, RunnerError
+from runner.errors import AttemptLostError, ConnectError, LeaseError, LeaseLostError, RunnerError
 from runner.execution import wire
 from runner.execution.cancellation import Cancellation
 from runner.execution.flight import Flight, first, sentence, stop
-from runner.execution.held import Held
+from runner.execution.held import PAUSE, Held
 from runner.execution.lease import Lease, LeaseSource
 from runner.execution.log import Log
 from runner.execution.marker import Marker, Moment
@@ -171,14 +171,29 @@ class Tenancy:
             return session
         if session:
             await session.close()
-        access = (await self._leases.resume("", self._leases.token)).access
-        session = await Session.open(access, self._settings)
+        session = await self._reopen()
+        if session.hello.boot_id != (self._boot_id or session.hello.boot_id):
+            await session.close()
+            raise AttemptLostError("The sandbox's host was restarted.")
         self._know(session)
         return session
 
+    async def _reopen(self) -> Session:
+        """Log in anew, also where the keeper restarts meanwhile."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.open_deadline
+        while True:
+            try:
+                lease = await self._leases.resume("", self._leases.token)
+                return await Session.open(lease.access, self._settings)
+            except LeaseLostError:
+                raise
+            except (LeaseError, ConnectError):
+                if loop.time() > deadline:
+                    raise
+            await asyncio.sleep(PAUSE)
+
     def _know(self, session: Session) -> None:
-        if self._boot_id and session.hello.boot_id != self._boot_id:
-            raise LeaseError("The sandbox's host was restarted.")
         self._boot_id = session.hello.boot_id
 
     async def _close(self) -> None:
