@@ -64,7 +64,7 @@ class Foreigners:
 
     def start(self) -> Foreign:
         """The sandbox image alone."""
-        return self._start("sandbox", 22, "/etc/ssh/ssh_host_ed25519_key.pub")
+        return self._start("sandbox", 22, "/var/lib/sandbox/ssh_host_ed25519_key.pub")
 
     def start_plain(self) -> Foreign:
         """A plain OpenSSH server."""

@@ -36,14 +36,19 @@ class Stubborn:
 
 
 def start_stubborn(keeper: Keeper, client: docker.DockerClient) -> Stubborn:
-    before = {sandbox.name for sandbox in keeper.ready()}
+    before = leased_names(keeper)
     process = start(keeper, STUBBORN)
     assert process.stdout is not None
     while process.stdout.readline() != "running\n":
         assert process.poll() is None, process.stderr and process.stderr.read()
-    [sandbox] = [one for one in keeper.client.listing().sandboxes if one.state is State.LEASED and one.name in before]
+    [name] = leased_names(keeper) - before
+    [sandbox] = [one for one in keeper.client.listing().sandboxes if one.name == name]
     assert len(pids_of(client, sandbox.name)) > len(sandbox.processes_at_ready) + 5
     return Stubborn(process, sandbox)
+
+
+def leased_names(keeper: Keeper) -> set[str]:
+    return {one.name for one in keeper.client.listing().sandboxes if one.state is State.LEASED}
 
 
 def test_a_cancelled_job_leaves_no_process(keeper: Keeper, docker_client: docker.DockerClient) -> None:
