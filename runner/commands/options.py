@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from runner import sources
-from runner.sources import Source
+if TYPE_CHECKING:
+    from runner.sources import Source
 
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]
 Addresses = Annotated[
@@ -48,6 +48,8 @@ def source_of(
     folder: str | None,
 ) -> Source:
     """Return what the options name: the keeper unless there is an address. Errors: BadJobError; InputError."""
+    from runner import sources  # noqa: PLC0415 - what only talks to the service does not pay for SSH
+
     if not address:
         return sources.keeper(keeper)
     return sources.addresses(address, identity, known_hosts, address_state, folder)

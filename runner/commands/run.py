@@ -25,7 +25,6 @@ from runner.errors import BadJobError, InputError
 from runner.execution.options import Settings
 from runner.job import MAX_SCRIPT, Job
 from runner.keeper_leases import DEFAULT_KEEPER
-from runner.run import run_script
 
 app = typer.Typer()
 
@@ -58,6 +57,8 @@ def run(
     Also: 124 timed out, 130 cancelled, 75 the sandbox was lost, 69 nothing could be started, 64 and 66 bad input,
     128+N ended by signal N. A script can exit with these numbers too; --json tells them apart.
     """
+    from runner.run import run_script  # noqa: PLC0415 - what only talks to the service does not pay for SSH
+
     job = Job(
         script=_read_script(script),
         args=tuple(args or ())[_separator(args) :],

@@ -26,10 +26,10 @@ from runner.commands.options import (
 from runner.errors import BadJobError
 from runner.execution.options import Settings
 from runner.keeper_leases import DEFAULT_KEEPER
-from runner.sources import Source
 
 if TYPE_CHECKING:
     from runner.gitlab.options import Options as GitLabOptions
+    from runner.sources import Source
 
 app = typer.Typer()
 
