@@ -1,4 +1,5 @@
-"""Files that outlive a crash at any moment. A change that returned is on disk, and half of one is never seen.
+"""Files that outlive a crash at any moment. A change that returned is on disk (but for `replace`), and half of one is
+never seen.
 
 Every function blocks for as long as the disk takes, and raises OSError.
 """
@@ -16,18 +17,24 @@ from typing import BinaryIO, cast
 
 def write(path: Path, content: bytes) -> None:
     """Put bytes in the place of whatever the file held, readable for its owner only."""
+    replace(path, content, synced=True)
+    sync(path.parent)
+
+
+def replace(path: Path, content: bytes, *, synced: bool = False) -> None:
+    """As `write`, but not on disk when it returns: a crash of this process loses nothing, one of the host may."""
     new = path.with_name(f"{path.name}.new")
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
         new.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
             new.unlink()  # on a full disk, a part of it is in everybody's way
         raise
-    sync(path.parent)
 
 
 def read(path: Path, limit: int) -> bytes:

@@ -10,9 +10,7 @@ ends every sandbox and every hook, so nobody comes back for the job then, and a 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,8 +19,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from runner import files
 from runner.errors import GitLabError
 from runner.execution.lease import new_token
 from runner.execution.log import Log
@@ -119,7 +118,7 @@ class Record:
         """Have something noted. Raises GitLabError."""
         note = self.note.model_copy(update=changes)
         try:
-            _replace(self.folder / _RECORD, note.model_dump_json().encode())
+            files.replace(self.folder / _RECORD, note.model_dump_json().encode())
         except OSError as error:
             raise GitLabError(
                 f"The job cannot be noted: {error.strerror}. Make room in the runner's state folder."
@@ -155,7 +154,7 @@ def create(jobs: Path, job: GitLabJob, response: bytes) -> tuple[Record, str]:
     record = Record(jobs / _folder_of(handle), job, Note())
     try:
         record.folder.mkdir(mode=0o700, parents=True)
-        _replace(record.folder / _RESPONSE, response)
+        files.replace(record.folder / _RESPONSE, response)
     except OSError as error:
         raise GitLabError(
             f"The job cannot be noted: {error.strerror}. Make room in the runner's state folder."
@@ -173,10 +172,10 @@ def load(jobs: Path) -> Iterator[Record]:
     """Yield what an earlier life left; what cannot be read is removed, as nobody can come back for it."""
     for folder in sorted(jobs.iterdir()) if jobs.is_dir() else ():
         try:
-            job = parse(_read(folder / _RESPONSE, MAX_RESPONSE))
-            note = Note.model_validate_json(_read(folder / _RECORD, _MAX_RECORD))
+            job = parse(files.read(folder / _RESPONSE, MAX_RESPONSE))
+            note = Note.model_validate_json(files.read(folder / _RECORD, _MAX_RECORD))
             yield Record(folder, job, note)
-        except (OSError, ValidationError, GitLabError):
+        except (OSError, ValueError, GitLabError):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -185,23 +184,3 @@ def _folder_of(handle: str) -> str:
     number = handle.partition(".")[0]
     digest = hashlib.sha256(handle.encode(errors="replace")).hexdigest()
     return f"{number if number.isdecimal() and len(number) < 20 else 'x'}-{digest[:32]}"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    new = path.with_suffix(".new")
-    try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
-            file.write(content)
-        new.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
-
-
-def _read(path: Path, limit: int) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise GitLabError(f"{path.name} is larger than anything that was written there.")
-    return content
