@@ -37,7 +37,7 @@ def test_what_only_json_has_is_read_as_json_has_it() -> None:
     ("content", "message"),
     [
         (b"", "f: the job: Input should be a valid dictionary"),
-        (b"args: []\n", "f:1:1: script: Field required"),
+        (b"args: []\n", "f: The script is empty. Give a script with at least one command, or steps"),
         (b"script: x\nscrpt: y\n", "f:2:1: scrpt: Extra inputs"),
         (b"script: x\nargs:\n  - a\n  - [b]\n", "f:4:5: args.1: Input should be a valid string"),
         (b"script: x\nenvironment:\n  PORT: 8080\n", "f:3:3: environment.PORT: Input should be a valid string"),
