@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -114,8 +114,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class StepProgress:
-    """How far one step is. It is what the sandbox says."""
+    """How far one step is. It is what the sandbox says, which does not say the name."""
 
+    name: str = ""
     state: StepState = StepState.WAITING
     #: Exit code of one that failed, 128 + N for signal N; else 0.
     code: int = 0
@@ -123,6 +124,17 @@ class StepProgress:
     seconds: float = 0.0
     #: Whether it failed, and was allowed to.
     allowed: bool = False
+
+
+def waiting(steps: Sequence[Step]) -> list[StepProgress]:
+    """Return how far the steps of a job are that did not start."""
+    return [StepProgress(step.name) for step in steps]
+
+
+def over(progress: Sequence[StepProgress]) -> tuple[StepProgress, ...]:
+    """Return what is left to say of the steps when their job is over."""
+    last = {StepState.RUNNING: StepState.INTERRUPTED, StepState.WAITING: StepState.SKIPPED}
+    return tuple(replace(step, state=last.get(step.state, step.state)) for step in progress)
 
 
 def parse(text: str) -> Condition:

@@ -10,7 +10,7 @@ from runner import outcome as outcomes
 from runner import steps
 from runner.errors import BadJobError
 from runner.job import Job
-from runner.steps import Step
+from runner.steps import Step, StepProgress, StepState
 from runner.store.jobs import Summary
 from runner.store.states import JobState
 from runner.store.tokens import Scope, TokenFacts
@@ -161,6 +161,24 @@ class NewToken(TokenView):
     """Can be read only here."""
 
 
+class StepView(BaseModel):
+    """How far a step is, as its sandbox says."""
+
+    name: str
+    state: StepState
+    exit_code: int
+    """Of one that failed; 128 + N for signal N."""
+    seconds: float
+    """How long it took."""
+    allowed: bool
+    """Whether it failed, and the job goes on all the same."""
+
+    @classmethod
+    def of(cls, step: StepProgress) -> StepView:
+        """What the service knows."""
+        return cls(name=step.name, state=step.state, exit_code=step.code, seconds=step.seconds, allowed=step.allowed)
+
+
 class JobView(BaseModel):
     """A job as the service knows it."""
 
@@ -172,6 +190,8 @@ class JobView(BaseModel):
     priority: int
     outcome: dict[str, str | int] | None
     """How it ended: name, exit code, sentence and what belongs to the kind of outcome."""
+    steps: list[StepView]
+    """How far its steps are."""
 
     @classmethod
     def of(cls, job: Summary) -> JobView:
@@ -183,4 +203,5 @@ class JobView(BaseModel):
             trust_key=job.trust_key,
             priority=job.priority,
             outcome=outcomes.to_json(job.outcome) if job.outcome else None,
+            steps=[StepView.of(step) for step in job.steps],
         )

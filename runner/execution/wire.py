@@ -322,7 +322,7 @@ def _parse_step(row: object) -> StepProgress:
         case [str() as state, int() as code, int() | float() as seconds, bool() as allowed] if (
             state in _STATES and 0 <= code < 256 and 0 <= seconds < _MAX_COUNT
         ):
-            return StepProgress(StepState(state), int(code), float(seconds), allowed)
+            return StepProgress("", StepState(state), int(code), float(seconds), allowed)
     raise ProtocolError("The sandbox sent something that is not how far a step is.")
 
 
