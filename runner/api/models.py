@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from runner import outcome as outcomes
 from runner.job import Job
+from runner.service.mode import Mode
 from runner.store.jobs import Summary
 from runner.store.states import JobState
 from runner.store.tokens import Scope, TokenFacts
@@ -67,10 +68,26 @@ class Status(BaseModel):
     """The service itself."""
 
     version: str
-    draining: bool
+    mode: Mode
+    """What it does with jobs."""
+    drained_by: str | None
+    """Who keeps what waits from starting, over restarts; none when it may start."""
+    drained_since: float | None
+    """Seconds since the epoch."""
     slots: int
     running: int
+    gitlab_running: int
+    """GitLab's jobs that have a sandbox, or are about to."""
     waiting: int
+
+
+class StopRequest(BaseModel):
+    """How to stop."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    force: bool = False
+    """End what runs."""
 
 
 class TokenRequest(BaseModel):

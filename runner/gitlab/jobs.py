@@ -9,13 +9,16 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
 
-from runner.errors import DetachedError, DrainingError, GitLabError
+from runner.errors import DetachedError, GitLabError, StoppingError
+from runner.execution.cancellation import Cancellation
+from runner.execution.flight import first
 from runner.execution.lease import LeaseSource
 from runner.gitlab import record as records
 from runner.gitlab.live import Live
 from runner.gitlab.options import Options
 from runner.gitlab.record import State
 from runner.gitlab.response import GitLabJob, parse
+from runner.gitlab.turn import Listener
 
 _logger = logging.getLogger(__name__)
 
@@ -23,6 +26,10 @@ _logger = logging.getLogger(__name__)
 JOB_VARIABLE: Final = "RUNNER_GITLAB_JOB"
 #: Seconds between two looks for jobs that nobody comes for.
 _INTERVAL: Final = 5.0
+#: Seconds that a job waits for a drained runner, each of the three times that gitlab-runner tries: with the wait for a
+#: sandbox, that is less than the `prepare_exec_timeout` which `runner gitlab install` writes.
+DRAIN_WAIT: Final = 240.0
+_STOPPING: Final = "The runner is stopping and takes no more jobs."
 #: Seconds for what runs to be left in good order.
 _LEAVE_DEADLINE: Final = 5.0
 
@@ -38,7 +45,10 @@ class Jobs:
         self._live: dict[str, Live] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
-        self._draining = self._detached = False
+        self._stopping = self._detached = False
+        #: Whether jobs may start: those that were taken, and have no sandbox yet.
+        self._open = asyncio.Event()
+        self._open.set()
         for record in records.load(folder):
             live = Live(record, leases, options)
             if record.state is State.OVER:
@@ -49,10 +59,10 @@ class Jobs:
             _logger.info("found again: %d GitLab jobs", len(self._live))
 
     def configure(self, response: bytes) -> tuple[Live, dict[str, object]]:
-        """Take a job, and return it and what `config` prints. Errors: DrainingError; ResponseError; GitLabError."""
+        """Take a job, and return it and what `config` prints. Errors: StoppingError; ResponseError; GitLabError."""
         self._check_here()
-        if self._draining:
-            raise DrainingError("The runner is stopping and takes no more jobs.")
+        if self._stopping:
+            raise StoppingError(_STOPPING)
         job = parse(response)
         record, handle = records.create(self._folder, job, response)
         live = self._live[record.name] = Live(record, self._leases, self._options)
@@ -70,6 +80,25 @@ class Jobs:
     def live(self) -> list[Live]:
         """Those that are not over."""
         return list(self._live.values())
+
+    @property
+    def running(self) -> int:
+        """How many have a sandbox, or are about to."""
+        return sum(live.record.state is not State.CONFIGURED for live in self._live.values())
+
+    async def admit(self, live: Live, hook: Listener, cancellation: Cancellation) -> None:
+        """Have a job wait while the runner is drained and it has no sandbox. Errors: StoppingError; GitLabError."""
+        if self._open.is_set() or live.record.state is not State.CONFIGURED:
+            return
+        await hook.tell("The runner is drained for maintenance. The job waits until it is resumed.")
+        resumed = asyncio.create_task(self._open.wait())
+        await first(resumed, cancellation.wait(), timeout=DRAIN_WAIT)
+        resumed.cancel()
+        if not self._open.is_set() and cancellation.cause is None:
+            raise GitLabError(f"The runner was still drained after {DRAIN_WAIT:g} s. Resume it: runner resume.")
+        self._check_here()
+        if self._stopping:
+            raise StoppingError(_STOPPING)
 
     def find(self, handle: str) -> Live:
         """Return the job that a handle opens. Errors: GitLabError; DetachedError."""
@@ -108,7 +137,7 @@ class Jobs:
 
     async def work(self) -> None:
         """Sweep, until there are no more jobs to come and the last one is over, or `detach`."""
-        while not self._detached and (not self._draining or self._live or self._tasks):
+        while not self._detached and (not self._stopping or self._live or self._tasks):
             self.sweep()
             await self._news()
         if self._tasks:  # what is left then, a later life does
@@ -121,20 +150,29 @@ class Jobs:
                 self.end(live, f"the sweeper, as no hook came for {self._options.idle:g} s")
 
     def drain(self) -> None:
+        """Have jobs wait before they take a sandbox, until `resume`. Idempotent."""
+        self._open.clear()
+
+    def resume(self) -> None:
+        """Let them take one again. Idempotent."""
+        self._open.set()
+
+    def stop(self) -> None:
         """Take no more jobs. Idempotent."""
-        self._draining = True
+        self._stopping = True
+        self._open.set()  # who waits is told
         self._changed.set()
 
-    def stop(self, why: str) -> None:
+    def abort(self, why: str) -> None:
         """Take no more jobs and end those that were taken. Idempotent."""
-        self.drain()
+        self.stop()
         _logger.info("GitLab's jobs are ended: %s", why)
         for live in self.live:
             self.end(live, "a stop of the runner")
 
     def detach(self) -> None:
         """Take no more jobs and leave those that were taken to the next life. Idempotent."""
-        self.drain()
+        self.stop()
         self._detached = True
         for live in self.live:
             self._do(live.leave())

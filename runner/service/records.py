@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from runner.errors import StateError
 from runner.job import Job
 from runner.service.record import Record, complete
-from runner.store.jobs import Jobs, Request, Summary
+from runner.store.jobs import Hold, Jobs, Request, Summary
 from runner.store.states import JobState
 
 _logger = logging.getLogger(__name__)
@@ -70,6 +70,18 @@ class Records:
     def expired(self) -> list[str]:
         """The jobs that have waited for as long as they may."""
         return self._jobs.expired()
+
+    def hold(self) -> Hold | None:
+        """Who keeps what waits from starting; None when it may start."""
+        return self._jobs.hold()
+
+    def set_hold(self, by: str) -> None:
+        """Keep what waits from starting, over restarts. Raises StateError."""
+        self._jobs.set_hold(by)
+
+    def end_hold(self) -> None:
+        """Let what waits start. Raises StateError."""
+        self._jobs.end_hold()
 
     async def add(self, job: Job, request: Request | None = None) -> Record:
         """Take a job: it is on disk when this returns. Raises StateError, also on a full disk; RequestReusedError."""

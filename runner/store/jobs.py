@@ -67,6 +67,16 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """Nothing that waits may start."""
+
+    #: Who wants that.
+    by: str
+    #: Seconds since the epoch.
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A client's own name for one submission: asked for again, it is the same job."""
 
@@ -149,6 +159,21 @@ class Jobs:
         """The jobs that have waited for as long as they may."""
         rows = self._database.read("SELECT id FROM job WHERE state = 'queued' AND expires <= ?", time.time())
         return [str(row["id"]) for row in rows]
+
+    def hold(self) -> Hold | None:
+        """Who keeps what waits from starting; None when it may start."""
+        rows = self._database.read("SELECT by, since FROM hold")
+        return Hold(rows[0]["by"], rows[0]["since"]) if rows else None
+
+    def set_hold(self, by: str) -> None:
+        """Keep what waits from starting, over restarts. The first one stays."""
+        with self._database.transaction("The runner drains, but a restart would forget that") as connection:
+            connection.execute("INSERT OR IGNORE INTO hold (one, by, since) VALUES (1, ?, ?)", (by, time.time()))
+
+    def end_hold(self) -> None:
+        """Let what waits start."""
+        with self._database.transaction("The runner cannot be resumed") as connection:
+            connection.execute("DELETE FROM hold")
 
     def put_back(self) -> None:
         """Have the jobs that an earlier life claimed, and sent nothing of, wait again."""

@@ -170,7 +170,7 @@ class Lab:
 
     async def end(self) -> None:
         """End the last life, and all jobs with it."""
-        self.jobs.stop("the test ended")
+        self.jobs.abort("the test ended")
         await asyncio.wait_for(self.working, DEADLINE)
         self.server.close()
 
