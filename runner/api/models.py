@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from runner import outcome as outcomes
 from runner.job import Job
 from runner.service.mode import Mode
+from runner.service.watermark import Disk
 from runner.store.jobs import Summary
 from runner.store.states import JobState
 from runner.store.tokens import Scope, TokenFacts
@@ -79,6 +80,12 @@ class Status(BaseModel):
     gitlab_running: int
     """GitLab's jobs that have a sandbox, or are about to."""
     waiting: int
+    disk: Disk
+    """Of the state folder. While it is low nothing new starts, and when it is full no jobs are taken either."""
+    disk_free: int
+    """Bytes."""
+    held: str
+    """Why nothing that waits may start; empty when it may."""
 
 
 class StopRequest(BaseModel):

@@ -36,20 +36,23 @@ def make_router(service: Service, works: Works, access: Access) -> APIRouter:
             running=service.running,
             gitlab_running=works.running - service.running,
             waiting=service.records.waiting,
+            disk=service.housekeeper.disk,
+            disk_free=service.housekeeper.room.free,
+            held=service.held,
         )
 
     @operation.post("/drain")
     async def drain(operator: Operator) -> Status:
         """Start nothing more until somebody resumes, also over restarts. Jobs are taken and wait; what runs goes on."""
         _logger.info("drained by %s", operator.name)
-        await works.drain(operator.name)
+        await service.drain(operator.name)
         return await status()
 
     @operation.post("/resume")
     async def resume(operator: Operator) -> Status:
         """Start what waits again."""
         _logger.info("resumed by %s", operator.name)
-        await works.resume()
+        await service.resume()
         return await status()
 
     @operation.post("/stop", status_code=HTTPStatus.ACCEPTED)

@@ -67,12 +67,6 @@ class Works(Protocol):
         """How many jobs run."""
         ...
 
-    async def drain(self, by: str) -> None:
-        """Start nothing more, until `resume`."""
-
-    async def resume(self) -> None:
-        """Start what waits again."""
-
     def stop(self) -> None:
         """Take no more jobs and start none; end when nothing runs."""
 

@@ -59,3 +59,5 @@ def _tell(view: dict[str, Any], *, as_json: bool) -> None:
     drained = f" by {view['drained_by']} since {when(view['drained_since'])}" if view["drained_by"] else ""
     counts = f"{view['running']} of {view['slots']} jobs run{gitlab}, {view['waiting']} wait"
     print(f"runner {view['version']} is {view['mode']}{drained}: {counts}")
+    if view["disk"] != "well":
+        print(f"disk-{view['disk']}: {view['held']}")

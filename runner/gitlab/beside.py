@@ -17,9 +17,7 @@ def beside(service: Service, leases: LeaseSource, folder: Path, options: Options
     """Return the service, with GitLab's jobs where hooks are listened for. Needs a running event loop."""
     if options.socket is None:
         return service
-    jobs = Jobs(leases, folder, options)
-    if service.mode is Mode.DRAINING:  # since an earlier life
-        jobs.drain()
+    jobs = Jobs(leases, folder, options, lambda: service.held)
     return Beside(service, jobs, Server(options.socket, jobs))
 
 
@@ -40,16 +38,6 @@ class Beside:
     def running(self) -> int:
         """How many jobs run, of both."""
         return self._service.running + self._jobs.running
-
-    async def drain(self, by: str) -> None:
-        """See `Service.drain`."""
-        self._jobs.drain()
-        await self._service.drain(by)
-
-    async def resume(self) -> None:
-        """See `Service.resume`."""
-        await self._service.resume()
-        self._jobs.resume()
 
     def stop(self) -> None:
         """See `Service.stop`."""

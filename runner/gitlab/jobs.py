@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
 from runner.errors import DetachedError, GitLabError, StoppingError
 from runner.execution.cancellation import Cancellation
-from runner.execution.flight import first
 from runner.execution.lease import LeaseSource
 from runner.gitlab import record as records
 from runner.gitlab.live import Live
@@ -26,9 +26,10 @@ _logger = logging.getLogger(__name__)
 JOB_VARIABLE: Final = "RUNNER_GITLAB_JOB"
 #: Seconds between two looks for jobs that nobody comes for.
 _INTERVAL: Final = 5.0
-#: Seconds that a job waits for a drained runner, each of the three times that gitlab-runner tries: with the wait for a
+#: Seconds that a job waits while none may start, each of the three times that gitlab-runner tries: with the wait for a
 #: sandbox, that is less than the `prepare_exec_timeout` which `runner gitlab install` writes.
-DRAIN_WAIT: Final = 240.0
+HELD: Final = 240.0
+_LOOK: Final = 0.5
 _STOPPING: Final = "The runner is stopping and takes no more jobs."
 #: Seconds for what runs to be left in good order.
 _LEAVE_DEADLINE: Final = 5.0
@@ -37,8 +38,10 @@ _LEAVE_DEADLINE: Final = 5.0
 class Jobs:
     """Jobs from `config` to `cleanup`, and those whose cleanup never comes."""
 
-    def __init__(self, leases: LeaseSource, folder: Path, options: Options) -> None:
-        """Find the jobs of an earlier life. Needs a running event loop."""
+    def __init__(
+        self, leases: LeaseSource, folder: Path, options: Options, held: Callable[[], str] = lambda: ""
+    ) -> None:
+        """Find the jobs of an earlier life. `held` says why none may start now. Needs a running event loop."""
         self._leases = leases
         self._folder = folder
         self._options = options
@@ -46,9 +49,7 @@ class Jobs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._stopping = self._detached = False
-        #: Whether jobs may start: those that were taken, and have no sandbox yet.
-        self._open = asyncio.Event()
-        self._open.set()
+        self._held = held
         for record in records.load(folder):
             live = Live(record, leases, options)
             if record.state is State.OVER:
@@ -87,18 +88,21 @@ class Jobs:
         return sum(live.record.state is not State.CONFIGURED for live in self._live.values())
 
     async def admit(self, live: Live, hook: Listener, cancellation: Cancellation) -> None:
-        """Have a job wait while the runner is drained and it has no sandbox. Errors: StoppingError; GitLabError."""
-        if self._open.is_set() or live.record.state is not State.CONFIGURED:
-            return
-        await hook.tell("The runner is drained for maintenance. The job waits until it is resumed.")
-        resumed = asyncio.create_task(self._open.wait())
-        await first(resumed, cancellation.wait(), timeout=DRAIN_WAIT)
-        resumed.cancel()
-        if not self._open.is_set() and cancellation.cause is None:
-            raise GitLabError(f"The runner was still drained after {DRAIN_WAIT:g} s. Resume it: runner resume.")
-        self._check_here()
-        if self._stopping:
-            raise StoppingError(_STOPPING)
+        """Have a job that has no sandbox wait while none may start. Errors: StoppingError; GitLabError."""
+        deadline = time.monotonic() + HELD
+        told = ""
+        while live.record.state is State.CONFIGURED and (why := self._held()):
+            self._check_here()
+            if self._stopping:
+                raise StoppingError(_STOPPING)
+            if time.monotonic() > deadline:
+                raise GitLabError(f"{why} The job has waited for {HELD:g} s.")
+            if cancellation.cause:
+                return  # what comes next sees it too
+            if why != told:
+                await hook.tell(f"{why} The job waits.")
+                told = why
+            await asyncio.sleep(_LOOK)
 
     def find(self, handle: str) -> Live:
         """Return the job that a handle opens. Errors: GitLabError; DetachedError."""
@@ -149,18 +153,9 @@ class Jobs:
             if live.idle > self._options.idle:
                 self.end(live, f"the sweeper, as no hook came for {self._options.idle:g} s")
 
-    def drain(self) -> None:
-        """Have jobs wait before they take a sandbox, until `resume`. Idempotent."""
-        self._open.clear()
-
-    def resume(self) -> None:
-        """Let them take one again. Idempotent."""
-        self._open.set()
-
     def stop(self) -> None:
         """Take no more jobs. Idempotent."""
         self._stopping = True
-        self._open.set()  # who waits is told
         self._changed.set()
 
     def abort(self, why: str) -> None:

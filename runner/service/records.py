@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
@@ -13,13 +14,11 @@ from weakref import WeakValueDictionary
 from runner.errors import StateError
 from runner.job import Job
 from runner.service.record import Record, complete
+from runner.service.retention import Kept
 from runner.store.jobs import Hold, Jobs, Request, Summary
 from runner.store.states import JobState
 
 _logger = logging.getLogger(__name__)
-
-#: Finished jobs that are remembered; older ones go.
-KEPT: Final = 1000
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -33,6 +32,8 @@ class Records:
     def __init__(self, jobs: Jobs, logs: Path) -> None:
         self._jobs = jobs
         self._logs = logs
+        #: Each has what it keeps of a job under the job's id.
+        self._places = (logs,)
         self._known: WeakValueDictionary[str, Record] = WeakValueDictionary()
         try:
             logs.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,7 +86,6 @@ class Records:
 
     async def add(self, job: Job, request: Request | None = None) -> Record:
         """Take a job: it is on disk when this returns. Raises StateError, also on a full disk; RequestReusedError."""
-        await self._forget_old()
         job_id, new = await asyncio.to_thread(self._jobs.add, job, request)
         self.waiting += int(new)
         record = self.get(job_id)
@@ -106,14 +106,26 @@ class Records:
         self.waiting -= int(taken)
         return taken
 
+    @property
+    def folder(self) -> Path:
+        """On whose disk all of it is."""
+        return self._logs
+
+    def finished(self) -> Iterator[Kept]:
+        """The jobs that are over, and what they take. For any thread. Raises StateError."""
+        for job_id, ended in self._jobs.finished():
+            yield Kept(job_id, ended, sum(_size(place / job_id) for place in self._places))
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Forget finished jobs with all that is kept of them. For any thread. Raises StateError."""
+        self._jobs.forget(ids)
+        for job_id in ids:
+            self._known.pop(job_id, None)
+            for place in self._places:
+                _remove(place / job_id)
+
     def _all(self, ids: list[str]) -> list[Record]:
         return [record for job_id in ids if (record := self.get(job_id))]
-
-    async def _forget_old(self) -> None:
-        for job_id in await asyncio.to_thread(self._jobs.forget, KEPT):
-            self._known.pop(job_id, None)
-            with contextlib.suppress(OSError):  # the next start removes it
-                (self._logs / job_id).unlink(missing_ok=True)
 
     def _remove_strays(self) -> None:
         """Remove logs of jobs that are forgotten."""
@@ -131,3 +143,14 @@ class Records:
                 complete(self._jobs, job_id, self._logs / job_id, entry.result)
             except StateError as error:
                 _logger.warning("%s The next start tries again.", error)
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.lstat().st_size
+    return 0
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # the next start removes it
+        path.unlink(missing_ok=True)

@@ -18,11 +18,13 @@ from runner.execution.marker import Marker
 from runner.execution.options import Note, Notes, Settings
 from runner.job import Job
 from runner.outcome import BadRequest, Limit, Outcome, SandboxLost, SetupFailed
+from runner.service.housekeeping import Housekeeper
 from runner.service.leases import NotedLeases
 from runner.service.mode import Mode, check_move
 from runner.service.record import Record
 from runner.service.records import Records
 from runner.service.standby import PATIENCE, Standby
+from runner.service.watermark import Disk
 from runner.store.jobs import Request
 
 _logger = logging.getLogger(__name__)
@@ -58,12 +60,14 @@ class Service:
         settings: Settings = SETTINGS,
         per_key: int | None = None,
         labels: Collection[str] = (),
+        housekeeper: Housekeeper | None = None,
     ) -> None:
         """`slots` jobs run at once, and `per_key` of one trust key, as many as there are slots unless it is given.
 
         A job that asks for other labels than these is not run here.
         """
         self.records = records
+        self.housekeeper = housekeeper or Housekeeper(records)
         self._settings = settings
         self._leases = leases
         self.slots = slots
@@ -87,6 +91,13 @@ class Service:
         return self._mode
 
     @property
+    def held(self) -> str:
+        """Why nothing that waits may start, as a sentence; empty when it may."""
+        if self._mode is not Mode.WORKING:
+            return f"The runner is {self._mode}."
+        return self.housekeeper.shortage
+
+    @property
     def running(self) -> int:
         """How many jobs run."""
         return len(self._running)
@@ -100,6 +111,8 @@ class Service:
             raise BadJobError(missing)
         if not self._mode.takes:
             raise StoppingError("The runner is stopping and takes no more jobs. Submit it again when it is back.")
+        if self.housekeeper.disk is Disk.FULL:
+            raise StateError(f"The job cannot be kept. {self.housekeeper.shortage}")
         if self.records.waiting >= MAX_QUEUED:
             raise BusyError(f"{MAX_QUEUED} jobs wait already. Submit it again later.")
         return await see_through(self._take(job, request))
@@ -153,20 +166,21 @@ class Service:
     async def work(self) -> None:
         """Run jobs until there are no more to come, first those that an earlier life left."""
         returning = asyncio.create_task(self._leases.return_earlier(self._reconcile()))
-        sweeping = asyncio.create_task(self._sweep())
+        beside = [asyncio.create_task(self._sweep()), asyncio.create_task(self.housekeeper.work())]
         while self._mode is not Mode.LEAVING:
             self._changed.clear()
             await self._fill()
             if not (self._mode.takes or self._running):
                 break
             await self._changed.wait()
-        sweeping.cancel()
+        for task in beside:
+            task.cancel()
         await self._close()
         returning.cancel()
 
     async def _fill(self) -> None:
         """Start the jobs that are next while there are free slots."""
-        while len(self._running) < self.slots and self._mode is Mode.WORKING:
+        while len(self._running) < self.slots and not self.held:
             try:
                 record = await see_through(self.records.claim(self._per_key))
             except StateError as error:

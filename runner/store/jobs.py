@@ -6,6 +6,7 @@ import json
 import sqlite3
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -232,16 +233,20 @@ class Jobs:
         with self._database.transaction("The outcome cannot be written down to its end", durable=False) as connection:
             _move(connection, job_id, JobState.FINISHED)
 
-    def forget(self, kept: int) -> list[str]:
-        """Forget all finished jobs but the newest, and return which."""
-        old = self._database.read(
-            "SELECT id FROM job WHERE state = 'finished' ORDER BY number DESC LIMIT -1 OFFSET ?", kept
+    def finished(self) -> list[tuple[str, float]]:
+        """The jobs that are over, and when they were, in seconds since the epoch."""
+        rows = self._database.read(
+            "SELECT id, at FROM job JOIN event ON event.job = number AND event.state = 'finished' "
+            "WHERE job.state = 'finished'"
         )
-        gone = [str(row["id"]) for row in old]
-        if gone:
-            with self._database.transaction("Old jobs cannot be forgotten", durable=False) as connection:
-                connection.executemany("DELETE FROM job WHERE id = ?", [(job_id,) for job_id in gone])
-        return gone
+        return [(str(row["id"]), float(row["at"])) for row in rows]
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Forget finished jobs; others stay."""
+        if not ids:
+            return
+        with self._database.transaction("Old jobs cannot be forgotten", durable=False) as connection:
+            connection.executemany("DELETE FROM job WHERE id = ? AND state = 'finished'", [(one,) for one in ids])
 
     def _requested(self, connection: sqlite3.Connection, key: str, digest: bytes | None) -> str | None:
         row = connection.execute("SELECT id, request_digest FROM job WHERE request = ?", (key,)).fetchone()

@@ -56,9 +56,9 @@ async def test_a_drain_of_an_earlier_life_holds_for_gitlab_s_jobs_too(tmp_path: 
     headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://runner", headers=headers) as api:
         assert (await api.get("/v1/status")).json()["mode"] == "draining"
-        assert not working._jobs._open.is_set()  # type: ignore[union-attr]
+        assert working._jobs._held() == "The runner is draining."  # type: ignore[union-attr]
         await api.post("/v1/resume")
-        assert working._jobs._open.is_set()  # type: ignore[union-attr]
+        assert working._jobs._held() == ""  # type: ignore[union-attr]
 
 
 async def test_a_service_ends_by_itself_when_its_time_is_over(tmp_path: Path) -> None:

@@ -150,6 +150,10 @@ class Lab:
         self.server.open()
         self.working = asyncio.create_task(self.jobs.work())
 
+    def hold(self, why: str) -> None:
+        """Have no job start."""
+        self.jobs._held = lambda: why
+
     async def leave(self) -> None:
         """End a life as a restart does, with everything left running."""
         self.jobs.detach()

@@ -313,27 +313,27 @@ async def test_a_job_waits_for_a_drained_service_and_one_that_has_its_sandbox_go
     running = await lab.prepared()
     waiting = lab.manager(8)
     assert (await waiting.config()).code == 0
-    lab.jobs.drain()
+    lab.hold("The runner is draining.")
     prepare = await waiting.start("prepare")
     await until(lambda: lab.jobs.live[1].hooks == 1)
     stage = await start(running, "echo still ready")
     assert (await stage.end()).code == 0
     assert (lab.jobs.running, len(lab.leases.leases)) == (1, 1)
-    lab.jobs.resume()
+    lab.hold("")
     end = await ended(prepare)
-    assert (end.code, "The job waits until it is resumed." in end.err) == (0, True)
+    assert (end.code, end.err) == (0, "runner: The runner is draining. The job waits.\n")
     assert lab.jobs.running == 2
 
 
 async def test_a_drain_that_takes_too_long_is_a_system_failure(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also a stop is one: a job that has no sandbox is not held up by what runs."""
-    monkeypatch.setattr(jobs_module, "DRAIN_WAIT", 0.05)
-    lab.jobs.drain()
+    monkeypatch.setattr(jobs_module, "HELD", 0.05)
+    lab.hold("The runner is draining.")
     manager = lab.manager()
     assert (await manager.config()).code == 0
     end = await manager.hook("prepare")
-    assert (end.code, "still drained after 0.05 s. Resume it: runner resume." in end.err) == (2, True)
-    monkeypatch.setattr(jobs_module, "DRAIN_WAIT", DEADLINE)
+    assert (end.code, "The runner is draining. The job has waited for 0.05 s." in end.err) == (2, True)
+    monkeypatch.setattr(jobs_module, "HELD", DEADLINE)
     prepare = await manager.start("prepare")
     await until(lambda: lab.jobs.live[0].hooks == 1)
     lab.jobs.stop()
