@@ -2,6 +2,7 @@
 
     RunnerError
     ├── BadJobError              the job cannot be run as it was written
+    ├── ConfigError              a setting is wrong
     ├── InputError               something that was named cannot be read or reached
     ├── ClientError              the service cannot be found, does not answer, or refuses
     ├── LogError                 the log cannot be made or written
@@ -39,6 +40,10 @@ class RunnerError(Exception):
 
 class BadJobError(RunnerError):
     """The job cannot be run as it was written."""
+
+
+class ConfigError(RunnerError):
+    """Settings are wrong; the message names each, by where it was said."""
 
 
 class InputError(RunnerError):
