@@ -1,5 +1,7 @@
 """Makes, opens and removes ad-hoc sandboxes: record first, then the engine; on the way out the other way round."""
 
+from __future__ import annotations
+
 import secrets
 import socket
 import time
@@ -21,7 +23,6 @@ from sandbox.identity import new_identity
 from sandbox.maker import BOOT_DEADLINE, Maker
 from sandbox.network import WallsDown, policy
 from sandbox.profile import Profile
-from sandbox.ssh import Transport
 
 CREATION = BOOT_DEADLINE + 120.0
 """Seconds that a creation may take at most; what is not ready then was given up by its maker."""
@@ -62,7 +63,7 @@ class Machines:
         self.config = config
         self._enclosure = Enclosure(store, engine, config)
 
-    def make(self, order: Order, tell: Tell) -> tuple[Record, Transport]:
+    def make(self, order: Order, tell: Tell) -> tuple[Record, ssh.Transport]:
         """Make a sandbox and log in to it. Nothing is left of one that fails.
 
         Raises `NameInUse`, `ConfigError`, `EngineError`, `SandboxFault` or `SandboxUnreachable`.
@@ -81,7 +82,7 @@ class Machines:
         tell(f"ready in {time.monotonic() - began:.1f} s")
         return record, transport
 
-    def open(self, name: str) -> tuple[Record, Transport]:
+    def open(self, name: str) -> tuple[Record, ssh.Transport]:
         """Log in to a sandbox by name. Raises `NoSuchSandbox`, `SandboxFault` or `SandboxUnreachable`."""
         record = self.store.get(name)
         access = record.access
@@ -125,7 +126,7 @@ class Machines:
             network=network_namespace(),
         )
 
-    def _make(self, record: Record, order: Order, tell: Tell) -> tuple[Record, Transport]:
+    def _make(self, record: Record, order: Order, tell: Tell) -> tuple[Record, ssh.Transport]:
         record = self._enclosure.erect(record)
         identity = new_identity(str(record.sandbox))
         places: list[IPv4Network] = []
@@ -161,7 +162,7 @@ def _check_reachable(address: str) -> None:
         ) from error
 
 
-def _log_in(sock: socket.socket, host_key: str, client_key: str, deadline: float) -> Transport:
+def _log_in(sock: socket.socket, host_key: str, client_key: str, deadline: float) -> ssh.Transport:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNANSWERED)
     transport = ssh.login(sock, host_key, client_key, deadline)

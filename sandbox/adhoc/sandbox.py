@@ -1,5 +1,7 @@
 """`Sandbox`: a throw-away machine with Docker in it, for programs."""
 
+from __future__ import annotations
+
 import logging
 import secrets
 from dataclasses import replace
@@ -10,6 +12,7 @@ from typing import Self
 from pydantic import ValidationError
 
 from sandbox import config as configuration
+from sandbox import ssh
 from sandbox.adhoc.life import PASSING, Life
 from sandbox.adhoc.machine import Machines, Order, Tell
 from sandbox.adhoc.record import InnerDocker, Record
@@ -18,7 +21,6 @@ from sandbox.adhoc.store import Store, default_folder
 from sandbox.engine import Engine
 from sandbox.errors import ConfigError, NoSuchSandbox
 from sandbox.profile import Profile
-from sandbox.ssh import Transport
 
 log = logging.getLogger("sandbox")
 
@@ -62,7 +64,7 @@ class Sandbox(Session):
         self._tell = tell
         self._machines = Machines(Store(default_folder()), Engine(), settings)
         self._record: Record | None = None
-        self._transport: Transport | None = None
+        self._transport: ssh.Transport | None = None
 
     @property
     def name(self) -> str:
@@ -77,7 +79,7 @@ class Sandbox(Session):
         return self._record
 
     @property
-    def transport(self) -> Transport:
+    def transport(self) -> ssh.Transport:
         """See `Session`. Raises `NoSuchSandbox` while there is none."""
         if self._transport is None:
             raise NoSuchSandbox("The sandbox is not there: it was not started yet, or closed. Use it in its block.")
