@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 from runner.errors import StateError
 from runner.job import Job
+from runner.outcome import Outcome
 from runner.service.record import Record, complete
 from runner.store.jobs import Jobs, Request, Summary
 from runner.store.states import JobState
@@ -95,6 +96,11 @@ class Records:
         taken = await asyncio.to_thread(self._jobs.take, record.id)
         self.waiting -= int(taken)
         return taken
+
+    async def put_back(self, record: Record, outcome: Outcome) -> None:
+        """Have a job wait for another start. Raises StateError; try again."""
+        await record.retry(outcome)
+        self.waiting += 1
 
     def _live(self, summary: Summary) -> Summary:
         """With what is not in the store while the job runs."""
