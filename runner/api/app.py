@@ -4,6 +4,7 @@
 
 from http import HTTPStatus
 from importlib.metadata import version
+from typing import Final
 
 from fastapi import Depends, FastAPI
 
@@ -11,14 +12,24 @@ from runner.api import jobs, tokens
 from runner.api.access import Access
 from runner.api.models import Status
 from runner.api.problems import PROBLEMS, ApiError, add_problems
+from runner.api.rate import Buckets
 from runner.api.token import Token
 from runner.service.service import Service
 from runner.store.tokens import Scope, Tokens
 
+#: Far more than a client needs that waits for answers, and far less than what would hold up all others.
+REQUEST_RATE: Final = 200.0
+REQUEST_BURST: Final = 1000
 
-def make_app(service: Service, first: Token, clients: Tokens) -> FastAPI:
-    """Make the application for one service, with the token that is always there and those of its clients."""
-    access = Access(first, clients)
+
+def make_app(
+    service: Service, first: Token, clients: Tokens, *, rate: float = REQUEST_RATE, burst: int = REQUEST_BURST
+) -> FastAPI:
+    """Make the application for one service, with the token that is always there and those of its clients.
+
+    Each of them may ask `burst` times at once, and `rate` times in each second.
+    """
+    access = Access(first, clients, Buckets(rate, burst))
     app = FastAPI(title="sandbox-runner", version="1", docs_url=None, redoc_url=None, responses=PROBLEMS)
     _add_health(app, service)
     app.include_router(jobs.make_router(service, access))
