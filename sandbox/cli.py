@@ -40,6 +40,7 @@ from sandbox.keeper.keeper import Keeper
 from sandbox.keeper.server import KeeperServer
 from sandbox.keeper.watch import HostWatch
 from sandbox.network import Walls, WallsDown
+from sandbox.settings.loaded import Loaded, document, later, table
 from sandbox.template import InstallationId
 
 app = typer.Typer(
@@ -54,6 +55,8 @@ app.add_typer(anywhere)
 app.add_typer(evaluation, name="evaluation")
 app.add_typer(images, name="images")
 app.command()(doctor)
+configuration_app = typer.Typer(no_args_is_help=True, help="The keeper's settings: what is wrong, and what counts.")
+app.add_typer(configuration_app, name="config")
 
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]
 _DEFAULT_SOCKET = Path(protocol.DEFAULT_SOCKET)
@@ -93,11 +96,12 @@ def keeper(
 
     TERM waits for running jobs and removes the sandboxes; a second TERM does not wait.
     USR1 stops at once and leaves every sandbox and job as it is: the next keeper of the same state folder goes on.
-    HUP reads the configuration anew: networks change at once, the rest for sandboxes that are made from then on.
+    HUP reads the configuration anew: networks and disk_* change at once, the rest for sandboxes that are made from then
+    on. A file with a mistake changes nothing.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    watch = HostWatch()
-    the_keeper = Keeper(config.load(configuration), Engine(watch=watch.observe), Home(home), watch=watch)
+    watch, settings = HostWatch(), config.read(configuration)
+    the_keeper = Keeper(settings.config, Engine(watch=watch.observe), Home(home), watch=watch)
     # The socket first: a second keeper must be refused before it removes what it takes for leftovers.
     with KeeperServer(run_folder, the_keeper.verbs, group) as server:
         the_keeper.start()
@@ -108,7 +112,7 @@ def keeper(
         threading.Thread(target=the_keeper.run, args=(give_up,), name="reconcile").start()
         threading.Thread(target=server.serve_forever, name="server", daemon=True).start()
         while (received := signals.get()) == signal.SIGHUP:
-            _reread(the_keeper, configuration)
+            _reread(the_keeper, configuration, settings)
         if received == signal.SIGUSR1:
             the_keeper.detach()
         else:
@@ -118,11 +122,33 @@ def keeper(
         server.shutdown()
 
 
-def _reread(the_keeper: Keeper, configuration: Path | None) -> None:
+def _reread(the_keeper: Keeper, configuration: Path | None, started: Loaded[config.KeeperConfig]) -> None:
+    log = logging.getLogger("keeper")
     try:
-        the_keeper.follow(config.load(configuration))
+        settings = config.read(configuration)
+        the_keeper.follow(settings.config)
     except ConfigError as error:
-        logging.getLogger("keeper").error("the configuration was left as it was: %s", error)  # noqa: TRY400
+        log.error("the configuration was left as it was: %s", error)  # noqa: TRY400
+        return
+    if waiting := later(started, settings):
+        log.warning("not taken up before the next start: %s", ", ".join(waiting))
+
+
+@configuration_app.command()
+def check(file: Annotated[Path | None, typer.Argument(help="The keeper's file (TOML).")] = None) -> None:
+    """Say what is wrong with the file and the environment, by line, with the nearest right name; exit with 78 then."""
+    config.read(file)
+    print("Nothing is wrong with the configuration.")
+
+
+@configuration_app.command()
+def show(
+    configuration: Annotated[Path | None, typer.Option("--config", help="The keeper's file (TOML).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Show every setting with its value, where that comes from, and whether a HUP changes it."""
+    values = list(config.read(configuration).values())
+    print(json.dumps({"settings": document(values)}, indent=1) if as_json else "\n".join(table(values)))
 
 
 @app.command()

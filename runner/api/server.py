@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -74,13 +74,17 @@ class Works(Protocol):
         """Work until there is nothing to do."""
 
 
-async def serve(service: Works, app: FastAPI, host: str, port: int, tls: Tls | None = None) -> None:
+async def serve(
+    service: Works, app: FastAPI, host: str, port: int, tls: Tls | None = None, reread: Callable[[], None] | None = None
+) -> None:
     """Serve until the service has no more work after a signal. Raises StateError when the address cannot be used.
 
     TERM and INT drain: running and waiting jobs end first. A second one, or QUIT, ends them. USR1 detaches: running
-    jobs go on in their sandboxes and waiting ones wait, for the next life of the service.
+    jobs go on in their sandboxes and waiting ones wait, for the next life of the service. HUP calls `reread`.
     """
     _handle_signals(service)
+    if reread:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reread)
     config = uvicorn.Config(
         app,
         host=host,
