@@ -19,6 +19,15 @@ class Recreate(StrEnum):
     ON_DAMAGE = "on-damage"
 
 
+class InnerDocker(StrEnum):
+    """When a sandbox's own Docker Engine starts. The values are the image's own, of its setting SANDBOX_DOCKER."""
+
+    EAGER = "eager"
+    """With the sandbox, which is fit once that answers."""
+    LAZY = "lazy"
+    """When its socket is first used; nobody waits for it before."""
+
+
 class Network(StrEnum):
     """What a sandbox may reach unless openings and closings say otherwise."""
 

@@ -43,7 +43,8 @@ def serve(
 
     Settings come from the file, above it the environment, above that options: docs/configuration.md has all of them.
 
-    TERM drains: no more jobs are taken, and those that were taken end first. A second TERM, or QUIT, ends them.
+    TERM stops: no more jobs are taken, those that run end first, and those that wait are there for the next life on the
+    same --state. A second TERM, or QUIT, ends what runs. So does `runner stop`, with and without --force.
 
     USR1 detaches, for a restart or an upgrade: the service exits within seconds and leaves running jobs running and
     waiting ones waiting. Started again with the same --state, it goes on with them. So it does after a crash.
@@ -88,24 +89,16 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
     gitlab = _gitlab(config.gitlab)
     tls = Tls(config.tls.certificate, config.tls.key) if config.tls.certificate and config.tls.key else None
     home, jobs = Home(config.state), config.jobs
-    records, token = (
-        Records(home.jobs, home.logs),
-        Token(home.token, config.api.token),
-    )
+    records, token = Records(home.jobs, home.logs), Token(home.token, config.api.token)
     noted = NotedLeases(source.leases, home.leases, jobs.slots)
     standby = Standby(noted, source.ready) if source.ready else None
     service = Service(noted, records, jobs.slots, standby, source.adapt(SETTINGS), jobs.per_key, jobs.labels)
     where = f"{'https' if tls else 'http'}://{config.api.listen}"
     _logger.info("serving on %s; the API token is in %s", where, home.token)
     working = beside(service, source.leases, home.gitlab, gitlab)
-    await serve_api(
-        working,
-        make_app(service, token, home.tokens),
-        config.api.host,
-        config.api.port,
-        tls,
-        partial(_reread, service, loaded, read),
-    )
+    app = make_app(service, token, home.tokens, working)
+    reread = partial(_reread, service, loaded, read)
+    await serve_api(working, app, config.api.host, config.api.port, tls, jobs.max_run_time, reread)
     logging.shutdown()
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes
 

@@ -9,7 +9,7 @@ the path of a file. `About(live=True)`, or `live` of a section, marks what a HUP
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Self
 
 from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 
@@ -66,16 +66,17 @@ class Tls(Section):
 class Jobs(Section):
     """Which jobs are run, and how many."""
 
-    live: ClassVar = True
-
-    slots: Annotated[int, Field(ge=1, le=1000), About(option="--slots")] = 2
+    slots: Annotated[int, Field(ge=1, le=1000), About(live=True, option="--slots")] = 2
     """Jobs at once. As many as the keeper keeps sandboxes warm by default: more would only wait for one."""
 
-    per_key: Annotated[int | None, Field(ge=1, examples=[2]), About(option="--per-key")] = None
+    per_key: Annotated[int | None, Field(ge=1, examples=[2]), About(live=True, option="--per-key")] = None
     """Jobs of one trust key at once. None: as many as slots, since the queue is fair by itself."""
 
-    labels: Annotated[tuple[str, ...], About(option="--label")] = ()
+    labels: Annotated[tuple[str, ...], About(live=True, option="--label")] = ()
     """What jobs may ask for. None: a label is a promise that only its operator can make."""
+
+    max_run_time: Annotated[float | None, Field(ge=1, examples=[86400.0]), About(option="--max-run-time")] = None
+    """Seconds after which the service stops by itself, as by TERM, for those who recycle hosts. None: it runs on."""
 
 
 class Sandboxes(Section):
