@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from runner import spool
 from runner.errors import StateError
 from runner.service.records import Records
 from runner.service.retention import Retention, to_forget
@@ -56,6 +57,11 @@ class Housekeeper:
             return ""
         return f"The disk of the runner's state folder has {self.room}. Make room there."
 
+    def tidy(self) -> None:
+        """Remove what crashed processes left on its disk and where temporary files are. Never fails."""
+        if left := spool.remove_leftovers() + spool.remove_leftovers(self._records.folder.parent):
+            _logger.info("%d folders that crashed processes had left were removed", left)
+
     def look(self) -> None:
         """See how the disk is. Never fails: one that does not tell is as it was."""
         try:
@@ -76,7 +82,8 @@ class Housekeeper:
         return gone
 
     async def work(self) -> None:
-        """Do both again and again, until cancelled."""
+        """Tidy up, and do the rest again and again, until cancelled."""
+        await asyncio.to_thread(self.tidy)
         while True:
             await self._sweep()
             end = time.monotonic() + _SWEEP
