@@ -224,7 +224,7 @@ def command(*words: str, given: bytes = b"") -> subprocess.CompletedProcess[byte
 
 def test_the_commands(tmp_path: Path) -> None:
     old, file, new = tmp_path / "old", tmp_path / "file", tmp_path / "new"
-    assert taken(new_state(old).folder)
+    assert taken(new_state(old).folder).tell() == 0
     assert command("backup", str(file), "--state", str(old)).returncode == 0
     assert file.stat().st_mode & 0o777 == 0o600
     again = command("backup", str(file), "--state", str(old))
