@@ -39,7 +39,7 @@ from sandbox.keeper.home import DEFAULT_HOME, Home
 from sandbox.keeper.keeper import Keeper
 from sandbox.keeper.server import KeeperServer
 from sandbox.keeper.watch import HostWatch
-from sandbox.network import Walls, WallsDown
+from sandbox.network import Walls, WallsDown, walled
 from sandbox.template import InstallationId
 
 app = typer.Typer(
@@ -142,12 +142,12 @@ def purge(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Remove the sandboxes, networks and volumes that a keeper left on the engine, found by label. Stop it first.
+    """Remove the sandboxes, networks, volumes and firewall tables that a keeper left on this host. Stop it first.
 
     With --all also those that users made for themselves (`sandbox up`), whoever they are; for yours: sandbox rm --all.
     """
     engine = Engine()
-    found = engine.installations()
+    found = engine.installations() | _walled()
     if installation is None and not every:
         known = ", ".join(sorted(found)) or "none"
         raise ConfigError(f"Say which: --installation ID, or --all. On this engine: {known}.")
@@ -159,7 +159,14 @@ def purge(
     if as_json:
         print(json.dumps({"removed": removed}))
     else:
-        print(f"Removed {sum(removed.values())} sandboxes with their networks and volumes.")
+        print(f"Removed {sum(removed.values())} sandboxes with their networks, volumes and walls.")
+
+
+def _walled() -> set[InstallationId]:
+    try:
+        return walled()
+    except WallsDown:  # without nft there are none
+        return set()
 
 
 if __name__ == "__main__":

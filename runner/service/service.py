@@ -15,7 +15,7 @@ from runner.execution.attempt import OnEnd, OnStart, resume_attempt, run, run_at
 from runner.execution.cancellation import see_through
 from runner.execution.log import Log
 from runner.execution.marker import Marker
-from runner.execution.options import Note, Notes, Settings
+from runner.execution.options import Note, Notes, Settings, StepNote
 from runner.job import Job
 from runner.outcome import BadRequest, Limit, Outcome, SandboxLost, SetupFailed
 from runner.service.housekeeping import Housekeeper
@@ -274,6 +274,8 @@ class Service:
 
     async def _run(self, record: Record) -> Outcome:
         def tell(note: Note) -> None:
+            if isinstance(note, StepNote):
+                record.note(note)
             _logger.info("job %s: %s", record.id, note.text)
 
         async def on_end(outcome: Outcome) -> None:

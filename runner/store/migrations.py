@@ -75,6 +75,11 @@ _FIRST: Final = (
     """,
 )
 
+_STEPS: Final = (
+    # How far the steps of a job are, as JSON: all of them wait until it is settled, for what is live is not written.
+    "ALTER TABLE job ADD COLUMN steps TEXT",
+)
+
 #: There is a row while nothing that waits may start, over restarts too.
 _HOLD: Final = (
     """
@@ -87,4 +92,4 @@ _HOLD: Final = (
 )
 
 #: `PRAGMA user_version` counts the steps that were done.
-MIGRATIONS: Final = (_FIRST, _HOLD)
+MIGRATIONS: Final = (_FIRST, _STEPS, _HOLD)

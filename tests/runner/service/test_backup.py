@@ -23,11 +23,11 @@ from runner.store.states import JobState
 from runner.store.tokens import Scope
 from tests.e2e.conftest import RUNNER
 from tests.runner.conftest import FakeLeases
+from tests.runner.service.conftest import Host
 from tests.runner.service.state import State, locked
 from tests.runner.service.test_records import finished, started
-from tests.runner.service.test_service import Host, gate, host, up, waiting
+from tests.runner.service.test_service import up, waiting
 
-__all__ = ["gate", "host"]
 pytestmark = pytest.mark.anyio
 
 

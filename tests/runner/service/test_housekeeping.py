@@ -17,11 +17,11 @@ from runner.service.records import Records
 from runner.service.retention import Retention
 from runner.service.watermark import Disk, Room
 from tests.runner.conftest import until
+from tests.runner.service.conftest import Host
 from tests.runner.service.state import State, locked
 from tests.runner.service.test_records import finished, started
-from tests.runner.service.test_service import Host, gate, host, up, waiting
+from tests.runner.service.test_service import up, waiting
 
-__all__ = ["gate", "host"]
 pytestmark = pytest.mark.anyio
 GIB = 1024**3
 
