@@ -7,21 +7,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Final
 
 import typer
 
-from runner.commands.serve import DEFAULT_STATE
+from runner.config.model import Config
 from runner.errors import InputError
 
 app = typer.Typer()
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="The backup; - for standard input or output.")]
+_DEFAULT: Final = Config().state
 State = Annotated[Path, typer.Option(help="The service's state folder.")]
 
 
 @app.command()
-def backup(file: File, state: State = DEFAULT_STATE) -> None:
+def backup(file: File, state: State = _DEFAULT) -> None:
     """Write the state of a service, which may run, into one new file: jobs, logs, tokens, and the key of its secrets.
 
     Whoever has the file can read the secrets of the jobs that had not ended.
@@ -34,7 +35,7 @@ def backup(file: File, state: State = DEFAULT_STATE) -> None:
 
 
 @app.command()
-def restore(file: File, state: State = DEFAULT_STATE) -> None:
+def restore(file: File, state: State = _DEFAULT) -> None:
     """Put a backup into an empty state folder. The service starts drained: jobs that waited may have been run since."""
     from runner.service import backup as backups  # noqa: PLC0415 - as above
 

@@ -13,8 +13,8 @@ from typing import Final
 from runner import spool
 from runner.errors import StateError
 from runner.service.records import Records
-from runner.service.retention import Retention, to_forget
-from runner.service.watermark import Disk, Marks, Room, judge
+from runner.service.retention import RETENTION, Retention, to_forget
+from runner.service.watermark import MARKS, Disk, Marks, Room, judge
 
 _logger = logging.getLogger(__name__)
 
@@ -22,8 +22,6 @@ _logger = logging.getLogger(__name__)
 _LOOK: Final = 1.0
 #: Seconds between two looks for old jobs.
 _SWEEP: Final = 60.0
-RETENTION: Final = Retention()
-MARKS: Final = Marks()
 
 
 def room_of(folder: Path) -> Room:

@@ -264,8 +264,13 @@ def test_purge_finds_a_firewall_table_without_a_sandbox(command: Command, api: A
     assert done.stdout.splitlines()[1:] == ["table inet sandbox_99999999"], done.stderr
 
 
-def test_purge_guesses_nothing_and_tells_what_there_is(command: Command, api: Api) -> None:  # noqa: F811
+def test_purge_guesses_nothing_and_tells_what_there_is(
+    command: Command,
+    api: Api,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     use(command, api)
+    monkeypatch.setattr(cli, "walled", set)
     api.things["containers"] = [{"Id": "mine", "Labels": MINE}, {"Id": "foreign", "Labels": FOREIGN}]
     code, line = command.fails("purge")
     assert code == 78
