@@ -1,7 +1,6 @@
 """The `sandbox` command: arguments in, text and exit codes out. Errors become a line and a code only here."""
 
 import json
-import logging
 import queue
 import signal
 import sys
@@ -39,6 +38,7 @@ from sandbox.keeper.home import DEFAULT_HOME, Home
 from sandbox.keeper.keeper import Keeper
 from sandbox.keeper.server import KeeperServer
 from sandbox.keeper.watch import HostWatch
+from sandbox.logs import Action, Events, Format, configure
 from sandbox.network import Walls, WallsDown
 from sandbox.template import InstallationId
 
@@ -88,6 +88,9 @@ def keeper(
     group: Annotated[str | None, typer.Option(help="Group, by name or number, that may use the socket.")] = None,
     home: Annotated[Path, typer.Option(readable=False, help="State folder.")] = Path(DEFAULT_HOME),
     patience: Annotated[float, typer.Option(help="Seconds to wait for running jobs when stopped.")] = 300.0,
+    log_format: Annotated[
+        Format, typer.Option(envvar="SANDBOX_LOG_FORMAT", help="For people or for machines.")
+    ] = Format.TEXT,
 ) -> None:
     """Run the keeper: it holds the Docker socket, keeps sandboxes warm and lends them over its own socket.
 
@@ -95,7 +98,7 @@ def keeper(
     USR1 stops at once and leaves every sandbox and job as it is: the next keeper of the same state folder goes on.
     HUP reads the configuration anew: networks change at once, the rest for sandboxes that are made from then on.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    configure(log_format)
     watch = HostWatch()
     the_keeper = Keeper(config.load(configuration), Engine(watch=watch.observe), Home(home), watch=watch)
     # The socket first: a second keeper must be refused before it removes what it takes for leftovers.
@@ -122,7 +125,7 @@ def _reread(the_keeper: Keeper, configuration: Path | None) -> None:
     try:
         the_keeper.follow(config.load(configuration))
     except ConfigError as error:
-        logging.getLogger("keeper").error("the configuration was left as it was: %s", error)  # noqa: TRY400
+        Events("keeper").error(Action.CONFIGURATION_REFUSED, f"the configuration was left as it was: {error}")
 
 
 @app.command()

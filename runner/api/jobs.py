@@ -3,7 +3,6 @@
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Final
@@ -15,13 +14,14 @@ from pydantic import ValidationError
 from runner.api.access import Access
 from runner.api.models import JobPage, JobRequest, JobView
 from runner.api.problems import ApiError
+from runner.logs import Action, Events
 from runner.service.record import Record
 from runner.service.service import Service
 from runner.store import jobs as submission
 from runner.store.states import JobState
 from runner.store.tokens import Scope, TokenFacts
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Largest request body in bytes: a script of the largest size, with JSON's escapes.
 MAX_BODY: Final = 160 * 1024 * 1024
@@ -49,7 +49,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
         body = await _bounded_body(request)
         name = submission.Request(idempotency_key, body) if idempotency_key else None
         record = await service.submit(_parse(body).to_job(), name)
-        _logger.info("job %s: submitted by %s", record.id, client.name)
+        _events.info(Action.SUBMITTED, f"submitted by {client.name}", job=record.id, who=client.name)
         return _view(service, record.id)
 
     @jobs.get("", dependencies=[reader])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 import ssl
 from collections.abc import Iterator
@@ -16,8 +15,6 @@ import uvicorn
 from fastapi import FastAPI
 
 from runner.errors import InputError, StateError
-
-_logger = logging.getLogger(__name__)
 
 #: Seconds that followers of a log have to read its end when the service stops.
 LAST_READS = 5
@@ -86,6 +83,7 @@ async def serve(service: Works, app: FastAPI, host: str, port: int, tls: Tls | N
         host=host,
         port=port,
         log_level="warning",
+        log_config=None,  # what uvicorn tells is written as ours is
         timeout_graceful_shutdown=LAST_READS,
         lifespan="off",
         ssl_certfile=tls.certificate if tls else None,

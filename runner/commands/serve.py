@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -26,6 +24,7 @@ from runner.commands.options import (
 from runner.errors import BadJobError
 from runner.execution.options import Settings
 from runner.keeper_leases import DEFAULT_KEEPER
+from runner.logs import Action, Events, Format, configure
 
 if TYPE_CHECKING:
     from runner.gitlab.options import Options as GitLabOptions
@@ -47,6 +46,9 @@ def serve(
         Path | None, typer.Option(envvar="RUNNER_TLS_CERTIFICATE", help="Serve HTTPS with this certificate (PEM).")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(envvar="RUNNER_TLS_KEY", help="Its key (PEM).")] = None,
+    log_format: Annotated[
+        Format, typer.Option(envvar="RUNNER_LOG_FORMAT", help="For people or for machines.")
+    ] = Format.TEXT,
     keeper: KeeperSocket = DEFAULT_KEEPER,
     address: Addresses = None,
     identity: Identity = None,
@@ -81,7 +83,7 @@ def serve(
     USR1 detaches, for a restart or an upgrade: the service exits within seconds and leaves running jobs running and
     waiting ones waiting. Started again with the same --state, it goes on with them. So it does after a crash.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    configure(log_format)
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise BadJobError(f"--listen {listen} is not HOST:PORT, such as {DEFAULT_LISTEN}.")
@@ -156,8 +158,7 @@ async def _serve(how: _Serving, source: Source) -> None:
     standby = Standby(noted, source.ready) if source.ready else None
     service = Service(noted, records, how.slots, standby, source.adapt(SETTINGS), how.per_key, how.labels)
     where = f"{'https' if tls else 'http'}://{how.host}:{how.port}"
-    logging.getLogger("runner").info("serving on %s; the API token is in %s", where, home.token)
+    Events("runner").info(Action.SERVING, f"serving on {where}; the API token is in {home.token}")
     working = beside(service, source.leases, home.gitlab, how.gitlab)
     await serve_api(working, make_app(service, token, home.tokens), how.host, how.port, tls)
-    logging.shutdown()
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes

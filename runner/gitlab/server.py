@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -19,8 +18,9 @@ from runner.gitlab.live import Live
 from runner.gitlab.managers import Manager, Managers
 from runner.gitlab.stages import Stage
 from runner.gitlab.wire import Done, End, Request, SystemFailed, Verb
+from runner.logs import Action, Events
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Seconds for a hook to say what it wants.
 REQUEST_DEADLINE: Final = 60.0
@@ -136,7 +136,7 @@ class Server:
                     stack.callback(hook.close)
                     request = await hook.request()
             except (OSError, TimeoutError, EOFError, GitLabError) as error:
-                _logger.info("a hook's request cannot be read: %s", error)
+                _events.info(Action.HOOK_UNREADABLE, f"a hook's request cannot be read: {error}")
                 connection.close()
                 return
             listening = asyncio.create_task(hook.listen())
@@ -151,8 +151,8 @@ class Server:
             raise
         except RunnerError as error:
             return SystemFailed(str(error))
-        except Exception:  # whatever it is, the hook gets an answer
-            _logger.exception("a hook met a defect in the runner")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the hook gets an answer
+            _events.error(Action.DEFECT, "a hook met a defect in the runner", error=error)
             return SystemFailed("The runner met an error of its own. Please report it with the runner's log.")
 
     async def _config(self, request: Request, hook: Hook, manager: Manager) -> End:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,11 +15,12 @@ from runner.execution.cancellation import Cancellation
 from runner.execution.log import DEFAULT_LIMIT, Log
 from runner.execution.marker import Marker
 from runner.execution.redact import Redactor
+from runner.logs import Action, Events
 from runner.outcome import Outcome
 from runner.store.jobs import Entry, Jobs, Result, fit
 from runner.store.states import JobState
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 
 class Record:
@@ -80,7 +80,8 @@ class Record:
         try:
             await asyncio.to_thread(self._jobs.cancel, self.id, by)
         except StateError as error:  # a full disk must not keep a job running
-            _logger.warning("job %s: a restart would forget that it was cancelled: %s", self.id, error)
+            what = f"a restart would forget that it was cancelled: {error}"
+            _events.warning(Action.STORE_FAILED, what, job=self.id)
         self.cancellation.request(by)
 
     async def settle(self, outcome: Outcome) -> None:

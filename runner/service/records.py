@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import re
 from pathlib import Path
 from typing import Final
@@ -12,11 +11,12 @@ from weakref import WeakValueDictionary
 
 from runner.errors import StateError
 from runner.job import Job
+from runner.logs import Action, Events
 from runner.service.record import Record, complete
 from runner.store.jobs import Jobs, Request, Summary
 from runner.store.states import JobState
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Finished jobs that are remembered; older ones go.
 KEPT: Final = 1000
@@ -118,4 +118,4 @@ class Records:
                 assert entry.result
                 complete(self._jobs, job_id, self._logs / job_id, entry.result)
             except StateError as error:
-                _logger.warning("%s The next start tries again.", error)
+                _events.warning(Action.STORE_FAILED, f"{error} The next start tries again.", job=job_id)

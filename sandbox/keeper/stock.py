@@ -1,6 +1,5 @@
 """The sandboxes of one keeper, shared by its threads: the pool, what each was made as, and the records of both."""
 
-import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -8,11 +7,12 @@ from collections.abc import Mapping
 from sandbox.errors import Fault
 from sandbox.keeper.builder import Built
 from sandbox.keeper.records import Records
+from sandbox.logs import Action, Events
 from sandbox.pool import Pool, Sandbox, Want
 from sandbox.profile import Profile
 from sandbox.state import State, is_alive
 
-log = logging.getLogger("keeper")
+events = Events("keeper")
 
 
 class Stock:
@@ -62,9 +62,9 @@ class Stock:
             sandbox = self.pool.condemn(name, fault, reason, time.monotonic())
             if not fault.is_quiet:
                 self.trouble = reason
-            level = logging.INFO if fault.is_quiet else logging.WARNING
+            tell = events.info if fault.is_quiet else events.warning
             then = "It is held for a person." if sandbox.state is State.HELD else "It is recreated."
-            log.log(level, "%s: condemned (%s): %s %s", sandbox.name, fault, reason, then)
+            tell(Action.CONDEMNED, f"condemned ({fault}): {reason} {then}", sandbox=name)
             self.changed.notify_all()
 
     def end_what_ran_out(self, now: float) -> None:

@@ -1,13 +1,14 @@
 """What is thought of the host, shared by the keeper's threads, and told in the log when that changes."""
 
-import logging
 import threading
 import time
 
 from sandbox.health import Blame, Event, HostHealth, HostState
-from sandbox.pool import Action, Create, Destroy, Probe
+from sandbox.logs import Action, Events
+from sandbox.pool import Action as Act
+from sandbox.pool import Create, Destroy, Probe
 
-log = logging.getLogger("keeper")
+events = Events("keeper")
 
 
 class HostWatch:
@@ -42,7 +43,7 @@ class HostWatch:
         with self._lock:
             return self._health.listing_due(time.monotonic())
 
-    def admits(self, action: Action) -> bool:
+    def admits(self, action: Act) -> bool:
         """Whether this may be done now; asked right before it is done."""
         now = time.monotonic()
         with self._lock:
@@ -64,5 +65,5 @@ class HostWatch:
         now = (self._health.state, self._health.blame)
         if now != self._told:
             self._told = now
-            level = logging.INFO if now == (HostState.WELL, Blame.NOBODY) else logging.WARNING
-            log.log(level, "the host is %s. %s", self._health.state, self._health.sentence)
+            tell = events.info if now == (HostState.WELL, Blame.NOBODY) else events.warning
+            tell(Action.HOST_CHANGED, f"the host is {self._health.state}. {self._health.sentence}")

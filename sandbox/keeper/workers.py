@@ -1,6 +1,5 @@
 """What a keeper does to its sandboxes in the background, each act on a thread of its own: make, look at, remove."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -16,12 +15,14 @@ from sandbox.keeper.home import Home
 from sandbox.keeper.stock import Stock
 from sandbox.keeper.storage import Storage
 from sandbox.keeper.watch import HostWatch
+from sandbox.logs import Action, Events
 from sandbox.network import WallsDown
-from sandbox.pool import Action, Create, Destroy, Probe
+from sandbox.pool import Action as Act
+from sandbox.pool import Create, Destroy, Probe
 from sandbox.state import State
 from sandbox.template import SandboxName
 
-log = logging.getLogger("keeper")
+events = Events("keeper")
 
 _WORKERS = 16
 FROZEN_DEADLINE = 30.0
@@ -52,7 +53,7 @@ class Workers:
         self._stopping = threading.Event()
         self._strangers: set[str] = set()
 
-    def begin(self, action: Action) -> None:
+    def begin(self, action: Act) -> None:
         """Start an action of the pool's plan. The stock's lock is held."""
         pool, now = self._stock.pool, time.monotonic()
         match action:
@@ -112,9 +113,8 @@ class Workers:
         built = self._builder.build(name, profile, stock.pool.profiles[profile], started)
         stock.add(str(name), built)
         took = time.monotonic() - began
-        log.info(
-            "%s: ready after %.1f s (runtime %s, inner Docker %s)", name, took, built.runtime, built.docker_version
-        )
+        how = f"ready after {took:.1f} s (runtime {built.runtime}, inner Docker {built.docker_version})"
+        events.info(Action.READY, how, sandbox=str(name))
 
     def _inspect(self, name: str, clean: bool) -> None:
         stock = self._stock
@@ -150,7 +150,7 @@ class Workers:
         try:
             self._builder.remove(name)
         except EngineError as error:
-            log.error("%s: could not be removed, will try again: %s", name, error)  # noqa: TRY400
+            events.error(Action.REMOVAL_FAILED, f"could not be removed, will try again: {error}", sandbox=str(name))
             with stock.changed:
                 stock.trouble = str(error)
                 stock.pool.stuck(str(name), time.monotonic())
@@ -167,9 +167,9 @@ class Workers:
     def _remove_stranger(self, name: str) -> None:
         try:
             self._engine.remove(self._home.installation, name)
-            log.info("%s: removed; it was finished after it had been given up", name)
+            events.info(Action.REMOVED_LATE, "removed; it was finished after it had been given up", sandbox=name)
         except EngineError as error:
-            log.warning("%s: could not be removed: %s", name, error)
+            events.warning(Action.REMOVAL_FAILED, f"could not be removed: {error}", sandbox=name)
         finally:
             self._strangers.discard(name)
 
@@ -177,8 +177,8 @@ class Workers:
         def guarded() -> None:
             try:
                 act(*arguments)
-            except Exception:
-                log.exception("%s: a defect in the keeper", name)
+            except Exception as error:  # noqa: BLE001 - the keeper goes on without this sandbox
+                events.error(Action.DEFECT, "a defect in the keeper", error=error, sandbox=name)
                 self._after_defect(name)
 
         if not self._stopping.is_set():  # else everything is about to be removed, or left as it is

@@ -1,0 +1,82 @@
+"""What the runner tells in its log: its actions. How they are written is `sandbox.logs`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from sandbox.logs import EventLog, Format, Subject, configure
+
+__all__ = ["Action", "Events", "Format", "Subject", "configure"]
+
+
+class Action(StrEnum):
+    """What happened, by a name that does not change. `docs/logs.md` has them all."""
+
+    SERVING = "serving"
+    """The service takes jobs from now on."""
+    FOUND_AGAIN = "found_again"
+    """Jobs of an earlier life of the service go on."""
+    DRAINING = "draining"
+    """No more jobs are taken; what was taken still runs."""
+    STOPPING = "stopping"
+    """What runs is ended."""
+    DETACHING = "detaching"
+    """The service leaves, and what runs is left running for its next life."""
+    SUBMITTED = "submitted"
+    """A client handed a job in."""
+    QUEUED = "queued"
+    """A job waits, and is on disk."""
+    LENDING = "lending"
+    """A sandbox is asked for."""
+    LEASED = "leased"
+    """There is a sandbox."""
+    CAVEAT = "caveat"
+    """The sandbox is not all that it could be."""
+    RETRY = "retry"
+    """A sandbox broke before anything was sent, and another one is tried."""
+    STARTED = "started"
+    """The script was sent to the sandbox."""
+    LOST = "lost"
+    """The connection to the sandbox broke; a new one is tried."""
+    RESUMED = "resumed"
+    """The script was found again in the sandbox."""
+    REMARK = "remark"
+    """Something about the job that its user should know."""
+    ENDED = "ended"
+    """A job has its outcome."""
+    CONDEMNED = "condemned"
+    """A sandbox is not used again."""
+    NOTE = "note"
+    """Anything else on a job's way."""
+    LEFT = "left"
+    """A job is left for the next life of the service."""
+    OVER = "over"
+    """A GitLab job is over: its cleanup came, nobody came for it, or the service was stopped."""
+    STORE_FAILED = "store_failed"
+    """Something could not be written to the state folder, or read from it; it is tried again."""
+    STANDBY_FAILED = "standby_failed"
+    """No sandbox is prepared in advance; jobs start a moment later."""
+    LEASE_RETURNED = "lease_returned"
+    """A sandbox that an earlier life of the service had leased was given back."""
+    LEASE_CALL_FAILED = "lease_call_failed"
+    """A lease could not be renewed, given back or ended as it should."""
+    HOOK_UNREADABLE = "hook_unreadable"
+    """What connected as gitlab-runner's hook sent no request."""
+    TOKEN_CREATED = "token_created"  # noqa: S105 - a name
+    """A token of the API was made."""
+    TOKEN_REVOKED = "token_revoked"  # noqa: S105 - a name
+    """A token of the API is worth nothing any more."""
+    DEFECT = "defect"
+    """The runner met an error of its own. Please report it."""
+
+    @classmethod
+    def of_note(cls, name: str) -> Action:
+        """The action of a note on an attempt's way (`runner.execution.options.Note`)."""
+        return cls(name) if name in _NAMES else cls.NOTE
+
+
+_NAMES = frozenset(Action)
+
+
+class Events(EventLog[Action]):
+    """Events of this package."""
