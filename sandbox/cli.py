@@ -36,6 +36,7 @@ from sandbox.keeper import protocol
 from sandbox.keeper.client import KeeperClient
 from sandbox.keeper.home import DEFAULT_HOME, Home
 from sandbox.keeper.keeper import Keeper
+from sandbox.keeper.metrics import Metrics
 from sandbox.keeper.server import KeeperServer
 from sandbox.keeper.watch import HostWatch
 from sandbox.logs import Action, Events, Format, configure
@@ -99,8 +100,10 @@ def keeper(
     HUP reads the configuration anew: networks change at once, the rest for sandboxes that are made from then on.
     """
     configure(log_format)
-    watch = HostWatch()
-    the_keeper = Keeper(config.load(configuration), Engine(watch=watch.observe), Home(home), watch=watch)
+    settings = config.load(configuration)
+    metrics = Metrics(settings.profiles)
+    watch = HostWatch(metrics)
+    the_keeper = Keeper(settings, Engine(watch=watch.observe), Home(home), watch=watch, metrics=metrics)
     # The socket first: a second keeper must be refused before it removes what it takes for leftovers.
     with KeeperServer(run_folder, the_keeper.verbs, group) as server:
         the_keeper.start()
@@ -135,6 +138,15 @@ def ping(keeper: KeeperSocket = _DEFAULT_SOCKET) -> None:
     print(pong.message)
     if not pong.fit:
         raise typer.Exit(1)
+
+
+@app.command("metrics")
+def print_metrics(keeper: KeeperSocket = _DEFAULT_SOCKET) -> None:
+    """Print what the keeper counts and times, in Prometheus's text format (docs/metrics.md).
+
+    Where there is a runner, its /metrics has the same. Without one: a cron job that writes this for node_exporter.
+    """
+    print(KeeperClient(keeper).metrics(), end="")
 
 
 @app.command()

@@ -110,6 +110,12 @@ class DiskWatcher:
         with self._looked:
             return self._looked.wait_for(lambda: name not in self._held, max(0.0, deadline - time.monotonic()))
 
+    @property
+    def rooms(self) -> list[Room]:
+        """The file systems that are watched, as they were at the last look."""
+        with self._looked:
+            return self._watch.rooms
+
     def usage(self, name: str) -> Usage | None:
         """What a sandbox took when it was last measured."""
         with self._looked:

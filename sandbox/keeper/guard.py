@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sandbox import host
 from sandbox.config import KeeperConfig
 from sandbox.logs import Action, Events
-from sandbox.network import Policy, Wall, Walls, WallState, policy, require_bridge
+from sandbox.network import Count, Policy, Refusal, Wall, Walls, WallState, policy, require_bridge
 from sandbox.template import SandboxName
 
 events = Events("keeper")
@@ -66,6 +66,10 @@ class Guard:
         if self._walls.ensure(others) is WallState.PUT_BACK:
             what = "somebody had removed or changed the walls around the sandboxes; they are back"
             events.warning(Action.WALLS_PUT_BACK, what)
+
+    def counters(self) -> Mapping[Refusal, Count]:
+        """What the walls have dropped. Raises `WallsDown` when they cannot be seen."""
+        return self._walls.counters()
 
     def take_down(self) -> None:
         """Take the walls away: there is no sandbox any more. Raises `WallsDown`."""

@@ -13,6 +13,7 @@ from sandbox.keeper.adoption import adoptable
 from sandbox.keeper.builder import Builder
 from sandbox.keeper.guard import Guard
 from sandbox.keeper.home import Home
+from sandbox.keeper.metrics import Metrics
 from sandbox.keeper.records import Records
 from sandbox.keeper.stock import Stock
 from sandbox.keeper.storage import Storage
@@ -48,19 +49,30 @@ class Keeper:
         builder: Builder | None = None,
         walls: Walls | None = None,
         watch: HostWatch | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
-        """`watch` must be what the engine tells of its calls."""
+        """`watch` must be what the engine tells of its calls; `metrics` is what the watch counts with."""
         self._engine = engine
         self._builder = builder or Builder(engine, config.network_range)
         self._home = home
         self._records = Records(home.records)
         self._stock = Stock(config.profiles, self._records)
         self._guard = Guard(config, walls or Walls(home.installation))
-        self._watch = watch or HostWatch()
+        metrics = metrics or Metrics(config.profiles)
+        self._watch = watch or HostWatch(metrics)
         self._storage = Storage(config, self._stock, engine)
-        self._workers = Workers(self._stock, engine, self._builder, self._guard, self._watch, self._storage, home)
+        self._workers = Workers(
+            self._stock, engine, self._builder, self._guard, self._watch, self._storage, home, metrics
+        )
         self.verbs = Verbs(
-            home.installation, self._stock, self._builder, self._guard, self._watch, self._storage, self._workers
+            home.installation,
+            self._stock,
+            self._builder,
+            self._guard,
+            self._watch,
+            self._storage,
+            self._workers,
+            metrics,
         )
         self._stopping = threading.Event()
         self._hurried = threading.Event()

@@ -96,6 +96,7 @@ _ANSWERS: Final[Mapping[type[protocol.Message], _Answer]] = {
     protocol.Condemn: lambda verbs, request: verbs.condemn(request),
     protocol.List: lambda verbs, _: verbs.listing(),
     protocol.Ping: lambda verbs, _: verbs.ping(),
+    protocol.Measure: lambda verbs, _: verbs.measure(),
     protocol.Inspect: lambda verbs, request: verbs.inspect(request),
     protocol.Hold: lambda verbs, request: verbs.hold(request),
     protocol.Release: lambda verbs, request: verbs.release(request),

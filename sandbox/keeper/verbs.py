@@ -10,7 +10,9 @@ from sandbox.errors import EngineError, Fault, KeeperRefused, NoWayIn, SandboxFa
 from sandbox.inspection.judge import ReasonKind
 from sandbox.keeper import protocol
 from sandbox.keeper.builder import Builder, Built, as_fault
+from sandbox.keeper.gauges import Gauges
 from sandbox.keeper.guard import Guard
+from sandbox.keeper.metrics import Metrics
 from sandbox.keeper.stock import Stock
 from sandbox.keeper.storage import Storage
 from sandbox.keeper.watch import HostWatch
@@ -43,6 +45,7 @@ class Verbs:
         watch: HostWatch,
         storage: Storage,
         workers: Workers,
+        metrics: Metrics,
     ) -> None:
         self._installation = installation
         self._stock = stock
@@ -51,6 +54,8 @@ class Verbs:
         self._watch = watch
         self._storage = storage
         self._workers = workers
+        self._metrics = metrics
+        self._gauges = Gauges(metrics, stock, guard, watch, storage)
         self._closed = threading.Event()
 
     def close(self) -> None:
@@ -67,12 +72,14 @@ class Verbs:
         if request.profile not in profiles:
             known = ", ".join(profiles)
             raise KeeperRefused(f"There is no profile {request.profile}; the keeper's configuration has: {known}.")
-        deadline = time.monotonic() + request.wait
+        began = time.monotonic()
+        deadline = began + request.wait
         while True:
             sandbox, built = self._take(request, deadline)
             self._refuse_without_walls(request)
             with suppress(SandboxFault):  # it is condemned, and there are others
                 connection = self._connect(sandbox.name, built)
+                self._metrics.lend.labels(request.profile).observe(time.monotonic() - began)
                 to = request.attempt
                 events.info(Action.LENT, f"lent to attempt {to}", sandbox=sandbox.name, attempt=to)
                 return _grant(sandbox, built), connection
@@ -167,6 +174,10 @@ class Verbs:
         if lacking:
             wrong = f"No sandbox for: {', '.join(lacking)}. {wrong or f'Last trouble: {self._stock.trouble}'}"
         return protocol.Pong(fit=not lacking and self._host_can(), message=wrong or "ready")
+
+    def measure(self) -> protocol.Measured:
+        """What is counted, timed, and so now."""
+        return protocol.Measured(text=self._gauges.text())
 
     def inspect(self, request: protocol.Inspect) -> protocol.Findings:
         """Look at a sandbox from outside; of one that is gone, say why it went. Raises `KeeperRefused`."""

@@ -4,6 +4,7 @@ import threading
 import time
 
 from sandbox.health import Blame, Event, HostHealth, HostState
+from sandbox.keeper.metrics import Metrics
 from sandbox.logs import Action, Events
 from sandbox.pool import Action as Act
 from sandbox.pool import Create, Destroy, Probe
@@ -14,7 +15,8 @@ events = Events("keeper")
 class HostWatch:
     """Hears of everything that is asked of the engine, and says what may be done. Never asks the engine itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics or Metrics()
         self._lock = threading.Lock()
         self._health = HostHealth(time.monotonic())
         self._told = (HostState.WELL, Blame.NOBODY)
@@ -22,6 +24,7 @@ class HostWatch:
     def observe(self, event: Event) -> None:
         """Something happened."""
         with self._lock:
+            self._metrics.observe(event)
             self._health.observe(event, time.monotonic())
             self._tell()
 
@@ -31,6 +34,12 @@ class HostWatch:
             self._health.look(time.monotonic())
             self._tell()
             return self._health.state, self._health.sentence
+
+    @property
+    def open_breakers(self) -> frozenset[str]:
+        """The profiles of which every new sandbox fails."""
+        with self._lock:
+            return self._health.open_breakers
 
     def may_lend(self) -> bool:
         """Whether a sandbox may be lent: one on a wedged host would break under its job."""

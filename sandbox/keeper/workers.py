@@ -12,6 +12,7 @@ from sandbox.health import CreationBegan, CreationEnded, FreshUnfit
 from sandbox.keeper.builder import Builder, as_fault
 from sandbox.keeper.guard import Guard
 from sandbox.keeper.home import Home
+from sandbox.keeper.metrics import Metrics
 from sandbox.keeper.stock import Stock
 from sandbox.keeper.storage import Storage
 from sandbox.keeper.watch import HostWatch
@@ -41,6 +42,7 @@ class Workers:
         watch: HostWatch,
         storage: Storage,
         home: Home,
+        metrics: Metrics,
     ) -> None:
         self._stock = stock
         self._guard = guard
@@ -49,6 +51,7 @@ class Workers:
         self._watch = watch
         self._storage = storage
         self._home = home
+        self._metrics = metrics
         self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="keeper")
         self._stopping = threading.Event()
         self._strangers: set[str] = set()
@@ -113,6 +116,7 @@ class Workers:
         built = self._builder.build(name, profile, stock.pool.profiles[profile], started)
         stock.add(str(name), built)
         took = time.monotonic() - began
+        self._metrics.boot.labels(profile).observe(took)
         how = f"ready after {took:.1f} s (runtime {built.runtime}, inner Docker {built.docker_version})"
         events.info(Action.READY, how, sandbox=str(name))
 
@@ -121,10 +125,12 @@ class Workers:
         try:
             self._check_profile(name)
             self._storage.wait_while_frozen(name, time.monotonic() + FROZEN_DEADLINE)
-            self._builder.inspect(stock.built[name], clean)
+            with self._metrics.inspection.labels("job" if clean else "idle").time():
+                self._builder.inspect(stock.built[name], clean)
             fault = None
         except (SandboxFault, EngineError) as error:
             fault = as_fault(error)
+            self._metrics.found(fault.seen)
         with stock.changed:
             sandbox = stock.pool.get(name)
             if sandbox is None or sandbox.state is not State.INSPECTING:  # condemned or held meanwhile
