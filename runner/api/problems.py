@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+    reasons: list[str] = []
+    """Of `/ready`: why not, by names that do not change."""
 
 
 #: What the description of the API says of errors.
@@ -38,9 +41,10 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
 class ApiError(Exception):
     """A request that cannot be answered: the status, and a sentence with cause and next step."""
 
-    def __init__(self, status: HTTPStatus, detail: str) -> None:
+    def __init__(self, status: HTTPStatus, detail: str, reasons: Sequence[str] = ()) -> None:
         super().__init__(detail)
         self.status = status
+        self.reasons = reasons
 
 
 def add_problems(app: FastAPI) -> None:
@@ -48,7 +52,7 @@ def add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def api_error(_request: Request, error: ApiError) -> Response:
-        return _problem(error.status, str(error))
+        return _problem(error.status, str(error), error.reasons)
 
     @app.exception_handler(RunnerError)
     async def runner_error(_request: Request, error: RunnerError) -> Response:
@@ -64,6 +68,6 @@ def add_problems(app: FastAPI) -> None:
         return _problem(HTTPStatus(error.status_code), f"{error.detail}. The API is described at /openapi.json.")
 
 
-def _problem(status: HTTPStatus, detail: str) -> JSONResponse:
-    problem = Problem(title=status.phrase, status=status, detail=detail)
-    return JSONResponse(problem.model_dump(), status, media_type="application/problem+json")
+def _problem(status: HTTPStatus, detail: str, reasons: Sequence[str] = ()) -> JSONResponse:
+    problem = Problem(title=status.phrase, status=status, detail=detail, reasons=list(reasons))
+    return JSONResponse(problem.model_dump(exclude_defaults=True), status, media_type="application/problem+json")

@@ -145,6 +145,7 @@ async def _serve(how: _Serving, source: Source) -> None:
     from runner.api.server import serve as serve_api  # noqa: PLC0415
     from runner.api.token import Token  # noqa: PLC0415
     from runner.gitlab.beside import beside  # noqa: PLC0415
+    from runner.metrics import Metrics  # noqa: PLC0415
     from runner.service.home import Home  # noqa: PLC0415
     from runner.service.leases import NotedLeases  # noqa: PLC0415
     from runner.service.records import Records  # noqa: PLC0415
@@ -153,12 +154,14 @@ async def _serve(how: _Serving, source: Source) -> None:
 
     tls = Tls(*how.tls) if how.tls else None
     home = Home(how.state)
-    records, token = Records(home.jobs, home.logs), Token(home.token)
+    metrics = Metrics()
+    home.on_failure(metrics.store_errors.inc)
+    records, token = Records(home.jobs, home.logs, metrics), Token(home.token)
     noted = NotedLeases(source.leases, home.leases, how.slots)
     standby = Standby(noted, source.ready) if source.ready else None
     service = Service(noted, records, how.slots, standby, source.adapt(SETTINGS), how.per_key, how.labels)
     where = f"{'https' if tls else 'http'}://{how.host}:{how.port}"
     Events("runner").info(Action.SERVING, f"serving on {where}; the API token is in {home.token}")
     working = beside(service, source.leases, home.gitlab, how.gitlab)
-    await serve_api(working, make_app(service, token, home.tokens), how.host, how.port, tls)
+    await serve_api(working, make_app(service, token, home.tokens, source.metrics), how.host, how.port, tls)
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes

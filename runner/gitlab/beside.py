@@ -16,8 +16,9 @@ def beside(service: Service, leases: LeaseSource, folder: Path, options: Options
     """Return the service, with GitLab's jobs where hooks are listened for. Needs a running event loop."""
     if options.socket is None:
         return service
-    jobs = Jobs(leases, folder, options)
-    return Beside(service, jobs, Server(options.socket, jobs))
+    metrics = service.records.metrics
+    jobs = Jobs(leases, folder, options, metrics)
+    return Beside(service, jobs, Server(options.socket, jobs, metrics))
 
 
 class Beside:

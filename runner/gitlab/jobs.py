@@ -16,6 +16,7 @@ from runner.gitlab.options import Options
 from runner.gitlab.record import State
 from runner.gitlab.response import GitLabJob, parse
 from runner.logs import Action, Events
+from runner.metrics import Metrics
 
 _events = Events(__name__)
 
@@ -30,7 +31,7 @@ _LEAVE_DEADLINE: Final = 5.0
 class Jobs:
     """Jobs from `config` to `cleanup`, and those whose cleanup never comes."""
 
-    def __init__(self, leases: LeaseSource, folder: Path, options: Options) -> None:
+    def __init__(self, leases: LeaseSource, folder: Path, options: Options, metrics: Metrics) -> None:
         """Find the jobs of an earlier life. Needs a running event loop."""
         self._leases = leases
         self._folder = folder
@@ -39,6 +40,7 @@ class Jobs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._draining = self._detached = False
+        metrics.gitlab_jobs.set_function(lambda: len(self._live))
         for record in records.load(folder):
             live = Live(record, leases, options)
             if record.state is State.OVER:

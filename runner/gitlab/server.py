@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -16,9 +17,10 @@ from runner.gitlab import wire
 from runner.gitlab.jobs import Jobs
 from runner.gitlab.live import Live
 from runner.gitlab.managers import Manager, Managers
-from runner.gitlab.stages import Stage
+from runner.gitlab.stages import Stage, end_label, stage_label
 from runner.gitlab.wire import Done, End, Request, SystemFailed, Verb
 from runner.logs import Action, Events
+from runner.metrics import Metrics
 
 _events = Events(__name__)
 
@@ -86,9 +88,10 @@ class Hook:
 class Server:
     """Listens from `open` to `close`."""
 
-    def __init__(self, path: Path, jobs: Jobs) -> None:
+    def __init__(self, path: Path, jobs: Jobs, metrics: Metrics) -> None:
         self._path = path
         self._jobs = jobs
+        self._metrics = metrics
         self._hooks: set[asyncio.Task[None]] = set()
         self._managers = Managers()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -142,7 +145,14 @@ class Server:
             listening = asyncio.create_task(hook.listen())
             stack.callback(listening.cancel)
             with contextlib.suppress(DetachedError):  # without a last word, it asks the next life
-                await hook.finish(await self._answer(request, hook, manager))
+                await hook.finish(await self._timed(request, hook, manager))
+
+    async def _timed(self, request: Request, hook: Hook, manager: Manager) -> End:
+        began = time.monotonic()
+        end = await self._answer(request, hook, manager)
+        labels = (stage_label(request.stage) if request.verb is Verb.RUN else request.verb, end_label(end))
+        self._metrics.gitlab_stage.labels(*labels).observe(time.monotonic() - began)
+        return end
 
     async def _answer(self, request: Request, hook: Hook, manager: Manager) -> End:
         try:

@@ -17,6 +17,7 @@ from runner.execution.marker import Marker
 from runner.execution.redact import Redactor
 from runner.logs import Action, Events
 from runner.outcome import Outcome
+from runner.service.stopwatch import Stopwatch
 from runner.store.jobs import Entry, Jobs, Result, fit
 from runner.store.states import JobState
 
@@ -26,7 +27,7 @@ _events = Events(__name__)
 class Record:
     """One job. All methods belong to the event loop's thread."""
 
-    def __init__(self, jobs: Jobs, entry: Entry, log_path: Path) -> None:
+    def __init__(self, jobs: Jobs, entry: Entry, log_path: Path, watch: Stopwatch) -> None:
         self.id = entry.id
         #: Until it is finished; None too when only the marker of an earlier life could be read.
         self.job = entry.job
@@ -40,6 +41,7 @@ class Record:
         self.finished = asyncio.Event()
         self._begun = asyncio.Event()
         self._jobs = jobs
+        self._watch = watch
         if entry.cancelled_by:
             self.cancellation.request(entry.cancelled_by)
         if entry.problem:
@@ -66,12 +68,15 @@ class Record:
         redactor = Redactor(self.job.secrets.values()) if self.job and self.job.secrets else None
         self.log = Log.reopen(self.log_path, self.marker.log_limit if self.marker else DEFAULT_LIMIT, redactor)
         self._begun.set()
+        if not self.marker:
+            self._watch.began()
         return self.log
 
     def mark(self, marker: Marker) -> None:
         """Have the marker on disk. Raises StateError."""
         self._jobs.mark(self.id, marker)
         self.marker = marker
+        self._watch.sent()
 
     async def cancel(self, by: str) -> None:
         """Ask for its end, also for a later life of the service to know."""
@@ -99,6 +104,7 @@ class Record:
         result = Result(outcome, log.output if log else 0, closing)
         await asyncio.to_thread(self._settle, result, sync_log=log is not None)
         self.result = result
+        self._watch.settled(outcome, log)
 
     async def finish(self) -> None:
         """Have the last lines of a settled job's log there, and forget its secrets. Raises StateError; try again."""
@@ -109,6 +115,7 @@ class Record:
         self.job, self.marker, self.log = None, None, None
         self._begun.set()
         self.finished.set()
+        self._watch.finished()
 
     async def follow(self, offset: int) -> AsyncIterator[bytes]:
         """Yield the log from a byte offset on, to its end, live while the job runs."""

@@ -12,8 +12,10 @@ from weakref import WeakValueDictionary
 from runner.errors import StateError
 from runner.job import Job
 from runner.logs import Action, Events
+from runner.metrics import Metrics
 from runner.service.record import Record, complete
-from runner.store.jobs import Jobs, Request, Summary
+from runner.service.stopwatch import Stopwatch
+from runner.store.jobs import Entry, Jobs, Request, Summary
 from runner.store.states import JobState
 
 _events = Events(__name__)
@@ -30,7 +32,8 @@ class Records:
     Raises StateError when they cannot be used.
     """
 
-    def __init__(self, jobs: Jobs, logs: Path) -> None:
+    def __init__(self, jobs: Jobs, logs: Path, metrics: Metrics | None = None) -> None:
+        self.metrics: Final = metrics or Metrics()
         self._jobs = jobs
         self._logs = logs
         self._known: WeakValueDictionary[str, Record] = WeakValueDictionary()
@@ -48,8 +51,16 @@ class Records:
         """The job of that id, if it is known. There is one object for each job while anybody has it."""
         record = self._known.get(job_id)
         if record is None and (entry := self._jobs.get(job_id)):
-            record = self._known[job_id] = Record(self._jobs, entry, self._logs / job_id)
+            record = self._known[job_id] = self._new(entry)
         return record
+
+    def counts(self) -> tuple[dict[str, int], float | None]:
+        """How many there are in each state, and when the one was submitted that waits longest (since the epoch)."""
+        return self._jobs.counts()
+
+    def try_writing(self) -> None:
+        """See that something can be written."""
+        self._jobs.try_writing()
 
     def summary(self, job_id: str) -> Summary | None:
         """What anybody may know of a job."""
@@ -76,6 +87,7 @@ class Records:
         await self._forget_old()
         job_id, new = await asyncio.to_thread(self._jobs.add, job, request)
         self.waiting += int(new)
+        self.metrics.submitted.inc(new)
         record = self.get(job_id)
         assert record
         return record
@@ -93,6 +105,9 @@ class Records:
         taken = await asyncio.to_thread(self._jobs.take, record.id)
         self.waiting -= int(taken)
         return taken
+
+    def _new(self, entry: Entry) -> Record:
+        return Record(self._jobs, entry, self._logs / entry.id, Stopwatch(self.metrics, entry.submitted))
 
     def _all(self, ids: list[str]) -> list[Record]:
         return [record for job_id in ids if (record := self.get(job_id))]

@@ -253,6 +253,7 @@ class Service:
 
     async def _run(self, record: Record) -> Outcome:
         def tell(note: Note) -> None:
+            self.records.metrics.noted(note.action)
             _events.info(Action.of_note(note.action), note.text, job=record.id)
 
         async def on_end(outcome: Outcome) -> None:

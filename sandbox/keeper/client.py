@@ -64,8 +64,8 @@ class KeeperClient:
         """Is the keeper there, and fit?"""
         return self._ask(protocol.Ping(), protocol.Pong)
 
-    def metrics(self, deadline: float = ANSWER_DEADLINE) -> str:
-        """What the keeper counts and times, in Prometheus's text format, if it answers within so many seconds."""
+    def metrics(self, deadline: float | None = None) -> str:
+        """What the keeper counts and times, in Prometheus's text format; it has `deadline` seconds to answer."""
         return self._ask(protocol.Measure(), protocol.Measured, deadline).text
 
     def inspect(self, name: str) -> protocol.Findings:
@@ -102,8 +102,8 @@ class KeeperClient:
             connection.close()
             raise
 
-    def _ask(self, request: protocol.Message, expected: type[_R], deadline: float = ANSWER_DEADLINE) -> _R:
-        line, _ = self._exchange(request, deadline)
+    def _ask(self, request: protocol.Message, expected: type[_R], deadline: float | None = None) -> _R:
+        line, _ = self._exchange(request, deadline or ANSWER_DEADLINE)
         return _parse(line, expected)
 
     def _exchange(self, request: protocol.Message, deadline: float) -> tuple[bytes, list[int]]:
