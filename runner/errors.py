@@ -38,7 +38,11 @@ class RunnerError(Exception):
 
 
 class BadJobError(RunnerError):
-    """The job cannot be run as it was written."""
+    """The job cannot be run as it was written; `field` is the path to what is wrong, where it is one field."""
+
+    def __init__(self, message: str, *, field: tuple[int | str, ...] = ()) -> None:
+        super().__init__(f"{'.'.join(map(str, field))}: {message}" if field else message)
+        self.field = field
 
 
 class InputError(RunnerError):

@@ -38,6 +38,8 @@ class Action(StrEnum):
     """The script was sent to the sandbox."""
     LOST = "lost"
     """The connection to the sandbox broke; a new one is tried."""
+    STEP = "step"
+    """A step of a job began or is over."""
     RESUMED = "resumed"
     """The script was found again in the sandbox."""
     REMARK = "remark"

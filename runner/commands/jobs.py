@@ -41,7 +41,7 @@ def submit(
 
     With --wait, Ctrl-C leaves the job running.
     """
-    request = _parse(file).model_dump(exclude_defaults=True)
+    request = _parse(file).model_dump(exclude_defaults=True, by_alias=True)
     if secret:
         request["secrets"] = {**request.get("secrets", {}), **_from_environment(secret)}
     with client() as service:
@@ -84,6 +84,8 @@ def show(job: JobId, as_json: AsJson = False) -> None:
         print(json.dumps(view))
         return
     print(f"{view['id']}: {view['state']}, trust key {view['trust_key']}, submitted {when(view['submitted'])}")
+    if view["steps"]:
+        table(["STEP", "STATE", "EXIT CODE", "SECONDS"], map(_step, view["steps"]))
     if view["outcome"]:
         print(view["outcome"]["message"])
 
@@ -178,6 +180,12 @@ def _from_environment(names: list[str]) -> dict[str, str]:
 def _row(job: dict[str, Any]) -> list[str]:
     outcome = job["outcome"]["outcome"] if job["outcome"] else ""
     return [job["id"], job["state"], outcome, job["trust_key"], when(job["submitted"])]
+
+
+def _step(step: dict[str, Any]) -> list[str]:
+    state = step["state"] + (", which is allowed" if step["allowed"] else "")
+    code = str(step["exit_code"]) if step["state"] == "failed" else ""
+    return [step["name"], state, code, f"{step['seconds']:.1f}" if step["seconds"] else ""]
 
 
 def when(seconds: float) -> str:

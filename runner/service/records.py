@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
@@ -64,11 +65,12 @@ class Records:
 
     def summary(self, job_id: str) -> Summary | None:
         """What anybody may know of a job."""
-        return self._jobs.summary(job_id)
+        summary = self._jobs.summary(job_id)
+        return summary and self._live(summary)
 
     def page(self, limit: int, before: str | None, state: JobState | None) -> list[Summary]:
         """The newest jobs, those that were submitted before a certain one, in a certain state."""
-        return self._jobs.page(limit, before, state)
+        return [self._live(summary) for summary in self._jobs.page(limit, before, state)]
 
     def started(self) -> list[Record]:
         """The jobs of an earlier life that may be running, in the order in which they were submitted."""
@@ -108,6 +110,11 @@ class Records:
 
     def _new(self, entry: Entry) -> Record:
         return Record(self._jobs, entry, self._logs / entry.id, Stopwatch(self.metrics, entry.submitted))
+
+    def _live(self, summary: Summary) -> Summary:
+        """With what is not in the store while the job runs."""
+        record = self._known.get(summary.id)
+        return replace(summary, steps=record.steps) if record and record.steps else summary
 
     def _all(self, ids: list[str]) -> list[Record]:
         return [record for job_id in ids if (record := self.get(job_id))]

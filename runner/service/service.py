@@ -14,7 +14,7 @@ from runner.execution.attempt import OnEnd, OnStart, resume_attempt, run, run_at
 from runner.execution.cancellation import see_through
 from runner.execution.log import Log
 from runner.execution.marker import Marker
-from runner.execution.options import Note, Notes, Settings
+from runner.execution.options import Note, Notes, Settings, StepNote
 from runner.job import Job
 from runner.logs import Action, Events
 from runner.outcome import BadRequest, Limit, Outcome, SandboxLost, SetupFailed
@@ -253,6 +253,8 @@ class Service:
 
     async def _run(self, record: Record) -> Outcome:
         def tell(note: Note) -> None:
+            if isinstance(note, StepNote):
+                record.note(note)
             self.records.metrics.noted(note.action)
             _events.info(Action.of_note(note.action), note.text, job=record.id)
 

@@ -6,7 +6,8 @@ import json
 import sqlite3
 import time
 import uuid
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from runner import job as jobs
@@ -15,12 +16,13 @@ from runner.errors import RequestReusedError, StateError
 from runner.execution.marker import Marker
 from runner.job import Job
 from runner.outcome import BadRequest, Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed
+from runner.steps import StepProgress, StepState, waiting
 from runner.store import queue
 from runner.store.database import Database
 from runner.store.seal import Seal
 from runner.store.states import MOVES, JobState
 
-_SUMMARY: Final = "number, id, state, submitted, trust_key, priority, outcome"
+_SUMMARY: Final = "number, id, state, submitted, trust_key, priority, outcome, steps"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Summary:
     priority: int
     #: How it ended, from when that is on disk on.
     outcome: Outcome | None
+    steps: tuple[StepProgress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Result:
     output: int
     #: The runner's own lines, which follow the output.
     closing: bytes
+    #: How far its steps came.
+    steps: tuple[StepProgress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +102,11 @@ class Jobs:
             if request and (earlier := self._requested(connection, request.key, digest)):
                 return earlier, False
             number = connection.execute(
-                "INSERT INTO job (id, state, submitted, priority, trust_key, expires, request, request_digest) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO job (id, state, submitted, priority, trust_key, expires, request, request_digest, "
+                "steps) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     job_id, JobState.QUEUED, now, job.priority, job.trust_key, expires,
-                    request.key if request else None, digest,
+                    request.key if request else None, digest, _steps_to_json(waiting(job.steps)),
                 ),
             ).lastrowid  # fmt: skip
             assert number is not None
@@ -209,9 +214,15 @@ class Jobs:
         with self._database.transaction("The outcome cannot be written down") as connection:
             _move(connection, job_id, JobState.SETTLED)
             connection.execute(
-                "UPDATE job SET outcome = ?, output = ?, closing = ?, marker = NULL, cancelled_by = NULL "
+                "UPDATE job SET outcome = ?, output = ?, closing = ?, steps = ?, marker = NULL, cancelled_by = NULL "
                 "WHERE id = ? AND outcome IS NULL",
-                (json.dumps(outcomes.to_json(result.outcome)), result.output, result.closing.decode(), job_id),
+                (
+                    json.dumps(outcomes.to_json(result.outcome)),
+                    result.output,
+                    result.closing.decode(),
+                    _steps_to_json(result.steps),
+                    job_id,
+                ),
             )
             connection.execute("DELETE FROM content WHERE job = (SELECT number FROM job WHERE id = ?)", (job_id,))
 
@@ -295,11 +306,20 @@ def _note(connection: sqlite3.Connection, number: int, state: JobState) -> None:
 def _summary(row: sqlite3.Row) -> Summary:
     outcome = outcomes.from_json(json.loads(row["outcome"])) if row["outcome"] else None
     return Summary(
-        row["id"], JobState(row["state"]), row["submitted"], row["trust_key"], row["priority"], outcome
+        row["id"], JobState(row["state"]), row["submitted"], row["trust_key"], row["priority"], outcome, _steps(row)
     )  # fmt: skip
 
 
 def _result(row: sqlite3.Row) -> Result | None:
     if row["outcome"] is None:
         return None
-    return Result(outcomes.from_json(json.loads(row["outcome"])), row["output"], row["closing"].encode())
+    return Result(outcomes.from_json(json.loads(row["outcome"])), row["output"], row["closing"].encode(), _steps(row))
+
+
+def _steps(row: sqlite3.Row) -> tuple[StepProgress, ...]:
+    found = json.loads(row["steps"]) if row["steps"] else []
+    return tuple(StepProgress(**{**step, "state": StepState(step["state"])}) for step in found)
+
+
+def _steps_to_json(steps: Sequence[StepProgress]) -> str | None:
+    return json.dumps([asdict(step) for step in steps]) if steps else None

@@ -75,5 +75,10 @@ _FIRST: Final = (
     """,
 )
 
+_STEPS: Final = (
+    # How far the steps of a job are, as JSON: all of them wait until it is settled, for what is live is not written.
+    "ALTER TABLE job ADD COLUMN steps TEXT",
+)
+
 #: `PRAGMA user_version` counts the steps that were done.
-MIGRATIONS: Final = (_FIRST,)
+MIGRATIONS: Final = (_FIRST, _STEPS)

@@ -56,6 +56,7 @@ class Gauges(Collector):
             warm = {name: profile.warm for name, profile in pool.profiles.items()}
             states = Counter((sandbox.profile, sandbox.state) for sandbox in pool)
             condemned = {fault: pool.counts[fault] for fault in Fault}
+            refused = {profile: profile in pool.rollouts and bool(pool.rollouts[profile].refused) for profile in warm}
             waiting = Counter(want.profile for want in self._stock.wants)
         meaning = "Sandboxes, by where they are in their life"
         sandboxes = GaugeMetricFamily("sandbox_sandboxes", meaning, labels=["profile", "state"])
@@ -63,6 +64,8 @@ class Gauges(Collector):
             for state in _STATES:
                 sandboxes.add_metric([profile, state], states[profile, state])
         yield sandboxes
+        meaning = "Whether the profile's image was refused, and sandboxes are made from the one before"
+        yield _gauge("sandbox_image_refused", meaning, refused, "profile")
         yield _gauge("sandbox_warm", "Sandboxes that the configuration asks for", warm, "profile")
         meaning = "Requests for a sandbox that wait for one"
         yield _gauge("sandbox_requests_waiting", meaning, {profile: waiting[profile] for profile in warm}, "profile")

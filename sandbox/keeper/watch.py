@@ -7,7 +7,7 @@ from sandbox.health import Blame, Event, HostHealth, HostState
 from sandbox.keeper.metrics import Metrics
 from sandbox.logs import Action, Events
 from sandbox.pool import Action as Act
-from sandbox.pool import Create, Destroy, Probe
+from sandbox.pool import Create, Destroy, Probe, Replace, Try
 
 events = Events("keeper")
 
@@ -57,11 +57,11 @@ class HostWatch:
         now = time.monotonic()
         with self._lock:
             match action:
-                case Create(profile):
+                case Create(profile, _):
                     return self._health.admit_creation(profile, now)
                 case Destroy():
                     return self._health.admit_removal(now)
-                case Probe():
+                case Try() | Replace() | Probe():
                     return self._health.state is HostState.WELL
 
     def admits_trial(self, containers: frozenset[str]) -> str | None:

@@ -58,7 +58,7 @@ def notes() -> set[str]:
         for path, tree in modules()
         if path.startswith(("runner/execution", "runner/service"))
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Note"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Note", "StepNote")
     }
 
 
