@@ -50,10 +50,10 @@ def serving(target: Target, folder: Path) -> Iterator[dict[str, str]]:
     ready, loop = threading.Event(), asyncio.new_event_loop()
 
     async def serve() -> None:
-        jobs = Jobs(target, folder / "jobs", Options(socket=path, settings=target.settings()), Metrics())
+        jobs = Jobs(target, folder / "jobs", Options(socket=path, settings=target.settings()))
         server = Server(path, jobs, Metrics())
         server.open()
-        loop.add_reader(told, jobs.stop, "the measurement is over")
+        loop.add_reader(told, jobs.abort, "the measurement is over")
         ready.set()
         await jobs.work()
         server.close()

@@ -89,6 +89,8 @@ class Metrics:
         )
         self._slots: Final = self._gauge("runner_slots", "Jobs that may run at once")
         self._busy: Final = self._gauge("runner_slots_busy", "Slots that are taken")
+        self._free: Final = self._gauge("runner_disk_free_bytes", "What is free of the state folder's disk")
+        self._size: Final = self._gauge("runner_disk_size_bytes", "The size of the state folder's disk")
         self._unready: Final = self._gauge(
             "runner_unready", "Whether this keeps the service from being ready", "reason"
         )
@@ -106,13 +108,24 @@ class Metrics:
         if action in _NOTES:
             self._notes.labels(action).inc()
 
-    def show(self, jobs: Mapping[str, int], oldest: float, slots: tuple[int, int], unready: Mapping[str, bool]) -> None:
-        """What is so now: jobs by state, seconds that the oldest one waits, slots taken and in all, what is missing."""
+    def show(
+        self,
+        jobs: Mapping[str, int],
+        oldest: float,
+        slots: tuple[int, int],
+        disk: tuple[int, int],
+        unready: Mapping[str, bool],
+    ) -> None:
+        """What is so now: jobs by state, and seconds that the oldest one waits; slots taken and in all; bytes of the
+        disk, free and in all; and what is missing.
+        """
         for state, count in jobs.items():
             self._jobs.labels(state).set(count)
         self._oldest.set(oldest)
         self._busy.set(slots[0])
         self._slots.set(slots[1])
+        self._free.set(disk[0])
+        self._size.set(disk[1])
         for reason, so in unready.items():
             self._unready.labels(reason).set(so)
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final, Generic, TypeVar
 
 from runner.errors import LeaseError, LeaseUnreachableError, StateError
+from runner.service.mode import Mode
 from runner.service.service import Service
 
 #: Seconds that an answer is told again, so that nobody is asked as often as anybody asks us.
@@ -26,7 +27,11 @@ class Reason(StrEnum):
     STARTING = "starting"
     """What an earlier life left running is looked for."""
     DRAINING = "draining"
+    """Jobs are taken, and wait until somebody resumes."""
+    STOPPING = "stopping"
     """No more jobs are taken."""
+    DISK = "disk"
+    """The disk of the state folder is too full for another job."""
     STORE = "store"
     """The state folder cannot be written."""
     KEEPER = "keeper"
@@ -50,9 +55,12 @@ class Health:
     async def unready(self) -> dict[Reason, str]:
         """Why the service is not ready, as sentences; empty when it is."""
         store, (keeper, _) = await asyncio.gather(self._store(), self._keeper())
+        service = self._service
         told = {
-            Reason.STARTING: "" if self._service.reconciled else "It starts, and looks for what it left running.",
-            Reason.DRAINING: "It is stopping and takes no more jobs." if self._service.draining else "",
+            Reason.STARTING: "" if service.reconciled else "The runner starts, and looks for what it left running.",
+            Reason.DRAINING: "The runner is draining; jobs wait." if service.mode is Mode.DRAINING else "",
+            Reason.STOPPING: "" if service.mode.takes else "The runner is stopping and takes no more jobs.",
+            Reason.DISK: service.housekeeper.shortage,
             Reason.STORE: store,
             Reason.KEEPER: keeper,
         }
@@ -64,8 +72,9 @@ class Health:
         jobs, oldest = await _in_time(asyncio.to_thread(self._service.records.counts))
         waited = 0.0 if oldest is None else max(0.0, time.time() - oldest)
         slots = (self._service.running, self._service.slots)
+        room = self._service.housekeeper.room
         own = self._service.records.metrics
-        own.show(jobs, waited, slots, {reason: reason in unready for reason in Reason})
+        own.show(jobs, waited, slots, (room.free, room.size), {reason: reason in unready for reason in Reason})
         own.keeper_up.set(Reason.KEEPER not in unready and self._ask_keeper is not None)
         return own.text() + of_keeper
 

@@ -80,5 +80,16 @@ _STEPS: Final = (
     "ALTER TABLE job ADD COLUMN steps TEXT",
 )
 
+#: There is a row while nothing that waits may start, over restarts too.
+_HOLD: Final = (
+    """
+    CREATE TABLE hold (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        by TEXT NOT NULL,
+        since REAL NOT NULL
+    ) STRICT
+    """,
+)
+
 #: `PRAGMA user_version` counts the steps that were done.
-MIGRATIONS: Final = (_FIRST, _STEPS)
+MIGRATIONS: Final = (_FIRST, _STEPS, _HOLD)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 
 from runner.logs import Action
+from runner.service.mode import Mode
+from runner.service.watermark import Disk
 from sandbox.logs import Action as KeeperAction
 from tests.monitoring.pages import LOGS, logs_page
 from tests.monitoring.source import ROOT, members, modules
@@ -40,7 +42,7 @@ def test_every_event_has_an_action_by_name() -> None:
     told = [(path, call) for path, tree in modules() for call in calls(tree)]
     assert len(told) > 60
     for path, call in told:
-        assert ast.unparse(call.args[0]).startswith("Action."), f"{path}:{call.lineno}"
+        assert ast.unparse(call.args[0]).startswith(("Action.", "Action(")), f"{path}:{call.lineno}"
 
 
 def test_every_action_is_told_somewhere() -> None:
@@ -62,12 +64,21 @@ def notes() -> set[str]:
     }
 
 
+def test_every_mode_and_every_state_of_the_disk_is_an_action() -> None:
+    # The trap: the service tells of both by their own names, and one that is no action would end it.
+    assert {mode.value for mode in Mode} | {f"disk_{disk}" for disk in Disk} <= set(Action)
+
+
 def test_every_note_of_an_attempt_is_an_action() -> None:
     assert {Action.of_note(name).value for name in notes()} == notes()
     assert Action.of_note("whatever") is Action.NOTE
 
 
-NOTED = {"sandbox": set[str](), "runner": notes() | {"note"}}
+#: Told by a name that something else has: a note, a mode, the state of a disk.
+NOTED = {
+    "sandbox": set[str](),
+    "runner": notes() | {"note"} | {mode.value for mode in Mode} | {f"disk_{disk}" for disk in Disk},
+}
 
 
 def test_the_manual_has_them_all() -> None:

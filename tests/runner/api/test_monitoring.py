@@ -37,7 +37,7 @@ class Api:
     def __init__(self, service: Service, state: Path, keeper: Callable[[], Awaitable[str]] | None) -> None:
         tokens = Tokens(service.records._jobs._database)
         self._tokens = {scope: tokens.create(scope, [scope], None)[1] for scope in Scope}
-        self._app = make_app(service, Token(state / "token"), tokens, keeper)
+        self._app = make_app(service, Token(state / "token"), tokens, keeper=keeper)
 
     async def get(self, path: str, scope: Scope | None = None) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self._tokens[scope]}"} if scope else {}
@@ -73,18 +73,18 @@ async def test_each_reason_is_named_and_alive_is_another_thing(tmp_path: Path) -
         raise LeaseUnreachableError("No keeper answers on /run/x.")
 
     service = new_service(tmp_path)
-    service.drain()
+    await service.drain("somebody")
     api = Api(service, tmp_path, gone)
     with locked(tmp_path):
         answer = await api.get("/ready")
         assert answer.status_code == 503
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["reasons"] == ["starting", "draining", "store", "keeper"]
-        for words in ("takes no more jobs", "Another program holds the database locked", "No keeper answers"):
+        for words in ("draining; jobs wait", "Another program holds the database locked", "No keeper answers"):
             assert words in answer.json()["detail"]
         assert (await api.get("/live")).status_code == 200
         measured = await api.measured()
-        assert [measured[f"runner_unready reason={r}"] for r in health.Reason] == [1, 1, 1, 1]
+        assert [measured[f"runner_unready reason={r}"] for r in health.Reason] == [1, 1, 0, 0, 1, 1]
         assert measured["sandbox_keeper_up"] == 0
         assert "sandbox_warm" not in measured
 
