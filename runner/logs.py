@@ -14,6 +14,8 @@ class Action(StrEnum):
 
     SERVING = "serving"
     """The service takes jobs from now on."""
+    CONFIGURATION_REMARK = "configuration_remark"
+    """Something about the configuration that its author should know."""
     FOUND_AGAIN = "found_again"
     """Jobs of an earlier life of the service go on."""
     WORKING = "working"
