@@ -1,7 +1,7 @@
 """A profile: the named limits and policy under which sandboxes are made."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import ByteSize, Field, field_validator, model_validator
 
@@ -19,6 +19,15 @@ class Recreate(StrEnum):
     ON_DAMAGE = "on-damage"
 
 
+class InnerDocker(StrEnum):
+    """When a sandbox's own Docker Engine starts. The values are the image's own, of its setting SANDBOX_DOCKER."""
+
+    EAGER = "eager"
+    """With the sandbox, which is fit once that answers."""
+    LAZY = "lazy"
+    """When its socket is first used; nobody waits for it before."""
+
+
 class Network(StrEnum):
     """What a sandbox may reach unless openings and closings say otherwise."""
 
@@ -30,6 +39,8 @@ class Network(StrEnum):
 
 class Profile(Section):
     """Limits and policy of one kind of sandbox. Every field has a default that suits a small CI host."""
+
+    live: ClassVar = True
 
     image: Annotated[str, Field(min_length=1), About(also="SANDBOX_IMAGE")] = "sandbox:latest"
     """Image of the sandbox; it must be on the engine already, the keeper never pulls."""
