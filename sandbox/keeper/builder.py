@@ -119,6 +119,10 @@ class Builder:
         with self._engine.paused(built.container_id):
             return inspector.inspect(built.evidence, deadline)
 
+    def runs(self, built: Built) -> bool:
+        """Whether the sandbox's first process is there: with it, everything in it ends. Asks nobody."""
+        return any(processes.is_there(one) for one in built.baseline if one.pid == built.evidence.init_pid)
+
     def end_job(self, built: Built) -> int:
         """End every process that was not there at `ready`. Returns how many. Raises `SandboxFault` or `EngineError`."""
         check_running(self._engine.facts(built.container_id))
