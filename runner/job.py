@@ -6,12 +6,15 @@ import base64
 import math
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
+from runner import steps
 from runner.errors import BadJobError
+from runner.steps import Step
 
 #: Largest script, in bytes.
 MAX_SCRIPT: Final = 64 * 1024 * 1024
@@ -51,7 +54,8 @@ class Job:
     Raises BadJobError when it could not be run as written.
     """
 
-    script: bytes
+    #: Either a script or steps.
+    script: bytes = b""
     args: tuple[str, ...] = ()
     #: On top of the sandbox's defaults. Bytes that are not UTF-8 are kept as `os.environ` keeps them.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -69,9 +73,14 @@ class Job:
     #: Seconds that the job may wait in the queue, and from there to the start of the script; None is no limit.
     queue_timeout: float | None = None
     setup_timeout: float | None = None
+    #: Run one after the other, in one sandbox.
+    steps: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_script(self.script)
+        if self.steps:
+            _check_steps(self)
+        else:
+            _check_script(self.script)
         _check_strings(self.args, self.environment, self.secrets)
         _check_secrets(self.environment, self.secrets)
         _check_profile(self.profile)
@@ -82,6 +91,11 @@ class Job:
         _check_labels(self.labels)
         object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
         object.__setattr__(self, "secrets", MappingProxyType(dict(self.secrets)))
+
+    @property
+    def scripts(self) -> Sequence[bytes]:
+        """The script of each step, or the one that there is."""
+        return [step.script for step in self.steps] or [self.script]
 
     @property
     def variables(self) -> dict[str, str]:
@@ -103,23 +117,25 @@ def to_json(job: Job) -> dict[str, object]:
         "labels": sorted(job.labels),
         "queue_timeout": job.queue_timeout,
         "setup_timeout": job.setup_timeout,
+        "steps": [steps.to_json(step) for step in job.steps],
     }
 
 
 def from_json(document: object) -> Job:
-    """Return the job that `to_json` wrote, checked like any other.
+    """Return the job that `to_json` wrote, checked like any other. An earlier version may have known fewer fields.
 
     Raises ValueError when the document is not one: it may come from anywhere. The message quotes nothing of it.
     """
-    if not isinstance(document, Mapping) or set(document) != set(_TYPES):
+    if not isinstance(document, Mapping) or "script" not in document or not set(document) <= set(_TYPES):
         raise ValueError("The job's record does not hold a job.")
-    if not all(_is(document[name], kinds) for name, kinds in _TYPES.items()):
+    if not all(_is(value, _TYPES[name]) for name, value in document.items() if name != "steps"):
         raise ValueError("The job's record does not hold a job.")
     try:
         script = base64.b64decode(document["script"], validate=True)
-        args, labels = tuple(document["args"]), frozenset(document["labels"])
-        return Job(**{**document, "script": script, "args": args, "labels": labels})
-    except (BadJobError, ValueError, OverflowError):
+        args, labels = tuple(document.get("args", ())), frozenset(document.get("labels", ()))
+        own = tuple(map(steps.from_json, document.get("steps", ())))
+        return Job(**{**document, "script": script, "args": args, "labels": labels, "steps": own})
+    except (BadJobError, ValueError, OverflowError, TypeError, LookupError, AttributeError):
         raise ValueError("The job's record holds a job that cannot be run.") from None
 
 
@@ -136,6 +152,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "labels": (list,),
     "queue_timeout": (int, float, type(None)),
     "setup_timeout": (int, float, type(None)),
+    "steps": (list,),
 }
 
 
@@ -152,9 +169,38 @@ def new_attempt_id() -> str:
     return uuid.uuid4().hex
 
 
+def _check_steps(job: Job) -> None:
+    if job.script or job.args:
+        raise BadJobError("A job has either a script, which may have arguments, or steps. Give one of them.")
+    steps.check(job.steps)
+    if (size := sum(len(step.script) for step in job.steps)) > MAX_SCRIPT:
+        raise BadJobError(f"The steps' scripts have {size} bytes together and the limit is {MAX_SCRIPT}.")
+    for number, step in enumerate(job.steps):
+        _check_step(number, step, job)
+
+
+def _check_step(number: int, step: Step, job: Job) -> None:
+    with _in_field("steps", number, "script"):
+        _check_script(step.script)
+    with _in_field("steps", number, "environment"):
+        _check_strings((), {**job.variables, **step.environment})
+        _check_secrets(step.environment, job.secrets)
+    with _in_field("steps", number, "timeout"):
+        _check_timeout(step.timeout)
+
+
+@contextmanager
+def _in_field(*path: int | str) -> Iterator[None]:
+    """Have an error name the field that it is about."""
+    try:
+        yield
+    except BadJobError as error:
+        raise BadJobError(str(error), field=path) from None
+
+
 def _check_script(script: bytes) -> None:
     if not script.strip():
-        raise BadJobError("The script is empty. Give a script with at least one command.")
+        raise BadJobError("The script is empty. Give a script with at least one command, or steps.")
     if len(script) > MAX_SCRIPT:
         raise BadJobError(
             f"The script has {len(script)} bytes and the limit is {MAX_SCRIPT}. Fetch the data from within the script."

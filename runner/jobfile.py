@@ -40,7 +40,7 @@ def parse(content: bytes, name: str) -> JobRequest:
         field = ".".join(map(str, first["loc"]))
         raise BadJobError(f"{_place(name, _mark(node, first['loc']))}: {field or 'the job'}: {first['msg']}.") from None
     except BadJobError as error:
-        raise BadJobError(f"{name}: {error}") from None
+        raise BadJobError(f"{_place(name, _mark(node, error.field)) if error.field else name}: {error}") from None
     return request
 
 

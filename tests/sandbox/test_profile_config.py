@@ -87,7 +87,7 @@ def test_a_mistake_is_told_with_file_and_field(file: Path, text: str, field: str
 
 
 def test_two_mistakes_are_told_at_once(file: Path) -> None:
-    with pytest.raises(ConfigError, match=r"warm.*pids|pids.*warm"):
+    with pytest.raises(ConfigError, match=r"(?s):2: profiles\.default\.warm.*:3: profiles\.default\.pids"):
         load(file, "[profiles.default]\nwarm = 0\npids = 0")
 
 
@@ -109,7 +109,7 @@ def test_an_empty_variable_is_no_setting() -> None:
 
 
 def test_a_wrong_variable_is_told_without_a_file() -> None:
-    with pytest.raises(ConfigError, match=r"the environment.*profiles\.default\.warm"):
+    with pytest.raises(ConfigError, match=r"SANDBOX_WARM: profiles\.default\.warm"):
         config.load(None, {"SANDBOX_WARM": "many"})
 
 
