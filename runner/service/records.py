@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from runner.errors import StateError
 from runner.job import Job
+from runner.outcome import Outcome
 from runner.service.record import Record, complete
 from runner.service.retention import Kept
 from runner.store.jobs import Hold, Jobs, Request, Summary
@@ -107,6 +108,11 @@ class Records:
         taken = await asyncio.to_thread(self._jobs.take, record.id)
         self.waiting -= int(taken)
         return taken
+
+    async def put_back(self, record: Record, outcome: Outcome) -> None:
+        """Have a job wait for another start. Raises StateError; try again."""
+        await record.retry(outcome)
+        self.waiting += 1
 
     @property
     def folder(self) -> Path:
