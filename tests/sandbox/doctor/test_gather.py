@@ -16,9 +16,9 @@ from sandbox.doctor import gather
 from sandbox.doctor.canary import NOT_ASKED, try_one
 from sandbox.doctor.checks import SYSBOX, run
 from sandbox.doctor.facts import Facts, Unknown
-from sandbox.doctor.report import Status
 from sandbox.engine import Engine, EngineFacts
 from sandbox.errors import EngineError, EngineTimeout, Fault
+from sandbox.report import Status
 from tests.sandbox.doctor.test_checks import ENGINE
 
 WANTED = gather.wanted(KeeperConfig())
