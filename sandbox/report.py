@@ -10,6 +10,13 @@ from typing import Generic, TypeVar
 F = TypeVar("F")
 
 
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A fact that could not be found out, and why."""
+
+    why: str
+
+
 class Status(StrEnum):
     """How a check ended. The value is stable: `--json` carries it."""
 

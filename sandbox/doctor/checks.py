@@ -10,11 +10,11 @@ from typing import Final
 
 from sandbox import report
 from sandbox.disk.watch import reserve_of
-from sandbox.doctor.facts import Canary, Facts, Unknown
+from sandbox.doctor.facts import Canary, Facts
 from sandbox.engine import EngineFacts
 from sandbox.errors import Fault
 from sandbox.network import SUBNET_PREFIX
-from sandbox.report import Check, Found, Result, bad, dubious, good, unchecked
+from sandbox.report import Check, Found, Result, Unknown, bad, dubious, good, unchecked
 
 SYSBOX: Final = "sysbox-runc"
 OLDEST_ENGINE: Final = (20, 10)

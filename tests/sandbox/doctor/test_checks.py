@@ -12,10 +12,10 @@ import pytest
 
 from sandbox.disk.watch import Amount, Room
 from sandbox.doctor import checks
-from sandbox.doctor.facts import Canary, Facts, Unknown, Wanted
+from sandbox.doctor.facts import Canary, Facts, Wanted
 from sandbox.engine import EngineFacts
 from sandbox.errors import Fault
-from sandbox.report import Result, Status
+from sandbox.report import Result, Status, Unknown
 
 PAGE = Path(__file__).parents[3] / "docs" / "doctor.md"
 GIB = 1024**3
