@@ -125,7 +125,7 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 @contextmanager
 def told(purpose: str) -> Iterator[None]:
-    """Turn what SQLite and the disk raise into a StateError that begins with the purpose."""
+    """Have whatever goes wrong in the block said as StateError, which begins with what could not be done."""
     try:
         yield
     except sqlite3.Error as error:
