@@ -17,7 +17,6 @@ from sandbox.report import Check, Found, Result, Unknown, bad, dubious, good, un
 from sandbox.settings.loaded import Loaded, Source
 
 PAGE: Final = "docs/runner-doctor.md"
-MARKS: Final = Marks()
 #: Seconds by which a record may be ahead of the clock: clocks are put right in small steps all the time.
 AHEAD: Final = 60.0
 #: Seconds since 1970, before which no clock can be right: 2025-01-01.
@@ -61,7 +60,7 @@ def _disk(facts: Facts, config: Config) -> Result:
         return bad(facts.room.why, "Make the state folder, readable and writable for the runner's user; see `state`.")
     seen = f"The disk of {config.state} has {facts.room}."
     fix = "Make room there, or keep less."
-    match judge(Disk.WELL, facts.room, MARKS):
+    match judge(Disk.WELL, facts.room, Marks(low=int(config.disk.low), full=int(config.disk.full))):
         case Disk.FULL:
             return bad(f"{seen} No job is taken.", fix)
         case Disk.LOW:

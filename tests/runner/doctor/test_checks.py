@@ -24,6 +24,7 @@ GIB = 1024**3
 NOW = 1_800_000_000.0
 UNKNOWN = Unknown("Nobody knows.")
 CONFIGURATION = load(None, {}, {("state",): "/srv/state"})
+ROOMIER = load(None, {}, {("disk", "low"): "8GiB"})
 GOOD = Facts(
     configuration=CONFIGURATION,
     room=Room(50 * GIB, 100 * GIB),
@@ -59,6 +60,8 @@ def test_a_good_runner_passes_and_the_hosts_checks_follow() -> None:
         ("state-disk", {}, P, "The disk of /srv/state has"),
         ("state-disk", {"room": Room(GIB, 100 * GIB)}, F, "No job is started"),
         ("state-disk", {"room": Room(GIB // 100, 100 * GIB)}, F, "No job is taken"),
+        ("state-disk", {"room": Room(9 * GIB, 100 * GIB)}, P, "has 9,216 of"),
+        ("state-disk", {"room": Room(7 * GIB, 100 * GIB), "configuration": ROOMIER}, F, "No job is started"),
         ("state-disk", {"room": UNKNOWN}, F, "Nobody knows."),
         ("state-disk", {"configuration": UNKNOWN}, N, "has to be right first"),
         ("store", {"store": None}, N, "There is no database yet"),
