@@ -24,7 +24,8 @@
         ├── StateError           its state cannot be read, written or moved like that
         ├── BusyError            too many jobs wait
         ├── RequestReusedError   a client's name for one submission was used for another one
-        └── DrainingError        it is stopping and takes no more jobs
+        ├── WrongModeError       it is on its way out, and cannot do something else
+        └── StoppingError        it is stopping and takes no more jobs
 
 Every message is a sentence with the cause and, where there is one, the next step. A script that fails is not an error:
 see `runner.outcome`.
@@ -133,5 +134,9 @@ class RequestReusedError(ServiceError):
     """A client's name for one submission was used for another one."""
 
 
-class DrainingError(ServiceError):
+class WrongModeError(ServiceError):
+    """The service is on its way out, and cannot drain or resume."""
+
+
+class StoppingError(ServiceError):
     """The service is stopping and takes no more jobs."""

@@ -10,6 +10,8 @@ from runner import outcome as outcomes
 from runner import steps
 from runner.errors import BadJobError
 from runner.job import Job
+from runner.service.mode import Mode
+from runner.service.watermark import Disk
 from runner.steps import Step, StepProgress, StepState
 from runner.store.jobs import Summary
 from runner.store.states import JobState
@@ -121,10 +123,32 @@ class Status(BaseModel):
     """The service itself."""
 
     version: str
-    draining: bool
+    mode: Mode
+    """What it does with jobs."""
+    drained_by: str | None
+    """Who keeps what waits from starting, over restarts; none when it may start."""
+    drained_since: float | None
+    """Seconds since the epoch."""
     slots: int
     running: int
+    gitlab_running: int
+    """GitLab's jobs that have a sandbox, or are about to."""
     waiting: int
+    disk: Disk
+    """Of the state folder. While it is low nothing new starts, and when it is full no jobs are taken either."""
+    disk_free: int
+    """Bytes."""
+    held: str
+    """Why nothing that waits may start; empty when it may."""
+
+
+class StopRequest(BaseModel):
+    """How to stop."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    force: bool = False
+    """End what runs."""
 
 
 class TokenRequest(BaseModel):

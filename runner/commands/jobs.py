@@ -114,18 +114,6 @@ def cancel(job: JobId, as_json: AsJson = False) -> None:
     print(json.dumps(view) if as_json else f"{view['id']}: {view['state']}")
 
 
-@app.command()
-def status(as_json: AsJson = False) -> None:
-    """Say how the service is."""
-    with client() as service:
-        view = service.status()
-    if as_json:
-        print(json.dumps(view))
-        return
-    draining = ", takes no more" if view["draining"] else ""
-    print(f"runner {view['version']}: {view['running']} of {view['slots']} jobs run, {view['waiting']} wait{draining}")
-
-
 @contextmanager
 def client() -> Iterator[Client]:
     """A client of the service that is found from here."""

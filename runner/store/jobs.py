@@ -91,6 +91,16 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """Nothing that waits may start."""
+
+    #: Who wants that.
+    by: str
+    #: Seconds since the epoch.
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A client's own name for one submission: asked for again, it is the same job."""
 
@@ -174,6 +184,21 @@ class Jobs:
         rows = self._database.read("SELECT id FROM job WHERE state = 'queued' AND expires <= ?", time.time())
         return [str(row["id"]) for row in rows]
 
+    def hold(self) -> Hold | None:
+        """Who keeps what waits from starting; None when it may start."""
+        rows = self._database.read("SELECT by, since FROM hold")
+        return Hold(rows[0]["by"], rows[0]["since"]) if rows else None
+
+    def set_hold(self, by: str) -> None:
+        """Keep what waits from starting, over restarts. The first one stays."""
+        with self._database.transaction("The runner drains, but a restart would forget that") as connection:
+            connection.execute("INSERT OR IGNORE INTO hold (one, by, since) VALUES (1, ?, ?)", (by, time.time()))
+
+    def end_hold(self) -> None:
+        """Let what waits start."""
+        with self._database.transaction("The runner cannot be resumed") as connection:
+            connection.execute("DELETE FROM hold")
+
     def put_back(self) -> None:
         """Have the jobs that an earlier life claimed, and sent nothing of, wait again."""
         with self._database.transaction("The jobs of an earlier life cannot be queued again") as connection:
@@ -247,16 +272,20 @@ class Jobs:
         with self._database.transaction("The outcome cannot be written down to its end", durable=False) as connection:
             _move(connection, job_id, JobState.FINISHED)
 
-    def forget(self, kept: int) -> list[str]:
-        """Forget all finished jobs but the newest, and return which."""
-        old = self._database.read(
-            "SELECT id FROM job WHERE state = 'finished' ORDER BY number DESC LIMIT -1 OFFSET ?", kept
+    def finished(self) -> list[tuple[str, float]]:
+        """The jobs that are over, and when they were, in seconds since the epoch."""
+        rows = self._database.read(
+            "SELECT id, at FROM job JOIN event ON event.job = number AND event.state = 'finished' "
+            "WHERE job.state = 'finished'"
         )
-        gone = [str(row["id"]) for row in old]
-        if gone:
-            with self._database.transaction("Old jobs cannot be forgotten", durable=False) as connection:
-                connection.executemany("DELETE FROM job WHERE id = ?", [(job_id,) for job_id in gone])
-        return gone
+        return [(str(row["id"]), float(row["at"])) for row in rows]
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Forget finished jobs; others stay."""
+        if not ids:
+            return
+        with self._database.transaction("Old jobs cannot be forgotten", durable=False) as connection:
+            connection.executemany("DELETE FROM job WHERE id = ? AND state = 'finished'", [(one,) for one in ids])
 
     def _requested(self, connection: sqlite3.Connection, key: str, digest: bytes | None) -> str | None:
         row = connection.execute("SELECT id, request_digest FROM job WHERE request = ?", (key,)).fetchone()
