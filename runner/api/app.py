@@ -3,7 +3,6 @@
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
 from http import HTTPStatus
-from typing import Final
 
 from fastapi import FastAPI
 
@@ -16,10 +15,6 @@ from runner.api.token import Token
 from runner.service.service import Service
 from runner.store.tokens import Tokens
 
-#: Far more than a client needs that waits for answers, and far less than what would hold up all others.
-REQUEST_RATE: Final = 200.0
-REQUEST_BURST: Final = 1000
-
 
 def make_app(
     service: Service,
@@ -27,13 +22,13 @@ def make_app(
     clients: Tokens,
     works: Works | None = None,
     *,
-    rate: float = REQUEST_RATE,
-    burst: int = REQUEST_BURST,
+    rate: float = 200.0,
+    burst: int = 1000,
 ) -> FastAPI:
     """Make the application for one service, with the token that is always there and those of its clients.
 
-    Each of them may ask `burst` times at once, and `rate` times in each second. `works` is what is drained and stopped
-    with it, itself included, where that is more than the service.
+    `works` is what is drained and stopped with it, itself included, where that is more than the service. Each client
+    may ask `burst` times at once, and `rate` times in each second.
     """
     access = Access(first, clients, Buckets(rate, burst))
     app = FastAPI(title="sandbox-runner", version="1", docs_url=None, redoc_url=None, responses=PROBLEMS)

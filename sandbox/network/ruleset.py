@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
-from typing import NamedTuple
-
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from typing import TYPE_CHECKING, NamedTuple
 
 from sandbox.network.policy import Policy
 from sandbox.template import InstallationId, SandboxName
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 SSH_PORT = 22
 END_MARK = "end of the walls"
@@ -125,7 +126,9 @@ def _sources(subnet: IPv4Network) -> list[IPv4Address]:
 
 
 @cache
-def _template() -> Template:
+def _template() -> "Template":
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - policies are read without
+
     environment = Environment(
         loader=PackageLoader("sandbox"),
         undefined=StrictUndefined,
