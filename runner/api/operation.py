@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
+import asyncio
 import logging
 from http import HTTPStatus
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from fastapi import APIRouter, Depends, Request
 
 from runner.api import bodies
 from runner.api.access import Access
-from runner.api.models import Status, StopRequest
+from runner.api.models import DeliveryView, Status, StopRequest
 from runner.api.server import Works
 from runner.service.service import Service
 from runner.store.tokens import Scope, TokenFacts
@@ -41,6 +42,11 @@ def make_router(service: Service, works: Works, access: Access) -> APIRouter:
             disk_free=service.housekeeper.room.free,
             held=service.held,
         )
+
+    @operation.get("/webhooks", dependencies=[Depends(access.needs(Scope.READ))])
+    async def webhooks() -> list[DeliveryView]:
+        """List the messages to receivers of webhooks that were sent in vain, the oldest first."""
+        return [DeliveryView.of(one) for one in await asyncio.to_thread(service.records.undelivered)]
 
     @operation.post("/drain")
     async def drain(operator: Operator) -> Status:

@@ -22,8 +22,11 @@ from sandbox.settings.loaded import later
 
 if TYPE_CHECKING:
     from runner.config.model import Config, GitLab
+    from runner.config.model import Webhooks as WebhookSettings
     from runner.gitlab.options import Options as GitLabOptions
     from runner.service.service import Service
+    from runner.service.webhooks import Webhooks
+    from runner.store.deliveries import Deliveries
     from sandbox.settings.loaded import Loaded
 
 app = typer.Typer()
@@ -70,6 +73,16 @@ def _gitlab(settings: GitLab) -> GitLabOptions:
     )
 
 
+def _webhooks(settings: WebhookSettings, deliveries: Deliveries) -> Webhooks | None:
+    from runner.service.signing import key_of  # noqa: PLC0415 - as above
+    from runner.service.webhooks import Webhooks  # noqa: PLC0415
+
+    if not settings.urls or settings.secret is None:
+        return None
+    key = key_of(settings.secret.get_secret_value())
+    return Webhooks(deliveries, settings.urls, key, timeout=settings.timeout, give_up=settings.give_up)
+
+
 async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> None:
     from runner.api.app import make_app  # noqa: PLC0415 - `runner run` does not pay for the web framework
     from runner.api.server import Tls  # noqa: PLC0415
@@ -88,11 +101,14 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
     source = source_of(config.sandboxes)
     gitlab = _gitlab(config.gitlab)
     tls = Tls(config.tls.certificate, config.tls.key) if config.tls.certificate and config.tls.key else None
-    home, jobs = Home(config.state), config.jobs
+    home, jobs = Home(config.state, config.webhooks.urls), config.jobs
     records, token = Records(home.jobs, home.logs), Token(home.token, config.api.token)
     noted = NotedLeases(source.leases, home.leases, jobs.slots)
     standby = Standby(noted, source.ready) if source.ready else None
-    service = Service(noted, records, jobs.slots, standby, source.adapt(SETTINGS), jobs.per_key, jobs.labels)
+    webhooks = _webhooks(config.webhooks, home.deliveries)
+    service = Service(
+        noted, records, jobs.slots, standby, source.adapt(SETTINGS), jobs.per_key, jobs.labels, webhooks=webhooks
+    )
     where = f"{'https' if tls else 'http'}://{config.api.listen}"
     _logger.info("serving on %s; the API token is in %s", where, home.token)
     working = beside(service, source.leases, home.gitlab, gitlab)

@@ -17,6 +17,7 @@ from runner.job import Job
 from runner.outcome import Outcome
 from runner.service.record import Record, complete
 from runner.service.retention import Kept
+from runner.store.deliveries import Delivery
 from runner.store.jobs import Hold, Jobs, Request, Summary
 from runner.store.states import JobState
 
@@ -108,6 +109,10 @@ class Records:
         taken = await asyncio.to_thread(self._jobs.take, record.id)
         self.waiting -= int(taken)
         return taken
+
+    def undelivered(self) -> list[Delivery]:
+        """What was to be told to others, and was not taken so far. For any thread. Raises StateError."""
+        return self._jobs.undelivered()
 
     async def put_back(self, record: Record, outcome: Outcome) -> None:
         """Have a job wait for another start. Raises StateError; try again."""

@@ -95,5 +95,23 @@ _RETRIES: Final = (
     "ALTER TABLE job ADD COLUMN retries INTEGER NOT NULL DEFAULT 0",
 )
 
+#: Messages to receivers of webhooks that are still to be sent; without `due`, one was given up. None is tied to its
+#: job's row: it is sent also when the job is forgotten before.
+_DELIVERIES: Final = (
+    """
+    CREATE TABLE delivery (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        job TEXT NOT NULL,
+        receiver TEXT NOT NULL,
+        body BLOB NOT NULL,
+        created REAL NOT NULL,
+        tries INTEGER NOT NULL DEFAULT 0,
+        due REAL,
+        problem TEXT NOT NULL DEFAULT ''
+    ) STRICT
+    """,
+    "CREATE INDEX delivery_due ON delivery (receiver, due)",
+)
+
 #: `PRAGMA user_version` counts the steps that were done.
-MIGRATIONS: Final = (_FIRST, _STEPS, _HOLD, _RETRIES)
+MIGRATIONS: Final = (_FIRST, _STEPS, _HOLD, _RETRIES, _DELIVERIES)
