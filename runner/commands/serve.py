@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from runner.config.model import Config, GitLab
     from runner.config.model import Webhooks as WebhookSettings
     from runner.gitlab.options import Options as GitLabOptions
+    from runner.service.housekeeping import Housekeeper
+    from runner.service.records import Records
     from runner.service.service import Service
     from runner.service.webhooks import Webhooks
     from runner.store.deliveries import Deliveries
@@ -83,6 +85,17 @@ def _webhooks(settings: WebhookSettings, deliveries: Deliveries) -> Webhooks | N
     return Webhooks(deliveries, settings.urls, key, timeout=settings.timeout, give_up=settings.give_up)
 
 
+def _housekeeper(records: Records, config: Config) -> Housekeeper:
+    from runner.service.housekeeping import Housekeeper  # noqa: PLC0415 - as above
+    from runner.service.retention import Retention  # noqa: PLC0415
+    from runner.service.watermark import Marks  # noqa: PLC0415
+
+    kept, disk = config.retention, config.disk
+    return Housekeeper(
+        records, Retention(kept.age, int(kept.bytes), kept.jobs), Marks(low=int(disk.low), full=int(disk.full))
+    )
+
+
 async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> None:
     from runner.api.app import make_app  # noqa: PLC0415 - `runner run` does not pay for the web framework
     from runner.api.server import Tls  # noqa: PLC0415
@@ -105,9 +118,16 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
     records, token = Records(home.jobs, home.logs), Token(home.token, config.api.token)
     noted = NotedLeases(source.leases, home.leases, jobs.slots)
     standby = Standby(noted, source.ready) if source.ready else None
-    webhooks = _webhooks(config.webhooks, home.deliveries)
     service = Service(
-        noted, records, jobs.slots, standby, source.adapt(SETTINGS), jobs.per_key, jobs.labels, webhooks=webhooks
+        noted,
+        records,
+        jobs.slots,
+        standby,
+        source.adapt(SETTINGS),
+        jobs.per_key,
+        jobs.labels,
+        _housekeeper(records, config),
+        _webhooks(config.webhooks, home.deliveries),
     )
     where = f"{'https' if tls else 'http'}://{config.api.listen}"
     _logger.info("serving on %s; the API token is in %s", where, home.token)
