@@ -34,6 +34,7 @@ from runner.gitlab import hook
 from runner.gitlab.jobs import Jobs
 from runner.gitlab.options import Options
 from runner.gitlab.server import Server
+from runner.metrics import Metrics
 from runner.service.standby import Standby
 from tests.gitlab.manager import Config, Manager
 from tests.gitlab.scripts import whole
@@ -56,7 +57,7 @@ def serving(target: Target, folder: Path) -> Iterator[dict[str, str]]:
     async def serve() -> None:
         standby = Standby(target, two_are_ready, target.settings())
         jobs = Jobs(target, folder / "jobs", Options(socket=path, settings=target.settings()), standby=standby)
-        server = Server(path, jobs)
+        server = Server(path, jobs, Metrics())
         server.open()
         loop.add_reader(told, jobs.abort, "the measurement is over")
         ready.set()

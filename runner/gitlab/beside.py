@@ -20,9 +20,11 @@ def beside(service: Service, leases: LeaseSource, folder: Path, options: Options
     """
     if options.socket is None:
         return service
+    metrics = service.records.metrics
     jobs = Jobs(leases, folder, options, lambda: service.held, service.standby)
     service.leave_to_others(jobs.attempts)
-    return Beside(service, jobs, Server(options.socket, jobs))
+    metrics.gitlab_jobs.set_function(lambda: len(jobs.live))
+    return Beside(service, jobs, Server(options.socket, jobs, metrics))
 
 
 class Beside:
