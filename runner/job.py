@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
+from runner import job_files
 from runner.errors import BadJobError
+from runner.job_files import Archive, Artifacts, Git, Upload
 
 #: Largest script, in bytes.
 MAX_SCRIPT: Final = 64 * 1024 * 1024
@@ -69,6 +71,10 @@ class Job:
     #: Seconds that the job may wait in the queue, and from there to the start of the script; None is no limit.
     queue_timeout: float | None = None
     setup_timeout: float | None = None
+    #: What its working folder holds at the start; nothing unless it is given.
+    source: Upload | Git | Archive | None = None
+    #: What is kept of its working folder.
+    artifacts: tuple[Artifacts, ...] = ()
 
     def __post_init__(self) -> None:
         _check_script(self.script)
@@ -80,6 +86,8 @@ class Job:
             _check_timeout(timeout)
         _check_priority(self.priority)
         _check_labels(self.labels)
+        _check_source(self.source, self.secrets)
+        _check_artifacts(self.artifacts)
         object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
         object.__setattr__(self, "secrets", MappingProxyType(dict(self.secrets)))
 
@@ -103,6 +111,8 @@ def to_json(job: Job) -> dict[str, object]:
         "labels": sorted(job.labels),
         "queue_timeout": job.queue_timeout,
         "setup_timeout": job.setup_timeout,
+        "source": job_files.SOURCE.dump_python(job.source, mode="json"),
+        "artifacts": job_files.RULES.dump_python(list(job.artifacts), mode="json"),
     }
 
 
@@ -111,19 +121,24 @@ def from_json(document: object) -> Job:
 
     Raises ValueError when the document is not one: it may come from anywhere. The message quotes nothing of it.
     """
-    if not isinstance(document, Mapping) or set(document) != set(_TYPES):
+    if not isinstance(document, Mapping) or set(document) - _FILES != set(_TYPES):
         raise ValueError("The job's record does not hold a job.")
     if not all(_is(document[name], kinds) for name, kinds in _TYPES.items()):
         raise ValueError("The job's record does not hold a job.")
     try:
         script = base64.b64decode(document["script"], validate=True)
         args, labels = tuple(document["args"]), frozenset(document["labels"])
-        return Job(**{**document, "script": script, "args": args, "labels": labels})
+        source = job_files.SOURCE.validate_python(document.get("source"))
+        artifacts = tuple(job_files.RULES.validate_python(document.get("artifacts", [])))
+        own = {"script": script, "args": args, "labels": labels, "source": source, "artifacts": artifacts}
+        return Job(**{**document, **own})
     except (BadJobError, ValueError, OverflowError):
         raise ValueError("The job's record holds a job that cannot be run.") from None
 
 
-#: Of what each field of a job's record is.
+#: Fields that have a form of their own. A record of an earlier version may lack them.
+_FILES: Final = frozenset({"source", "artifacts"})
+#: Of what each other field of a job's record is.
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "script": (str,),
     "args": (list,),
@@ -249,3 +264,17 @@ def _check_labels(labels: frozenset[str]) -> None:
         raise BadJobError(f"The job asks for {len(labels)} labels and the limit is {MAX_LABELS}.")
     for label in labels:
         _check_label("label", label)
+
+
+def _check_source(source: Upload | Git | Archive | None, secrets: Mapping[str, str]) -> None:
+    for name in job_files.credentials(source):
+        if name not in secrets:
+            raise BadJobError(f"The source needs the secret {name[:80]}, and the job has none of that name. Give it.")
+    token = source.token if isinstance(source, Git | Archive) else None
+    if token and not (secrets[token].isprintable() and secrets[token].isascii()):
+        raise BadJobError(f"The secret {token[:80]} is no token: it has more than printable ASCII characters.")
+
+
+def _check_artifacts(rules: tuple[Artifacts, ...]) -> None:
+    if len(rules) > job_files.MAX_RULES:
+        raise BadJobError(f"The job has {len(rules)} rules for artifacts and the limit is {job_files.MAX_RULES}.")

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
 
-from runner.api import jobs, tokens
+from runner.api import files, jobs, tokens
 from runner.api.access import Access
 from runner.api.models import Status
 from runner.api.problems import PROBLEMS, ApiError, add_problems
@@ -22,6 +22,7 @@ def make_app(service: Service, first: Token, clients: Tokens) -> FastAPI:
     app = FastAPI(title="sandbox-runner", version="1", docs_url=None, redoc_url=None, responses=PROBLEMS)
     _add_health(app, service)
     app.include_router(jobs.make_router(service, access))
+    app.include_router(files.make_router(service, access))
     app.include_router(tokens.make_router(clients, access))
     add_problems(app)
     _add_status(app, service, access)

@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 
 from runner.api.access import Access
-from runner.api.models import JobPage, JobRequest, JobView
+from runner.api.models import JobPage, JobRequest, JobView, place
 from runner.api.problems import ApiError
 from runner.service.record import Record
 from runner.service.service import Service
@@ -109,7 +109,7 @@ def _parse(body: bytes) -> JobRequest:
         return JobRequest.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the body"
+        where = ".".join(map(str, place(first["loc"]))) or "the body"
         raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{where}: {first['msg']}.") from None
 
 

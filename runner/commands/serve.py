@@ -148,10 +148,12 @@ async def _serve(how: _Serving, source: Source) -> None:
     from runner.service.records import Records  # noqa: PLC0415
     from runner.service.service import SETTINGS, Service  # noqa: PLC0415
     from runner.service.standby import Standby  # noqa: PLC0415
+    from runner.service.uploads import Uploads  # noqa: PLC0415
 
     tls = Tls(*how.tls) if how.tls else None
     home = Home(how.state)
-    records, token = Records(home.jobs, home.logs), Token(home.token)
+    records = Records(home.jobs, home.logs, Uploads(home.uploads), home.artifacts)
+    token = Token(home.token)
     noted = NotedLeases(source.leases, home.leases, how.slots)
     standby = Standby(noted, source.ready) if source.ready else None
     service = Service(noted, records, how.slots, standby, source.adapt(SETTINGS), how.per_key, how.labels)

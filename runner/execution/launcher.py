@@ -93,7 +93,8 @@ def receive(attempt: Attempt) -> socket.socket:
     """Lay the attempt out on disk, with the script from the connection. Returns the socket at its address."""
     signal.alarm(LAUNCH_SECONDS)  # a connection may die without a word, and somebody may wait for what comes of this
     listener = attempt.create()
-    empty_workspace(attempt.workspace)
+    if not attempt.filled:
+        empty_workspace(attempt.workspace)
     _, size = read_head()
     script = os.open(attempt.script, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
     try:

@@ -118,6 +118,7 @@ class Attempt(Folder):
         self.timeout: float | None = header["timeout"]
         self.grace: float = header["grace"]
         self.log_limit: int = header["log_limit"]
+        self.filled: bool = header["filled"]
 
     def command(self) -> list[str]:
         """Return what to execute: the script by its own first line, or by the shell when it names no interpreter."""

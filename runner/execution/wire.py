@@ -57,6 +57,8 @@ class Launch:
     workspace: str
     #: The folder that holds one folder per attempt.
     root: str
+    #: Whether the workspace holds the job's source already; it is emptied otherwise.
+    filled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from runner import files
 from runner import outcome as outcomes
 from runner.errors import StateError
 from runner.execution.cancellation import Cancellation
+from runner.execution.files import bundle
+from runner.execution.files.bundle import Kept
 from runner.execution.log import DEFAULT_LIMIT, Log
 from runner.execution.marker import Marker
 from runner.execution.redact import Redactor
@@ -26,7 +28,7 @@ _logger = logging.getLogger(__name__)
 class Record:
     """One job. All methods belong to the event loop's thread."""
 
-    def __init__(self, jobs: Jobs, entry: Entry, log_path: Path) -> None:
+    def __init__(self, jobs: Jobs, entry: Entry, log_path: Path, bundle_path: Path) -> None:
         self.id = entry.id
         #: Until it is finished; None too when only the marker of an earlier life could be read.
         self.job = entry.job
@@ -36,6 +38,8 @@ class Record:
         #: While it runs.
         self.log: Log | None = None
         self.log_path = log_path
+        #: Where what is kept of its files goes.
+        self.bundle_path = bundle_path
         self.cancellation = Cancellation()
         self.finished = asyncio.Event()
         self._begun = asyncio.Event()
@@ -108,6 +112,13 @@ class Record:
         self.job, self.marker, self.log = None, None, None
         self._begun.set()
         self.finished.set()
+
+    def kept(self) -> Kept:
+        """What is kept of its files. Raises StateError."""
+        try:
+            return bundle.read(self.bundle_path) or Kept((), (), 0)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StateError(f"The artifacts of job {self.id} cannot be read ({error}).") from error
 
     async def follow(self, offset: int) -> AsyncIterator[bytes]:
         """Yield the log from a byte offset on, to its end, live while the job runs."""

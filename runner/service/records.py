@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
-from runner.errors import StateError
+from runner.errors import BadJobError, StateError
+from runner.execution.files import bundle
 from runner.job import Job
+from runner.job_files import Upload
 from runner.service.record import Record, complete
+from runner.service.uploads import Incoming, Uploads
 from runner.store.jobs import Jobs, Request, Summary
 from runner.store.states import JobState
 
@@ -30,17 +33,21 @@ class Records:
     Raises StateError when they cannot be used.
     """
 
-    def __init__(self, jobs: Jobs, logs: Path) -> None:
+    def __init__(self, jobs: Jobs, logs: Path, uploads: Uploads, artifacts: Path) -> None:
         self._jobs = jobs
         self._logs = logs
+        self.uploads = uploads
+        self._artifacts = artifacts
         self._known: WeakValueDictionary[str, Record] = WeakValueDictionary()
         try:
             logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            artifacts.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._remove_strays()
         except OSError as error:
             raise StateError(f"The folder of logs {logs} is not usable: {error}.") from error
         jobs.put_back()
         self._complete_settled()
+        uploads.remove_unused(jobs.uploads())
         #: How many jobs wait.
         self.waiting = jobs.waiting()
 
@@ -48,7 +55,7 @@ class Records:
         """The job of that id, if it is known. There is one object for each job while anybody has it."""
         record = self._known.get(job_id)
         if record is None and (entry := self._jobs.get(job_id)):
-            record = self._known[job_id] = Record(self._jobs, entry, self._logs / job_id)
+            record = self._known[job_id] = Record(self._jobs, entry, self._logs / job_id, self._artifacts / job_id)
         return record
 
     def summary(self, job_id: str) -> Summary | None:
@@ -72,8 +79,17 @@ class Records:
         return self._jobs.expired()
 
     async def add(self, job: Job, request: Request | None = None) -> Record:
-        """Take a job: it is on disk when this returns. Raises StateError, also on a full disk; RequestReusedError."""
+        """Take a job: it is on disk when this returns.
+
+        Raises StateError, also on a full disk; RequestReusedError; BadJobError when its archive is not here.
+        """
         await self._forget_old()
+        again = request is not None and self._jobs.requested(request)
+        if isinstance(job.source, Upload) and not again and not self.uploads.has(job.source.id):
+            raise BadJobError(
+                f"source.id: There is no archive {job.source.id}: one is kept until its job has ended, and for a day "
+                "while no job asks for it. Send it again."
+            )
         job_id, new = await asyncio.to_thread(self._jobs.add, job, request)
         self.waiting += int(new)
         record = self.get(job_id)
@@ -88,6 +104,17 @@ class Records:
         self.waiting -= 1
         return self.get(job_id)
 
+    def new_upload(self) -> Incoming:
+        """Begin to keep another archive. Raises StateError."""
+        self.uploads.remove_unused(self._jobs.uploads())
+        return self.uploads.begin()
+
+    async def forget_upload(self, upload: str) -> None:
+        """Remove an archive unless another job needs it."""
+        with contextlib.suppress(StateError):  # the next start removes it
+            if upload not in await asyncio.to_thread(self._jobs.uploads):
+                await asyncio.to_thread(self.uploads.remove, upload)
+
     async def take(self, record: Record) -> bool:
         """Claim a job whoever is next; False when it does not wait any more. Raises StateError."""
         taken = await asyncio.to_thread(self._jobs.take, record.id)
@@ -101,13 +128,19 @@ class Records:
         for job_id in await asyncio.to_thread(self._jobs.forget, KEPT):
             self._known.pop(job_id, None)
             with contextlib.suppress(OSError):  # the next start removes it
-                (self._logs / job_id).unlink(missing_ok=True)
+                self.remove(job_id)
+
+    def remove(self, job_id: str) -> None:
+        """Remove the files of a job that is forgotten. Raises OSError."""
+        (self._logs / job_id).unlink(missing_ok=True)
+        bundle.remove(self._artifacts / job_id)
 
     def _remove_strays(self) -> None:
-        """Remove logs of jobs that are forgotten."""
-        for path in self._logs.iterdir():
-            if _ID.fullmatch(path.name) and not path.is_dir() and self._jobs.summary(path.name) is None:
-                path.unlink()
+        """Remove files of jobs that are forgotten."""
+        for path in (*self._logs.iterdir(), *self._artifacts.iterdir()):
+            job_id = path.name.partition(".")[0]
+            if _ID.fullmatch(job_id) and not path.is_dir() and self._jobs.summary(job_id) is None:
+                self.remove(job_id)
 
     def _complete_settled(self) -> None:
         """Have the logs of jobs whose outcome was written right before a crash end as they should."""

@@ -14,7 +14,8 @@ from runner import outcome as outcomes
 from runner.errors import RequestReusedError, StateError
 from runner.execution.marker import Marker
 from runner.job import Job
-from runner.outcome import BadRequest, Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed
+from runner.job_files import Upload
+from runner.outcome import BadRequest, BadSource, Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed
 from runner.store import queue
 from runner.store.database import Database
 from runner.store.seal import Seal
@@ -95,11 +96,12 @@ class Jobs:
             if request and (earlier := self._requested(connection, request.key, digest)):
                 return earlier, False
             number = connection.execute(
-                "INSERT INTO job (id, state, submitted, priority, trust_key, expires, request, request_digest) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO job (id, state, submitted, priority, trust_key, expires, request, request_digest, upload) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     job_id, JobState.QUEUED, now, job.priority, job.trust_key, expires,
                     request.key if request else None, digest,
+                    job.source.id if isinstance(job.source, Upload) else None,
                 ),
             ).lastrowid  # fmt: skip
             assert number is not None
@@ -107,6 +109,14 @@ class Jobs:
             _note(connection, number, JobState.QUEUED)
             queue.enter(connection, number)
         return job_id, True
+
+    def requested(self, request: Request) -> bool:
+        """Whether something was submitted with this name before."""
+        return bool(self._database.read("SELECT 1 FROM job WHERE request = ?", request.key))
+
+    def uploads(self) -> set[str]:
+        """The archives that jobs still need."""
+        return {row["upload"] for row in self._database.read("SELECT upload FROM job WHERE upload IS NOT NULL")}
 
     def get(self, job_id: str) -> Entry | None:
         """The job of that id, if it is known."""
@@ -196,8 +206,8 @@ class Jobs:
         with self._database.transaction("The outcome cannot be written down") as connection:
             _move(connection, job_id, JobState.SETTLED)
             connection.execute(
-                "UPDATE job SET outcome = ?, output = ?, closing = ?, marker = NULL, cancelled_by = NULL "
-                "WHERE id = ? AND outcome IS NULL",
+                "UPDATE job SET outcome = ?, output = ?, closing = ?, "
+                "marker = NULL, cancelled_by = NULL, upload = NULL WHERE id = ? AND outcome IS NULL",
                 (json.dumps(outcomes.to_json(result.outcome)), result.output, result.closing.decode(), job_id),
             )
             connection.execute("DELETE FROM content WHERE job = (SELECT number FROM job WHERE id = ?)", (job_id,))
@@ -249,7 +259,7 @@ def fit(outcome: Outcome) -> Outcome:
     match outcome:
         case Cancelled(by):
             return Cancelled(_fit(by))
-        case SandboxLost(why) | SetupFailed(why) | RunnerStopped(why) | BadRequest(why):
+        case SandboxLost(why) | SetupFailed(why) | BadSource(why) | RunnerStopped(why) | BadRequest(why):
             return replace(outcome, why=_fit(why))
     return outcome
 

@@ -75,5 +75,11 @@ _FIRST: Final = (
     """,
 )
 
+_UPLOADS: Final = (
+    # The archive that was sent with a job, as long as that may need it.
+    "ALTER TABLE job ADD COLUMN upload TEXT",
+    "CREATE INDEX job_upload ON job (upload) WHERE upload IS NOT NULL",
+)
+
 #: `PRAGMA user_version` counts the steps that were done.
-MIGRATIONS: Final = (_FIRST,)
+MIGRATIONS: Final = (_FIRST, _UPLOADS)
