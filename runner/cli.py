@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from runner.commands import artifacts, jobs, run, serve, tokens
+from runner.commands import artifacts, jobs, operation, run, serve, tokens
 from runner.commands.options import DEFAULT_LISTEN
 from runner.errors import BadJobError, InputError, RunnerError
 from runner.gitlab.cli import app as gitlab
@@ -22,6 +22,7 @@ app.add_typer(run.app)
 app.add_typer(serve.app)
 app.add_typer(jobs.app)
 app.add_typer(artifacts.app)
+app.add_typer(operation.app)
 app.add_typer(tokens.app, name="token")
 app.add_typer(gitlab, name="gitlab")
 

@@ -6,14 +6,16 @@ import base64
 import math
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from runner import job_files
+from runner import job_files, steps
 from runner.errors import BadJobError
 from runner.job_files import Archive, Artifacts, Git, Upload
+from runner.steps import Step
 
 #: Largest script, in bytes.
 MAX_SCRIPT: Final = 64 * 1024 * 1024
@@ -53,7 +55,8 @@ class Job:
     Raises BadJobError when it could not be run as written.
     """
 
-    script: bytes
+    #: Either a script or steps.
+    script: bytes = b""
     args: tuple[str, ...] = ()
     #: On top of the sandbox's defaults. Bytes that are not UTF-8 are kept as `os.environ` keeps them.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -71,13 +74,18 @@ class Job:
     #: Seconds that the job may wait in the queue, and from there to the start of the script; None is no limit.
     queue_timeout: float | None = None
     setup_timeout: float | None = None
+    #: Run one after the other, in one sandbox.
+    steps: tuple[Step, ...] = ()
     #: What its working folder holds at the start; nothing unless it is given.
     source: Upload | Git | Archive | None = None
     #: What is kept of its working folder.
     artifacts: tuple[Artifacts, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_script(self.script)
+        if self.steps:
+            _check_steps(self)
+        else:
+            _check_script(self.script)
         _check_strings(self.args, self.environment, self.secrets)
         _check_secrets(self.environment, self.secrets)
         _check_profile(self.profile)
@@ -90,6 +98,11 @@ class Job:
         _check_artifacts(self.artifacts)
         object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
         object.__setattr__(self, "secrets", MappingProxyType(dict(self.secrets)))
+
+    @property
+    def scripts(self) -> Sequence[bytes]:
+        """The script of each step, or the one that there is."""
+        return [step.script for step in self.steps] or [self.script]
 
     @property
     def variables(self) -> dict[str, str]:
@@ -111,34 +124,40 @@ def to_json(job: Job) -> dict[str, object]:
         "labels": sorted(job.labels),
         "queue_timeout": job.queue_timeout,
         "setup_timeout": job.setup_timeout,
+        "steps": [steps.to_json(step) for step in job.steps],
         "source": job_files.SOURCE.dump_python(job.source, mode="json"),
         "artifacts": job_files.RULES.dump_python(list(job.artifacts), mode="json"),
     }
 
 
 def from_json(document: object) -> Job:
-    """Return the job that `to_json` wrote, checked like any other.
+    """Return the job that `to_json` wrote, checked like any other. An earlier version may have known fewer fields.
 
     Raises ValueError when the document is not one: it may come from anywhere. The message quotes nothing of it.
     """
-    if not isinstance(document, Mapping) or set(document) - _FILES != set(_TYPES):
+    if not isinstance(document, Mapping) or "script" not in document or not set(document) <= set(_TYPES):
         raise ValueError("The job's record does not hold a job.")
-    if not all(_is(document[name], kinds) for name, kinds in _TYPES.items()):
+    if not all(_is(value, _TYPES[name]) for name, value in document.items() if name not in _OWN):
         raise ValueError("The job's record does not hold a job.")
     try:
         script = base64.b64decode(document["script"], validate=True)
-        args, labels = tuple(document["args"]), frozenset(document["labels"])
-        source = job_files.SOURCE.validate_python(document.get("source"))
-        artifacts = tuple(job_files.RULES.validate_python(document.get("artifacts", [])))
-        own = {"script": script, "args": args, "labels": labels, "source": source, "artifacts": artifacts}
+        args, labels = tuple(document.get("args", ())), frozenset(document.get("labels", ()))
+        own = {
+            "script": script,
+            "args": args,
+            "labels": labels,
+            "steps": tuple(map(steps.from_json, document.get("steps", ()))),
+            "source": job_files.SOURCE.validate_python(document.get("source")),
+            "artifacts": tuple(job_files.RULES.validate_python(document.get("artifacts", []))),
+        }
         return Job(**{**document, **own})
-    except (BadJobError, ValueError, OverflowError):
+    except (BadJobError, ValueError, OverflowError, TypeError, LookupError, AttributeError):
         raise ValueError("The job's record holds a job that cannot be run.") from None
 
 
-#: Fields that have a form of their own. A record of an earlier version may lack them.
-_FILES: Final = frozenset({"source", "artifacts"})
-#: Of what each other field of a job's record is.
+#: Fields that have a form of their own.
+_OWN: Final = frozenset({"steps", "source", "artifacts"})
+#: Of what each field of a job's record is.
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "script": (str,),
     "args": (list,),
@@ -151,6 +170,9 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "labels": (list,),
     "queue_timeout": (int, float, type(None)),
     "setup_timeout": (int, float, type(None)),
+    "steps": (list,),
+    "source": (dict, type(None)),
+    "artifacts": (list,),
 }
 
 
@@ -167,9 +189,38 @@ def new_attempt_id() -> str:
     return uuid.uuid4().hex
 
 
+def _check_steps(job: Job) -> None:
+    if job.script or job.args:
+        raise BadJobError("A job has either a script, which may have arguments, or steps. Give one of them.")
+    steps.check(job.steps)
+    if (size := sum(len(step.script) for step in job.steps)) > MAX_SCRIPT:
+        raise BadJobError(f"The steps' scripts have {size} bytes together and the limit is {MAX_SCRIPT}.")
+    for number, step in enumerate(job.steps):
+        _check_step(number, step, job)
+
+
+def _check_step(number: int, step: Step, job: Job) -> None:
+    with _in_field("steps", number, "script"):
+        _check_script(step.script)
+    with _in_field("steps", number, "environment"):
+        _check_strings((), {**job.variables, **step.environment})
+        _check_secrets(step.environment, job.secrets)
+    with _in_field("steps", number, "timeout"):
+        _check_timeout(step.timeout)
+
+
+@contextmanager
+def _in_field(*path: int | str) -> Iterator[None]:
+    """Have an error name the field that it is about."""
+    try:
+        yield
+    except BadJobError as error:
+        raise BadJobError(str(error), field=path) from None
+
+
 def _check_script(script: bytes) -> None:
     if not script.strip():
-        raise BadJobError("The script is empty. Give a script with at least one command.")
+        raise BadJobError("The script is empty. Give a script with at least one command, or steps.")
     if len(script) > MAX_SCRIPT:
         raise BadJobError(
             f"The script has {len(script)} bytes and the limit is {MAX_SCRIPT}. Fetch the data from within the script."
@@ -269,12 +320,18 @@ def _check_labels(labels: frozenset[str]) -> None:
 def _check_source(source: Upload | Git | Archive | None, secrets: Mapping[str, str]) -> None:
     for name in job_files.credentials(source):
         if name not in secrets:
-            raise BadJobError(f"The source needs the secret {name[:80]}, and the job has none of that name. Give it.")
+            raise BadJobError(f"The job has no secret of the name {name[:80]}. Give it.", field=("source",))
     token = source.token if isinstance(source, Git | Archive) else None
     if token and not (secrets[token].isprintable() and secrets[token].isascii()):
-        raise BadJobError(f"The secret {token[:80]} is no token: it has more than printable ASCII characters.")
+        raise BadJobError(
+            f"The secret {token[:80]} is no token: it has more than printable ASCII characters.",
+            field=("source", "token"),
+        )
 
 
 def _check_artifacts(rules: tuple[Artifacts, ...]) -> None:
     if len(rules) > job_files.MAX_RULES:
-        raise BadJobError(f"The job has {len(rules)} rules for artifacts and the limit is {job_files.MAX_RULES}.")
+        raise BadJobError(
+            f"The job has {len(rules)} rules for artifacts and the limit is {job_files.MAX_RULES}.",
+            field=("artifacts",),
+        )

@@ -41,7 +41,7 @@ def parse(content: bytes, name: str) -> JobRequest:
         field = ".".join(map(str, where))
         raise BadJobError(f"{_place(name, _mark(node, where))}: {field or 'the job'}: {first['msg']}.") from None
     except BadJobError as error:
-        raise BadJobError(f"{name}: {error}") from None
+        raise BadJobError(f"{_place(name, _mark(node, error.field)) if error.field else name}: {error}") from None
     return request
 
 

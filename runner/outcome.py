@@ -20,7 +20,9 @@ class Limit(StrEnum):
     """Which time limit ran out."""
 
     JOB = "job"
-    """Of the script, from its start on."""
+    """Of the script, or of all steps together, from its start on."""
+    STEP = "step"
+    """Of one step, from its start on."""
     QUEUE = "queue"
     SETUP = "setup"
 
@@ -143,6 +145,8 @@ def _killed(outcome: Killed) -> str:
 def _timed_out(outcome: TimedOut) -> str:
     if outcome.which is Limit.JOB:
         return f"The script ran into the {outcome.which} timeout and was ended."
+    if outcome.which is Limit.STEP:
+        return "A step ran into its own timeout and was ended."
     return f"The script was not started: the job ran into the {outcome.which} timeout."
 
 

@@ -86,6 +86,7 @@ class Fault(StrEnum):
     LEASE_EXPIRED = "lease-expired"
     CONDEMNED_BY_RUNNER = "condemned-by-runner"
     RECREATE_POLICY = "recreate-policy"
+    IMAGE_REPLACED = "image-replaced"
     OTHER_TRUST_KEY = "other-trust-key"
     HOLD_OVER = "hold-over"
 
@@ -95,7 +96,7 @@ class Fault(StrEnum):
         return self in _QUIET
 
 
-_QUIET = frozenset({Fault.RECREATE_POLICY, Fault.OTHER_TRUST_KEY, Fault.HOLD_OVER, Fault.USED})
+_QUIET = frozenset({Fault.RECREATE_POLICY, Fault.IMAGE_REPLACED, Fault.OTHER_TRUST_KEY, Fault.HOLD_OVER, Fault.USED})
 
 
 class SandboxFault(SandboxError):

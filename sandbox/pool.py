@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from sandbox.errors import ConfigError, Fault, KeeperRefused
 from sandbox.profile import Profile, Recreate
+from sandbox.rollout import Rollout
 from sandbox.state import State, check_move, is_alive
 
 LEASE_TERM = 30.0
@@ -22,6 +23,8 @@ UNTRUSTED = "untrusted"
 STUCK_RETRY = 30.0
 """Seconds between attempts to remove a sandbox whose removal hangs."""
 _REMEMBERED = 50
+_COMING = frozenset({State.CREATING, State.BOOTING})
+_PROVEN = frozenset({State.READY, State.LEASED, State.ORPHANED, State.INSPECTING, State.HELD})
 _NOTHING_LEFT = frozenset({Fault.GONE, Fault.STOPPED})
 
 
@@ -56,6 +59,8 @@ class Sandbox:
     state: State
     since: float
     """When it came into this state."""
+    image: str = ""
+    """What it was made from, by id."""
     proven: float = 0.0
     """When it was last proven fit."""
     trust_key: str | None = None
@@ -79,9 +84,25 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Make a new sandbox of this profile."""
+    """Make a new sandbox of this profile, from this image."""
 
     profile: str
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """Make one sandbox of this profile from a new image, to see whether it is fit."""
+
+    profile: str
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Give up this idle sandbox for one from its profile's new image, which is there already."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +119,7 @@ class Probe:
     name: str
 
 
-Action = Create | Destroy | Probe
+Action = Create | Try | Replace | Destroy | Probe
 
 
 class Pool:
@@ -107,6 +128,8 @@ class Pool:
     def __init__(self, profiles: Mapping[str, Profile], told: Callable[[Sandbox], None] = lambda _: None) -> None:
         """`told` hears of every change of a sandbox, as part of the change."""
         self.profiles = profiles
+        self.rollouts: dict[str, Rollout] = {}
+        """By profile; without one, a profile's image is what its name means to the engine."""
         self._told = told
         self.condemned: deque[Sandbox] = deque(maxlen=_REMEMBERED)
         self.counts: Counter[Fault] = Counter()
@@ -132,9 +155,16 @@ class Pool:
 
     # -- what happened -------------------------------------------------------------------------------------------
 
-    def creating(self, name: str, generation: int, profile: str, now: float) -> Sandbox:
+    def named(self, profile: str, image: str) -> None:
+        """A profile's name for its image means this one."""
+        rollout = self.rollouts.setdefault(profile, Rollout(self._image_in_use(profile) or image))
+        rollout.named(image)
+        if any(s.profile == profile and s.image == image and s.state in _PROVEN for s in self):
+            rollout.proven(image)
+
+    def creating(self, name: str, generation: int, profile: str, image: str, now: float) -> Sandbox:
         """A sandbox is being made."""
-        return self._put(Sandbox(name, generation, profile, State.CREATING, now))
+        return self._put(Sandbox(name, generation, profile, State.CREATING, now, image))
 
     def booting(self, name: str, now: float) -> Sandbox:
         """Its container was started."""
@@ -142,6 +172,9 @@ class Pool:
 
     def fit(self, name: str, now: float) -> Sandbox:
         """It was proven fit: at its birth, after a job, or again."""
+        sandbox = self._sandboxes[name]
+        if rollout := self.rollouts.get(sandbox.profile):
+            rollout.proven(sandbox.image)
         return self._move(name, State.READY, now, proven=now, lease=None)
 
     def follow(self, profiles: Mapping[str, Profile]) -> None:
@@ -171,8 +204,8 @@ class Pool:
         fit = [s for s in self._sandboxes.values() if _suits(s, want) and s.state is State.READY]
         if not fit:
             return None
-        # One that has this key's caches first; then a fresh one, the longest ready of them.
-        chosen = min(fit, key=lambda s: (s.trust_key is None, s.since))
+        # One that has this key's caches first; then a fresh one, the longest ready of those from the present image.
+        chosen = min(fit, key=lambda s: (s.trust_key is None, self.is_outdated(s), s.since))
         lent = lease.extended(now, renewed=False)
         return self._move(chosen.name, State.LEASED, now, lease=lent, trust_key=want.trust_key)
 
@@ -220,6 +253,8 @@ class Pool:
             self._ended.appendleft((sandbox.lease.token, reason))
         if sandbox.state is not State.HELD:
             self.counts[fault] += 1
+        if sandbox.state in _COMING and (rollout := self.rollouts.get(sandbox.profile)):
+            rollout.failed(sandbox.image, sandbox.since, fault, reason, now)
         hold = self._hold_instead(sandbox, fault)
         moved = self._move(
             name,
@@ -279,9 +314,27 @@ class Pool:
             if sandbox.state is State.CONDEMNED or overdue:
                 actions.append(Destroy(sandbox.name))
         for profile in self.profiles:
-            actions += self._to_probe(profile, now)
-            actions += [Create(profile)] * self._room(profile)
+            actions += [Create(profile, self._image(profile))] * self._room(profile)
+            actions += self._to_renew(profile, now) or self._to_probe(profile, now)
         return actions
+
+    def is_outdated(self, sandbox: Sandbox) -> bool:
+        """Whether it was made from another image than its profile's present one."""
+        return sandbox.profile in self.rollouts and sandbox.image != self.rollouts[sandbox.profile].image
+
+    def _to_renew(self, profile: str, now: float) -> list[Action]:
+        """The next step to a new image: one sandbox more, which proves it, then the others one by one."""
+        rollout = self.rollouts.get(profile)
+        mine = [s for s in self if s.profile == profile and _counts(s.state)]
+        if rollout is None or any(s.state in _COMING or s.state is State.STUCK for s in mine):
+            return []
+        full = len(mine) > self.profiles[profile].warm
+        if rollout.candidate is not None and not full:
+            return [Try(profile, rollout.candidate)] if rollout.may_try(now) else []
+        outdated = [s for s in mine if s.state is State.READY and self.is_outdated(s)]
+        if not outdated:
+            return []
+        return [Replace(min(outdated, key=lambda s: s.since).name) if full else Create(profile, rollout.image)]
 
     def _to_probe(self, profile: str, now: float) -> list[Action]:
         mine = [s for s in self._sandboxes.values() if s.profile == profile]
@@ -320,8 +373,21 @@ class Pool:
         by_profile = profile.hold and not fault.is_quiet and sandbox.trust_key is not None and held < profile.warm - 1
         return sandbox.hold if sandbox.hold is not None else (profile.hold if by_profile else None)
 
+    def _is_trial(self, sandbox: Sandbox) -> bool:
+        """Whether it tries a new image, and may well come to nothing."""
+        rollout = self.rollouts.get(sandbox.profile)
+        return rollout is not None and sandbox.state in _COMING and sandbox.image == rollout.candidate
+
+    def _image(self, profile: str) -> str:
+        return self.rollouts[profile].image if profile in self.rollouts else self.profiles[profile].image
+
+    def _image_in_use(self, profile: str) -> str | None:
+        """What the sandboxes of a profile were made from that an earlier life of the keeper left."""
+        return next((s.image for s in self if s.profile == profile and s.image and s.state in _PROVEN), None)
+
     def _room(self, profile: str) -> int:
-        counted = sum(s.profile == profile and _counts(s.state) for s in self._sandboxes.values())
+        mine = [s for s in self._sandboxes.values() if s.profile == profile and _counts(s.state)]
+        counted = sum(not self._is_trial(s) for s in mine)
         return max(0, self.profiles[profile].warm - counted)
 
     def _move(self, name: str, target: State, now: float, **changes: object) -> Sandbox:

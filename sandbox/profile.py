@@ -93,8 +93,8 @@ class Profile(BaseModel):
         return self
 
     def makes_the_same_as(self, other: "Profile") -> bool:
-        """Whether a container made from the other profile is the one that this would make: the rest is policy."""
+        """Whether a container made from the other profile is the one that this would make, but for its image."""
         return all(getattr(self, name) == getattr(other, name) for name in _OF_THE_CONTAINER)
 
 
-_OF_THE_CONTAINER = ("image", "runtime", "cpus", "cpuset", "memory", "pids", "nofile", "network", "registry_mirrors")
+_OF_THE_CONTAINER = ("runtime", "cpus", "cpuset", "memory", "pids", "nofile", "network", "registry_mirrors")

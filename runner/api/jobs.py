@@ -4,7 +4,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from typing import Annotated, Final
 
@@ -116,7 +116,19 @@ def _parse(body: bytes) -> JobRequest:
 def _body(model: type[JobRequest]) -> dict[str, object]:
     """Describe a body that is read by hand, with a bound, for the OpenAPI document."""
     schema = model.model_json_schema()
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    inlined = _inlined(schema, schema.pop("$defs", {}))
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
+
+
+def _inlined(schema: object, definitions: Mapping[str, object]) -> object:
+    """Return a schema without references, which would not lead anywhere in the document."""
+    if isinstance(schema, list):
+        return [_inlined(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if name := schema.get("$ref"):
+        return _inlined(definitions[str(name).rpartition("/")[2]], definitions)
+    return {key: _inlined(part, definitions) for key, part in schema.items()}
 
 
 async def _now(record: Record, offset: int) -> AsyncIterator[bytes]:

@@ -9,21 +9,69 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner import outcome as outcomes
+from runner import steps
+from runner.errors import BadJobError
 from runner.execution.files.bundle import Kept
 from runner.job import Job
 from runner.job_files import KINDS, Artifacts, Source
+from runner.service.mode import Mode
+from runner.service.watermark import Disk
+from runner.steps import Step, StepProgress, StepState
 from runner.store.jobs import Summary
 from runner.store.states import JobState
 from runner.store.tokens import Scope, TokenFacts
 
 
-class JobRequest(BaseModel):
-    """A job to run."""
+class StepRequest(BaseModel):
+    """One step of a job."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
+    name: str
+    """What `if` and the log call it; letters, digits, dots, dashes and underscores."""
     script: str
+    """As that of a job."""
+    if_: Annotated[str | None, Field(alias="if")] = None
+    """When it runs: tests joined by `&&`. Without it, when no step before failed."""
+    always: bool = False
+    """Whether it runs also after a step before failed."""
+    allow_failure: bool | list[int] = False
+    """Whether the job goes on when it fails, or the exit codes with which it does."""
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds from its start."""
+    environment: dict[str, str] = {}
+    """On top of the job's."""
+
+    def to_step(self, number: int) -> Step:
+        """Raises BadJobError when its condition cannot be read."""
+        try:
+            condition = steps.parse(self.if_) if self.if_ is not None else steps.Condition()
+        except BadJobError as error:
+            raise BadJobError(str(error), field=("steps", number, "if")) from None
+        return Step(
+            name=self.name,
+            script=_bytes(self.script),
+            condition=condition,
+            always=self.always,
+            allow_failure=self.allow_failure if isinstance(self.allow_failure, bool) else frozenset(self.allow_failure),
+            timeout=self.timeout,
+            environment=self.environment,
+        )
+
+
+class JobRequest(BaseModel):
+    """A job to run."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={"oneOf": [{"required": ["script"]}, {"required": ["steps"]}]},
+    )
+
+    script: str = ""
     """A shell script, or a text that starts with a `#!` line."""
+    steps: list[StepRequest] = []
+    """In place of the script: steps that run one after the other."""
     args: list[str] = []
     environment: dict[str, str] = {}
     profile: str = "default"
@@ -49,7 +97,8 @@ class JobRequest(BaseModel):
     def to_job(self) -> Job:
         """Raises BadJobError when it cannot be run as written."""
         return Job(
-            script=self.script.encode("utf-8", "surrogatepass"),
+            script=_bytes(self.script),
+            steps=tuple(step.to_step(number) for number, step in enumerate(self.steps)),
             args=tuple(self.args),
             environment=self.environment,
             profile=self.profile,
@@ -72,6 +121,10 @@ def place(location: Sequence[int | str]) -> tuple[int | str, ...]:
     return tuple(location)
 
 
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
 class JobPage(BaseModel):
     """Some of the jobs, the newest first."""
 
@@ -84,10 +137,32 @@ class Status(BaseModel):
     """The service itself."""
 
     version: str
-    draining: bool
+    mode: Mode
+    """What it does with jobs."""
+    drained_by: str | None
+    """Who keeps what waits from starting, over restarts; none when it may start."""
+    drained_since: float | None
+    """Seconds since the epoch."""
     slots: int
     running: int
+    gitlab_running: int
+    """GitLab's jobs that have a sandbox, or are about to."""
     waiting: int
+    disk: Disk
+    """Of the state folder. While it is low nothing new starts, and when it is full no jobs are taken either."""
+    disk_free: int
+    """Bytes."""
+    held: str
+    """Why nothing that waits may start; empty when it may."""
+
+
+class StopRequest(BaseModel):
+    """How to stop."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    force: bool = False
+    """End what runs."""
 
 
 class TokenRequest(BaseModel):
@@ -127,6 +202,24 @@ class NewToken(TokenView):
     """Can be read only here."""
 
 
+class StepView(BaseModel):
+    """How far a step is, as its sandbox says."""
+
+    name: str
+    state: StepState
+    exit_code: int
+    """Of one that failed; 128 + N for signal N."""
+    seconds: float
+    """How long it took."""
+    allowed: bool
+    """Whether it failed, and the job goes on all the same."""
+
+    @classmethod
+    def of(cls, step: StepProgress) -> StepView:
+        """What the service knows."""
+        return cls(name=step.name, state=step.state, exit_code=step.code, seconds=step.seconds, allowed=step.allowed)
+
+
 class JobView(BaseModel):
     """A job as the service knows it."""
 
@@ -138,6 +231,8 @@ class JobView(BaseModel):
     priority: int
     outcome: dict[str, str | int] | None
     """How it ended: name, exit code, sentence and what belongs to the kind of outcome."""
+    steps: list[StepView]
+    """How far its steps are."""
 
     @classmethod
     def of(cls, job: Summary) -> JobView:
@@ -149,6 +244,7 @@ class JobView(BaseModel):
             trust_key=job.trust_key,
             priority=job.priority,
             outcome=outcomes.to_json(job.outcome) if job.outcome else None,
+            steps=[StepView.of(step) for step in job.steps],
         )
 
 

@@ -11,13 +11,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from runner.errors import BadJobError, BusyError, DrainingError, RequestReusedError, RunnerError
+from runner.errors import BadJobError, BusyError, RequestReusedError, RunnerError, StoppingError, WrongModeError
 
 _STATUS: Final = {
     BadJobError: HTTPStatus.UNPROCESSABLE_ENTITY,
     BusyError: HTTPStatus.TOO_MANY_REQUESTS,
-    DrainingError: HTTPStatus.SERVICE_UNAVAILABLE,
+    StoppingError: HTTPStatus.SERVICE_UNAVAILABLE,
     RequestReusedError: HTTPStatus.CONFLICT,
+    WrongModeError: HTTPStatus.CONFLICT,
 }
 
 

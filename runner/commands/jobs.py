@@ -45,7 +45,7 @@ def submit(
 
     With --wait, Ctrl-C leaves the job running.
     """
-    request = _parse(file).model_dump(exclude_defaults=True)
+    request = _parse(file).model_dump(exclude_defaults=True, by_alias=True)
     if secret:
         request["secrets"] = {**request.get("secrets", {}), **_from_environment(secret)}
     with client() as service:
@@ -91,6 +91,8 @@ def show(job: JobId, as_json: AsJson = False) -> None:
         print(json.dumps(view))
         return
     print(f"{view['id']}: {view['state']}, trust key {view['trust_key']}, submitted {when(view['submitted'])}")
+    if view["steps"]:
+        table(["STEP", "STATE", "EXIT CODE", "SECONDS"], map(_step, view["steps"]))
     if view["outcome"]:
         print(view["outcome"]["message"])
 
@@ -115,18 +117,6 @@ def cancel(job: JobId, as_json: AsJson = False) -> None:
     with client() as service:
         view = service.cancel(job)
     print(json.dumps(view) if as_json else f"{view['id']}: {view['state']}")
-
-
-@app.command()
-def status(as_json: AsJson = False) -> None:
-    """Say how the service is."""
-    with client() as service:
-        view = service.status()
-    if as_json:
-        print(json.dumps(view))
-        return
-    draining = ", takes no more" if view["draining"] else ""
-    print(f"runner {view['version']}: {view['running']} of {view['slots']} jobs run, {view['waiting']} wait{draining}")
 
 
 @contextmanager
@@ -185,6 +175,12 @@ def _from_environment(names: list[str]) -> dict[str, str]:
 def _row(job: dict[str, Any]) -> list[str]:
     outcome = job["outcome"]["outcome"] if job["outcome"] else ""
     return [job["id"], job["state"], outcome, job["trust_key"], when(job["submitted"])]
+
+
+def _step(step: dict[str, Any]) -> list[str]:
+    state = step["state"] + (", which is allowed" if step["allowed"] else "")
+    code = str(step["exit_code"]) if step["state"] == "failed" else ""
+    return [step["name"], state, code, f"{step['seconds']:.1f}" if step["seconds"] else ""]
 
 
 def when(seconds: float) -> str:

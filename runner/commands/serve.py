@@ -47,6 +47,10 @@ def serve(
         Path | None, typer.Option(envvar="RUNNER_TLS_CERTIFICATE", help="Serve HTTPS with this certificate (PEM).")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(envvar="RUNNER_TLS_KEY", help="Its key (PEM).")] = None,
+    max_run_time: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds after which it stops by itself, as by TERM; never if not given."),
+    ] = None,
     keeper: KeeperSocket = DEFAULT_KEEPER,
     address: Addresses = None,
     identity: Identity = None,
@@ -76,7 +80,8 @@ def serve(
 ) -> None:
     """Run as a service: take jobs over HTTP, run each in a sandbox, keep logs and outcomes.
 
-    TERM drains: no more jobs are taken, and those that were taken end first. A second TERM, or QUIT, ends them.
+    TERM stops: no more jobs are taken, those that run end first, and those that wait are there for the next life on the
+    same --state. A second TERM, or QUIT, ends what runs. So does `runner stop`, with and without --force.
 
     USR1 detaches, for a restart or an upgrade: the service exits within seconds and leaves running jobs running and
     waiting ones waiting. Started again with the same --state, it goes on with them. So it does after a crash.
@@ -97,7 +102,7 @@ def serve(
         (gitlab_cache, gitlab_cache_bytes),
         gitlab_helper,
     )
-    serving = _Serving(host, int(port), tls, state, slots, per_key, label or [], gitlab)
+    serving = _Serving(host, int(port), tls, state, slots, per_key, label or [], max_run_time, gitlab)
     asyncio.run(_serve(serving, source_of(keeper, address, identity, known_hosts, address_state, folder)))
 
 
@@ -134,6 +139,8 @@ class _Serving:
     slots: int
     per_key: int | None
     labels: list[str]
+    #: Seconds.
+    max_run_time: float | None
     gitlab: GitLabOptions
 
 
@@ -160,6 +167,7 @@ async def _serve(how: _Serving, source: Source) -> None:
     where = f"{'https' if tls else 'http'}://{how.host}:{how.port}"
     logging.getLogger("runner").info("serving on %s; the API token is in %s", where, home.token)
     working = beside(service, source.leases, home.gitlab, how.gitlab)
-    await serve_api(working, make_app(service, token, home.tokens), how.host, how.port, tls)
+    app = make_app(service, token, home.tokens, working)
+    await serve_api(working, app, how.host, how.port, tls, how.max_run_time)
     logging.shutdown()
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes

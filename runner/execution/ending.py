@@ -22,6 +22,8 @@ def outcome_of(ended: Ended) -> Outcome:
             return Killed(ended.code)
         case EndKind.TIMED_OUT:
             return TimedOut(Limit.JOB)
+        case EndKind.STEP_TIMED_OUT:
+            return TimedOut(Limit.STEP)
         case EndKind.START_FAILED:
             return ScriptFailed(NOT_FOUND if ended.errno == errno.ENOENT else NOT_EXECUTABLE)
 

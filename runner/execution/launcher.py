@@ -90,20 +90,26 @@ def launch(request: dict[str, Any]) -> bool:
 
 
 def receive(attempt: Attempt) -> socket.socket:
-    """Lay the attempt out on disk, with the script from the connection. Returns the socket at its address."""
+    """Lay the attempt out on disk, with its scripts from the connection. Returns the socket at its address."""
     signal.alarm(LAUNCH_SECONDS)  # a connection may die without a word, and somebody may wait for what comes of this
     listener = attempt.create()
     if not attempt.filled:
         empty_workspace(attempt.workspace)
+    for number in range(len(attempt.steps)):
+        receive_script(attempt.script(number))
+    signal.alarm(0)
+    return listener
+
+
+def receive_script(path: str) -> None:
+    """Write down the script that is next on the connection."""
     _, size = read_head()
-    script = os.open(attempt.script, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
+    script = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
     try:
         for piece in read_pieces(size):
             write_all(script, piece)
     finally:
         os.close(script)
-    signal.alarm(0)
-    return listener
 
 
 def empty_workspace(path: str) -> None:
@@ -171,6 +177,7 @@ class Follower:
         self.link = link
         self.sent = sent
         self.limit = limit
+        self.progress: object = None
 
     def run(self) -> None:
         """Follow the script to its end."""
@@ -185,6 +192,7 @@ class Follower:
                     self.obey()
                 elif hear_supervisor(self.link, self.folder):
                     self.send_log()
+                    self.send_progress(self.folder.read_record())
                 else:
                     self.link.close()
                     self.link = None
@@ -214,6 +222,12 @@ class Follower:
             while select.select([STDIN], [], [], 0)[0]:
                 self.obey()
 
+    def send_progress(self, record: dict[str, Any]) -> None:
+        """Tell how far the steps are, if that is news. What the job made of the record is for the runner to judge."""
+        if (steps := record.get("steps")) and steps != self.progress:
+            self.progress = steps
+            send_json(b"s", {"steps": steps})
+
     def send_end(self) -> None:
         """Send the rest of the log, and the record if it is final; without that, the supervisor died.
 
@@ -225,6 +239,7 @@ class Follower:
         if isinstance(logged := record.get("logged"), int):
             self.limit = min(self.limit, logged)
         self.send_log()
+        self.send_progress(record)
         if (kind := record.get("kind")) in ("starting", "running", "missing or unreadable"):
             send_json(b"x", {"why": f"The supervisor in the sandbox is gone, and its record is {kind}."})
         else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from runner.execution.files.limits import DEFAULT_LIMITS, FileLimits
+from runner.steps import StepProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,20 @@ class Settings:
 class Note:
     """Something to tell about an attempt. It is not part of the script's output."""
 
-    #: What happened, for programs: `lending`, `leased`, `caveat`, `retry`, `started`, `lost`,
-    #: `resumed`, `remark`, `ended`, `condemned`.
+    #: What happened, for programs: `lending`, `leased`, `caveat`, `retry`, `started`, `step`,
+    #: `lost`, `resumed`, `remark`, `ended`, `condemned`.
     action: str
     #: The same as a sentence for people.
     text: str
     facts: Mapping[str, str | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepNote(Note):
+    """A step of the job began, or is over."""
+
+    number: int = 0
+    progress: StepProgress = field(default_factory=StepProgress)
 
 
 Notes: TypeAlias = Callable[[Note], None]

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Final
 
+#: The launcher's, in the order in which they need each other.
+MODULES: Final = ("plan", "supervisor", "launcher")
+
 # Registered under their full names, they find each other by their usual imports without any package around them.
 _BOOTSTRAP: Final = """\
 import os, sys
@@ -55,4 +58,4 @@ def assemble(*modules: str) -> Program:
     return Program(b"".join(sources.values()), ("-I", "-S", "-c", _BOOTSTRAP, *words))
 
 
-LAUNCHER: Final = assemble("supervisor", "launcher")
+LAUNCHER: Final = assemble(*MODULES)

@@ -21,10 +21,11 @@ from runner.execution.ending import remarks_on_end
 from runner.execution.lease import Access, Lease, LeaseSource
 from runner.execution.log import Log
 from runner.execution.marker import Marker
-from runner.execution.options import Note, Notes, Settings
+from runner.execution.options import Note, Notes, Settings, StepNote
 from runner.execution.prepare import LEND_SLACK
 from runner.execution.session import Session
 from runner.job import Job
+from runner.steps import StepProgress, StepState
 
 #: Seconds between the beginnings of two sessions: a job that ends each of them does not make the runner spin.
 PAUSE: Final = 1.0
@@ -33,6 +34,9 @@ STABLE: Final = 10.0
 PROGRESS: Final = 64 * 1024
 #: Seconds of an unbroken session after which an end that happened while there was none has certainly arrived.
 CATCH_UP: Final = 60.0
+
+#: The states of a step that are not its last.
+_GO_ON: Final = frozenset({StepState.WAITING, StepState.RUNNING})
 
 _T = TypeVar("_T")
 
@@ -55,6 +59,7 @@ class Pursuit:
         self._session = session
         self._access: Access | None = None
         self._received = log.received
+        self._steps: list[StepProgress] = []
         self._sent = asyncio.Event()
         #: On the loop's clock, when another session was opened last, and where the log stood then; and when there last
         #: was a way in that was good for something.
@@ -83,10 +88,10 @@ class Pursuit:
         assert self._session
         try:
             await self._send(self._session, job, filled=filled)
-            return self._conclude(await self._session.end(), job.script)
+            return self._conclude(await self._session.end(), job.scripts)
         except ConnectionLostError as error:
             self._lost(error)
-            return await self._follow(job.script)
+            return await self._follow(job.scripts)
 
     async def regain(self) -> Lease:
         """Ask for the lease of an attempt of an earlier life until there is an answer.
@@ -103,7 +108,7 @@ class Pursuit:
         Errors: LeaseLostError; AttemptLostError, also when there was no way in for `reconnect_deadline` seconds;
         ProtocolError.
         """
-        return await self._follow(b"")
+        return await self._follow([])
 
     async def reach(self) -> Session:
         """Return a session, after the script's end too: the one that there is, or a new one after that was lost.
@@ -153,20 +158,21 @@ class Pursuit:
             workspace=marker.workspace,
             root=marker.attempts,
             filled=filled,
+            steps=tuple(map(wire.encode_step, job.steps)) or (wire.ONE_SCRIPT,),
         )
         try:
             async with asyncio.timeout(settings.launch_deadline):
-                await session.launch(launch, job.script, self._take)
+                await session.launch(launch, job.scripts, self._take, self._tell)
         except TimeoutError:
             raise ConnectionLostError(f"The job could not be sent within {settings.launch_deadline:g} s.") from None
         self._sent.set()
         self._notes(Note("started", "The script was sent to the sandbox.", {"attempt": marker.attempt}))
 
-    async def _follow(self, script: bytes) -> wire.Ended:
+    async def _follow(self, scripts: Sequence[bytes]) -> wire.Ended:
         while True:
             try:
                 session = await self._until_answered(self._reopen)
-                return self._conclude(await session.end(), script)
+                return self._conclude(await session.end(), scripts)
             except ConnectionLostError as error:
                 self._lost(error)
             except LaunchRefusedError as error:  # it would say that user code certainly did not run
@@ -203,7 +209,8 @@ class Pursuit:
         marker = self._marker
         if session.hello.boot_id != marker.boot_id:
             raise AttemptLostError("The sandbox's host was restarted, which ended the script.")
-        await session.follow(wire.Follow(marker.attempt, marker.attempts, self._received, marker.log_limit), self._take)
+        follow = wire.Follow(marker.attempt, marker.attempts, self._received, marker.log_limit)
+        await session.follow(follow, self._take, self._tell)
         self._sent.set()
         self._opened, self._began_at = _now(), self._received
         self._notes(Note("resumed", "The script was found again in the sandbox.", {"offset": self._received}))
@@ -215,7 +222,17 @@ class Pursuit:
             raise ProtocolError("The sandbox sent more output than was agreed.")
         self._log.append(*pieces)
 
-    def _conclude(self, ended: wire.Ended, script: bytes) -> wire.Ended:
+    def _tell(self, progress: wire.Progress) -> None:
+        """Pass on which steps began and ended. None goes back: a job that fakes its steps makes few words of ours."""
+        self._steps += [StepProgress()] * (len(progress.steps) - len(self._steps))
+        for number, (before, now) in enumerate(zip(self._steps, progress.steps, strict=False)):
+            if now.state is before.state or before.state not in _GO_ON or now.state is StepState.WAITING:
+                continue
+            self._steps[number] = now
+            self._notes(StepNote("step", f"Step {number + 1}: {now.state.replace('_', ' ')}.", {}, number, now))
+
+    def _conclude(self, ended: wire.Ended, scripts: Sequence[bytes]) -> wire.Ended:
+        script = scripts[ended.step] if ended.step < len(scripts) else b""
         self._log.dropped += ended.dropped
         for remark in remarks_on_end(ended, script, self._received):
             self._log.remark(remark)

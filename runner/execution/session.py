@@ -39,6 +39,8 @@ _PIECE: Final = 256 * 1024
 
 #: Takes the next bytes of a script's output. Must not keep the view. A SandboxError from it ends the session.
 Output: TypeAlias = Callable[[Sequence[memoryview]], None]
+#: Is told how far the steps are. What it raises, as for `Output`.
+News: TypeAlias = Callable[[wire.Progress], None]
 
 #: What each of the library's errors means here. A test fails when the library gains one that is not listed.
 SENTENCES: Final[Mapping[type[Exception], str]] = {
@@ -136,19 +138,22 @@ class Session:
         assert self._conversation.hello
         return self._conversation.hello
 
-    async def launch(self, launch: wire.Launch, script: bytes, output: Output) -> None:
-        """Send the script; from the first byte on it counts as started. What it writes goes to `output` as it comes.
+    async def launch(self, launch: wire.Launch, scripts: Sequence[bytes], output: Output, news: News) -> None:
+        """Send the scripts of all steps; from the first byte on they count as started.
 
-        Errors: ConnectionLostError. Waits while the sandbox does not read: the caller sets the deadline.
+        What they write goes to `output` as it comes. Errors: ConnectionLostError. Waits while the sandbox does not
+        read: the caller sets the deadline.
         """
-        self._conversation.begin(output)
-        await self._conversation.write(wire.encode_launch(launch, len(script)))
-        for start in range(0, len(script), _PIECE):
-            await self._conversation.write(script[start : start + _PIECE])
+        self._conversation.begin(output, news)
+        head = wire.encode_launch(launch, len(scripts[0]))
+        for number, script in enumerate(scripts):
+            await self._conversation.write(wire.encode_script(len(script)) if number else head)
+            for start in range(0, len(script), _PIECE):
+                await self._conversation.write(script[start : start + _PIECE])
 
-    async def follow(self, follow: wire.Follow, output: Output) -> None:
+    async def follow(self, follow: wire.Follow, output: Output, news: News) -> None:
         """Ask for a script that an earlier session launched. Errors: ConnectionLostError."""
-        self._conversation.begin(output)
+        self._conversation.begin(output, news)
         await self._conversation.write(wire.encode_follow(follow))
 
     async def end(self) -> wire.Ended:
@@ -253,6 +258,7 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
 
     def __init__(self) -> None:
         self.output: Output | None = None
+        self.news: News | None = None
         self.error: SandboxError | None = None
         self._decoder = wire.Decoder()
         self.hello: wire.Hello | None = None
@@ -296,6 +302,9 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
         match frame:
             case wire.LogData(data) if self.output and not self._last:
                 self._hold(data)
+            case wire.Progress() if self.news and not self._last:
+                self._deliver()
+                self.news(frame)
             case wire.Hello() if not self.hello:
                 self.hello = frame
                 self._news.set()
@@ -340,10 +349,10 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
         """Whether the launcher was given something to do and has not told its end."""
         return self.output is not None and not self._last
 
-    def begin(self, output: Output) -> None:
-        """Have what comes from now on go to `output`."""
+    def begin(self, output: Output, news: News) -> None:
+        """Have what comes from now on go to `output` and `news`."""
         assert not self.busy
-        self.output = output
+        self.output, self.news = output, news
         self._last = None
 
     async def greet(self) -> None:

@@ -1,8 +1,9 @@
-"""The supervisor: the process in the sandbox that sees one script to its end, whether or not anyone follows.
+"""The supervisor: the process in the sandbox that sees one job to its end, whether or not anyone follows.
 
-It is detached from every connection. It starts the script in a session of its own, moves its output to the log file,
-enforces the log's limit and the script's deadline, and records the end. Sent into the sandbox together with
-`launcher.py`, whose rules apply: standard library only, Python 3.11 or later, nothing heavy at the start.
+It is detached from every connection. It starts the job's steps one after the other, each in a session of its own,
+moves their output to the log file, enforces the log's limit and the deadlines, and records how far they are and the
+end. A job that is one script is one step without a name. Sent into the sandbox together with `launcher.py`, whose rules
+apply: standard library only, Python 3.11 or later, nothing heavy at the start.
 
 Whoever follows the script has a link to it, a stream socket: the supervisor writes a byte when there is news, the
 follower writes the number of a signal for the script, and the end of file is the other's end. The first link comes with
@@ -28,6 +29,8 @@ import struct
 import termios
 import time
 
+from runner.execution.plan import Row, allows, deciding, wanted
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing costs milliseconds
     from typing import Any
@@ -47,7 +50,7 @@ class RefusedError(Exception):
 
 
 class Folder:
-    """What an attempt leaves in the sandbox (`script`, `log`, `record`), and where its supervisor listens."""
+    """What an attempt leaves in the sandbox (its scripts, `log`, `record`), and where its supervisor listens."""
 
     def __init__(self, root: str, attempt: str) -> None:
         self.root = root
@@ -111,7 +114,7 @@ class Attempt(Folder):
 
     def __init__(self, header: dict[str, Any]) -> None:
         super().__init__(header["root"], header["attempt"])
-        self.script: str = os.path.join(self.path, "script")
+        self.steps: list[dict[str, Any]] = header["steps"]
         self.workspace: str = header["workspace"]
         self.args: list[str] = header["args"]
         self.environment: dict[str, str] = header["environment"]
@@ -120,14 +123,19 @@ class Attempt(Folder):
         self.log_limit: int = header["log_limit"]
         self.filled: bool = header["filled"]
 
-    def command(self) -> list[str]:
-        """Return what to execute: the script by its own first line, or by the shell when it names no interpreter."""
-        with open(self.script, "rb") as script:
-            own = script.read(2) == b"#!"
-        return [self.script, *self.args] if own else [*SHELL, self.script, *self.args]
+    def script(self, number: int) -> str:
+        """Return where a step's script is."""
+        return os.path.join(self.path, f"step-{number + 1}" if self.steps[number]["name"] else "script")
 
-    def variables(self) -> dict[bytes, bytes]:
-        """Return the script's environment: the defaults below and the job's own on top."""
+    def command(self, number: int) -> list[str]:
+        """Return what to execute: the script by its own first line, or by the shell when it names no interpreter."""
+        path = self.script(number)
+        with open(path, "rb") as script:
+            own = script.read(2) == b"#!"
+        return [path, *self.args] if own else [*SHELL, path, *self.args]
+
+    def variables(self, number: int) -> dict[bytes, bytes]:
+        """Return a step's environment: the defaults below, the job's own on top, and the step's on top of that."""
         user = pwd.getpwuid(os.getuid())
         defaults = {
             "HOME": user.pw_dir,
@@ -140,12 +148,12 @@ class Attempt(Folder):
             "PWD": self.workspace,
             "LIBMOUNT_FORCE_MOUNT2": "always",  # `mount` of current distributions fails under sysbox without it
         }
-        merged = {**defaults, **self.environment}
+        merged = {**defaults, **self.environment, **self.steps[number]["environment"]}
         return {name.encode(): value.encode("utf-8", "surrogateescape") for name, value in merged.items()}
 
 
 class Supervisor:
-    """Starts the script and sees it to its end, whether or not anyone follows."""
+    """Starts the steps and sees them to their end, whether or not anyone follows."""
 
     def __init__(self, attempt: Attempt, listener: socket.socket, link: socket.socket) -> None:
         self.attempt = attempt
@@ -154,59 +162,145 @@ class Supervisor:
         self.logged = self.dropped = self.removed = 0
         self.log_error = ""
         self.script = 0
-        self.status: int | None = None
+        self.status: int | None = 0
+        self.rows = [Row() for _ in attempt.steps]
+        #: How the steps that ran ended, for the record.
+        self.ends: dict[int, dict[str, object]] = {}
+        self.deadline: float | None = None
         self.timed_out = self.ending = False
-        self.steps: list[tuple[float, int]] = []
+        self.escalation: list[tuple[float, int]] = []
         self.null = os.open(os.devnull, os.O_RDWR)
         self.output, self.output_end = os.pipe()
+        self.marks, self.marks_end = os.pipe()
         self.wakeup, self.wakeup_end = os.pipe()
 
     def run(self) -> None:
-        """Run the script and record how it ended."""
-        try:
-            self.start()
-        except OSError as error:
-            self.finish({"kind": "start_failed", "errno": error.errno, "text": error.strerror})
-            return
-        while self.status is None:
-            self.wait_for_news()
-        # The script's end is the attempt's: take what was written, and do not wait for children that hold its stdout.
-        self.pump(waiting_bytes(self.output))
-        code = os.waitstatus_to_exitcode(self.status)
-        kind = "timed_out" if self.timed_out else "exited" if code >= 0 else "signaled"
-        # Who wants the end wants to know that it is one; nobody else waits for what the script left.
-        left = self.kill_leftovers() if self.ending else 0
-        self.finish({"kind": kind, "code": abs(code), "left": left})
-        self.kill_leftovers()
-
-    def start(self) -> None:
-        """Start the script in a session of its own."""
+        """Run the steps and record how it ended."""
         self.become_detached()
-        os.chdir(self.attempt.workspace)
-        os.umask(0o022)
-        command = self.attempt.command()
-        actions = [(os.POSIX_SPAWN_DUP2, self.null, 0)]
-        actions += [(os.POSIX_SPAWN_DUP2, self.output_end, target) for target in (1, 2)]
-        variables = self.attempt.variables()
-        everything = range(1, signal.NSIG)
-        self.script = os.posix_spawn(
-            command[0], command, variables, file_actions=actions, setsid=True, setsigmask=(), setsigdef=everything
-        )
-        os.close(self.output_end)
         if self.attempt.timeout is not None:
             # The monotonic clock: a job that is root may set the other one.
-            end = time.monotonic() + self.attempt.timeout
-            self.steps = [(end, signal.SIGTERM), (end + self.attempt.grace, signal.SIGKILL)]
-        own = {"supervisor": identity(os.getpid()), "script": identity(self.script)}
-        self.attempt.write_record({"kind": "running", **own})
+            self.deadline = time.monotonic() + self.attempt.timeout
+        for number in range(len(self.rows)):
+            if self.deadline is not None and time.monotonic() >= self.deadline:
+                self.timed_out = self.ending = True
+            if self.ending:
+                self.rows[number].state = "skipped"
+            else:
+                self.take(number)
+        # Who wants the end wants to know that it is one; nobody else waits for what the script left.
+        left = self.kill_leftovers() if self.ending else 0
+        self.finish({**self.end(), "left": left})
+        self.kill_leftovers()
+
+    def end(self) -> dict[str, object]:
+        """Return how the job ended: like the first step that failed."""
+        number = deciding(self.rows)
+        if self.timed_out:
+            return {"kind": "timed_out", "code": self.rows[number].code if number is not None else 0}
+        if number is None:
+            return {"kind": "exited", "code": 0}
+        return {**self.ends[number], "step": number}
+
+    def take(self, number: int) -> None:
+        """Run a step if its time has come."""
+        row, step = self.rows[number], self.attempt.steps[number]
+        if not wanted(number, self.attempt.steps, self.rows, self.attempt.environment):
+            row.state = "skipped"
+            self.mark(number, "skipped")
+            self.record()
+            return
+        self.mark(number, "begins")
+        began = time.monotonic()
+        try:
+            self.start(number)
+        except OSError as error:
+            code = 127 if error.errno == errno.ENOENT else 126
+            end: dict[str, object] = {"kind": "start_failed", "errno": error.errno, "text": error.strerror}
+        else:
+            code, end = self.see_to_its_end(began, step["timeout"])
+        row.seconds, row.code = time.monotonic() - began, code
+        timed_out = end["kind"] == "step_timed_out"
+        if self.ending:
+            row.state = "interrupted"
+        elif code or timed_out:
+            row.state, row.allowed = "timed_out" if timed_out else "failed", allows(step, code, timed_out=timed_out)
+        else:
+            row.state = "succeeded"
+        self.ends[number] = end
+        self.mark(number, row.state)
+        self.record()
+
+    def see_to_its_end(self, began: float, timeout: float | None) -> tuple[int, dict[str, object]]:
+        """Wait for the end of the script that runs; return its exit code as a shell has it, and how it ended."""
+        end = min((end for end in (self.deadline, timeout and began + timeout) if end), default=None)
+        self.escalation = [] if end is None else [(end, signal.SIGTERM), (end + self.attempt.grace, signal.SIGKILL)]
+        while self.status is None:
+            self.wait_for_news()
+        late = end is not None and len(self.escalation) < 2
+        self.escalation = []
+        # The script's end is the step's: take what was written, and do not wait for children that hold its stdout.
+        self.pump(self.output, waiting_bytes(self.output))
+        self.timed_out = late and end == self.deadline
+        self.ending |= self.timed_out
+        code = os.waitstatus_to_exitcode(self.status)
+        kind = "step_timed_out" if late and not self.timed_out else "exited" if code >= 0 else "signaled"
+        return code if code >= 0 else 128 - code, {"kind": kind, "code": abs(code)}
+
+    def start(self, number: int) -> None:
+        """Start a step's script in a session of its own."""
+        os.chdir(self.attempt.workspace)
+        command = self.attempt.command(number)
+        actions = [(os.POSIX_SPAWN_DUP2, self.null, 0)]
+        actions += [(os.POSIX_SPAWN_DUP2, self.output_end, target) for target in (1, 2)]
+        variables = self.attempt.variables(number)
+        everything = range(1, signal.NSIG)
+        self.status = None
+        try:
+            self.script = os.posix_spawn(
+                command[0], command, variables, file_actions=actions, setsid=True, setsigmask=(), setsigdef=everything
+            )
+        except OSError:
+            self.status = 0
+            raise
+        self.rows[number].state = "running"
+        self.record()
+
+    def record(self) -> None:
+        """Write down how far the steps are, and tell."""
+        own = {"supervisor": identity(os.getpid()), "script": identity(self.script) if self.status is None else []}
+        self.attempt.write_record({"kind": "running", **own, **self.progress()})
+        self.tell()
+
+    def progress(self) -> dict[str, object]:
+        """Return how far the steps are, if there are any beside the script itself."""
+        return {"steps": [row.to_json() for row in self.rows]} if self.attempt.steps[0]["name"] else {}
+
+    def mark(self, number: int, what: str) -> None:
+        """Have a line in the log that says where a step begins, and how it ended."""
+        name, row = self.attempt.steps[number]["name"], self.rows[number]
+        if not name:
+            return
+        exact = f" with exit code {row.code}" if what == "failed" else ""
+        allowed = ", which is allowed" if row.allowed else ""
+        after = "" if what in ("begins", "skipped") else f" after {row.seconds:.1f} s"
+        self.pump(self.output, waiting_bytes(self.output))
+        start = b"" if self.at_line_start() else b"\n"
+        said = what.replace("_", " ") + exact + after + allowed
+        line = f"runner: step {number + 1} of {len(self.rows)}, {name}: {said}\n"
+        self.pump(self.marks, os.write(self.marks_end, start + line.encode()))
+
+    def at_line_start(self) -> bool:
+        """Whether the log is empty or ends with a line."""
+        return self.logged == 0 or os.pread(self.attempt.log, 1, self.logged - 1) == b"\n"
 
     def become_detached(self) -> None:
         """Leave the connection's session, adopt what the script orphans, and turn signals into readable bytes."""
         for descriptor in (0, 1, 2):
             os.dup2(self.null, descriptor)
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        os.umask(0o022)
         enlarge(self.output)
-        for descriptor in (self.output, self.wakeup, self.wakeup_end):
+        for descriptor in (self.output, self.marks, self.wakeup, self.wakeup_end):
             os.set_blocking(descriptor, False)
         signal.set_wakeup_fd(self.wakeup_end, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -218,10 +312,10 @@ class Supervisor:
 
     def wait_for_news(self) -> None:
         """Sleep until there is output, a dead child, a word from a follower or a deadline, and handle it."""
-        timeout = max(0.0, self.steps[0][0] - time.monotonic()) * 1000 + 1 if self.steps else None
+        timeout = max(0.0, self.escalation[0][0] - time.monotonic()) * 1000 + 1 if self.escalation else None
         for descriptor, _ in self.poller.poll(timeout):
             if descriptor == self.output:
-                self.pump(PIPE_SIZE)
+                self.pump(self.output, PIPE_SIZE)
             elif descriptor == self.wakeup:
                 os.read(self.wakeup, 4096)
                 self.reap()
@@ -229,26 +323,22 @@ class Supervisor:
                 self.welcome()
             elif descriptor in self.links:
                 self.obey(self.links[descriptor])
-        while self.steps and time.monotonic() >= self.steps[0][0]:
-            self.timed_out = self.ending = True
-            self.kill(self.steps.pop(0)[1])
+        while self.escalation and time.monotonic() >= self.escalation[0][0]:
+            self.kill(self.escalation.pop(0)[1])
 
-    def pump(self, count: int) -> None:
-        """Move up to `count` bytes of output to the log, and to nowhere once the log is full."""
+    def pump(self, source: int, count: int) -> None:
+        """Move up to `count` bytes of a pipe to the log, and to nowhere once the log is full."""
         while count > 0:
             room = 0 if self.log_error else self.attempt.log_limit - self.logged
             removed = self.logged - os.fstat(self.attempt.log).st_size
             try:
                 target = self.attempt.log if room > 0 else self.null
-                moved = os.splice(self.output, target, min(count, room or count), flags=SPLICE_NONBLOCK)
+                moved = os.splice(source, target, min(count, room or count), flags=SPLICE_NONBLOCK)
             except BlockingIOError:
                 return
             except OSError as error:  # above all a full disk: what follows is dropped, so that the log has no hole
                 self.log_error = error.strerror or str(error)
                 continue
-            if moved == 0:  # every writer closed it
-                self.poller.unregister(self.output)
-                return
             count -= moved
             if room > 0:
                 self.logged += moved
@@ -327,7 +417,7 @@ class Supervisor:
     def finish(self, end: dict[str, object]) -> None:
         """Write the final record, and only then let the followers know."""
         counts = {"logged": self.logged, "dropped": self.dropped, "removed": self.removed}
-        self.attempt.write_record({**end, **counts, "log_error": self.log_error})
+        self.attempt.write_record({**end, **counts, "log_error": self.log_error, **self.progress()})
         for link in (self.listener, *self.links.values()):
             link.close()
 

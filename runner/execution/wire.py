@@ -4,13 +4,14 @@ A frame is a type (1 byte), the payload's size (4 bytes, big-endian) and the pay
 
 | direction   | type | payload                                        | when                              |
 |-------------|------|------------------------------------------------|-----------------------------------|
-| to launcher | L    | JSON: all of the launch but the script         | first and after e or x, or F      |
-| to launcher | S    | the script                                     | directly after L                  |
+| to launcher | L    | JSON: all of the launch but its scripts        | first and after e or x, or F      |
+| to launcher | S    | a step's script                                | directly after L, for each step   |
 | to launcher | F    | JSON: an attempt that was launched before      | first and after e or x, or L      |
 | to launcher | k    | one signal number per byte                     | any time after S or F             |
 | to runner   | h    | JSON: hello                                    | first and once                    |
 | to runner   | r    | JSON: refused, the script was not started      | last                              |
 | to runner   | l    | log bytes                                      | any time after S or F             |
+| to runner   | s    | JSON: how far the steps are                    | any time after S or F             |
 | to runner   | e    | JSON: how the script ended                     | after every byte of the log       |
 | to runner   | x    | JSON: lost, how the script ended is not known  | in place of e                     |
 
@@ -23,12 +24,13 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
 from runner.errors import ProtocolError
+from runner.steps import MAX_STEPS, Status, Step, StepIs, StepProgress, StepState, Test, VariableIs
 
 #: Largest JSON payload from the launcher, in bytes.
 MAX_JSON: Final = 16 * 1024
@@ -39,11 +41,18 @@ MAX_TEXT: Final = 500
 
 _HEAD: Final = struct.Struct(">cI")
 _MAX_COUNT: Final = 1 << 62
+_STATES: Final = frozenset(StepState)
+
+
+#: A job that is one script, without steps, as the launcher is told.
+ONE_SCRIPT: Final[Mapping[str, object]] = {
+    "name": "", "tests": [], "always": False, "allowed": False, "timeout": None, "environment": {},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How the launcher is to run the script. Paths are in the sandbox."""
+    """How the launcher is to run the job. Paths are in the sandbox."""
 
     attempt: str
     args: tuple[str, ...]
@@ -59,6 +68,8 @@ class Launch:
     root: str
     #: Whether the workspace holds the job's source already; it is emptied otherwise.
     filled: bool = False
+    #: As `encode_step` has them.
+    steps: tuple[Mapping[str, object], ...] = field(default=(ONE_SCRIPT,), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,7 @@ class EndKind(StrEnum):
     EXITED = "exited"
     SIGNALED = "signaled"
     TIMED_OUT = "timed_out"
+    STEP_TIMED_OUT = "step_timed_out"
     START_FAILED = "start_failed"
 
 
@@ -107,6 +119,13 @@ class LogData:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the steps are."""
+
+    steps: tuple[StepProgress, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The script ended, and every byte of its log was sent before."""
 
@@ -125,6 +144,8 @@ class Ended:
     removed: int = 0
     #: Processes of the script that could not be ended, where somebody had asked for its end.
     left: int = 0
+    #: Which step it ended like, from 0 on: the first that failed.
+    step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +155,40 @@ class Lost:
     why: str
 
 
-Frame: TypeAlias = Hello | Refused | LogData | Ended | Lost
+Frame: TypeAlias = Hello | Refused | LogData | Progress | Ended | Lost
 
 
 def encode_launch(launch: Launch, script_size: int) -> bytes:
-    """Return the launch frame and the head of the script's frame; the script's bytes follow."""
-    return _encode(b"L", launch) + _HEAD.pack(b"S", script_size)
+    """Return the launch frame and the head of the first script's frame; the script's bytes follow."""
+    return _encode(b"L", launch) + encode_script(script_size)
+
+
+def encode_script(size: int) -> bytes:
+    """Return the head of a further script's frame; the script's bytes follow."""
+    return _HEAD.pack(b"S", size)
+
+
+def encode_step(step: Step) -> dict[str, object]:
+    """Return a step as the launcher is told, without its script."""
+    allowed = step.allow_failure
+    return {
+        "name": step.name,
+        "tests": [_encode_test(test) for test in step.condition.tests],
+        "always": step.always,
+        "allowed": allowed if isinstance(allowed, bool) else sorted(allowed),
+        "timeout": step.timeout,
+        "environment": dict(step.environment),
+    }
+
+
+def _encode_test(test: Test) -> list[object]:
+    match test:
+        case Status():
+            return [test]
+        case VariableIs(name, text, equal):
+            return ["variable", name, text, equal]
+        case StepIs(name, outcome, equal):
+            return ["step", name, outcome, equal]
 
 
 def encode_follow(follow: Follow) -> bytes:
@@ -199,7 +248,7 @@ class Decoder:
 
 def _check_head(head: bytes) -> tuple[bytes, int]:
     kind, size = _HEAD.unpack(head)
-    if kind not in b"hrlex":
+    if kind not in b"hrlsex":
         raise ProtocolError(f"The sandbox sent a frame of an unknown type ({kind!r}).")
     if not 0 < size <= (MAX_LOG if kind == b"l" else MAX_JSON):
         raise ProtocolError(f"The sandbox announced a frame of {size} bytes, which is not allowed.")
@@ -259,12 +308,30 @@ def _parse_ended(document: dict[str, Any]) -> Ended:
         log_error=_text(document, "log_error"),
         removed=_count(document, "removed"),
         left=_count(document, "left"),
+        step=_count(document, "step", MAX_STEPS - 1),
     )
+
+
+def _parse_progress(document: dict[str, Any]) -> Progress:
+    rows = document.get("steps")
+    if not isinstance(rows, list) or not len(rows) <= MAX_STEPS:
+        raise ProtocolError("The sandbox sent something that is no list of steps.")
+    return Progress(tuple(map(_parse_step, rows)))
+
+
+def _parse_step(row: object) -> StepProgress:
+    match row:
+        case [str() as state, int() as code, int() | float() as seconds, bool() as allowed] if (
+            state in _STATES and 0 <= code < 256 and 0 <= seconds < _MAX_COUNT
+        ):
+            return StepProgress("", StepState(state), int(code), float(seconds), allowed)
+    raise ProtocolError("The sandbox sent something that is not how far a step is.")
 
 
 _PARSERS: Final[dict[bytes, Callable[[dict[str, Any]], Frame]]] = {
     b"h": _parse_hello,
     b"r": lambda document: Refused(_text(document, "why")),
+    b"s": _parse_progress,
     b"e": _parse_ended,
     b"x": lambda document: Lost(_text(document, "why")),
 }

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from runner import files
@@ -17,8 +18,10 @@ from runner.execution.files import bundle
 from runner.execution.files.bundle import Kept
 from runner.execution.log import DEFAULT_LIMIT, Log
 from runner.execution.marker import Marker
+from runner.execution.options import StepNote
 from runner.execution.redact import Redactor
 from runner.outcome import Outcome
+from runner.steps import StepProgress, over, waiting
 from runner.store.jobs import Entry, Jobs, Result, fit
 from runner.store.states import JobState
 
@@ -35,6 +38,7 @@ class Record:
         #: From the moment when the script may have started until the job is finished.
         self.marker = entry.marker
         self.result = entry.result
+        self._steps = waiting(entry.job.steps) if entry.job else []
         #: While it runs.
         self.log: Log | None = None
         self.log_path = log_path
@@ -77,6 +81,16 @@ class Record:
         self._jobs.mark(self.id, marker)
         self.marker = marker
 
+    @property
+    def steps(self) -> tuple[StepProgress, ...]:
+        """How far its steps are, as far as this life has heard."""
+        return self.result.steps if self.result else tuple(self._steps)
+
+    def note(self, step: StepNote) -> None:
+        """A step began or is over."""
+        if step.number < len(self._steps):
+            self._steps[step.number] = replace(step.progress, name=self._steps[step.number].name)
+
     async def cancel(self, by: str) -> None:
         """Ask for its end, also for a later life of the service to know."""
         if self.finished.is_set():
@@ -99,7 +113,7 @@ class Record:
             log.end_output()
         sentence = outcomes.sentence(outcome)
         closing = log.closing(sentence) if log else f"runner: {sentence}\n".encode()
-        result = Result(outcome, log.output if log else 0, closing)
+        result = Result(outcome, log.output if log else 0, closing, over(self._steps))
         await asyncio.to_thread(self._settle, result, sync_log=log is not None)
         self.result = result
 

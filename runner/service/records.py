@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import logging
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
@@ -15,14 +17,12 @@ from runner.execution.files import bundle
 from runner.job import Job
 from runner.job_files import Upload
 from runner.service.record import Record, complete
+from runner.service.retention import Kept
 from runner.service.uploads import Incoming, Uploads
-from runner.store.jobs import Jobs, Request, Summary
+from runner.store.jobs import Hold, Jobs, Request, Summary
 from runner.store.states import JobState
 
 _logger = logging.getLogger(__name__)
-
-#: Finished jobs that are remembered; older ones go.
-KEPT: Final = 1000
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -38,10 +38,12 @@ class Records:
         self._logs = logs
         self.uploads = uploads
         self._artifacts = artifacts
+        #: Each has what it keeps of a job under the job's id.
+        self._places = (logs, artifacts, bundle.lists(artifacts))
         self._known: WeakValueDictionary[str, Record] = WeakValueDictionary()
         try:
-            logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-            artifacts.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for place in self._places:
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._remove_strays()
         except OSError as error:
             raise StateError(f"The folder of logs {logs} is not usable: {error}.") from error
@@ -60,11 +62,12 @@ class Records:
 
     def summary(self, job_id: str) -> Summary | None:
         """What anybody may know of a job."""
-        return self._jobs.summary(job_id)
+        summary = self._jobs.summary(job_id)
+        return summary and self._live(summary)
 
     def page(self, limit: int, before: str | None, state: JobState | None) -> list[Summary]:
         """The newest jobs, those that were submitted before a certain one, in a certain state."""
-        return self._jobs.page(limit, before, state)
+        return [self._live(summary) for summary in self._jobs.page(limit, before, state)]
 
     def started(self) -> list[Record]:
         """The jobs of an earlier life that may be running, in the order in which they were submitted."""
@@ -78,17 +81,29 @@ class Records:
         """The jobs that have waited for as long as they may."""
         return self._jobs.expired()
 
+    def hold(self) -> Hold | None:
+        """Who keeps what waits from starting; None when it may start."""
+        return self._jobs.hold()
+
+    def set_hold(self, by: str) -> None:
+        """Keep what waits from starting, over restarts. Raises StateError."""
+        self._jobs.set_hold(by)
+
+    def end_hold(self) -> None:
+        """Let what waits start. Raises StateError."""
+        self._jobs.end_hold()
+
     async def add(self, job: Job, request: Request | None = None) -> Record:
         """Take a job: it is on disk when this returns.
 
         Raises StateError, also on a full disk; RequestReusedError; BadJobError when its archive is not here.
         """
-        await self._forget_old()
         again = request is not None and self._jobs.requested(request)
         if isinstance(job.source, Upload) and not again and not self.uploads.has(job.source.id):
             raise BadJobError(
-                f"source.id: There is no archive {job.source.id}: one is kept until its job has ended, and for a day "
-                "while no job asks for it. Send it again."
+                f"There is no archive {job.source.id}: one is kept until its job has ended, and for a day while no job "
+                "asks for it. Send it again.",
+                field=("source", "id"),
             )
         job_id, new = await asyncio.to_thread(self._jobs.add, job, request)
         self.waiting += int(new)
@@ -121,26 +136,37 @@ class Records:
         self.waiting -= int(taken)
         return taken
 
+    @property
+    def folder(self) -> Path:
+        """On whose disk all of it is."""
+        return self._logs
+
+    def finished(self) -> Iterator[Kept]:
+        """The jobs that are over, and what they take. For any thread. Raises StateError."""
+        for job_id, ended in self._jobs.finished():
+            yield Kept(job_id, ended, sum(_size(place / job_id) for place in self._places))
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Forget finished jobs with all that is kept of them. For any thread. Raises StateError."""
+        self._jobs.forget(ids)
+        for job_id in ids:
+            self._known.pop(job_id, None)
+            for place in self._places:
+                _remove(place / job_id)
+
+    def _live(self, summary: Summary) -> Summary:
+        """With what is not in the store while the job runs."""
+        record = self._known.get(summary.id)
+        return replace(summary, steps=record.steps) if record and record.steps else summary
+
     def _all(self, ids: list[str]) -> list[Record]:
         return [record for job_id in ids if (record := self.get(job_id))]
 
-    async def _forget_old(self) -> None:
-        for job_id in await asyncio.to_thread(self._jobs.forget, KEPT):
-            self._known.pop(job_id, None)
-            with contextlib.suppress(OSError):  # the next start removes it
-                self.remove(job_id)
-
-    def remove(self, job_id: str) -> None:
-        """Remove the files of a job that is forgotten. Raises OSError."""
-        (self._logs / job_id).unlink(missing_ok=True)
-        bundle.remove(self._artifacts / job_id)
-
     def _remove_strays(self) -> None:
-        """Remove files of jobs that are forgotten."""
-        for path in (*self._logs.iterdir(), *self._artifacts.iterdir()):
-            job_id = path.name.partition(".")[0]
-            if _ID.fullmatch(job_id) and not path.is_dir() and self._jobs.summary(job_id) is None:
-                self.remove(job_id)
+        """Remove files of jobs that are forgotten, and what a crash has left half written."""
+        for path in (path for place in self._places for path in place.iterdir()):
+            if path.suffix == ".part" or (_ID.fullmatch(path.name) and self._jobs.summary(path.name) is None):
+                _remove(path)
 
     def _complete_settled(self) -> None:
         """Have the logs of jobs whose outcome was written right before a crash end as they should."""
@@ -152,3 +178,14 @@ class Records:
                 complete(self._jobs, job_id, self._logs / job_id, entry.result)
             except StateError as error:
                 _logger.warning("%s The next start tries again.", error)
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.lstat().st_size
+    return 0
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # the next start removes it
+        path.unlink(missing_ok=True)

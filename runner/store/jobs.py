@@ -6,7 +6,8 @@ import json
 import sqlite3
 import time
 import uuid
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from runner import job as jobs
@@ -16,12 +17,13 @@ from runner.execution.marker import Marker
 from runner.job import Job
 from runner.job_files import Upload
 from runner.outcome import BadRequest, BadSource, Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed
+from runner.steps import StepProgress, StepState, waiting
 from runner.store import queue
 from runner.store.database import Database
 from runner.store.seal import Seal
 from runner.store.states import MOVES, JobState
 
-_SUMMARY: Final = "number, id, state, submitted, trust_key, priority, outcome"
+_SUMMARY: Final = "number, id, state, submitted, trust_key, priority, outcome, steps"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Summary:
     priority: int
     #: How it ended, from when that is on disk on.
     outcome: Outcome | None
+    steps: tuple[StepProgress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Result:
     output: int
     #: The runner's own lines, which follow the output.
     closing: bytes
+    #: How far its steps came.
+    steps: tuple[StepProgress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,16 @@ class Entry:
     result: Result | None = None
     #: Why what was written down about it cannot be read; empty if it can.
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Nothing that waits may start."""
+
+    #: Who wants that.
+    by: str
+    #: Seconds since the epoch.
+    since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +111,11 @@ class Jobs:
             if request and (earlier := self._requested(connection, request.key, digest)):
                 return earlier, False
             number = connection.execute(
-                "INSERT INTO job (id, state, submitted, priority, trust_key, expires, request, request_digest, upload) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO job (id, state, submitted, priority, trust_key, expires, request, request_digest, "
+                "steps, upload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     job_id, JobState.QUEUED, now, job.priority, job.trust_key, expires,
-                    request.key if request else None, digest,
+                    request.key if request else None, digest, _steps_to_json(waiting(job.steps)),
                     job.source.id if isinstance(job.source, Upload) else None,
                 ),
             ).lastrowid  # fmt: skip
@@ -160,6 +175,21 @@ class Jobs:
         rows = self._database.read("SELECT id FROM job WHERE state = 'queued' AND expires <= ?", time.time())
         return [str(row["id"]) for row in rows]
 
+    def hold(self) -> Hold | None:
+        """Who keeps what waits from starting; None when it may start."""
+        rows = self._database.read("SELECT by, since FROM hold")
+        return Hold(rows[0]["by"], rows[0]["since"]) if rows else None
+
+    def set_hold(self, by: str) -> None:
+        """Keep what waits from starting, over restarts. The first one stays."""
+        with self._database.transaction("The runner drains, but a restart would forget that") as connection:
+            connection.execute("INSERT OR IGNORE INTO hold (one, by, since) VALUES (1, ?, ?)", (by, time.time()))
+
+    def end_hold(self) -> None:
+        """Let what waits start."""
+        with self._database.transaction("The runner cannot be resumed") as connection:
+            connection.execute("DELETE FROM hold")
+
     def put_back(self) -> None:
         """Have the jobs that an earlier life claimed, and sent nothing of, wait again."""
         with self._database.transaction("The jobs of an earlier life cannot be queued again") as connection:
@@ -206,9 +236,15 @@ class Jobs:
         with self._database.transaction("The outcome cannot be written down") as connection:
             _move(connection, job_id, JobState.SETTLED)
             connection.execute(
-                "UPDATE job SET outcome = ?, output = ?, closing = ?, "
+                "UPDATE job SET outcome = ?, output = ?, closing = ?, steps = ?, "
                 "marker = NULL, cancelled_by = NULL, upload = NULL WHERE id = ? AND outcome IS NULL",
-                (json.dumps(outcomes.to_json(result.outcome)), result.output, result.closing.decode(), job_id),
+                (
+                    json.dumps(outcomes.to_json(result.outcome)),
+                    result.output,
+                    result.closing.decode(),
+                    _steps_to_json(result.steps),
+                    job_id,
+                ),
             )
             connection.execute("DELETE FROM content WHERE job = (SELECT number FROM job WHERE id = ?)", (job_id,))
 
@@ -217,16 +253,20 @@ class Jobs:
         with self._database.transaction("The outcome cannot be written down to its end", durable=False) as connection:
             _move(connection, job_id, JobState.FINISHED)
 
-    def forget(self, kept: int) -> list[str]:
-        """Forget all finished jobs but the newest, and return which."""
-        old = self._database.read(
-            "SELECT id FROM job WHERE state = 'finished' ORDER BY number DESC LIMIT -1 OFFSET ?", kept
+    def finished(self) -> list[tuple[str, float]]:
+        """The jobs that are over, and when they were, in seconds since the epoch."""
+        rows = self._database.read(
+            "SELECT id, at FROM job JOIN event ON event.job = number AND event.state = 'finished' "
+            "WHERE job.state = 'finished'"
         )
-        gone = [str(row["id"]) for row in old]
-        if gone:
-            with self._database.transaction("Old jobs cannot be forgotten", durable=False) as connection:
-                connection.executemany("DELETE FROM job WHERE id = ?", [(job_id,) for job_id in gone])
-        return gone
+        return [(str(row["id"]), float(row["at"])) for row in rows]
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Forget finished jobs; others stay."""
+        if not ids:
+            return
+        with self._database.transaction("Old jobs cannot be forgotten", durable=False) as connection:
+            connection.executemany("DELETE FROM job WHERE id = ? AND state = 'finished'", [(one,) for one in ids])
 
     def _requested(self, connection: sqlite3.Connection, key: str, digest: bytes | None) -> str | None:
         row = connection.execute("SELECT id, request_digest FROM job WHERE request = ?", (key,)).fetchone()
@@ -291,11 +331,20 @@ def _note(connection: sqlite3.Connection, number: int, state: JobState) -> None:
 def _summary(row: sqlite3.Row) -> Summary:
     outcome = outcomes.from_json(json.loads(row["outcome"])) if row["outcome"] else None
     return Summary(
-        row["id"], JobState(row["state"]), row["submitted"], row["trust_key"], row["priority"], outcome
+        row["id"], JobState(row["state"]), row["submitted"], row["trust_key"], row["priority"], outcome, _steps(row)
     )  # fmt: skip
 
 
 def _result(row: sqlite3.Row) -> Result | None:
     if row["outcome"] is None:
         return None
-    return Result(outcomes.from_json(json.loads(row["outcome"])), row["output"], row["closing"].encode())
+    return Result(outcomes.from_json(json.loads(row["outcome"])), row["output"], row["closing"].encode(), _steps(row))
+
+
+def _steps(row: sqlite3.Row) -> tuple[StepProgress, ...]:
+    found = json.loads(row["steps"]) if row["steps"] else []
+    return tuple(StepProgress(**{**step, "state": StepState(step["state"])}) for step in found)
+
+
+def _steps_to_json(steps: Sequence[StepProgress]) -> str | None:
+    return json.dumps([asdict(step) for step in steps]) if steps else None

@@ -75,6 +75,22 @@ _FIRST: Final = (
     """,
 )
 
+_STEPS: Final = (
+    # How far the steps of a job are, as JSON: all of them wait until it is settled, for what is live is not written.
+    "ALTER TABLE job ADD COLUMN steps TEXT",
+)
+
+#: There is a row while nothing that waits may start, over restarts too.
+_HOLD: Final = (
+    """
+    CREATE TABLE hold (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        by TEXT NOT NULL,
+        since REAL NOT NULL
+    ) STRICT
+    """,
+)
+
 _UPLOADS: Final = (
     # The archive that was sent with a job, as long as that may need it.
     "ALTER TABLE job ADD COLUMN upload TEXT",
@@ -82,4 +98,4 @@ _UPLOADS: Final = (
 )
 
 #: `PRAGMA user_version` counts the steps that were done.
-MIGRATIONS: Final = (_FIRST, _UPLOADS)
+MIGRATIONS: Final = (_FIRST, _STEPS, _HOLD, _UPLOADS)

@@ -22,7 +22,7 @@ class Scope(StrEnum):
     SUBMIT = "submit"
     """Submit jobs and cancel them."""
     ADMIN = "admin"
-    """Create, list and revoke tokens."""
+    """Create, list and revoke tokens; drain, resume and stop the service."""
 
 
 @dataclass(frozen=True, slots=True)

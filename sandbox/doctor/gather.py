@@ -47,7 +47,7 @@ def gather(want: Wanted, engine: Engine, canary: Canary | Unknown) -> Facts:
         subnets: tuple[IPv4Network, ...] | Unknown = about
         room: Room | Unknown = about
     else:
-        images = _told(lambda: frozenset(image for image in want.images if engine.has_image(image)))
+        images = _told(lambda: frozenset(image for image in want.images if engine.image_id(image)))
         subnets = _told(lambda: tuple(engine.taken_subnets()))
         room = _told(lambda: _room(about.data_root))
     return Facts(

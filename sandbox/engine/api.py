@@ -129,7 +129,7 @@ class Engine:
             registered = sorted(info.get("Runtimes") or {})
         if runtime not in registered:
             raise RuntimeMissing(runtime_missing(runtime, registered))
-        if not self.has_image(image):
+        if self.image_id(image) is None:
             raise ImageMissing(image_missing(image))
 
     def about(self) -> EngineFacts:
@@ -146,13 +146,14 @@ class Engine:
                 data_root=Path(info["DockerRootDir"]),
             )
 
-    def has_image(self, image: str) -> bool:
-        """Whether the engine has an image."""
+    def image_id(self, image: str) -> str | None:
+        """What a name of an image means, or whether there is one of that id; None when there is none."""
         try:
-            self._call(Step.FIND_IMAGE, lambda api: api.inspect_image(image))  # type: ignore[no-untyped-call]
+            found = self._call(Step.FIND_IMAGE, lambda api: api.inspect_image(image))  # type: ignore[no-untyped-call]
         except NotThere:
-            return False
-        return True
+            return None
+        with understood(Step.FIND_IMAGE):
+            return str(found["Id"])
 
     def image(self, name: str) -> ImageFacts:
         """Look at an image by name or id. Raises `ImageMissing`."""

@@ -14,6 +14,7 @@ from sandbox.keeper.adoption import adoptable
 from sandbox.keeper.builder import Builder
 from sandbox.keeper.guard import Guard
 from sandbox.keeper.home import Home
+from sandbox.keeper.images import Images
 from sandbox.keeper.records import Records
 from sandbox.keeper.stock import Stock
 from sandbox.keeper.storage import Storage
@@ -21,7 +22,7 @@ from sandbox.keeper.verbs import Verbs
 from sandbox.keeper.watch import HostWatch
 from sandbox.keeper.workers import Workers
 from sandbox.network import Walls, subnet_of
-from sandbox.pool import Action, Create, Destroy
+from sandbox.pool import Action, Create, Destroy, Try
 from sandbox.state import State
 from sandbox.template import SandboxName
 
@@ -56,6 +57,7 @@ class Keeper:
         self._stock = Stock(config.profiles, self._records)
         self._guard = Guard(config, walls or Walls(home.installation))
         self._watch = watch or HostWatch()
+        self._images = Images(self._stock, engine)
         self._storage = Storage(config, self._stock, engine)
         self._workers = Workers(self._stock, engine, self._builder, self._guard, self._watch, self._storage, home)
         self.verbs = Verbs(
@@ -95,7 +97,10 @@ class Keeper:
         for sandbox, built in adopted:
             name = SandboxName(self._home.installation, sandbox.generation)
             self._guard.admit(name, subnet_of(IPv4Address(built.address)), sandbox.profile)
-            if self._stock.take_over(sandbox, built).state is State.INSPECTING:
+            self._stock.take_over(sandbox, built)
+        self._images.look()  # after those, which say what was in use
+        for sandbox in self._stock.pool:
+            if sandbox.state is State.INSPECTING:
                 self._workers.inspect(sandbox.name, clean=True)
         self._storage.start()
 
@@ -131,6 +136,7 @@ class Keeper:
         self._watch.look()
         if self._watch.listing_due():
             self._compare()
+            self._images.look()
         now, pool = time.monotonic(), self._stock.pool
         with self._stock.changed:
             if self._stopping.is_set():
@@ -148,7 +154,7 @@ class Keeper:
 
     def _admits(self, action: Action) -> bool:
         """Whether the host can bear it now."""
-        if isinstance(action, Create) and self._storage.refusal:
+        if isinstance(action, Create | Try) and self._storage.refusal:
             return False
         return self._watch.admits(action)
 
@@ -223,6 +229,7 @@ class Keeper:
         with self._stock.changed:
             self._stock.pool.follow(config.profiles)
             self._guard.follow(config)
+            self._images.forgive()
             self._stock.changed.notify_all()
         log.info("the configuration was read anew")
 

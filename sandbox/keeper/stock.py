@@ -3,13 +3,15 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from sandbox.errors import Fault
 from sandbox.keeper.builder import Built
 from sandbox.keeper.records import Records
 from sandbox.pool import Pool, Sandbox, Want
 from sandbox.profile import Profile
+from sandbox.rollout import short
 from sandbox.state import State, is_alive
 
 log = logging.getLogger("keeper")
@@ -36,7 +38,8 @@ class Stock:
         with self.changed:
             self.built[name] = built
             self.records.keep_built(name, built)
-            self.pool.fit(name, time.monotonic())
+            with self._images_told(name):
+                self.pool.fit(name, time.monotonic())
             self.changed.notify_all()
 
     def take_over(self, sandbox: Sandbox, built: Built) -> Sandbox:
@@ -59,7 +62,8 @@ class Stock:
             sandbox = self.pool.get(name)
             if sandbox is None or not is_alive(sandbox.state):  # another thread found it unfit first
                 return
-            sandbox = self.pool.condemn(name, fault, reason, time.monotonic())
+            with self._images_told(name):
+                sandbox = self.pool.condemn(name, fault, reason, time.monotonic())
             if not fault.is_quiet:
                 self.trouble = reason
             level = logging.INFO if fault.is_quiet else logging.WARNING
@@ -75,3 +79,23 @@ class Stock:
                 self.condemn(sandbox.name, Fault.LEASE_EXPIRED, why)
             for sandbox in self.pool.held_too_long(now):
                 self.condemn(sandbox.name, Fault.HOLD_OVER, "It was held for as long as was said.")
+
+    def refused_images(self) -> list[str]:
+        """What is wrong with each new image that was refused, as sentences."""
+        with self.changed:
+            refused = sorted((p, r) for p, r in self.pool.rollouts.items() if r.refused and p in self.pool.profiles)
+            return [f"Profile {profile}: {rollout.sentence}" for profile, rollout in refused]
+
+    @contextmanager
+    def _images_told(self, name: str) -> Iterator[None]:
+        """Tell what becomes of a new image in this block, in which something happens to this sandbox."""
+        sandbox = self.pool.get(name)
+        rollout = self.pool.rollouts.get(sandbox.profile) if sandbox else None
+        tried = rollout and rollout.candidate
+        yield
+        if not (sandbox and rollout and tried) or rollout.candidate:
+            return
+        if rollout.refused:
+            log.error("profile %s: %s", sandbox.profile, rollout.sentence)
+        else:
+            log.info("profile %s: the new image %s is fit; it replaces the others", sandbox.profile, short(tried))

@@ -260,9 +260,9 @@ class Verbs:
         return self._watch.may_lend() and self._storage.refusal is None
 
     def _wrong(self) -> str:
-        """What is wrong with the host, and what to do; empty when nothing is."""
+        """What is wrong with the host or a new image, and what to do; empty when nothing is."""
         _, wrong = self._watch.look()
-        return self._storage.refusal or wrong
+        return self._storage.refusal or wrong or " ".join(self._stock.refused_images())
 
     def _none_in_time(self, request: protocol.Lend) -> str:
         states = [sandbox.state for sandbox in self._stock.pool if sandbox.profile == request.profile]

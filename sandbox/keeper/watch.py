@@ -5,7 +5,7 @@ import threading
 import time
 
 from sandbox.health import Blame, Event, HostHealth, HostState
-from sandbox.pool import Action, Create, Destroy, Probe
+from sandbox.pool import Action, Create, Destroy, Probe, Replace, Try
 
 log = logging.getLogger("keeper")
 
@@ -47,11 +47,11 @@ class HostWatch:
         now = time.monotonic()
         with self._lock:
             match action:
-                case Create(profile):
+                case Create(profile, _):
                     return self._health.admit_creation(profile, now)
                 case Destroy():
                     return self._health.admit_removal(now)
-                case Probe():
+                case Try() | Replace() | Probe():
                     return self._health.state is HostState.WELL
 
     def admits_trial(self, containers: frozenset[str]) -> str | None:

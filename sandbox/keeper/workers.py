@@ -10,14 +10,14 @@ from ipaddress import IPv4Network
 from sandbox.engine import Engine
 from sandbox.errors import ConfigError, EngineError, Fault, SandboxFault
 from sandbox.health import CreationBegan, CreationEnded, FreshUnfit
-from sandbox.keeper.builder import Builder, as_fault
+from sandbox.keeper.builder import Builder, Built, as_fault
 from sandbox.keeper.guard import Guard
 from sandbox.keeper.home import Home
 from sandbox.keeper.stock import Stock
 from sandbox.keeper.storage import Storage
 from sandbox.keeper.watch import HostWatch
 from sandbox.network import WallsDown
-from sandbox.pool import Action, Create, Destroy, Probe
+from sandbox.pool import Action, Create, Destroy, Probe, Replace, Try
 from sandbox.state import State
 from sandbox.template import SandboxName
 
@@ -56,12 +56,16 @@ class Workers:
         """Start an action of the pool's plan. The stock's lock is held."""
         pool, now = self._stock.pool, time.monotonic()
         match action:
-            case Create(profile):
-                generation = self._home.next_generation()
-                name = SandboxName(self._home.installation, generation)
-                pool.creating(str(name), generation, profile, now)
+            case Create(profile, image):
+                name = self._begin(profile, image)
                 self._watch.observe(CreationBegan(profile, str(name)))
-                self._submit(str(name), self._create, name, profile)
+                self._submit(str(name), self._create, name, profile, image)
+            case Try(profile, image):  # how it ends says nothing about the host, and nothing about other sandboxes
+                name = self._begin(profile, image)
+                self._submit(str(name), self._try, name, profile, image)
+            case Replace(name_):
+                why = "Its profile's image was replaced, and there is a sandbox from the new one."
+                self._stock.condemn(name_, Fault.IMAGE_REPLACED, why)
             case Destroy(name_):
                 sandbox = pool.destroying(name_, now)
                 self._submit(name_, self._destroy, SandboxName(self._home.installation, sandbox.generation))
@@ -88,11 +92,16 @@ class Workers:
         self._stopping.set()
         self._threads.shutdown(wait=wait, cancel_futures=True)
 
-    def _create(self, name: SandboxName, profile: str) -> None:
+    def _begin(self, profile: str, image: str) -> SandboxName:
+        name = SandboxName(self._home.installation, self._home.next_generation())
+        self._stock.pool.creating(str(name), name.generation, profile, image, time.monotonic())
+        return name
+
+    def _create(self, name: SandboxName, profile: str, image: str) -> None:
         fault: Fault | None = Fault.KEEPER_DEFECT
         reason = "The keeper itself failed; its log has the details."
         try:
-            self._make(name, profile)
+            self._stock.add(str(name), self._make(name, profile, image))
             fault = None
         except (SandboxFault, EngineError, ConfigError, WallsDown) as error:
             fault, reason = as_fault(error).fault, str(error)
@@ -100,7 +109,15 @@ class Workers:
         finally:
             self._watch.observe(CreationEnded(profile, str(name), fault, reason))
 
-    def _make(self, name: SandboxName, profile: str) -> None:
+    def _try(self, name: SandboxName, profile: str, image: str) -> None:
+        try:
+            built = self._make(name, profile, image)
+            self._builder.inspect(built, clean=False)  # runs a container in it: that the rest answers is not enough
+            self._stock.add(str(name), built)
+        except (SandboxFault, EngineError, ConfigError, WallsDown) as error:
+            self._stock.condemn(str(name), as_fault(error).fault, str(error))
+
+    def _make(self, name: SandboxName, profile: str, image: str) -> Built:
         began = time.monotonic()
         stock = self._stock
 
@@ -109,17 +126,18 @@ class Workers:
             with stock.changed:
                 stock.pool.booting(str(name), time.monotonic())
 
-        built = self._builder.build(name, profile, stock.pool.profiles[profile], started)
-        stock.add(str(name), built)
+        wanted = stock.pool.profiles[profile].model_copy(update={"image": image})
+        built = self._builder.build(name, profile, wanted, started)
         took = time.monotonic() - began
         log.info(
             "%s: ready after %.1f s (runtime %s, inner Docker %s)", name, took, built.runtime, built.docker_version
         )
+        return built
 
     def _inspect(self, name: str, clean: bool) -> None:
         stock = self._stock
         try:
-            self._check_profile(name)
+            self._check_profile(name, after_job=clean)
             self._storage.wait_while_frozen(name, time.monotonic() + FROZEN_DEADLINE)
             self._builder.inspect(stock.built[name], clean)
             fault = None
@@ -138,12 +156,15 @@ class Workers:
                 stock.pool.fit(name, time.monotonic())
                 stock.changed.notify_all()
 
-    def _check_profile(self, name: str) -> None:
-        sandbox = self._stock.pool.get(name)
-        if sandbox and not self._stock.built[name].profile.makes_the_same_as(
-            self._stock.pool.profiles[sandbox.profile]
-        ):
+    def _check_profile(self, name: str, *, after_job: bool) -> None:
+        pool = self._stock.pool
+        sandbox = pool.get(name)
+        if sandbox is None:
+            return
+        if not self._stock.built[name].profile.makes_the_same_as(pool.profiles[sandbox.profile]):
             raise SandboxFault(Fault.RECREATE_POLICY, f"The profile {sandbox.profile} was changed.")
+        if after_job and pool.is_outdated(sandbox):  # an idle one waits for its turn
+            raise SandboxFault(Fault.IMAGE_REPLACED, f"The image of the profile {sandbox.profile} was replaced.")
 
     def _destroy(self, name: SandboxName) -> None:
         stock = self._stock

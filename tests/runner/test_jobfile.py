@@ -37,10 +37,15 @@ def test_what_only_json_has_is_read_as_json_has_it() -> None:
     ("content", "message"),
     [
         (b"", "f: the job: Input should be a valid dictionary"),
-        (b"args: []\n", "f:1:1: script: Field required"),
+        (b"args: []\n", "f: The script is empty. Give a script with at least one command, or steps"),
         (b"script: x\nscrpt: y\n", "f:2:1: scrpt: Extra inputs"),
         (b"script: x\nargs:\n  - a\n  - [b]\n", "f:4:5: args.1: Input should be a valid string"),
         (b"script: x\nenvironment:\n  PORT: 8080\n", "f:3:3: environment.PORT: Input should be a valid string"),
+        (
+            b"steps:\n- name: a\n  script: x\n- name: b\n  script: x\n  if: maybe\n",
+            "f:6:3: steps.1.if: The condition cannot be",
+        ),
+        (b"steps:\n- name: a\n  script: x\n  when: x\n", "f:4:3: steps.0.when: Extra inputs"),
         (b"script: x\nscript: y\n", "f:2:1: script: this key was given before"),
         (b"script: [1,\n", "f:2:1: did not find expected"),
         (b'{"script" "x"}', "f:1:11: Expecting ':' delimiter"),

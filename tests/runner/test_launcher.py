@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ import pytest
 
 from runner.execution import program, wire
 from runner.execution.supervisor import Folder
+from runner.steps import Step, StepProgress, StepState, parse
 from tests.runner.conftest import alive, children_of, end_leftovers
 
 
@@ -64,6 +66,23 @@ class Launcher:
         """Have another script started."""
         self.launch = replace(self.launch, **changes)  # type: ignore[arg-type]
         self.send(wire.encode_launch(self.launch, len(script)) + script)
+
+    def start_steps(self, *some: Step, **changes: object) -> None:
+        """Have the steps of a job started."""
+        self.start(some[0].script, steps=tuple(map(wire.encode_step, some)), **changes)
+        for step in some[1:]:
+            self.send(wire.encode_script(len(step.script)) + step.script)
+
+    def end_of_steps(self) -> tuple[bytes, list[StepProgress], wire.Ended]:
+        """Return the log, what was told last of the steps, and the end."""
+        log, progress = b"", wire.Progress(())
+        while not isinstance(got := self.next(), wire.Ended):
+            if isinstance(got, wire.Progress):
+                progress = got
+            else:
+                assert isinstance(got, wire.LogData), got
+                log += bytes(got.data)
+        return log, list(progress.steps), got
 
     def follow(self, offset: int = 0, limit: int = 1 << 30) -> None:
         """Ask for the script that another launcher started."""
@@ -400,3 +419,136 @@ def test_no_clock_that_can_be_set_is_looked_at(python: str, tmp_path: Path) -> N
         assert isinstance(end, wire.Ended)
         assert end.kind is wire.EndKind.TIMED_OUT
         assert time.monotonic() - begin >= 0.3  # the grace
+
+
+def shown(progress: list[StepProgress]) -> list[tuple[StepState, int, bool]]:
+    """What was told, without the times."""
+    return [(step.state, step.code, step.allowed) for step in progress]
+
+
+def test_steps_run_one_after_the_other_until_one_fails(launcher: Launcher) -> None:
+    launcher.start_steps(
+        Step("build", b"echo made >file; printf no-newline"),
+        Step("lint", b"exit 3", allow_failure=frozenset({3})),
+        Step("test", b"cat file; echo $A $B; exit 5", environment={"B": "step"}),
+        Step("deploy", b"echo never"),
+        Step("report", b"echo report", parse("steps.test.outcome == 'failed' && failure()")),
+        Step("clean", b"#!/bin/sh\nkill -9 $$", always=True),
+        environment={"A": "job", "B": "job"},
+    )
+    log, progress, end = launcher.end_of_steps()
+    assert [re.sub(rb"[0-9.]+ s", b"N s", line) for line in log.splitlines()] == [
+        b"runner: step 1 of 6, build: begins",
+        b"no-newline",
+        b"runner: step 1 of 6, build: succeeded after N s",
+        b"runner: step 2 of 6, lint: begins",
+        b"runner: step 2 of 6, lint: failed with exit code 3 after N s, which is allowed",
+        b"runner: step 3 of 6, test: begins",
+        b"made",
+        b"job step",
+        b"runner: step 3 of 6, test: failed with exit code 5 after N s",
+        b"runner: step 4 of 6, deploy: skipped",
+        b"runner: step 5 of 6, report: begins",
+        b"report",
+        b"runner: step 5 of 6, report: succeeded after N s",
+        b"runner: step 6 of 6, clean: begins",
+        b"runner: step 6 of 6, clean: failed with exit code 137 after N s",
+    ]
+    assert shown(progress) == [
+        (StepState.SUCCEEDED, 0, False),
+        (StepState.FAILED, 3, True),
+        (StepState.FAILED, 5, False),
+        (StepState.SKIPPED, 0, False),
+        (StepState.SUCCEEDED, 0, False),
+        (StepState.FAILED, 137, False),
+    ]
+    assert end == wire.Ended(wire.EndKind.EXITED, 5, 0, "", len(log), 0, "", step=2)
+
+
+def test_a_job_whose_failures_are_all_allowed_succeeds(launcher: Launcher) -> None:
+    launcher.start_steps(Step("a", b"exit 1", allow_failure=True), Step("b", b"true"))
+    _, progress, end = launcher.end_of_steps()
+    assert (end.kind, end.code) == (wire.EndKind.EXITED, 0)
+    assert [step.state for step in progress] == [StepState.FAILED, StepState.SUCCEEDED]
+
+
+def test_a_step_that_cannot_be_started_fails_as_in_a_shell(launcher: Launcher) -> None:
+    launcher.start_steps(Step("a", b"true"), Step("b", b"#!/no/such/interpreter\n"), Step("c", b"echo on", always=True))
+    _, progress, end = launcher.end_of_steps()
+    assert [(step.state, step.code) for step in progress][1] == (StepState.FAILED, 127)
+    assert progress[2].state is StepState.SUCCEEDED
+    assert (end.kind, end.errno, end.step) == (wire.EndKind.START_FAILED, 2, 1)
+
+
+def test_a_step_that_takes_too_long_is_ended_and_no_other(launcher: Launcher) -> None:
+    launcher.start_steps(
+        Step("a", b"trap 'echo asked; exit 0' TERM; sleep 60 & wait", timeout=0.2),
+        Step("b", b"sleep 60", timeout=0.2, allow_failure=True, always=True),
+        Step("c", b"echo on", always=True),
+    )
+    log, progress, end = launcher.end_of_steps()
+    assert b"asked\n" in log
+    assert b"on\n" in log
+    assert b"a: timed out after" in log
+    assert shown(progress)[:2] == [(StepState.TIMED_OUT, 0, False), (StepState.TIMED_OUT, 143, True)]
+    assert progress[2].state is StepState.SUCCEEDED
+    assert (end.kind, end.step) == (wire.EndKind.STEP_TIMED_OUT, 0)
+
+
+def test_after_the_jobs_timeout_no_step_runs(launcher: Launcher) -> None:
+    launcher.start_steps(
+        Step("a", b"echo a"), Step("b", b"sleep 60", timeout=50), Step("c", b"echo never", always=True), timeout=0.5
+    )
+    log, progress, end = launcher.end_of_steps()
+    assert b"never" not in log
+    assert [step.state for step in progress] == [StepState.SUCCEEDED, StepState.INTERRUPTED, StepState.SKIPPED]
+    assert end.kind is wire.EndKind.TIMED_OUT
+
+
+def test_after_a_signal_no_step_runs(launcher: Launcher) -> None:
+    launcher.start_steps(Step("a", b"echo ready; sleep 60"), Step("b", b"echo never", always=True))
+    while not (isinstance(got := launcher.next(), wire.LogData) and b"ready" in bytes(got.data)):
+        pass
+    launcher.send(wire.encode_signal(15))
+    log, progress, end = launcher.end_of_steps()
+    assert b"never" not in log
+    assert [step.state for step in progress] == [StepState.INTERRUPTED, StepState.SKIPPED]
+    assert end.left == 0
+
+
+def test_steps_go_on_without_a_follower_and_are_told_to_the_next(launcher: Launcher, later: Launcher) -> None:
+    """What makes a job of many steps survive the runner: nobody outside has to say which one is next."""
+    go = Path(launcher.launch.root).parent / "go"
+    launcher.start_steps(
+        Step("a", f"until [ -e {go} ]; do sleep 0.01; done; echo a".encode()),
+        Step("b", b"echo b"),
+        Step("c", b"exit 4"),
+    )
+    until(lambda: launcher.file("record").exists() and launcher.record["kind"] == "running")
+    launcher.process.kill()
+    go.touch()
+    launcher.until_record("exited")
+    later.follow()
+    log, progress, end = later.end_of_steps()
+    assert [line for line in log.splitlines() if not line.startswith(b"runner:")] == [b"a", b"b"]
+    assert [step.state for step in progress] == [StepState.SUCCEEDED, StepState.SUCCEEDED, StepState.FAILED]
+    assert (end.kind, end.code, end.step) == (wire.EndKind.EXITED, 4, 2)
+
+
+def test_the_lines_of_steps_are_part_of_the_logs_limit(launcher: Launcher) -> None:
+    launcher.start_steps(Step("a", b"head -c 1000 /dev/zero"), Step("b", b"echo more"), log_limit=500)
+    log, _, end = launcher.end_of_steps()
+    assert len(log) == end.logged == 500
+    assert end.dropped > 500
+
+
+def test_what_a_step_left_running_writes_into_the_next_ones_output(launcher: Launcher) -> None:
+    """A server that a step starts is there for the steps that follow; it ends with the job."""
+    launcher.start_steps(
+        Step("a", b"(while :; do echo beat; sleep 0.02; done) & echo $! >pid"),
+        Step("b", b"sleep 0.3; kill -0 $(cat pid)"),
+    )
+    log, _, end = launcher.end_of_steps()
+    assert (end.kind, end.code) == (wire.EndKind.EXITED, 0)
+    assert log.partition(b"b: begins")[2].count(b"beat") > 3
+    until(lambda: not alive(int(Path(launcher.launch.workspace, "pid").read_text())))

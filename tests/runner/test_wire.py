@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import struct
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -13,6 +16,12 @@ from hypothesis import strategies as st
 
 from runner.errors import ProtocolError
 from runner.execution import launcher, supervisor, wire
+from runner.execution.lease import LeaseSource
+from runner.execution.log import Log
+from runner.execution.marker import Marker
+from runner.execution.options import Note, Settings, StepNote
+from runner.execution.pursuit import Pursuit
+from runner.steps import StepProgress, StepState
 
 HELLO = {"uid": 1000, "boot_id": "b", "python": "3.13.0"}
 ENDED = {"kind": "exited", "code": 3, "logged": 10, "dropped": 0, "log_error": ""}
@@ -125,3 +134,62 @@ def test_we_read_what_the_launcher_writes(monkeypatch: pytest.MonkeyPatch) -> No
     assert [type(one) for one in found] == [wire.Hello, bytes, wire.Ended]
     os.close(reader)
     os.close(writer)
+
+
+ROW = ["failed", 3, 1.5, False]
+
+
+def test_how_far_the_steps_are() -> None:
+    (got,) = decode([frame(b"s", {"steps": [["running", 0, 0, False], ROW]})])
+    assert got == wire.Progress(
+        (StepProgress(state=StepState.RUNNING), StepProgress("", StepState.FAILED, 3, 1.5, allowed=False))
+    )
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        None,
+        {},
+        [ROW] * 51,
+        ["x"],
+        [ROW[:3]],
+        [["flying", *ROW[1:]]],
+        [["failed", 256, 0, False]],
+        [["failed", -1, 0, False]],
+        [["failed", 1, -1, False]],
+        [["failed", 1, 1e300, False]],
+        [["failed", 1, float("nan"), False]],
+        [["failed", 1, 0, 1]],
+        [[["failed"], 1, 0, True]],
+    ],
+)
+def test_odd_steps_are_refused(steps: object) -> None:
+    with pytest.raises(ProtocolError, match="step"):
+        decode([frame(b"s", {"steps": steps})])
+
+
+_ROWS = st.tuples(st.sampled_from(sorted(StepState)), st.integers(0, 255), st.floats(0, 9), st.booleans())
+
+
+@given(st.lists(st.lists(_ROWS, max_size=4), max_size=12))
+def test_a_sandbox_that_fakes_its_steps_makes_few_words(
+    tellings: list[list[tuple[StepState, int, float, bool]]],
+) -> None:
+    """The trap: a note is a line in the service's log, and a job can send as many frames as it likes."""
+    notes: list[Note] = []
+
+    async def tell() -> None:
+        log = cast(Log, SimpleNamespace(received=0))
+        pursuit = Pursuit(cast(LeaseSource, None), cast(Marker, None), log, Settings(), notes.append, None)
+        for rows in tellings:
+            pursuit._tell(wire.Progress(tuple(StepProgress("", *row) for row in rows)))
+
+    asyncio.run(tell())
+    told = [(note.number, note.progress.state) for note in notes if isinstance(note, StepNote)]
+    assert len(told) == len(notes) == len(set(told))
+    for number in range(4):
+        states = [state for found, state in told if found == number]
+        assert StepState.WAITING not in states
+        assert len(states) <= 2
+        assert StepState.RUNNING not in states[1:]

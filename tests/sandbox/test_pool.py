@@ -21,6 +21,7 @@ from sandbox.pool import (
 from sandbox.profile import Profile, Recreate
 from sandbox.state import State
 
+IMAGE = Profile().image
 ALICE, BOB = Want("default", "alice"), Want("default", "bob")
 
 
@@ -39,7 +40,7 @@ class World:
 
     def booting(self, now: float = 0.0) -> str:
         number = next(self._numbers)
-        self.pool.creating(f"s{number}", number, "default", now)
+        self.pool.creating(f"s{number}", number, "default", IMAGE, now)
         self.pool.booting(f"s{number}", now)
         return f"s{number}"
 
@@ -240,7 +241,7 @@ def test_an_idle_sandbox_of_an_earlier_life_is_looked_at_before_it_is_lent() -> 
 def test_every_change_of_a_sandbox_is_told() -> None:
     told: list[tuple[str, State]] = []
     pool = Pool({"default": Profile(warm=1)}, lambda sandbox: told.append((sandbox.name, sandbox.state)))
-    pool.creating("s1", 1, "default", 0.0)
+    pool.creating("s1", 1, "default", IMAGE, 0.0)
     pool.booting("s1", 0.0)
     pool.fit("s1", 0.0)
     pool.condemn("s1", Fault.GONE, "it is gone", 0.0)
@@ -366,7 +367,7 @@ def test_two_wants_evict_two_different_sandboxes() -> None:
 
 
 def test_an_empty_pool_is_filled() -> None:
-    assert World(warm=3).pool.plan(0.0) == [Create("default")] * 3
+    assert World(warm=3).pool.plan(0.0) == [Create("default", IMAGE)] * 3
 
 
 def test_a_full_pool_has_nothing_to_do() -> None:
@@ -386,9 +387,9 @@ def test_the_successor_is_made_beside_the_removal() -> None:
     world = World(warm=1)
     name = world.ready()
     world.pool.condemn(name, Fault.GONE, "it is gone", 1.0)
-    assert world.pool.plan(1.0) == [Destroy(name), Create("default")]
+    assert world.pool.plan(1.0) == [Destroy(name), Create("default", IMAGE)]
     world.pool.destroying(name, 1.0)
-    assert world.pool.plan(1.0) == [Create("default")]
+    assert world.pool.plan(1.0) == [Create("default", IMAGE)]
 
 
 def test_a_stuck_removal_takes_up_a_place_and_is_tried_again_later() -> None:
@@ -425,7 +426,7 @@ def test_idle_sandboxes_are_proven_one_after_the_other() -> None:
 def test_losing_a_sandbox_that_was_fit_delays_no_creation() -> None:
     world = World(warm=1)
     world.pool.condemn(world.ready(), Fault.GONE, "it is gone", 1.0)
-    assert Create("default") in world.pool.plan(1.0)
+    assert Create("default", IMAGE) in world.pool.plan(1.0)
 
 
 def test_what_is_thrown_away_is_counted_once_by_its_first_cause() -> None:
@@ -502,6 +503,7 @@ def holding_world(warm: int) -> World:
         (Fault.GONE, State.CONDEMNED),
         (Fault.STOPPED, State.CONDEMNED),
         (Fault.RECREATE_POLICY, State.CONDEMNED),
+        (Fault.IMAGE_REPLACED, State.CONDEMNED),
     ],
 )
 def test_a_profile_may_hold_what_a_job_broke(fault: Fault, state: State) -> None:

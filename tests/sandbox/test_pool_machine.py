@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sandbox.errors import Fault, KeeperRefused
-from sandbox.pool import UNTRUSTED, Create, Destroy, Lease, Pool, Probe, Sandbox, Want
+from sandbox.pool import UNTRUSTED, Create, Destroy, Lease, Pool, Probe, Replace, Sandbox, Try, Want
 from sandbox.profile import Profile, Recreate
 from sandbox.state import MOVES, State
 
 PROFILES = {"default": Profile(warm=2), "always": Profile(warm=1, recreate=Recreate.ALWAYS)}
+IMAGES = ("sha256:a", "sha256:b", "sha256:c")
 KEYS = ("alice", "bob", UNTRUSTED)
 WARM = {name: profile.warm for name, profile in PROFILES.items()}
 
@@ -29,6 +30,10 @@ class PoolMachine(RuleBasedStateMachine):
         """By sandbox: the trust keys whose jobs ran in it."""
         self.lent: dict[str, tuple[str, str, str]] = {}
         """By token: sandbox, attempt, key; for leases that nobody ended yet."""
+        self.trusted: dict[str, set[str]] = defaultdict(set)
+        """By profile: the images that a sandbox was proven fit from, and the one that it began with."""
+        self.unfit: set[str] = set()
+        """Images that no sandbox can be made from."""
 
     def names(self, *states: State) -> list[str]:
         return [s.name for s in self.pool if s.state in states]
@@ -57,28 +62,49 @@ class PoolMachine(RuleBasedStateMachine):
         for name in self.names(State.CREATING):
             self.pool.booting(name, self.now)
         for name in self.names(State.BOOTING, State.INSPECTING):
-            self.pool.fit(name, self.now)
+            self.prove(name)
 
     @rule()
     def follow_the_plan(self) -> None:
         plan = self.pool.plan(self.now)
-        named = [action.name for action in plan if not isinstance(action, Create)]
+        named = [action.name for action in plan if not isinstance(action, Create | Try)]
         assert len(named) == len(set(named)), "two things at once to one sandbox"
         for profile, warm in WARM.items():
             wedged = sum(s.profile == profile and s.state is State.STUCK for s in self.pool)
-            made = plan.count(Create(profile))
-            assert not made or made + self.alive(profile) + wedged <= warm, "a wedged host is flooded"
+            made = sum(isinstance(action, Create | Try) and action.profile == profile for action in plan)
+            assert made <= warm + 1
+            assert not made or made + self.alive(profile) + wedged <= warm + 1, "a wedged host is flooded"
         for action in plan:
             match action:
-                case Create(profile):
+                case Create(profile, image) | Try(profile, image):
                     self.generation += 1
-                    self.pool.creating(f"s{self.generation}", self.generation, profile, self.now)
+                    self.pool.creating(f"s{self.generation}", self.generation, profile, image, self.now)
+                case Replace(name):
+                    self.replace(name)
                 case Destroy(name):
                     assert name in self.names(State.CONDEMNED, State.STUCK)
                     self.pool.destroying(name, self.now)
                 case Probe(name):
                     assert name in self.names(State.READY)
                     self.pool.probing(name, self.now)
+
+    def replace(self, name: str) -> None:
+        sandbox = self.pool.get(name)
+        assert sandbox is not None
+        assert self.pool.is_outdated(sandbox)
+        assert sandbox.state is State.READY
+        self.pool.condemn(name, Fault.IMAGE_REPLACED, "a new image", self.now)
+        assert self.alive(sandbox.profile) >= WARM[sandbox.profile], "its successor was not there yet"
+
+    @rule(profile=st.sampled_from(sorted(PROFILES)), image=st.sampled_from(IMAGES))
+    def an_image_is_built(self, profile: str, image: str) -> None:
+        if profile not in self.pool.rollouts:
+            self.trusted[profile].add(image)
+        self.pool.named(profile, image)
+
+    @rule(image=st.sampled_from(IMAGES))
+    def an_image_breaks(self, image: str) -> None:
+        self.unfit.add(image)
 
     @rule(seconds=st.sampled_from([0.5, 5.0, 31.0, 61.0]))
     def time_passes(self, seconds: float) -> None:
@@ -92,6 +118,15 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def one_is_proven(self, data: st.DataObject) -> None:
         if name := self.some(data, State.BOOTING, State.INSPECTING):
+            self.prove(name)
+
+    def prove(self, name: str) -> None:
+        sandbox = self.pool.get(name)
+        assert sandbox is not None
+        if sandbox.image in self.unfit and sandbox.state is State.BOOTING:
+            self.pool.condemn(name, Fault.SSH_DEAD, "it never came up", self.now)
+        else:
+            self.trusted[sandbox.profile].add(sandbox.image)
             self.pool.fit(name, self.now)
 
     @rule(data=st.data())
@@ -187,8 +222,12 @@ class PoolMachine(RuleBasedStateMachine):
     # -- what holds -----------------------------------------------------------------------------------------------
 
     @invariant()
-    def never_more_than_warm(self) -> None:
-        assert all(self.alive(profile) <= warm for profile, warm in WARM.items())
+    def never_more_than_warm_and_one_on_its_way_in(self) -> None:
+        assert all(self.alive(profile) <= warm + 1 for profile, warm in WARM.items())
+
+    @invariant()
+    def no_image_is_given_up_for_one_that_nothing_was_made_from(self) -> None:
+        assert all(rollout.image in self.trusted[profile] for profile, rollout in self.pool.rollouts.items())
 
     @invariant()
     def only_moves_of_the_table(self) -> None:

@@ -21,7 +21,7 @@ from runner.execution.files.jobs import JobFiles
 from runner.execution.session import Pipe, Session
 from runner.job_files import Archive, Git, Upload
 
-_PROGRAM: Final = program.assemble("supervisor", "launcher", "files.inside.unpack", "files.inside.fetch")
+_PROGRAM: Final = program.assemble(*program.MODULES, "files.inside.unpack", "files.inside.fetch")
 _PIECE: Final = 1024 * 1024
 
 

@@ -82,7 +82,7 @@ class Bundle:
         """Raises OSError."""
         self._path = path
         self._part = path.with_name(f"{path.name}.part")
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lists(path.parent).mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file: BinaryIO = os.fdopen(os.open(self._part, flags, 0o600), "wb")
         self._gzip = gzip.GzipFile("", "wb", _LEVEL, self._file, 0)
@@ -136,8 +136,13 @@ def _header(member: Member) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT)
 
 
+def lists(folder: Path) -> Path:
+    """Return the folder of the lists of what is kept in a folder."""
+    return folder / "lists"
+
+
 def _list_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")
+    return lists(path.parent) / path.name
 
 
 def read(path: Path) -> Kept | None:
@@ -151,9 +156,3 @@ def read(path: Path) -> Kept | None:
     return Kept(
         tuple(Member(**member) for member in document["members"]), tuple(document["left_out"]), document["size"]
     )
-
-
-def remove(path: Path) -> None:
-    """Keep nothing any more. Idempotent. Raises OSError."""
-    for file in (_list_of(path), path, path.with_name(f"{path.name}.part")):
-        file.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ from runner.execution.wire import clean
 from runner.outcome import Outcome
 
 _PROGRAM: Final = program.assemble(
-    "supervisor", "launcher", "files.inside.unpack", "files.inside.patterns", "files.inside.collect"
+    *program.MODULES, "files.inside.unpack", "files.inside.patterns", "files.inside.collect"
 )
 #: Sentences on single files that are taken over from the sandbox.
 _MAX_TOLD: Final = 20

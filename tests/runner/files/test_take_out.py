@@ -186,7 +186,7 @@ async def test_a_full_disk_is_told(desk: Desk) -> None:
     desk.make(a="1")
     desk.bundle.parent.write_text("no folder")
     told = await desk.keep("a")
-    assert told == ["The artifacts are not kept: they cannot be written down (File exists)."]
+    assert told == ["The artifacts are not kept: they cannot be written down (Not a directory)."]
 
 
 def lie(script: str) -> program.Program:

@@ -41,9 +41,9 @@ class StubEngine:
         self._answer("about")
         return ENGINE
 
-    def has_image(self, image: str) -> bool:
+    def image_id(self, image: str) -> str | None:
         self._answer("image")
-        return True
+        return "sha256:1"
 
     def taken_subnets(self) -> list[IPv4Network]:
         self._answer("subnets")

@@ -13,11 +13,12 @@ import pytest
 from sandbox import readiness
 from sandbox.config import KeeperConfig
 from sandbox.engine import Engine, Owned
-from sandbox.errors import Fault
+from sandbox.errors import Fault, SandboxFault
 from sandbox.identity import new_identity
 from sandbox.inspection.evidence import Baseline, Events, Evidence, Network
 from sandbox.inspection.judge import Verdict, VerdictKind
 from sandbox.keeper import guard as guard_module
+from sandbox.keeper import images as images_module
 from sandbox.keeper import keeper as keeper_module
 from sandbox.keeper import protocol
 from sandbox.keeper import verbs as verbs_module
@@ -62,6 +63,11 @@ class Host:
         self.networks: set[str] = set()
         """Names of sandboxes of which only a network is left."""
         self.made: list[str] = []
+        self.images = {"sandbox:latest": "sha256:first"}
+        """What each name means."""
+        self.image_ids = {"sha256:first"}
+        self.made_from: dict[str, str] = {}
+        self.unfit_images: set[str] = set()
         self.calls: list[str] = []
         self.walls: dict[str, Wall] = {}
         self.on_walls: Callable[[], WallState] = lambda: WallState.STANDING
@@ -91,6 +97,14 @@ class Host:
     def check(self, runtime: str, image: str) -> None:
         self.on_check()
 
+    def image_id(self, image: str) -> str | None:
+        return image if image in self.image_ids else self.images.get(image)
+
+    def tag(self, image_id: str, name: str = "sandbox:latest") -> None:
+        """An image was built under that name; what the name meant before stays."""
+        self.image_ids.add(image_id)
+        self.images[name] = image_id
+
     def owned(self, installation: InstallationId) -> list[Owned]:
         self.on_list()
         with self.lock:
@@ -119,8 +133,11 @@ class Host:
         with self.lock:
             self.made.append(str(name))
             self.containers[str(name)] = True
+            self.made_from[str(name)] = profile.image
         started(IPv4Network("10.213.0.8/29"))
         self.on_build()
+        if profile.image in self.unfit_images:
+            raise SandboxFault(Fault.SSH_DEAD, "Its sshd never came up.")
         return Built(
             identity=IDENTITY,
             container_id=f"id-of-{name}",
@@ -246,6 +263,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., socket.so
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch, connect: Callable[..., socket.socket]) -> Host:
     monkeypatch.setattr(keeper_module, "RECONCILE_INTERVAL", 0.02)
+    monkeypatch.setattr(images_module, "LOOK_INTERVAL", 0.02)
     monkeypatch.setattr(verbs_module, "LOOK_INTERVAL", 0.02)
     monkeypatch.setattr(guard_module, "require_bridge", lambda _: None)
     return Host()

@@ -1,0 +1,69 @@
+"""Which step of a job is next, and what its steps make of the job. Pure.
+
+Sent into the sandbox with `supervisor.py`, whose rules apply: standard library only, Python 3.11 or later, nothing
+heavy at the start. A step comes as `wire` writes it: `name`, `tests`, `always`, `allowed` (true, false or exit codes),
+`timeout` and `environment`. What has become of each step so far is a list of `Row`s beside it.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing costs milliseconds
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+
+class Row:
+    """What has become of a step. The states are those of `runner.steps.StepState`."""
+
+    def __init__(self) -> None:
+        self.state = "waiting"
+        self.code = 0
+        self.seconds = 0.0
+        self.allowed = False
+
+    def to_json(self) -> list[object]:
+        """Return the row as it is told to the runner."""
+        return [self.state, self.code, round(self.seconds, 3), self.allowed]
+
+
+def wanted(number: int, steps: Sequence[dict[str, Any]], rows: Sequence[Row], variables: Mapping[str, str]) -> bool:
+    """Whether a step is to run, now that all before it have ended.
+
+    After a failure only a step that asks for that runs: by `always`, `failure()` or the outcome of a step.
+    """
+    step = steps[number]
+    failed = deciding(rows[:number]) is not None
+    asks = any(kind in ("failure", "step") for kind, *_ in step["tests"])
+    if failed and not step["always"] and not asks:
+        return False
+    states = {steps[before]["name"]: rows[before].state for before in range(number)}
+    return all(holds(test, states, variables, failed) for test in step["tests"])
+
+
+def holds(test: Sequence[Any], states: Mapping[str, str], variables: Mapping[str, str], failed: bool) -> bool:
+    """Whether one test holds."""
+    match test:
+        case ["success"]:
+            return not failed
+        case ["failure"]:
+            return failed
+        case ["variable", name, text, equal]:
+            return bool((variables.get(name, "") == text) == equal)
+        case ["step", name, outcome, equal]:
+            return bool((states[name] == outcome) == equal)
+    return False
+
+
+def allows(step: dict[str, Any], code: int, *, timed_out: bool) -> bool:
+    """Whether the job goes on when the step failed like this."""
+    allowed = step["allowed"]
+    return allowed if isinstance(allowed, bool) else not timed_out and code in allowed
+
+
+def deciding(rows: Sequence[Row]) -> int | None:
+    """The step that makes the job fail: the first that failed without being allowed to; None when there is none."""
+    for number, row in enumerate(rows):
+        if row.state in ("failed", "timed_out", "interrupted") and not row.allowed:
+            return number
+    return None

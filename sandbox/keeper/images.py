@@ -1,0 +1,59 @@
+"""What the profiles' names for their images mean to the engine: a new image is taken up between jobs."""
+
+import logging
+import time
+
+from sandbox.engine import Engine
+from sandbox.keeper.stock import Stock
+from sandbox.rollout import Rollout, short
+
+log = logging.getLogger("keeper")
+
+LOOK_INTERVAL = 10.0
+"""Seconds between two looks, each a call of the engine for every profile: images are built by people."""
+
+
+class Images:
+    """The images of one keeper's profiles. `look` is the reconcile loop's."""
+
+    def __init__(self, stock: Stock, engine: Engine) -> None:
+        self._stock = stock
+        self._engine = engine
+        self._next_look = 0.0
+        self._missing: set[str] = set()
+
+    def look(self) -> None:
+        """See what the names mean now, when it is time. Raises `EngineError`."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_INTERVAL
+        for profile in list(self._stock.pool.profiles):
+            self._look_at(profile)
+
+    def forgive(self) -> None:
+        """Try again what was refused, and look at once. The stock's lock is held."""
+        for rollout in self._stock.pool.rollouts.values():
+            rollout.forgive()
+        self._next_look = 0.0
+
+    def _look_at(self, profile: str) -> None:
+        name = self._stock.pool.profiles[profile].image
+        image = self._engine.image_id(name)
+        if image is None:
+            if name not in self._missing:
+                log.error("profile %s: the image %s is gone; sandboxes are made from the last one", profile, name)
+            self._missing.add(name)
+            return
+        self._missing.discard(name)
+        with self._stock.changed:
+            rollouts = self._stock.pool.rollouts
+            tried = rollouts[profile].candidate if profile in rollouts else None
+            self._stock.pool.named(profile, image)
+            rollout = rollouts[profile]
+        if rollout.candidate and self._engine.image_id(rollout.image) is None:
+            log.warning("profile %s: the image %s was removed; %s takes its place", profile, short(rollout.image), name)
+            with self._stock.changed:
+                rollouts[profile] = Rollout(image)
+        elif rollout.candidate and rollout.candidate != tried:
+            log.info("profile %s: %s is a new image, %s; one sandbox tries it first", profile, name, short(image))
