@@ -2,6 +2,7 @@
 
     RunnerError
     ├── BadJobError              the job cannot be run as it was written
+    ├── ConfigError              a setting is wrong
     ├── InputError               something that was named cannot be read or reached
     ├── ClientError              the service cannot be found, does not answer, or refuses
     ├── LogError                 the log cannot be made or written
@@ -45,6 +46,10 @@ class BadJobError(RunnerError):
     def __init__(self, message: str, *, field: tuple[int | str, ...] = ()) -> None:
         super().__init__(f"{'.'.join(map(str, field))}: {message}" if field else message)
         self.field = field
+
+
+class ConfigError(RunnerError):
+    """Settings are wrong; the message names each, by where it was said."""
 
 
 class InputError(RunnerError):

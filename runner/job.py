@@ -30,6 +30,8 @@ MIN_SECRET: Final = 6
 #: Lines of all secrets together.
 MAX_SECRET_LINES: Final = 500
 MAX_LABELS: Final = 20
+#: Most often that a job is started again.
+MAX_RETRY: Final = 3
 #: Highest priority; the lowest is its negative.
 MAX_PRIORITY: Final = 100
 
@@ -80,6 +82,8 @@ class Job:
     source: Upload | Git | Archive | None = None
     #: What is kept of its working folder.
     artifacts: tuple[Artifacts, ...] = ()
+    #: How often it may be started again when a sandbox was lost under it, or none could be made.
+    retry: int = 0
 
     def __post_init__(self) -> None:
         if self.steps:
@@ -93,6 +97,7 @@ class Job:
         for timeout in (self.timeout, self.queue_timeout, self.setup_timeout):
             _check_timeout(timeout)
         _check_priority(self.priority)
+        _check_retry(self.retry)
         _check_labels(self.labels)
         _check_source(self.source, self.secrets)
         _check_artifacts(self.artifacts)
@@ -127,6 +132,7 @@ def to_json(job: Job) -> dict[str, object]:
         "steps": [steps.to_json(step) for step in job.steps],
         "source": job_files.SOURCE.dump_python(job.source, mode="json"),
         "artifacts": job_files.RULES.dump_python(list(job.artifacts), mode="json"),
+        "retry": job.retry,
     }
 
 
@@ -173,6 +179,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "steps": (list,),
     "source": (dict, type(None)),
     "artifacts": (list,),
+    "retry": (int,),
 }
 
 
@@ -308,6 +315,11 @@ def _check_timeout(timeout: float | None) -> None:
 def _check_priority(priority: int) -> None:
     if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
         raise BadJobError(f"A priority of {priority} is not possible. Give one from -{MAX_PRIORITY} to {MAX_PRIORITY}.")
+
+
+def _check_retry(retry: int) -> None:
+    if not 0 <= retry <= MAX_RETRY:
+        raise BadJobError(f"{retry} retries are not possible. Give 0 to {MAX_RETRY}.")
 
 
 def _check_labels(labels: frozenset[str]) -> None:

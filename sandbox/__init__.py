@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sandbox.adhoc.execution import Result, Stream
-    from sandbox.adhoc.record import InnerDocker
     from sandbox.adhoc.sandbox import Sandbox
     from sandbox.errors import (
         CommandFailed,
@@ -24,13 +23,13 @@ if TYPE_CHECKING:
         TransferFailed,
         TransferRefused,
     )
-    from sandbox.profile import Profile
+    from sandbox.profile import InnerDocker, Profile
 
 _FROM = {
     "CommandFailed": "sandbox.errors",
     "CommandTimedOut": "sandbox.errors",
     "ConnectionLost": "sandbox.errors",
-    "InnerDocker": "sandbox.adhoc.record",
+    "InnerDocker": "sandbox.profile",
     "OutputTooLarge": "sandbox.errors",
     "Profile": "sandbox.profile",
     "Result": "sandbox.adhoc.execution",

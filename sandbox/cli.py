@@ -1,23 +1,17 @@
 """The `sandbox` command: arguments in, text and exit codes out. Errors become a line and a code only here."""
 
 import json
-import logging
-import queue
-import signal
 import sys
-import threading
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sandbox import config
+from sandbox import lean
 from sandbox.adhoc.anywhere import app as anywhere
 from sandbox.adhoc.cli import app as own
 from sandbox.doctor.cli import doctor
-from sandbox.engine import Engine
 from sandbox.errors import (
     ConfigError,
     ConnectionLost,
@@ -34,13 +28,7 @@ from sandbox.evaluation.cli import app as evaluation
 from sandbox.evaluation.errors import EvaluationError
 from sandbox.images.cli import app as images
 from sandbox.keeper import protocol
-from sandbox.keeper.client import KeeperClient
-from sandbox.keeper.home import DEFAULT_HOME, Home
-from sandbox.keeper.keeper import Keeper
-from sandbox.keeper.server import KeeperServer
-from sandbox.keeper.watch import HostWatch
-from sandbox.network import Walls, WallsDown
-from sandbox.template import InstallationId
+from sandbox.keeper.home import DEFAULT_HOME
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,11 +42,12 @@ app.add_typer(anywhere)
 app.add_typer(evaluation, name="evaluation")
 app.add_typer(images, name="images")
 app.command()(doctor)
+settings = typer.Typer(no_args_is_help=True, help="The keeper's settings: what is wrong, and what counts.")
+app.add_typer(settings, name="config")
 
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]
 _DEFAULT_SOCKET = Path(protocol.DEFAULT_SOCKET)
 _RUN_FOLDER = Path(protocol.DEFAULT_RUN_FOLDER)
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _EXIT_CODES = (
     (ConfigError, 78),
     (ConnectionLost, 75),
@@ -72,6 +61,7 @@ such name, or one that is taken; 1 for the rest."""
 
 def main() -> None:
     """Entry point: any error of ours becomes one line on stderr and an exit code."""
+    lean.do_without()
     try:
         app()
     except SandboxError as error:
@@ -93,41 +83,41 @@ def keeper(
 
     TERM waits for running jobs and removes the sandboxes; a second TERM does not wait.
     USR1 stops at once and leaves every sandbox and job as it is: the next keeper of the same state folder goes on.
-    HUP reads the configuration anew: networks change at once, the rest for sandboxes that are made from then on.
+    HUP reads the configuration anew: networks and disk_* change at once, the rest for sandboxes that are made from then
+    on. A file with a mistake changes nothing.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    watch = HostWatch()
-    the_keeper = Keeper(config.load(configuration), Engine(watch=watch.observe), Home(home), watch=watch)
-    # The socket first: a second keeper must be refused before it removes what it takes for leftovers.
-    with KeeperServer(run_folder, the_keeper.verbs, group) as server:
-        the_keeper.start()
-        signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for number in _SIGNALS:
-            signal.signal(number, lambda received, _: signals.put(received))
-        give_up = partial(signals.put, signal.SIGUSR1)
-        threading.Thread(target=the_keeper.run, args=(give_up,), name="reconcile").start()
-        threading.Thread(target=server.serve_forever, name="server", daemon=True).start()
-        while (received := signals.get()) == signal.SIGHUP:
-            _reread(the_keeper, configuration)
-        if received == signal.SIGUSR1:
-            the_keeper.detach()
-        else:
-            for again in _SIGNALS:
-                signal.signal(again, lambda *_: the_keeper.hurry())
-            the_keeper.stop(patience)
-        server.shutdown()
+    from sandbox.keeper import process
+
+    process.run(configuration, run_folder, group, home, patience)
 
 
-def _reread(the_keeper: Keeper, configuration: Path | None) -> None:
-    try:
-        the_keeper.follow(config.load(configuration))
-    except ConfigError as error:
-        logging.getLogger("keeper").error("the configuration was left as it was: %s", error)  # noqa: TRY400
+@settings.command()
+def check(file: Annotated[Path | None, typer.Argument(help="The keeper's file (TOML).")] = None) -> None:
+    """Say what is wrong with the file and the environment, by line, with the nearest right name; exit with 78 then."""
+    from sandbox import config
+
+    config.load(file)
+    print("Nothing is wrong with the configuration.")
+
+
+@settings.command()
+def show(
+    configuration: Annotated[Path | None, typer.Option("--config", help="The keeper's file (TOML).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Show every setting with its value, where that comes from, and whether a HUP changes it."""
+    from sandbox import config
+    from sandbox.settings.loaded import document, table
+
+    values = list(config.read(configuration).values())
+    print(json.dumps({"settings": document(values)}, indent=1) if as_json else "\n".join(table(values)))
 
 
 @app.command()
 def ping(keeper: KeeperSocket = _DEFAULT_SOCKET) -> None:
     """Exit with 0 when the keeper answers and every profile has a sandbox. For health checks."""
+    from sandbox.keeper.client import KeeperClient
+
     pong = KeeperClient(keeper).ping()
     print(pong.message)
     if not pong.fit:
@@ -142,12 +132,18 @@ def purge(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Remove the sandboxes, networks and volumes that a keeper left on the engine, found by label. Stop it first.
+    """Remove the sandboxes, networks, volumes and firewall tables that a keeper left on this host. Stop it first.
 
     With --all also those that users made for themselves (`sandbox up`), whoever they are; for yours: sandbox rm --all.
     """
+    from sandbox.engine import Engine
+    from sandbox.network import Walls, WallsDown, walled
+    from sandbox.template import InstallationId
+
     engine = Engine()
     found = engine.installations()
+    with suppress(WallsDown):  # where there is no nft there are no walls
+        found |= walled()
     if installation is None and not every:
         known = ", ".join(sorted(found)) or "none"
         raise ConfigError(f"Say which: --installation ID, or --all. On this engine: {known}.")
@@ -159,7 +155,7 @@ def purge(
     if as_json:
         print(json.dumps({"removed": removed}))
     else:
-        print(f"Removed {sum(removed.values())} sandboxes with their networks and volumes.")
+        print(f"Removed {sum(removed.values())} sandboxes with their networks, volumes and walls.")
 
 
 if __name__ == "__main__":

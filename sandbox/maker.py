@@ -16,7 +16,7 @@ from sandbox.engine import ContainerFacts, Engine, NetworkMissing, SubnetTaken
 from sandbox.errors import EngineError, EngineTimeout, EngineUnreachable, Fault, SandboxFault
 from sandbox.identity import Identity
 from sandbox.network import free_subnet
-from sandbox.profile import Profile
+from sandbox.profile import InnerDocker, Profile
 from sandbox.template import ContainerSpec, SandboxName, container_spec
 
 BOOT_DEADLINE = 120.0
@@ -52,6 +52,7 @@ class Maker:
         profile: Profile,
         identity: Identity,
         started: Callable[[IPv4Network], None],
+        docker: InnerDocker = InnerDocker.EAGER,
     ) -> str:
         """Make a sandbox and start it; `started` is told its subnet when its container runs. Returns the container.
 
@@ -60,7 +61,7 @@ class Maker:
         # Which subnets are taken is looked up and acted on under one lock: two creations must not pick the same.
         with self._networks:
             subnet = self._free_subnet(name)
-            spec = container_spec(name, profile_name, profile, identity, subnet, self._host)
+            spec = container_spec(name, profile_name, profile, identity, subnet, self._host, docker)
             container_id, subnet = self._create(spec)
         self._engine.start(container_id)
         started(subnet)

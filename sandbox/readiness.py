@@ -4,6 +4,8 @@ Everything is under one deadline, and everything the sandbox says is bounded and
 its sshd may be a job's.
 """
 
+from __future__ import annotations
+
 import json
 import secrets
 import socket
@@ -16,7 +18,7 @@ from importlib.resources import files
 from sandbox import ssh
 from sandbox.errors import Fault, SandboxFault
 from sandbox.identity import Identity
-from sandbox.ssh import LOST, left, words
+from sandbox.ssh import left, words
 
 STORAGE_DRIVER = "overlay2"
 BUILD_CACHE = 5 * 1024**3
@@ -159,7 +161,7 @@ def _run(transport: ssh.Transport, command: str, told: bytes, deadline: float) -
         channel.sendall(told)
         channel.shutdown_write()
         answer = _read_all(channel)
-    except LOST as error:
+    except ssh.LOST as error:
         if time.monotonic() >= deadline:
             raise SandboxFault(Fault.PROBE_FAILED, _TOO_LATE) from error
         raise SandboxFault(Fault.PROBE_FAILED, f"A login worked but nothing could be run: {words(error)}.") from error

@@ -1,28 +1,46 @@
 """A login to a sandbox, with its host key pinned: the one module of this package that knows paramiko.
 
 Whatever goes wrong is a `SandboxFault` that says what was seen, or `LOST` where only the caller knows what it means.
+paramiko takes longer to import than all of ours, so that is put off until somebody logs in: see `load`.
 """
+
+from __future__ import annotations
 
 import io
 import logging
 import socket
+import threading
 import time
-from typing import Final
-
-import paramiko
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 from sandbox.errors import Fault, SandboxFault
 from sandbox.template import LOGIN_USER
 from sandbox.text import one_line
 
-Transport = paramiko.Transport
-Channel = paramiko.Channel
+if TYPE_CHECKING:
+    import paramiko
 
-LOST: Final = (paramiko.SSHException, EOFError, OSError)
-"""What is raised by a transport or channel whose other side went away, or does not speak SSH."""
+    Channel = paramiko.Channel
+    Transport = paramiko.Transport
+    LOST: Final = (paramiko.SSHException, EOFError, OSError)
+    """What is raised by a transport or channel whose other side went away, or does not speak SSH."""
 
 # Its messages are about hostile or half-booted peers; we raise those as faults with our own words.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+
+
+def __getattr__(name: str) -> object:
+    if name == "LOST":
+        return _lost()
+    if name in ("Channel", "Transport"):
+        return getattr(import_module("paramiko"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load() -> None:
+    """Import paramiko beside what the caller does next: best while that waits for the engine or the keeper."""
+    threading.Thread(target=import_module, args=("paramiko",), name="import paramiko").start()
 
 
 def login(sock: socket.socket, host_key: str, client_key: str, deadline: float) -> Transport:
@@ -30,7 +48,9 @@ def login(sock: socket.socket, host_key: str, client_key: str, deadline: float) 
 
     `client_key` is the private one, PEM. Raises `SandboxFault`: `ssh-dead`, `host-key-changed` or `login-refused`.
     """
-    transport = Transport(sock)
+    import paramiko  # noqa: PLC0415 - see above
+
+    transport = paramiko.Transport(sock)
     transport.banner_timeout = transport.auth_timeout = transport.handshake_timeout = left(deadline)
     try:
         transport.start_client(timeout=left(deadline))
@@ -42,7 +62,7 @@ def login(sock: socket.socket, host_key: str, client_key: str, deadline: float) 
         if not alive:  # paramiko calls that, too, a failed authentication
             raise SandboxFault(Fault.SSH_DEAD, "Its sshd hung or hung up in the middle of a login.") from error
         raise SandboxFault(Fault.LOGIN_REFUSED, "Its sshd refused the key that it was made with.") from error
-    except LOST as error:
+    except _lost() as error:
         transport.close()
         raise SandboxFault(Fault.SSH_DEAD, f"Its sshd accepted a connection but no login: {words(error)}.") from error
     except SandboxFault:
@@ -57,6 +77,10 @@ def _check_host_key(transport: Transport, host_key: str) -> None:
             Fault.HOST_KEY_CHANGED,
             "Its sshd shows another host key than the one it was made with: it is not ours any more.",
         )
+
+
+def _lost() -> tuple[type[BaseException], ...]:
+    return (import_module("paramiko").SSHException, EOFError, OSError)
 
 
 def words(thing: object) -> str:

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Network
-from typing import NewType
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TYPE_CHECKING, NewType
 
 from sandbox.host import HostFacts
 from sandbox.identity import Identity
-from sandbox.profile import Network, Profile
+from sandbox.profile import InnerDocker, Network, Profile
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 InstallationId = NewType("InstallationId", str)
 """Eight hex digits that name one keeper's state folder; on every container, network and volume it makes."""
@@ -85,6 +86,7 @@ class ContainerSpec:
     pids: int
     cpuset: str | None
     nano_cpus: int | None
+    docker: InnerDocker
     files: Sequence[GivenFile]
 
 
@@ -95,6 +97,7 @@ def container_spec(
     identity: Identity,
     subnet: IPv4Network,
     host: HostFacts,
+    docker: InnerDocker = InnerDocker.EAGER,
 ) -> ContainerSpec:
     """Fill in the template. A profile that asks for more open files than the host can grant gets that many."""
     most = host.nofile_ceiling
@@ -116,6 +119,7 @@ def container_spec(
         pids=profile.pids,
         cpuset=profile.cpuset,
         nano_cpus=int(profile.cpus * 1e9) if profile.cpus is not None else None,
+        docker=docker,
         files=given_files(identity, subnet, host, profile.registry_mirrors),
     )
 
@@ -152,7 +156,9 @@ def _inner_range(subnet: IPv4Network) -> IPv4Network:
 
 
 @cache
-def _templates() -> Environment:
+def _templates() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - many know names from here only
+
     # Not HTML: what is rendered here is configuration, and its values are ours.
     return Environment(
         loader=PackageLoader("sandbox"),

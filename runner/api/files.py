@@ -5,11 +5,12 @@
 import asyncio
 import logging
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse
 
+from runner.api import bodies
 from runner.api.access import Access
 from runner.api.models import ArtifactList, UploadView
 from runner.api.problems import ApiError
@@ -20,7 +21,9 @@ from runner.store.tokens import Scope, TokenFacts
 
 _logger = logging.getLogger(__name__)
 
-_BODY = {
+#: Seconds for a whole archive: that of the largest size over 5 Mbit/s.
+_DEADLINE: Final = 1800.0
+_BODY: Final = {
     "requestBody": {
         "required": True,
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
@@ -57,24 +60,17 @@ def make_router(service: Service, access: Access) -> APIRouter:
 
 
 async def _receive(request: Request, service: Service) -> UploadView:
-    most = service.file_limits.archive_bytes
-    too_large = ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"An archive has {most} bytes at most.")
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > most:
-        raise too_large
     incoming = await asyncio.to_thread(service.records.new_upload)
+
+    async def take(piece: bytes) -> None:
+        await asyncio.to_thread(incoming.write, piece)
+
     try:
-        size = 0
-        async for piece in request.stream():
-            size += len(piece)
-            if size > most:
-                raise too_large
-            await asyncio.to_thread(incoming.write, piece)
-        if size == 0:
-            raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "The archive is empty. Send it as the body.")
-        return UploadView(id=incoming.id, size=await asyncio.to_thread(incoming.keep))
+        await bodies.receive(request, service.file_limits.archive_bytes, _DEADLINE, take)
+        size = await asyncio.to_thread(incoming.keep)
     finally:
         await asyncio.to_thread(incoming.close)
+    return UploadView(id=incoming.id, size=size)
 
 
 def _record(service: Service, job_id: str) -> Record:

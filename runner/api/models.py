@@ -93,6 +93,8 @@ class JobRequest(BaseModel):
     """What its working folder holds at the start."""
     artifacts: list[Artifacts] = []
     """What is kept of its working folder."""
+    retry: Annotated[int, Field(ge=0, le=3)] = 0
+    """How often it may be started again when a sandbox was lost under it, or none could be made."""
 
     def to_job(self) -> Job:
         """Raises BadJobError when it cannot be run as written."""
@@ -111,6 +113,7 @@ class JobRequest(BaseModel):
             setup_timeout=self.setup_timeout,
             source=self.source,
             artifacts=tuple(self.artifacts),
+            retry=self.retry,
         )
 
 
@@ -233,6 +236,8 @@ class JobView(BaseModel):
     """How it ended: name, exit code, sentence and what belongs to the kind of outcome."""
     steps: list[StepView]
     """How far its steps are."""
+    retries: int
+    """How often it was started again."""
 
     @classmethod
     def of(cls, job: Summary) -> JobView:
@@ -245,6 +250,7 @@ class JobView(BaseModel):
             priority=job.priority,
             outcome=outcomes.to_json(job.outcome) if job.outcome else None,
             steps=[StepView.of(step) for step in job.steps],
+            retries=job.retries,
         )
 
 

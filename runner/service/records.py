@@ -16,6 +16,7 @@ from runner.errors import BadJobError, StateError
 from runner.execution.files import bundle
 from runner.job import Job
 from runner.job_files import Upload
+from runner.outcome import Outcome
 from runner.service.record import Record, complete
 from runner.service.retention import Kept
 from runner.service.uploads import Incoming, Uploads
@@ -135,6 +136,11 @@ class Records:
         taken = await asyncio.to_thread(self._jobs.take, record.id)
         self.waiting -= int(taken)
         return taken
+
+    async def put_back(self, record: Record, outcome: Outcome) -> None:
+        """Have a job wait for another start. Raises StateError; try again."""
+        await record.retry(outcome)
+        self.waiting += 1
 
     @property
     def folder(self) -> Path:

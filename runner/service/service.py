@@ -110,6 +110,14 @@ class Service:
         """How many jobs run."""
         return len(self._running)
 
+    def follow(self, slots: int, per_key: int | None, labels: Collection[str]) -> None:
+        """Go on with other numbers: jobs that run do so to their end, even when there are more of them than slots."""
+        self._leases.follow(slots)
+        self.slots = slots
+        self._per_key = per_key or slots
+        self._labels = frozenset(labels)
+        self._changed.set()
+
     async def submit(self, job: Job, request: Request | None = None) -> Record:
         """Take a job: from here on it outlives this process. The same request again is the same job.
 
@@ -255,17 +263,21 @@ class Service:
         source = record.job.source if record.job else None
         try:
             outcome = await self._outcome(record)
-            await self._settle(record, outcome)
-            await self._keep_trying(record, outcome, record.finish)
-            if isinstance(source, Upload):
-                await self.records.forget_upload(source.id)
+            if record.again:
+                await self._keep_trying(record, outcome, lambda: self.records.put_back(record, outcome))
+            else:
+                await self._settle(record, outcome)
+                await self._keep_trying(record, outcome, record.finish)
+                if isinstance(source, Upload):
+                    await self.records.forget_upload(source.id)
             _logger.info("job %s: %s", record.id, outcomes.sentence(outcome))
         except DetachedError:
             _logger.info("job %s: left for the next life of the runner", record.id)
         except Exception:  # a defect in one job's course is no end of the others
             _logger.exception("job %s: a defect in the runner; the next life tries again", record.id)
         finally:
-            del self._running[record]
+            if self._running.get(record) is asyncio.current_task():  # else it was put back, and runs again already
+                del self._running[record]
             self._changed.set()
 
     async def _outcome(self, record: Record) -> Outcome:
@@ -290,7 +302,9 @@ class Service:
             _logger.info("job %s: %s", record.id, note.text)
 
         async def on_end(outcome: Outcome) -> None:
-            await self._settle(record, outcome)
+            record.again = record.may_retry(outcome)
+            if not record.again:
+                await self._settle(record, outcome)
 
         log = record.begin()
         if record.marker:

@@ -79,6 +79,10 @@ _STEPS: Final = (
     # How far the steps of a job are, as JSON: all of them wait until it is settled, for what is live is not written.
     "ALTER TABLE job ADD COLUMN steps TEXT",
 )
+_RETRIES: Final = (
+    # How often it was put back into the queue after its start. `output` and `closing` are those of the last start then.
+    "ALTER TABLE job ADD COLUMN retries INTEGER NOT NULL DEFAULT 0",
+)
 
 #: There is a row while nothing that waits may start, over restarts too.
 _HOLD: Final = (
@@ -98,4 +102,4 @@ _UPLOADS: Final = (
 )
 
 #: `PRAGMA user_version` counts the steps that were done.
-MIGRATIONS: Final = (_FIRST, _STEPS, _HOLD, _UPLOADS)
+MIGRATIONS: Final = (_FIRST, _STEPS, _HOLD, _RETRIES, _UPLOADS)

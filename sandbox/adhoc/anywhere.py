@@ -1,16 +1,17 @@
 """The commands that take a name wherever it is: one of the user's own sandboxes first, else one of the keeper's."""
 
+from __future__ import annotations
+
 import json
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sandbox.adhoc import options, terminal
 from sandbox.adhoc.life import written
-from sandbox.adhoc.machine import Machines
 from sandbox.adhoc.options import AnyName, AsJson, Keeper
 from sandbox.adhoc.record import Record
 from sandbox.adhoc.store import default_folder
@@ -18,6 +19,9 @@ from sandbox.errors import NoSuchSandbox
 from sandbox.keeper import protocol
 from sandbox.keeper.client import KeeperClient
 from sandbox.shell import run as run_shell
+
+if TYPE_CHECKING:
+    from sandbox.adhoc.machine import Machines
 
 app = typer.Typer()
 

@@ -26,6 +26,7 @@ def borrowed(keeper: KeeperClient) -> Iterator[Login]:
     Raises `KeeperError` when there is none at once, or `SandboxFault`.
     """
     token = secrets.token_urlsafe(24)
+    ssh.load()
     grant, connection = keeper.lend(
         protocol.Lend(
             attempt=f"sandbox-run-{secrets.token_hex(6)}",

@@ -1,31 +1,38 @@
 """The commands for sandboxes of one's own: up, run, cp, ssh-config, reset, rm. No keeper is needed."""
 
+from __future__ import annotations
+
 import secrets
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sandbox.adhoc import options, ssh_config, terminal
 from sandbox.adhoc.borrow import borrowed
 from sandbox.adhoc.life import NAMED, PASSING, written
-from sandbox.adhoc.machine import Machines, Order
 from sandbox.adhoc.options import AsJson, Config, Cpus, Idle, Image, Keeper, Memory, Name, ProfileName, Ttl
+from sandbox.adhoc.order import Order, profile_of
 from sandbox.adhoc.progress import Progress, warn
-from sandbox.adhoc.record import InnerDocker, Record
-from sandbox.adhoc.sandbox import profile_of
+from sandbox.adhoc.record import Record
 from sandbox.adhoc.session import Login, Session
 from sandbox.adhoc.terminal import ended_by_signals
 from sandbox.config import DEFAULT_PROFILE
 from sandbox.errors import ConfigError, KeeperRefused
+from sandbox.profile import InnerDocker
+
+if TYPE_CHECKING:
+    from sandbox.adhoc.machine import Machines
 
 app = typer.Typer()
 
-Docker = Annotated[InnerDocker, typer.Option(help="Wait for its own Docker Engine (eager) or not (lazy).")]
+Docker = Annotated[
+    InnerDocker, typer.Option(help="Its own Docker Engine: waited for (eager), or started when used (lazy).")
+]
 
 
 @app.command()

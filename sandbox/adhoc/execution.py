@@ -5,6 +5,8 @@ environment. SSH alone ends nothing reliably, so each command carries a mark by 
 found and ended from a second channel.
 """
 
+from __future__ import annotations
+
 import codecs
 import re
 import secrets
@@ -18,8 +20,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from sandbox import ssh
 from sandbox.errors import CommandFailed, CommandTimedOut, ConnectionLost, OutputTooLarge
-from sandbox.ssh import LOST, Transport, words
+from sandbox.ssh import words
 
 MOST_OUTPUT = 64 * 1024**2
 """Bytes of each of stdout and stderr that `Result` keeps. What prints more is to be streamed."""
@@ -64,7 +67,7 @@ class Result:
     stdout: str
     stderr: str
 
-    def check(self) -> "Result":
+    def check(self) -> Result:
         """Itself when the command succeeded. Raises `CommandFailed` with the end of what it printed."""
         if self.exit_code:
             raise CommandFailed(_failure(self.command, self.exit_code, self.stderr or self.stdout), self.exit_code)
@@ -72,7 +75,7 @@ class Result:
 
 
 def run(
-    transport: Transport,
+    transport: ssh.Transport,
     command: str | Sequence[str],
     *,
     cwd: str | None = None,
@@ -104,7 +107,7 @@ class Stream:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: ssh.Transport,
         command: str | Sequence[str],
         cwd: str | None,
         env: Mapping[str, str] | None,
@@ -172,7 +175,7 @@ class Command:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: ssh.Transport,
         text: str,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
@@ -195,7 +198,7 @@ class Command:
                 self.channel.exec_command(_READ_AND_RUN.format(mark=self._mark))
                 self.channel.sendall(given)
             self.channel.settimeout(None)
-        except LOST as error:
+        except ssh.LOST as error:
             raise lost(error) from error
 
     def feed(self, source: Iterable[bytes]) -> None:
@@ -237,7 +240,7 @@ class Command:
 
     def end(self) -> bool:
         """End everything that it started, seen from inside. Returns whether it is gone."""
-        with suppress(*LOST):
+        with suppress(*ssh.LOST):
             channel = self._transport.open_session(timeout=OPEN_DEADLINE)
             channel.settimeout(END_DEADLINE)
             channel.exec_command(f"exec sudo -n bash -s -- {self._mark}")
@@ -262,7 +265,7 @@ class Command:
         self.close()
 
     def _send(self, source: Iterable[bytes]) -> None:
-        with suppress(*LOST):  # it reads no more, or has ended: what it printed and its code say which
+        with suppress(*ssh.LOST):  # it reads no more, or has ended: what it printed and its code say which
             for content in source:
                 self.channel.sendall(content)
             self.channel.shutdown_write()

@@ -1,19 +1,23 @@
 """A port of this host's loopback that leads to one in a sandbox."""
 
+from __future__ import annotations
+
 import select
 import socket
 import threading
 from contextlib import closing, suppress
 from types import TracebackType
+from typing import TYPE_CHECKING
 
+from sandbox import ssh
 from sandbox.errors import ConnectionLost
-from sandbox.ssh import LOST, Channel, Transport
 
 _OPEN_DEADLINE = 10.0
 _LOOK_INTERVAL = 0.5
 _PIECE = 65536
 
-End = socket.socket | Channel
+if TYPE_CHECKING:
+    End = socket.socket | ssh.Channel
 
 
 class Forward:
@@ -22,7 +26,7 @@ class Forward:
     Entering gives the port here; `local` 0 lets the system choose one.
     """
 
-    def __init__(self, transport: Transport, port: int, host: str = "127.0.0.1", local: int = 0) -> None:
+    def __init__(self, transport: ssh.Transport, port: int, host: str = "127.0.0.1", local: int = 0) -> None:
         self._transport = transport
         self._place = (host, port)
         self._ended = threading.Event()
@@ -57,7 +61,7 @@ class Forward:
             threading.Thread(target=self._lead, args=(connection, caller), daemon=True).start()
 
     def _lead(self, connection: socket.socket, caller: tuple[str, int]) -> None:
-        with connection, suppress(*LOST):  # either side may hang up: the other sees it
+        with connection, suppress(*ssh.LOST):  # either side may hang up: the other sees it
             connection.settimeout(None)
             place = self._place
             with closing(
@@ -65,7 +69,7 @@ class Forward:
             ) as channel:
                 self._pass_on(connection, channel)
 
-    def _pass_on(self, connection: socket.socket, channel: Channel) -> None:
+    def _pass_on(self, connection: socket.socket, channel: ssh.Channel) -> None:
         """Until both have ended what they send."""
         open_ends: dict[End, End] = {connection: channel, channel: connection}
         while open_ends and not self._ended.is_set():

@@ -1,18 +1,22 @@
 """Makes, opens and removes ad-hoc sandboxes: record first, then the engine; on the way out the other way round."""
 
+from __future__ import annotations
+
 import secrets
 import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Self
 
+from sandbox import config as configuration
 from sandbox import host, readiness, ssh
 from sandbox.adhoc import reaper
-from sandbox.adhoc.life import Life
-from sandbox.adhoc.record import Access, InnerDocker, Record
-from sandbox.adhoc.store import Store, network_namespace
+from sandbox.adhoc.order import Order
+from sandbox.adhoc.record import Access, Record
+from sandbox.adhoc.store import Store, default_folder, network_namespace
 from sandbox.adhoc.walls import Enclosure
 from sandbox.config import KeeperConfig
 from sandbox.engine import Engine
@@ -20,8 +24,7 @@ from sandbox.errors import ConfigError, NoSuchSandbox, SandboxUnreachable
 from sandbox.identity import new_identity
 from sandbox.maker import BOOT_DEADLINE, Maker
 from sandbox.network import WallsDown, policy
-from sandbox.profile import Profile
-from sandbox.ssh import Transport
+from sandbox.profile import InnerDocker
 
 CREATION = BOOT_DEADLINE + 120.0
 """Seconds that a creation may take at most; what is not ready then was given up by its maker."""
@@ -41,18 +44,6 @@ Tell = Callable[[str], None]
 """Hears what is going on, a short phrase at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What kind of sandbox is wanted."""
-
-    name: str
-    profile: Profile
-    life: Life
-    docker: InnerDocker = InnerDocker.EAGER
-    keeps_key: bool = False
-    """Whether its key is kept, so that other processes of this user get in too."""
-
-
 class Machines:
     """A user's ad-hoc sandboxes on one engine."""
 
@@ -62,7 +53,16 @@ class Machines:
         self.config = config
         self._enclosure = Enclosure(store, engine, config)
 
-    def make(self, order: Order, tell: Tell) -> tuple[Record, Transport]:
+    @classmethod
+    def of_user(cls, config: Path | None = None) -> Self:
+        """This user's on the engine that the environment names. What is over is removed first."""
+        found = cls(Store(default_folder()), Engine(), configuration.load(config))
+        if found.store.records():
+            reaper.sweep(found.store, found.remove)
+            reaper.start(found.store)
+        return found
+
+    def make(self, order: Order, tell: Tell) -> tuple[Record, ssh.Transport]:
         """Make a sandbox and log in to it. Nothing is left of one that fails.
 
         Raises `NameInUse`, `ConfigError`, `EngineError`, `SandboxFault` or `SandboxUnreachable`.
@@ -81,7 +81,7 @@ class Machines:
         tell(f"ready in {time.monotonic() - began:.1f} s")
         return record, transport
 
-    def open(self, name: str) -> tuple[Record, Transport]:
+    def open(self, name: str) -> tuple[Record, ssh.Transport]:
         """Log in to a sandbox by name. Raises `NoSuchSandbox`, `SandboxFault` or `SandboxUnreachable`."""
         record = self.store.get(name)
         access = record.access
@@ -125,12 +125,13 @@ class Machines:
             network=network_namespace(),
         )
 
-    def _make(self, record: Record, order: Order, tell: Tell) -> tuple[Record, Transport]:
+    def _make(self, record: Record, order: Order, tell: Tell) -> tuple[Record, ssh.Transport]:
         record = self._enclosure.erect(record)
         identity = new_identity(str(record.sandbox))
         places: list[IPv4Network] = []
         maker = Maker(self.engine, self.config.network_range)
-        container = maker.make(record.sandbox, _PROFILE, order.profile, identity, places.append)
+        ssh.load()  # nobody needs the processor meanwhile, and the login is what comes next
+        container = maker.make(record.sandbox, _PROFILE, order.profile, identity, places.append, order.docker)
         record = record.model_copy(update={"container": container, "subnet": places[0]})
         self.store.put(record)
         record = self._enclosure.erect(record)
@@ -161,7 +162,7 @@ def _check_reachable(address: str) -> None:
         ) from error
 
 
-def _log_in(sock: socket.socket, host_key: str, client_key: str, deadline: float) -> Transport:
+def _log_in(sock: socket.socket, host_key: str, client_key: str, deadline: float) -> ssh.Transport:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNANSWERED)
     transport = ssh.login(sock, host_key, client_key, deadline)

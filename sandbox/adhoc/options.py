@@ -1,20 +1,23 @@
-"""Options that several commands have, and what they mean together."""
+"""Options that several commands have, and what they mean together.
+
+What talks to the Docker Engine is imported by who needs it: a command that borrows from a keeper does not.
+"""
+
+from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sandbox import config as configuration
-from sandbox.adhoc import reaper
 from sandbox.adhoc.life import Life, seconds
-from sandbox.adhoc.machine import Machines
 from sandbox.adhoc.record import NAME
-from sandbox.adhoc.store import Store, default_folder
-from sandbox.engine import Engine
 from sandbox.keeper import protocol
 from sandbox.keeper.client import KeeperClient
+
+if TYPE_CHECKING:
+    from sandbox.adhoc.machine import Machines
 
 DEFAULT_NAME = "default"
 DEFAULT_SOCKET = Path(protocol.DEFAULT_SOCKET)
@@ -60,11 +63,9 @@ Idle = Annotated[
 
 def machines(config: Path | None = None) -> Machines:
     """The user's sandboxes on the engine that the environment names. What is over is removed first."""
-    found = Machines(Store(default_folder()), Engine(), configuration.load(config))
-    if found.store.records():
-        reaper.sweep(found.store, found.remove)
-        reaper.start(found.store)
-    return found
+    from sandbox.adhoc.machine import Machines  # noqa: PLC0415 - see above
+
+    return Machines.of_user(config)
 
 
 def life_of(usual: Life, ttl: float | None, idle: float | None) -> Life:

@@ -4,7 +4,7 @@ Each command and program that makes one starts it, and finds it running. It is n
 last sandbox has gone. What it would have done, every command does too. It alone knows who is connected, from the
 host's own table of connections, so nothing in a sandbox can pretend to be in use.
 
-    python -m sandbox.adhoc.reaper FOLDER
+    python -m sandbox.adhoc FOLDER
 """
 
 import fcntl
@@ -42,7 +42,7 @@ def start(store: Store) -> None:
     if lock is None:
         return
     os.close(lock)
-    command = ["nice", "-n", "10", sys.executable, "-m", "sandbox.adhoc.reaper", str(store.folder)]
+    command = ["nice", "-n", "10", sys.executable, "-m", "sandbox.adhoc", str(store.folder)]
     subprocess.run(
         [
             "sh",
@@ -142,7 +142,3 @@ def _look(store: Store, engine: Engine, enclosure: Enclosure) -> None:
     sweep(store, remove)
     if walled:
         enclosure.stand()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,5 @@
 """What is remembered of one ad-hoc sandbox, so that another process can find it, and end it when nobody else does."""
 
-from enum import StrEnum
 from ipaddress import IPv4Network
 from typing import Annotated
 
@@ -8,20 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sandbox.adhoc.life import Life
 from sandbox.network import Policy
-from sandbox.profile import Profile
+from sandbox.profile import InnerDocker, Profile
 from sandbox.template import InstallationId, SandboxName
 
 NAME = r"^[a-z0-9][a-z0-9_.-]{0,39}$"
 """Names are parts of file names and of Host lines in ssh_config(5)."""
-
-
-class InnerDocker(StrEnum):
-    """Whether a new sandbox is handed out before its own Docker Engine answers."""
-
-    EAGER = "eager"
-    """Once its Docker Engine was seen to work."""
-    LAZY = "lazy"
-    """As soon as it can be logged in to; the Docker Engine goes on booting."""
 
 
 class Access(BaseModel):

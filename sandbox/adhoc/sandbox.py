@@ -1,5 +1,7 @@
 """`Sandbox`: a throw-away machine with Docker in it, for programs."""
 
+from __future__ import annotations
+
 import logging
 import secrets
 from dataclasses import replace
@@ -7,18 +9,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pydantic import ValidationError
-
 from sandbox import config as configuration
+from sandbox import ssh
 from sandbox.adhoc.life import PASSING, Life
-from sandbox.adhoc.machine import Machines, Order, Tell
-from sandbox.adhoc.record import InnerDocker, Record
+from sandbox.adhoc.machine import Machines, Tell
+from sandbox.adhoc.order import Order, profile_of
+from sandbox.adhoc.record import Record
 from sandbox.adhoc.session import Session
 from sandbox.adhoc.store import Store, default_folder
 from sandbox.engine import Engine
-from sandbox.errors import ConfigError, NoSuchSandbox
-from sandbox.profile import Profile
-from sandbox.ssh import Transport
+from sandbox.errors import NoSuchSandbox
+from sandbox.profile import InnerDocker, Profile
 
 log = logging.getLogger("sandbox")
 
@@ -49,8 +50,8 @@ class Sandbox(Session):
         """`profile` is one of the file `config`, by name, or says itself what there is to say; `cpus` (cores), `memory`
         (bytes, or `"8GiB"`) and `image` take the place of what it says.
 
-        `docker="lazy"` does not wait for the sandbox's own Docker Engine. `ttl` and `idle` are seconds. `tell` hears of
-        its progress. Nothing is made before `start`. Raises `ConfigError`.
+        `docker="lazy"` starts the sandbox's own Docker Engine when it is first used. `ttl` and `idle` are seconds.
+        `tell` hears of its progress. Nothing is made before `start`. Raises `ConfigError`.
         """
         settings = configuration.load(config)
         self._order = Order(
@@ -62,7 +63,7 @@ class Sandbox(Session):
         self._tell = tell
         self._machines = Machines(Store(default_folder()), Engine(), settings)
         self._record: Record | None = None
-        self._transport: Transport | None = None
+        self._transport: ssh.Transport | None = None
 
     @property
     def name(self) -> str:
@@ -77,7 +78,7 @@ class Sandbox(Session):
         return self._record
 
     @property
-    def transport(self) -> Transport:
+    def transport(self) -> ssh.Transport:
         """See `Session`. Raises `NoSuchSandbox` while there is none."""
         if self._transport is None:
             raise NoSuchSandbox("The sandbox is not there: it was not started yet, or closed. Use it in its block.")
@@ -111,24 +112,3 @@ class Sandbox(Session):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
-
-
-def profile_of(
-    settings: configuration.KeeperConfig,
-    chosen: str | Profile,
-    cpus: float | None = None,
-    memory: str | int | None = None,
-    image: str | None = None,
-) -> Profile:
-    """A profile of the configuration, or one that says itself, with these fields instead. Raises `ConfigError`."""
-    if isinstance(chosen, str) and chosen not in settings.profiles:
-        known = ", ".join(settings.profiles)
-        raise ConfigError(f"There is no profile {chosen}; the configuration has: {known}.")
-    profile = settings.profiles[chosen] if isinstance(chosen, str) else chosen
-    said = {"cpus": cpus, "memory": memory, "image": image}
-    changes = {field: value for field, value in said.items() if value is not None}
-    try:
-        return Profile.model_validate({**profile.model_dump(), **changes})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}.") from None

@@ -1,14 +1,16 @@
 """What can be done in a sandbox that one is logged in to."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
+from sandbox import ssh
 from sandbox.adhoc import execution, transfer
 from sandbox.adhoc.execution import Result, Stream
 from sandbox.adhoc.forward import Forward
-from sandbox.ssh import Transport
 
 
 class Session(ABC):
@@ -16,7 +18,7 @@ class Session(ABC):
 
     @property
     @abstractmethod
-    def transport(self) -> Transport:
+    def transport(self) -> ssh.Transport:
         """The login, which stands."""
 
     def run(
@@ -82,11 +84,11 @@ class Session(ABC):
 class Login(Session):
     """A sandbox that somebody else looks after."""
 
-    def __init__(self, name: str, transport: Transport) -> None:
+    def __init__(self, name: str, transport: ssh.Transport) -> None:
         self.name = name
         self._transport = transport
 
     @property
-    def transport(self) -> Transport:
+    def transport(self) -> ssh.Transport:
         """See `Session`."""
         return self._transport

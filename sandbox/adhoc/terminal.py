@@ -1,5 +1,7 @@
 """A command in a sandbox on this process's own streams: as a terminal where they are one, else as pipes."""
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
@@ -10,15 +12,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
+from sandbox import ssh
 from sandbox.adhoc.execution import Command, Terminal
-from sandbox.ssh import LOST, Channel, Transport
 
 _PIECE = 65536
 _STDIN, _STDOUT = 0, 1
 _ENDED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def attach(transport: Transport, text: str, cwd: str | None = None) -> int:
+def attach(transport: ssh.Transport, text: str, cwd: str | None = None) -> int:
     """Run a command with our standard streams, and return its exit code. Leaving it early ends the command.
 
     Raises `ConnectionLost`.
@@ -70,12 +72,12 @@ def _raw() -> Iterator[None]:
 
 
 @contextmanager
-def _followed_by(channel: Channel) -> Iterator[None]:
+def _followed_by(channel: ssh.Channel) -> Iterator[None]:
     """Its terminal has the size of ours, also when that changes."""
 
     def resize() -> None:
         size = os.get_terminal_size(_STDIN)
-        with suppress(*LOST):
+        with suppress(*ssh.LOST):
             channel.resize_pty(size.columns, size.lines)
 
     def changed(_number: int, _frame: FrameType | None) -> None:

@@ -1,5 +1,7 @@
 """Files and folders into a sandbox and out of it, as tar archives over a command's streams."""
 
+from __future__ import annotations
+
 import os
 import shlex
 import shutil
@@ -8,10 +10,11 @@ import tempfile
 import threading
 from pathlib import Path, PurePosixPath
 
+from sandbox import ssh
 from sandbox.adhoc.execution import Command, run
 from sandbox.adhoc.unpack import unpack
 from sandbox.errors import CommandFailed, TransferFailed
-from sandbox.ssh import LOST, Channel, Transport, words
+from sandbox.ssh import words
 
 MOST_BYTES = 64 * 1024**3
 """What is copied out at most."""
@@ -20,7 +23,7 @@ STALLED = 60.0
 _PIECE = 256 * 1024
 
 
-def put(transport: Transport, source: Path, target: str) -> None:
+def put(transport: ssh.Transport, source: Path, target: str) -> None:
     """Copy a file or folder into the sandbox. See `Sandbox.put`."""
     if not os.path.lexists(source):
         raise TransferFailed(f"There is no {source} to copy.")
@@ -32,7 +35,7 @@ def put(transport: Transport, source: Path, target: str) -> None:
             with tar.channel.makefile("wb", _PIECE) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
                 archive.add(source, arcname=name, filter=_nobodys)
             tar.channel.shutdown_write()
-        except LOST as error:
+        except ssh.LOST as error:
             told = errors.text()  # tar inside gave up, and said why
             raise TransferFailed(f"{source} could not be copied to {target}: {told or words(error)}.") from error
         if code := _code(tar):
@@ -41,7 +44,7 @@ def put(transport: Transport, source: Path, target: str) -> None:
             )
 
 
-def get(transport: Transport, source: str, target: Path, most_bytes: int = MOST_BYTES) -> list[str]:
+def get(transport: ssh.Transport, source: str, target: Path, most_bytes: int = MOST_BYTES) -> list[str]:
     """Copy a file or folder out of the sandbox. See `Sandbox.get`."""
     place = target / PurePosixPath(source).name if target.is_dir() else target
     if place.is_dir() or (os.path.lexists(place) and not place.is_file()):
@@ -62,7 +65,7 @@ def get(transport: Transport, source: str, target: Path, most_bytes: int = MOST_
     return left_out
 
 
-def _place(transport: Transport, source: Path, target: str) -> tuple[str, str]:
+def _place(transport: ssh.Transport, source: Path, target: str) -> tuple[str, str]:
     """The folder inside that the copy goes to, made where it was not there, and the copy's name in it."""
     name = source.resolve().name
     quoted = shlex.quote(target)
@@ -78,7 +81,7 @@ def _place(transport: Transport, source: Path, target: str) -> tuple[str, str]:
     return (target, name) if answer == "folder\n" or not own else (parent, own)
 
 
-def _receive(transport: Transport, text: str, source: str, folder: Path, most_bytes: int) -> list[str]:
+def _receive(transport: ssh.Transport, text: str, source: str, folder: Path, most_bytes: int) -> list[str]:
     folder.mkdir(mode=0o700)
     with Command(transport, text) as tar:
         tar.feed([])
@@ -89,7 +92,7 @@ def _receive(transport: Transport, text: str, source: str, folder: Path, most_by
                 left_out = unpack(stream, folder, most_bytes)
                 while stream.read(_PIECE):  # tar pads its archives
                     pass
-            except (*LOST, TransferFailed):
+            except (*ssh.LOST, TransferFailed):
                 if told := errors.text():
                     raise TransferFailed(f"{source} could not be copied: {told}.") from None
                 raise
@@ -111,7 +114,7 @@ def _move(made: Path, place: Path) -> None:
 class _Collected:
     """What a command prints on stderr, kept while its stdout is read."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: ssh.Channel) -> None:
         self._kept = bytearray()
         self._thread = threading.Thread(target=self._collect, args=(channel,), daemon=True)
         self._thread.start()
@@ -121,12 +124,12 @@ class _Collected:
         self._thread.join(1.0)
         return words(self._kept.decode(errors="replace")).rstrip(".") if self._kept.strip() else ""
 
-    def _collect(self, channel: Channel) -> None:
+    def _collect(self, channel: ssh.Channel) -> None:
         try:
             while content := channel.recv_stderr(4096):
                 if len(self._kept) < 4096:
                     self._kept += content
-        except LOST:
+        except ssh.LOST:
             return
 
 

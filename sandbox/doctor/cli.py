@@ -3,21 +3,21 @@
 Errors are `SandboxError`s and pass through, to become a line and an exit code in `sandbox.cli`.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sandbox.config import DEFAULT_PROFILE, KeeperConfig, load
-from sandbox.doctor import checks, gather
-from sandbox.doctor.canary import NOT_ASKED, try_one
-from sandbox.doctor.checks import Check
-from sandbox.doctor.facts import Canary
+from sandbox.config import DEFAULT_PROFILE, load
 from sandbox.doctor.report import Result, Status
-from sandbox.engine import Engine
 from sandbox.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sandbox.doctor.checks import Check
 
 
 def doctor(
@@ -35,9 +35,15 @@ def doctor(
     Exits with 1 when a check failed. Run it where the keeper runs, as root: it looks at the engine, the kernel and the
     firewall. Each check has an entry in docs/doctor.md.
     """
+    from sandbox.doctor import canary as throw_away
+    from sandbox.doctor import checks, gather
+    from sandbox.engine import Engine
+
     settings = load(configuration)
+    if canary and profile not in settings.profiles:
+        raise ConfigError(f"There is no profile {profile}; the configuration has: {', '.join(settings.profiles)}.")
     engine = Engine()
-    tried = _canary(settings, profile, engine) if canary else NOT_ASKED
+    tried = throw_away.try_one(settings, profile, engine) if canary else throw_away.NOT_ASKED
     facts = gather.gather(gather.wanted(settings), engine, tried)
     results = list(checks.run(facts))
     if as_json:
@@ -46,12 +52,6 @@ def doctor(
         _print(results)
     if any(result.status is Status.FAIL for _, result in results):
         raise typer.Exit(1)
-
-
-def _canary(settings: KeeperConfig, profile: str, engine: Engine) -> Canary:
-    if profile not in settings.profiles:
-        raise ConfigError(f"There is no profile {profile}; the configuration has: {', '.join(settings.profiles)}.")
-    return try_one(settings, profile, engine)
 
 
 def _document(check: Check, result: Result) -> dict[str, str]:

@@ -498,6 +498,7 @@ def _create_container(api: docker.APIClient, spec: ContainerSpec) -> str:
         name=name,
         hostname=name,
         labels=dict(spec.labels),
+        environment={"SANDBOX_DOCKER": spec.docker},
         host_config=host_config,
         # The keeper proves health from outside; a probe inside would be one more process to tell from a job's.
         healthcheck={"test": ["NONE"]},

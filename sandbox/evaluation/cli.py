@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from sandbox.evaluation import base_image, choose, engine_api, private_engine
 from sandbox.evaluation.layout import DEFAULT_RUN, DEFAULT_STATE, Layout
 
 app = typer.Typer(
@@ -28,6 +27,8 @@ def _say(line: str) -> None:
 @app.command()
 def up(state: State = DEFAULT_STATE, run: Run = DEFAULT_RUN) -> None:
     """Start the private engine, or find it running. Installs what is missing."""
+    from sandbox.evaluation import private_engine
+
     private_engine.up(Layout(state, run), _say)
 
 
@@ -38,12 +39,16 @@ def down(
     purge: Annotated[bool, typer.Option("--purge", help="Remove its images and data too.")] = False,
 ) -> None:
     """Stop the private engine and take back what was changed on the host."""
+    from sandbox.evaluation import private_engine
+
     private_engine.down(Layout(state, run), _say, purge)
 
 
 @app.command()
 def status(state: State = DEFAULT_STATE, run: Run = DEFAULT_RUN) -> None:
     """Say whether the private engine runs. Exit code 1 when it does not."""
+    from sandbox.evaluation import private_engine
+
     found = private_engine.status(Layout(state, run))
     if not found.up:
         typer.echo(f"down: {found.detail}")
@@ -57,6 +62,8 @@ def prepare(state: State = DEFAULT_STATE, run: Run = DEFAULT_RUN) -> None:
 
     An engine with sysbox-runc is used as it is; otherwise the private engine is started.
     """
+    from sandbox.evaluation import base_image, choose, engine_api, private_engine
+
     layout = Layout(state, run)
     chosen = choose.choose(layout)
     _say(f"runtime {chosen.runtime}: {chosen.because}")

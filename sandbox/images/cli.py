@@ -7,9 +7,6 @@ from typing import Annotated
 
 import typer
 
-from sandbox.engine import Engine
-from sandbox.images import build as building
-from sandbox.images.check import check as look
 from sandbox.images.contract import Finding, Standing
 from sandbox.profile import Profile
 
@@ -41,6 +38,8 @@ def build(
 
     Proxies, BASE_IMAGE, DEBIAN_MIRROR and DEBIAN_SECURITY_MIRROR are taken from the environment.
     """
+    from sandbox.images import build as building
+
     tags = tag or [_DEFAULT]
     _say(f"building {', '.join(tags)} (a few minutes the first time)")
     building.build(
@@ -68,6 +67,9 @@ def check(
 
     Exit code 1 when a point is broken. The sandbox is removed again.
     """
+    from sandbox.engine import Engine
+    from sandbox.images.check import check as look
+
     findings = look(Engine(), image, runtime, _say)
     fit = all(finding.standing is Standing.KEPT for finding in findings)
     if as_json:

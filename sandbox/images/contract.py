@@ -3,14 +3,19 @@
 `docs/own-images.md` has the points for people; a test holds it to this table.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING
 
-from sandbox.engine import ImageFacts
 from sandbox.errors import Fault, SandboxFault
 from sandbox.text import one_line
+
+if TYPE_CHECKING:
+    from sandbox.engine import ImageFacts
 
 LABEL = "sandbox-runner.image-contract"
 VERSION = "1"

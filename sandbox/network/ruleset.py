@@ -4,21 +4,25 @@ An installation has a table of its own, and its rules match its own bridges by t
 that nobody vouched for is closed completely.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
-from typing import NamedTuple
-
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from typing import TYPE_CHECKING, NamedTuple
 
 from sandbox.network.policy import Policy
 from sandbox.template import InstallationId, SandboxName
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 SSH_PORT = 22
 END_MARK = "end of the walls"
 """On the table's last rule: a table that shows it was not emptied."""
+
+_TABLE_PREFIX = "sandbox_"
 
 METADATA = tuple(
     map(
@@ -77,7 +81,13 @@ class Wall:
 
 def table_name(installation: InstallationId) -> str:
     """The table that is this installation's alone."""
-    return f"sandbox_{installation}"
+    return f"{_TABLE_PREFIX}{installation}"
+
+
+def installation_of(table: str) -> InstallationId | None:
+    """Whose table that is; None for anybody else's."""
+    found = re.fullmatch(f"{_TABLE_PREFIX}([0-9a-f]{{8}})", table)
+    return InstallationId(found[1]) if found else None
 
 
 def bridge_prefix(installation: InstallationId) -> str:
@@ -125,7 +135,9 @@ def _sources(subnet: IPv4Network) -> list[IPv4Address]:
 
 
 @cache
-def _template() -> Template:
+def _template() -> "Template":
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - policies are read without
+
     environment = Environment(
         loader=PackageLoader("sandbox"),
         undefined=StrictUndefined,

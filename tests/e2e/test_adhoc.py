@@ -185,11 +185,14 @@ def test_its_time_to_live_ends_it_and_no_command_is_needed(user: User, docker_cl
 
 
 def test_a_command_with_files_in_and_out(user: User, tmp_path: Path) -> None:
-    """The code is the command's, what it made comes out although it failed, and the sandbox is gone."""
+    """The code is the command's, what it made comes out although it failed, and the sandbox is gone.
+
+    Nobody used its Docker Engine, which was asked for lazily, so that never started.
+    """
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "source").write_text("abc\n")
     before = names(user)
-    script = "tr a-z A-Z < source > made; cat; echo complaint >&2; exit 5"
+    script = "tr a-z A-Z < source > made; cat; pgrep -x dockerd; echo complaint >&2; exit 5"
     done = user.run(
         "run", "--mount-copy", "project", "--get", "made", "--docker", "lazy", script, given="typed\n", cwd=tmp_path
     )

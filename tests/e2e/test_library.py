@@ -209,6 +209,7 @@ def test_a_port_is_led_in(box: Sandbox) -> None:
 
 def test_a_broken_connection_is_told_and_reset_makes_a_new_one() -> None:
     with Sandbox(docker="lazy") as box:
+        assert box.run("pgrep -x dockerd; docker version").check().stdout.startswith("Client:")
         before = box.record
         with pytest.raises(ConnectionLost):
             box.run("echo started; sudo pkill -KILL sshd; sleep 60")

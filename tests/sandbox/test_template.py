@@ -62,6 +62,7 @@ def test_there_is_no_field_that_could_open_the_wall() -> None:
             "nano_cpus",
             "files",
             "dns",
+            "docker",
         )
     }
 

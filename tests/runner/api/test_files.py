@@ -55,9 +55,7 @@ async def test_an_archive_that_is_too_large_is_not_kept(tmp_path: Path) -> None:
     async with client(small(tmp_path), tmp_path) as api:
         announced = await api.post("/v1/uploads", content=b"x" * 1001)
         unannounced = await api.post("/v1/uploads", content=endless())
-        empty = await api.post("/v1/uploads", content=b"")
     assert (announced.status_code, unannounced.status_code, sent < 2000) == (413, 413, True)
-    assert (empty.status_code, "is empty" in empty.json()["detail"]) == (422, True)
     assert list((tmp_path / "uploads").iterdir()) == []
 
 

@@ -4,11 +4,11 @@ import time
 from ipaddress import IPv4Address
 
 from sandbox.adhoc.life import NAMED
-from sandbox.adhoc.record import Access, InnerDocker, Record
+from sandbox.adhoc.record import Access, Record
 from sandbox.adhoc.store import Store, network_namespace
 from sandbox.identity import new_identity
 from sandbox.network import policy
-from sandbox.profile import Profile
+from sandbox.profile import InnerDocker, Profile
 
 
 def record(store: Store, name: str = "mine", generation: int = 1, **changes: object) -> Record:

@@ -1,0 +1,57 @@
+"""The keeper as a process: its socket, its threads, its signals, and how it stops."""
+
+import logging
+import queue
+import signal
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+from sandbox import config
+from sandbox.engine import Engine
+from sandbox.errors import ConfigError
+from sandbox.keeper.home import Home
+from sandbox.keeper.keeper import Keeper
+from sandbox.keeper.server import KeeperServer
+from sandbox.keeper.watch import HostWatch
+from sandbox.settings.loaded import Loaded, later
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
+
+def run(configuration: Path | None, run_folder: Path, group: str | None, home: Path, patience: float) -> None:
+    """Be the keeper until a signal ends it. `patience` is the seconds that running jobs have then."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    watch, settings = HostWatch(), config.read(configuration)
+    the_keeper = Keeper(settings.config, Engine(watch=watch.observe), Home(home), watch=watch)
+    # The socket first: a second keeper must be refused before it removes what it takes for leftovers.
+    with KeeperServer(run_folder, the_keeper.verbs, group) as server:
+        the_keeper.start()
+        signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in _SIGNALS:
+            signal.signal(number, lambda received, _: signals.put(received))
+        give_up = partial(signals.put, signal.SIGUSR1)
+        threading.Thread(target=the_keeper.run, args=(give_up,), name="reconcile").start()
+        threading.Thread(target=server.serve_forever, name="server", daemon=True).start()
+        while (received := signals.get()) == signal.SIGHUP:
+            _reread(the_keeper, configuration, settings)
+        if received == signal.SIGUSR1:
+            the_keeper.detach()
+        else:
+            for again in _SIGNALS:
+                signal.signal(again, lambda *_: the_keeper.hurry())
+            the_keeper.stop(patience)
+        server.shutdown()
+
+
+def _reread(the_keeper: Keeper, configuration: Path | None, started: Loaded[config.KeeperConfig]) -> None:
+    log = logging.getLogger("keeper")
+    try:
+        settings = config.read(configuration)
+        the_keeper.follow(settings.config)
+    except ConfigError as error:
+        log.error("the configuration was left as it was: %s", error)  # noqa: TRY400
+        return
+    if waiting := later(started, settings):
+        log.warning("not taken up before the next start: %s", ", ".join(waiting))

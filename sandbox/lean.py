@@ -1,0 +1,17 @@
+"""What libraries import for features that we do not use: our own commands do without, and start in half the time.
+
+Nothing here is for the library: it shares its process with programs that may want just these features.
+"""
+
+import sys
+
+_NOT_NEEDED = (
+    "docker.transport.sshconn",  # engines over SSH, which ours never is; brings paramiko before anybody logs in
+    "invoke",  # `Match exec` in a client's ssh_config, which we do not read; brings asyncio, YAML and mocks
+)
+
+
+def do_without() -> None:
+    """For this whole process, and before the libraries are imported: both take these for extras that are missing."""
+    for name in _NOT_NEEDED:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
