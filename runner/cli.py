@@ -45,12 +45,18 @@ def main() -> None:
 @app.command()
 def ping(
     url: Annotated[str, typer.Option(envvar="RUNNER_URL", help="Where the API is.")] = f"http://{Api().listen}",
+    live: Annotated[
+        bool, typer.Option("--live", help="Whether it works at all, be it draining or without keeper.")
+    ] = False,
 ) -> None:
-    """Exit with 0 when the service answers and takes jobs. For health checks."""
+    """Exit with 0 when the service answers, and a job that is submitted now would be run. For health checks.
+
+    What restarts a service that fails the check asks with --live: a restart helps neither drain nor keeper.
+    """
     import httpx  # noqa: PLC0415 - `runner run` does not pay for it
 
     try:
-        answer = httpx.get(f"{url}/ready", timeout=5)
+        answer = httpx.get(f"{url}/{'live' if live else 'ready'}", timeout=5)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise InputError(f"No runner answers at {url}: {error}.") from error
     print(answer.text)

@@ -3,7 +3,6 @@
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
 import asyncio
-import logging
 from http import HTTPStatus
 from typing import Annotated, Final
 
@@ -15,11 +14,12 @@ from runner.api.access import Access
 from runner.api.models import ArtifactList, UploadView
 from runner.api.problems import ApiError
 from runner.execution.files.bundle import Kept
+from runner.logs import Action, Events
 from runner.service.record import Record
 from runner.service.service import Service
 from runner.store.tokens import Scope, TokenFacts
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Seconds for a whole archive: that of the largest size over 5 Mbit/s.
 _DEADLINE: Final = 1800.0
@@ -40,7 +40,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
     async def upload(request: Request, client: Annotated[TokenFacts, Depends(submitter)]) -> UploadView:
         """Take an archive that a job names as its source: tar, plain or compressed with gzip, bzip2 or xz."""
         view = await _receive(request, service)
-        _logger.info("archive %s: %d bytes, sent by %s", view.id, view.size, client.name)
+        _events.info(Action.UPLOADED, f"archive {view.id}: {view.size} bytes, sent by {client.who}", who=client.who)
         return view
 
     @files.get("/jobs/{job_id}/artifacts", dependencies=[reader])
