@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -107,6 +108,7 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
     from runner.service.records import Records  # noqa: PLC0415
     from runner.service.service import SETTINGS, Service  # noqa: PLC0415
     from runner.service.standby import Standby  # noqa: PLC0415
+    from runner.service.uploads import Uploads  # noqa: PLC0415
 
     config = loaded.config
     for remark in loaded.remarks:
@@ -117,7 +119,8 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
     home, jobs = Home(config.state, config.webhooks.urls), config.jobs
     metrics = Metrics()
     home.on_failure(metrics.store_errors.inc)
-    records, token = Records(home.jobs, home.logs, metrics), Token(home.token, config.api.token)
+    records = Records(home.jobs, home.logs, Uploads(home.uploads), home.artifacts, metrics)
+    token = Token(home.token, config.api.token)
     noted = NotedLeases(source.leases, home.leases, jobs.slots)
     standby = Standby(noted, source.ready) if source.ready else None
     service = Service(
@@ -125,7 +128,7 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
         records,
         jobs.slots,
         standby,
-        source.adapt(SETTINGS),
+        replace(source.adapt(SETTINGS), files=config.files.limits()),
         jobs.per_key,
         jobs.labels,
         Housekeeper(records, *_limits(config)),

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ByteSize, Field, SecretStr, field_validator, model_validator
 
+from runner.execution.files.limits import DEFAULT_LIMITS, FileLimits
 from runner.gitlab.containers.policy import PullPolicy
 from runner.keeper_leases import DEFAULT_KEEPER
 from runner.logs import Format
@@ -234,6 +235,35 @@ class Disk(Section):
     and who makes room."""
 
 
+class Files(Section):
+    """How much the files of one job may be: what it starts from, and what is kept of it."""
+
+    archive_bytes: ByteSize = ByteSize(DEFAULT_LIMITS.archive_bytes)
+    """Of an archive, sent or fetched: a large repository with its history, and no image of a disk."""
+
+    source_bytes: ByteSize = ByteSize(DEFAULT_LIMITS.source_bytes)
+    """Of what an archive unpacks to, on the sandbox's disk: what the profile gives there comes first."""
+
+    source_files: Annotated[int, Field(ge=1)] = DEFAULT_LIMITS.source_files
+    """Of files that an archive unpacks to. Ten times those of a large project with all it depends on."""
+
+    source_deadline: Annotated[float, Field(gt=0)] = DEFAULT_LIMITS.source_deadline
+    """Seconds until the source is there. A git host that hangs holds up a sandbox and a slot."""
+
+    artifact_bytes: ByteSize = ByteSize(DEFAULT_LIMITS.artifact_bytes)
+    """Of what is kept of one job, before it is compressed. It lies on the disk of the state folder."""
+
+    artifact_files: Annotated[int, Field(ge=1)] = DEFAULT_LIMITS.artifact_files
+    """Of files that are kept of one job. Who has more packs them."""
+
+    artifact_deadline: Annotated[float, Field(gt=0)] = DEFAULT_LIMITS.artifact_deadline
+    """Seconds until they are all there. The sandbox and the slot wait for them."""
+
+    def limits(self) -> FileLimits:
+        """As those who keep to them have them."""
+        return FileLimits(**self.model_dump())
+
+
 class Log(Section):
     """The service's own log, on stderr."""
 
@@ -255,6 +285,7 @@ class Config(Section):
     webhooks: Webhooks = Webhooks()
     retention: Retention = Retention()
     disk: Disk = Disk()
+    files: Files = Files()
     log: Log = Log()
 
     @model_validator(mode="after")
