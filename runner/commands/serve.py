@@ -74,6 +74,7 @@ def _gitlab(settings: GitLab) -> GitLabOptions:
         caches=CacheStore(settings.cache, int(settings.cache_bytes)) if settings.cache else None,
         helper=settings.helper,
         service_wait=settings.service_wait,
+        log_limit=int(settings.log_bytes),
     )
 
 

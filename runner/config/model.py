@@ -170,6 +170,10 @@ class GitLab(Section):
     pull_policies: Annotated[tuple[PullPolicy, ...], About(option="--gitlab-pull-policy")] = (PullPolicy.ALWAYS,)
     """For images of jobs that do not say, in the order in which they are tried. As gitlab-runner's own default."""
 
+    log_bytes: ByteSize = ByteSize(256 * 1024**2)
+    """Output of one stage that is passed on, such as `256MiB`; more is dropped, and said. Many times what gitlab-runner
+    keeps of a whole job unless told otherwise (4 MiB), and bounded, since it lies on the runner's disk meanwhile."""
+
     service_wait: Annotated[float, Field(ge=0, le=600)] = 30.0
     """Seconds for all services of a job together to answer at their ports; then the job goes on without. As
     gitlab-runner's own `wait_for_services_timeout`."""
