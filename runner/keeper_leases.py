@@ -12,11 +12,11 @@ from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
 from runner.execution.lease import Access
 from sandbox.errors import KeeperError, KeeperRefused
 from sandbox.health import HostState
-from sandbox.keeper import protocol
+from sandbox.keeper import places, protocol
 from sandbox.keeper.client import KeeperClient
 from sandbox.state import State
 
-DEFAULT_KEEPER = Path(protocol.DEFAULT_SOCKET)
+DEFAULT_KEEPER = Path(places.DEFAULT_SOCKET)
 
 #: Seconds for the keeper to tell what it measures.
 METRICS_DEADLINE = 5.0

@@ -16,11 +16,11 @@ from pydantic import AfterValidator, ByteSize, Field, SecretStr, field_validator
 
 from runner.execution.files.limits import DEFAULT_LIMITS, FileLimits
 from runner.gitlab.containers.policy import PullPolicy
-from runner.keeper_leases import DEFAULT_KEEPER
 from runner.logs import Format
 from runner.service.retention import RETENTION
 from runner.service.signing import key_of
 from runner.service.watermark import MARKS
+from sandbox.keeper.places import DEFAULT_SOCKET
 from sandbox.settings.model import About, Section
 
 
@@ -115,7 +115,7 @@ class Jobs(Section):
 class Sandboxes(Section):
     """Where sandboxes come from: a keeper, or addresses of those that someone else started."""
 
-    keeper: Annotated[Path, About(option="--keeper", also="SANDBOX_KEEPER")] = DEFAULT_KEEPER
+    keeper: Annotated[Path, About(option="--keeper", also="SANDBOX_KEEPER")] = Path(DEFAULT_SOCKET)
     """The keeper's socket. It is where the keeper makes it by default."""
 
     addresses: Annotated[tuple[str, ...], About(option="--address", also="RUNNER_ADDRESSES")] = ()
