@@ -3,7 +3,6 @@
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
 import asyncio
-import logging
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Annotated
@@ -14,10 +13,11 @@ from runner.api import bodies
 from runner.api.access import Access
 from runner.api.models import DeliveryView, Status, StopRequest
 from runner.api.server import Works
+from runner.logs import Action, Events
 from runner.service.service import Service
 from runner.store.tokens import Scope, TokenFacts
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 
 def make_router(service: Service, works: Works, access: Access) -> APIRouter:
@@ -51,14 +51,14 @@ def make_router(service: Service, works: Works, access: Access) -> APIRouter:
     @operation.post("/drain")
     async def drain(operator: Operator) -> Status:
         """Start nothing more until somebody resumes, also over restarts. Jobs are taken and wait; what runs goes on."""
-        _logger.info("drained by %s", operator.who)
+        _events.info(Action.DRAINING, f"drained by {operator.who}", who=operator.who)
         await service.drain(operator.name)
         return await status()
 
     @operation.post("/resume")
     async def resume(operator: Operator) -> Status:
         """Start what waits again."""
-        _logger.info("resumed by %s", operator.who)
+        _events.info(Action.WORKING, f"resumed by {operator.who}", who=operator.who)
         await service.resume()
         return await status()
 
@@ -69,7 +69,7 @@ def make_router(service: Service, works: Works, access: Access) -> APIRouter:
         """Take no more jobs, and end when nothing runs any more; with `force`, what runs is ended."""
         body = await bodies.read(request, bodies.SMALL)
         wanted = bodies.parse(body, StopRequest) if body else StopRequest()
-        _logger.info("stopped by %s", operator.who)
+        _events.info(Action.STOPPING, f"stopped by {operator.who}", who=operator.who)
         if wanted.force:
             works.abort(f"it was told to stop at once by {operator.name}.")
         else:

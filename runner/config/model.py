@@ -16,6 +16,7 @@ from pydantic import AfterValidator, ByteSize, Field, SecretStr, field_validator
 
 from runner.gitlab.containers.policy import PullPolicy
 from runner.keeper_leases import DEFAULT_KEEPER
+from runner.logs import Format
 from runner.service.retention import RETENTION
 from runner.service.signing import key_of
 from runner.service.watermark import MARKS
@@ -41,7 +42,7 @@ class Api(Section):
     listen: Annotated[str, About(option="--listen")] = "127.0.0.1:8080"
     """HOST:PORT of the API. This host alone, because without a certificate the token is sent in the clear."""
 
-    token: Annotated[SecretStr | None, Field(min_length=16, examples=[Path("/run/secrets/runner-token")])] = None
+    token: Annotated[SecretStr | None, Field(examples=[Path("/run/secrets/runner-token")])] = None
     """The token that may do everything. None: one is made at the first start, in the state folder, which nobody has to
     think of; give one where others have to know it beforehand."""
 
@@ -51,6 +52,13 @@ class Api(Section):
 
     request_burst: Annotated[int, Field(ge=1)] = 1000
     """How often each token may ask at once, before that. A build that submits hundreds of jobs does so within one."""
+
+    @field_validator("token")
+    @classmethod
+    def _is_hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("must have at least 16 characters")
+        return value
 
     @property
     def host(self) -> str:
@@ -201,25 +209,32 @@ class Webhooks(Section):
 class Retention(Section):
     """What is kept of finished jobs: the oldest go, with their logs, as soon as one of these is reached."""
 
-    age: Annotated[float, Field(gt=0)] = RETENTION.age
+    age: Annotated[float, Field(gt=0), About(live=True)] = RETENTION.age
     """Seconds since their end. A month: who asks later why a build broke has rebuilt it."""
 
-    bytes: ByteSize = ByteSize(RETENTION.bytes)
+    bytes: Annotated[ByteSize, About(live=True)] = ByteSize(RETENTION.bytes)
     """Of all logs together. Ten of the largest (2 GiB), or ten thousand usual ones (2 MiB)."""
 
-    jobs: Annotated[int, Field(ge=0)] = RETENTION.jobs
+    jobs: Annotated[int, Field(ge=0), About(live=True)] = RETENTION.jobs
     """How many. Each takes about 1 KiB in the database."""
 
 
 class Disk(Section):
     """Free space on the disk of the state folder."""
 
-    low: ByteSize = ByteSize(MARKS.low)
+    low: Annotated[ByteSize, About(live=True)] = ByteSize(MARKS.low)
     """With less, or with less than a tenth of a small disk, nothing new starts. It is the largest log of one job."""
 
-    full: ByteSize = ByteSize(MARKS.full)
+    full: Annotated[ByteSize, About(live=True)] = ByteSize(MARKS.full)
     """With less, or with less than a hundredth of a small disk, no jobs are taken either. Outcomes need a part of it,
     and who makes room."""
+
+
+class Log(Section):
+    """The service's own log, on stderr."""
+
+    format: Annotated[Format, About(option="--log-format")] = Format.TEXT
+    """`text` or `json` (docs/logs.md). Text: a service that was just started is read by a person."""
 
 
 class Config(Section):
@@ -236,6 +251,7 @@ class Config(Section):
     webhooks: Webhooks = Webhooks()
     retention: Retention = Retention()
     disk: Disk = Disk()
+    log: Log = Log()
 
     @model_validator(mode="after")
     def _gitlab_needs_a_keeper(self) -> Self:

@@ -16,10 +16,11 @@ from typing import Final
 import httpx
 
 from runner.errors import StateError
+from runner.logs import Action, Events
 from runner.service.signing import LONGEST_WAIT, headers, shown, verdict, wait_after
 from runner.store.deliveries import Deliveries, Delivery
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log each address whole
 
 #: Messages on their way to one receiver at once.
@@ -78,7 +79,7 @@ class Webhooks:
                     pass
                 wait = await self._until_next(receiver)
             except StateError as error:
-                _logger.error("webhooks: %s They are looked at again soon.", error)  # noqa: TRY400 - a sentence
+                _events.error(Action.STORE_FAILED, f"webhooks: {error} They are looked at again soon.")
                 wait = _AGAIN
             try:
                 await asyncio.wait_for(news.wait(), wait)
@@ -104,10 +105,8 @@ class Webhooks:
         wait, now = wait_after(tries), time.time()
         given_up = now + wait > delivery.created + self._give_up
         then = "it is given up" if given_up else f"it is sent again in {wait:g} s"
-        _logger.warning(
-            "webhook: job %s: %s did not take it (try %d): %s; %s",
-            *(delivery.job, shown(delivery.receiver), tries, problem, then),
-        )
+        what = f"{shown(delivery.receiver)} did not take the webhook (try {tries}): {problem}; {then}"
+        _events.warning(Action.WEBHOOK_FAILED, what, job=delivery.job)
         await asyncio.to_thread(self._deliveries.failed, delivery, problem, None if given_up else now + wait)
 
     async def _try(self, http: httpx.AsyncClient, delivery: Delivery) -> str:
@@ -129,7 +128,8 @@ class Webhooks:
         while True:
             try:
                 if count := await asyncio.to_thread(self._deliveries.give_up_older, self._give_up):
-                    _logger.warning("webhooks: %d messages are given up: nobody took them in time", count)
+                    what = f"{count} messages to receivers of webhooks are given up: nobody took them in time"
+                    _events.warning(Action.WEBHOOKS_GIVEN_UP, what)
             except StateError as error:
-                _logger.error("webhooks: %s", error)  # noqa: TRY400 - a sentence
+                _events.error(Action.STORE_FAILED, f"webhooks: {error}")
             await asyncio.sleep(_LOOK)
