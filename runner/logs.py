@@ -88,14 +88,12 @@ class Action(StrEnum):
     """A lease could not be renewed, given back or ended as it should."""
     HOOK_UNREADABLE = "hook_unreadable"
     """What connected as gitlab-runner's hook sent no request."""
-    WEBHOOK_FAILED = "webhook_failed"
-    """A receiver did not take a message; it is sent again, or given up."""
-    WEBHOOKS_GIVEN_UP = "webhooks_given_up"
-    """Messages that no receiver took in time are not sent any more."""
     TOKEN_CREATED = "token_created"  # noqa: S105 - a name
     """A token of the API was made."""
     TOKEN_REVOKED = "token_revoked"  # noqa: S105 - a name
     """A token of the API is worth nothing any more."""
+    WEBHOOK_FAILED = "webhook_failed"
+    """A receiver of webhooks did not take a message; it is sent again, or given up."""
     DEFECT = "defect"
     """The runner met an error of its own. Please report it."""
 

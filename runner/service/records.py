@@ -122,12 +122,12 @@ class Records:
         self.waiting -= int(taken)
         return taken
 
+    def _new(self, entry: Entry) -> Record:
+        return Record(self._jobs, entry, self._logs / entry.id, Stopwatch(self.metrics, entry.submitted))
+
     def undelivered(self) -> list[Delivery]:
         """What was to be told to others, and was not taken so far. For any thread. Raises StateError."""
         return self._jobs.undelivered()
-
-    def _new(self, entry: Entry) -> Record:
-        return Record(self._jobs, entry, self._logs / entry.id, Stopwatch(self.metrics, entry.submitted))
 
     async def put_back(self, record: Record, outcome: Outcome) -> None:
         """Have a job wait for another start. Raises StateError; try again."""

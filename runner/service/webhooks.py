@@ -105,7 +105,7 @@ class Webhooks:
         wait, now = wait_after(tries), time.time()
         given_up = now + wait > delivery.created + self._give_up
         then = "it is given up" if given_up else f"it is sent again in {wait:g} s"
-        what = f"{shown(delivery.receiver)} did not take the webhook (try {tries}): {problem}; {then}"
+        what = f"webhook: {shown(delivery.receiver)} did not take it (try {tries}): {problem}; {then}"
         _events.warning(Action.WEBHOOK_FAILED, what, job=delivery.job)
         await asyncio.to_thread(self._deliveries.failed, delivery, problem, None if given_up else now + wait)
 
@@ -128,8 +128,8 @@ class Webhooks:
         while True:
             try:
                 if count := await asyncio.to_thread(self._deliveries.give_up_older, self._give_up):
-                    what = f"{count} messages to receivers of webhooks are given up: nobody took them in time"
-                    _events.warning(Action.WEBHOOKS_GIVEN_UP, what)
+                    what = f"webhooks: {count} messages are given up: nobody took them in time"
+                    _events.warning(Action.WEBHOOK_FAILED, what)
             except StateError as error:
                 _events.error(Action.STORE_FAILED, f"webhooks: {error}")
             await asyncio.sleep(_LOOK)

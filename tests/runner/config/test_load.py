@@ -69,9 +69,9 @@ _SAMPLES: dict[Key, str] = {
     ("api", "listen"): "[::1]:1",
     ("gitlab", "map_images"): "a=b c=d",
     ("gitlab", "pull_policies"): "never always",
+    ("log", "format"): "json",
     ("webhooks", "urls"): "https://ci.example.com/hook http://other",
     ("webhooks", "give_up"): "70",
-    ("log", "format"): "json",
 }
 """Values that are not the default, where 7 will not do."""
 _SECRET = "whsec_bG9uZyBlbm91Z2ggZm9yIGV2ZXJ5Ym9keQ=="
