@@ -15,7 +15,7 @@ from typing import Final
 from runner import job_files, steps
 from runner.errors import BadJobError
 from runner.job_files import Archive, Artifacts, Git, Upload
-from runner.steps import Step
+from runner.steps import Condition, Step, VariableIs
 
 #: Largest script, in bytes.
 MAX_SCRIPT: Final = 64 * 1024 * 1024
@@ -214,6 +214,17 @@ def _check_step(number: int, step: Step, job: Job) -> None:
         _check_secrets(step.environment, job.secrets)
     with _in_field("steps", number, "timeout"):
         _check_timeout(step.timeout)
+    with _in_field("steps", number, "if"):
+        _check_condition(step.condition, job.secrets)
+
+
+def _check_condition(condition: Condition, secrets: Mapping[str, str]) -> None:
+    for test in condition.tests:
+        if isinstance(test, VariableIs) and test.name in secrets:
+            raise BadJobError(
+                f"The condition would compare the secret {test.name}, and what runs would tell its value. Compare an "
+                "ordinary variable."
+            )
 
 
 @contextmanager

@@ -33,6 +33,6 @@ def service(state: Path) -> Iterator[str]:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/ready").status_code == 200
+        return httpx.get(f"{url}/live").status_code == 200
     except httpx.TransportError:
         return False
