@@ -80,9 +80,7 @@ class Metrics:
         self.store_errors: Final = self._counter(
             "runner_store_errors_total", "Times that the state folder could not be written or read"
         )
-        self.keeper_up: Final = self._gauge(
-            "sandbox_keeper_up", "Whether the keeper answered; if not, nothing else is there that begins with sandbox_"
-        )
+        self._keeper_up: Gauge | None = None
         self._jobs: Final = self._gauge("runner_jobs", "Jobs that are known, by where they are in their life", "state")
         self._oldest: Final = self._gauge(
             "runner_queue_oldest_seconds", "For how long the job has waited that has waited longest; 0 without any"
@@ -107,6 +105,13 @@ class Metrics:
         """An attempt told something on its way."""
         if action in _NOTES:
             self._notes.labels(action).inc()
+
+    def keeper_answered(self, up: bool) -> None:
+        """Whether it did. Where sandboxes come without a keeper, there is no series that says it is down."""
+        if self._keeper_up is None:
+            meaning = "Whether the keeper answered; if not, nothing else is there that begins with sandbox_"
+            self._keeper_up = self._gauge("sandbox_keeper_up", meaning)
+        self._keeper_up.set(up)
 
     def show(
         self,
