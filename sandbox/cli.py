@@ -43,6 +43,8 @@ app.add_typer(anywhere)
 app.add_typer(evaluation, name="evaluation")
 app.add_typer(images, name="images")
 app.command()(doctor)
+settings = typer.Typer(no_args_is_help=True, help="The keeper's settings: what is wrong, and what counts.")
+app.add_typer(settings, name="config")
 
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]
 _DEFAULT_SOCKET = Path(protocol.DEFAULT_SOCKET)
@@ -85,11 +87,34 @@ def keeper(
 
     TERM waits for running jobs and removes the sandboxes; a second TERM does not wait.
     USR1 stops at once and leaves every sandbox and job as it is: the next keeper of the same state folder goes on.
-    HUP reads the configuration anew: networks change at once, the rest for sandboxes that are made from then on.
+    HUP reads the configuration anew: networks and disk_* change at once, the rest for sandboxes that are made from then
+    on. A file with a mistake changes nothing.
     """
     from sandbox.keeper import process
 
     process.run(configuration, run_folder, group, home, patience, log_format)
+
+
+@settings.command()
+def check(file: Annotated[Path | None, typer.Argument(help="The keeper's file (TOML).")] = None) -> None:
+    """Say what is wrong with the file and the environment, by line, with the nearest right name; exit with 78 then."""
+    from sandbox import config
+
+    config.load(file)
+    print("Nothing is wrong with the configuration.")
+
+
+@settings.command()
+def show(
+    configuration: Annotated[Path | None, typer.Option("--config", help="The keeper's file (TOML).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Show every setting with its value, where that comes from, and whether a HUP changes it."""
+    from sandbox import config
+    from sandbox.settings.loaded import document, table
+
+    values = list(config.read(configuration).values())
+    print(json.dumps({"settings": document(values)}, indent=1) if as_json else "\n".join(table(values)))
 
 
 @app.command()
@@ -122,16 +147,18 @@ def purge(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Remove the sandboxes, networks and volumes that a keeper left on the engine, found by label. Stop it first.
+    """Remove the sandboxes, networks, volumes and firewall tables that a keeper left on this host. Stop it first.
 
     With --all also those that users made for themselves (`sandbox up`), whoever they are; for yours: sandbox rm --all.
     """
     from sandbox.engine import Engine
-    from sandbox.network import Walls, WallsDown
+    from sandbox.network import Walls, WallsDown, walled
     from sandbox.template import InstallationId
 
     engine = Engine()
     found = engine.installations()
+    with suppress(WallsDown):  # where there is no nft there are no walls
+        found |= walled()
     if installation is None and not every:
         known = ", ".join(sorted(found)) or "none"
         raise ConfigError(f"Say which: --installation ID, or --all. On this engine: {known}.")
@@ -143,7 +170,7 @@ def purge(
     if as_json:
         print(json.dumps({"removed": removed}))
     else:
-        print(f"Removed {sum(removed.values())} sandboxes with their networks and volumes.")
+        print(f"Removed {sum(removed.values())} sandboxes with their networks, volumes and walls.")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class Action(StrEnum):
     """The keeper goes on with its configuration as it is now."""
     CONFIGURATION_REFUSED = "configuration_refused"
     """The configuration is wrong; the keeper goes on with what it has."""
+    CONFIGURATION_LATER = "configuration_later"
+    """Settings were changed that are not taken up before the next start."""
     RECONCILE_FAILED = "reconcile_failed"
     """The keeper could not look after its sandboxes; it tries again."""
     GAVE_UP = "gave_up"

@@ -3,17 +3,23 @@
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from fastapi import FastAPI
 
 from runner.api import jobs, monitoring, operation, tokens
 from runner.api.access import Access
 from runner.api.problems import PROBLEMS, add_problems
+from runner.api.rate import Buckets
 from runner.api.server import Works
 from runner.api.token import Token
 from runner.service.health import Health
 from runner.service.service import Service
 from runner.store.tokens import Tokens
+
+#: Far more than a client needs that waits for answers, and far less than what would hold up all others.
+REQUEST_RATE: Final = 200.0
+REQUEST_BURST: Final = 1000
 
 
 def make_app(
@@ -22,13 +28,17 @@ def make_app(
     clients: Tokens,
     works: Works | None = None,
     keeper: Callable[[], Awaitable[str]] | None = None,
+    *,
+    rate: float = REQUEST_RATE,
+    burst: int = REQUEST_BURST,
 ) -> FastAPI:
     """Make the application for one service, with the token that is always there and those of its clients.
 
     `works` is what is drained and stopped with it, itself included, where that is more than the service; `keeper` tells
-    what the keeper measures, where there is one.
+    what the keeper measures, where there is one. Each client may ask `burst` times at once, and `rate` times in each
+    second.
     """
-    access = Access(first, clients)
+    access = Access(first, clients, Buckets(rate, burst))
     app = FastAPI(title="sandbox-runner", version="1", docs_url=None, redoc_url=None, responses=PROBLEMS)
     app.include_router(monitoring.make_router(Health(service, keeper), access))
     app.include_router(jobs.make_router(service, access))

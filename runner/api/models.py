@@ -85,6 +85,8 @@ class JobRequest(BaseModel):
     """Seconds that it may wait in the queue."""
     setup_timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds from there to the start of the script."""
+    retry: Annotated[int, Field(ge=0, le=3)] = 0
+    """How often it may be started again when a sandbox was lost under it, or none could be made."""
 
     def to_job(self) -> Job:
         """Raises BadJobError when it cannot be run as written."""
@@ -101,6 +103,7 @@ class JobRequest(BaseModel):
             labels=frozenset(self.labels),
             queue_timeout=self.queue_timeout,
             setup_timeout=self.setup_timeout,
+            retry=self.retry,
         )
 
 
@@ -216,6 +219,8 @@ class JobView(BaseModel):
     """How it ended: name, exit code, sentence and what belongs to the kind of outcome."""
     steps: list[StepView]
     """How far its steps are."""
+    retries: int
+    """How often it was started again."""
 
     @classmethod
     def of(cls, job: Summary) -> JobView:
@@ -228,4 +233,5 @@ class JobView(BaseModel):
             priority=job.priority,
             outcome=outcomes.to_json(job.outcome) if job.outcome else None,
             steps=[StepView.of(step) for step in job.steps],
+            retries=job.retries,
         )

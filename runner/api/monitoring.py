@@ -28,7 +28,7 @@ def make_router(health: Health, access: Access) -> APIRouter:
     async def ready() -> dict[str, str]:
         """Say that a job that is submitted now would be run. If not, the reasons are named: wait, or look at them."""
         if unready := await health.unready():
-            raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, " ".join(unready.values()), list(unready))
+            raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, " ".join(unready.values()), reasons=list(unready))
         return {"status": "ready"}
 
     @router.get("/metrics", dependencies=[Depends(access.needs(Scope.METRICS))], response_class=PlainTextResponse)

@@ -6,8 +6,9 @@ import asyncio
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
+from runner.api import bodies
 from runner.api.access import Access
 from runner.api.models import NewToken, TokenRequest, TokenView
 from runner.api.problems import ApiError
@@ -22,13 +23,14 @@ def make_router(tokens: Tokens, access: Access) -> APIRouter:
     admitted = access.needs(Scope.ADMIN)
     router = APIRouter(prefix="/v1/tokens", dependencies=[Depends(admitted)])
 
-    @router.post("", status_code=HTTPStatus.CREATED)
-    async def create(request: TokenRequest, admin: Annotated[TokenFacts, Depends(admitted)]) -> NewToken:
+    @router.post("", status_code=HTTPStatus.CREATED, openapi_extra=bodies.described(TokenRequest))
+    async def create(request: Request, admin: Annotated[TokenFacts, Depends(admitted)]) -> NewToken:
         """Make a token. The answer is the only place where it can be read."""
-        seconds = None if request.days is None else request.days * 24 * 3600
-        facts, token = await asyncio.to_thread(tokens.create, request.name, request.scopes, seconds)
-        what = f"token {facts.id} for {facts.name!r} was created by {admin.name}"
-        _events.info(Action.TOKEN_CREATED, what, who=admin.name)
+        wanted = bodies.parse(await bodies.read(request, bodies.SMALL), TokenRequest)
+        seconds = None if wanted.days is None else wanted.days * 24 * 3600
+        facts, token = await asyncio.to_thread(tokens.create, wanted.name, wanted.scopes, seconds)
+        what = f"token {facts.id} for {facts.name!r} was created by {admin.who}"
+        _events.info(Action.TOKEN_CREATED, what, who=admin.who)
         return NewToken(**TokenView.of(facts).model_dump(), token=token)
 
     @router.get("")
@@ -41,6 +43,6 @@ def make_router(tokens: Tokens, access: Access) -> APIRouter:
         """Have a token be worth nothing from now on."""
         if not await asyncio.to_thread(tokens.revoke, token_id):
             raise ApiError(HTTPStatus.NOT_FOUND, "There is no token of that id. `runner token ls` has them.")
-        _events.info(Action.TOKEN_REVOKED, f"token {token_id} was revoked by {admin.name}", who=admin.name)
+        _events.info(Action.TOKEN_REVOKED, f"token {token_id} was revoked by {admin.who}", who=admin.who)
 
     return router

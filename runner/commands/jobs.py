@@ -84,6 +84,8 @@ def show(job: JobId, as_json: AsJson = False) -> None:
         print(json.dumps(view))
         return
     print(f"{view['id']}: {view['state']}, trust key {view['trust_key']}, submitted {when(view['submitted'])}")
+    if view["retries"]:
+        print(f"started again {view['retries']} times: its sandbox was lost, or none could be made")
     if view["steps"]:
         table(["STEP", "STATE", "EXIT CODE", "SECONDS"], map(_step, view["steps"]))
     if view["outcome"]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +14,18 @@ import typer
 from runner.commands.options import source_of
 from runner.config.load import load
 from runner.config.options import given_settings, takes_settings
+from runner.errors import ConfigError
 from runner.execution.options import Settings
 from runner.logs import Action, Events, configure
+from sandbox.settings.loaded import later
 
 if TYPE_CHECKING:
-    from runner.config.load import Loaded
-    from runner.config.model import GitLab
+    from runner.config.model import Config, GitLab
     from runner.gitlab.options import Options as GitLabOptions
+    from runner.service.housekeeping import Housekeeper
+    from runner.service.records import Records
+    from runner.service.service import Service
+    from sandbox.settings.loaded import Loaded
 
 app = typer.Typer()
 _events = Events("runner")
@@ -42,10 +49,13 @@ def serve(
 
     USR1 detaches, for a restart or an upgrade: the service exits within seconds and leaves running jobs running and
     waiting ones waiting. Started again with the same --state, it goes on with them. So it does after a crash.
+
+    HUP reads the settings anew and takes up those that are live. A file with a mistake changes nothing.
     """
-    loaded = load(configuration, options=given_settings(given))
+    read = partial(load, configuration, options=given_settings(given))
+    loaded = read()
     configure(loaded.config.log.format)
-    asyncio.run(_serve(loaded))
+    asyncio.run(_serve(loaded, read))
 
 
 def _gitlab(settings: GitLab) -> GitLabOptions:
@@ -62,7 +72,18 @@ def _gitlab(settings: GitLab) -> GitLabOptions:
     )
 
 
-async def _serve(loaded: Loaded) -> None:
+def _housekeeper(records: Records, config: Config) -> Housekeeper:
+    from runner.service.housekeeping import Housekeeper  # noqa: PLC0415 - as above
+    from runner.service.retention import Retention  # noqa: PLC0415
+    from runner.service.watermark import Marks  # noqa: PLC0415
+
+    kept, disk = config.retention, config.disk
+    return Housekeeper(
+        records, Retention(kept.age, int(kept.bytes), kept.jobs), Marks(low=int(disk.low), full=int(disk.full))
+    )
+
+
+async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> None:
     from runner.api.app import make_app  # noqa: PLC0415 - `runner run` does not pay for the web framework
     from runner.api.server import Tls  # noqa: PLC0415
     from runner.api.server import serve as serve_api  # noqa: PLC0415
@@ -84,13 +105,38 @@ async def _serve(loaded: Loaded) -> None:
     home, jobs = Home(config.state), config.jobs
     metrics = Metrics()
     home.on_failure(metrics.store_errors.inc)
-    records, token = Records(home.jobs, home.logs, metrics), Token(home.token)
+    records, token = Records(home.jobs, home.logs, metrics), Token(home.token, config.api.token)
     noted = NotedLeases(source.leases, home.leases, jobs.slots)
     standby = Standby(noted, source.ready) if source.ready else None
-    service = Service(noted, records, jobs.slots, standby, source.adapt(SETTINGS), jobs.per_key, jobs.labels)
+    service = Service(
+        noted,
+        records,
+        jobs.slots,
+        standby,
+        source.adapt(SETTINGS),
+        jobs.per_key,
+        jobs.labels,
+        _housekeeper(records, config),
+    )
     where = f"{'https' if tls else 'http'}://{config.api.listen}"
     _events.info(Action.SERVING, f"serving on {where}; the API token is in {home.token}")
     working = beside(service, source.leases, home.gitlab, gitlab)
     app = make_app(service, token, home.tokens, working, source.metrics)
-    await serve_api(working, app, config.api.host, config.api.port, tls, jobs.max_run_time)
+    reread = partial(_reread, service, loaded, read)
+    await serve_api(working, app, config.api.host, config.api.port, tls, jobs.max_run_time, reread)
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes
+
+
+def _reread(service: Service, started: Loaded[Config], read: Callable[[], Loaded[Config]]) -> None:
+    """Take up what is live. Whatever is wrong, nothing of it is taken up, and the service goes on as it was."""
+    try:
+        said = read()
+    except ConfigError as error:
+        _events.error(Action.CONFIGURATION_REFUSED, f"the configuration was left as it was: {error}")
+        return
+    jobs = said.config.jobs
+    service.follow(jobs.slots, jobs.per_key, jobs.labels)
+    _events.info(Action.CONFIGURATION_READ, "the configuration was read anew")
+    if waiting := later(started, said):
+        what = f"not taken up before the next start: {', '.join(waiting)}"
+        _events.warning(Action.CONFIGURATION_LATER, what)

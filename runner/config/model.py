@@ -2,7 +2,8 @@
 
 A new setting is a field here and nothing else: its variable (`RUNNER_` and its path), its option, its line on
 docs/configuration.md and in examples/runner.toml follow from it. A secret is a `SecretStr`, and may also be given by
-the path of a file. `About(live=True)` marks what a HUP changes; `Service.follow` and its like must then take it up.
+the path of a file. `About(live=True)`, or `live` of a section, marks what a HUP changes: `_reread` in
+`runner.commands.serve` then passes it on.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import ByteSize, Field, field_validator, model_validator
+from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 
 from runner.gitlab.containers.policy import PullPolicy
 from runner.keeper_leases import DEFAULT_KEEPER
 from runner.logs import Format
+from runner.service.retention import RETENTION
+from runner.service.watermark import MARKS
 from sandbox.settings.model import About, Section
 
 
@@ -23,6 +26,10 @@ class Api(Section):
 
     listen: Annotated[str, About(option="--listen")] = "127.0.0.1:8080"
     """HOST:PORT of the API. This host alone, because without a certificate the token is sent in the clear."""
+
+    token: Annotated[SecretStr | None, Field(min_length=16, examples=[Path("/run/secrets/runner-token")])] = None
+    """The token that may do everything. None: one is made at the first start, in the state folder, which nobody has to
+    think of; give one where others have to know it beforehand."""
 
     @property
     def host(self) -> str:
@@ -152,6 +159,30 @@ class Log(Section):
     """`text` or `json` (docs/logs.md). Text: a service that was just started is read by a person."""
 
 
+class Retention(Section):
+    """What is kept of finished jobs: the oldest go, with their logs, as soon as one of these is reached."""
+
+    age: Annotated[float, Field(gt=0)] = RETENTION.age
+    """Seconds since their end. A month: who asks later why a build broke has rebuilt it."""
+
+    bytes: ByteSize = ByteSize(RETENTION.bytes)
+    """Of all logs together. Ten of the largest (2 GiB), or ten thousand usual ones (2 MiB)."""
+
+    jobs: Annotated[int, Field(ge=0)] = RETENTION.jobs
+    """How many. Each takes about 1 KiB in the database."""
+
+
+class Disk(Section):
+    """Free space on the disk of the state folder."""
+
+    low: ByteSize = ByteSize(MARKS.low)
+    """With less, or with less than a tenth of a small disk, nothing new starts. It is the largest log of one job."""
+
+    full: ByteSize = ByteSize(MARKS.full)
+    """With less, or with less than a hundredth of a small disk, no jobs are taken either. Outcomes need a part of it,
+    and who makes room."""
+
+
 class Config(Section):
     """All of it."""
 
@@ -164,6 +195,8 @@ class Config(Section):
     sandboxes: Sandboxes = Sandboxes()
     gitlab: GitLab = GitLab()
     log: Log = Log()
+    retention: Retention = Retention()
+    disk: Disk = Disk()
 
     @model_validator(mode="after")
     def _gitlab_needs_a_keeper(self) -> Self:

@@ -15,6 +15,7 @@ from runner.errors import StateError
 from runner.job import Job
 from runner.logs import Action, Events
 from runner.metrics import Metrics
+from runner.outcome import Outcome
 from runner.service.record import Record, complete
 from runner.service.retention import Kept
 from runner.service.stopwatch import Stopwatch
@@ -122,6 +123,11 @@ class Records:
 
     def _new(self, entry: Entry) -> Record:
         return Record(self._jobs, entry, self._logs / entry.id, Stopwatch(self.metrics, entry.submitted))
+
+    async def put_back(self, record: Record, outcome: Outcome) -> None:
+        """Have a job wait for another start. Raises StateError; try again."""
+        await record.retry(outcome)
+        self.waiting += 1
 
     @property
     def folder(self) -> Path:

@@ -102,6 +102,14 @@ class Service:
         """How many jobs run."""
         return len(self._running)
 
+    def follow(self, slots: int, per_key: int | None, labels: Collection[str]) -> None:
+        """Go on with other numbers: jobs that run do so to their end, even when there are more of them than slots."""
+        self._leases.follow(slots)
+        self.slots = slots
+        self._per_key = per_key or slots
+        self._labels = frozenset(labels)
+        self._changed.set()
+
     async def submit(self, job: Job, request: Request | None = None) -> Record:
         """Take a job: from here on it outlives this process. The same request again is the same job.
 
@@ -248,8 +256,11 @@ class Service:
     async def _see_to_its_end(self, record: Record) -> None:
         try:
             outcome = await self._outcome(record)
-            await self._settle(record, outcome)
-            await self._keep_trying(record, outcome, record.finish)
+            if record.again:
+                await self._keep_trying(record, outcome, lambda: self.records.put_back(record, outcome))
+            else:
+                await self._settle(record, outcome)
+                await self._keep_trying(record, outcome, record.finish)
             _events.info(Action.ENDED, outcomes.sentence(outcome), job=record.id)
         except DetachedError:
             _events.info(Action.LEFT, "left for the next life of the runner", job=record.id)
@@ -258,7 +269,8 @@ class Service:
                 Action.DEFECT, "a defect in the runner; the next life tries again", error=error, job=record.id
             )
         finally:
-            del self._running[record]
+            if self._running.get(record) is asyncio.current_task():  # else it was put back, and runs again already
+                del self._running[record]
             self._changed.set()
 
     async def _outcome(self, record: Record) -> Outcome:
@@ -284,7 +296,9 @@ class Service:
             _events.info(Action.of_note(note.action), note.text, job=record.id)
 
         async def on_end(outcome: Outcome) -> None:
-            await self._settle(record, outcome)
+            record.again = record.may_retry(outcome)
+            if not record.again:
+                await self._settle(record, outcome)
 
         log = record.begin()
         if record.marker:

@@ -46,7 +46,7 @@ class Database:
         self._writing, self._reading = threading.Lock(), threading.Lock()
         #: Called for each failure, on the thread that met it.
         self.on_failure: Callable[[], object] = lambda: None
-        with _told(f"The database {path} cannot be used"):
+        with told(f"The database {path} cannot be used"):
             self._writer = _connect(path)
             path.chmod(0o600)  # the files beside it get the same
             _check(self._writer, path)
@@ -64,7 +64,7 @@ class Database:
 
         Without `durable`, a crash of the host may undo it, together with whatever came after it.
         """
-        with self._writing, self._counted(), _told(purpose):
+        with self._writing, self._counted(), told(purpose):
             self._writer.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -77,7 +77,7 @@ class Database:
 
     def read(self, statement: str, *values: object) -> list[sqlite3.Row]:
         """Return the rows of a SELECT. Never waits for a writer."""
-        with self._reading, self._counted(), _told("The state cannot be read"):
+        with self._reading, self._counted(), told("The state cannot be read"):
             return self._reader.execute(statement, values).fetchall()
 
     def try_writing(self) -> None:
@@ -139,7 +139,8 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 
 @contextmanager
-def _told(purpose: str) -> Iterator[None]:
+def told(purpose: str) -> Iterator[None]:
+    """Have whatever goes wrong in the block said as StateError, which begins with what could not be done."""
     try:
         yield
     except sqlite3.Error as error:

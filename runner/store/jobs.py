@@ -22,7 +22,7 @@ from runner.store.database import Database
 from runner.store.seal import Seal
 from runner.store.states import MOVES, JobState
 
-_SUMMARY: Final = "number, id, state, submitted, trust_key, priority, outcome, steps"
+_SUMMARY: Final = "number, id, state, submitted, trust_key, priority, outcome, steps, retries"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,24 @@ class Summary:
     #: How it ended, from when that is on disk on.
     outcome: Outcome | None
     steps: tuple[StepProgress, ...] = ()
+    #: How often it was started again.
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What the starts of a job before the last one left in its log."""
+
+    #: How many there were.
+    retries: int = 0
+    #: As in `Result`, of the log up to the end of the last of them.
+    output: int = 0
+    closing: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Where the log of the next start begins."""
+        return self.output + len(self.closing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +87,7 @@ class Entry:
     cancelled_by: str | None = None
     #: From when it is settled on.
     result: Result | None = None
+    earlier: Earlier = Earlier()
     #: Why what was written down about it cannot be read; empty if it can.
     problem: str = ""
 
@@ -234,6 +253,16 @@ class Jobs:
                 "UPDATE job SET cancelled_by = coalesce(cancelled_by, ?) WHERE id = ? AND outcome IS NULL", (by, job_id)
             )
 
+    def retry(self, job_id: str, earlier: Earlier, job: Job) -> None:
+        """Have a job wait once more, in its place, after a start that was of no use."""
+        expires = None if job.queue_timeout is None else time.time() + job.queue_timeout
+        with self._database.transaction("The next start cannot be written down") as connection:
+            connection.execute(
+                "UPDATE job SET retries = ?, output = ?, closing = ?, expires = ?, marker = NULL WHERE id = ?",
+                (earlier.retries, earlier.output, earlier.closing.decode(), expires, job_id),
+            )
+            _move(connection, job_id, JobState.QUEUED)
+
     def settle(self, job_id: str, result: Result) -> None:
         """Write down how it ended, and forget what only its end needed: its secrets are gone when this returns."""
         with self._database.transaction("The outcome cannot be written down") as connection:
@@ -293,6 +322,7 @@ class Jobs:
                 Marker.from_json(json.loads(self._seal.open(row["marker"], job_id))) if row["marker"] else None,
                 row["cancelled_by"],
                 _result(row),
+                Earlier(row["retries"], row["output"] or 0, (row["closing"] or "").encode()),
             )
         except ValueError as error:
             return Entry(job_id, state, row["submitted"], problem=str(error))
@@ -335,7 +365,8 @@ def _note(connection: sqlite3.Connection, number: int, state: JobState) -> None:
 def _summary(row: sqlite3.Row) -> Summary:
     outcome = outcomes.from_json(json.loads(row["outcome"])) if row["outcome"] else None
     return Summary(
-        row["id"], JobState(row["state"]), row["submitted"], row["trust_key"], row["priority"], outcome, _steps(row)
+        row["id"], JobState(row["state"]), row["submitted"], row["trust_key"], row["priority"], outcome, _steps(row),
+        row["retries"],
     )  # fmt: skip
 
 

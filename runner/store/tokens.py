@@ -40,6 +40,11 @@ class TokenFacts:
     expires: float | None
 
     @property
+    def who(self) -> str:
+        """Whose it is, for the log: a name may have several tokens."""
+        return f"{self.name} (token {self.id})"
+
+    @property
     def expired(self) -> bool:
         """Whether its time is over."""
         return self.expires is not None and self.expires <= time.time()

@@ -15,6 +15,7 @@ from sandbox.keeper.metrics import Metrics
 from sandbox.keeper.server import KeeperServer
 from sandbox.keeper.watch import HostWatch
 from sandbox.logs import Action, Events, Format, configure
+from sandbox.settings.loaded import Loaded, later
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
@@ -24,10 +25,10 @@ def run(
 ) -> None:
     """Be the keeper until a signal ends it. `patience` is the seconds that running jobs have then."""
     configure(log_format)
-    settings = config.load(configuration)
-    metrics = Metrics(settings.profiles)
+    settings = config.read(configuration)
+    metrics = Metrics(settings.config.profiles)
     watch = HostWatch(metrics)
-    the_keeper = Keeper(settings, Engine(watch=watch.observe), Home(home), watch=watch, metrics=metrics)
+    the_keeper = Keeper(settings.config, Engine(watch=watch.observe), Home(home), watch=watch, metrics=metrics)
     # The socket first: a second keeper must be refused before it removes what it takes for leftovers.
     with KeeperServer(run_folder, the_keeper.verbs, group) as server:
         the_keeper.start()
@@ -38,7 +39,7 @@ def run(
         threading.Thread(target=the_keeper.run, args=(give_up,), name="reconcile").start()
         threading.Thread(target=server.serve_forever, name="server", daemon=True).start()
         while (received := signals.get()) == signal.SIGHUP:
-            _reread(the_keeper, configuration)
+            _reread(the_keeper, configuration, settings)
         if received == signal.SIGUSR1:
             the_keeper.detach()
         else:
@@ -48,8 +49,14 @@ def run(
         server.shutdown()
 
 
-def _reread(the_keeper: Keeper, configuration: Path | None) -> None:
+def _reread(the_keeper: Keeper, configuration: Path | None, started: Loaded[config.KeeperConfig]) -> None:
+    events = Events("keeper")
     try:
-        the_keeper.follow(config.load(configuration))
+        settings = config.read(configuration)
+        the_keeper.follow(settings.config)
     except ConfigError as error:
-        Events("keeper").error(Action.CONFIGURATION_REFUSED, f"the configuration was left as it was: {error}")
+        events.error(Action.CONFIGURATION_REFUSED, f"the configuration was left as it was: {error}")
+        return
+    if waiting := later(started, settings):
+        what = f"not taken up before the next start: {', '.join(waiting)}"
+        events.warning(Action.CONFIGURATION_LATER, what)

@@ -266,7 +266,7 @@ def test_a_second_service_on_the_same_folder_is_refused(new_service: Callable[[]
     ("body", "status", "cause"),
     [
         (b"{", 422, "the body: Invalid JSON"),
-        (b"{}", 422, "script: Field required"),
+        (b"{}", 422, "Give a script with at least one command, or steps"),
         (b'{"script": ""}', 422, "The script is empty"),
         (b'{"script": "true", "timeout": 0}', 422, "timeout: Input should be greater than 0"),
         (b'{"script": "true", "scrpt": 1}', 422, "scrpt: Extra inputs are not permitted"),
@@ -333,7 +333,7 @@ def test_commands_say_what_is_wrong(new_service: Callable[[], Service]) -> None:
     for words, code, cause in (
         (["show", "0123"], 69, "There is no job of that id"),
         (["show", "../x"], 64, "is no id"),
-        (["submit", "-"], 64, "standard input:1:1: script: Field required"),
+        (["submit", "-"], 64, "standard input: The script is empty"),
     ):
         refused = command(service, *words, text="args: []")
         assert (refused.returncode, refused.stdout) == (code, "")
