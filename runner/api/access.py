@@ -43,7 +43,7 @@ class Access:
             self._slow_down(client)
             if scope not in client.scopes:
                 what = f"{client.who} may not {request.method} {request.url.path}: no scope {scope}"
-                _events.info(Action.REFUSED, what, who=client.who)
+                _events.warning(Action.DENIED, what, who=client.who)
                 raise ApiError(HTTPStatus.FORBIDDEN, f"The token may not do this: it lacks the scope `{scope}`.")
             return client
 

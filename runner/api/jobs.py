@@ -78,7 +78,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
         Events follow the log to its end; the last one has the outcome.
         """
         if "text/event-stream" in request.headers.get("accept", ""):
-            events = _as_events(record, int(last_event_id) if last_event_id else offset)
+            events = _live_events(record, int(last_event_id) if last_event_id else offset)
             return StreamingResponse(events, headers={"Cache-Control": "no-store"}, media_type="text/event-stream")
         content: AsyncIterator[bytes] = record.follow(offset) if follow else _now(record, offset)
         headers = {"Vary": "Accept, Accept-Encoding"}
@@ -114,7 +114,7 @@ async def _now(record: Record, offset: int) -> AsyncIterator[bytes]:
         yield data
 
 
-async def _as_events(record: Record, offset: int) -> AsyncIterator[bytes]:
+async def _live_events(record: Record, offset: int) -> AsyncIterator[bytes]:
     events = logs.Events(offset)
 
     async def all_of_them() -> AsyncIterator[bytes]:

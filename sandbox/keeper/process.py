@@ -58,5 +58,4 @@ def _reread(the_keeper: Keeper, configuration: Path | None, started: Loaded[conf
         events.error(Action.CONFIGURATION_REFUSED, f"the configuration was left as it was: {error}")
         return
     if waiting := later(started, settings):
-        what = f"not taken up before the next start: {', '.join(waiting)}"
-        events.warning(Action.CONFIGURATION_LATER, what)
+        events.warning(Action.CONFIGURATION_REMARK, f"not taken up before the next start: {', '.join(waiting)}")
