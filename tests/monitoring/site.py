@@ -87,8 +87,8 @@ class Site:
     state: Path
     api: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
     prometheus: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
-    seen: set[str] = field(default_factory=set)
-    """Alerts that have fired."""
+    fired: set[str] = field(default_factory=set)
+    """Alerts that were waited for, and came."""
 
     # -- the runner ----------------------------------------------------------------------------------------------
 
@@ -127,8 +127,13 @@ class Site:
         return [str(view["outcome"]["outcome"]) for view in views.values()]
 
     def hook(self) -> None:
-        """One hook of gitlab-runner's, about a job that nobody knows."""
-        environment = {**os.environ, "RUNNER_GITLAB_SOCKET": str(self.folder / "gitlab.sock")}
+        """One hook of gitlab-runner's, about a job that nobody understands."""
+        (self.folder / "job.json").write_text("{}")
+        places = {
+            "RUNNER_GITLAB_SOCKET": str(self.folder / "gitlab.sock"),
+            "JOB_RESPONSE_FILE": str(self.folder / "job.json"),
+        }
+        environment = {**os.environ, **places}
         subprocess.run([*RUNNER, "gitlab", "cleanup"], env=environment, capture_output=True, timeout=30, check=False)
 
     @contextmanager
@@ -196,13 +201,18 @@ class Site:
             answer = httpx.get(f"http://{self.prometheus}/api/v1/alerts", timeout=10).json()
         except httpx.TransportError:  # it starts
             return set()
-        now = {alert["labels"]["alertname"] for alert in answer["data"]["alerts"] if alert["state"] == "firing"}
-        self.seen |= now
-        return now
+        return {alert["labels"]["alertname"] for alert in answer["data"]["alerts"] if alert["state"] == "firing"}
 
     def fires(self, *alerts: str) -> None:
-        """Wait until each has fired since the last `clears`."""
-        until(f"{', '.join(alerts)} fire", lambda: self.firing() is not None and self.seen >= set(alerts), DEADLINE)
+        """Wait until each has fired."""
+        quiet = set(alerts)
+
+        def fired() -> bool:
+            quiet.difference_update(self.firing())
+            return not quiet
+
+        until(f"{', '.join(alerts)} fire", fired, DEADLINE)
+        self.fired.update(alerts)
 
     def clears(self) -> None:
         """Wait until nothing fires any more."""
