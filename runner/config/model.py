@@ -27,9 +27,16 @@ class Api(Section):
     listen: Annotated[str, About(option="--listen")] = "127.0.0.1:8080"
     """HOST:PORT of the API. This host alone, because without a certificate the token is sent in the clear."""
 
-    token: Annotated[SecretStr | None, Field(min_length=16, examples=[Path("/run/secrets/runner-token")])] = None
+    token: Annotated[SecretStr | None, Field(examples=[Path("/run/secrets/runner-token")])] = None
     """The token that may do everything. None: one is made at the first start, in the state folder, which nobody has to
     think of; give one where others have to know it beforehand."""
+
+    @field_validator("token")
+    @classmethod
+    def _is_hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("must have at least 16 characters")
+        return value
 
     @property
     def host(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from runner.config.load import load, option, settings, variable
 from runner.config.model import Config
 from runner.errors import ConfigError
+from sandbox.settings import toml
 from sandbox.settings.loaded import Origin, Source
 from sandbox.settings.model import Key, Setting
 
@@ -182,6 +184,41 @@ def test_a_variable_that_looks_like_a_setting_is_remarked(name: str, said: str) 
 def test_others_variables_are_left_alone() -> None:
     others = ("RUNNER_URL", "RUNNER_TOKEN_FILE", "RUNNER_NAME", "RUNNER_TEMP", "RUNNER_OS", "SANDBOX_KEEPER")
     assert load(None, dict.fromkeys(others, "x")).remarks == ()
+
+
+def test_a_secret_that_everybody_can_read_is_remarked(file: Path) -> None:
+    file.write_text('[api]\ntoken = "long enough for everybody"\n')
+    file.chmod(0o644)
+    [said] = load(file, {}).remarks
+    assert said == f"{file}: everybody can read api.token there. Close the file (chmod o-r), or give api.token_file."
+    file.chmod(0o640)
+    assert load(file, {}).remarks == ()
+
+
+_KEYS = st.sampled_from([*(setting.name for setting in settings()), "jobs", "tls", "api.token_file", "x.y", "slots"])
+_SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+_ANYTHING = st.recursive(
+    _SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner)
+)
+
+
+@given(st.dictionaries(_KEYS, _ANYTHING, max_size=4), st.dictionaries(_KEYS, st.text("a1 ,=/:.", max_size=6)))
+def test_whatever_is_given_is_taken_or_refused_in_sentences(
+    tables: dict[str, object], variables: dict[str, str]
+) -> None:
+    """Nothing but a ConfigError comes out of it."""
+    tree: dict[str, object] = {}
+    for name, value in tables.items():
+        table, *rest = name.split(".")
+        if not rest:
+            tree[table] = value
+        elif isinstance(below := tree.setdefault(table, {}), dict):
+            below[rest[0]] = value
+    environment = {f"RUNNER_{name.replace('.', '_').upper()}": text for name, text in variables.items()}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(toml, "read", lambda _: toml.Document("f", tree, {}))
+        with contextlib.suppress(ConfigError):
+            load(Path("/dev/null"), environment)
 
 
 def test_one_section_is_read_without_a_file_and_without_the_others() -> None:
