@@ -8,6 +8,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 
 import httpx
 
+from runner.gitlab import hook
 from sandbox.errors import KeeperError
 from tests.crash.lab import small_disk
 from tests.e2e.conftest import DEADLINE, RUNNER, Keeper, until
@@ -134,7 +136,8 @@ class Site:
             "JOB_RESPONSE_FILE": str(self.folder / "job.json"),
         }
         environment = {**os.environ, **places}
-        subprocess.run([*RUNNER, "gitlab", "cleanup"], env=environment, capture_output=True, timeout=30, check=False)
+        command = [sys.executable, "-I", "-S", hook.__file__, "cleanup"]
+        subprocess.run(command, env=environment, capture_output=True, timeout=30, check=False)
 
     @contextmanager
     def stopped_runner(self) -> Iterator[None]:
