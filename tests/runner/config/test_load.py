@@ -59,21 +59,30 @@ def test_options_win_over_the_environment_and_that_over_the_file(a: int, b: int,
     assert (loaded.config.jobs.slots, loaded.origin(SLOTS)) == first
 
 
-_BESIDE: dict[Key, Key] = {("tls", "key"): ("tls", "certificate"), ("tls", "certificate"): ("tls", "key")}
+_BESIDE: dict[Key, Key] = {
+    ("tls", "key"): ("tls", "certificate"),
+    ("tls", "certificate"): ("tls", "key"),
+    ("webhooks", "urls"): ("webhooks", "secret"),
+}
 """What cannot be given alone, and what it needs."""
 _SAMPLES: dict[Key, str] = {
     ("api", "listen"): "[::1]:1",
     ("gitlab", "map_images"): "a=b c=d",
     ("gitlab", "pull_policies"): "never always",
     ("log", "format"): "json",
+    ("webhooks", "urls"): "https://ci.example.com/hook http://other",
+    ("webhooks", "give_up"): "70",
 }
 """Values that are not the default, where 7 will not do."""
+_SECRET = "whsec_bG9uZyBlbm91Z2ggZm9yIGV2ZXJ5Ym9keQ=="
+"""One that will do everywhere."""
 
 
 @pytest.mark.parametrize("setting", [one for one in settings() if not one.secret], ids=lambda setting: setting.name)
-def test_every_setting_can_be_given_in_each_way(setting: Setting) -> None:
-    text = _SAMPLES.get(setting.key, "7")
-    beside: dict[Key, str | list[str]] = {_BESIDE[setting.key]: "/x"} if setting.key in _BESIDE else {}
+def test_every_setting_can_be_given_in_each_way(setting: Setting, tmp_path: Path) -> None:
+    text, file = _SAMPLES.get(setting.key, "7"), tmp_path / "beside"
+    file.write_text(_SECRET)
+    beside: dict[Key, str | list[str]] = {_BESIDE[setting.key]: str(file)} if setting.key in _BESIDE else {}
     by_option = load(None, {}, {setting.key: text.split() if setting.many else text, **beside})
     assert by_option.config != Config()
     assert by_option.origin(setting.key) == Origin(Source.OPTION, option(setting))
@@ -85,18 +94,18 @@ def test_every_setting_can_be_given_in_each_way(setting: Setting) -> None:
 
 @pytest.mark.parametrize("setting", [one for one in settings() if one.secret], ids=lambda setting: setting.name)
 def test_a_secret_is_given_by_value_or_by_a_file_and_never_as_an_argument(setting: Setting, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("long enough for everybody\n")
+    (tmp_path / "secret").write_text(f"{_SECRET}\n")
     path, file = str(tmp_path / "secret"), tmp_path / "runner.toml"
     file.write_text(f'{setting.name}_file = "{path}"\n')
     ways = [
-        load(None, {variable(setting): "long enough for everybody"}),
+        load(None, {variable(setting): _SECRET}),
         load(None, {f"{variable(setting)}_FILE": path}),
         load(None, {}, {setting.key: path}),
         load(file, {}),
     ]
     assert option(setting).endswith("-file")
     assert all(way.config == ways[0].config != Config() for way in ways)
-    assert "long enough" not in repr(ways)
+    assert _SECRET not in repr(ways)
 
 
 def test_no_two_settings_have_a_name_in_common() -> None:
