@@ -12,7 +12,7 @@ from tests.monitoring.pages import LOGS, METRICS, logs_page, metrics_page
 from tests.monitoring.source import ROOT, members, modules
 
 #: These set how much a library tells; they tell nothing themselves.
-OF_LIBRARIES = {"runner/execution/session.py", "sandbox/ssh.py"}
+OF_LIBRARIES = {"runner/execution/session.py", "runner/service/webhooks.py", "sandbox/ssh.py"}
 TELLING = ("info", "warning", "error")
 
 
