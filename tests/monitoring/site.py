@@ -9,9 +9,12 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +92,8 @@ class Site:
     state: Path
     api: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
     prometheus: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
+    receiver: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
+    """Of webhooks. Nobody is there until `receiving`."""
     fired: set[str] = field(default_factory=set)
     """Alerts that were waited for, and came."""
 
@@ -98,9 +103,10 @@ class Site:
     def running(self) -> Iterator[None]:
         """The runner and Prometheus, for as long as the block lasts."""
         places = ["--keeper", str(self.keeper.socket), "--state", str(self.state), "--listen", self.api, "--slots", "1"]
-        hooks = ["--gitlab-socket", str(self.folder / "gitlab.sock")]
+        hooks = ["--gitlab-socket", str(self.folder / "gitlab.sock"), "--webhooks-urls", f"http://{self.receiver}/"]
+        environment = {**os.environ, "RUNNER_WEBHOOKS_SECRET": f"whsec_{b64encode(bytes(32)).decode()}"}
         with (self.folder / "runner.log").open("wb") as log:
-            self.runner = subprocess.Popen([*RUNNER, "serve", *places, *hooks], stderr=log)
+            self.runner = subprocess.Popen([*RUNNER, "serve", *places, *hooks], stderr=log, env=environment)
         try:
             until("the runner answers", self._lives)
             bearer = {"Authorization": f"Bearer {(self.state / 'token').read_text().strip()}"}
@@ -138,6 +144,15 @@ class Site:
         environment = {**os.environ, **places}
         command = [sys.executable, "-I", "-S", hook.__file__, "cleanup"]
         subprocess.run(command, env=environment, capture_output=True, timeout=30, check=False)
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """Somebody takes the messages about jobs that ended."""
+        host, _, port = self.receiver.partition(":")
+        with ThreadingHTTPServer((host, int(port)), _Receiver) as server:
+            threading.Thread(target=server.serve_forever).start()
+            yield
+            server.shutdown()
 
     @contextmanager
     def stopped_runner(self) -> Iterator[None]:
@@ -220,6 +235,16 @@ class Site:
     def clears(self) -> None:
         """Wait until nothing fires any more."""
         until(f"{', '.join(self.firing())} clear", lambda: not self.firing(), DEADLINE)
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Tell nobody."""
 
 
 def _tried(connection: sqlite3.Connection, statement: str) -> bool:

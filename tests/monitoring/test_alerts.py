@@ -55,8 +55,9 @@ def watched(
 def test_every_alert_fires_by_a_real_fault_and_clears(watched: Site) -> None:
     a_full_disk_and_a_killed_keeper(watched)
     an_engine_that_makes_nothing_and_jobs_that_break(watched)
-    a_host_that_hangs_and_a_service_that_cannot(watched)
-    watched.clears()
+    with watched.receiving():
+        a_host_that_hangs_and_a_service_that_cannot(watched)
+        watched.clears()
     assert watched.fired == set(alerts())
 
 
@@ -70,13 +71,16 @@ def a_full_disk_and_a_killed_keeper(there: Site) -> None:
 
 
 def an_engine_that_makes_nothing_and_jobs_that_break(there: Site) -> None:
-    """Nobody has configured the profile that jobs ask for; others damage their sandboxes, and no new ones come."""
+    """Nobody has configured the profile that jobs ask for; others damage their sandboxes, and no new ones come.
+
+    Nor is anybody there to be told that jobs have ended.
+    """
     broken = [there.submit("true", profile="none-such") for _ in range(3)]
     assert there.finish(*broken) == ["setup_failed"] * 3
     assert there.finish(there.submit(DAMAGE)) == ["succeeded"]
     refusal = there.proxy.misbehave("POST /containers/create", Refuse())
     assert there.finish(there.submit(DAMAGE)) == ["succeeded"]
-    there.fires("RunnerJobsBreak")
+    there.fires("RunnerJobsBreak", "RunnerWebhooksFail")
     waiting = [there.submit(DAMAGE), there.submit("true")]
     there.fires("SandboxBreakerOpen", "SandboxNoneFit", "RunnerQueueWaits")
     there.proxy.clear()

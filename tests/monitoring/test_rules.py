@@ -38,6 +38,9 @@ COURSES = {
     "RunnerDiskLow": Course({'runner_unready{reason="disk"}': ONE}, 11, 12, {"reason": "disk"}),
     "RunnerQueueWaits": Course({"runner_queue_oldest_seconds": gauge(700, 5)}, 11, 12),
     "RunnerJobsBreak": Course({'runner_jobs_ended_total{outcome="sandbox_lost"}': "0x10 1+1x30 32x100"}, 11, 15),
+    "RunnerWebhooksFail": Course(
+        {'runner_webhook_tries_total{end="failed"}': "0x10 1+1x30 32x100"}, 11, 15, {"end": "failed"}
+    ),
     "SandboxKeeperDown": Course({"sandbox_keeper_up": NONE}, 11, 12),
     "SandboxHostWedged": Course({'sandbox_host_state{state="wedged"}': ONE}, 11, 12, {"state": "wedged"}),
     "SandboxBreakerOpen": Course({'sandbox_breaker_open{profile="default"}': ONE}, 12, 13, PROFILE),
