@@ -78,14 +78,14 @@ def _gitlab(settings: GitLab) -> GitLabOptions:
     )
 
 
-def _webhooks(settings: WebhookSettings, deliveries: Deliveries) -> Webhooks | None:
+def _webhooks(settings: WebhookSettings, deliveries: Deliveries, tried: Callable[[bool], None]) -> Webhooks | None:
     from runner.service.signing import key_of  # noqa: PLC0415 - as above
     from runner.service.webhooks import Webhooks  # noqa: PLC0415
 
     if not settings.urls or settings.secret is None:
         return None
     key = key_of(settings.secret.get_secret_value())
-    return Webhooks(deliveries, settings.urls, key, timeout=settings.timeout, give_up=settings.give_up)
+    return Webhooks(deliveries, settings.urls, key, timeout=settings.timeout, give_up=settings.give_up, tried=tried)
 
 
 def _limits(config: Config) -> tuple[Retention, Marks]:
@@ -133,7 +133,7 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
         jobs.per_key,
         jobs.labels,
         Housekeeper(records, *_limits(config)),
-        _webhooks(config.webhooks, home.deliveries),
+        _webhooks(config.webhooks, home.deliveries, metrics.webhook_tried),
     )
     where = f"{'https' if tls else 'http'}://{config.api.listen}"
     _events.info(Action.SERVING, f"serving on {where}; the API token is in {home.token}")
