@@ -52,7 +52,7 @@ def serving(target: Target, folder: Path) -> Iterator[dict[str, str]]:
         jobs = Jobs(target, folder / "jobs", Options(socket=path, settings=target.settings()))
         server = Server(path, jobs)
         server.open()
-        loop.add_reader(told, jobs.stop, "the measurement is over")
+        loop.add_reader(told, jobs.abort, "the measurement is over")
         ready.set()
         await jobs.work()
         server.close()

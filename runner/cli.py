@@ -7,9 +7,9 @@ from typing import Annotated, Final
 
 import typer
 
-from runner.commands import jobs, run, serve, tokens
-from runner.commands.options import DEFAULT_LISTEN
-from runner.errors import BadJobError, InputError, RunnerError
+from runner.commands import config, jobs, operation, run, serve, tokens
+from runner.config.model import Api
+from runner.errors import BadJobError, ConfigError, InputError, RunnerError
 from runner.gitlab.cli import app as gitlab
 
 app = typer.Typer(
@@ -21,11 +21,14 @@ app = typer.Typer(
 app.add_typer(run.app)
 app.add_typer(serve.app)
 app.add_typer(jobs.app)
+app.add_typer(operation.app)
 app.add_typer(tokens.app, name="token")
+app.add_typer(config.app, name="config")
 app.add_typer(gitlab, name="gitlab")
 
-_EXIT_CODES: Final = ((BadJobError, 64), (InputError, 66))
-"""By kind, as in sysexits.h: 64 usage, 66 no input; 69, something needed is not there, for the rest."""
+_EXIT_CODES: Final = ((BadJobError, 64), (InputError, 66), (ConfigError, 78))
+"""By kind, as in sysexits.h: 64 usage, 66 no input, 78 configuration; for the rest 69, something needed is
+not there."""
 
 
 def main() -> None:
@@ -39,7 +42,7 @@ def main() -> None:
 
 @app.command()
 def ping(
-    url: Annotated[str, typer.Option(envvar="RUNNER_URL", help="Where the API is.")] = f"http://{DEFAULT_LISTEN}",
+    url: Annotated[str, typer.Option(envvar="RUNNER_URL", help="Where the API is.")] = f"http://{Api().listen}",
 ) -> None:
     """Exit with 0 when the service answers and takes jobs. For health checks."""
     import httpx  # noqa: PLC0415 - `runner run` does not pay for it

@@ -24,8 +24,11 @@ ENDED: Final = frozenset({"settled", "finished"})
 _TIMEOUT: Final = 60.0
 _PATIENCE: Final = 120.0
 _PAUSE: Final = 1.0
+#: What a proxy in front of the service answers while that restarts.
+_AWAY: Final = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
 #: Submissions of one job whose answer may have been lost.
 _TRIES: Final = 3
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _COMPOSE_DEADLINE: Final = 30.0
 
 
@@ -83,6 +86,18 @@ class Client:
         """The service itself."""
         return self._ask("GET", "/v1/status")
 
+    def drain(self) -> dict[str, Any]:
+        """Have nothing more start."""
+        return self._ask("POST", "/v1/drain")
+
+    def resume(self) -> dict[str, Any]:
+        """Have what waits start again."""
+        return self._ask("POST", "/v1/resume")
+
+    def stop(self, *, force: bool) -> dict[str, Any]:
+        """Have the service end when nothing runs; with `force`, what runs is ended."""
+        return self._ask("POST", "/v1/stop", json={"force": force})
+
     def create_token(self, name: str, scopes: Sequence[str], days: float | None) -> dict[str, Any]:
         """Make a token."""
         return self._ask("POST", "/v1/tokens", json={"name": name, "scopes": list(scopes), "days": days})
@@ -101,7 +116,7 @@ class Client:
 
     def follow(self, job: str, offset: int) -> Iterator[bytes]:
         """Yield the log to its end, live, also over restarts of the service."""
-        lost: float | None = None
+        patience = _Patience()
         while True:
             complete, ended = False, False
             with contextlib.suppress(_UnreachableError):  # also when nothing came for a while
@@ -109,20 +124,30 @@ class Client:
                     offset += len(data)
                     yield data
                 complete = True
-            try:
-                ended, lost = self.show(job)["state"] in ENDED, None
-            except _UnreachableError:
-                lost = lost or time.monotonic()
-                if time.monotonic() - lost > _PATIENCE:
-                    raise
+            with patience:
+                ended = self.show(job)["state"] in ENDED
             if complete and ended:
                 return
             time.sleep(_PAUSE)
 
+    def wait_until_idle(self, timeout: float) -> dict[str, Any]:
+        """Return the status as soon as nothing runs, also over restarts of the service. ClientError after `timeout`."""
+        patience, deadline = _Patience(), time.monotonic() + timeout
+        while True:
+            with patience:
+                status = self.status()
+                if status["running"] + status["gitlab_running"] == 0:
+                    return status
+            if time.monotonic() > deadline:
+                raise ClientError(f"Jobs still run after {timeout:g} s, and the runner goes on draining.")
+            time.sleep(_PAUSE)
+
     def _read(self, job: str, offset: int, *, follow: bool = True) -> Iterator[bytes]:
         params = {"offset": str(offset), "follow": str(follow).lower()}
+        # On this host, packing takes longer than sending.
+        headers = {"Accept-Encoding": "identity" if self._http.base_url.host in _LOOPBACK else "gzip"}
         try:
-            with self._http.stream("GET", f"/v1/jobs/{_id(job)}/log", params=params) as answer:
+            with self._http.stream("GET", f"/v1/jobs/{_id(job)}/log", params=params, headers=headers) as answer:
                 if answer.is_error:
                     answer.read()
                 _check(answer)
@@ -164,6 +189,23 @@ class Client:
 
 class _UnreachableError(ClientError):
     """Asking again may help."""
+
+
+class _Patience:
+    """For blocks in which nobody may answer: they are left then, until nobody has answered for too long."""
+
+    def __init__(self) -> None:
+        self._lost: float | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        if not isinstance(error, _UnreachableError):
+            self._lost = None
+            return False
+        self._lost = self._lost or time.monotonic()
+        return time.monotonic() - self._lost <= _PATIENCE
 
 
 def find(environment: Mapping[str, str], ask_compose: Callable[..., str]) -> tuple[str, str]:
@@ -235,4 +277,6 @@ def _check(answer: httpx.Response) -> None:
         detail = str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):
         detail = f"What answers is no runner: HTTP {answer.status_code}."
+        if answer.status_code in _AWAY:
+            raise _UnreachableError(detail) from None
     raise (BadJobError if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY else ClientError)(detail)

@@ -2,6 +2,7 @@
 
     RunnerError
     ├── BadJobError              the job cannot be run as it was written
+    ├── ConfigError              a setting is wrong
     ├── InputError               something that was named cannot be read or reached
     ├── ClientError              the service cannot be found, does not answer, or refuses
     ├── LogError                 the log cannot be made or written
@@ -24,7 +25,8 @@
         ├── StateError           its state cannot be read, written or moved like that
         ├── BusyError            too many jobs wait
         ├── RequestReusedError   a client's name for one submission was used for another one
-        └── DrainingError        it is stopping and takes no more jobs
+        ├── WrongModeError       it is on its way out, and cannot do something else
+        └── StoppingError        it is stopping and takes no more jobs
 
 Every message is a sentence with the cause and, where there is one, the next step. A script that fails is not an error:
 see `runner.outcome`.
@@ -43,6 +45,10 @@ class BadJobError(RunnerError):
     def __init__(self, message: str, *, field: tuple[int | str, ...] = ()) -> None:
         super().__init__(f"{'.'.join(map(str, field))}: {message}" if field else message)
         self.field = field
+
+
+class ConfigError(RunnerError):
+    """Settings are wrong; the message names each, by where it was said."""
 
 
 class InputError(RunnerError):
@@ -133,5 +139,9 @@ class RequestReusedError(ServiceError):
     """A client's name for one submission was used for another one."""
 
 
-class DrainingError(ServiceError):
+class WrongModeError(ServiceError):
+    """The service is on its way out, and cannot drain or resume."""
+
+
+class StoppingError(ServiceError):
     """The service is stopping and takes no more jobs."""

@@ -29,6 +29,8 @@ MIN_SECRET: Final = 6
 #: Lines of all secrets together.
 MAX_SECRET_LINES: Final = 500
 MAX_LABELS: Final = 20
+#: Most often that a job is started again.
+MAX_RETRY: Final = 3
 #: Highest priority; the lowest is its negative.
 MAX_PRIORITY: Final = 100
 
@@ -75,6 +77,8 @@ class Job:
     setup_timeout: float | None = None
     #: Run one after the other, in one sandbox.
     steps: tuple[Step, ...] = ()
+    #: How often it may be started again when a sandbox was lost under it, or none could be made.
+    retry: int = 0
 
     def __post_init__(self) -> None:
         if self.steps:
@@ -88,6 +92,7 @@ class Job:
         for timeout in (self.timeout, self.queue_timeout, self.setup_timeout):
             _check_timeout(timeout)
         _check_priority(self.priority)
+        _check_retry(self.retry)
         _check_labels(self.labels)
         object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
         object.__setattr__(self, "secrets", MappingProxyType(dict(self.secrets)))
@@ -118,6 +123,7 @@ def to_json(job: Job) -> dict[str, object]:
         "queue_timeout": job.queue_timeout,
         "setup_timeout": job.setup_timeout,
         "steps": [steps.to_json(step) for step in job.steps],
+        "retry": job.retry,
     }
 
 
@@ -153,6 +159,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "queue_timeout": (int, float, type(None)),
     "setup_timeout": (int, float, type(None)),
     "steps": (list,),
+    "retry": (int,),
 }
 
 
@@ -288,6 +295,11 @@ def _check_timeout(timeout: float | None) -> None:
 def _check_priority(priority: int) -> None:
     if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
         raise BadJobError(f"A priority of {priority} is not possible. Give one from -{MAX_PRIORITY} to {MAX_PRIORITY}.")
+
+
+def _check_retry(retry: int) -> None:
+    if not 0 <= retry <= MAX_RETRY:
+        raise BadJobError(f"{retry} retries are not possible. Give 0 to {MAX_RETRY}.")
 
 
 def _check_labels(labels: frozenset[str]) -> None:

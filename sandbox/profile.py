@@ -1,9 +1,11 @@
 """A profile: the named limits and policy under which sandboxes are made."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
+from pydantic import ByteSize, Field, field_validator, model_validator
+
+from sandbox.settings.model import About, Section
 
 _GIB = 1024**3
 
@@ -35,18 +37,18 @@ class Network(StrEnum):
     """Nothing."""
 
 
-class Profile(BaseModel):
+class Profile(Section):
     """Limits and policy of one kind of sandbox. Every field has a default that suits a small CI host."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    live: ClassVar = True
 
-    image: Annotated[str, Field(min_length=1)] = "sandbox:latest"
+    image: Annotated[str, Field(min_length=1), About(also="SANDBOX_IMAGE")] = "sandbox:latest"
     """Image of the sandbox; it must be on the engine already, the keeper never pulls."""
 
-    runtime: Annotated[str, Field(min_length=1)] = "sysbox-runc"
+    runtime: Annotated[str, Field(min_length=1), About(also="SANDBOX_RUNTIME")] = "sysbox-runc"
     """OCI runtime, as registered with the engine. There is no fallback to another one."""
 
-    warm: Annotated[int, Field(ge=1, le=100)] = 2
+    warm: Annotated[int, Field(ge=1, le=100), About(also="SANDBOX_WARM")] = 2
     """How many sandboxes are kept, lent ones included."""
 
     cpus: Annotated[float, Field(gt=0)] | None = None

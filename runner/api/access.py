@@ -2,6 +2,9 @@
 
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
+import logging
+import math
+import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated, Final
@@ -10,8 +13,11 @@ from fastapi import Request, Security
 from fastapi.security import HTTPBearer
 
 from runner.api.problems import ApiError
+from runner.api.rate import Buckets
 from runner.api.token import Token
 from runner.store.tokens import Scope, TokenFacts, Tokens
+
+_logger = logging.getLogger(__name__)
 
 #: The token in the state folder: it may do everything, and is there to create the others.
 FIRST: Final = TokenFacts("first", "the operator", frozenset(Scope), 0.0, None)
@@ -22,9 +28,10 @@ _DOCUMENTED: Final = HTTPBearer(auto_error=False, description="A token of `runne
 class Access:
     """Tells who a request comes from."""
 
-    def __init__(self, first: Token, tokens: Tokens) -> None:
+    def __init__(self, first: Token, tokens: Tokens, buckets: Buckets) -> None:
         self._first = first
         self._tokens = tokens
+        self._buckets = buckets
 
     def needs(self, scope: Scope) -> Callable[..., Awaitable[TokenFacts]]:
         """Return the dependency that lets only clients with a scope in."""
@@ -33,11 +40,23 @@ class Access:
             request: Request, _documented: Annotated[object, Security(_DOCUMENTED, scopes=[scope])] = None
         ) -> TokenFacts:
             client = self._client(request.headers.get("authorization"))
+            self._slow_down(client)
             if scope not in client.scopes:
+                _logger.info("%s may not %s %s: no scope %s", client.who, request.method, request.url.path, scope)
                 raise ApiError(HTTPStatus.FORBIDDEN, f"The token may not do this: it lacks the scope `{scope}`.")
             return client
 
         return caller
+
+    def _slow_down(self, client: TokenFacts) -> None:
+        wait = self._buckets.take(client.id, time.monotonic())
+        if wait:
+            seconds = math.ceil(wait)
+            raise ApiError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"The token asks more often than {self._buckets.rate:g} times in a second. Ask again in {seconds} s.",
+                {"Retry-After": str(seconds)},
+            )
 
     def _client(self, header: str | None) -> TokenFacts:
         if self._first.admits(header):

@@ -3,42 +3,46 @@
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
 from http import HTTPStatus
-from importlib.metadata import version
+from typing import Final
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 
-from runner.api import jobs, tokens
+from runner.api import jobs, operation, tokens
 from runner.api.access import Access
-from runner.api.models import Status
 from runner.api.problems import PROBLEMS, ApiError, add_problems
+from runner.api.rate import Buckets
+from runner.api.server import Works
 from runner.api.token import Token
 from runner.service.service import Service
-from runner.store.tokens import Scope, Tokens
+from runner.store.tokens import Tokens
+
+#: Far more than a client needs that waits for answers, and far less than what would hold up all others.
+REQUEST_RATE: Final = 200.0
+REQUEST_BURST: Final = 1000
 
 
-def make_app(service: Service, first: Token, clients: Tokens) -> FastAPI:
-    """Make the application for one service, with the token that is always there and those of its clients."""
-    access = Access(first, clients)
+def make_app(
+    service: Service,
+    first: Token,
+    clients: Tokens,
+    works: Works | None = None,
+    *,
+    rate: float = REQUEST_RATE,
+    burst: int = REQUEST_BURST,
+) -> FastAPI:
+    """Make the application for one service, with the token that is always there and those of its clients.
+
+    `works` is what is drained and stopped with it, itself included, where that is more than the service. Each client
+    may ask `burst` times at once, and `rate` times in each second.
+    """
+    access = Access(first, clients, Buckets(rate, burst))
     app = FastAPI(title="sandbox-runner", version="1", docs_url=None, redoc_url=None, responses=PROBLEMS)
     _add_health(app, service)
     app.include_router(jobs.make_router(service, access))
     app.include_router(tokens.make_router(clients, access))
+    app.include_router(operation.make_router(service, works or service, access))
     add_problems(app)
-    _add_status(app, service, access)
     return app
-
-
-def _add_status(app: FastAPI, service: Service, access: Access) -> None:
-    @app.get("/v1/status", dependencies=[Depends(access.needs(Scope.READ))])
-    async def status() -> Status:
-        """Say how the service is."""
-        return Status(
-            version=version("sandbox-runner"),
-            draining=service.draining,
-            slots=service.slots,
-            running=service.running,
-            waiting=service.records.waiting,
-        )
 
 
 def _add_health(app: FastAPI, service: Service) -> None:
@@ -48,7 +52,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
     @app.get("/ready")
     async def ready() -> dict[str, str]:
-        if service.draining:
+        if not service.mode.takes:
             raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "The runner is stopping and takes no more jobs.")
         if not service.reconciled:
             raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "The runner starts, and looks for what it left running.")

@@ -4,14 +4,15 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import ValidationError
 
+from runner import outcome as outcomes
+from runner.api import bodies, logs
 from runner.api.access import Access
 from runner.api.models import JobPage, JobRequest, JobView
 from runner.api.problems import ApiError
@@ -41,15 +42,15 @@ def make_router(service: Service, access: Access) -> APIRouter:
 
     jobs = APIRouter(prefix="/v1/jobs")
 
-    @jobs.post("", status_code=HTTPStatus.ACCEPTED, openapi_extra=_body(JobRequest))
+    @jobs.post("", status_code=HTTPStatus.ACCEPTED, openapi_extra=bodies.described(JobRequest))
     async def submit(
         request: Request, client: Annotated[TokenFacts, Depends(submitter)], idempotency_key: IdempotencyKey = None
     ) -> JobView:
         """Take a job. With an Idempotency-Key that was used before it is the same job, if the body is the same."""
-        body = await _bounded_body(request)
+        body = await bodies.read(request, MAX_BODY)
         name = submission.Request(idempotency_key, body) if idempotency_key else None
-        record = await service.submit(_parse(body).to_job(), name)
-        _logger.info("job %s: submitted by %s", record.id, client.name)
+        record = await service.submit(bodies.parse(body, JobRequest).to_job(), name)
+        _logger.info("job %s: submitted by %s", record.id, client.who)
         return _view(service, record.id)
 
     @jobs.get("", dependencies=[reader])
@@ -66,18 +67,31 @@ def make_router(service: Service, access: Access) -> APIRouter:
 
     @jobs.get("/{job_id}/log", dependencies=[reader], response_class=StreamingResponse)
     async def log(
+        request: Request,
         record: Annotated[Record, Depends(found)],
         offset: Annotated[int, Query(ge=0, le=1 << 62)] = 0,
         follow: bool = False,
+        last_event_id: Annotated[str | None, Header(pattern=r"^[0-9]{1,18}$")] = None,
     ) -> StreamingResponse:
+        """Send a log from a byte offset on: as bytes, or as events where `Accept` asks for `text/event-stream`.
+
+        Events follow the log to its end; the last one has the outcome.
+        """
+        if "text/event-stream" in request.headers.get("accept", ""):
+            events = _events(record, int(last_event_id) if last_event_id else offset)
+            return StreamingResponse(events, headers={"Cache-Control": "no-store"}, media_type="text/event-stream")
         content: AsyncIterator[bytes] = record.follow(offset) if follow else _now(record, offset)
-        return StreamingResponse(content, media_type="application/octet-stream")
+        headers = {"Vary": "Accept, Accept-Encoding"}
+        if logs.accepts_gzip(request.headers.get("accept-encoding", "")):
+            content, headers["Content-Encoding"] = logs.gzipped(content), "gzip"
+        return StreamingResponse(content, headers=headers, media_type="application/octet-stream")
 
     @jobs.post("/{job_id}/cancel", status_code=HTTPStatus.ACCEPTED)
     async def cancel(
         client: Annotated[TokenFacts, Depends(submitter)], record: Annotated[Record, Depends(found)]
     ) -> JobView:
         """Ask for a job's end. It has not ended yet when this returns."""
+        _logger.info("job %s: cancelled by %s", record.id, client.who)
         await service.cancel(record, client.name)
         return _view(service, record.id)
 
@@ -95,42 +109,20 @@ def _unknown() -> ApiError:
     return ApiError(HTTPStatus.NOT_FOUND, "There is no job of that id; the oldest ones are forgotten.")
 
 
-async def _bounded_body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A request has {MAX_BODY} bytes at most.")
-    return bytes(body)
-
-
-def _parse(body: bytes) -> JobRequest:
-    try:
-        return JobRequest.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the body"
-        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{where}: {first['msg']}.") from None
-
-
-def _body(model: type[JobRequest]) -> dict[str, object]:
-    """Describe a body that is read by hand, with a bound, for the OpenAPI document."""
-    schema = model.model_json_schema()
-    inlined = _inlined(schema, schema.pop("$defs", {}))
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
-
-
-def _inlined(schema: object, definitions: Mapping[str, object]) -> object:
-    """Return a schema without references, which would not lead anywhere in the document."""
-    if isinstance(schema, list):
-        return [_inlined(part, definitions) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if name := schema.get("$ref"):
-        return _inlined(definitions[str(name).rpartition("/")[2]], definitions)
-    return {key: _inlined(part, definitions) for key, part in schema.items()}
-
-
 async def _now(record: Record, offset: int) -> AsyncIterator[bytes]:
     for data in record.read(offset):
         yield data
+
+
+async def _events(record: Record, offset: int) -> AsyncIterator[bytes]:
+    events = logs.Events(offset)
+
+    async def all_of_them() -> AsyncIterator[bytes]:
+        async for data in record.follow(offset):
+            if event := events.log(data):
+                yield event
+        if last := events.end(outcomes.to_json(record.outcome) if record.outcome else None):
+            yield last
+
+    async for event in logs.with_pulse(all_of_them(), logs.PULSE):
+        yield event

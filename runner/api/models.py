@@ -10,6 +10,8 @@ from runner import outcome as outcomes
 from runner import steps
 from runner.errors import BadJobError
 from runner.job import Job
+from runner.service.mode import Mode
+from runner.service.watermark import Disk
 from runner.steps import Step, StepProgress, StepState
 from runner.store.jobs import Summary
 from runner.store.states import JobState
@@ -83,6 +85,8 @@ class JobRequest(BaseModel):
     """Seconds that it may wait in the queue."""
     setup_timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds from there to the start of the script."""
+    retry: Annotated[int, Field(ge=0, le=3)] = 0
+    """How often it may be started again when a sandbox was lost under it, or none could be made."""
 
     def to_job(self) -> Job:
         """Raises BadJobError when it cannot be run as written."""
@@ -99,6 +103,7 @@ class JobRequest(BaseModel):
             labels=frozenset(self.labels),
             queue_timeout=self.queue_timeout,
             setup_timeout=self.setup_timeout,
+            retry=self.retry,
         )
 
 
@@ -118,10 +123,32 @@ class Status(BaseModel):
     """The service itself."""
 
     version: str
-    draining: bool
+    mode: Mode
+    """What it does with jobs."""
+    drained_by: str | None
+    """Who keeps what waits from starting, over restarts; none when it may start."""
+    drained_since: float | None
+    """Seconds since the epoch."""
     slots: int
     running: int
+    gitlab_running: int
+    """GitLab's jobs that have a sandbox, or are about to."""
     waiting: int
+    disk: Disk
+    """Of the state folder. While it is low nothing new starts, and when it is full no jobs are taken either."""
+    disk_free: int
+    """Bytes."""
+    held: str
+    """Why nothing that waits may start; empty when it may."""
+
+
+class StopRequest(BaseModel):
+    """How to stop."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    force: bool = False
+    """End what runs."""
 
 
 class TokenRequest(BaseModel):
@@ -192,6 +219,8 @@ class JobView(BaseModel):
     """How it ended: name, exit code, sentence and what belongs to the kind of outcome."""
     steps: list[StepView]
     """How far its steps are."""
+    retries: int
+    """How often it was started again."""
 
     @classmethod
     def of(cls, job: Summary) -> JobView:
@@ -204,4 +233,5 @@ class JobView(BaseModel):
             priority=job.priority,
             outcome=outcomes.to_json(job.outcome) if job.outcome else None,
             steps=[StepView.of(step) for step in job.steps],
+            retries=job.retries,
         )

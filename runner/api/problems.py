@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -11,13 +12,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from runner.errors import BadJobError, BusyError, DrainingError, RequestReusedError, RunnerError
+from runner.errors import BadJobError, BusyError, RequestReusedError, RunnerError, StoppingError, WrongModeError
 
 _STATUS: Final = {
     BadJobError: HTTPStatus.UNPROCESSABLE_ENTITY,
     BusyError: HTTPStatus.TOO_MANY_REQUESTS,
-    DrainingError: HTTPStatus.SERVICE_UNAVAILABLE,
+    StoppingError: HTTPStatus.SERVICE_UNAVAILABLE,
     RequestReusedError: HTTPStatus.CONFLICT,
+    WrongModeError: HTTPStatus.CONFLICT,
 }
 
 
@@ -38,9 +40,10 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
 class ApiError(Exception):
     """A request that cannot be answered: the status, and a sentence with cause and next step."""
 
-    def __init__(self, status: HTTPStatus, detail: str) -> None:
+    def __init__(self, status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status = status
+        self.headers = headers
 
 
 def add_problems(app: FastAPI) -> None:
@@ -48,7 +51,7 @@ def add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def api_error(_request: Request, error: ApiError) -> Response:
-        return _problem(error.status, str(error))
+        return _problem(error.status, str(error), error.headers)
 
     @app.exception_handler(RunnerError)
     async def runner_error(_request: Request, error: RunnerError) -> Response:
@@ -64,6 +67,6 @@ def add_problems(app: FastAPI) -> None:
         return _problem(HTTPStatus(error.status_code), f"{error.detail}. The API is described at /openapi.json.")
 
 
-def _problem(status: HTTPStatus, detail: str) -> JSONResponse:
+def _problem(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     problem = Problem(title=status.phrase, status=status, detail=detail)
-    return JSONResponse(problem.model_dump(), status, media_type="application/problem+json")
+    return JSONResponse(problem.model_dump(), status, headers, media_type="application/problem+json")

@@ -1,4 +1,4 @@
-"""Serves the API for as long as the service works, and turns signals into drain and stop."""
+"""Serves the API for as long as the service works, and has signals and the clock stop it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from runner.errors import InputError, StateError
+from runner.service.mode import Mode
 
 _logger = logging.getLogger(__name__)
 
@@ -57,15 +58,20 @@ class Works(Protocol):
     """What is served while it works: see `Service`."""
 
     @property
-    def draining(self) -> bool:
-        """Whether no more jobs are taken."""
+    def mode(self) -> Mode:
+        """What is done with jobs."""
         ...
 
-    def drain(self) -> None:
-        """Take no more jobs."""
+    @property
+    def running(self) -> int:
+        """How many jobs run."""
+        ...
 
-    def stop(self, why: str) -> None:
-        """End what runs."""
+    def stop(self) -> None:
+        """Take no more jobs and start none; end when nothing runs."""
+
+    def abort(self, why: str) -> None:
+        """As `stop`, and end what runs."""
 
     def detach(self) -> None:
         """Leave what runs running."""
@@ -74,13 +80,26 @@ class Works(Protocol):
         """Work until there is nothing to do."""
 
 
-async def serve(service: Works, app: FastAPI, host: str, port: int, tls: Tls | None = None) -> None:
+async def serve(
+    service: Works,
+    app: FastAPI,
+    host: str,
+    port: int,
+    tls: Tls | None = None,
+    max_run_time: float | None = None,
+    reread: Callable[[], None] | None = None,
+) -> None:
     """Serve until the service has no more work after a signal. Raises StateError when the address cannot be used.
 
-    TERM and INT drain: running and waiting jobs end first. A second one, or QUIT, ends them. USR1 detaches: running
-    jobs go on in their sandboxes and waiting ones wait, for the next life of the service.
+    TERM and INT stop: running jobs end first, and waiting ones wait for the next life of the service. A second one, or
+    QUIT, ends what runs. USR1 detaches: running jobs go on in their sandboxes. After `max_run_time` seconds it stops
+    by itself. HUP calls `reread`.
     """
     _handle_signals(service)
+    if reread:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reread)
+    if max_run_time is not None:
+        asyncio.get_running_loop().call_later(max_run_time, _time_is_over, service, max_run_time)
     config = uvicorn.Config(
         app,
         host=host,
@@ -111,16 +130,21 @@ async def _serve(server: uvicorn.Server, host: str, port: int) -> None:
         ) from error
 
 
+def _time_is_over(service: Works, seconds: float) -> None:
+    _logger.info("stopping: the runner has run for %g s, and was told to run no longer", seconds)
+    service.stop()
+
+
 def _handle_signals(service: Works) -> None:
     loop = asyncio.get_running_loop()
 
-    def drain_or_stop() -> None:
-        if service.draining:
-            service.stop("it was told twice to stop.")
+    def stop_or_abort() -> None:
+        if service.mode.takes:
+            service.stop()
         else:
-            service.drain()
+            service.abort("it was told twice to stop.")
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, drain_or_stop)
-    loop.add_signal_handler(signal.SIGQUIT, service.stop, "it was told to stop at once.")
+        loop.add_signal_handler(number, stop_or_abort)
+    loop.add_signal_handler(signal.SIGQUIT, service.abort, "it was told to stop at once.")
     loop.add_signal_handler(signal.SIGUSR1, service.detach)

@@ -7,8 +7,9 @@ import logging
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
+from runner.api import bodies
 from runner.api.access import Access
 from runner.api.models import NewToken, TokenRequest, TokenView
 from runner.api.problems import ApiError
@@ -22,12 +23,13 @@ def make_router(tokens: Tokens, access: Access) -> APIRouter:
     admitted = access.needs(Scope.ADMIN)
     router = APIRouter(prefix="/v1/tokens", dependencies=[Depends(admitted)])
 
-    @router.post("", status_code=HTTPStatus.CREATED)
-    async def create(request: TokenRequest, admin: Annotated[TokenFacts, Depends(admitted)]) -> NewToken:
+    @router.post("", status_code=HTTPStatus.CREATED, openapi_extra=bodies.described(TokenRequest))
+    async def create(request: Request, admin: Annotated[TokenFacts, Depends(admitted)]) -> NewToken:
         """Make a token. The answer is the only place where it can be read."""
-        seconds = None if request.days is None else request.days * 24 * 3600
-        facts, token = await asyncio.to_thread(tokens.create, request.name, request.scopes, seconds)
-        _logger.info("token %s for %r was created by %s", facts.id, facts.name, admin.name)
+        wanted = bodies.parse(await bodies.read(request, bodies.SMALL), TokenRequest)
+        seconds = None if wanted.days is None else wanted.days * 24 * 3600
+        facts, token = await asyncio.to_thread(tokens.create, wanted.name, wanted.scopes, seconds)
+        _logger.info("token %s for %r was created by %s", facts.id, facts.name, admin.who)
         return NewToken(**TokenView.of(facts).model_dump(), token=token)
 
     @router.get("")
@@ -40,6 +42,6 @@ def make_router(tokens: Tokens, access: Access) -> APIRouter:
         """Have a token be worth nothing from now on."""
         if not await asyncio.to_thread(tokens.revoke, token_id):
             raise ApiError(HTTPStatus.NOT_FOUND, "There is no token of that id. `runner token ls` has them.")
-        _logger.info("token %s was revoked by %s", token_id, admin.name)
+        _logger.info("token %s was revoked by %s", token_id, admin.who)
 
     return router

@@ -84,6 +84,8 @@ def show(job: JobId, as_json: AsJson = False) -> None:
         print(json.dumps(view))
         return
     print(f"{view['id']}: {view['state']}, trust key {view['trust_key']}, submitted {when(view['submitted'])}")
+    if view["retries"]:
+        print(f"started again {view['retries']} times: its sandbox was lost, or none could be made")
     if view["steps"]:
         table(["STEP", "STATE", "EXIT CODE", "SECONDS"], map(_step, view["steps"]))
     if view["outcome"]:
@@ -110,18 +112,6 @@ def cancel(job: JobId, as_json: AsJson = False) -> None:
     with client() as service:
         view = service.cancel(job)
     print(json.dumps(view) if as_json else f"{view['id']}: {view['state']}")
-
-
-@app.command()
-def status(as_json: AsJson = False) -> None:
-    """Say how the service is."""
-    with client() as service:
-        view = service.status()
-    if as_json:
-        print(json.dumps(view))
-        return
-    draining = ", takes no more" if view["draining"] else ""
-    print(f"runner {view['version']}: {view['running']} of {view['slots']} jobs run, {view['waiting']} wait{draining}")
 
 
 @contextmanager

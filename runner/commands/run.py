@@ -6,30 +6,23 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from runner import outcome as outcomes
-from runner.commands.options import (
-    DEFAULT_KNOWN_HOSTS,
-    Addresses,
-    AddressState,
-    Folder,
-    Identity,
-    KeeperSocket,
-    KnownHosts,
-    source_of,
-)
+from runner.commands.options import source_of
+from runner.config.load import load
+from runner.config.options import given_settings, takes_settings
 from runner.errors import BadJobError, InputError
 from runner.execution.options import Settings
 from runner.job import MAX_SCRIPT, Job
-from runner.keeper_leases import DEFAULT_KEEPER
 
 app = typer.Typer()
 
 
 @app.command(context_settings={"allow_interspersed_args": False})
+@takes_settings(only="sandboxes")
 def run(
     script: Annotated[str, typer.Argument(help="The script's file; - for standard input.")],
     args: Annotated[list[str] | None, typer.Argument(help="The script's arguments, after --.")] = None,
@@ -45,12 +38,7 @@ def run(
     ] = "default",
     wait: Annotated[float, typer.Option(min=0, max=3600, help="Seconds to wait for a free sandbox.")] = 600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Outcome on stdout as JSON; the log goes to stderr.")] = False,
-    keeper: KeeperSocket = DEFAULT_KEEPER,
-    address: Addresses = None,
-    identity: Identity = None,
-    known_hosts: KnownHosts = DEFAULT_KNOWN_HOSTS,
-    address_state: AddressState = None,
-    folder: Folder = None,
+    **given: Any,  # noqa: ANN401 - the options of what names sandboxes
 ) -> None:
     """Run a script in a sandbox, its log live, and exit with its exit code.
 
@@ -67,7 +55,7 @@ def run(
         trust_key=trust_key,
         timeout=timeout,
     )
-    source = source_of(keeper, address, identity, known_hosts, address_state, folder)
+    source = source_of(load(None, options=given_settings(given), only="sandboxes").config.sandboxes)
     settings = source.adapt(Settings(lend_wait=wait, source_deadline=0))
     outcome = asyncio.run(run_script(source.leases, job, settings, as_json=as_json))
     raise typer.Exit(outcomes.exit_code(outcome))

@@ -6,138 +6,71 @@ import asyncio
 import logging
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runner.commands.options import (
-    DEFAULT_KNOWN_HOSTS,
-    DEFAULT_LISTEN,
-    Addresses,
-    AddressState,
-    Folder,
-    Identity,
-    KeeperSocket,
-    KnownHosts,
-    source_of,
-)
-from runner.errors import BadJobError
+from runner.commands.options import source_of
+from runner.config.load import load
+from runner.config.options import given_settings, takes_settings
+from runner.errors import ConfigError
 from runner.execution.options import Settings
-from runner.keeper_leases import DEFAULT_KEEPER
+from sandbox.settings.loaded import later
 
 if TYPE_CHECKING:
+    from runner.config.model import Config, GitLab
     from runner.gitlab.options import Options as GitLabOptions
-    from runner.sources import Source
+    from runner.service.service import Service
+    from sandbox.settings.loaded import Loaded
 
 app = typer.Typer()
-
-DEFAULT_STATE: Final = Path("/var/lib/runner")
+_logger = logging.getLogger("runner")
 
 
 @app.command()
+@takes_settings()
 def serve(
-    listen: Annotated[str, typer.Option(help="HOST:PORT of the API.")] = DEFAULT_LISTEN,
-    state: Annotated[Path, typer.Option(help="Folder for the API token, jobs, logs and outcomes.")] = DEFAULT_STATE,
-    slots: Annotated[int, typer.Option(min=1, max=1000, help="Jobs at once.")] = 2,
-    per_key: Annotated[int | None, typer.Option(min=1, help="Jobs of one trust key at once; as many as slots.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="What jobs may ask for; several times for more.")] = None,
-    tls_certificate: Annotated[
-        Path | None, typer.Option(envvar="RUNNER_TLS_CERTIFICATE", help="Serve HTTPS with this certificate (PEM).")
+    configuration: Annotated[
+        Path | None,
+        typer.Option("--config", help="Configuration file (TOML). Default: /etc/runner/runner.toml, if it is there."),
     ] = None,
-    tls_key: Annotated[Path | None, typer.Option(envvar="RUNNER_TLS_KEY", help="Its key (PEM).")] = None,
-    keeper: KeeperSocket = DEFAULT_KEEPER,
-    address: Addresses = None,
-    identity: Identity = None,
-    known_hosts: KnownHosts = DEFAULT_KNOWN_HOSTS,
-    address_state: AddressState = None,
-    folder: Folder = None,
-    gitlab_socket: Annotated[
-        Path | None, typer.Option(envvar="RUNNER_GITLAB_SOCKET", help="Where to listen for hooks of gitlab-runner.")
-    ] = None,
-    gitlab_grace: Annotated[
-        float, typer.Option(min=0, max=300, help="Seconds between TERM and KILL for what a GitLab job's stage started.")
-    ] = 5.0,
-    gitlab_image: Annotated[
-        list[str] | None, typer.Option(help="Pattern of images that GitLab jobs may use (again for more).")
-    ] = None,
-    gitlab_map_image: Annotated[
-        list[str] | None, typer.Option(help="BEGINNING=REPLACEMENT in the names of their images (again for more).")
-    ] = None,
-    gitlab_pull_policy: Annotated[
-        list[str] | None, typer.Option(help="For images of jobs that name none (again for more to try).")
-    ] = None,
-    gitlab_cache: Annotated[Path | None, typer.Option(help="Folder for caches of GitLab jobs.")] = None,
-    gitlab_cache_bytes: Annotated[int, typer.Option(min=0, help="How much is kept there.")] = 20 * 1024**3,
-    gitlab_helper: Annotated[
-        Path | None, typer.Option(help="A gitlab-runner or gitlab-runner-helper that jobs are given.")
-    ] = None,
+    **given: Any,  # noqa: ANN401 - the options of all settings
 ) -> None:
     """Run as a service: take jobs over HTTP, run each in a sandbox, keep logs and outcomes.
 
-    TERM drains: no more jobs are taken, and those that were taken end first. A second TERM, or QUIT, ends them.
+    Settings come from the file, above it the environment, above that options: docs/configuration.md has all of them.
+
+    TERM stops: no more jobs are taken, those that run end first, and those that wait are there for the next life on the
+    same --state. A second TERM, or QUIT, ends what runs. So does `runner stop`, with and without --force.
 
     USR1 detaches, for a restart or an upgrade: the service exits within seconds and leaves running jobs running and
     waiting ones waiting. Started again with the same --state, it goes on with them. So it does after a crash.
+
+    HUP reads the settings anew and takes up those that are live. A file with a mistake changes nothing.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise BadJobError(f"--listen {listen} is not HOST:PORT, such as {DEFAULT_LISTEN}.")
-    if (tls_certificate is None) != (tls_key is None):
-        raise BadJobError("--tls-certificate and --tls-key belong together. Give both, or none for HTTP.")
-    if gitlab_socket and address:
-        raise BadJobError("GitLab's jobs need a keeper's sandboxes. Leave out --gitlab-socket, or --address.")
-    tls = (tls_certificate, tls_key) if tls_certificate and tls_key else None
-    gitlab = _gitlab(
-        gitlab_socket,
-        gitlab_grace,
-        (gitlab_image or [], gitlab_map_image or [], gitlab_pull_policy or []),
-        (gitlab_cache, gitlab_cache_bytes),
-        gitlab_helper,
-    )
-    serving = _Serving(host, int(port), tls, state, slots, per_key, label or [], gitlab)
-    asyncio.run(_serve(serving, source_of(keeper, address, identity, known_hosts, address_state, folder)))
+    read = partial(load, configuration, options=given_settings(given))
+    asyncio.run(_serve(read(), read))
 
 
-def _gitlab(
-    socket: Path | None,
-    grace: float,
-    images: tuple[list[str], list[str], list[str]],
-    cache: tuple[Path | None, int],
-    helper: Path | None,
-) -> GitLabOptions:
+def _gitlab(settings: GitLab) -> GitLabOptions:
     from runner.gitlab.containers.policy import ImagePolicy  # noqa: PLC0415 - `runner run` does not pay for it
     from runner.gitlab.options import Options  # noqa: PLC0415
     from runner.gitlab.store import CacheStore  # noqa: PLC0415
 
-    folder, limit = cache
     return Options(
-        socket=socket,
-        settings=Settings(grace=grace),
-        images=ImagePolicy.parse(*images),
-        caches=CacheStore(folder, limit) if folder else None,
-        helper=helper,
+        socket=settings.socket,
+        settings=Settings(grace=settings.grace),
+        images=ImagePolicy.parse(settings.images, settings.map_images, settings.pull_policies),
+        caches=CacheStore(settings.cache, int(settings.cache_bytes)) if settings.cache else None,
+        helper=settings.helper,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Serving:
-    """How to serve."""
-
-    host: str
-    port: int
-    #: Certificate and key, for HTTPS.
-    tls: tuple[Path, Path] | None
-    state: Path
-    slots: int
-    per_key: int | None
-    labels: list[str]
-    gitlab: GitLabOptions
-
-
-async def _serve(how: _Serving, source: Source) -> None:
+async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> None:
     from runner.api.app import make_app  # noqa: PLC0415 - `runner run` does not pay for the web framework
     from runner.api.server import Tls  # noqa: PLC0415
     from runner.api.server import serve as serve_api  # noqa: PLC0415
@@ -149,15 +82,36 @@ async def _serve(how: _Serving, source: Source) -> None:
     from runner.service.service import SETTINGS, Service  # noqa: PLC0415
     from runner.service.standby import Standby  # noqa: PLC0415
 
-    tls = Tls(*how.tls) if how.tls else None
-    home = Home(how.state)
-    records, token = Records(home.jobs, home.logs), Token(home.token)
-    noted = NotedLeases(source.leases, home.leases, how.slots)
+    config = loaded.config
+    for remark in loaded.remarks:
+        _logger.warning("%s", remark)
+    source = source_of(config.sandboxes)
+    gitlab = _gitlab(config.gitlab)
+    tls = Tls(config.tls.certificate, config.tls.key) if config.tls.certificate and config.tls.key else None
+    home, jobs = Home(config.state), config.jobs
+    records, token = Records(home.jobs, home.logs), Token(home.token, config.api.token)
+    noted = NotedLeases(source.leases, home.leases, jobs.slots)
     standby = Standby(noted, source.ready) if source.ready else None
-    service = Service(noted, records, how.slots, standby, source.adapt(SETTINGS), how.per_key, how.labels)
-    where = f"{'https' if tls else 'http'}://{how.host}:{how.port}"
-    logging.getLogger("runner").info("serving on %s; the API token is in %s", where, home.token)
-    working = beside(service, source.leases, home.gitlab, how.gitlab)
-    await serve_api(working, make_app(service, token, home.tokens), how.host, how.port, tls)
+    service = Service(noted, records, jobs.slots, standby, source.adapt(SETTINGS), jobs.per_key, jobs.labels)
+    where = f"{'https' if tls else 'http'}://{config.api.listen}"
+    _logger.info("serving on %s; the API token is in %s", where, home.token)
+    working = beside(service, source.leases, home.gitlab, gitlab)
+    app = make_app(service, token, home.tokens, working)
+    reread = partial(_reread, service, loaded, read)
+    await serve_api(working, app, config.api.host, config.api.port, tls, jobs.max_run_time, reread)
     logging.shutdown()
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes
+
+
+def _reread(service: Service, started: Loaded[Config], read: Callable[[], Loaded[Config]]) -> None:
+    """Take up what is live. Whatever is wrong, nothing of it is taken up, and the service goes on as it was."""
+    try:
+        said = read()
+    except ConfigError as error:
+        _logger.error("the configuration was left as it was: %s", error)  # noqa: TRY400 - a sentence
+        return
+    jobs = said.config.jobs
+    service.follow(jobs.slots, jobs.per_key, jobs.labels)
+    _logger.info("the configuration was read anew")
+    if waiting := later(started, said):
+        _logger.warning("not taken up before the next start: %s", ", ".join(waiting))

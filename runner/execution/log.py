@@ -37,9 +37,13 @@ class Log:
         limit: int = DEFAULT_LIMIT,
         redactor: Redactor | None = None,
         *,
+        start: int = 0,
         flags: int = os.O_CREAT | os.O_EXCL,
     ) -> None:
-        """Make the file, readable for its owner only. Errors: LogError, also when it exists already."""
+        """Make the file, readable for its owner only. Errors: LogError, also when it exists already.
+
+        `start` is where the attempt's own part begins: what is before is of another attempt, and not part of `limit`.
+        """
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
         except OSError as error:
@@ -51,9 +55,11 @@ class Log:
         self.size = self.output = os.fstat(self._file).st_size
         #: Bytes of output that came in. A masked stream has other offsets: it is made again from its first byte on,
         #: and what is in the file already is skipped.
-        self.received = 0 if redactor else self.output
+        own = max(0, self.output - start)
+        self.received = 0 if redactor else own
         self._redactor = redactor
-        self._skipping = self.output if redactor else 0
+        self._skipping = own if redactor else 0
+        self._end = start + limit
         #: Bytes of output that were dropped here.
         self.dropped = 0
         #: Why writing failed; empty when it did not.
@@ -64,9 +70,14 @@ class Log:
         self._waiting: set[asyncio.Event] = set()
 
     @classmethod
-    def reopen(cls, path: Path, limit: int = DEFAULT_LIMIT, redactor: Redactor | None = None) -> Self:
-        """Go on with the file of an earlier life, or a new one: it holds output and nothing else. Errors: LogError."""
-        return cls(path, limit, redactor, flags=os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK)
+    def reopen(
+        cls, path: Path, limit: int = DEFAULT_LIMIT, redactor: Redactor | None = None, *, start: int = 0
+    ) -> Self:
+        """Go on with the file of an earlier life, or a new one: from `start` on, it holds output and nothing else.
+
+        Errors: LogError.
+        """
+        return cls(path, limit, redactor, start=start, flags=os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK)
 
     def append(self, *pieces: bytes | memoryview) -> None:
         """Append output of the script, all pieces with one call to the system where that is possible."""
@@ -89,7 +100,7 @@ class Log:
 
     def _append(self, pieces: Sequence[bytes | memoryview]) -> None:
         size = sum(map(len, pieces))
-        written = self._write(_head(pieces, max(0, self.limit - self.size)))
+        written = self._write(_head(pieces, max(0, self._end - self.size)))
         self.output += written
         self.dropped += size - written
         self._tell()

@@ -9,6 +9,7 @@ from runner.execution.lease import LeaseSource
 from runner.gitlab.jobs import Jobs
 from runner.gitlab.options import Options
 from runner.gitlab.server import Server
+from runner.service.mode import Mode
 from runner.service.service import Service
 
 
@@ -16,7 +17,7 @@ def beside(service: Service, leases: LeaseSource, folder: Path, options: Options
     """Return the service, with GitLab's jobs where hooks are listened for. Needs a running event loop."""
     if options.socket is None:
         return service
-    jobs = Jobs(leases, folder, options)
+    jobs = Jobs(leases, folder, options, lambda: service.held)
     return Beside(service, jobs, Server(options.socket, jobs))
 
 
@@ -29,19 +30,24 @@ class Beside:
         self._server = server
 
     @property
-    def draining(self) -> bool:
-        """Whether no more jobs are taken."""
-        return self._service.draining
+    def mode(self) -> Mode:
+        """See `Service.mode`."""
+        return self._service.mode
 
-    def drain(self) -> None:
-        """See `Service.drain`."""
-        self._service.drain()
-        self._jobs.drain()
+    @property
+    def running(self) -> int:
+        """How many jobs run, of both."""
+        return self._service.running + self._jobs.running
 
-    def stop(self, why: str) -> None:
+    def stop(self) -> None:
         """See `Service.stop`."""
-        self._service.stop(why)
-        self._jobs.stop(why)
+        self._service.stop()
+        self._jobs.stop()
+
+    def abort(self, why: str) -> None:
+        """See `Service.abort`."""
+        self._service.abort(why)
+        self._jobs.abort(why)
 
     def detach(self) -> None:
         """See `Service.detach`."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
-from runner.errors import DetachedError, DrainingError, GitLabError
+from runner.errors import DetachedError, GitLabError, StoppingError
+from runner.execution.cancellation import Cancellation
 from runner.execution.lease import LeaseSource
 from runner.gitlab import record as records
 from runner.gitlab.live import Live
 from runner.gitlab.options import Options
 from runner.gitlab.record import State
 from runner.gitlab.response import GitLabJob, parse
+from runner.gitlab.turn import Listener
 
 _logger = logging.getLogger(__name__)
 
@@ -23,6 +26,11 @@ _logger = logging.getLogger(__name__)
 JOB_VARIABLE: Final = "RUNNER_GITLAB_JOB"
 #: Seconds between two looks for jobs that nobody comes for.
 _INTERVAL: Final = 5.0
+#: Seconds that a job waits while none may start, each of the three times that gitlab-runner tries: with the wait for a
+#: sandbox, that is less than the `prepare_exec_timeout` which `runner gitlab install` writes.
+HELD: Final = 240.0
+_LOOK: Final = 0.5
+_STOPPING: Final = "The runner is stopping and takes no more jobs."
 #: Seconds for what runs to be left in good order.
 _LEAVE_DEADLINE: Final = 5.0
 
@@ -30,15 +38,18 @@ _LEAVE_DEADLINE: Final = 5.0
 class Jobs:
     """Jobs from `config` to `cleanup`, and those whose cleanup never comes."""
 
-    def __init__(self, leases: LeaseSource, folder: Path, options: Options) -> None:
-        """Find the jobs of an earlier life. Needs a running event loop."""
+    def __init__(
+        self, leases: LeaseSource, folder: Path, options: Options, held: Callable[[], str] = lambda: ""
+    ) -> None:
+        """Find the jobs of an earlier life. `held` says why none may start now. Needs a running event loop."""
         self._leases = leases
         self._folder = folder
         self._options = options
         self._live: dict[str, Live] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
-        self._draining = self._detached = False
+        self._stopping = self._detached = False
+        self._held = held
         for record in records.load(folder):
             live = Live(record, leases, options)
             if record.state is State.OVER:
@@ -49,10 +60,10 @@ class Jobs:
             _logger.info("found again: %d GitLab jobs", len(self._live))
 
     def configure(self, response: bytes) -> tuple[Live, dict[str, object]]:
-        """Take a job, and return it and what `config` prints. Errors: DrainingError; ResponseError; GitLabError."""
+        """Take a job, and return it and what `config` prints. Errors: StoppingError; ResponseError; GitLabError."""
         self._check_here()
-        if self._draining:
-            raise DrainingError("The runner is stopping and takes no more jobs.")
+        if self._stopping:
+            raise StoppingError(_STOPPING)
         job = parse(response)
         record, handle = records.create(self._folder, job, response)
         live = self._live[record.name] = Live(record, self._leases, self._options)
@@ -70,6 +81,28 @@ class Jobs:
     def live(self) -> list[Live]:
         """Those that are not over."""
         return list(self._live.values())
+
+    @property
+    def running(self) -> int:
+        """How many have a sandbox, or are about to."""
+        return sum(live.record.state is not State.CONFIGURED for live in self._live.values())
+
+    async def admit(self, live: Live, hook: Listener, cancellation: Cancellation) -> None:
+        """Have a job that has no sandbox wait while none may start. Errors: StoppingError; GitLabError."""
+        deadline = time.monotonic() + HELD
+        told = ""
+        while live.record.state is State.CONFIGURED and (why := self._held()):
+            self._check_here()
+            if self._stopping:
+                raise StoppingError(_STOPPING)
+            if time.monotonic() > deadline:
+                raise GitLabError(f"{why} The job has waited for {HELD:g} s.")
+            if cancellation.cause:
+                return  # what comes next sees it too
+            if why != told:
+                await hook.tell(f"{why} The job waits.")
+                told = why
+            await asyncio.sleep(_LOOK)
 
     def find(self, handle: str) -> Live:
         """Return the job that a handle opens. Errors: GitLabError; DetachedError."""
@@ -108,7 +141,7 @@ class Jobs:
 
     async def work(self) -> None:
         """Sweep, until there are no more jobs to come and the last one is over, or `detach`."""
-        while not self._detached and (not self._draining or self._live or self._tasks):
+        while not self._detached and (not self._stopping or self._live or self._tasks):
             self.sweep()
             await self._news()
         if self._tasks:  # what is left then, a later life does
@@ -120,21 +153,21 @@ class Jobs:
             if live.idle > self._options.idle:
                 self.end(live, f"the sweeper, as no hook came for {self._options.idle:g} s")
 
-    def drain(self) -> None:
+    def stop(self) -> None:
         """Take no more jobs. Idempotent."""
-        self._draining = True
+        self._stopping = True
         self._changed.set()
 
-    def stop(self, why: str) -> None:
+    def abort(self, why: str) -> None:
         """Take no more jobs and end those that were taken. Idempotent."""
-        self.drain()
+        self.stop()
         _logger.info("GitLab's jobs are ended: %s", why)
         for live in self.live:
             self.end(live, "a stop of the runner")
 
     def detach(self) -> None:
         """Take no more jobs and leave those that were taken to the next life. Idempotent."""
-        self.drain()
+        self.stop()
         self._detached = True
         for live in self.live:
             self._do(live.leave())

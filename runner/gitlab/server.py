@@ -165,6 +165,7 @@ class Server:
         live = self._jobs.find(request.handle)
         self._watch(live, manager)
         with live.heard_of():
+            await self._jobs.admit(live, hook, hook.cancellation)
             return await live.prepare(hook, hook.cancellation)
 
     async def _run(self, request: Request, hook: Hook, manager: Manager) -> End:

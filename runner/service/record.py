@@ -12,15 +12,16 @@ from pathlib import Path
 
 from runner import files
 from runner import outcome as outcomes
-from runner.errors import StateError
+from runner.errors import LogError, StateError
 from runner.execution.cancellation import Cancellation
 from runner.execution.log import DEFAULT_LIMIT, Log
 from runner.execution.marker import Marker
 from runner.execution.options import StepNote
 from runner.execution.redact import Redactor
-from runner.outcome import Outcome
+from runner.job import Job
+from runner.outcome import Outcome, SandboxLost, SetupFailed
 from runner.steps import StepProgress, over, waiting
-from runner.store.jobs import Entry, Jobs, Result, fit
+from runner.store.jobs import Earlier, Entry, Jobs, Result, fit
 from runner.store.states import JobState
 
 _logger = logging.getLogger(__name__)
@@ -42,7 +43,10 @@ class Record:
         self.log_path = log_path
         self.cancellation = Cancellation()
         self.finished = asyncio.Event()
-        self._begun = asyncio.Event()
+        #: Whether its last start was of no use, and another one is to come.
+        self.again = False
+        self._earlier = entry.earlier
+        self._turn = _Turn()
         self._jobs = jobs
         if entry.cancelled_by:
             self.cancellation.request(entry.cancelled_by)
@@ -51,7 +55,7 @@ class Record:
                 f"What an earlier life of it wrote down about the job cannot be read ({entry.problem})."
             )
         if self.result:
-            self._begun.set()
+            self._turn.begin()
             self.finished.set()
 
     @property
@@ -66,10 +70,14 @@ class Record:
         return self.result.outcome if self.result and self.finished.is_set() else None
 
     def begin(self) -> Log:
-        """Start to run, with what an earlier life has of the log. Raises LogError."""
+        """Start to run, with what an earlier life or an earlier start has of the log. Raises LogError."""
+        earlier, self.again = self._earlier, False
+        if earlier.retries and not self.marker:
+            _end_log(self.log_path, earlier.output, earlier.closing)
         redactor = Redactor(self.job.secrets.values()) if self.job and self.job.secrets else None
-        self.log = Log.reopen(self.log_path, self.marker.log_limit if self.marker else DEFAULT_LIMIT, redactor)
-        self._begun.set()
+        limit = self.marker.log_limit if self.marker else DEFAULT_LIMIT
+        self.log = Log.reopen(self.log_path, limit, redactor, start=earlier.size)
+        self._turn.begin(self.log)
         return self.log
 
     def mark(self, marker: Marker) -> None:
@@ -97,6 +105,27 @@ class Record:
             _logger.warning("job %s: a restart would forget that it was cancelled: %s", self.id, error)
         self.cancellation.request(by)
 
+    def may_retry(self, outcome: Outcome) -> bool:
+        """Whether it asks for another start after this outcome: it may, when the infrastructure failed."""
+        wanted = self.job is not None and self._earlier.retries < self.job.retry
+        return wanted and isinstance(outcome, SandboxLost | SetupFailed) and not self.cancellation.cause
+
+    async def retry(self, outcome: Outcome) -> None:
+        """Have it wait for another start, on disk. Raises StateError; try again."""
+        assert self.job
+        if self.log:  # in the first try
+            self.log.end_output()
+            retries = self._earlier.retries + 1
+            reason = (
+                f"{outcomes.sentence(fit(outcome))} The job is started again (retry {retries} of {self.job.retry})."
+            )
+            self._earlier = Earlier(retries, self.log.output, self.log.closing(reason))
+            self.log.close(reason)
+            self.log, self.marker, self._steps = None, None, waiting(self.job.steps)
+            turn, self._turn = self._turn, _Turn()
+            turn.over.set()
+        await asyncio.to_thread(self._put_back, self._earlier, self.job)
+
     async def settle(self, outcome: Outcome) -> None:
         """Have the outcome on disk, and the whole log before it. The first outcome stays.
 
@@ -109,7 +138,7 @@ class Record:
             log.end_output()
         sentence = outcomes.sentence(outcome)
         closing = log.closing(sentence) if log else f"runner: {sentence}\n".encode()
-        result = Result(outcome, log.output if log else 0, closing, over(self._steps))
+        result = Result(outcome, log.output if log else self._earlier.size, closing, over(self._steps))
         await asyncio.to_thread(self._settle, result, sync_log=log is not None)
         self.result = result
 
@@ -120,17 +149,20 @@ class Record:
             self.log.close(outcomes.sentence(self.result.outcome))
         await asyncio.to_thread(complete, self._jobs, self.id, self.log_path, self.result)
         self.job, self.marker, self.log = None, None, None
-        self._begun.set()
         self.finished.set()
+        self._turn.begin()
+        self._turn.over.set()
 
     async def follow(self, offset: int) -> AsyncIterator[bytes]:
         """Yield the log from a byte offset on, to its end, live while the job runs."""
-        await self._begun.wait()
-        if self.log:
-            async for data in self.log.follow(offset):
-                offset += len(data)
-                yield data
-        await self.finished.wait()
+        while not self.finished.is_set():
+            turn = self._turn
+            await turn.begun.wait()
+            if turn.log and not self.finished.is_set():
+                async for data in turn.log.follow(offset):
+                    offset += len(data)
+                    yield data
+            await turn.over.wait()
         for data in self.read(offset):
             yield data
 
@@ -143,14 +175,42 @@ class Record:
 
     def _settle(self, result: Result, *, sync_log: bool) -> None:
         if sync_log:
-            try:
-                files.sync(self.log_path)
-                files.sync(self.log_path.parent)
-            except OSError as error:
-                raise StateError(
-                    f"The outcome cannot be written down: {error.strerror}. Make room in the state folder."
-                ) from error
+            self._sync_log()
         self._jobs.settle(self.id, result)
+
+    def _put_back(self, earlier: Earlier, job: Job) -> None:
+        self._sync_log()
+        self._jobs.retry(self.id, earlier, job)
+
+    def _sync_log(self) -> None:
+        try:
+            files.sync(self.log_path)
+            files.sync(self.log_path.parent)
+        except OSError as error:
+            raise StateError(
+                f"The outcome cannot be written down: {error.strerror}. Make room in the state folder."
+            ) from error
+
+
+class _Turn:
+    """One start of a job, for those who follow its log."""
+
+    def __init__(self) -> None:
+        self.log: Log | None = None
+        self.begun, self.over = asyncio.Event(), asyncio.Event()
+
+    def begin(self, log: Log | None = None) -> None:
+        """There is a log, or will never be one."""
+        self.log = self.log or log
+        self.begun.set()
+
+
+def _end_log(path: Path, output: int, closing: bytes) -> None:
+    """Have the log end as the last start left it, also after a crash in between. Raises LogError."""
+    try:
+        files.end_with(path, output, closing)
+    except (OSError, ValueError) as error:
+        raise LogError(f"The log {path} cannot be continued: {error}. Look at the state folder.") from error
 
 
 def complete(jobs: Jobs, job_id: str, log: Path, result: Result) -> None:

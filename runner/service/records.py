@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -13,14 +14,13 @@ from weakref import WeakValueDictionary
 
 from runner.errors import StateError
 from runner.job import Job
+from runner.outcome import Outcome
 from runner.service.record import Record, complete
-from runner.store.jobs import Jobs, Request, Summary
+from runner.service.retention import Kept
+from runner.store.jobs import Hold, Jobs, Request, Summary
 from runner.store.states import JobState
 
 _logger = logging.getLogger(__name__)
-
-#: Finished jobs that are remembered; older ones go.
-KEPT: Final = 1000
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -34,6 +34,8 @@ class Records:
     def __init__(self, jobs: Jobs, logs: Path) -> None:
         self._jobs = jobs
         self._logs = logs
+        #: Each has what it keeps of a job under the job's id.
+        self._places = (logs,)
         self._known: WeakValueDictionary[str, Record] = WeakValueDictionary()
         try:
             logs.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -73,9 +75,20 @@ class Records:
         """The jobs that have waited for as long as they may."""
         return self._jobs.expired()
 
+    def hold(self) -> Hold | None:
+        """Who keeps what waits from starting; None when it may start."""
+        return self._jobs.hold()
+
+    def set_hold(self, by: str) -> None:
+        """Keep what waits from starting, over restarts. Raises StateError."""
+        self._jobs.set_hold(by)
+
+    def end_hold(self) -> None:
+        """Let what waits start. Raises StateError."""
+        self._jobs.end_hold()
+
     async def add(self, job: Job, request: Request | None = None) -> Record:
         """Take a job: it is on disk when this returns. Raises StateError, also on a full disk; RequestReusedError."""
-        await self._forget_old()
         job_id, new = await asyncio.to_thread(self._jobs.add, job, request)
         self.waiting += int(new)
         record = self.get(job_id)
@@ -96,6 +109,29 @@ class Records:
         self.waiting -= int(taken)
         return taken
 
+    async def put_back(self, record: Record, outcome: Outcome) -> None:
+        """Have a job wait for another start. Raises StateError; try again."""
+        await record.retry(outcome)
+        self.waiting += 1
+
+    @property
+    def folder(self) -> Path:
+        """On whose disk all of it is."""
+        return self._logs
+
+    def finished(self) -> Iterator[Kept]:
+        """The jobs that are over, and what they take. For any thread. Raises StateError."""
+        for job_id, ended in self._jobs.finished():
+            yield Kept(job_id, ended, sum(_size(place / job_id) for place in self._places))
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Forget finished jobs with all that is kept of them. For any thread. Raises StateError."""
+        self._jobs.forget(ids)
+        for job_id in ids:
+            self._known.pop(job_id, None)
+            for place in self._places:
+                _remove(place / job_id)
+
     def _live(self, summary: Summary) -> Summary:
         """With what is not in the store while the job runs."""
         record = self._known.get(summary.id)
@@ -103,12 +139,6 @@ class Records:
 
     def _all(self, ids: list[str]) -> list[Record]:
         return [record for job_id in ids if (record := self.get(job_id))]
-
-    async def _forget_old(self) -> None:
-        for job_id in await asyncio.to_thread(self._jobs.forget, KEPT):
-            self._known.pop(job_id, None)
-            with contextlib.suppress(OSError):  # the next start removes it
-                (self._logs / job_id).unlink(missing_ok=True)
 
     def _remove_strays(self) -> None:
         """Remove logs of jobs that are forgotten."""
@@ -126,3 +156,14 @@ class Records:
                 complete(self._jobs, job_id, self._logs / job_id, entry.result)
             except StateError as error:
                 _logger.warning("%s The next start tries again.", error)
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.lstat().st_size
+    return 0
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # the next start removes it
+        path.unlink(missing_ok=True)

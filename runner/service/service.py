@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final, Self
 
 from runner import outcome as outcomes
-from runner.errors import BadJobError, BusyError, ConnectError, DetachedError, DrainingError, LogError, StateError
+from runner.errors import BadJobError, BusyError, ConnectError, DetachedError, LogError, StateError, StoppingError
 from runner.execution.attempt import OnEnd, OnStart, resume_attempt, run, run_attempt
 from runner.execution.cancellation import see_through
 from runner.execution.log import Log
@@ -18,10 +18,13 @@ from runner.execution.marker import Marker
 from runner.execution.options import Note, Notes, Settings, StepNote
 from runner.job import Job
 from runner.outcome import BadRequest, Limit, Outcome, SandboxLost, SetupFailed
+from runner.service.housekeeping import Housekeeper
 from runner.service.leases import NotedLeases
+from runner.service.mode import Mode, check_move
 from runner.service.record import Record
 from runner.service.records import Records
 from runner.service.standby import PATIENCE, Standby
+from runner.service.watermark import Disk
 from runner.store.jobs import Request
 
 _logger = logging.getLogger(__name__)
@@ -43,7 +46,7 @@ SETTINGS: Final = Settings(reconnect_deadline=_BEYOND)
 
 
 class Service:
-    """One runner's jobs. `work` runs them until `drain`, `stop` or `detach` was called and the last one has ended.
+    """One runner's jobs. `work` runs them until `stop`, `abort` or `detach` was called and the last one has ended.
 
     A life of the service may end at any moment: what it promised is on disk, and the next life goes on from there.
     """
@@ -57,12 +60,14 @@ class Service:
         settings: Settings = SETTINGS,
         per_key: int | None = None,
         labels: Collection[str] = (),
+        housekeeper: Housekeeper | None = None,
     ) -> None:
         """`slots` jobs run at once, and `per_key` of one trust key, as many as there are slots unless it is given.
 
         A job that asks for other labels than these is not run here.
         """
         self.records = records
+        self.housekeeper = housekeeper or Housekeeper(records)
         self._settings = settings
         self._leases = leases
         self.slots = slots
@@ -72,10 +77,8 @@ class Service:
         self._running: dict[Record, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
         self._reconciled = False
-        self._draining = False
-        self._detached = False
-        self._stopped: float | None = None
-        self._why_stopped = ""
+        self._mode = Mode.DRAINING if records.hold() else Mode.WORKING
+        self._aborted = 0.0
 
     @property
     def reconciled(self) -> bool:
@@ -83,24 +86,41 @@ class Service:
         return self._reconciled
 
     @property
-    def draining(self) -> bool:
-        """Whether no more jobs are taken."""
-        return self._draining
+    def mode(self) -> Mode:
+        """What is done with jobs."""
+        return self._mode
+
+    @property
+    def held(self) -> str:
+        """Why nothing that waits may start, as a sentence; empty when it may."""
+        if self._mode is not Mode.WORKING:
+            return f"The runner is {self._mode}."
+        return self.housekeeper.shortage
 
     @property
     def running(self) -> int:
         """How many jobs run."""
         return len(self._running)
 
+    def follow(self, slots: int, per_key: int | None, labels: Collection[str]) -> None:
+        """Go on with other numbers: jobs that run do so to their end, even when there are more of them than slots."""
+        self._leases.follow(slots)
+        self.slots = slots
+        self._per_key = per_key or slots
+        self._labels = frozenset(labels)
+        self._changed.set()
+
     async def submit(self, job: Job, request: Request | None = None) -> Record:
         """Take a job: from here on it outlives this process. The same request again is the same job.
 
-        Errors: BadJobError, DrainingError, BusyError, RequestReusedError, StateError.
+        Errors: BadJobError, StoppingError, BusyError, RequestReusedError, StateError.
         """
         if missing := self._missing(job):
             raise BadJobError(missing)
-        if self._draining:
-            raise DrainingError("The runner is stopping and takes no more jobs. Submit it again when it is back.")
+        if not self._mode.takes:
+            raise StoppingError("The runner is stopping and takes no more jobs. Submit it again when it is back.")
+        if self.housekeeper.disk is Disk.FULL:
+            raise StateError(f"The job cannot be kept. {self.housekeeper.shortage}")
         if self.records.waiting >= MAX_QUEUED:
             raise BusyError(f"{MAX_QUEUED} jobs wait already. Submit it again later.")
         return await see_through(self._take(job, request))
@@ -110,57 +130,73 @@ class Service:
         await record.cancel(by)
         await self._end_unstarted(record)
 
-    def drain(self) -> None:
-        """Take no more jobs; what was taken is still run. Idempotent."""
-        if not self._draining:
-            self._draining = True
-            self._changed.set()
-            _logger.info("draining: no more jobs are taken, %d go on", self.records.waiting + len(self._running))
+    async def drain(self, by: str) -> None:
+        """Start nothing more until `resume`, also over restarts; what runs goes on. Idempotent.
 
-    def stop(self, why: str) -> None:
-        """Take no more jobs and end those that were taken. Idempotent."""
-        self.drain()
-        self._stopped = self._stopped or time.monotonic()
-        self._why_stopped = self._why_stopped or why
-        for record in self._running:
-            record.cancellation.stop_runner(why)
-        self._changed.set()
+        Errors: WrongModeError; StateError when a restart would forget it, and it drains nevertheless.
+        """
+        self._move(Mode.DRAINING)
+        await see_through(asyncio.to_thread(self.records.set_hold, by))
+
+    async def resume(self) -> None:
+        """Start what waits again. Idempotent. Errors: WrongModeError; StateError, and it drains as before."""
+        check_move(self._mode, Mode.WORKING)
+        await see_through(asyncio.to_thread(self.records.end_hold))
+        self._move(Mode.WORKING)
+
+    def stop(self) -> None:
+        """Start nothing more and take no more jobs; `work` ends when nothing runs. Idempotent."""
+        if self._mode.takes:
+            self._move(Mode.STOPPING)
+
+    def abort(self, why: str) -> None:
+        """As `stop`, and end what runs; `why` is a sentence. Idempotent."""
+        if self._mode is not Mode.LEAVING and self._move(Mode.ABORTING):
+            self._aborted = time.monotonic()
+            for record in self._running:
+                record.cancellation.stop_runner(why)
 
     def detach(self) -> None:
         """Take no more jobs and start none, and leave those that run running, for the next life. Idempotent."""
-        self._draining = self._detached = True
+        if self._move(Mode.LEAVING):
+            for record in self._running:
+                record.cancellation.detach()
+
+    def _move(self, target: Mode) -> bool:
+        """Go to another mode; False when it is that one. Errors: WrongModeError."""
+        if not check_move(self._mode, target):
+            return False
+        _logger.info("%s: %d jobs run, %d wait", target, len(self._running), self.records.waiting)
+        self._mode = target
         self._changed.set()
-        _logger.info("detaching: %d jobs are left running, %d waiting", len(self._running), self.records.waiting)
-        for record in self._running:
-            record.cancellation.detach()
+        return True
 
     async def work(self) -> None:
         """Run jobs until there are no more to come, first those that an earlier life left."""
         returning = asyncio.create_task(self._leases.return_earlier(self._reconcile()))
-        sweeping = asyncio.create_task(self._sweep())
-        while not self._detached:
+        beside = [asyncio.create_task(self._sweep()), asyncio.create_task(self.housekeeper.work())]
+        while self._mode is not Mode.LEAVING:
             self._changed.clear()
             await self._fill()
-            if self._draining and not self.records.waiting and not self._running:
+            if not (self._mode.takes or self._running):
                 break
             await self._changed.wait()
-        sweeping.cancel()
+        for task in beside:
+            task.cancel()
         await self._close()
         returning.cancel()
 
     async def _fill(self) -> None:
         """Start the jobs that are next while there are free slots."""
-        while len(self._running) < self.slots and not self._detached:
+        while len(self._running) < self.slots and not self.held:
             try:
                 record = await see_through(self.records.claim(self._per_key))
             except StateError as error:
                 _logger.error("%s The jobs that wait are looked at again soon.", error)  # noqa: TRY400 - a sentence
-                if self._given_up:
-                    self.detach()  # the next life ends them
                 return
             if record is None:
                 return
-            if not self._detached:  # else it waits again in the next life
+            if not self._mode.leaves_unstarted:  # else it waits again in the next life
                 self._start(record)
 
     async def _sweep(self) -> None:
@@ -189,7 +225,7 @@ class Service:
         if self._standby is not None:
             closing.append(asyncio.create_task(self._standby.close()))
         if closing:
-            await asyncio.wait(closing, timeout=_DETACH_DEADLINE if self._detached else None)
+            await asyncio.wait(closing, timeout=_DETACH_DEADLINE if self._mode is Mode.LEAVING else None)
 
     def _reconcile(self) -> set[str]:
         """Go on with what an earlier life left, and return the attempts that are followed again.
@@ -213,22 +249,24 @@ class Service:
         return record
 
     def _start(self, record: Record) -> None:
-        if self._why_stopped:
-            record.cancellation.stop_runner(self._why_stopped)
         self._running[record] = asyncio.create_task(self._see_to_its_end(record))
 
     async def _see_to_its_end(self, record: Record) -> None:
         try:
             outcome = await self._outcome(record)
-            await self._settle(record, outcome)
-            await self._keep_trying(record, outcome, record.finish)
+            if record.again:
+                await self._keep_trying(record, outcome, lambda: self.records.put_back(record, outcome))
+            else:
+                await self._settle(record, outcome)
+                await self._keep_trying(record, outcome, record.finish)
             _logger.info("job %s: %s", record.id, outcomes.sentence(outcome))
         except DetachedError:
             _logger.info("job %s: left for the next life of the runner", record.id)
         except Exception:  # a defect in one job's course is no end of the others
             _logger.exception("job %s: a defect in the runner; the next life tries again", record.id)
         finally:
-            del self._running[record]
+            if self._running.get(record) is asyncio.current_task():  # else it was put back, and runs again already
+                del self._running[record]
             self._changed.set()
 
     async def _outcome(self, record: Record) -> Outcome:
@@ -253,7 +291,9 @@ class Service:
             _logger.info("job %s: %s", record.id, note.text)
 
         async def on_end(outcome: Outcome) -> None:
-            await self._settle(record, outcome)
+            record.again = record.may_retry(outcome)
+            if not record.again:
+                await self._settle(record, outcome)
 
         log = record.begin()
         if record.marker:
@@ -294,7 +334,8 @@ class Service:
     @property
     def _given_up(self) -> bool:
         """Whether what cannot be written down now is left to the next life."""
-        return self._detached or (self._stopped is not None and time.monotonic() - self._stopped > _STOP_DEADLINE)
+        late = self._mode is Mode.ABORTING and time.monotonic() - self._aborted > _STOP_DEADLINE
+        return late or self._mode is Mode.LEAVING
 
     async def _keep_trying(self, record: Record, outcome: Outcome, write: Callable[[], Awaitable[None]]) -> None:
         while True:

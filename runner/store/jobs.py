@@ -22,7 +22,7 @@ from runner.store.database import Database
 from runner.store.seal import Seal
 from runner.store.states import MOVES, JobState
 
-_SUMMARY: Final = "number, id, state, submitted, trust_key, priority, outcome, steps"
+_SUMMARY: Final = "number, id, state, submitted, trust_key, priority, outcome, steps, retries"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,24 @@ class Summary:
     #: How it ended, from when that is on disk on.
     outcome: Outcome | None
     steps: tuple[StepProgress, ...] = ()
+    #: How often it was started again.
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What the starts of a job before the last one left in its log."""
+
+    #: How many there were.
+    retries: int = 0
+    #: As in `Result`, of the log up to the end of the last of them.
+    output: int = 0
+    closing: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Where the log of the next start begins."""
+        return self.output + len(self.closing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +85,19 @@ class Entry:
     cancelled_by: str | None = None
     #: From when it is settled on.
     result: Result | None = None
+    earlier: Earlier = Earlier()
     #: Why what was written down about it cannot be read; empty if it can.
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Nothing that waits may start."""
+
+    #: Who wants that.
+    by: str
+    #: Seconds since the epoch.
+    since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +184,21 @@ class Jobs:
         rows = self._database.read("SELECT id FROM job WHERE state = 'queued' AND expires <= ?", time.time())
         return [str(row["id"]) for row in rows]
 
+    def hold(self) -> Hold | None:
+        """Who keeps what waits from starting; None when it may start."""
+        rows = self._database.read("SELECT by, since FROM hold")
+        return Hold(rows[0]["by"], rows[0]["since"]) if rows else None
+
+    def set_hold(self, by: str) -> None:
+        """Keep what waits from starting, over restarts. The first one stays."""
+        with self._database.transaction("The runner drains, but a restart would forget that") as connection:
+            connection.execute("INSERT OR IGNORE INTO hold (one, by, since) VALUES (1, ?, ?)", (by, time.time()))
+
+    def end_hold(self) -> None:
+        """Let what waits start."""
+        with self._database.transaction("The runner cannot be resumed") as connection:
+            connection.execute("DELETE FROM hold")
+
     def put_back(self) -> None:
         """Have the jobs that an earlier life claimed, and sent nothing of, wait again."""
         with self._database.transaction("The jobs of an earlier life cannot be queued again") as connection:
@@ -196,6 +240,16 @@ class Jobs:
                 "UPDATE job SET cancelled_by = coalesce(cancelled_by, ?) WHERE id = ? AND outcome IS NULL", (by, job_id)
             )
 
+    def retry(self, job_id: str, earlier: Earlier, job: Job) -> None:
+        """Have a job wait once more, in its place, after a start that was of no use."""
+        expires = None if job.queue_timeout is None else time.time() + job.queue_timeout
+        with self._database.transaction("The next start cannot be written down") as connection:
+            connection.execute(
+                "UPDATE job SET retries = ?, output = ?, closing = ?, expires = ?, marker = NULL WHERE id = ?",
+                (earlier.retries, earlier.output, earlier.closing.decode(), expires, job_id),
+            )
+            _move(connection, job_id, JobState.QUEUED)
+
     def settle(self, job_id: str, result: Result) -> None:
         """Write down how it ended, and forget what only its end needed: its secrets are gone when this returns."""
         with self._database.transaction("The outcome cannot be written down") as connection:
@@ -218,16 +272,20 @@ class Jobs:
         with self._database.transaction("The outcome cannot be written down to its end", durable=False) as connection:
             _move(connection, job_id, JobState.FINISHED)
 
-    def forget(self, kept: int) -> list[str]:
-        """Forget all finished jobs but the newest, and return which."""
-        old = self._database.read(
-            "SELECT id FROM job WHERE state = 'finished' ORDER BY number DESC LIMIT -1 OFFSET ?", kept
+    def finished(self) -> list[tuple[str, float]]:
+        """The jobs that are over, and when they were, in seconds since the epoch."""
+        rows = self._database.read(
+            "SELECT id, at FROM job JOIN event ON event.job = number AND event.state = 'finished' "
+            "WHERE job.state = 'finished'"
         )
-        gone = [str(row["id"]) for row in old]
-        if gone:
-            with self._database.transaction("Old jobs cannot be forgotten", durable=False) as connection:
-                connection.executemany("DELETE FROM job WHERE id = ?", [(job_id,) for job_id in gone])
-        return gone
+        return [(str(row["id"]), float(row["at"])) for row in rows]
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Forget finished jobs; others stay."""
+        if not ids:
+            return
+        with self._database.transaction("Old jobs cannot be forgotten", durable=False) as connection:
+            connection.executemany("DELETE FROM job WHERE id = ? AND state = 'finished'", [(one,) for one in ids])
 
     def _requested(self, connection: sqlite3.Connection, key: str, digest: bytes | None) -> str | None:
         row = connection.execute("SELECT id, request_digest FROM job WHERE request = ?", (key,)).fetchone()
@@ -250,6 +308,7 @@ class Jobs:
                 Marker.from_json(json.loads(self._seal.open(row["marker"], job_id))) if row["marker"] else None,
                 row["cancelled_by"],
                 _result(row),
+                Earlier(row["retries"], row["output"] or 0, (row["closing"] or "").encode()),
             )
         except ValueError as error:
             return Entry(job_id, state, problem=str(error))
@@ -292,7 +351,8 @@ def _note(connection: sqlite3.Connection, number: int, state: JobState) -> None:
 def _summary(row: sqlite3.Row) -> Summary:
     outcome = outcomes.from_json(json.loads(row["outcome"])) if row["outcome"] else None
     return Summary(
-        row["id"], JobState(row["state"]), row["submitted"], row["trust_key"], row["priority"], outcome, _steps(row)
+        row["id"], JobState(row["state"]), row["submitted"], row["trust_key"], row["priority"], outcome, _steps(row),
+        row["retries"],
     )  # fmt: skip
 
 

@@ -79,6 +79,21 @@ _STEPS: Final = (
     # How far the steps of a job are, as JSON: all of them wait until it is settled, for what is live is not written.
     "ALTER TABLE job ADD COLUMN steps TEXT",
 )
+_RETRIES: Final = (
+    # How often it was put back into the queue after its start. `output` and `closing` are those of the last start then.
+    "ALTER TABLE job ADD COLUMN retries INTEGER NOT NULL DEFAULT 0",
+)
+
+#: There is a row while nothing that waits may start, over restarts too.
+_HOLD: Final = (
+    """
+    CREATE TABLE hold (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        by TEXT NOT NULL,
+        since REAL NOT NULL
+    ) STRICT
+    """,
+)
 
 #: `PRAGMA user_version` counts the steps that were done.
-MIGRATIONS: Final = (_FIRST, _STEPS)
+MIGRATIONS: Final = (_FIRST, _STEPS, _HOLD, _RETRIES)

@@ -26,7 +26,7 @@ MOVES: Final[Mapping[JobState, frozenset[JobState]]] = MappingProxyType(
     {
         JobState.QUEUED: frozenset({JobState.STARTING}),
         JobState.STARTING: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.SETTLED}),
-        JobState.RUNNING: frozenset({JobState.SETTLED}),
+        JobState.RUNNING: frozenset({JobState.QUEUED, JobState.SETTLED}),
         JobState.SETTLED: frozenset({JobState.FINISHED}),
         JobState.FINISHED: frozenset(),
     }

@@ -22,7 +22,7 @@ class Scope(StrEnum):
     SUBMIT = "submit"
     """Submit jobs and cancel them."""
     ADMIN = "admin"
-    """Create, list and revoke tokens."""
+    """Create, list and revoke tokens; drain, resume and stop the service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,11 @@ class TokenFacts:
     #: Seconds since the epoch; one without `expires` lives until it is revoked.
     created: float
     expires: float | None
+
+    @property
+    def who(self) -> str:
+        """Whose it is, for the log: a name may have several tokens."""
+        return f"{self.name} (token {self.id})"
 
     @property
     def expired(self) -> bool:

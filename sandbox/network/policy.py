@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, field_validator
+from pydantic import BeforeValidator, Field, field_serializer, field_validator
 
 from sandbox.profile import Network, Profile
+from sandbox.settings.model import Section
 
 DNS_PORT = 53
 _PORTS = range(1, 65536)
@@ -58,10 +59,10 @@ def _port_range(value: object) -> object:
     raise ValueError("must be a port from 1 to 65535 or a range such as '8000-8010'")
 
 
-class Destination(BaseModel):
+class Destination(Section):
     """Addresses, and what of them. With neither protocol nor ports everything is meant, ping included."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    live: ClassVar = True
 
     to: Annotated[tuple[Annotated[IPv4Network, BeforeValidator(_network)], ...], Field(min_length=1)]
     """Addresses and ranges. Kept sorted and without overlap, as nftables asks."""

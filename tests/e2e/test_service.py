@@ -266,7 +266,7 @@ def test_a_second_service_on_the_same_folder_is_refused(new_service: Callable[[]
     ("body", "status", "cause"),
     [
         (b"{", 422, "the body: Invalid JSON"),
-        (b"{}", 422, "script: Field required"),
+        (b"{}", 422, "Give a script with at least one command, or steps"),
         (b'{"script": ""}', 422, "The script is empty"),
         (b'{"script": "true", "timeout": 0}', 422, "timeout: Input should be greater than 0"),
         (b'{"script": "true", "scrpt": 1}', 422, "scrpt: Extra inputs are not permitted"),
@@ -333,7 +333,7 @@ def test_commands_say_what_is_wrong(new_service: Callable[[], Service]) -> None:
     for words, code, cause in (
         (["show", "0123"], 69, "There is no job of that id"),
         (["show", "../x"], 64, "is no id"),
-        (["submit", "-"], 64, "standard input:1:1: script: Field required"),
+        (["submit", "-"], 64, "standard input: The script is empty"),
     ):
         refused = command(service, *words, text="args: []")
         assert (refused.returncode, refused.stdout) == (code, "")
@@ -342,22 +342,59 @@ def test_commands_say_what_is_wrong(new_service: Callable[[], Service]) -> None:
     assert "with one of the API's tokens" in command(service, "ls", RUNNER_TOKEN="wrong").stderr
 
 
-def test_a_log_is_followed_over_a_restart_of_the_service(new_service: Callable[[], Service]) -> None:
-    service = new_service()
-    job = service.submit("echo up; sleep 2; seq 1000")
-    follower = subprocess.Popen(
+def following(service: Service, job: str) -> subprocess.Popen[str]:
+    """`runner logs -f`, in the background."""
+    return subprocess.Popen(
         [*RUNNER, "logs", "-f", job], stdout=subprocess.PIPE, text=True,
         env={**os.environ, "RUNNER_URL": service.url, "RUNNER_TOKEN_FILE": str(service.state / "token")},
     )  # fmt: skip
+
+
+def test_a_follower_sees_every_line_over_an_upgrade_and_a_crash_of_the_service(
+    new_service: Callable[[], Service],
+) -> None:
+    """In the middle of the log each time: a part of it was sent, and the rest is printed while nobody is there."""
+    service = new_service()
+    job = service.submit("seq 1000; sleep 1; seq 1001 30000; sleep 3; seq 30001 40000")
+    follower = following(service, job)
     assert follower.stdout
-    assert follower.stdout.readline() == "up\n"
-    service.signal(signal.SIGUSR1)
-    service.wait()
-    service.start()
-    rest = follower.stdout.read()
-    assert rest == "".join(f"{number}\n" for number in range(1, 1001)) + "runner: The script succeeded.\n"
+    lines: list[str] = []
+    for number, seen in ((signal.SIGUSR1, 500), (signal.SIGKILL, 20_000)):
+        while len(lines) < seen:
+            lines.append(follower.stdout.readline())
+        service.signal(number)
+        service.wait()
+        service.start()
+    lines += follower.stdout.readlines()
+    numbers = [f"{number}\n" for number in range(1, 40_001)]
+    assert lines == [*numbers, "runner: The script succeeded.\n"]
     assert follower.wait(DEADLINE) == 0
     follower.stdout.close()
+
+
+def test_the_commands_of_an_operator(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    running = service.submit("echo up; sleep 1000")
+    service.read_log(running, bytearray(), len("up\n"))
+    assert "is draining by the operator since" in command(service, "drain").stdout
+    held = service.submit("echo late")
+    refused = command(service, "drain", "--wait", "--timeout", "0")
+    assert (refused.returncode, "Jobs still run after 0 s" in refused.stderr) == (69, True)
+    service.api.post(f"/v1/jobs/{running}/cancel")
+    idle = json.loads(command(service, "drain", "--wait", "--json").stdout)
+    assert (idle["mode"], idle["running"], idle["waiting"]) == ("draining", 0, 1)
+    assert service.show(held)["state"] == "queued"
+    assert "is working: " in command(service, "resume").stdout
+    assert service.log(held).startswith("late\n")
+    last = service.submit("echo up; sleep 1000")
+    service.read_log(last, bytearray(), len("up\n"))
+    assert "is stopping: 1 of 2 jobs run" in command(service, "stop").stdout
+    follower = following(service, last)
+    assert "is aborting" in command(service, "stop", "--force").stdout
+    assert service.wait() == 0
+    service.start()
+    log = follower.communicate(timeout=DEADLINE)[0]
+    assert log == "up\nrunner: The runner was stopped: it was told to stop at once by the operator.\n"
 
 
 def test_a_submission_is_taken_once_however_often_it_is_sent(new_service: Callable[[], Service]) -> None:

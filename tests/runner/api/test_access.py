@@ -36,7 +36,14 @@ async def test_each_scope_lets_in_what_it_names_and_nothing_else(api: httpx.Asyn
             ("GET", "/v1/status"),
         ],
         "submit": [("POST", "/v1/jobs"), ("POST", f"/v1/jobs/{job}/cancel")],
-        "admin": [("GET", "/v1/tokens"), ("POST", "/v1/tokens"), ("DELETE", "/v1/tokens/0123")],
+        "admin": [
+            ("GET", "/v1/tokens"),
+            ("POST", "/v1/tokens"),
+            ("DELETE", "/v1/tokens/0123"),
+            ("POST", "/v1/drain"),
+            ("POST", "/v1/resume"),
+            ("POST", "/v1/stop"),
+        ],
     }
     for scope in asked:
         token = await create(api, scope)

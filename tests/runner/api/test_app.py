@@ -44,7 +44,7 @@ async def test_ready_only_once_the_jobs_of_an_earlier_life_were_found_again(tmp_
     async with client(service, tmp_path) as api:
         answer = await api.get("/ready")
         assert (answer.status_code, "looks for what it left running" in answer.text) == (503, True)
-        service.drain()
+        service.stop()
         await service.work()
         assert (await api.get("/live")).status_code == 200
         answer = await api.get("/ready")

@@ -97,7 +97,7 @@ async def test_with_a_certificate_it_serves_https_and_nothing_else(tmp_path: Pat
                 await asyncio.sleep(0.05)
         with pytest.raises(httpx.HTTPError):
             await client.get(f"http://localhost:{port}/live")
-    service.drain()
+    service.stop()
     await serving
 
 

@@ -150,6 +150,10 @@ class Lab:
         self.server.open()
         self.working = asyncio.create_task(self.jobs.work())
 
+    def hold(self, why: str) -> None:
+        """Have no job start."""
+        self.jobs._held = lambda: why
+
     async def leave(self) -> None:
         """End a life as a restart does, with everything left running."""
         self.jobs.detach()
@@ -170,7 +174,7 @@ class Lab:
 
     async def end(self) -> None:
         """End the last life, and all jobs with it."""
-        self.jobs.stop("the test ended")
+        self.jobs.abort("the test ended")
         await asyncio.wait_for(self.working, DEADLINE)
         self.server.close()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.gitlab import jobs as jobs_module
 from tests.runner.conftest import alive, hang, refuse, until
 from tests.runner.gitlab.conftest import DEADLINE, HOOK, Ended, Lab, Manager, ended, terminate
 
@@ -298,14 +299,46 @@ async def test_a_job_that_nobody_comes_for(lab: Lab) -> None:
 async def test_a_service_that_stops(lab: Lab) -> None:
     manager = await lab.prepared()
     stage = await start(manager, "echo $$ ready; exec sleep 300")
-    lab.jobs.drain()
+    lab.jobs.stop()
     refused = await lab.manager(8).config()
     assert refused.code == 2
     assert "stopping" in refused.err
-    lab.jobs.stop("it was told to stop.")
+    lab.jobs.abort("it was told to stop.")
     assert (await stage.end()).code == 2
     await asyncio.wait_for(lab.working, DEADLINE)
     assert lab.leases.calls == ["give_back:used"]
+
+
+async def test_a_job_waits_for_a_drained_service_and_one_that_has_its_sandbox_goes_on(lab: Lab) -> None:
+    running = await lab.prepared()
+    waiting = lab.manager(8)
+    assert (await waiting.config()).code == 0
+    lab.hold("The runner is draining.")
+    prepare = await waiting.start("prepare")
+    await until(lambda: lab.jobs.live[1].hooks == 1)
+    stage = await start(running, "echo still ready")
+    assert (await stage.end()).code == 0
+    assert (lab.jobs.running, len(lab.leases.leases)) == (1, 1)
+    lab.hold("")
+    end = await ended(prepare)
+    assert (end.code, end.err) == (0, "runner: The runner is draining. The job waits.\n")
+    assert lab.jobs.running == 2
+
+
+async def test_a_drain_that_takes_too_long_is_a_system_failure(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a stop is one: a job that has no sandbox is not held up by what runs."""
+    monkeypatch.setattr(jobs_module, "HELD", 0.05)
+    lab.hold("The runner is draining.")
+    manager = lab.manager()
+    assert (await manager.config()).code == 0
+    end = await manager.hook("prepare")
+    assert (end.code, "The runner is draining. The job has waited for 0.05 s." in end.err) == (2, True)
+    monkeypatch.setattr(jobs_module, "HELD", DEADLINE)
+    prepare = await manager.start("prepare")
+    await until(lambda: lab.jobs.live[0].hooks == 1)
+    lab.jobs.stop()
+    assert "takes no more jobs" in (await ended(prepare)).err
+    assert lab.leases.leases == []
 
 
 async def test_a_response_that_cannot_be_read(lab: Lab) -> None:

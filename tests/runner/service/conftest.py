@@ -76,7 +76,7 @@ class Host:
         try:
             yield Life(service, working)
         finally:
-            service.stop("the test is over.")
+            service.abort("the test is over.")
             await asyncio.wait_for(working, DEADLINE)
 
 

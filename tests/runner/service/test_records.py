@@ -17,7 +17,6 @@ from runner.errors import StateError
 from runner.execution.marker import Marker, Moment
 from runner.job import Job
 from runner.outcome import Cancelled, RunnerStopped, ScriptFailed, Succeeded
-from runner.service import records as records_module
 from runner.service.record import Record
 from runner.store.states import JobState
 from tests.runner.service.state import State, locked
@@ -132,19 +131,6 @@ async def test_what_is_kept_is_for_its_owner_only(tmp_path: Path) -> None:
     await started(State(tmp_path))
     for path in tmp_path.rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
-
-
-async def test_the_oldest_finished_jobs_are_forgotten_and_running_ones_never(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(records_module, "KEPT", 3)
-    state = State(tmp_path)
-    running = await started(state)
-    old, *_ = [await finished(state) for _ in range(5)]
-    assert state.records.get(old.id) is None
-    assert not old.log_path.exists()
-    assert state.records.get(running.id) is running
-    assert len(list((tmp_path / "logs").iterdir())) == 5  # the fourth goes with the next submission
 
 
 async def test_a_full_disk_refuses_the_job_with_a_sentence_and_keeps_nothing_of_it(tmp_path: Path) -> None:

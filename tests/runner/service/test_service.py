@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import BadJobError, BusyError, DrainingError
+from runner.errors import BadJobError, BusyError, StateError, StoppingError, WrongModeError
 from runner.execution.marker import Marker
 from runner.job import Job
 from runner.outcome import Cancelled, Limit, RunnerStopped, ScriptFailed, Succeeded, TimedOut
 from runner.service import service as service_module
 from runner.service.leases import NotedLeases
+from runner.service.mode import Mode
 from runner.service.record import Record
 from runner.service.service import Service
 from runner.store.states import JobState
@@ -61,6 +62,21 @@ async def test_a_running_job_goes_on_over_a_restart_and_its_log_by_offset(host: 
     assert rest.decode() == f"{numbers}runner: The script failed with exit code 7.\n"
     assert gate.with_name("gate.starts").read_text() == "start\n"
     assert host.leases.calls == ["give_back:used"]
+
+
+async def test_more_slots_and_other_labels_hold_at_once(host: Host, gate: Path) -> None:
+    async with host.life(slots=1) as life:
+        first = await life.service.submit(waiting(gate))
+        await up(first)
+        second = await life.service.submit(waiting(gate))
+        with pytest.raises(BadJobError, match="the label gpu"):
+            await life.service.submit(Job(b"true", labels=frozenset({"gpu"})))
+        life.service.follow(2, None, ["gpu"])
+        await up(second)
+        third = await life.service.submit(Job(b"true", labels=frozenset({"gpu"})))
+        life.service.follow(1, None, ["gpu"])
+        gate.touch()
+        assert [await life.outcome(record.id) for record in (first, second, third)] == [Succeeded()] * 3
 
 
 async def test_a_job_in_a_sandbox_prepared_in_advance_goes_on_too(host: Host, gate: Path) -> None:
@@ -139,22 +155,18 @@ async def test_a_runner_that_stops_leaves_what_it_cannot_write_to_the_next_life(
         with locked(host.state):
             gate.touch()
             await until(lambda: "The outcome cannot be written down" in caplog.text)
-            life.service.stop("it was told to stop at once.")
+            life.service.abort("it was told to stop at once.")
             await asyncio.wait_for(life.working, DEADLINE)
             assert host.leases.calls == []
     async with host.life() as later:
         assert await later.outcome(record.id) == Succeeded()
 
 
-async def test_a_runner_that_stops_is_not_held_up_by_jobs_that_it_cannot_end(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The trap: with the store locked, nothing that waits can be claimed to be ended, and TERM would wait for ever."""
-    monkeypatch.setattr(service_module, "_STOP_DEADLINE", 0.1)
+async def test_a_runner_that_stops_is_not_held_up_by_jobs_that_it_cannot_claim(host: Host) -> None:
     service = host.new_service()
     record = await service.submit(Job(b"true"))
     with locked(host.state):
-        service.stop("it was told to stop at once.")
+        service.abort("it was told to stop at once.")
         await asyncio.wait_for(service.work(), DEADLINE)
     async with host.life() as life:
         assert await life.outcome(record.id) == Succeeded()
@@ -289,25 +301,71 @@ async def test_one_trust_key_takes_no_more_slots_than_it_may(host: Host, gate: P
             assert await life.outcome(job.id) == Succeeded()
 
 
-async def test_drain_finishes_what_was_taken_and_takes_no_more(host: Host, gate: Path) -> None:
+async def test_a_drained_runner_takes_jobs_and_starts_none_until_it_is_resumed(host: Host, gate: Path) -> None:
+    async with host.life(slots=2) as life:
+        running = await life.service.submit(waiting(gate))
+        await up(running)
+        await life.service.drain("ops")
+        held = await life.service.submit(Job(b"echo late"))
+        gate.touch()
+        assert await life.outcome(running.id) == Succeeded()
+        assert (held.state, life.service.mode, life.service.running) == (JobState.QUEUED, Mode.DRAINING, 0)
+        await life.service.resume()
+        assert await life.outcome(held.id) == Succeeded()
+
+
+async def test_a_drain_holds_over_restarts_and_an_end_does_not_wait_for_it(host: Host) -> None:
+    """The trap: a service that crashes while its host is worked on would start jobs there."""
+    first = host.new_service()
+    await first.drain("ops")
+    job = await first.submit(Job(b"true"))
+    cancelled = await first.submit(Job(b"true"))
+    async with host.life() as second:
+        assert second.service.mode is Mode.DRAINING
+        await second.service.cancel(second.job(cancelled.id), "me")
+        assert await second.outcome(cancelled.id) == Cancelled("me")
+        assert second.job(job.id).state is JobState.QUEUED
+        await second.service.resume()
+        assert await second.outcome(job.id) == Succeeded()
+    assert State(host.state).jobs.hold() is None
+
+
+async def test_a_drain_that_cannot_be_written_down_holds_nevertheless(host: Host) -> None:
+    service = host.new_service()
+    with locked(host.state), pytest.raises(StateError, match="drains, but a restart would forget that"):
+        await service.drain("ops")
+    assert service.mode is Mode.DRAINING
+
+
+async def test_stop_lets_end_what_runs_and_leaves_what_waits_to_the_next_life(host: Host, gate: Path) -> None:
     async with host.life(slots=1) as life:
-        jobs = [await life.service.submit(waiting(gate)) for _ in range(2)]
-        await up(jobs[0])
-        life.service.drain()
-        with pytest.raises(DrainingError):
-            await life.service.submit(Job(b"true"))
+        running, queued = [await life.service.submit(waiting(gate)) for _ in range(2)]
+        await up(running)
+        life.service.stop()
+        for ask, error in (
+            (life.service.submit(Job(b"true")), StoppingError),
+            (life.service.drain("ops"), WrongModeError),
+            (life.service.resume(), WrongModeError),
+        ):
+            with pytest.raises(error):
+                await ask
         gate.touch()
         await asyncio.wait_for(life.working, DEADLINE)
-        assert [job.outcome for job in jobs] == [Succeeded(), Succeeded()]
+        assert (running.outcome, queued.state) == (Succeeded(), JobState.QUEUED)
+    async with host.life() as later:
+        assert await later.outcome(queued.id) == Succeeded()
 
 
-async def test_stop_ends_what_runs_and_what_waits(host: Host, gate: Path) -> None:
+async def test_abort_ends_what_runs_and_leaves_what_waits_to_the_next_life(host: Host, gate: Path) -> None:
     async with host.life(slots=1) as life:
-        jobs = [await life.service.submit(waiting(gate)) for _ in range(2)]
-        await up(jobs[0])
-        life.service.stop("it was told twice to stop.")
+        running, queued = [await life.service.submit(waiting(gate)) for _ in range(2)]
+        await up(running)
+        life.service.abort("it was told twice to stop.")
         await asyncio.wait_for(life.working, DEADLINE)
-        assert [job.outcome for job in jobs] == [RunnerStopped("it was told twice to stop.")] * 2
+        assert (running.outcome, queued.state) == (RunnerStopped("it was told twice to stop."), JobState.QUEUED)
+    gate.touch()
+    async with host.life() as later:
+        assert await later.outcome(queued.id) == Succeeded()
 
 
 async def test_no_more_jobs_wait_than_there_is_room_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

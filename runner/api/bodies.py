@@ -1,0 +1,76 @@
+"""Bodies of requests: read with a bound and a deadline, parsed into a model, and described for the OpenAPI document."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+
+from runner.api.problems import ApiError
+
+#: Largest body of a request that carries no script, in bytes.
+SMALL: Final = 64 * 1024
+#: Seconds for a whole body: that of the largest job over 5 Mbit/s.
+DEADLINE: Final = 300.0
+#: What is left of a body that is refused is not read.
+_CLOSE: Final = {"Connection": "close"}
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+async def read(request: Request, limit: int) -> bytes:
+    """Return the body. Errors: ApiError; one that announces to be too large is refused before a byte is read."""
+    announced = request.headers.get("content-length", "")
+    if announced.isascii() and announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
+        raise _too_large(limit)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(DEADLINE):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise _too_large(limit)
+    except TimeoutError:
+        detail = f"The body did not come within {DEADLINE:g} s. Send it again."
+        raise ApiError(HTTPStatus.REQUEST_TIMEOUT, detail, _CLOSE) from None
+    except ClientDisconnect:
+        raise ApiError(HTTPStatus.BAD_REQUEST, "The connection ended within the body.", _CLOSE) from None
+    return bytes(body)
+
+
+def parse(body: bytes, model: type[_M]) -> _M:
+    """Return what a body says. Errors: ApiError, which names the field that is wrong and quotes nothing."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{where}: {first['msg']}.") from None
+
+
+def described(model: type[BaseModel]) -> dict[str, object]:
+    """Describe a body that is read here, for the OpenAPI document."""
+    schema = model.model_json_schema()
+    inlined = _inlined(schema, schema.pop("$defs", {}))
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
+
+
+def _inlined(schema: object, definitions: Mapping[str, object]) -> object:
+    """Return a schema without references, which would not lead anywhere in the document."""
+    if isinstance(schema, list):
+        return [_inlined(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if name := schema.get("$ref"):
+        return _inlined(definitions[str(name).rpartition("/")[2]], definitions)
+    return {key: _inlined(part, definitions) for key, part in schema.items()}
+
+
+def _too_large(limit: int) -> ApiError:
+    detail = f"This request has {limit} bytes at most. Fetch large data from within the script."
+    return ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, _CLOSE)

@@ -1,0 +1,86 @@
+"""The forms in which a log is sent: bytes, the same compressed, or events."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import json
+import zlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+#: Seconds of silence after which an event stream says that it is alive: proxies end what is silent for a minute.
+PULSE: Final = 15.0
+#: What is not an event: clients drop it.
+_BEAT: Final = b": still here\n\n"
+#: A gzip header and trailer around the stream, as zlib has it.
+_GZIP: Final = 16 + zlib.MAX_WBITS
+
+
+def accepts_gzip(header: str) -> bool:
+    """Whether an Accept-Encoding header names gzip, and not with `q=0`."""
+    for entry in header.lower().split(","):
+        name, _, quality = entry.partition(";")
+        if name.strip() in ("gzip", "x-gzip"):
+            return quality.replace(" ", "").rstrip("0").rstrip(".") not in ("q=", "q=0")
+    return False
+
+
+async def gzipped(content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Compress a log; what was there can be read at once, also while more is to come."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
+
+    def pack(data: bytes) -> bytes:
+        return packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH)
+
+    async for data in content:
+        yield await asyncio.to_thread(pack, data)
+    yield packer.flush()
+
+
+class Events:
+    """A log as server-sent events. Pure.
+
+    Each `log` event has `{"text": …}`, and as its id the byte offset after that text: who reconnects sends the last one
+    as `Last-Event-ID`. What is no UTF-8 is replaced, and a letter that is cut waits for its rest.
+    """
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def log(self, data: bytes) -> bytes:
+        """The event for the next bytes of the log."""
+        self._offset += len(data)
+        return self._event(self._decoder.decode(data))
+
+    def end(self, outcome: dict[str, str | int] | None) -> bytes:
+        """The last events: what is left, and how the job ended, if it did."""
+        rest = self._event(self._decoder.decode(b"", final=True))
+        return rest + _event("end", self._offset, {"outcome": outcome}) if outcome else rest
+
+    def _event(self, text: str) -> bytes:
+        held = len(self._decoder.getstate()[0])
+        return _event("log", self._offset - held, {"text": text}) if text else b""
+
+
+def _event(kind: str, offset: int, data: dict[str, object]) -> bytes:
+    return f"id: {offset}\nevent: {kind}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+async def with_pulse(content: AsyncIterator[bytes], seconds: float) -> AsyncIterator[bytes]:
+    """Pass a stream of events on, with a beat for each time that nothing came for so many seconds."""
+    coming = asyncio.ensure_future(anext(content, None))
+    try:
+        while True:
+            await asyncio.wait([coming], timeout=seconds)
+            if not coming.done():
+                yield _BEAT
+                continue
+            data = coming.result()
+            if data is None:
+                return
+            coming = asyncio.ensure_future(anext(content, None))
+            yield data
+    finally:
+        coming.cancel()

@@ -1,0 +1,63 @@
+"""The service itself: how it is, drain, resume, stop."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from runner.commands.jobs import AsJson, client, when
+
+app = typer.Typer()
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Say how the service is."""
+    with client() as service:
+        _tell(service.status(), as_json=as_json)
+
+
+@app.command()
+def drain(
+    wait: Annotated[bool, typer.Option("--wait", help="Until nothing runs any more.")] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 24 * 3600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Have nothing more start, also over restarts, until `runner resume`.
+
+    What runs goes on, and jobs are taken and wait. With --wait, Ctrl-C leaves it draining.
+    """
+    with client() as service:
+        view = service.drain()
+        _tell(service.wait_until_idle(timeout) if wait else view, as_json=as_json)
+
+
+@app.command()
+def resume(as_json: AsJson = False) -> None:
+    """Have what waits start again, after `runner drain`."""
+    with client() as service:
+        _tell(service.resume(), as_json=as_json)
+
+
+@app.command()
+def stop(
+    force: Annotated[bool, typer.Option("--force", help="End what runs: its outcome is `runner_stopped`.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have the service end when nothing runs any more. What waits is there for its next life."""
+    with client() as service:
+        _tell(service.stop(force=force), as_json=as_json)
+
+
+def _tell(view: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(view))
+        return
+    gitlab = f", {view['gitlab_running']} of GitLab" if view["gitlab_running"] else ""
+    drained = f" by {view['drained_by']} since {when(view['drained_since'])}" if view["drained_by"] else ""
+    counts = f"{view['running']} of {view['slots']} jobs run{gitlab}, {view['waiting']} wait"
+    print(f"runner {view['version']} is {view['mode']}{drained}: {counts}")
+    if view["disk"] != "well":
+        print(f"disk-{view['disk']}: {view['held']}")

@@ -1,0 +1,1 @@
+"""The settings of `runner serve`: one model, given by a file, the environment and options, in rising order."""

@@ -1,0 +1,168 @@
+"""Every setting of `runner serve`, with its default and why it is that.
+
+A new setting is a field here and nothing else: its variable (`RUNNER_` and its path), its option, its line on
+docs/configuration.md and in examples/runner.toml follow from it. A secret is a `SecretStr`, and may also be given by
+the path of a file. `About(live=True)`, or `live` of a section, marks what a HUP changes: `_reread` in
+`runner.commands.serve` then passes it on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
+
+from runner.gitlab.containers.policy import PullPolicy
+from runner.keeper_leases import DEFAULT_KEEPER
+from sandbox.settings.model import About, Section
+
+
+class Api(Section):
+    """The HTTP API."""
+
+    listen: Annotated[str, About(option="--listen")] = "127.0.0.1:8080"
+    """HOST:PORT of the API. This host alone, because without a certificate the token is sent in the clear."""
+
+    token: Annotated[SecretStr | None, Field(min_length=16, examples=[Path("/run/secrets/runner-token")])] = None
+    """The token that may do everything. None: one is made at the first start, in the state folder, which nobody has to
+    think of; give one where others have to know it beforehand."""
+
+    @property
+    def host(self) -> str:
+        """Of `listen`."""
+        return self.listen.rpartition(":")[0]
+
+    @property
+    def port(self) -> int:
+        """Of `listen`."""
+        return int(self.listen.rpartition(":")[2])
+
+    @field_validator("listen")
+    @classmethod
+    def _is_host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+            raise ValueError("must be HOST:PORT, such as 127.0.0.1:8080")
+        return value
+
+
+class Tls(Section):
+    """HTTPS for the API."""
+
+    certificate: Annotated[Path | None, Field(examples=[Path("/etc/runner/tls.crt")])] = None
+    """Serve HTTPS with this certificate and its chain (PEM). None: HTTP, which does within one host."""
+
+    key: Annotated[Path | None, Field(examples=[Path("/etc/runner/tls.key")])] = None
+    """The certificate's key (PEM). Not encrypted: nobody is there to type a password."""
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both, or none for HTTP")
+        return self
+
+
+class Jobs(Section):
+    """Which jobs are run, and how many."""
+
+    slots: Annotated[int, Field(ge=1, le=1000), About(live=True, option="--slots")] = 2
+    """Jobs at once. As many as the keeper keeps sandboxes warm by default: more would only wait for one."""
+
+    per_key: Annotated[int | None, Field(ge=1, examples=[2]), About(live=True, option="--per-key")] = None
+    """Jobs of one trust key at once. None: as many as slots, since the queue is fair by itself."""
+
+    labels: Annotated[tuple[str, ...], About(live=True, option="--label")] = ()
+    """What jobs may ask for. None: a label is a promise that only its operator can make."""
+
+    max_run_time: Annotated[float | None, Field(ge=1, examples=[86400.0]), About(option="--max-run-time")] = None
+    """Seconds after which the service stops by itself, as by TERM, for those who recycle hosts. None: it runs on."""
+
+
+class Sandboxes(Section):
+    """Where sandboxes come from: a keeper, or addresses of those that someone else started."""
+
+    keeper: Annotated[Path, About(option="--keeper", also="SANDBOX_KEEPER")] = DEFAULT_KEEPER
+    """The keeper's socket. It is where the keeper makes it by default."""
+
+    addresses: Annotated[tuple[str, ...], About(option="--address", also="RUNNER_ADDRESSES")] = ()
+    """USER@HOST:PORT of a sandbox that someone else started, in place of a keeper's. None: the keeper is asked, which
+    alone can recreate what a job broke."""
+
+    identity: Annotated[
+        Path | None,
+        Field(examples=[Path("/etc/runner/id_ed25519")]),
+        About(option="--identity", also="RUNNER_IDENTITY"),
+    ] = None
+    """Private key that the addresses let in. None: a keeper gives a key with each lease."""
+
+    known_hosts: Annotated[Path, About(option="--known-hosts", also="RUNNER_KNOWN_HOSTS")] = Path("~/.ssh/known_hosts")
+    """Host keys of every address, as ssh(1) keeps them. Where it does: who has logged in by hand has it already."""
+
+    address_state: Annotated[
+        Path | None,
+        Field(examples=[Path("/var/lib/runner/addresses")]),
+        About(option="--address-state", also="RUNNER_ADDRESS_STATE"),
+    ] = None
+    """Folder for what is known of each address, one for all runners. None: /var/lib/runner/addresses for root,
+    $XDG_STATE_HOME/runner/addresses for others, so that runners of one user meet there by themselves."""
+
+    folder: Annotated[
+        str | None, Field(examples=["/home/ci/runner-jobs"]), About(option="--folder", also="RUNNER_ADDRESS_FOLDER")
+    ] = None
+    """Folder at the addresses for jobs. None: /home/USER/runner-jobs, which the user can make."""
+
+
+class GitLab(Section):
+    """Jobs of GitLab, over hooks of gitlab-runner."""
+
+    socket: Annotated[Path | None, Field(examples=[Path("/run/runner/gitlab.sock")])] = None
+    """Where to listen for hooks of gitlab-runner. None: GitLab's jobs are not taken."""
+
+    grace: Annotated[float, Field(ge=0, le=300)] = 5.0
+    """Seconds between TERM and KILL for what a job's stage started. Time to remove a lock file, and no more, since
+    somebody waits for the end."""
+
+    images: Annotated[tuple[str, ...], About(option="--gitlab-image")] = ("**",)
+    """Pattern of images that jobs may name: `*` is anything within a part, `**` anything. All: a job can run any image
+    in its sandbox anyway."""
+
+    map_images: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[^=]+=.+$")], ...],
+        Field(examples=[("docker.io/=mirror.example.com/hub/",)]),
+        About(option="--gitlab-map-image"),
+    ] = ()
+    """BEGINNING=REPLACEMENT in the names of their images. None: images come from where the job says."""
+
+    pull_policies: Annotated[tuple[PullPolicy, ...], About(option="--gitlab-pull-policy")] = (PullPolicy.ALWAYS,)
+    """For images of jobs that do not say, in the order in which they are tried. As gitlab-runner's own default."""
+
+    cache: Annotated[Path | None, Field(examples=[Path("/var/lib/runner/gitlab-cache")])] = None
+    """Folder for caches of jobs. None: caches are not kept, because they take disk that somebody has to plan."""
+
+    cache_bytes: ByteSize = ByteSize(20 * 1024**3)
+    """How much is kept there, such as `20GiB`. What was not used for the longest time goes first. Room for
+    some dozens of caches of usual size, on a disk of usual size."""
+
+    helper: Annotated[Path | None, Field(examples=[Path("/run/runner/gitlab-runner")])] = None
+    """A gitlab-runner or gitlab-runner-helper that jobs are given, for caches and artifacts. None: the sandbox image
+    has one, or jobs do without."""
+
+
+class Config(Section):
+    """All of it."""
+
+    state: Annotated[Path, About(option="--state")] = Path("/var/lib/runner")
+    """Folder for the API token, jobs, logs and outcomes. Where a host keeps what services must not lose."""
+
+    api: Api = Api()
+    tls: Tls = Tls()
+    jobs: Jobs = Jobs()
+    sandboxes: Sandboxes = Sandboxes()
+    gitlab: GitLab = GitLab()
+
+    @model_validator(mode="after")
+    def _gitlab_needs_a_keeper(self) -> Self:
+        if self.gitlab.socket and self.sandboxes.addresses:
+            raise ValueError("GitLab's jobs need a keeper's sandboxes: leave out gitlab.socket, or sandboxes.addresses")
+        return self

@@ -1,0 +1,91 @@
+"""Looks after the state folder while the service runs: forgets old jobs, and watches the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from runner.errors import StateError
+from runner.service.records import Records
+from runner.service.retention import Retention, to_forget
+from runner.service.watermark import Disk, Marks, Room, judge
+
+_logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at the disk. A fast disk takes less than the room below the mark in that time.
+_LOOK: Final = 1.0
+#: Seconds between two looks for old jobs.
+_SWEEP: Final = 60.0
+RETENTION: Final = Retention()
+MARKS: Final = Marks()
+
+
+def room_of(folder: Path) -> Room:
+    """Look at the disk of a folder. Raises OSError."""
+    found = os.statvfs(folder)
+    return Room(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
+
+
+class Housekeeper:
+    """Keeps one state folder. `disk` is how its disk was when it was last looked at."""
+
+    def __init__(
+        self,
+        records: Records,
+        retention: Retention = RETENTION,
+        marks: Marks = MARKS,
+        look: Callable[[Path], Room] = room_of,
+    ) -> None:
+        self._records = records
+        self._retention = retention
+        self._marks = marks
+        self._look = look
+        self.disk = Disk.WELL
+        self.room = Room(0, 0)
+        self.look()
+
+    @property
+    def shortage(self) -> str:
+        """Why nothing new may start, as a sentence; empty when it may."""
+        if self.disk is Disk.WELL:
+            return ""
+        return f"The disk of the runner's state folder has {self.room}. Make room there."
+
+    def look(self) -> None:
+        """See how the disk is. Never fails: one that does not tell is as it was."""
+        try:
+            self.room = self._look(self._records.folder)
+        except OSError as error:
+            _logger.warning("the disk of the state folder does not tell its room: %s", error)
+            return
+        before, self.disk = self.disk, judge(self.disk, self.room, self._marks)
+        if self.disk is not before:
+            _logger.warning("disk-%s: %s", self.disk, self.shortage or f"{self.room}; jobs start again.")
+
+    def sweep(self) -> list[str]:
+        """Forget the jobs that are too old or too much, and return them. Raises StateError."""
+        gone = list(to_forget(self._records.finished(), time.time(), self._retention))
+        self._records.forget(gone)
+        if gone:
+            _logger.info("%d finished jobs were forgotten, with their logs", len(gone))
+        return gone
+
+    async def work(self) -> None:
+        """Do both again and again, until cancelled."""
+        while True:
+            await self._sweep()
+            end = time.monotonic() + _SWEEP
+            while time.monotonic() < end:
+                await asyncio.sleep(_LOOK)
+                await asyncio.to_thread(self.look)
+
+    async def _sweep(self) -> None:
+        try:
+            await asyncio.to_thread(self.sweep)
+        except StateError as error:
+            _logger.error("%s Old jobs are looked for again soon.", error)  # noqa: TRY400 - a sentence

@@ -1,0 +1,43 @@
+"""How long finished jobs are kept, with their logs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+_DAY: Final = 24 * 3600.0
+_GIB: Final = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What is kept of finished jobs; the first limit that is reached counts. Others are kept in any case."""
+
+    #: Seconds since the job's end. A month: who asks later why a build broke has rebuilt it.
+    age: float = 30 * _DAY
+    #: Of all logs together. Ten of the largest (2 GiB), or some ten thousand usual ones (2 MiB).
+    bytes: int = 20 * _GIB
+    #: One takes about 1 KiB in the database, and looking at this many takes less than a tenth of a second.
+    jobs: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A finished job, and what is kept of it."""
+
+    id: str
+    #: Seconds since the epoch.
+    ended: float
+    bytes: int
+
+
+def to_forget(kept: Iterable[Kept], now: float, retention: Retention) -> Iterator[str]:
+    """Yield the jobs to forget, those that ended first before others."""
+    oldest_first = sorted(kept, key=lambda job: job.ended)
+    left, size = len(oldest_first), sum(job.bytes for job in oldest_first)
+    for job in oldest_first:
+        if left <= retention.jobs and size <= retention.bytes and now - job.ended <= retention.age:
+            return
+        yield job.id
+        left, size = left - 1, size - job.bytes

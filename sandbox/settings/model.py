@@ -1,0 +1,158 @@
+"""Settings as models, and what there is to know of each."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, Final, TypeAlias, get_args, get_origin
+
+from pydantic import BaseModel, ByteSize, ConfigDict, SecretStr
+
+Key: TypeAlias = tuple[str, ...]
+"""Where a setting is, from the top of the file. `EACH` stands for names that the file chooses."""
+
+EACH: Final = "*"
+
+
+class Section(BaseModel):
+    """A table of settings."""
+
+    live: ClassVar[bool] = False
+    """Whether all of it is taken up while running, as `About.live` says of one setting."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a setting's type does not say; put into its annotation."""
+
+    live: bool = False
+    """Whether a change is taken up while running, at HUP. What is not live is taken up by the next start."""
+    option: str = ""
+    """Its name as an option, where it is not the one that follows from its path."""
+    also: str = ""
+    """A variable that says the same: another program's name for it, or an older one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting of a model."""
+
+    key: Key
+    kind: Any
+    """Its type."""
+    default: Any
+    example: Any
+    """A value that could be given, where the default is none."""
+    about: About
+    section: type[BaseModel]
+    """Where it is a field, of the last name in its key."""
+
+    @property
+    def live(self) -> bool:
+        """Whether a change is taken up while running."""
+        return self.about.live or (issubclass(self.section, Section) and self.section.live)
+
+    @property
+    def text(self) -> str:
+        """Its docstring, in one line."""
+        return _docstrings(self.section.__module__).get((self.section.__name__, self.key[-1]), "")
+
+    @property
+    def name(self) -> str:
+        """As people write it."""
+        return ".".join(self.key)
+
+    @property
+    def secret(self) -> bool:
+        """Whether its value is shown to nobody."""
+        return SecretStr in (self.kind, *get_args(self.kind))
+
+    @property
+    def many(self) -> bool:
+        """Whether it is a list."""
+        return get_origin(self.kind) in (tuple, list)
+
+
+def settings_of(model: type[BaseModel], key: Key = ()) -> Iterator[Setting]:
+    """Every setting of a model, in the order of the model."""
+    for name, field in model.model_fields.items():
+        here = (*key, name)
+        inner, steps = _section(field.annotation)
+        if inner is not None:
+            yield from settings_of(inner, (*here, *steps))
+            continue
+        about = next((mark for mark in field.metadata if isinstance(mark, About)), About())
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        example = (field.examples or [default])[0]
+        yield Setting(here, field.annotation, default, example, about, model)
+
+
+@cache
+def _docstrings(module: str) -> dict[tuple[str, str], str]:
+    """Those of fields, by class and field. pydantic can keep them too, at 50 ms for each start of a command."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {
+        (section.name, field.target.id): " ".join(text.split())
+        for section in tree.body
+        if isinstance(section, ast.ClassDef)
+        for field, docstring in itertools.pairwise(section.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(docstring, ast.Expr) and isinstance(docstring.value, ast.Constant)
+        if isinstance(text := docstring.value.value, str)
+    }
+
+
+def look_up(config: object, path: Sequence[str], so_far: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Every value that a configuration has at a path, with the names that the file chose."""
+    match path:
+        case []:
+            yield so_far, config
+        case [step, *rest] if step == EACH:
+            assert isinstance(config, Mapping)
+            for name, value in config.items():
+                yield from look_up(value, rest, (*so_far, name))
+        case [step, *rest]:
+            yield from look_up(getattr(config, step), rest, (*so_far, step))
+
+
+def written(value: object) -> str:
+    """A value as a TOML file would have it; empty for none."""
+    match value:
+        case None:
+            text = ""
+        case SecretStr():
+            text = "(hidden)"
+        case bool():
+            text = str(value).lower()
+        case ByteSize() if value >= 1024:
+            text = f'"{_bytes(value)}"'
+        case int() | float():
+            text = f"{value:g}" if isinstance(value, float) else str(int(value))
+        case tuple() | list():
+            text = f"[{', '.join(map(written, value))}]"
+        case _:
+            text = f'"{value}"'
+    return text
+
+
+def _bytes(value: int) -> str:
+    """Exact, in the largest unit that fits."""
+    for unit, size in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if value % size == 0:
+            return f"{value // size}{unit}"
+    return f"{value}B"
+
+
+def _section(kind: Any) -> tuple[type[BaseModel] | None, Key]:  # noqa: ANN401 - any type that a field may have
+    """The model that a field holds, and the step to it where it holds them by name."""
+    if get_origin(kind) is dict:
+        inner, steps = _section(get_args(kind)[1])
+        return inner, (EACH, *steps)
+    return (kind, ()) if isinstance(kind, type) and issubclass(kind, BaseModel) else (None, ())

@@ -1,0 +1,193 @@
+"""The settings of `runner serve`: which of file, environment and options counts, and what is said of mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.config.load import load, option, settings, variable
+from runner.config.model import Config
+from runner.errors import ConfigError
+from sandbox.settings.loaded import Origin, Source
+from sandbox.settings.model import Key, Setting
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "runner.toml"
+
+
+def complaints(file: Path, text: str, environment: dict[str, str] | None = None, **options: str) -> list[str]:
+    """What is wrong, a line each, without the name of the file's folder."""
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file, environment or {}, {tuple(name.split("__")): value for name, value in options.items()})
+    message = str(caught.value).removeprefix("The configuration is wrong:")
+    return [line.strip().replace(f"{file.parent}/", "") for line in message.strip().split("\n")]
+
+
+def test_nothing_given_is_every_default() -> None:
+    loaded = load(None, {})
+    assert loaded.config == Config()
+    assert {loaded.origin(setting.key) for setting in settings()} == {Origin(Source.DEFAULT)}
+
+
+SLOTS = ("jobs", "slots")
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.sets(st.sampled_from("fvo")))
+def test_options_win_over_the_environment_and_that_over_the_file(a: int, b: int, c: int, given: set[str]) -> None:
+    from tempfile import TemporaryDirectory  # noqa: PLC0415 - hypothesis and tmp_path do not go together
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "f"
+        file.write_text(f"[jobs]\nslots = {a}\n" if "f" in given else "")
+        environment = {"RUNNER_JOBS_SLOTS": str(b)} if "v" in given else {}
+        loaded = load(file, environment, {SLOTS: str(c)} if "o" in given else {})
+        expected = [
+            (c, Origin(Source.OPTION, "--slots")),
+            (b, Origin(Source.VARIABLE, "RUNNER_JOBS_SLOTS")),
+            (a, Origin(Source.FILE, f"{file}:2")),
+            (2, Origin(Source.DEFAULT)),
+        ]
+    first = next(one for one, source in zip(expected, "ovf", strict=False) if source in given) if given else expected[3]
+    assert (loaded.config.jobs.slots, loaded.origin(SLOTS)) == first
+
+
+_BESIDE: dict[Key, Key] = {("tls", "key"): ("tls", "certificate"), ("tls", "certificate"): ("tls", "key")}
+"""What cannot be given alone, and what it needs."""
+_SAMPLES: dict[Key, str] = {
+    ("api", "listen"): "[::1]:1",
+    ("gitlab", "map_images"): "a=b c=d",
+    ("gitlab", "pull_policies"): "never always",
+}
+"""Values that are not the default, where 7 will not do."""
+
+
+@pytest.mark.parametrize("setting", [one for one in settings() if not one.secret], ids=lambda setting: setting.name)
+def test_every_setting_can_be_given_in_each_way(setting: Setting) -> None:
+    text = _SAMPLES.get(setting.key, "7")
+    beside: dict[Key, str | list[str]] = {_BESIDE[setting.key]: "/x"} if setting.key in _BESIDE else {}
+    by_option = load(None, {}, {setting.key: text.split() if setting.many else text, **beside})
+    assert by_option.config != Config()
+    assert by_option.origin(setting.key) == Origin(Source.OPTION, option(setting))
+    for name in filter(None, (variable(setting), setting.about.also)):
+        by_variable = load(None, {name: text}, beside)
+        assert by_variable.config == by_option.config
+        assert by_variable.origin(setting.key) == Origin(Source.VARIABLE, name)
+
+
+@pytest.mark.parametrize("setting", [one for one in settings() if one.secret], ids=lambda setting: setting.name)
+def test_a_secret_is_given_by_value_or_by_a_file_and_never_as_an_argument(setting: Setting, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("long enough for everybody\n")
+    path, file = str(tmp_path / "secret"), tmp_path / "runner.toml"
+    file.write_text(f'{setting.name}_file = "{path}"\n')
+    ways = [
+        load(None, {variable(setting): "long enough for everybody"}),
+        load(None, {f"{variable(setting)}_FILE": path}),
+        load(None, {}, {setting.key: path}),
+        load(file, {}),
+    ]
+    assert option(setting).endswith("-file")
+    assert all(way.config == ways[0].config != Config() for way in ways)
+    assert "long enough" not in repr(ways)
+
+
+def test_no_two_settings_have_a_name_in_common() -> None:
+    variables = [name for one in settings() for name in (variable(one), one.about.also) if name]
+    assert len(variables) == len(set(variables))
+    assert len({option(one) for one in settings()}) == len(settings())
+
+
+def test_the_rule_names_a_variable_before_an_older_name() -> None:
+    environment = {"SANDBOX_KEEPER": "/old", "RUNNER_SANDBOXES_KEEPER": "/new"}
+    assert load(None, environment).config.sandboxes.keeper == Path("/new")
+
+
+def test_an_empty_variable_says_nothing() -> None:
+    assert load(None, {"RUNNER_JOBS_SLOTS": "", "RUNNER_GITLAB_SOCKET": ""}).config == Config()
+
+
+def test_all_mistakes_are_told_at_once_each_by_where_it_is(file: Path) -> None:
+    text = """
+        stat = "/x"
+        [jobs]
+        slots = 0
+        lables = ["a"]
+        [gitlab]
+        pull_policies = ["sometimes"]
+        """
+    assert complaints(file, text, {"RUNNER_JOBS_PER_KEY": "many"}, gitlab__grace="-1") == [
+        "runner.toml:4: jobs.slots: must be greater than or equal to 1, not 0.",
+        "RUNNER_JOBS_PER_KEY: jobs.per_key: must be a valid integer, not 'many'.",
+        "runner.toml:5: jobs.lables: there is no such setting. Did you mean labels?",
+        "--gitlab-grace: gitlab.grace: must be greater than or equal to 0, not '-1'.",
+        "runner.toml:7: gitlab.pull_policies.0: must be 'always', 'if-not-present' or 'never', not 'sometimes'.",
+        "runner.toml:2: stat: there is no such setting. Did you mean state?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("jobs = 3", "runner.toml:1: jobs: must be a valid dictionary or instance of Jobs."),
+        ("slots = 3", "runner.toml:1: slots: there is no such setting. Did you mean jobs.slots?"),
+        ("[job]\nslots = 3", "runner.toml:1: job: there is no such setting. Did you mean jobs?"),
+        ("[xyz]", "runner.toml:1: xyz: there is no such setting."),
+        (
+            'api.listen = "8080"',
+            "runner.toml:1: api.listen: must be HOST:PORT, such as 127.0.0.1:8080, not '8080'.",
+        ),
+        (
+            '[tls]\nkey = "/k"',
+            "runner.toml:1: tls: certificate and key belong together: give both, or none for HTTP.",
+        ),
+        ('gitlab.map_images = ["a"]', "runner.toml:1: gitlab.map_images.0: must match pattern '^[^=]+=.+$', not 'a'."),
+    ],
+)
+def test_a_mistake_is_told_with_line_and_what_was_expected(file: Path, text: str, said: str) -> None:
+    assert complaints(file, text) == [said]
+
+
+def test_a_variable_for_what_the_file_has_something_else_is_no_defect(file: Path) -> None:
+    assert len(complaints(file, "jobs = 3", {"RUNNER_JOBS_SLOTS": "4"})) == 1
+
+
+def test_gitlab_and_addresses_exclude_each_other(file: Path) -> None:
+    [said] = complaints(file, '[gitlab]\nsocket = "/s"', {"RUNNER_ADDRESSES": "ci@192.0.2.1:22"})
+    assert "GitLab's jobs need a keeper's sandboxes" in said
+
+
+def test_a_long_wrong_value_is_cut(file: Path) -> None:
+    [said] = complaints(file, f'jobs.slots = "{"9x" * 5000}"')
+    assert len(said) < 250
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("RUNNER_JOBS_SLOT", "RUNNER_JOBS_SLOT is no setting, and has no effect. Did you mean RUNNER_JOBS_SLOTS?"),
+        ("RUNNER_API_SERVICE_HOST", "RUNNER_API_SERVICE_HOST is no setting, and has no effect."),
+    ],
+)
+def test_a_variable_that_looks_like_a_setting_is_remarked(name: str, said: str) -> None:
+    """And no more than that: Kubernetes sets the second one for a service of the name `runner-api`."""
+    assert load(None, {name: "3"}).remarks == (said,)
+
+
+def test_others_variables_are_left_alone() -> None:
+    others = ("RUNNER_URL", "RUNNER_TOKEN_FILE", "RUNNER_NAME", "RUNNER_TEMP", "RUNNER_OS", "SANDBOX_KEEPER")
+    assert load(None, dict.fromkeys(others, "x")).remarks == ()
+
+
+def test_one_section_is_read_without_a_file_and_without_the_others() -> None:
+    environment = {"RUNNER_JOBS_SLOTS": "wrong", "SANDBOX_KEEPER": "/k"}
+    assert load(None, environment, only="sandboxes").config.sandboxes.keeper == Path("/k")
+
+
+def test_a_file_that_is_named_must_be_there(file: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        load(file, {})
