@@ -23,11 +23,11 @@ test: check images test-tools
 	@echo "== testing with the runtime that .state/environment names (about a quarter of an hour)"
 	@$(WITH_ENGINE) .venv/bin/pytest $(AT_ONCE) $(PYTEST_ARGS)
 
-# A real SSH server and client; started by the tests, never as services.
+# A real SSH server, clients and an editor; started by the tests, never as services.
 .PHONY: test-tools
 test-tools: .venv/.ready
 	@.venv/bin/python -c 'from sandbox.evaluation import packages; \
-	  packages.ensure({"sshd": "openssh-server", "ssh": "openssh-client"}, print)'
+	  packages.ensure({"sshd": "openssh-server", "ssh": "openssh-client", "vim": "vim"}, print)'
 
 check: .venv/.ready
 	@.venv/bin/ruff format --check --quiet .
