@@ -32,6 +32,7 @@ from runner.gitlab import hook
 from runner.gitlab.jobs import Jobs
 from runner.gitlab.options import Options
 from runner.gitlab.server import Server
+from runner.metrics import Metrics
 from tests.gitlab.manager import Config, Manager
 from tests.gitlab.scripts import whole
 
@@ -50,7 +51,7 @@ def serving(target: Target, folder: Path) -> Iterator[dict[str, str]]:
 
     async def serve() -> None:
         jobs = Jobs(target, folder / "jobs", Options(socket=path, settings=target.settings()))
-        server = Server(path, jobs)
+        server = Server(path, jobs, Metrics())
         server.open()
         loop.add_reader(told, jobs.abort, "the measurement is over")
         ready.set()

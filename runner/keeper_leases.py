@@ -15,6 +15,9 @@ from sandbox.state import State
 
 DEFAULT_KEEPER = Path(protocol.DEFAULT_SOCKET)
 
+#: Seconds for the keeper to tell what it measures.
+METRICS_DEADLINE = 5.0
+
 _T = TypeVar("_T")
 _Granted: TypeAlias = asyncio.Future[tuple[protocol.LeaseGrant, socket]]
 
@@ -44,6 +47,10 @@ class KeeperLeases:
         """How many sandboxes of a profile are ready and not leased. Errors: LeaseError."""
         listing = await _ask(self._client.listing)
         return sum(sandbox.state is State.READY and sandbox.profile == profile for sandbox in listing.sandboxes)
+
+    async def metrics(self) -> str:
+        """What the keeper measures, in Prometheus's text format. Errors: LeaseError."""
+        return await _ask(lambda: self._client.metrics(METRICS_DEADLINE))
 
     async def _lease(self, attempt: str, asked: "_Granted", unwanted: Callable[["_Granted"], object]) -> "KeeperLease":
         try:

@@ -17,8 +17,10 @@ def beside(service: Service, leases: LeaseSource, folder: Path, options: Options
     """Return the service, with GitLab's jobs where hooks are listened for. Needs a running event loop."""
     if options.socket is None:
         return service
+    metrics = service.records.metrics
     jobs = Jobs(leases, folder, options, lambda: service.held)
-    return Beside(service, jobs, Server(options.socket, jobs))
+    metrics.gitlab_jobs.set_function(lambda: len(jobs.live))
+    return Beside(service, jobs, Server(options.socket, jobs, metrics))
 
 
 class Beside:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -19,8 +18,9 @@ from runner.gitlab.options import Options
 from runner.gitlab.record import State
 from runner.gitlab.response import GitLabJob, parse
 from runner.gitlab.turn import Listener
+from runner.logs import Action, Events
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Under this name, gitlab-runner hands every later hook of a job its handle.
 JOB_VARIABLE: Final = "RUNNER_GITLAB_JOB"
@@ -57,7 +57,7 @@ class Jobs:
             else:
                 self._live[record.name] = live
         if self._live:
-            _logger.info("found again: %d GitLab jobs", len(self._live))
+            _events.info(Action.FOUND_AGAIN, f"found again: {len(self._live)} GitLab jobs")
 
     def configure(self, response: bytes) -> tuple[Live, dict[str, object]]:
         """Take a job, and return it and what `config` prints. Errors: StoppingError; ResponseError; GitLabError."""
@@ -67,7 +67,7 @@ class Jobs:
         job = parse(response)
         record, handle = records.create(self._folder, job, response)
         live = self._live[record.name] = Live(record, self._leases, self._options)
-        _logger.info("GitLab job %s: taken, of project %d", record.name, job.project)
+        _events.info(Action.QUEUED, f"taken, of project {job.project}", gitlab_job=record.name)
         return live, {
             "driver": {"name": "sandbox-runner"},
             "shell": "bash",
@@ -161,7 +161,7 @@ class Jobs:
     def abort(self, why: str) -> None:
         """Take no more jobs and end those that were taken. Idempotent."""
         self.stop()
-        _logger.info("GitLab's jobs are ended: %s", why)
+        _events.info(Action.STOPPING, f"GitLab's jobs are ended: {why}")
         for live in self.live:
             self.end(live, "a stop of the runner")
 
@@ -192,4 +192,4 @@ class Jobs:
         self._tasks.discard(task)
         self._changed.set()
         if not task.cancelled() and (error := task.exception()):
-            _logger.error("a GitLab job's course met a defect in the runner", exc_info=error)
+            _events.error(Action.DEFECT, "a GitLab job's course met a defect in the runner", error=error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import replace
@@ -24,8 +23,9 @@ from runner.gitlab.trust import remark, trust_key
 from runner.gitlab.turn import Listener, Turn
 from runner.gitlab.wire import Done, End, SystemFailed
 from runner.gitlab.workplace import Workplace
+from runner.logs import Action, Events
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Seconds that a hook waits for another one of the same job.
 LOCK_DEADLINE: Final = 60.0
@@ -99,12 +99,13 @@ class Live:
     def end(self, by: str) -> None:
         """Have the job over from now on, also for a later life. `finish` follows."""
         self._over = True
-        _logger.info("GitLab job %s is over by %s", self.record.name, by)
+        _events.info(Action.OVER, f"over by {by}", gitlab_job=self.record.name)
         self._cancellation.request(by)
         try:
             self.record.move(State.OVER)
         except GitLabError as error:
-            _logger.warning("GitLab job %s: a restart would forget that it is over: %s", self.record.name, error)
+            what = f"a restart would forget that it is over: {error}"
+            _events.warning(Action.STORE_FAILED, what, gitlab_job=self.record.name)
 
     async def finish(self) -> None:
         """Give the sandbox back when nothing runs any more, and forget the job."""
@@ -192,7 +193,7 @@ class Live:
 
         def note(news: Note) -> None:
             nonlocal said
-            _logger.info("GitLab job %s: %s", self.record.name, news.text)
+            _events.info(Action.of_note(news.action), news.text, gitlab_job=self.record.name)
             said = news.text if news.action == "leased" else said
 
         def on_ask(attempt: str, token: str) -> None:

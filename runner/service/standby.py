@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
@@ -12,8 +11,9 @@ from runner.errors import RunnerError
 from runner.execution.lease import LeaseSource
 from runner.execution.options import DEFAULTS, Settings
 from runner.execution.prepare import Prepared, prepare
+from runner.logs import Action, Events
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Seconds between two looks at what there is to spare.
 _INTERVAL: Final = 1.0
@@ -65,7 +65,7 @@ class Standby:
             try:
                 spare = await self._ready(self._wanted[0])
             except RunnerError as error:
-                _logger.info("no sandbox in advance: %s", error)
+                _events.info(Action.STANDBY_FAILED, f"no sandbox in advance: {error}")
                 spare = 0
             if self._held is None and spare >= _SPARE:
                 self._held = asyncio.create_task(prepare(self._leases, *self._wanted, settings=self._settings))
@@ -89,6 +89,6 @@ async def _result(held: asyncio.Task[Prepared] | None) -> Prepared | None:
         return None
     await asyncio.wait([held])
     if error := held.exception():
-        _logger.info("no sandbox in advance: %s", error)
+        _events.info(Action.STANDBY_FAILED, f"no sandbox in advance: {error}")
         return None
     return held.result()

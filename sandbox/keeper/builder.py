@@ -112,7 +112,7 @@ class Builder:
         elif verdict.kind is VerdictKind.CLEAN:
             self._prove(built, deadline, container=True)
         if verdict.kind is not VerdictKind.CLEAN:
-            raise SandboxFault(FAULTS[verdict.kind], str(verdict))
+            raise SandboxFault(FAULTS[verdict.kind], str(verdict), verdict.causes)
 
     def verdict(self, built: Built, deadline: float) -> Verdict:
         """Judge a sandbox from outside, frozen meanwhile, before the monotonic `deadline`. Raises `EngineError`."""

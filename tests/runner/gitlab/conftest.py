@@ -19,6 +19,7 @@ from runner.gitlab import hook
 from runner.gitlab.jobs import Jobs
 from runner.gitlab.options import Options
 from runner.gitlab.server import Server
+from runner.metrics import Metrics
 from tests.runner.conftest import FakeLeases, Sandbox
 
 #: A minute is for a machine that is busy with everything else.
@@ -146,7 +147,7 @@ class Lab:
     def begin(self) -> None:
         """Begin a life."""
         self.jobs = Jobs(self.leases, self.folder / "jobs", self.options)
-        self.server = Server(self.socket, self.jobs)
+        self.server = Server(self.socket, self.jobs, Metrics())
         self.server.open()
         self.working = asyncio.create_task(self.jobs.work())
 
