@@ -9,6 +9,7 @@ import typer
 
 from runner.commands import config, jobs, operation, run, serve, state, tokens
 from runner.config.model import Api
+from runner.doctor.cli import doctor
 from runner.errors import BadJobError, ConfigError, InputError, RunnerError
 from runner.gitlab.cli import app as gitlab
 
@@ -26,6 +27,7 @@ app.add_typer(state.app)
 app.add_typer(tokens.app, name="token")
 app.add_typer(config.app, name="config")
 app.add_typer(gitlab, name="gitlab")
+app.command()(doctor)
 
 _EXIT_CODES: Final = ((BadJobError, 64), (InputError, 66), (ConfigError, 78))
 """By kind, as in sysexits.h: 64 usage, 66 no input, 78 configuration; for the rest 69, something needed is

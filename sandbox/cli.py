@@ -165,7 +165,7 @@ def purge(
     chosen = found if every else found & {InstallationId(installation or "")}
     removed = {str(one): engine.remove(one) for one in sorted(chosen)}
     for one in chosen:
-        with suppress(WallsDown):  # where there is no nft there are no walls
+        with suppress(WallsDown):
             Walls(one).remove()
     if as_json:
         print(json.dumps({"removed": removed}))

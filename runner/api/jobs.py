@@ -92,7 +92,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
     ) -> JobView:
         """Ask for a job's end. It has not ended yet when this returns."""
         _events.info(Action.CANCELLED, f"cancelled by {client.who}", job=record.id, who=client.who)
-        await service.cancel(record, client.who)
+        await service.cancel(record, client.name)
         return _view(service, record.id)
 
     return jobs

@@ -22,9 +22,9 @@ from sandbox.settings.loaded import later
 if TYPE_CHECKING:
     from runner.config.model import Config, GitLab
     from runner.gitlab.options import Options as GitLabOptions
-    from runner.service.housekeeping import Housekeeper
-    from runner.service.records import Records
+    from runner.service.retention import Retention
     from runner.service.service import Service
+    from runner.service.watermark import Marks
     from sandbox.settings.loaded import Loaded
 
 app = typer.Typer()
@@ -72,15 +72,12 @@ def _gitlab(settings: GitLab) -> GitLabOptions:
     )
 
 
-def _housekeeper(records: Records, config: Config) -> Housekeeper:
-    from runner.service.housekeeping import Housekeeper  # noqa: PLC0415 - as above
-    from runner.service.retention import Retention  # noqa: PLC0415
+def _limits(config: Config) -> tuple[Retention, Marks]:
+    from runner.service.retention import Retention  # noqa: PLC0415 - as above
     from runner.service.watermark import Marks  # noqa: PLC0415
 
     kept, disk = config.retention, config.disk
-    return Housekeeper(
-        records, Retention(kept.age, int(kept.bytes), kept.jobs), Marks(low=int(disk.low), full=int(disk.full))
-    )
+    return Retention(kept.age, int(kept.bytes), kept.jobs), Marks(low=int(disk.low), full=int(disk.full))
 
 
 async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> None:
@@ -91,6 +88,7 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
     from runner.gitlab.beside import beside  # noqa: PLC0415
     from runner.metrics import Metrics  # noqa: PLC0415
     from runner.service.home import Home  # noqa: PLC0415
+    from runner.service.housekeeping import Housekeeper  # noqa: PLC0415
     from runner.service.leases import NotedLeases  # noqa: PLC0415
     from runner.service.records import Records  # noqa: PLC0415
     from runner.service.service import SETTINGS, Service  # noqa: PLC0415
@@ -116,7 +114,7 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
         source.adapt(SETTINGS),
         jobs.per_key,
         jobs.labels,
-        _housekeeper(records, config),
+        Housekeeper(records, *_limits(config)),
     )
     where = f"{'https' if tls else 'http'}://{config.api.listen}"
     _events.info(Action.SERVING, f"serving on {where}; the API token is in {home.token}")
@@ -136,6 +134,7 @@ def _reread(service: Service, started: Loaded[Config], read: Callable[[], Loaded
         return
     jobs = said.config.jobs
     service.follow(jobs.slots, jobs.per_key, jobs.labels)
+    service.housekeeper.follow(*_limits(said.config))
     _events.info(Action.CONFIGURATION_READ, "the configuration was read anew")
     if waiting := later(started, said):
         _events.warning(Action.CONFIGURATION_REMARK, f"not taken up before the next start: {', '.join(waiting)}")

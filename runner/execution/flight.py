@@ -54,7 +54,7 @@ class Flight:
             if script.done():
                 return _broken(script.exception())
             if self._heartbeat.is_lost:
-                return SandboxLost("The lease was taken away while the script was running.")
+                return SandboxLost(f"The lease was taken away while the script was running. {self._heartbeat.why}")
             if self._pursuit.settled:
                 break
         return TimedOut(Limit.JOB)

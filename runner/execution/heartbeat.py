@@ -23,6 +23,8 @@ class Heartbeat:
         """Start. Needs a running event loop."""
         self._lease = lease
         self._lost = asyncio.Event()
+        #: Why it was lost.
+        self.why = ""
         self._asked = asyncio.Event()
         self._task = asyncio.create_task(self._beat())
 
@@ -53,7 +55,8 @@ class Heartbeat:
             try:
                 async with asyncio.timeout(self._lease.term):
                     await self._lease.renew()
-            except LeaseLostError:
+            except LeaseLostError as error:
+                self.why = str(error)
                 self._lost.set()
                 return
             except Exception as error:  # noqa: BLE001 - a loop that cannot die

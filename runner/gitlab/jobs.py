@@ -19,6 +19,7 @@ from runner.gitlab.record import State
 from runner.gitlab.response import GitLabJob, parse
 from runner.gitlab.turn import Listener
 from runner.logs import Action, Events
+from runner.service.standby import Standby
 
 _events = Events(__name__)
 
@@ -39,7 +40,12 @@ class Jobs:
     """Jobs from `config` to `cleanup`, and those whose cleanup never comes."""
 
     def __init__(
-        self, leases: LeaseSource, folder: Path, options: Options, held: Callable[[], str] = lambda: ""
+        self,
+        leases: LeaseSource,
+        folder: Path,
+        options: Options,
+        held: Callable[[], str] = lambda: "",
+        standby: Standby | None = None,
     ) -> None:
         """Find the jobs of an earlier life. `held` says why none may start now. Needs a running event loop."""
         self._leases = leases
@@ -50,8 +56,9 @@ class Jobs:
         self._changed = asyncio.Event()
         self._stopping = self._detached = False
         self._held = held
+        self._standby = standby
         for record in records.load(folder):
-            live = Live(record, leases, options)
+            live = Live(record, leases, options, standby)
             if record.state is State.OVER:
                 self._do(live.finish())
             else:
@@ -66,7 +73,7 @@ class Jobs:
             raise StoppingError(_STOPPING)
         job = parse(response)
         record, handle = records.create(self._folder, job, response)
-        live = self._live[record.name] = Live(record, self._leases, self._options)
+        live = self._live[record.name] = Live(record, self._leases, self._options, self._standby)
         _events.info(Action.QUEUED, f"taken, of project {job.project}", gitlab_job=record.name)
         return live, {
             "driver": {"name": "sandbox-runner"},
@@ -81,6 +88,11 @@ class Jobs:
     def live(self) -> list[Live]:
         """Those that are not over."""
         return list(self._live.values())
+
+    @property
+    def attempts(self) -> set[str]:
+        """Those that hold a sandbox, or may."""
+        return {lease.attempt for live in self.live if (lease := live.record.note.lease)}
 
     @property
     def running(self) -> int:

@@ -24,6 +24,7 @@ from runner.gitlab.turn import Listener, Turn
 from runner.gitlab.wire import Done, End, SystemFailed
 from runner.gitlab.workplace import Workplace
 from runner.logs import Action, Events
+from runner.service.standby import PATIENCE, Standby
 
 _events = Events(__name__)
 
@@ -39,10 +40,12 @@ _MAX_TEXT: Final = 2000
 class Live:
     """One job, from `config` to its end or to the next life of the service."""
 
-    def __init__(self, record: Record, leases: LeaseSource, options: Options) -> None:
+    def __init__(self, record: Record, leases: LeaseSource, options: Options, standby: Standby | None = None) -> None:
         self.record = record
         self._options = options
-        self._tenancy = Tenancy(leases, _settings(record.job.timeout, options))
+        self._settings = _settings(record.job.timeout, options)
+        self._tenancy = Tenancy(leases, self._settings)
+        self._standby = standby
         self._lock = asyncio.Lock()
         self._cancellation = Cancellation()
         self._workplace = Workplace(record.job, options, used=record.state in (State.PREPARED, State.RUNNING))
@@ -188,7 +191,16 @@ class Live:
         return await self._workplace.prepare(turn)
 
     async def _take(self) -> str:
-        """Have a sandbox, and return a sentence on it."""
+        """Have a sandbox, the one that was prepared in advance or another one, and return a sentence on it."""
+        profile, key = self._options.profile, trust_key(self.record.job)
+
+        def on_ask(attempt: str, token: str) -> None:
+            self.record.change(lease=Lease(attempt=attempt, token=token))
+
+        if self._standby and self._settings.patience <= PATIENCE and (held := await self._standby.take(profile, key)):
+            with contextlib.suppress(LeaseLostError):
+                await self._tenancy.adopt(held, on_ask)
+                return held.sentence
         said = ""
 
         def note(news: Note) -> None:
@@ -196,10 +208,7 @@ class Live:
             _events.info(Action.of_note(news.action), news.text, gitlab_job=self.record.name)
             said = news.text if news.action == "leased" else said
 
-        def on_ask(attempt: str, token: str) -> None:
-            self.record.change(lease=Lease(attempt=attempt, token=token))
-
-        await self._tenancy.take(self._options.profile, trust_key(self.record.job), on_ask, note)
+        await self._tenancy.take(profile, key, on_ask, note)
         return said
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:

@@ -48,6 +48,10 @@ class Housekeeper:
         self.room = Room(0, 0)
         self.look()
 
+    def follow(self, retention: Retention, marks: Marks) -> None:
+        """Go on with other limits, from the next look on."""
+        self._retention, self._marks = retention, marks
+
     @property
     def shortage(self) -> str:
         """Why nothing new may start, as a sentence; empty when it may."""

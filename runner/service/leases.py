@@ -48,6 +48,10 @@ class NotedLeases:
         """See `LeaseSource.resume`."""
         return await self._leases.resume(attempt, token)
 
+    def keep(self, attempts: Collection[str]) -> None:
+        """Somebody else goes on with these: they are not `return_earlier`'s."""
+        self._earlier = [(attempt, token) for attempt, token in self._earlier if attempt not in attempts]
+
     async def return_earlier(self, followed: Collection[str]) -> None:
         """Return what an earlier life was lent, but for the attempts that are followed. Asks until it is answered."""
         for attempt, token in self._earlier:

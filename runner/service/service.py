@@ -71,7 +71,8 @@ class Service:
         self._settings = settings
         self._leases = leases
         self.slots = slots
-        self._standby = standby
+        #: Of all jobs, also of those that the service does not run itself.
+        self.standby = standby
         self._per_key = per_key or slots
         self._labels = frozenset(labels)
         self._running: dict[Record, asyncio.Task[None]] = {}
@@ -223,10 +224,14 @@ class Service:
     async def _close(self) -> None:
         """Give back what is held. What a detached service cannot do in time is done by the next life."""
         closing = [*self._running.values()]
-        if self._standby is not None:
-            closing.append(asyncio.create_task(self._standby.close()))
+        if self.standby is not None:
+            closing.append(asyncio.create_task(self.standby.close()))
         if closing:
             await asyncio.wait(closing, timeout=_DETACH_DEADLINE if self._mode is Mode.LEAVING else None)
+
+    def leave_to_others(self, attempts: Collection[str]) -> None:
+        """Have the leases of an earlier life not returned that somebody else goes on with. Call before `work`."""
+        self._leases.keep(attempts)
 
     def _reconcile(self) -> set[str]:
         """Go on with what an earlier life left, and return the attempts that are followed again.
@@ -318,8 +323,8 @@ class Service:
     async def _attempt(self, record: Record, job: Job, log: Log, tell: Notes, mark: OnStart, on_end: OnEnd) -> Outcome:
         """Run it in the sandbox that was prepared in advance, if that suits, or in another one."""
         settings = self._settings_for(job)
-        if self._standby is not None and settings.patience <= PATIENCE:
-            prepared = await self._standby.take(job.profile, job.trust_key)
+        if self.standby is not None and settings.patience <= PATIENCE:
+            prepared = await self.standby.take(job.profile, job.trust_key)
             if prepared is not None:
                 try:
                     return await run(prepared, job, log, record.cancellation, notes=tell, on_start=mark, on_end=on_end)

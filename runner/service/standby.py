@@ -1,4 +1,7 @@
-"""A sandbox that is leased and logged in to before there is a job, so that the next job does not wait for either."""
+"""A sandbox that is leased and logged in to before there is a job, so that the next job does not wait for either.
+
+One for all jobs, those of GitLab among them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from runner.errors import RunnerError
+from runner.execution.cancellation import see_through
 from runner.execution.lease import LeaseSource
 from runner.execution.options import DEFAULTS, Settings
 from runner.execution.prepare import Prepared, prepare
@@ -44,12 +48,18 @@ class Standby:
         self._keeping = asyncio.create_task(self._keep())
 
     async def take(self, profile: str, trust_key: str) -> Prepared | None:
-        """Return the prepared sandbox when there is one that suits; it is the caller's then."""
+        """Return the prepared sandbox when there is one that suits; it is the caller's then.
+
+        Being cancelled leaves nothing leased.
+        """
         held, self._held = self._held, None
-        suits = self._wanted == (profile, trust_key)
         self._wanted = (profile, trust_key)
-        prepared = await _result(held)
-        if prepared is None or (suits and prepared.usable):
+        try:
+            prepared = await _result(held)
+        except asyncio.CancelledError:
+            await see_through(_drop(held))
+            raise
+        if prepared is None or (prepared.usable and self._wanted == (prepared.profile, prepared.trust_key)):
             return prepared
         await prepared.release()
         return None
@@ -81,6 +91,15 @@ class Standby:
 
 def _usable(held: asyncio.Task[Prepared]) -> bool:
     return held.exception() is None and held.result().usable
+
+
+async def _drop(held: asyncio.Task[Prepared] | None) -> None:
+    """Have a preparation end with nothing leased."""
+    if held is not None:
+        held.cancel()
+        await asyncio.wait([held])
+        if not held.cancelled() and held.exception() is None:
+            await held.result().release()
 
 
 async def _result(held: asyncio.Task[Prepared] | None) -> Prepared | None:

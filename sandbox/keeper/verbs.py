@@ -113,9 +113,17 @@ class Verbs:
         return _grant(sandbox, built), connection
 
     def renew(self, request: protocol.Renew) -> protocol.Done:
-        """One more term. Raises `KeeperRefused` when the lease is over."""
+        """One more term. Raises `KeeperRefused` when the lease is over, or its sandbox has ended.
+
+        That is seen without the engine: the loop that asks the engine would find it out a second later.
+        """
         with self._stock.changed:
-            self._stock.pool.renew(request.token, time.monotonic())
+            sandbox = self._stock.pool.renew(request.token, time.monotonic())
+            ended = not self._builder.runs(self._stock.built[sandbox.name])
+        if ended:
+            reason = "Its container does not run any more."
+            self._stock.condemn(sandbox.name, Fault.STOPPED, reason)
+            raise KeeperRefused(reason)
         return protocol.Done()
 
     def kill(self, request: protocol.Kill) -> protocol.Done:

@@ -162,6 +162,9 @@ class Host:
     def verdict(self, built: Built, deadline: float) -> Verdict:
         return self.verdict_of
 
+    def runs(self, built: Built) -> bool:
+        return self.containers.get(built.container_id.removeprefix("id-of-"), False)
+
     def end_job(self, built: Built) -> int:
         self.on_kill()
         return 3
