@@ -25,7 +25,7 @@ test: check images test-tools
 
 # A real SSH server, clients and an editor; started by the tests, never as services.
 .PHONY: test-tools
-test-tools: .venv/.ready
+test-tools: .venv/.ready | .state/environment
 	@.venv/bin/python -c 'from sandbox.evaluation import packages; \
 	  packages.ensure({"sshd": "openssh-server", "ssh": "openssh-client", "vim": "vim"}, print)'
 
