@@ -64,10 +64,10 @@ def commands(order: Build, folder: Path, has_buildx: bool, environment: Mapping[
     """The arguments of `docker`, one call after the other. Raises `ConfigError` for what it could not do."""
     if has_buildx:
         return [_build(order, folder, ["buildx", "build", "--push" if order.push else "--load"], environment)]
-    if order.platforms or order.builder:
+    if len(order.platforms) > 1 or order.builder:
         raise ConfigError(
-            "--platform and --builder need Docker's buildx. Install it (docker-buildx), or build on a machine of that "
-            "platform."
+            "--builder, and several platforms at once, need Docker's buildx. Install it (docker-buildx), or build for "
+            "one platform after the other."
         )
     pushes = [["push", tag] for tag in order.tags] if order.push else []
     return [_build(order, folder, ["build"], environment), *pushes]

@@ -28,7 +28,7 @@ def build(
     ] = None,
     base_image: Annotated[str | None, typer.Option(help="Any Debian trixie, instead of debian:trixie-slim.")] = None,
     extra_ca: Annotated[list[Path] | None, typer.Option(help="Certificates (PEM) to trust as well.")] = None,
-    platform: Annotated[str, typer.Option(help="Such as linux/amd64,linux/arm64; needs buildx.")] = "",
+    platform: Annotated[str, typer.Option(help="Such as linux/arm64; several need buildx.")] = "",
     push: Annotated[bool, typer.Option("--push", help="Push it to the registries that the names say.")] = False,
     builder: Annotated[str | None, typer.Option(help="One of `docker buildx ls`.")] = None,
     build_arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE (docs/sandbox-image.md).")] = None,

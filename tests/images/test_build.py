@@ -79,7 +79,7 @@ def test_several_platforms_are_built_and_pushed_by_buildx() -> None:
     ("order", "has_buildx", "message"),
     [
         (Build(tags=["a"], builder="both"), False, "buildx"),
-        (Build(tags=["a"], platforms=["linux/arm64"]), False, "buildx"),
+        (Build(tags=["a"], platforms=["linux/arm64", "linux/amd64"], push=True), False, "buildx"),
         (Build(tags=["a"], platforms=["linux/arm64", "linux/amd64"]), True, "--push"),
     ],
 )
@@ -89,8 +89,10 @@ def test_what_docker_cannot_do_is_refused_before_it_starts(order: Build, has_bui
 
 
 def test_without_buildx_every_name_is_pushed_after_the_build() -> None:
-    verbs = commands(Build(tags=["here/a", "there/a"], push=True), Path("c"), False, {})
-    assert [verbs[0][0], *verbs[1:]] == ["build", ["push", "here/a"], ["push", "there/a"]]
+    both = Build(tags=["here/a", "there/a"], platforms=["linux/arm64"], push=True)
+    build, *pushes = commands(both, Path("c"), False, {})
+    assert build[:3] == ["build", "--platform", "linux/arm64"]
+    assert pushes == [["push", "here/a"], ["push", "there/a"]]
 
 
 @pytest.mark.parametrize("content", [None, b"no certificate", b"\xff\xfe"])
