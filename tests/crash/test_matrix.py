@@ -167,10 +167,27 @@ def _open_again(lab: Lab) -> None:
     lab.wire.cut(Cut.DROP, new=False)
 
 
+#: What the runner says of an outcome that it cannot write down, and of jobs that wait meanwhile.
+UNWRITTEN: Final = "The outcome cannot be written down"
+WAITING: Final = ("No job can be claimed", "The disk of the runner's state folder has")
+
+
+def _see_it_told(lab: Lab) -> None:
+    """The runner says what is wrong; what it says of other jobs does not count for one that was claimed."""
+
+    def told() -> bool:
+        if lab.runner.says(UNWRITTEN) or lab.finished():
+            return True
+        waits = not lab.job or lab.runner.show(lab.job)["state"] == "queued"
+        return waits and any(map(lab.runner.says, WAITING))
+
+    until("the runner says what is wrong", told)
+
+
 def _make_room(lab: Lab) -> None:
     _see_it_told(lab)
     lab.make_room()
-    if not any(map(lab.runner.says, CANNOT)):  # only the log's last lines may be missing: a restart mends that
+    if lab.finished() and not lab.runner.says(UNWRITTEN):  # the last lines may be missing: a restart mends that
         lab.runner.kill()
         lab.runner.start()
 
@@ -178,18 +195,6 @@ def _make_room(lab: Lab) -> None:
 def _unlock(lab: Lab) -> None:
     _see_it_told(lab)
     lab.unlock_store()
-
-
-#: What the runner says of a store that cannot be written; and of a disk without room, on which it starts nothing.
-CANNOT: Final = (
-    "The outcome cannot be written down",
-    "No job can be claimed",
-    "The disk of the runner's state folder has",
-)
-
-
-def _see_it_told(lab: Lab) -> None:
-    until("the runner says what is wrong", lambda: any(map(lab.runner.says, CANNOT)) or lab.finished())
 
 
 HEAL: Final[Mapping[Fault, Callable[[Lab], None]]] = {

@@ -32,7 +32,7 @@ class Strike:
 
 
 #: Seconds between two faults: jobs come to an end in between.
-PAUSE: Final = (2.0, 8.0)
+PAUSE: Final = (4.0, 12.0)
 
 
 def schedule(seed: int, seconds: float) -> Iterator[Strike]:
