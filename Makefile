@@ -1,5 +1,6 @@
 # make demo   show the main job on this machine        make check  format, lint, types, layers
 # make test   everything that CI tests                 make bench  what it costs, as ratios
+# make soak   hours of small jobs while everything breaks (SOAK_SECONDS, SOAK_SEED)
 # make clean  remove what these left behind
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -37,6 +38,12 @@ check: .venv/.ready
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
+
+# Seconds of a soak: four hours.
+SOAK_SECONDS ?= 14400
+.PHONY: soak
+soak: images
+	@$(WITH_ENGINE) SOAK_SECONDS=$(SOAK_SECONDS) .venv/bin/pytest tests/soak -s -v
 
 bench: images
 	@$(WITH_ENGINE) .venv/bin/python -m bench
