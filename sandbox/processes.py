@@ -118,6 +118,14 @@ def _is_of_a_login(pid: int, among: Container[int]) -> bool:
     return False
 
 
+def is_there(process: Process) -> bool:
+    """Whether a process has not ended."""
+    try:
+        return _identify(_PROC / str(process.pid)) == process
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def _kill(process: Process) -> int | None:
     """Kill exactly this process; returns a pidfd that becomes readable at its end, or None when it is gone already."""
     try:

@@ -15,6 +15,7 @@ from pydantic import ByteSize, Field, SecretStr, field_validator, model_validato
 
 from runner.gitlab.containers.policy import PullPolicy
 from runner.keeper_leases import DEFAULT_KEEPER
+from runner.logs import Format
 from runner.service.retention import RETENTION
 from runner.service.watermark import MARKS
 from sandbox.settings.model import About, Section
@@ -154,25 +155,32 @@ class GitLab(Section):
 class Retention(Section):
     """What is kept of finished jobs: the oldest go, with their logs, as soon as one of these is reached."""
 
-    age: Annotated[float, Field(gt=0)] = RETENTION.age
+    age: Annotated[float, Field(gt=0), About(live=True)] = RETENTION.age
     """Seconds since their end. A month: who asks later why a build broke has rebuilt it."""
 
-    bytes: ByteSize = ByteSize(RETENTION.bytes)
+    bytes: Annotated[ByteSize, About(live=True)] = ByteSize(RETENTION.bytes)
     """Of all logs together. Ten of the largest (2 GiB), or ten thousand usual ones (2 MiB)."""
 
-    jobs: Annotated[int, Field(ge=0)] = RETENTION.jobs
+    jobs: Annotated[int, Field(ge=0), About(live=True)] = RETENTION.jobs
     """How many. Each takes about 1 KiB in the database."""
 
 
 class Disk(Section):
     """Free space on the disk of the state folder."""
 
-    low: ByteSize = ByteSize(MARKS.low)
+    low: Annotated[ByteSize, About(live=True)] = ByteSize(MARKS.low)
     """With less, or with less than a tenth of a small disk, nothing new starts. It is the largest log of one job."""
 
-    full: ByteSize = ByteSize(MARKS.full)
+    full: Annotated[ByteSize, About(live=True)] = ByteSize(MARKS.full)
     """With less, or with less than a hundredth of a small disk, no jobs are taken either. Outcomes need a part of it,
     and who makes room."""
+
+
+class Log(Section):
+    """The service's own log, on stderr."""
+
+    format: Annotated[Format, About(option="--log-format")] = Format.TEXT
+    """`text` or `json` (docs/logs.md). Text: a service that was just started is read by a person."""
 
 
 class Config(Section):
@@ -188,6 +196,7 @@ class Config(Section):
     gitlab: GitLab = GitLab()
     retention: Retention = Retention()
     disk: Disk = Disk()
+    log: Log = Log()
 
     @model_validator(mode="after")
     def _gitlab_needs_a_keeper(self) -> Self:

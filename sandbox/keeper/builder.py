@@ -115,12 +115,16 @@ class Builder:
         elif verdict.kind is VerdictKind.CLEAN:
             self._prove(built, deadline, container=True)
         if verdict.kind is not VerdictKind.CLEAN:
-            raise SandboxFault(FAULTS[verdict.kind], str(verdict))
+            raise SandboxFault(FAULTS[verdict.kind], str(verdict), verdict.causes)
 
     def verdict(self, built: Built, deadline: float) -> Verdict:
         """Judge a sandbox from outside, frozen meanwhile, before the monotonic `deadline`. Raises `EngineError`."""
         with self._engine.paused(built.container_id):
             return inspector.inspect(built.evidence, deadline)
+
+    def runs(self, built: Built) -> bool:
+        """Whether the sandbox's first process is there: with it, everything in it ends. Asks nobody."""
+        return any(processes.is_there(one) for one in built.baseline if one.pid == built.evidence.init_pid)
 
     def end_job(self, built: Built) -> int:
         """End every process that was not there at `ready`. Returns how many. Raises `SandboxFault` or `EngineError`."""

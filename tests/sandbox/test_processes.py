@@ -115,6 +115,18 @@ def test_a_cgroup_path_too_long_to_be_told_hides_nobody(proc: Proc, monkeypatch:
     assert pids(processes.of_container("ID")) == {41, 42}
 
 
+def test_a_process_is_there_until_it_has_ended() -> None:
+    with subprocess.Popen(["sleep", "60"]) as sleeping:
+        stat = Path(f"/proc/{sleeping.pid}/stat").read_text()
+        process = Process(sleeping.pid, int(stat.rpartition(")")[2].split()[19]))
+        assert processes.is_there(process)
+        assert not processes.is_there(Process(process.pid, process.start_time + 1))  # another one of its number
+        sleeping.kill()
+        os.waitid(os.P_PID, sleeping.pid, os.WEXITED | os.WNOWAIT)
+        assert not processes.is_there(process)
+    assert not processes.is_there(process)
+
+
 def test_at_rest_is_what_serves_no_login(proc: Proc) -> None:
     """The trap: the keeper's own login, which is still ending, would count as having been there at `ready`."""
     cgroup = "0::/docker/ID\n"
