@@ -121,7 +121,7 @@ def _is_of_a_login(pid: int, among: Container[int]) -> bool:
 def is_there(process: Process) -> bool:
     """Whether a process has not ended."""
     try:
-        return _identify(_PROC / str(process.pid)) == process
+        return _identify(str(process.pid)) == process
     except (FileNotFoundError, ProcessLookupError):
         return False
 
