@@ -42,6 +42,8 @@ app.add_typer(anywhere)
 app.add_typer(evaluation, name="evaluation")
 app.add_typer(images, name="images")
 app.command()(doctor)
+settings = typer.Typer(no_args_is_help=True, help="The keeper's settings: what is wrong, and what counts.")
+app.add_typer(settings, name="config")
 
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]
 _DEFAULT_SOCKET = Path(protocol.DEFAULT_SOCKET)
@@ -81,11 +83,34 @@ def keeper(
 
     TERM waits for running jobs and removes the sandboxes; a second TERM does not wait.
     USR1 stops at once and leaves every sandbox and job as it is: the next keeper of the same state folder goes on.
-    HUP reads the configuration anew: networks change at once, the rest for sandboxes that are made from then on.
+    HUP reads the configuration anew: networks and disk_* change at once, the rest for sandboxes that are made from then
+    on. A file with a mistake changes nothing.
     """
     from sandbox.keeper import process
 
     process.run(configuration, run_folder, group, home, patience)
+
+
+@settings.command()
+def check(file: Annotated[Path | None, typer.Argument(help="The keeper's file (TOML).")] = None) -> None:
+    """Say what is wrong with the file and the environment, by line, with the nearest right name; exit with 78 then."""
+    from sandbox import config
+
+    config.load(file)
+    print("Nothing is wrong with the configuration.")
+
+
+@settings.command()
+def show(
+    configuration: Annotated[Path | None, typer.Option("--config", help="The keeper's file (TOML).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Show every setting with its value, where that comes from, and whether a HUP changes it."""
+    from sandbox import config
+    from sandbox.settings.loaded import document, table
+
+    values = list(config.read(configuration).values())
+    print(json.dumps({"settings": document(values)}, indent=1) if as_json else "\n".join(table(values)))
 
 
 @app.command()

@@ -14,7 +14,8 @@ from sandbox.network import SUBNET_PREFIX, Destination, policy
 from sandbox.profile import Profile
 from sandbox.settings import toml
 from sandbox.settings.complaints import complaints, together
-from sandbox.settings.model import Key, Section, settings_of
+from sandbox.settings.loaded import Loaded, Origin, Source
+from sandbox.settings.model import About, Key, Section, settings_of
 
 DEFAULT_PROFILE = "default"
 _FROM_ENVIRONMENT = {one.about.also: one.key[0] for one in settings_of(Profile) if one.about.also}
@@ -30,10 +31,10 @@ class KeeperConfig(Section):
     network_range: IPv4Network = IPv4Network("10.213.0.0/16")
     """Where the sandboxes' own small networks come from. It must not overlap with any network the host uses."""
 
-    disk_reserve: ByteSize | None = None
+    disk_reserve: Annotated[ByteSize | None, About(live=True)] = None
     """Bytes of the engine's file system that jobs may never use; without it 5 %, from 2 to 20 GiB (docs/limits.md)."""
 
-    disk_fastest: Annotated[ByteSize, Field(gt=0)] = ByteSize(FASTEST)
+    disk_fastest: Annotated[ByteSize, Field(gt=0), About(live=True)] = ByteSize(FASTEST)
     """Bytes a second that all jobs together can write on this host at most. The more, the earlier they are held up."""
 
     openings: dict[_Name, Destination] = Field(default_factory=dict)
@@ -63,6 +64,11 @@ class KeeperConfig(Section):
 
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> KeeperConfig:
+    """See `read`."""
+    return read(path, environment).config
+
+
+def read(path: Path | None, environment: Mapping[str, str] = os.environ) -> Loaded[KeeperConfig]:
     """Read the configuration; without a file there is one profile, `default`, with every default.
 
     `SANDBOX_RUNTIME`, `SANDBOX_IMAGE` and `SANDBOX_WARM` stand in for what a profile does not say itself.
@@ -72,16 +78,19 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Keep
         document = toml.read(path) if path else toml.Document("the defaults", {}, {})
     except toml.BadFile as error:
         raise ConfigError(str(error)) from None
-    settings = document.tables
-    profiles = settings.setdefault("profiles", {DEFAULT_PROFILE: {}})
-    places: dict[Key, str] = {}
+    origins = {key: Origin(Source.FILE, document.place(key)) for key in document.lines}
+    profiles = document.tables.setdefault("profiles", {DEFAULT_PROFILE: {}})
     for profile, said in profiles.items() if isinstance(profiles, dict) else ():
         for variable, setting in _FROM_ENVIRONMENT.items():
             if isinstance(said, dict) and setting not in said and environment.get(variable):
                 said[setting] = environment[variable]
-                places["profiles", profile, setting] = variable
+                origins["profiles", profile, setting] = Origin(Source.VARIABLE, variable)
+
+    def place(key: Key) -> str:
+        return origins[key].place if key in origins else document.place(key)
+
     try:
-        return KeeperConfig.model_validate(settings)
+        return Loaded(KeeperConfig.model_validate(document.tables), origins)
     except ValidationError as error:
-        wrong = complaints(error, KeeperConfig, lambda key: places.get(key) or document.place(key))
+        wrong = complaints(error, KeeperConfig, place)
         raise ConfigError(together("The keeper's configuration is wrong:", wrong)) from None

@@ -1,7 +1,7 @@
 """A profile: the named limits and policy under which sandboxes are made."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import ByteSize, Field, field_validator, model_validator
 
@@ -39,6 +39,8 @@ class Network(StrEnum):
 
 class Profile(Section):
     """Limits and policy of one kind of sandbox. Every field has a default that suits a small CI host."""
+
+    live: ClassVar = True
 
     image: Annotated[str, Field(min_length=1), About(also="SANDBOX_IMAGE")] = "sandbox:latest"
     """Image of the sandbox; it must be on the engine already, the keeper never pulls."""

@@ -46,7 +46,7 @@ def _example_lines() -> Iterator[str]:
             yield ""
             yield from _wrapped(setting.text)
             given = setting.default if written(setting.default) not in ("", "[]") else setting.example
-            yield f"# {setting.key[-1]} = {written(given)}"
+            yield f"# {setting.key[-1]}{'_file' if setting.secret else ''} = {written(given)}"
 
 
 def _wrapped(text: str) -> Iterator[str]:
@@ -89,7 +89,7 @@ def _keeper() -> str:
 
 def _entry(setting: Setting, names: str) -> str:
     default = written(setting.default)
-    facts = [f"default `{default}`" if default else "no default", names, "live" if setting.about.live else ""]
+    facts = [f"default `{default}`" if default else "no default", names, "live" if setting.live else ""]
     return f"\n**`{setting.name}`** · {' · '.join(filter(None, facts))}\\\n{setting.text}\n"
 
 

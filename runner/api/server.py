@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -81,15 +81,23 @@ class Works(Protocol):
 
 
 async def serve(
-    service: Works, app: FastAPI, host: str, port: int, tls: Tls | None = None, max_run_time: float | None = None
+    service: Works,
+    app: FastAPI,
+    host: str,
+    port: int,
+    tls: Tls | None = None,
+    max_run_time: float | None = None,
+    reread: Callable[[], None] | None = None,
 ) -> None:
     """Serve until the service has no more work after a signal. Raises StateError when the address cannot be used.
 
     TERM and INT stop: running jobs end first, and waiting ones wait for the next life of the service. A second one, or
     QUIT, ends what runs. USR1 detaches: running jobs go on in their sandboxes. After `max_run_time` seconds it stops
-    by itself.
+    by itself. HUP calls `reread`.
     """
     _handle_signals(service)
+    if reread:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reread)
     if max_run_time is not None:
         asyncio.get_running_loop().call_later(max_run_time, _time_is_over, service, max_run_time)
     config = uvicorn.Config(

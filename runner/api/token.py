@@ -1,4 +1,4 @@
-"""The token that lets a client in: made at the first start, kept in the state folder for its owner only."""
+"""The token that lets a client in: given, or made at the first start; kept in the state folder for its owner only."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import os
 import secrets
 from pathlib import Path
 
+from pydantic import SecretStr
+
+from runner import files
 from runner.errors import StateError
 
 
 class Token:
     """A bearer token in a file. Raises StateError when the file can be neither read nor made."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, given: SecretStr | None = None) -> None:
+        """`given` takes the place of what the file holds, for whoever looks there."""
         try:
-            if not path.exists():
+            if given:
+                files.write(path, f"{given.get_secret_value()}\n".encode())
+            elif not path.exists():
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 with os.fdopen(descriptor, "w") as file:
                     file.write(f"{secrets.token_urlsafe(32)}\n")

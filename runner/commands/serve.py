@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,12 +16,15 @@ import typer
 from runner.commands.options import source_of
 from runner.config.load import load
 from runner.config.options import given_settings, takes_settings
+from runner.errors import ConfigError
 from runner.execution.options import Settings
+from sandbox.settings.loaded import later
 
 if TYPE_CHECKING:
-    from runner.config.load import Loaded
-    from runner.config.model import GitLab
+    from runner.config.model import Config, GitLab
     from runner.gitlab.options import Options as GitLabOptions
+    from runner.service.service import Service
+    from sandbox.settings.loaded import Loaded
 
 app = typer.Typer()
 _logger = logging.getLogger("runner")
@@ -43,9 +48,12 @@ def serve(
 
     USR1 detaches, for a restart or an upgrade: the service exits within seconds and leaves running jobs running and
     waiting ones waiting. Started again with the same --state, it goes on with them. So it does after a crash.
+
+    HUP reads the settings anew and takes up those that are live. A file with a mistake changes nothing.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    asyncio.run(_serve(load(configuration, options=given_settings(given))))
+    read = partial(load, configuration, options=given_settings(given))
+    asyncio.run(_serve(read(), read))
 
 
 def _gitlab(settings: GitLab) -> GitLabOptions:
@@ -62,7 +70,7 @@ def _gitlab(settings: GitLab) -> GitLabOptions:
     )
 
 
-async def _serve(loaded: Loaded) -> None:
+async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> None:
     from runner.api.app import make_app  # noqa: PLC0415 - `runner run` does not pay for the web framework
     from runner.api.server import Tls  # noqa: PLC0415
     from runner.api.server import serve as serve_api  # noqa: PLC0415
@@ -81,7 +89,7 @@ async def _serve(loaded: Loaded) -> None:
     gitlab = _gitlab(config.gitlab)
     tls = Tls(config.tls.certificate, config.tls.key) if config.tls.certificate and config.tls.key else None
     home, jobs = Home(config.state), config.jobs
-    records, token = Records(home.jobs, home.logs), Token(home.token)
+    records, token = Records(home.jobs, home.logs), Token(home.token, config.api.token)
     noted = NotedLeases(source.leases, home.leases, jobs.slots)
     standby = Standby(noted, source.ready) if source.ready else None
     service = Service(noted, records, jobs.slots, standby, source.adapt(SETTINGS), jobs.per_key, jobs.labels)
@@ -89,6 +97,21 @@ async def _serve(loaded: Loaded) -> None:
     _logger.info("serving on %s; the API token is in %s", where, home.token)
     working = beside(service, source.leases, home.gitlab, gitlab)
     app = make_app(service, token, home.tokens, working)
-    await serve_api(working, app, config.api.host, config.api.port, tls, jobs.max_run_time)
+    reread = partial(_reread, service, loaded, read)
+    await serve_api(working, app, config.api.host, config.api.port, tls, jobs.max_run_time, reread)
     logging.shutdown()
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes
+
+
+def _reread(service: Service, started: Loaded[Config], read: Callable[[], Loaded[Config]]) -> None:
+    """Take up what is live. Whatever is wrong, nothing of it is taken up, and the service goes on as it was."""
+    try:
+        said = read()
+    except ConfigError as error:
+        _logger.error("the configuration was left as it was: %s", error)  # noqa: TRY400 - a sentence
+        return
+    jobs = said.config.jobs
+    service.follow(jobs.slots, jobs.per_key, jobs.labels)
+    _logger.info("the configuration was read anew")
+    if waiting := later(started, said):
+        _logger.warning("not taken up before the next start: %s", ", ".join(waiting))

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -19,46 +17,13 @@ from runner.config.model import Config
 from runner.errors import ConfigError
 from sandbox.settings import toml
 from sandbox.settings.complaints import complaints, nearest, together
-from sandbox.settings.model import Key, Setting, look_up, settings_of
+from sandbox.settings.loaded import Loaded, Origin, Source
+from sandbox.settings.model import Key, Setting, settings_of
 
 DEFAULT_FILE: Final = Path("/etc/runner/runner.toml")
 _FILE: Final = "_file"
 #: Characters of a secret.
 _MAX_SECRET: Final = 64 * 1024
-
-
-class Source(StrEnum):
-    """What a value can come from. Stable: `config show --json` has it."""
-
-    DEFAULT = "default"
-    FILE = "file"
-    VARIABLE = "variable"
-    OPTION = "option"
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a value was said: FILE:LINE, the variable's name, or the option's."""
-
-    source: Source
-    place: str = "default"
-
-
-_DEFAULT: Final = Origin(Source.DEFAULT)
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A configuration, and how it came about."""
-
-    config: Config
-    origins: Mapping[Key, Origin] = field(default_factory=dict)
-    #: Sentences about what is not wrong, but hardly meant.
-    remarks: tuple[str, ...] = ()
-
-    def origin(self, key: Key) -> Origin:
-        """Where the value of a setting comes from."""
-        return self.origins.get(key, _DEFAULT)
 
 
 @cache
@@ -83,7 +48,7 @@ def load(
     environment: Mapping[str, str] = os.environ,
     options: Mapping[Key, str | list[str]] | None = None,
     only: str = "",
-) -> Loaded:
+) -> Loaded[Config]:
     """Return the configuration of a command. Without a file, the usual one, if it is there.
 
     With `only`, that section's settings by environment and options, and no file: for a person's command beside a
@@ -115,16 +80,16 @@ class _Layers:
             self._take_from_file(setting)
 
     def _take_from_file(self, setting: Setting) -> None:
-        place = self._document.place(setting.key)
-        table = self._table(setting.key)
-        if setting.secret and table is not None and (path := table.pop(setting.key[-1] + _FILE, None)) is not None:
-            beside = (*setting.key[:-1], setting.key[-1] + _FILE)
-            if setting.key[-1] in table:
-                self._problems.append(f"{place}: {setting.name} is given twice, by value and by file. Give one.")
-            place = self._document.place(beside)
-            table[setting.key[-1]] = self._secret(str(path), place)
-        if table is not None and setting.key[-1] in table:
+        table, name, place = self._table(setting.key), setting.key[-1], self._document.place(setting.key)
+        if table is None:
+            return
+        if name in table:
             self._origins[setting.key] = Origin(Source.FILE, place)
+        if setting.secret and (path := table.pop(name + _FILE, None)) is not None:
+            if name in table:
+                self._problems.append(f"{place}: {setting.name} is given twice, by value and by file. Give one.")
+            place = self._document.place((*setting.key[:-1], name + _FILE))
+            self._put(setting, self._secret(str(path), place), Origin(Source.FILE, place))
 
     def add_environment(self, environment: Mapping[str, str]) -> None:
         """An empty variable says nothing: compose files set those that nobody gave."""
@@ -146,7 +111,7 @@ class _Layers:
                 value = self._secret(str(given), option(setting)) if setting.secret else given
                 self._put(setting, value, Origin(Source.OPTION, option(setting)))
 
-    def loaded(self, remarks: Iterable[str]) -> Loaded:
+    def loaded(self, remarks: Iterable[str]) -> Loaded[Config]:
         """Errors: ConfigError."""
         try:
             config = Config.model_validate(self._tree)
@@ -158,7 +123,7 @@ class _Layers:
 
     def _put(self, setting: Setting, value: object, origin: Origin) -> None:
         table = self._table(setting.key)
-        if table is not None:  # else the file has something else in a table's place, which is told of
+        if table is not None and value is not None:  # else what is wrong is told already, or will be
             table[setting.key[-1]] = value
             self._origins[setting.key] = origin
 
@@ -175,14 +140,14 @@ class _Layers:
                 return origin.place
         return self._document.place(key)
 
-    def _secret(self, path: str, place: str) -> str:
+    def _secret(self, path: str, place: str) -> str | None:
         try:
             with Path(path).open(encoding="utf-8") as file:
                 return file.read(_MAX_SECRET).strip()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no text"
             self._problems.append(f"{place}: the file {path} cannot be read: {reason}.")
-            return ""
+            return None
 
 
 def _remarks(environment: Mapping[str, str]) -> Iterable[str]:
@@ -196,10 +161,3 @@ def _remarks(environment: Mapping[str, str]) -> Iterable[str]:
         if name.startswith(sections) and name not in known and name not in others:
             near = nearest(name, sorted(known), likeness=0.9)  # all begin alike
             yield f"{name} is no setting, and has no effect.{f' Did you mean {near}?' if near else ''}"
-
-
-def values(loaded: Loaded) -> Iterable[tuple[Setting, Any, Origin]]:
-    """Every setting with its value, and where that comes from."""
-    for setting in settings():
-        for key, value in look_up(loaded.config, setting.key):
-            yield setting, value, loaded.origin(key)

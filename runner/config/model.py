@@ -2,7 +2,8 @@
 
 A new setting is a field here and nothing else: its variable (`RUNNER_` and its path), its option, its line on
 docs/configuration.md and in examples/runner.toml follow from it. A secret is a `SecretStr`, and may also be given by
-the path of a file. `About(live=True)` marks what a HUP changes; `Service.follow` and its like must then take it up.
+the path of a file. `About(live=True)`, or `live` of a section, marks what a HUP changes: `_reread` in
+`runner.commands.serve` then passes it on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import ByteSize, Field, field_validator, model_validator
+from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 
 from runner.gitlab.containers.policy import PullPolicy
 from runner.keeper_leases import DEFAULT_KEEPER
@@ -22,6 +23,10 @@ class Api(Section):
 
     listen: Annotated[str, About(option="--listen")] = "127.0.0.1:8080"
     """HOST:PORT of the API. This host alone, because without a certificate the token is sent in the clear."""
+
+    token: Annotated[SecretStr | None, Field(min_length=16, examples=[Path("/run/secrets/runner-token")])] = None
+    """The token that may do everything. None: one is made at the first start, in the state folder, which nobody has to
+    think of; give one where others have to know it beforehand."""
 
     @property
     def host(self) -> str:

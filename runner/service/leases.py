@@ -32,7 +32,12 @@ class NotedLeases:
         self._leases = leases
         self._notes = notes
         self._earlier = notes.all()
-        self._kept = max(len(self._earlier), _PER_SLOT * (slots + 1))
+        self._kept = 0
+        self.follow(slots)
+
+    def follow(self, slots: int) -> None:
+        """Remember leases for so many jobs at once."""
+        self._kept = max(self._kept, len(self._earlier), _PER_SLOT * (slots + 1))  # notes are not forgotten for this
 
     async def lend(self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float) -> Lease:
         """See `LeaseSource.lend`. Errors: LeaseError also when the request cannot be noted."""

@@ -102,6 +102,14 @@ class Service:
         """How many jobs run."""
         return len(self._running)
 
+    def follow(self, slots: int, per_key: int | None, labels: Collection[str]) -> None:
+        """Go on with other numbers: jobs that run do so to their end, even when there are more of them than slots."""
+        self._leases.follow(slots)
+        self.slots = slots
+        self._per_key = per_key or slots
+        self._labels = frozenset(labels)
+        self._changed.set()
+
     async def submit(self, job: Job, request: Request | None = None) -> Record:
         """Take a job: from here on it outlives this process. The same request again is the same job.
 

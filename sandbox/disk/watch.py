@@ -144,8 +144,7 @@ class DiskWatch:
 
     def __init__(self, fastest: int = FASTEST, reserve: int | None = None) -> None:
         """`fastest`: bytes that this host's disk can take in a second; `reserve`: bytes that jobs may never use."""
-        self._fastest = Amount(fastest, FASTEST_FILES)
-        self._reserve = reserve
+        self.follow(fastest, reserve)
         self._sandboxes: dict[str, _Known] = {}
         self._condemned: set[str] = set()
         """On their way out, and perhaps still in the next listing."""
@@ -156,6 +155,11 @@ class DiskWatch:
         """Until when the space of what was thrown away is waited for."""
         self._most_left = 0.0
         """The most seconds left since the alarm began: while that rises, space is coming back."""
+
+    def follow(self, fastest: int, reserve: int | None) -> None:
+        """Go by other numbers from the next look on. Safe in any thread."""
+        self._fastest = Amount(fastest, FASTEST_FILES)
+        self._reserve = reserve
 
     # -- what is asked -------------------------------------------------------------------------------------------
 

@@ -229,6 +229,7 @@ class Keeper:
         with self._stock.changed:
             self._stock.pool.follow(config.profiles)
             self._guard.follow(config)
+            self._storage.follow(config)
             self._images.forgive()
             self._stock.changed.notify_all()
         log.info("the configuration was read anew")

@@ -15,6 +15,7 @@ from sandbox.keeper.home import Home
 from sandbox.keeper.keeper import Keeper
 from sandbox.keeper.server import KeeperServer
 from sandbox.keeper.watch import HostWatch
+from sandbox.settings.loaded import Loaded, later
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
@@ -22,8 +23,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 def run(configuration: Path | None, run_folder: Path, group: str | None, home: Path, patience: float) -> None:
     """Be the keeper until a signal ends it. `patience` is the seconds that running jobs have then."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    watch = HostWatch()
-    the_keeper = Keeper(config.load(configuration), Engine(watch=watch.observe), Home(home), watch=watch)
+    watch, settings = HostWatch(), config.read(configuration)
+    the_keeper = Keeper(settings.config, Engine(watch=watch.observe), Home(home), watch=watch)
     # The socket first: a second keeper must be refused before it removes what it takes for leftovers.
     with KeeperServer(run_folder, the_keeper.verbs, group) as server:
         the_keeper.start()
@@ -34,7 +35,7 @@ def run(configuration: Path | None, run_folder: Path, group: str | None, home: P
         threading.Thread(target=the_keeper.run, args=(give_up,), name="reconcile").start()
         threading.Thread(target=server.serve_forever, name="server", daemon=True).start()
         while (received := signals.get()) == signal.SIGHUP:
-            _reread(the_keeper, configuration)
+            _reread(the_keeper, configuration, settings)
         if received == signal.SIGUSR1:
             the_keeper.detach()
         else:
@@ -44,8 +45,13 @@ def run(configuration: Path | None, run_folder: Path, group: str | None, home: P
         server.shutdown()
 
 
-def _reread(the_keeper: Keeper, configuration: Path | None) -> None:
+def _reread(the_keeper: Keeper, configuration: Path | None, started: Loaded[config.KeeperConfig]) -> None:
+    log = logging.getLogger("keeper")
     try:
-        the_keeper.follow(config.load(configuration))
+        settings = config.read(configuration)
+        the_keeper.follow(settings.config)
     except ConfigError as error:
-        logging.getLogger("keeper").error("the configuration was left as it was: %s", error)  # noqa: TRY400
+        log.error("the configuration was left as it was: %s", error)  # noqa: TRY400
+        return
+    if waiting := later(started, settings):
+        log.warning("not taken up before the next start: %s", ", ".join(waiting))

@@ -23,9 +23,14 @@ class Storage:
     def __init__(self, config: KeeperConfig, stock: Stock, engine: Engine) -> None:
         self._stock = stock
         self._engine = engine
-        reserve = None if config.disk_reserve is None else int(config.disk_reserve)
-        self._watch = DiskWatch(int(config.disk_fastest), reserve)
+        self._watch = DiskWatch()
         self._watcher: DiskWatcher | None = None
+        self.follow(config)
+
+    def follow(self, config: KeeperConfig) -> None:
+        """From the next look on, keep the reserve that this configuration says."""
+        reserve = None if config.disk_reserve is None else int(config.disk_reserve)
+        self._watch.follow(int(config.disk_fastest), reserve)
 
     def start(self) -> None:
         """Begin, once the sandboxes of an earlier life were taken over. Raises `EngineError`."""

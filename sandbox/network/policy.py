@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import BeforeValidator, Field, field_serializer, field_validator
 
@@ -61,6 +61,8 @@ def _port_range(value: object) -> object:
 
 class Destination(Section):
     """Addresses, and what of them. With neither protocol nor ports everything is meant, ping included."""
+
+    live: ClassVar = True
 
     to: Annotated[tuple[Annotated[IPv4Network, BeforeValidator(_network)], ...], Field(min_length=1)]
     """Addresses and ranges. Kept sorted and without overlap, as nftables asks."""

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final, TypeAlias, get_args, get_origin
+from typing import Any, ClassVar, Final, TypeAlias, get_args, get_origin
 
 from pydantic import BaseModel, ByteSize, ConfigDict, SecretStr
 
@@ -22,6 +22,9 @@ EACH: Final = "*"
 class Section(BaseModel):
     """A table of settings."""
 
+    live: ClassVar[bool] = False
+    """Whether all of it is taken up while running, as `About.live` says of one setting."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -30,7 +33,7 @@ class About:
     """What a setting's type does not say; put into its annotation."""
 
     live: bool = False
-    """Whether a change is taken up while running (HUP). The rest is taken up by the next start."""
+    """Whether a change is taken up while running, at HUP. What is not live is taken up by the next start."""
     option: str = ""
     """Its name as an option, where it is not the one that follows from its path."""
     also: str = ""
@@ -50,6 +53,11 @@ class Setting:
     about: About
     section: type[BaseModel]
     """Where it is a field, of the last name in its key."""
+
+    @property
+    def live(self) -> bool:
+        """Whether a change is taken up while running."""
+        return self.about.live or (issubclass(self.section, Section) and self.section.live)
 
     @property
     def text(self) -> str:

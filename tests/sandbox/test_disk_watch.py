@@ -113,6 +113,14 @@ def test_nothing_is_lent_before_the_first_look_nor_while_the_disk_is_short() -> 
     assert "8.2 GiB are left at /other, of which 4.0 GiB are kept for the host" in refusal
 
 
+def test_another_reserve_holds_at_once() -> None:
+    watch = DiskWatch(FASTEST, RESERVE)
+    watch.look(0, [room(60)], {})
+    assert (watch.refusal or "") == ""
+    watch.follow(FASTEST, 1000 * GIB)
+    assert "1000.0 GiB are kept for the host" in (watch.refusal or "")
+
+
 def test_a_file_system_without_a_fixed_number_of_inodes_is_never_short_of_them() -> None:
     watch = DiskWatch(FASTEST, RESERVE)
     watch.look(0, [Room("/", Amount(1000 * GIB, 0), Amount(500 * GIB, 0))], {})

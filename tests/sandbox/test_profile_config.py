@@ -1,10 +1,13 @@
 """The keeper's configuration file: what it takes, and that each mistake is told with file and field."""
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from sandbox import config
+from sandbox.cli import app
 from sandbox.errors import ConfigError
 from sandbox.profile import Profile, Recreate
 
@@ -134,3 +137,23 @@ def test_a_missing_file_is_told(file: Path) -> None:
 def test_an_unreadable_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):  # a folder: root reads every file
         config.load(tmp_path, {})
+
+
+def test_show_says_where_each_value_comes_from(file: Path) -> None:
+    file.write_text('disk_reserve = "9GiB"\n[profiles.big]\nmemory = "8GiB"\n')
+    ran = CliRunner().invoke(app, ["config", "show", "--config", str(file), "--json"], env={"SANDBOX_WARM": "3"})
+    shown = {one.pop("setting"): one for one in json.loads(ran.stdout)["settings"]}
+    assert shown["disk_reserve"] == {"value": 9 * 1024**3, "source": "file", "place": f"{file}:1", "live": True}
+    assert shown["profiles.big.memory"]["place"] == f"{file}:3"
+    assert (shown["profiles.big.warm"]["value"], shown["profiles.big.warm"]["place"]) == (3, "SANDBOX_WARM")
+    assert shown["profiles.big.pids"]["source"] == "default"
+    assert "profiles.default.memory" not in shown
+
+
+def test_check_tells_the_nearest_right_name(file: Path) -> None:
+    assert CliRunner().invoke(app, ["config", "check"], env={}).exit_code == 0
+    file.write_text("[profiles.default]\nmemroy = 3\n[opening.registry]\n")
+    ran = CliRunner().invoke(app, ["config", "check", str(file)])
+    assert isinstance(ran.exception, ConfigError)
+    assert f"{file}:2: profiles.default.memroy: there is no such setting. Did you mean memory?" in str(ran.exception)
+    assert f"{file}:3: opening: there is no such setting. Did you mean openings?" in str(ran.exception)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from runner.api.token import Token
 from runner.errors import StateError
@@ -37,3 +38,13 @@ def test_an_emptied_file_lets_nobody_in(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="is not usable"):
         Token(tmp_path / "missing" / "token")
+
+
+def test_one_that_is_given_takes_the_place_of_the_one_that_was_made(tmp_path: Path) -> None:
+    Token(tmp_path / "token")
+    made = (tmp_path / "token").read_text().strip()
+    token = Token(tmp_path / "token", SecretStr("given by somebody"))
+    assert (token.admits(f"Bearer {made}"), token.admits("Bearer given by somebody")) == (False, True)
+    assert (tmp_path / "token").read_text() == "given by somebody\n"
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
+    assert Token(tmp_path / "token").admits("Bearer given by somebody")

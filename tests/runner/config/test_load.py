@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.config.load import Origin, Source, load, option, settings, variable
+from runner.config.load import load, option, settings, variable
 from runner.config.model import Config
 from runner.errors import ConfigError
+from sandbox.settings.loaded import Origin, Source
 from sandbox.settings.model import Key, Setting
 
 
@@ -66,7 +67,7 @@ _SAMPLES: dict[Key, str] = {
 """Values that are not the default, where 7 will not do."""
 
 
-@pytest.mark.parametrize("setting", settings(), ids=lambda setting: setting.name)
+@pytest.mark.parametrize("setting", [one for one in settings() if not one.secret], ids=lambda setting: setting.name)
 def test_every_setting_can_be_given_in_each_way(setting: Setting) -> None:
     text = _SAMPLES.get(setting.key, "7")
     beside: dict[Key, str | list[str]] = {_BESIDE[setting.key]: "/x"} if setting.key in _BESIDE else {}
@@ -77,6 +78,22 @@ def test_every_setting_can_be_given_in_each_way(setting: Setting) -> None:
         by_variable = load(None, {name: text}, beside)
         assert by_variable.config == by_option.config
         assert by_variable.origin(setting.key) == Origin(Source.VARIABLE, name)
+
+
+@pytest.mark.parametrize("setting", [one for one in settings() if one.secret], ids=lambda setting: setting.name)
+def test_a_secret_is_given_by_value_or_by_a_file_and_never_as_an_argument(setting: Setting, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("long enough for everybody\n")
+    path, file = str(tmp_path / "secret"), tmp_path / "runner.toml"
+    file.write_text(f'{setting.name}_file = "{path}"\n')
+    ways = [
+        load(None, {variable(setting): "long enough for everybody"}),
+        load(None, {f"{variable(setting)}_FILE": path}),
+        load(None, {}, {setting.key: path}),
+        load(file, {}),
+    ]
+    assert option(setting).endswith("-file")
+    assert all(way.config == ways[0].config != Config() for way in ways)
+    assert "long enough" not in repr(ways)
 
 
 def test_no_two_settings_have_a_name_in_common() -> None:

@@ -64,6 +64,21 @@ async def test_a_running_job_goes_on_over_a_restart_and_its_log_by_offset(host: 
     assert host.leases.calls == ["give_back:used"]
 
 
+async def test_more_slots_and_other_labels_hold_at_once(host: Host, gate: Path) -> None:
+    async with host.life(slots=1) as life:
+        first = await life.service.submit(waiting(gate))
+        await up(first)
+        second = await life.service.submit(waiting(gate))
+        with pytest.raises(BadJobError, match="the label gpu"):
+            await life.service.submit(Job(b"true", labels=frozenset({"gpu"})))
+        life.service.follow(2, None, ["gpu"])
+        await up(second)
+        third = await life.service.submit(Job(b"true", labels=frozenset({"gpu"})))
+        life.service.follow(1, None, ["gpu"])
+        gate.touch()
+        assert [await life.outcome(record.id) for record in (first, second, third)] == [Succeeded()] * 3
+
+
 async def test_a_job_in_a_sandbox_prepared_in_advance_goes_on_too(host: Host, gate: Path) -> None:
     async with host.life(standby=True) as first:
         await until(lambda: len(host.leases.leases) == 1)
