@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from runner.commands import config, jobs, operation, run, serve, tokens
+from runner.commands import config, jobs, operation, run, serve, state, tokens
 from runner.config.model import Api
 from runner.errors import BadJobError, ConfigError, InputError, RunnerError
 from runner.gitlab.cli import app as gitlab
@@ -22,6 +22,7 @@ app.add_typer(run.app)
 app.add_typer(serve.app)
 app.add_typer(jobs.app)
 app.add_typer(operation.app)
+app.add_typer(state.app)
 app.add_typer(tokens.app, name="token")
 app.add_typer(config.app, name="config")
 app.add_typer(gitlab, name="gitlab")

@@ -6,8 +6,7 @@ import asyncio
 import json
 import signal
 import sys
-import tempfile
-from pathlib import Path
+from contextlib import ExitStack
 
 from runner import outcome as outcomes
 from runner.errors import LogError
@@ -18,6 +17,7 @@ from runner.execution.log import LiveCopy, Log
 from runner.execution.options import Note, Settings
 from runner.job import Job
 from runner.outcome import Outcome
+from runner.spool import spool
 
 #: Seconds that a slow reader of our stdout has for the rest of the log after the script's end.
 READ_DEADLINE = 3600.0
@@ -30,8 +30,8 @@ async def run_script(leases: LeaseSource, job: Job, settings: Settings, *, as_js
     loop = asyncio.get_running_loop()
     for number, by in _SIGNALS.items():
         loop.add_signal_handler(number, _cancel, cancellation, by)
-    with _folder() as folder:
-        log = Log(Path(folder) / "log")
+    with ExitStack() as folder:
+        log = _new_log(folder)
         copy = LiveCopy(log, (sys.stderr if as_json else sys.stdout).fileno())
         last: list[Note] = []
 
@@ -48,9 +48,9 @@ async def run_script(leases: LeaseSource, job: Job, settings: Settings, *, as_js
     return outcome
 
 
-def _folder() -> tempfile.TemporaryDirectory[str]:
+def _new_log(folder: ExitStack) -> Log:
     try:
-        return tempfile.TemporaryDirectory(prefix="runner-")
+        return Log(folder.enter_context(spool()) / "log")
     except OSError as error:
         raise LogError(f"There is no place for the log: {error.strerror}. Set TMPDIR to a folder with room.") from error
 

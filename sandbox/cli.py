@@ -132,16 +132,18 @@ def purge(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Remove the sandboxes, networks and volumes that a keeper left on the engine, found by label. Stop it first.
+    """Remove the sandboxes, networks, volumes and firewall tables that a keeper left on this host. Stop it first.
 
     With --all also those that users made for themselves (`sandbox up`), whoever they are; for yours: sandbox rm --all.
     """
     from sandbox.engine import Engine
-    from sandbox.network import Walls, WallsDown
+    from sandbox.network import Walls, WallsDown, walled
     from sandbox.template import InstallationId
 
     engine = Engine()
     found = engine.installations()
+    with suppress(WallsDown):  # where there is no nft there are no walls
+        found |= walled()
     if installation is None and not every:
         known = ", ".join(sorted(found)) or "none"
         raise ConfigError(f"Say which: --installation ID, or --all. On this engine: {known}.")
@@ -153,7 +155,7 @@ def purge(
     if as_json:
         print(json.dumps({"removed": removed}))
     else:
-        print(f"Removed {sum(removed.values())} sandboxes with their networks and volumes.")
+        print(f"Removed {sum(removed.values())} sandboxes with their networks, volumes and walls.")
 
 
 if __name__ == "__main__":

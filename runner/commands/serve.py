@@ -23,6 +23,8 @@ from sandbox.settings.loaded import later
 if TYPE_CHECKING:
     from runner.config.model import Config, GitLab
     from runner.gitlab.options import Options as GitLabOptions
+    from runner.service.housekeeping import Housekeeper
+    from runner.service.records import Records
     from runner.service.service import Service
     from sandbox.settings.loaded import Loaded
 
@@ -70,6 +72,17 @@ def _gitlab(settings: GitLab) -> GitLabOptions:
     )
 
 
+def _housekeeper(records: Records, config: Config) -> Housekeeper:
+    from runner.service.housekeeping import Housekeeper  # noqa: PLC0415 - as above
+    from runner.service.retention import Retention  # noqa: PLC0415
+    from runner.service.watermark import Marks  # noqa: PLC0415
+
+    kept, disk = config.retention, config.disk
+    return Housekeeper(
+        records, Retention(kept.age, int(kept.bytes), kept.jobs), Marks(low=int(disk.low), full=int(disk.full))
+    )
+
+
 async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> None:
     from runner.api.app import make_app  # noqa: PLC0415 - `runner run` does not pay for the web framework
     from runner.api.server import Tls  # noqa: PLC0415
@@ -92,7 +105,16 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
     records, token = Records(home.jobs, home.logs), Token(home.token, config.api.token)
     noted = NotedLeases(source.leases, home.leases, jobs.slots)
     standby = Standby(noted, source.ready) if source.ready else None
-    service = Service(noted, records, jobs.slots, standby, source.adapt(SETTINGS), jobs.per_key, jobs.labels)
+    service = Service(
+        noted,
+        records,
+        jobs.slots,
+        standby,
+        source.adapt(SETTINGS),
+        jobs.per_key,
+        jobs.labels,
+        _housekeeper(records, config),
+    )
     where = f"{'https' if tls else 'http'}://{config.api.listen}"
     _logger.info("serving on %s; the API token is in %s", where, home.token)
     working = beside(service, source.leases, home.gitlab, gitlab)

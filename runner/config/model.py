@@ -15,6 +15,8 @@ from pydantic import ByteSize, Field, SecretStr, field_validator, model_validato
 
 from runner.gitlab.containers.policy import PullPolicy
 from runner.keeper_leases import DEFAULT_KEEPER
+from runner.service.retention import RETENTION
+from runner.service.watermark import MARKS
 from sandbox.settings.model import About, Section
 
 
@@ -149,6 +151,30 @@ class GitLab(Section):
     has one, or jobs do without."""
 
 
+class Retention(Section):
+    """What is kept of finished jobs: the oldest go, with their logs, as soon as one of these is reached."""
+
+    age: Annotated[float, Field(gt=0)] = RETENTION.age
+    """Seconds since their end. A month: who asks later why a build broke has rebuilt it."""
+
+    bytes: ByteSize = ByteSize(RETENTION.bytes)
+    """Of all logs together. Ten of the largest (2 GiB), or ten thousand usual ones (2 MiB)."""
+
+    jobs: Annotated[int, Field(ge=0)] = RETENTION.jobs
+    """How many. Each takes about 1 KiB in the database."""
+
+
+class Disk(Section):
+    """Free space on the disk of the state folder."""
+
+    low: ByteSize = ByteSize(MARKS.low)
+    """With less, or with less than a tenth of a small disk, nothing new starts. It is the largest log of one job."""
+
+    full: ByteSize = ByteSize(MARKS.full)
+    """With less, or with less than a hundredth of a small disk, no jobs are taken either. Outcomes need a part of it,
+    and who makes room."""
+
+
 class Config(Section):
     """All of it."""
 
@@ -160,6 +186,8 @@ class Config(Section):
     jobs: Jobs = Jobs()
     sandboxes: Sandboxes = Sandboxes()
     gitlab: GitLab = GitLab()
+    retention: Retention = Retention()
+    disk: Disk = Disk()
 
     @model_validator(mode="after")
     def _gitlab_needs_a_keeper(self) -> Self:

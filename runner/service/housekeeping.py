@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from runner import spool
 from runner.errors import StateError
 from runner.service.records import Records
-from runner.service.retention import Retention, to_forget
-from runner.service.watermark import Disk, Marks, Room, judge
+from runner.service.retention import RETENTION, Retention, to_forget
+from runner.service.watermark import MARKS, Disk, Marks, Room, judge
 
 _logger = logging.getLogger(__name__)
 
@@ -21,8 +22,6 @@ _logger = logging.getLogger(__name__)
 _LOOK: Final = 1.0
 #: Seconds between two looks for old jobs.
 _SWEEP: Final = 60.0
-RETENTION: Final = Retention()
-MARKS: Final = Marks()
 
 
 def room_of(folder: Path) -> Room:
@@ -56,6 +55,11 @@ class Housekeeper:
             return ""
         return f"The disk of the runner's state folder has {self.room}. Make room there."
 
+    def tidy(self) -> None:
+        """Remove what crashed processes left on its disk and where temporary files are. Never fails."""
+        if left := spool.remove_leftovers() + spool.remove_leftovers(self._records.folder.parent):
+            _logger.info("%d folders that crashed processes had left were removed", left)
+
     def look(self) -> None:
         """See how the disk is. Never fails: one that does not tell is as it was."""
         try:
@@ -76,7 +80,8 @@ class Housekeeper:
         return gone
 
     async def work(self) -> None:
-        """Do both again and again, until cancelled."""
+        """Tidy up, and do the rest again and again, until cancelled."""
+        await asyncio.to_thread(self.tidy)
         while True:
             await self._sweep()
             end = time.monotonic() + _SWEEP

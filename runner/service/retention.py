@@ -14,12 +14,15 @@ _GIB: Final = 1024**3
 class Retention:
     """What is kept of finished jobs; the first limit that is reached counts. Others are kept in any case."""
 
-    #: Seconds since the job's end. A month: who asks later why a build broke has rebuilt it.
+    #: Seconds since the job's end.
     age: float = 30 * _DAY
-    #: Of all logs together. Ten of the largest (2 GiB), or some ten thousand usual ones (2 MiB).
+    #: Of all logs together.
     bytes: int = 20 * _GIB
-    #: One takes about 1 KiB in the database, and looking at this many takes less than a tenth of a second.
     jobs: int = 10_000
+
+
+#: Unless configured otherwise; why, is in `runner.config.model`.
+RETENTION: Final = Retention()
 
 
 @dataclass(frozen=True, slots=True)

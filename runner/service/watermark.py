@@ -35,14 +35,16 @@ class Room:
 class Marks:
     """Free bytes below which the disk is low, and full; never more than a part of a disk that is small."""
 
-    #: The log of one job of the largest kind.
     low: int = 2 * _GIB
     low_part: float = 0.10
-    #: What the outcomes of all that runs and waits need many times over, and a person to make room.
     full: int = 256 * _MIB
     full_part: float = 0.01
     #: Times as much has to be free again: else one log that is removed would start a job that writes another one.
     relief: float = 1.5
+
+
+#: Unless configured otherwise; why, is in `runner.config.model`.
+MARKS: Final = Marks()
 
 
 def judge(before: Disk, room: Room, marks: Marks) -> Disk:

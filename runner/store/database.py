@@ -44,7 +44,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         """Open it, or make it; bring it to this version."""
         self._writing, self._reading = threading.Lock(), threading.Lock()
-        with _told(f"The database {path} cannot be used"):
+        with told(f"The database {path} cannot be used"):
             self._writer = _connect(path)
             path.chmod(0o600)  # the files beside it get the same
             _check(self._writer, path)
@@ -62,7 +62,7 @@ class Database:
 
         Without `durable`, a crash of the host may undo it, together with whatever came after it.
         """
-        with self._writing, _told(purpose):
+        with self._writing, told(purpose):
             self._writer.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -75,7 +75,7 @@ class Database:
 
     def read(self, statement: str, *values: object) -> list[sqlite3.Row]:
         """Return the rows of a SELECT. Never waits for a writer."""
-        with self._reading, _told("The state cannot be read"):
+        with self._reading, told("The state cannot be read"):
             return self._reader.execute(statement, values).fetchall()
 
     def close(self) -> None:
@@ -124,7 +124,8 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 
 @contextmanager
-def _told(purpose: str) -> Iterator[None]:
+def told(purpose: str) -> Iterator[None]:
+    """Have whatever goes wrong in the block said as StateError, which begins with what could not be done."""
     try:
         yield
     except sqlite3.Error as error:

@@ -3,7 +3,7 @@
 from sandbox.network.policy import Destination, Policy, policy
 from sandbox.network.ruleset import Count, Refusal, Wall
 from sandbox.network.subnets import SUBNET_PREFIX, free_subnet, subnet_of
-from sandbox.network.walls import Walls, WallsDown, WallState, require_bridge, walls_fit
+from sandbox.network.walls import Walls, WallsDown, WallState, require_bridge, walled, walls_fit
 
 __all__ = [
     "SUBNET_PREFIX",
@@ -19,5 +19,6 @@ __all__ = [
     "policy",
     "require_bridge",
     "subnet_of",
+    "walled",
     "walls_fit",
 ]

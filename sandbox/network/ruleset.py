@@ -4,6 +4,7 @@ An installation has a table of its own, and its rules match its own bridges by t
 that nobody vouched for is closed completely.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 SSH_PORT = 22
 END_MARK = "end of the walls"
 """On the table's last rule: a table that shows it was not emptied."""
+
+_TABLE_PREFIX = "sandbox_"
 
 METADATA = tuple(
     map(
@@ -78,7 +81,13 @@ class Wall:
 
 def table_name(installation: InstallationId) -> str:
     """The table that is this installation's alone."""
-    return f"sandbox_{installation}"
+    return f"{_TABLE_PREFIX}{installation}"
+
+
+def installation_of(table: str) -> InstallationId | None:
+    """Whose table that is; None for anybody else's."""
+    found = re.fullmatch(f"{_TABLE_PREFIX}([0-9a-f]{{8}})", table)
+    return InstallationId(found[1]) if found else None
 
 
 def bridge_prefix(installation: InstallationId) -> str:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network
 
 from sandbox.errors import SandboxError
-from sandbox.network.ruleset import END_MARK, Count, Refusal, Wall, check_bridge, render, table_name
+from sandbox.network.ruleset import END_MARK, Count, Refusal, Wall, check_bridge, installation_of, render, table_name
 from sandbox.template import InstallationId
 from sandbox.text import one_line
 
@@ -126,6 +126,13 @@ class Walls:
         counters = [entry["counter"] for entry in listed["nftables"] if "counter" in entry]
         by_name = {counter["name"]: Count(counter["packets"], counter["bytes"]) for counter in counters}
         self._counts = {why: by_name.get(f"refused_{why}", Count(0, 0)) for why in Refusal}
+
+
+def walled() -> set[InstallationId]:
+    """Every installation whose walls stand here, also around nothing any more. Raises `WallsDown`."""
+    listed = json.loads(_nft("--json", "list", "tables", "inet"))["nftables"]
+    names = [entry["table"]["name"] for entry in listed if "table" in entry]
+    return {found for name in names if (found := installation_of(name))}
 
 
 def walls_fit() -> bool:

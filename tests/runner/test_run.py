@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import ExitStack
 
 import pytest
 
@@ -33,4 +34,4 @@ async def test_the_log_is_live_and_the_outcome_one_object(bench: Bench, capfd: p
 def test_no_place_for_the_log_is_told_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/none/such")
     with pytest.raises(LogError, match="Set TMPDIR"):
-        run._folder()
+        run._new_log(ExitStack())

@@ -238,8 +238,13 @@ def test_a_missing_runtime_ends_the_keeper(command: Command, api: Api) -> None: 
     assert "Traceback" not in done.stderr
 
 
-def test_purge_removes_one_installation_or_every_one(command: Command, api: Api) -> None:  # noqa: F811
+def test_purge_removes_one_installation_or_every_one(
+    command: Command,
+    api: Api,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     use(command, api)
+    monkeypatch.setattr(cli, "walled", set)  # this host's are not the test's
     api.things["containers"] = [{"Id": "mine", "Labels": MINE}, {"Id": "foreign", "Labels": FOREIGN}]
     done = command.run("purge", "--installation", "0123abcd", "--json")
     assert json.loads(done.stdout) == {"removed": {"0123abcd": 1}}
@@ -248,8 +253,24 @@ def test_purge_removes_one_installation_or_every_one(command: Command, api: Api)
     assert api.things["containers"] == []
 
 
-def test_purge_guesses_nothing_and_tells_what_there_is(command: Command, api: Api) -> None:  # noqa: F811
+def test_purge_finds_a_firewall_table_without_a_sandbox(command: Command, api: Api) -> None:  # noqa: F811
     use(command, api)
+    purge = f"{sys.executable} -m sandbox.cli purge --installation 0123abcd"
+    tables = "nft add table inet sandbox_0123abcd; nft add table inet sandbox_99999999"
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-ec", f"{tables}; {purge}; nft list tables"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[1:] == ["table inet sandbox_99999999"], done.stderr
+
+
+def test_purge_guesses_nothing_and_tells_what_there_is(
+    command: Command,
+    api: Api,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(command, api)
+    monkeypatch.setattr(cli, "walled", set)
     api.things["containers"] = [{"Id": "mine", "Labels": MINE}, {"Id": "foreign", "Labels": FOREIGN}]
     code, line = command.fails("purge")
     assert code == 78

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox.network import Policy, Refusal, Wall, Walls, WallsDown, WallState, require_bridge, walls
+from sandbox.network import Policy, Refusal, Wall, Walls, WallsDown, WallState, require_bridge, walled, walls
 from sandbox.network.ruleset import bridge_prefix, table_name
 from sandbox.template import InstallationId
 from tests.sandbox.network.policies import policies
@@ -220,6 +220,19 @@ def test_what_is_said_again_is_not_loaded_again(lab: Lab) -> None:
     assert lab.ensure(at.OPEN) is WallState.LOADED
     lab.walls.forget("sbx0badca777")
     assert lab.host.call(lab.walls.ensure) is WallState.STANDING
+
+
+def test_walls_that_stand_around_nothing_are_found_and_nobody_else_s(lab: Lab) -> None:
+    """The trap: a table without containers would be left for ever by an uninstallation."""
+    assert lab.host.call(walled) == set()
+    lab.ensure()
+    for name in ("sandbox_0badcaf", "sandbox_0badcafe_", "other"):
+        lab.host.run("nft", "add", "table", "inet", name)
+    lab.host.run("nft", "add", "table", "ip", "sandbox_0123abcd")
+    try:
+        assert lab.host.call(walled) == {at.INSTALLATION}
+    finally:
+        lab.host.run("nft", "flush", "ruleset")
 
 
 def test_a_sandbox_that_was_forgotten_is_closed(lab: Lab) -> None:

@@ -1,0 +1,36 @@
+"""A consistent copy of the database of a service, whether it runs or not."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from runner.store.database import told
+from runner.store.migrations import MIGRATIONS
+from runner.store.states import JobState
+
+#: The version of the tables that this runner makes. It reads older ones.
+VERSION = len(MIGRATIONS)
+
+
+def copy(source: Path, target: Path) -> int:
+    """Copy a database into one new file, as it is at one moment. Returns its version. Raises StateError.
+
+    Nothing is changed, whichever version of the runner uses it.
+    """
+    with (
+        told(f"The database {source} cannot be copied"),
+        closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=rw", uri=True)) as reader,
+        closing(sqlite3.connect(target)) as writer,
+    ):
+        reader.backup(writer)
+        writer.execute("PRAGMA journal_mode=DELETE")  # else it is complete only with the files beside it
+        return int(writer.execute("PRAGMA user_version").fetchone()[0])
+
+
+def ended(database: Path) -> set[str]:
+    """The jobs in a copy that have their outcome: their logs are complete, or can be completed. Raises StateError."""
+    with told(f"The database {database} cannot be read"), closing(sqlite3.connect(database)) as reader:
+        rows = reader.execute("SELECT id FROM job WHERE state IN (?, ?)", (JobState.SETTLED, JobState.FINISHED))
+        return {str(row[0]) for row in rows}
