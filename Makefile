@@ -17,7 +17,7 @@ demo: images
 	@$(WITH_ENGINE) examples/demo.sh
 
 # In two halves at once: most of the time goes by waiting for sandboxes.
-FIRST_HALF := tests/crash tests/damage tests/e2e
+FIRST_HALF := tests/crash tests/e2e
 SECOND_HALF = $(filter-out $(FIRST_HALF) tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 
 test: check images test-tools
@@ -26,11 +26,11 @@ test: check images test-tools
 	  .venv/bin/pytest $(PYTEST_ARGS) $(FIRST_HALF); first=$$?; \
 	  wait $$second; second=$$?; cat .state/test.log; exit $$((first > second ? first : second))
 
-# A real SSH server and client; started by the tests, never as services.
+# A real SSH server, clients, an editor and a Prometheus; started by the tests, never as services.
 .PHONY: test-tools
-test-tools: .venv/.ready
+test-tools: .venv/.ready | .state/environment
 	@.venv/bin/python -c 'from sandbox.evaluation import packages; \
-	  packages.ensure({"sshd": "openssh-server", "ssh": "openssh-client"}, print)'
+	  packages.ensure({"sshd": "openssh-server", "ssh": "openssh-client", "vim": "vim", "prometheus": "prometheus"}, print)'
 
 check: .venv/.ready
 	@.venv/bin/ruff format --check --quiet .

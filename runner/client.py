@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import httpx
 
@@ -38,10 +39,11 @@ _T = TypeVar("_T")
 class Client:
     """The API of one service. Every method raises ClientError; BadJobError when the service refuses what was sent."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, verify: ssl.SSLContext | bool = True) -> None:
+        """`verify`: whose certificate is trusted; by default that of the authorities which are known here."""
         headers = {"Authorization": f"Bearer {token}", "User-Agent": "runner"}
         try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT)
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT, verify=verify)
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise ClientError(f"The service's address {url!r} or its token is not usable: {error}.") from error
         self._url = url
@@ -59,6 +61,31 @@ class Client:
                 if isinstance(error.__cause__, httpx.ConnectError):
                     raise
         return self._ask("POST", "/v1/jobs", json=request, headers={"Idempotency-Key": key})
+
+    def upload(self, archive: BinaryIO) -> str:
+        """Send an archive, and return the id that a job names."""
+        try:
+            headers = {"Content-Type": "application/octet-stream"}
+            answer = self._http.post("/v1/uploads", content=archive, headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from error
+        _check(answer)
+        return str(self._document(answer, dict)["id"])
+
+    def artifacts(self, job: str) -> dict[str, Any]:
+        """What is kept of a job."""
+        return self._ask("GET", f"/v1/jobs/{_id(job)}/artifacts")
+
+    def artifact_archive(self, job: str, to: BinaryIO) -> None:
+        """Write what is kept of a job into a file, as a compressed tar archive."""
+        try:
+            with self._http.stream("GET", f"/v1/jobs/{_id(job)}/artifacts/archive") as answer:
+                if answer.is_error:
+                    answer.read()
+                _check(answer)
+                to.writelines(answer.iter_raw())
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from error
 
     def jobs(self, limit: int, state: str | None) -> list[dict[str, Any]]:
         """The newest jobs."""
@@ -97,6 +124,10 @@ class Client:
     def stop(self, *, force: bool) -> dict[str, Any]:
         """Have the service end when nothing runs; with `force`, what runs is ended."""
         return self._ask("POST", "/v1/stop", json={"force": force})
+
+    def webhooks(self) -> list[dict[str, Any]]:
+        """Messages to receivers of webhooks that were sent in vain."""
+        return self._json("GET", "/v1/webhooks", list)
 
     def create_token(self, name: str, scopes: Sequence[str], days: float | None) -> dict[str, Any]:
         """Make a token."""
@@ -159,7 +190,9 @@ class Client:
         return self._json(method, path, dict, **more)
 
     def _json(self, method: str, path: str, kind: type[_T], **more: Mapping[str, Any] | None) -> _T:
-        answer = self._request(method, path, **more)
+        return self._document(self._request(method, path, **more), kind)
+
+    def _document(self, answer: httpx.Response, kind: type[_T]) -> _T:
         try:
             document = answer.json()
         except ValueError:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,18 +17,22 @@ from runner.config.load import load
 from runner.config.options import given_settings, takes_settings
 from runner.errors import ConfigError
 from runner.execution.options import Settings
+from runner.logs import Action, Events, configure
 from sandbox.settings.loaded import later
 
 if TYPE_CHECKING:
     from runner.config.model import Config, GitLab
+    from runner.config.model import Webhooks as WebhookSettings
     from runner.gitlab.options import Options as GitLabOptions
-    from runner.service.housekeeping import Housekeeper
-    from runner.service.records import Records
+    from runner.service.retention import Retention
     from runner.service.service import Service
+    from runner.service.watermark import Marks
+    from runner.service.webhooks import Webhooks
+    from runner.store.deliveries import Deliveries
     from sandbox.settings.loaded import Loaded
 
 app = typer.Typer()
-_logger = logging.getLogger("runner")
+_events = Events("runner")
 
 
 @app.command()
@@ -53,9 +56,10 @@ def serve(
 
     HUP reads the settings anew and takes up those that are live. A file with a mistake changes nothing.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     read = partial(load, configuration, options=given_settings(given))
-    asyncio.run(_serve(read(), read))
+    loaded = read()
+    configure(loaded.config.log.format)
+    asyncio.run(_serve(loaded, read))
 
 
 def _gitlab(settings: GitLab) -> GitLabOptions:
@@ -69,18 +73,27 @@ def _gitlab(settings: GitLab) -> GitLabOptions:
         images=ImagePolicy.parse(settings.images, settings.map_images, settings.pull_policies),
         caches=CacheStore(settings.cache, int(settings.cache_bytes)) if settings.cache else None,
         helper=settings.helper,
+        service_wait=settings.service_wait,
+        log_limit=int(settings.log_bytes),
     )
 
 
-def _housekeeper(records: Records, config: Config) -> Housekeeper:
-    from runner.service.housekeeping import Housekeeper  # noqa: PLC0415 - as above
-    from runner.service.retention import Retention  # noqa: PLC0415
+def _webhooks(settings: WebhookSettings, deliveries: Deliveries, tried: Callable[[bool], None]) -> Webhooks | None:
+    from runner.service.signing import key_of  # noqa: PLC0415 - as above
+    from runner.service.webhooks import Webhooks  # noqa: PLC0415
+
+    if not settings.urls or settings.secret is None:
+        return None
+    key = key_of(settings.secret.get_secret_value())
+    return Webhooks(deliveries, settings.urls, key, timeout=settings.timeout, give_up=settings.give_up, tried=tried)
+
+
+def _limits(config: Config) -> tuple[Retention, Marks]:
+    from runner.service.retention import Retention  # noqa: PLC0415 - as above
     from runner.service.watermark import Marks  # noqa: PLC0415
 
     kept, disk = config.retention, config.disk
-    return Housekeeper(
-        records, Retention(kept.age, int(kept.bytes), kept.jobs), Marks(low=int(disk.low), full=int(disk.full))
-    )
+    return Retention(kept.age, int(kept.bytes), kept.jobs), Marks(low=int(disk.low), full=int(disk.full))
 
 
 async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> None:
@@ -89,20 +102,26 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
     from runner.api.server import serve as serve_api  # noqa: PLC0415
     from runner.api.token import Token  # noqa: PLC0415
     from runner.gitlab.beside import beside  # noqa: PLC0415
+    from runner.metrics import Metrics  # noqa: PLC0415
     from runner.service.home import Home  # noqa: PLC0415
+    from runner.service.housekeeping import Housekeeper  # noqa: PLC0415
     from runner.service.leases import NotedLeases  # noqa: PLC0415
     from runner.service.records import Records  # noqa: PLC0415
     from runner.service.service import SETTINGS, Service  # noqa: PLC0415
     from runner.service.standby import Standby  # noqa: PLC0415
+    from runner.service.uploads import Uploads  # noqa: PLC0415
 
     config = loaded.config
     for remark in loaded.remarks:
-        _logger.warning("%s", remark)
+        _events.warning(Action.CONFIGURATION_REMARK, remark)
     source = source_of(config.sandboxes)
     gitlab = _gitlab(config.gitlab)
     tls = Tls(config.tls.certificate, config.tls.key) if config.tls.certificate and config.tls.key else None
-    home, jobs = Home(config.state), config.jobs
-    records, token = Records(home.jobs, home.logs), Token(home.token, config.api.token)
+    home, jobs = Home(config.state, config.webhooks.urls), config.jobs
+    metrics = Metrics()
+    home.on_failure(metrics.store_errors.inc)
+    records = Records(home.jobs, home.logs, Uploads(home.uploads), home.artifacts, metrics)
+    token = Token(home.token, config.api.token)
     noted = NotedLeases(source.leases, home.leases, jobs.slots)
     standby = Standby(noted, source.ready) if source.ready else None
     service = Service(
@@ -110,18 +129,19 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
         records,
         jobs.slots,
         standby,
-        source.adapt(SETTINGS),
+        replace(source.adapt(SETTINGS), files=config.files.limits()),
         jobs.per_key,
         jobs.labels,
-        _housekeeper(records, config),
+        Housekeeper(records, *_limits(config)),
+        _webhooks(config.webhooks, home.deliveries, metrics.webhook_tried),
     )
     where = f"{'https' if tls else 'http'}://{config.api.listen}"
-    _logger.info("serving on %s; the API token is in %s", where, home.token)
+    _events.info(Action.SERVING, f"serving on {where}; the API token is in {home.token}")
     working = beside(service, source.leases, home.gitlab, gitlab)
-    app = make_app(service, token, home.tokens, working)
+    api = config.api
+    app = make_app(service, token, home.tokens, working, source.metrics, rate=api.request_rate, burst=api.request_burst)
     reread = partial(_reread, service, loaded, read)
-    await serve_api(working, app, config.api.host, config.api.port, tls, jobs.max_run_time, reread)
-    logging.shutdown()
+    await serve_api(working, app, api.host, api.port, tls, jobs.max_run_time, reread)
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes
 
 
@@ -130,10 +150,11 @@ def _reread(service: Service, started: Loaded[Config], read: Callable[[], Loaded
     try:
         said = read()
     except ConfigError as error:
-        _logger.error("the configuration was left as it was: %s", error)  # noqa: TRY400 - a sentence
+        _events.error(Action.CONFIGURATION_REFUSED, f"the configuration was left as it was: {error}")
         return
     jobs = said.config.jobs
     service.follow(jobs.slots, jobs.per_key, jobs.labels)
-    _logger.info("the configuration was read anew")
+    service.housekeeper.follow(*_limits(said.config))
+    _events.info(Action.CONFIGURATION_READ, "the configuration was read anew")
     if waiting := later(started, said):
-        _logger.warning("not taken up before the next start: %s", ", ".join(waiting))
+        _events.warning(Action.CONFIGURATION_REMARK, f"not taken up before the next start: {', '.join(waiting)}")

@@ -10,14 +10,31 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
-from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, ByteSize, Field, SecretStr, field_validator, model_validator
 
+from runner.execution.files.limits import DEFAULT_LIMITS, FileLimits
 from runner.gitlab.containers.policy import PullPolicy
-from runner.keeper_leases import DEFAULT_KEEPER
+from runner.logs import Format
 from runner.service.retention import RETENTION
+from runner.service.signing import key_of
 from runner.service.watermark import MARKS
+from sandbox.keeper.places import DEFAULT_SOCKET
 from sandbox.settings.model import About, Section
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or not url.isprintable():
+        raise ValueError("must be an address such as https://ci.example.com/hook, without a user name")
+    return url
+
+
+def _signing(secret: SecretStr | None) -> SecretStr | None:
+    if secret is not None:
+        key_of(secret.get_secret_value())
+    return secret
 
 
 class Api(Section):
@@ -26,9 +43,23 @@ class Api(Section):
     listen: Annotated[str, About(option="--listen")] = "127.0.0.1:8080"
     """HOST:PORT of the API. This host alone, because without a certificate the token is sent in the clear."""
 
-    token: Annotated[SecretStr | None, Field(min_length=16, examples=[Path("/run/secrets/runner-token")])] = None
+    token: Annotated[SecretStr | None, Field(examples=[Path("/run/secrets/runner-token")])] = None
     """The token that may do everything. None: one is made at the first start, in the state folder, which nobody has to
     think of; give one where others have to know it beforehand."""
+
+    request_rate: Annotated[float, Field(gt=0)] = 200.0
+    """How often each token may ask in a second. Far more than a client needs that waits for answers, and far less than
+    what would hold up the others."""
+
+    request_burst: Annotated[int, Field(ge=1)] = 1000
+    """How often each token may ask at once, before that. A build that submits hundreds of jobs does so within one."""
+
+    @field_validator("token")
+    @classmethod
+    def _is_hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("must have at least 16 characters")
+        return value
 
     @property
     def host(self) -> str:
@@ -84,7 +115,7 @@ class Jobs(Section):
 class Sandboxes(Section):
     """Where sandboxes come from: a keeper, or addresses of those that someone else started."""
 
-    keeper: Annotated[Path, About(option="--keeper", also="SANDBOX_KEEPER")] = DEFAULT_KEEPER
+    keeper: Annotated[Path, About(option="--keeper", also="SANDBOX_KEEPER")] = Path(DEFAULT_SOCKET)
     """The keeper's socket. It is where the keeper makes it by default."""
 
     addresses: Annotated[tuple[str, ...], About(option="--address", also="RUNNER_ADDRESSES")] = ()
@@ -139,6 +170,14 @@ class GitLab(Section):
     pull_policies: Annotated[tuple[PullPolicy, ...], About(option="--gitlab-pull-policy")] = (PullPolicy.ALWAYS,)
     """For images of jobs that do not say, in the order in which they are tried. As gitlab-runner's own default."""
 
+    log_bytes: ByteSize = ByteSize(256 * 1024**2)
+    """Output of one stage that is passed on, such as `256MiB`; more is dropped, and said. Many times what gitlab-runner
+    keeps of a whole job unless told otherwise (4 MiB), and bounded, since it lies on the runner's disk meanwhile."""
+
+    service_wait: Annotated[float, Field(ge=0, le=600)] = 30.0
+    """Seconds for all services of a job together to answer at their ports; then the job goes on without. As
+    gitlab-runner's own `wait_for_services_timeout`."""
+
     cache: Annotated[Path | None, Field(examples=[Path("/var/lib/runner/gitlab-cache")])] = None
     """Folder for caches of jobs. None: caches are not kept, because they take disk that somebody has to plan."""
 
@@ -151,28 +190,89 @@ class GitLab(Section):
     has one, or jobs do without."""
 
 
+class Webhooks(Section):
+    """Who is told when a job has ended."""
+
+    urls: tuple[Annotated[str, AfterValidator(_address)], ...] = ()
+    """Where to send it. None: nobody is told. Only here, and never in a job: a job could have the runner send something
+    to any address that it reaches."""
+
+    secret: Annotated[
+        SecretStr | None, AfterValidator(_signing), Field(examples=[Path("/run/secrets/runner-webhooks")])
+    ] = None
+    """What messages are signed with: `whsec_` and the base64 of 24 to 64 random bytes. None: there are no receivers."""
+
+    timeout: Annotated[float, Field(gt=0, le=60)] = 10.0
+    """Seconds for one try. A receiver that has more to do answers first and does it afterwards."""
+
+    give_up: Annotated[float, Field(ge=60, le=30 * 24 * 3600)] = 3 * 24 * 3600.0
+    """Seconds after which a message that nobody takes is given up. A weekend, and the day on which somebody sees it."""
+
+    @model_validator(mode="after")
+    def _signed(self) -> Self:
+        if self.urls and self.secret is None:
+            raise ValueError("urls need a secret, which the messages are signed with")
+        return self
+
+
 class Retention(Section):
     """What is kept of finished jobs: the oldest go, with their logs, as soon as one of these is reached."""
 
-    age: Annotated[float, Field(gt=0)] = RETENTION.age
+    age: Annotated[float, Field(gt=0), About(live=True)] = RETENTION.age
     """Seconds since their end. A month: who asks later why a build broke has rebuilt it."""
 
-    bytes: ByteSize = ByteSize(RETENTION.bytes)
+    bytes: Annotated[ByteSize, About(live=True)] = ByteSize(RETENTION.bytes)
     """Of all logs together. Ten of the largest (2 GiB), or ten thousand usual ones (2 MiB)."""
 
-    jobs: Annotated[int, Field(ge=0)] = RETENTION.jobs
+    jobs: Annotated[int, Field(ge=0), About(live=True)] = RETENTION.jobs
     """How many. Each takes about 1 KiB in the database."""
 
 
 class Disk(Section):
     """Free space on the disk of the state folder."""
 
-    low: ByteSize = ByteSize(MARKS.low)
+    low: Annotated[ByteSize, About(live=True)] = ByteSize(MARKS.low)
     """With less, or with less than a tenth of a small disk, nothing new starts. It is the largest log of one job."""
 
-    full: ByteSize = ByteSize(MARKS.full)
+    full: Annotated[ByteSize, About(live=True)] = ByteSize(MARKS.full)
     """With less, or with less than a hundredth of a small disk, no jobs are taken either. Outcomes need a part of it,
     and who makes room."""
+
+
+class Files(Section):
+    """How much the files of one job may be: what it starts from, and what is kept of it."""
+
+    archive_bytes: ByteSize = ByteSize(DEFAULT_LIMITS.archive_bytes)
+    """Of an archive, sent or fetched: a large repository with its history, and no image of a disk."""
+
+    source_bytes: ByteSize = ByteSize(DEFAULT_LIMITS.source_bytes)
+    """Of what an archive unpacks to, on the sandbox's disk: what the profile gives there comes first."""
+
+    source_files: Annotated[int, Field(ge=1)] = DEFAULT_LIMITS.source_files
+    """Of files that an archive unpacks to. Ten times those of a large project with all it depends on."""
+
+    source_deadline: Annotated[float, Field(gt=0)] = DEFAULT_LIMITS.source_deadline
+    """Seconds until the source is there. A git host that hangs holds up a sandbox and a slot."""
+
+    artifact_bytes: ByteSize = ByteSize(DEFAULT_LIMITS.artifact_bytes)
+    """Of what is kept of one job, before it is compressed. It lies on the disk of the state folder."""
+
+    artifact_files: Annotated[int, Field(ge=1)] = DEFAULT_LIMITS.artifact_files
+    """Of files that are kept of one job. Who has more packs them."""
+
+    artifact_deadline: Annotated[float, Field(gt=0)] = DEFAULT_LIMITS.artifact_deadline
+    """Seconds until they are all there. The sandbox and the slot wait for them."""
+
+    def limits(self) -> FileLimits:
+        """As those who keep to them have them."""
+        return FileLimits(**self.model_dump())
+
+
+class Log(Section):
+    """The service's own log, on stderr."""
+
+    format: Annotated[Format, About(option="--log-format")] = Format.TEXT
+    """`text` or `json` (docs/logs.md). Text: a service that was just started is read by a person."""
 
 
 class Config(Section):
@@ -186,8 +286,11 @@ class Config(Section):
     jobs: Jobs = Jobs()
     sandboxes: Sandboxes = Sandboxes()
     gitlab: GitLab = GitLab()
+    webhooks: Webhooks = Webhooks()
     retention: Retention = Retention()
     disk: Disk = Disk()
+    files: Files = Files()
+    log: Log = Log()
 
     @model_validator(mode="after")
     def _gitlab_needs_a_keeper(self) -> Self:

@@ -34,6 +34,12 @@ class Prepared:
     trust_key: str
 
     @property
+    def sentence(self) -> str:
+        """What there is, for people."""
+        lease = self.held.lease
+        return f"Sandbox {lease.sandbox} (runtime {lease.runtime}) is ready."
+
+    @property
     def usable(self) -> bool:
         """Whether it can take a job, as far as is known."""
         return self.session.usable and not self.held.heartbeat.is_lost
@@ -56,14 +62,17 @@ class Prepared:
             attempts=self.settings.attempts,
         )
 
-    async def release(self) -> None:
-        """Give the sandbox back unused, or condemn it when it broke while it waited. Never fails."""
-        broken = None if self.usable else "The sandbox broke while it waited for a job."
-        await see_through(self._release(broken))
+    async def release(self, *, used: bool = False) -> None:
+        """Give the sandbox back, or condemn it when it broke while it waited. Never fails.
 
-    async def _release(self, broken: str | None) -> None:
+        `used` when something of a job is in it.
+        """
+        broken = None if self.usable else "The sandbox broke while it waited for a job."
+        await see_through(self._release(broken, used=used))
+
+    async def _release(self, broken: str | None, *, used: bool) -> None:
         await self.session.close()
-        await self.held.hand_in(broken, used=False)
+        await self.held.hand_in(broken, used=used)
 
 
 async def prepare(
@@ -93,10 +102,11 @@ async def prepare(
             "generation": lease.generation,
             "runtime": lease.runtime,
         }
-        notes(Note("leased", f"Sandbox {lease.sandbox} (runtime {lease.runtime}) is ready.", facts))
+        prepared = Prepared(leases, held, session, settings, token, profile, trust_key)
+        notes(Note("leased", prepared.sentence, facts))
         if lease.caveat:
             notes(Note("caveat", lease.caveat))
-        return Prepared(leases, held, session, settings, token, profile, trust_key)
+        return prepared
 
     for _ in range(settings.tries - 1):
         try:

@@ -109,7 +109,9 @@ class Session:
             async with asyncio.timeout(deadline):
                 with translated(ConnectError):
                     connection = await connect(access, settings)
-                    await connection.create_session(lambda: conversation, program.COMMAND, encoding=None, window=WINDOW)
+                    await connection.create_session(
+                        lambda: conversation, program.LAUNCHER.command, encoding=None, window=WINDOW
+                    )
                 await conversation.greet()
         except BaseException as error:
             if connection:
@@ -145,8 +147,9 @@ class Session:
         self._conversation.begin(output, news)
         head = wire.encode_launch(launch, len(scripts[0]))
         for number, script in enumerate(scripts):
-            await self._conversation.write(wire.encode_script(len(script)) if number else head)
-            for start in range(0, len(script), _PIECE):
+            # Together, so that a small script is one packet: each wakes three processes up.
+            await self._conversation.write((wire.encode_script(len(script)) if number else head) + script[:_PIECE])
+            for start in range(_PIECE, len(script), _PIECE):
                 await self._conversation.write(script[start : start + _PIECE])
 
     async def follow(self, follow: wire.Follow, output: Output, news: News) -> None:
@@ -356,7 +359,7 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
     async def greet(self) -> None:
         """Send the launcher, and wait for its hello."""
         try:
-            await self.write(program.SOURCE)
+            await self.write(program.LAUNCHER.source)
             while not self.hello:
                 await self._next()
         except ConnectionLostError as error:

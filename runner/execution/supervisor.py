@@ -40,6 +40,7 @@ RECORD_SIZE = 4096
 MAX_LINKS = 16
 SPLICE_NONBLOCK = 2
 PR_SET_CHILD_SUBREAPER = 36
+LIBC = ctypes.CDLL(None)
 LEFTOVER_SECONDS = 5
 SHELL = ("/bin/bash", "-eo", "pipefail")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -121,6 +122,7 @@ class Attempt(Folder):
         self.timeout: float | None = header["timeout"]
         self.grace: float = header["grace"]
         self.log_limit: int = header["log_limit"]
+        self.filled: bool = header["filled"]
 
     def script(self, number: int) -> str:
         """Return where a step's script is."""
@@ -162,6 +164,7 @@ class Supervisor:
         self.log_error = ""
         self.script = 0
         self.status: int | None = 0
+        self.identity: list[int] = []  # asked for once: a job that closes / to us closes /proc as well
         self.rows = [Row() for _ in attempt.steps]
         #: How the steps that ran ended, for the record.
         self.ends: dict[int, dict[str, object]] = {}
@@ -266,7 +269,7 @@ class Supervisor:
 
     def record(self) -> None:
         """Write down how far the steps are, and tell."""
-        own = {"supervisor": identity(os.getpid()), "script": identity(self.script) if self.status is None else []}
+        own = {"supervisor": self.identity, "script": identity(self.script) if self.status is None else []}
         self.attempt.write_record({"kind": "running", **own, **self.progress()})
         self.tell()
 
@@ -294,9 +297,10 @@ class Supervisor:
 
     def become_detached(self) -> None:
         """Leave the connection's session, adopt what the script orphans, and turn signals into readable bytes."""
+        self.identity = identity(os.getpid())
         for descriptor in (0, 1, 2):
             os.dup2(self.null, descriptor)
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         os.umask(0o022)
         enlarge(self.output)
         for descriptor in (self.output, self.marks, self.wakeup, self.wakeup_end):

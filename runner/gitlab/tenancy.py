@@ -7,7 +7,8 @@ of the runner. All of them are attempts on one lease.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from runner.execution.lease import Lease, LeaseSource
 from runner.execution.log import Log
 from runner.execution.marker import Marker, Moment
 from runner.execution.options import Note, Settings
-from runner.execution.prepare import prepare
+from runner.execution.prepare import Prepared, prepare
 from runner.execution.pursuit import Pursuit
 from runner.execution.session import Session
 from runner.job import Job
@@ -30,6 +31,10 @@ from runner.outcome import Cancelled, Outcome, RunnerStopped, SandboxLost, Setup
 KILL_REPORT: Final = 10.0
 #: Seconds for a way into the sandbox where a stage is to be ended and there is none.
 WAY_BACK: Final = 10.0
+
+#: Seconds that something may take before the keeper is asked whether the sandbox is still there: SSH would wait for an
+#: answer much longer.
+QUICK: Final = 0.3
 
 #: Told the attempt and the token of a lease before it is asked for. Raises RunnerError.
 OnAsk = Callable[[str, str], None]
@@ -71,6 +76,23 @@ class Tenancy:
         self._know(prepared.session)
         prepared.held.heartbeat.beat()
 
+    async def adopt(self, prepared: Prepared, on_ask: OnAsk) -> None:
+        """Have the sandbox that was prepared in advance. It is given back where that fails.
+
+        The session would tell seconds later that the sandbox is gone, so its keeper is asked.
+        Errors: LeaseLostError; what `on_ask` raises.
+        """
+        lease = prepared.held.lease
+        try:
+            await _prove(lease)
+            on_ask(lease.attempt, prepared.token)
+        except BaseException:
+            await prepared.release()
+            raise
+        self._leases.attempt, self._leases.token = lease.attempt, prepared.token
+        self._held, self._session = prepared.held, prepared.session
+        self._know(prepared.session)
+
     async def regain(self, attempt: str, token: str) -> None:
         """Take up the lease of an earlier life. Errors: LeaseLostError; LeaseError (try again)."""
         self._leases.attempt, self._leases.token = attempt, token
@@ -109,6 +131,21 @@ class Tenancy:
         """Return the way into the sandbox between two stages. It stays the tenancy's own. Errors: RunnerError."""
         self._session = await self._ready()
         return self._session
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """Have the keeper asked, should this take longer, whether the sandbox is there: see `wait_lost`."""
+        assert self._held
+        question = asyncio.get_running_loop().call_later(QUICK, self._held.heartbeat.beat)
+        try:
+            yield
+        finally:
+            question.cancel()
+
+    async def wait_lost(self) -> None:
+        """Wait until the lease is gone for good."""
+        assert self._held
+        await self._held.heartbeat.wait_lost()
 
     async def end(self, broken: str | None) -> None:
         """Give the sandbox back, or condemn it with the reason. Idempotent. Never fails."""
@@ -153,7 +190,8 @@ class Tenancy:
         flight = Flight(pursuit, held.heartbeat, marker, attempt.cancellation, self._settings)
         script = asyncio.create_task(seeing)
         try:
-            outcome = await flight.first_cause(script)
+            with self.asking():
+                outcome = await flight.first_cause(script)
             if isinstance(outcome, Cancelled | RunnerStopped | TimedOut):
                 await first(script, pursuit.wait_connected(), timeout=WAY_BACK)
                 if not await flight.end(script, KILL_REPORT):
@@ -200,6 +238,16 @@ class Tenancy:
         session, self._session = self._session, None
         if session:
             await session.close()
+
+
+async def _prove(lease: Lease) -> None:
+    """Errors: LeaseLostError. When nobody answers now, the sandbox stays all the same."""
+    try:
+        await lease.renew()
+    except LeaseLostError:
+        raise
+    except LeaseError:
+        return
 
 
 class _OneLease:

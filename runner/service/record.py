@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -14,23 +13,27 @@ from runner import files
 from runner import outcome as outcomes
 from runner.errors import LogError, StateError
 from runner.execution.cancellation import Cancellation
+from runner.execution.files import bundle
+from runner.execution.files.bundle import Kept
 from runner.execution.log import DEFAULT_LIMIT, Log
 from runner.execution.marker import Marker
 from runner.execution.options import StepNote
 from runner.execution.redact import Redactor
 from runner.job import Job
+from runner.logs import Action, Events
 from runner.outcome import Outcome, SandboxLost, SetupFailed
+from runner.service.stopwatch import Stopwatch
 from runner.steps import StepProgress, over, waiting
 from runner.store.jobs import Earlier, Entry, Jobs, Result, fit
 from runner.store.states import JobState
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 
 class Record:
     """One job. All methods belong to the event loop's thread."""
 
-    def __init__(self, jobs: Jobs, entry: Entry, log_path: Path) -> None:
+    def __init__(self, jobs: Jobs, entry: Entry, log_path: Path, bundle_path: Path, watch: Stopwatch) -> None:
         self.id = entry.id
         #: Until it is finished; None too when only the marker of an earlier life could be read.
         self.job = entry.job
@@ -41,6 +44,8 @@ class Record:
         #: While it runs.
         self.log: Log | None = None
         self.log_path = log_path
+        #: Where what is kept of its files goes.
+        self.bundle_path = bundle_path
         self.cancellation = Cancellation()
         self.finished = asyncio.Event()
         #: Whether its last start was of no use, and another one is to come.
@@ -48,6 +53,7 @@ class Record:
         self._earlier = entry.earlier
         self._turn = _Turn()
         self._jobs = jobs
+        self._watch = watch
         if entry.cancelled_by:
             self.cancellation.request(entry.cancelled_by)
         if entry.problem:
@@ -71,19 +77,22 @@ class Record:
 
     def begin(self) -> Log:
         """Start to run, with what an earlier life or an earlier start has of the log. Raises LogError."""
-        earlier, self.again = self._earlier, False
+        earlier = self._earlier
         if earlier.retries and not self.marker:
             _end_log(self.log_path, earlier.output, earlier.closing)
         redactor = Redactor(self.job.secrets.values()) if self.job and self.job.secrets else None
         limit = self.marker.log_limit if self.marker else DEFAULT_LIMIT
         self.log = Log.reopen(self.log_path, limit, redactor, start=earlier.size)
         self._turn.begin(self.log)
+        if not self.marker:
+            self._watch.began()
         return self.log
 
     def mark(self, marker: Marker) -> None:
         """Have the marker on disk. Raises StateError."""
         self._jobs.mark(self.id, marker)
         self.marker = marker
+        self._watch.sent()
 
     @property
     def steps(self) -> tuple[StepProgress, ...]:
@@ -102,7 +111,8 @@ class Record:
         try:
             await asyncio.to_thread(self._jobs.cancel, self.id, by)
         except StateError as error:  # a full disk must not keep a job running
-            _logger.warning("job %s: a restart would forget that it was cancelled: %s", self.id, error)
+            what = f"a restart would forget that it was cancelled: {error}"
+            _events.warning(Action.STORE_FAILED, what, job=self.id)
         self.cancellation.request(by)
 
     def may_retry(self, outcome: Outcome) -> bool:
@@ -113,6 +123,7 @@ class Record:
     async def retry(self, outcome: Outcome) -> None:
         """Have it wait for another start, on disk. Raises StateError; try again."""
         assert self.job
+        self.again = False
         if self.log:  # in the first try
             self.log.end_output()
             retries = self._earlier.retries + 1
@@ -141,6 +152,7 @@ class Record:
         result = Result(outcome, log.output if log else self._earlier.size, closing, over(self._steps))
         await asyncio.to_thread(self._settle, result, sync_log=log is not None)
         self.result = result
+        self._watch.settled(outcome, log)
 
     async def finish(self) -> None:
         """Have the last lines of a settled job's log there, and forget its secrets. Raises StateError; try again."""
@@ -152,6 +164,14 @@ class Record:
         self.finished.set()
         self._turn.begin()
         self._turn.over.set()
+        self._watch.finished()
+
+    def kept(self) -> Kept:
+        """What is kept of its files. Raises StateError."""
+        try:
+            return bundle.read(self.bundle_path) or Kept((), (), 0)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StateError(f"The artifacts of job {self.id} cannot be read ({error}).") from error
 
     async def follow(self, offset: int) -> AsyncIterator[bytes]:
         """Yield the log from a byte offset on, to its end, live while the job runs."""

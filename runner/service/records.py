@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,15 +11,22 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
-from runner.errors import StateError
+from runner.errors import BadJobError, StateError
+from runner.execution.files import bundle
 from runner.job import Job
+from runner.job_files import Upload
+from runner.logs import Action, Events
+from runner.metrics import Metrics
 from runner.outcome import Outcome
 from runner.service.record import Record, complete
 from runner.service.retention import Kept
-from runner.store.jobs import Hold, Jobs, Request, Summary
+from runner.service.stopwatch import Stopwatch
+from runner.service.uploads import Incoming, Uploads
+from runner.store.deliveries import Delivery
+from runner.store.jobs import Entry, Hold, Jobs, Request, Summary
 from runner.store.states import JobState
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -31,19 +37,26 @@ class Records:
     Raises StateError when they cannot be used.
     """
 
-    def __init__(self, jobs: Jobs, logs: Path) -> None:
+    def __init__(
+        self, jobs: Jobs, logs: Path, uploads: Uploads, artifacts: Path, metrics: Metrics | None = None
+    ) -> None:
+        self.metrics: Final = metrics or Metrics()
         self._jobs = jobs
         self._logs = logs
+        self.uploads = uploads
+        self._artifacts = artifacts
         #: Each has what it keeps of a job under the job's id.
-        self._places = (logs,)
+        self._places = (logs, artifacts, bundle.lists(artifacts))
         self._known: WeakValueDictionary[str, Record] = WeakValueDictionary()
         try:
-            logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for place in self._places:
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._remove_strays()
         except OSError as error:
             raise StateError(f"The folder of logs {logs} is not usable: {error}.") from error
         jobs.put_back()
         self._complete_settled()
+        uploads.remove_unused(jobs.uploads())
         #: How many jobs wait.
         self.waiting = jobs.waiting()
 
@@ -51,8 +64,16 @@ class Records:
         """The job of that id, if it is known. There is one object for each job while anybody has it."""
         record = self._known.get(job_id)
         if record is None and (entry := self._jobs.get(job_id)):
-            record = self._known[job_id] = Record(self._jobs, entry, self._logs / job_id)
+            record = self._known[job_id] = self._new(entry)
         return record
+
+    def counts(self) -> tuple[dict[str, int], float | None]:
+        """How many there are in each state, and when the one was submitted that waits longest (since the epoch)."""
+        return self._jobs.counts()
+
+    def try_writing(self) -> None:
+        """See that something can be written."""
+        self._jobs.try_writing()
 
     def summary(self, job_id: str) -> Summary | None:
         """What anybody may know of a job."""
@@ -88,9 +109,20 @@ class Records:
         self._jobs.end_hold()
 
     async def add(self, job: Job, request: Request | None = None) -> Record:
-        """Take a job: it is on disk when this returns. Raises StateError, also on a full disk; RequestReusedError."""
+        """Take a job: it is on disk when this returns.
+
+        Raises StateError, also on a full disk; RequestReusedError; BadJobError when its archive is not here.
+        """
+        again = request is not None and self._jobs.requested(request)
+        if isinstance(job.source, Upload) and not again and not self.uploads.has(job.source.id):
+            raise BadJobError(
+                f"There is no archive {job.source.id}: one is kept until its job has ended, and for a day while no job "
+                "asks for it. Send it again.",
+                field=("source", "id"),
+            )
         job_id, new = await asyncio.to_thread(self._jobs.add, job, request)
         self.waiting += int(new)
+        self.metrics.submitted.inc(new)
         record = self.get(job_id)
         assert record
         return record
@@ -103,11 +135,30 @@ class Records:
         self.waiting -= 1
         return self.get(job_id)
 
+    def new_upload(self) -> Incoming:
+        """Begin to keep another archive. Raises StateError."""
+        self.uploads.remove_unused(self._jobs.uploads())
+        return self.uploads.begin()
+
+    async def forget_upload(self, upload: str) -> None:
+        """Remove an archive unless another job needs it."""
+        with contextlib.suppress(StateError):  # the next start removes it
+            if upload not in await asyncio.to_thread(self._jobs.uploads):
+                await asyncio.to_thread(self.uploads.remove, upload)
+
     async def take(self, record: Record) -> bool:
         """Claim a job whoever is next; False when it does not wait any more. Raises StateError."""
         taken = await asyncio.to_thread(self._jobs.take, record.id)
         self.waiting -= int(taken)
         return taken
+
+    def _new(self, entry: Entry) -> Record:
+        watch = Stopwatch(self.metrics, entry.submitted)
+        return Record(self._jobs, entry, self._logs / entry.id, self._artifacts / entry.id, watch)
+
+    def undelivered(self) -> list[Delivery]:
+        """What was to be told to others, and was not taken so far. For any thread. Raises StateError."""
+        return self._jobs.undelivered()
 
     async def put_back(self, record: Record, outcome: Outcome) -> None:
         """Have a job wait for another start. Raises StateError; try again."""
@@ -141,10 +192,10 @@ class Records:
         return [record for job_id in ids if (record := self.get(job_id))]
 
     def _remove_strays(self) -> None:
-        """Remove logs of jobs that are forgotten."""
-        for path in self._logs.iterdir():
-            if _ID.fullmatch(path.name) and not path.is_dir() and self._jobs.summary(path.name) is None:
-                path.unlink()
+        """Remove files of jobs that are forgotten, and what a crash has left half written."""
+        for path in (path for place in self._places for path in place.iterdir()):
+            if path.suffix == ".part" or (_ID.fullmatch(path.name) and self._jobs.summary(path.name) is None):
+                _remove(path)
 
     def _complete_settled(self) -> None:
         """Have the logs of jobs whose outcome was written right before a crash end as they should."""
@@ -155,7 +206,7 @@ class Records:
                 assert entry.result
                 complete(self._jobs, job_id, self._logs / job_id, entry.result)
             except StateError as error:
-                _logger.warning("%s The next start tries again.", error)
+                _events.warning(Action.STORE_FAILED, f"{error} The next start tries again.", job=job_id)
 
 
 def _size(path: Path) -> int:

@@ -6,8 +6,9 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import Final
 
 from runner import job as jobs
@@ -15,10 +16,12 @@ from runner import outcome as outcomes
 from runner.errors import RequestReusedError, StateError
 from runner.execution.marker import Marker
 from runner.job import Job
-from runner.outcome import BadRequest, Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed
+from runner.job_files import Upload
+from runner.outcome import BadRequest, BadSource, Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed
 from runner.steps import StepProgress, StepState, waiting
-from runner.store import queue
+from runner.store import deliveries, queue
 from runner.store.database import Database
+from runner.store.deliveries import Deliveries, Delivery
 from runner.store.seal import Seal
 from runner.store.states import MOVES, JobState
 
@@ -77,6 +80,8 @@ class Entry:
 
     id: str
     state: JobState
+    #: Seconds since the epoch.
+    submitted: float
     #: Until it is settled.
     job: Job | None = None
     #: From when it may have started until it is settled.
@@ -112,9 +117,11 @@ class Request:
 class Jobs:
     """The table of jobs. Every method blocks for as long as the disk takes, and raises StateError."""
 
-    def __init__(self, database: Database, seal: Seal) -> None:
+    def __init__(self, database: Database, seal: Seal, receivers: Collection[str] = ()) -> None:
+        """`receivers` are told of each outcome: see `deliveries`."""
         self._database = database
         self._seal = seal
+        self._receivers = tuple(receivers)
 
     def add(self, job: Job, request: Request | None = None) -> tuple[str, bool]:
         """Take a job, and return its id, and whether it is new: taken with the same request before, it has that one.
@@ -130,10 +137,11 @@ class Jobs:
                 return earlier, False
             number = connection.execute(
                 "INSERT INTO job (id, state, submitted, priority, trust_key, expires, request, request_digest, "
-                "steps) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "steps, upload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     job_id, JobState.QUEUED, now, job.priority, job.trust_key, expires,
                     request.key if request else None, digest, _steps_to_json(waiting(job.steps)),
+                    job.source.id if isinstance(job.source, Upload) else None,
                 ),
             ).lastrowid  # fmt: skip
             assert number is not None
@@ -141,6 +149,14 @@ class Jobs:
             _note(connection, number, JobState.QUEUED)
             queue.enter(connection, number)
         return job_id, True
+
+    def requested(self, request: Request) -> bool:
+        """Whether something was submitted with this name before."""
+        return bool(self._database.read("SELECT 1 FROM job WHERE request = ?", request.key))
+
+    def uploads(self) -> set[str]:
+        """The archives that jobs still need."""
+        return {row["upload"] for row in self._database.read("SELECT upload FROM job WHERE upload IS NOT NULL")}
 
     def get(self, job_id: str) -> Entry | None:
         """The job of that id, if it is known."""
@@ -164,6 +180,10 @@ class Jobs:
         )
         return [_summary(row) for row in rows]
 
+    def undelivered(self) -> list[Delivery]:
+        """What was to be told to others, and was not taken so far."""
+        return Deliveries(self._database).in_trouble()
+
     def find(self, *states: JobState) -> list[str]:
         """The jobs that are in one of these states, in the order in which they were submitted."""
         places = ", ".join("?" * len(states))
@@ -173,6 +193,17 @@ class Jobs:
     def waiting(self) -> int:
         """How many wait."""
         return int(self._database.read("SELECT count(*) FROM job WHERE state = 'queued'")[0][0])
+
+    def counts(self) -> tuple[dict[str, int], float | None]:
+        """How many there are in each state, and when the one was submitted that waits longest (since the epoch)."""
+        rows = self._database.read("SELECT state, count(*), min(submitted) FROM job GROUP BY state")
+        known = {str(row["state"]): row for row in rows}
+        oldest = known[JobState.QUEUED][2] if JobState.QUEUED in known else None
+        return {state: known[state][1] if state in known else 0 for state in JobState}, oldest
+
+    def try_writing(self) -> None:
+        """See that something can be written."""
+        self._database.try_writing()
 
     def cancelled(self) -> list[str]:
         """The jobs that wait although somebody asked for their end."""
@@ -254,9 +285,9 @@ class Jobs:
         """Write down how it ended, and forget what only its end needed: its secrets are gone when this returns."""
         with self._database.transaction("The outcome cannot be written down") as connection:
             _move(connection, job_id, JobState.SETTLED)
-            connection.execute(
-                "UPDATE job SET outcome = ?, output = ?, closing = ?, steps = ?, marker = NULL, cancelled_by = NULL "
-                "WHERE id = ? AND outcome IS NULL",
+            written = connection.execute(
+                "UPDATE job SET outcome = ?, output = ?, closing = ?, steps = ?, "
+                "marker = NULL, cancelled_by = NULL, upload = NULL WHERE id = ? AND outcome IS NULL",
                 (
                     json.dumps(outcomes.to_json(result.outcome)),
                     result.output,
@@ -266,6 +297,10 @@ class Jobs:
                 ),
             )
             connection.execute("DELETE FROM content WHERE job = (SELECT number FROM job WHERE id = ?)", (job_id,))
+            if written.rowcount == 0:
+                return
+            row = connection.execute(f"SELECT {_SUMMARY} FROM job WHERE id = ?", (job_id,)).fetchone()  # noqa: S608
+            deliveries.announce(connection, job_id, _message(_summary(row)), self._receivers)
 
     def finish(self, job_id: str) -> None:
         """Write down that its log has its last lines."""
@@ -304,6 +339,7 @@ class Jobs:
             return Entry(
                 job_id,
                 state,
+                row["submitted"],
                 jobs.from_json(json.loads(self._seal.open(row["sealed"], job_id))) if row["sealed"] else None,
                 Marker.from_json(json.loads(self._seal.open(row["marker"], job_id))) if row["marker"] else None,
                 row["cancelled_by"],
@@ -311,7 +347,7 @@ class Jobs:
                 Earlier(row["retries"], row["output"] or 0, (row["closing"] or "").encode()),
             )
         except ValueError as error:
-            return Entry(job_id, state, problem=str(error))
+            return Entry(job_id, state, row["submitted"], problem=str(error))
 
 
 def fit(outcome: Outcome) -> Outcome:
@@ -319,7 +355,7 @@ def fit(outcome: Outcome) -> Outcome:
     match outcome:
         case Cancelled(by):
             return Cancelled(_fit(by))
-        case SandboxLost(why) | SetupFailed(why) | RunnerStopped(why) | BadRequest(why):
+        case SandboxLost(why) | SetupFailed(why) | BadSource(why) | RunnerStopped(why) | BadRequest(why):
             return replace(outcome, why=_fit(why))
     return outcome
 
@@ -360,6 +396,26 @@ def _result(row: sqlite3.Row) -> Result | None:
     if row["outcome"] is None:
         return None
     return Result(outcomes.from_json(json.loads(row["outcome"])), row["output"], row["closing"].encode(), _steps(row))
+
+
+def _message(job: Summary) -> dict[str, object]:
+    """What others are told of a job that has ended."""
+    assert job.outcome
+    return {
+        "type": "job.finished",
+        "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": {
+            "id": job.id,
+            "submitted": job.submitted,
+            "trust_key": job.trust_key,
+            "outcome": outcomes.to_json(job.outcome),
+            "steps": [
+                {"name": step.name, "state": step.state, "exit_code": step.code, "allowed": step.allowed}
+                for step in job.steps
+            ],
+            "retries": job.retries,
+        },
+    }
 
 
 def _steps(row: sqlite3.Row) -> tuple[StepProgress, ...]:

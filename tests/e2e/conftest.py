@@ -18,7 +18,7 @@ import pytest
 
 from sandbox import processes
 from sandbox.errors import KeeperError
-from sandbox.keeper import protocol
+from sandbox.keeper import places, protocol
 from sandbox.keeper.client import KeeperClient
 from sandbox.state import State
 from sandbox.template import LABEL_INSTALLATION
@@ -59,7 +59,7 @@ class Keeper:
 
     @property
     def socket(self) -> Path:
-        return self.folder / "run" / protocol.SOCKET_IN_RUN_FOLDER
+        return self.folder / "run" / places.SOCKET_IN_RUN_FOLDER
 
     @property
     def client(self) -> KeeperClient:
@@ -111,6 +111,26 @@ class Keeper:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(DEADLINE) == 0, self.log
+
+    def restart(self) -> None:
+        """Start it as a supervisor does, and wait until it answers: sandboxes may be lent."""
+        with (self.folder / "keeper.log").open("ab") as log:
+            self.process = subprocess.Popen(self.command(), env=self.environment, stderr=log)
+        until("the keeper answers", self._answers)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log
+        try:
+            self.client.ping()
+        except KeeperError:
+            return False
+        return True
 
     def ready(self) -> list[protocol.SandboxReport]:
         return [sandbox for sandbox in self.client.listing().sandboxes if sandbox.state is State.READY]

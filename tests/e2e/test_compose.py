@@ -11,9 +11,11 @@ from pathlib import Path
 import docker
 import pytest
 
-from sandbox.keeper import protocol
+from sandbox.keeper import places
 from sandbox.keeper.client import KeeperClient
+from sandbox.network.ruleset import table_name
 from sandbox.state import State
+from sandbox.template import InstallationId
 from tests.e2e.conftest import DEADLINE, RUNNER, SANDBOX, in_network_of_engine, left_of, until
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +34,7 @@ class Installation:
     def __init__(self, run_folder: Path) -> None:
         self.files = (ROOT / "compose.yaml", run_folder.with_name("patience.yaml"))
         self.files[-1].write_text(PATIENCE)
-        self.socket = run_folder / protocol.SOCKET_IN_RUN_FOLDER
+        self.socket = run_folder / places.SOCKET_IN_RUN_FOLDER
         self.environment = {
             **os.environ,
             "COMPOSE_PROJECT_NAME": PROJECT,
@@ -52,12 +54,23 @@ class Installation:
 
     def run_here(self, command: list[str], text: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the checkout, as somebody does who has just cloned it."""
+        process = self.start_here(command, text, stderr=subprocess.PIPE)
+        out, err = process.communicate(timeout=DEADLINE)
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def start_here(self, command: list[str], text: str, stderr: int | None = None) -> subprocess.Popen[str]:
+        """Start one there."""
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         own = {name: value for name, value in self.environment.items() if not name.startswith("RUNNER_TOKEN")}
-        return subprocess.run(
-            command, cwd=ROOT, env={**own, "PATH": path}, input=text,
-            capture_output=True, text=True, timeout=DEADLINE, check=False,
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**own, "PATH": path}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
+            text=True,
         )  # fmt: skip
+        assert process.stdin
+        process.stdin.write(text)
+        process.stdin.close()
+        process.stdin = None
+        return process
 
     def up(self) -> None:
         self.compose("up", "--detach", "--no-build", "--wait", "--wait-timeout", str(int(DEADLINE)))
@@ -92,6 +105,20 @@ def test_up_run_down_purge(installation: Installation, docker_client: docker.Doc
     mounts = {mount["Destination"] for mount in docker_client.containers.get(f"{PROJECT}-runner-1").attrs["Mounts"]}
     assert mounts == {"/run/sandbox/keeper", "/var/lib/runner", "/run/runner"}
 
+    # An upgrade as docs/upgrade.md has it: the job and who follows it notice nothing.
+    follower = installation.start_here(
+        [*in_network_of_engine(), *RUNNER, "submit", "--wait", "-"], "script: echo up; sleep 10; echo end"
+    )
+    assert follower.stdout
+    assert follower.stdout.readline() == "up\n"
+    [running] = [s.name for s in client.listing().sandboxes if s.state is State.LEASED and s.attempt]
+    installation.compose("kill", "--signal", "USR1", "runner", "keeper")
+    until("both have left", lambda: installation.compose("ps", "--quiet", "runner", "keeper") == "")
+    assert docker_client.containers.get(running).status == "running"
+    installation.up()
+    assert (follower.stdout.read(), follower.wait(DEADLINE)) == ("end\nrunner: The script succeeded.\n", 0)
+    follower.stdout.close()
+
     # A killed keeper leaves its sandboxes; the next one removes them, and `down` removes the next one's.
     docker_client.containers.get(f"{PROJECT}-keeper-1").kill()
     assert left_of(docker_client, name) != []
@@ -100,6 +127,8 @@ def test_up_run_down_purge(installation: Installation, docker_client: docker.Doc
     assert client.listing().installation == name
     installation.compose("down")
     assert left_of(docker_client, name) == []
+    assert not walls_of(name)
+    assert [path for path in installation.socket.parent.parent.rglob("*") if not path.is_dir()] == []
     assert volumes(docker_client) == {f"{PROJECT}_{name}" for name in ("keeper-state", "runner-state", "gitlab-hooks")}
     installation.compose("down", "--volumes")
     assert volumes(docker_client) == set()
@@ -120,9 +149,19 @@ def test_purge_removes_what_a_killed_keeper_left(
     docker_client.containers.get(f"{PROJECT}-keeper-1").kill()
     installation.compose("down", "--volumes")
     assert left_of(docker_client, name) != []
+    assert walls_of(name)
     purge = [*in_network_of_engine(), *SANDBOX, "purge", "--installation", name]
     subprocess.run(purge, check=True, timeout=DEADLINE)
     assert left_of(docker_client, name) == []
+    assert not walls_of(name)
+
+
+def walls_of(installation: str) -> bool:
+    """Whether the firewall has the table of an installation."""
+    tables = subprocess.run(
+        [*in_network_of_engine(), "nft", "list", "tables"], capture_output=True, text=True, check=True
+    )
+    return table_name(InstallationId(installation)) in tables.stdout
 
 
 def volumes(client: docker.DockerClient) -> set[str]:

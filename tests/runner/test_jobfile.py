@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import jobfile
+from runner.api.models import JobRequest
 from runner.errors import BadJobError
 
 GOOD = b"""\
@@ -26,6 +27,20 @@ def test_yaml_and_json_are_the_same_job() -> None:
     request = jobfile.parse(GOOD, "job.yaml")
     assert (request.script, request.args, request.timeout, request.labels) == ("echo hello\n", ["a", "b"], 60, ["gpu"])
     assert jobfile.parse(request.model_dump_json().encode(), "job.json") == request
+
+
+def test_steps_are_submitted_as_they_were_written() -> None:
+    """The trap: `if` is a word of Python's, and a field of another name in between would be dropped or refused."""
+    content = b"""\
+steps:
+  - {name: a, script: x, allow_failure: [3]}
+  - {name: b, script: x, if: "failure() && env.A == 'x'", timeout: 5}
+  - {name: c, script: x, always: true, environment: {B: y}}
+"""
+    request = jobfile.parse(content, "job.yaml")
+    sent = request.model_dump(exclude_defaults=True, by_alias=True)
+    assert sent["steps"][1] == {"name": "b", "script": "x", "if": "failure() && env.A == 'x'", "timeout": 5.0}
+    assert JobRequest.model_validate(sent).to_job() == request.to_job()
 
 
 def test_what_only_json_has_is_read_as_json_has_it() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import steps
@@ -17,8 +17,8 @@ from runner.execution import plan, wire
 from runner.job import Job, from_json, to_json
 from runner.steps import OUTCOMES, Condition, Status, Step, StepIs, StepState, VariableIs, parse
 
-_NAMES = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,8}", fullmatch=True)
-_VARIABLES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,4}", fullmatch=True)
+_NAMES = st.sampled_from(["build", "1", "a.b-c", "_", "Unit_Tests", "x" * 64])
+_VARIABLES = st.sampled_from(["A", "CI_BRANCH", "_1"])
 
 
 def _conditions(before: Sequence[str]) -> st.SearchStrategy[Condition]:
@@ -74,6 +74,7 @@ def test_a_condition_as_people_write_it() -> None:
         ({"if": "steps.test.outcome == 'failed'"}, "steps.1.if: There is no step 'test' before this one."),
         ({"if": " && ".join(["success()"] * 21)}, "steps.1.if: The condition has 21 tests"),
         ({"if": "x" * 5000}, "steps.1.if: The condition has 5000 characters"),
+        ({"if": "env.TOKEN == 'hunter2'"}, "steps.1.if: The condition would compare the secret TOKEN"),
         ({"name": "build"}, "steps.1.name: There is a step build before."),
         ({"name": "a b"}, "steps.1.name: The step's name 'a b' is not allowed."),
         ({"script": ""}, "steps.1.script: The script is empty."),
@@ -156,8 +157,8 @@ def _allowed(step: Step) -> frozenset[int]:
 def test_after_a_failure_only_steps_run_that_ask_for_it(some: tuple[Step, ...], codes: list[int]) -> None:
     rows = _run(some, codes, {})
     first = plan.deciding(rows)
-    assume(first is not None)
-    assert first is not None
+    if first is None:
+        return
     for step, row in list(zip(some, rows, strict=True))[first + 1 :]:
         asks = step.always or any(test is Status.FAILURE or isinstance(test, StepIs) for test in step.condition.tests)
         assert row.state == "skipped" or asks

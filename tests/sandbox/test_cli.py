@@ -13,7 +13,7 @@ from shutil import which
 
 import pytest
 
-from sandbox import cli
+from sandbox import cli, network
 from sandbox.keeper import protocol
 from tests.sandbox.keeper.test_server_client import Script, serving
 from tests.sandbox.test_engine import FOREIGN, MINE, Api, api  # noqa: F401 - fixtures
@@ -244,7 +244,7 @@ def test_purge_removes_one_installation_or_every_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     use(command, api)
-    monkeypatch.setattr(cli, "walled", set)  # this host's are not the test's
+    monkeypatch.setattr(network, "walled", set)  # this host's are not the test's
     api.things["containers"] = [{"Id": "mine", "Labels": MINE}, {"Id": "foreign", "Labels": FOREIGN}]
     done = command.run("purge", "--installation", "0123abcd", "--json")
     assert json.loads(done.stdout) == {"removed": {"0123abcd": 1}}
@@ -270,7 +270,7 @@ def test_purge_guesses_nothing_and_tells_what_there_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     use(command, api)
-    monkeypatch.setattr(cli, "walled", set)
+    monkeypatch.setattr(network, "walled", set)
     api.things["containers"] = [{"Id": "mine", "Labels": MINE}, {"Id": "foreign", "Labels": FOREIGN}]
     code, line = command.fails("purge")
     assert code == 78

@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 from runner.service.records import Records
+from runner.service.uploads import Uploads
 from runner.store.database import Database
+from runner.store.deliveries import Deliveries
 from runner.store.jobs import Jobs
 from runner.store.leases import LeaseNotes
 from runner.store.seal import Seal
@@ -30,10 +32,11 @@ class State:
         self.jobs = Jobs(self.database, self.seal)
         self.leases = LeaseNotes(self.database, self.seal)
         self.tokens = Tokens(self.database)
+        self.deliveries = Deliveries(self.database)
 
     @cached_property
     def records(self) -> Records:
-        return Records(self.jobs, self.folder / "logs")
+        return Records(self.jobs, self.folder / "logs", Uploads(self.folder / "uploads"), self.folder / "artifacts")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from runner.service.housekeeping import Housekeeper
 from runner.service.record import Record
 from runner.service.records import Records
 from runner.service.retention import Retention
-from runner.service.watermark import Disk, Room
+from runner.service.watermark import MARKS, Disk, Room
 from tests.runner.conftest import until
 from tests.runner.service.conftest import Host
 from tests.runner.service.state import State, locked
@@ -49,7 +49,10 @@ async def test_the_oldest_finished_jobs_go_with_their_logs_and_what_is_not_finis
     assert (state.records.get(old.id), old.log_path.exists()) == (None, False)
     size = others[0].log_path.stat().st_size
     assert keeper_of(state.records, bytes=2 * size - 1).sweep() == [others[0].id]
-    assert keeper_of(state.records, jobs=0).sweep() == [others[1].id]
+    keeper = keeper_of(state.records)
+    assert keeper.sweep() == []
+    keeper.follow(Retention(jobs=0), MARKS)
+    assert keeper.sweep() == [others[1].id]
     assert state.records.get(running.id) is running
     assert state.records.get(queued.id) is queued
     assert [path.name for path in (tmp_path / "logs").iterdir()] == [running.id]
