@@ -206,6 +206,11 @@ def test_ping_says_whether_it_is_fit(command: Command, script: Script) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "No sandbox for: default.\n", "")
 
 
+def test_metrics_are_printed_as_they_are(command: Command, script: Script) -> None:
+    done = command.run("metrics", "--keeper", command.folder / "run" / "keeper" / "socket")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "sandbox_warm 2.0\n", "")
+
+
 def test_ls_is_for_machines_too(command: Command, script: Script) -> None:
     command.set("SANDBOX_KEEPER", str(command.folder / "run" / "keeper" / "socket"))
     done = command.run("ls", "--json")
