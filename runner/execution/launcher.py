@@ -176,6 +176,7 @@ class Follower:
         self.link = link
         self.sent = sent
         self.limit = limit
+        self.raw = b""
         self.progress: object = None
 
     def run(self) -> None:
@@ -191,7 +192,7 @@ class Follower:
                     self.obey()
                 elif hear_supervisor(self.link, self.folder):
                     self.send_log()
-                    self.send_progress(self.folder.read_record())
+                    self.send_progress()
                 else:
                     self.link.close()
                     self.link = None
@@ -221,9 +222,13 @@ class Follower:
             while select.select([STDIN], [], [], 0)[0]:
                 self.obey()
 
-    def send_progress(self, record: dict[str, Any]) -> None:
+    def send_progress(self) -> None:
         """Tell how far the steps are, if that is news. What the job made of the record is for the runner to judge."""
-        if (steps := record.get("steps")) and steps != self.progress:
+        raw = self.folder.read_raw_record()
+        if raw == self.raw:  # as with nearly every piece of output
+            return
+        self.raw = raw
+        if (steps := self.folder.read_record().get("steps")) and steps != self.progress:
             self.progress = steps
             send_json(b"s", {"steps": steps})
 
@@ -238,7 +243,7 @@ class Follower:
         if isinstance(logged := record.get("logged"), int):
             self.limit = min(self.limit, logged)
         self.send_log()
-        self.send_progress(record)
+        self.send_progress()
         if (kind := record.get("kind")) in ("starting", "running", "missing or unreadable"):
             send_json(b"x", {"why": f"The supervisor in the sandbox is gone, and its record is {kind}."})
         else:

@@ -100,11 +100,18 @@ class Folder:
         """Overwrite the record, without a sync: it outlives every process, and a host's crash ends the sandbox too."""
         os.pwrite(self.record, json.dumps(record).encode().ljust(RECORD_SIZE), 0)
 
+    def read_raw_record(self) -> bytes:
+        """Return the bytes of the record as it is now; none when it cannot be read."""
+        try:
+            return os.pread(self.record, RECORD_SIZE, 0)
+        except OSError:
+            return b""
+
     def read_record(self) -> dict[str, Any]:
         """Return the record as it is now; `kind` says whether it is final. The job may have written it."""
         try:
-            record = json.loads(os.pread(self.record, RECORD_SIZE, 0))
-        except (OSError, ValueError, RecursionError):
+            record = json.loads(self.read_raw_record())
+        except (ValueError, RecursionError):
             record = None
         return record if isinstance(record, dict) else {"kind": "missing or unreadable"}
 
