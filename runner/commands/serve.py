@@ -72,6 +72,7 @@ def _gitlab(settings: GitLab) -> GitLabOptions:
         images=ImagePolicy.parse(settings.images, settings.map_images, settings.pull_policies),
         caches=CacheStore(settings.cache, int(settings.cache_bytes)) if settings.cache else None,
         helper=settings.helper,
+        service_wait=settings.service_wait,
     )
 
 

@@ -169,6 +169,10 @@ class GitLab(Section):
     pull_policies: Annotated[tuple[PullPolicy, ...], About(option="--gitlab-pull-policy")] = (PullPolicy.ALWAYS,)
     """For images of jobs that do not say, in the order in which they are tried. As gitlab-runner's own default."""
 
+    service_wait: Annotated[float, Field(ge=0, le=600)] = 30.0
+    """Seconds for all services of a job together to answer at their ports; then the job goes on without. As
+    gitlab-runner's own `wait_for_services_timeout`."""
+
     cache: Annotated[Path | None, Field(examples=[Path("/var/lib/runner/gitlab-cache")])] = None
     """Folder for caches of jobs. None: caches are not kept, because they take disk that somebody has to plan."""
 

@@ -20,6 +20,7 @@ import contextlib
 import errno
 import json
 import os
+import pwd
 import select
 import signal
 import socket
@@ -48,10 +49,17 @@ def main() -> None:
     """Greet the runner, and do what it asks for until it is gone: one script after another, started or found again."""
     try:
         send_json(b"h", {"uid": os.getuid(), "boot_id": boot_id(), "python": sys.version.split()[0]})
+        warm_up()
         while serve():
             reap()
     except (ConnectionGoneError, BrokenPipeError):
         pass
+
+
+def warm_up() -> None:
+    """Have what is loaded at its first use be there in each supervisor, which is forked from here."""
+    with contextlib.suppress(KeyError):
+        pwd.getpwuid(os.getuid())
 
 
 def serve() -> bool:

@@ -40,6 +40,7 @@ RECORD_SIZE = 4096
 MAX_LINKS = 16
 SPLICE_NONBLOCK = 2
 PR_SET_CHILD_SUBREAPER = 36
+LIBC = ctypes.CDLL(None)
 LEFTOVER_SECONDS = 5
 SHELL = ("/bin/bash", "-eo", "pipefail")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -305,7 +306,7 @@ class Supervisor:
         self.identity = identity(os.getpid())
         for descriptor in (0, 1, 2):
             os.dup2(self.null, descriptor)
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         os.umask(0o022)
         enlarge(self.output)
         for descriptor in (self.output, self.marks, self.wakeup, self.wakeup_end):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner.execution.options import DEFAULTS, Settings
+from runner.gitlab.containers.plan import SERVICES_WAIT
 from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.store import CacheStore
 
@@ -25,6 +26,8 @@ class Options:
     home: str = "/home/sandbox"
     #: Which images a job may have.
     images: ImagePolicy = field(default_factory=ImagePolicy)
+    #: For all services of a job together to answer.
+    service_wait: float = SERVICES_WAIT
     #: Where caches are kept between jobs; None keeps none.
     caches: CacheStore | None = None
     #: A program that can do what gitlab-runner's scripts want of `gitlab-runner`; None where the sandbox has one.

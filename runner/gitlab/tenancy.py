@@ -7,7 +7,8 @@ of the runner. All of them are attempts on one lease.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ KILL_REPORT: Final = 10.0
 #: Seconds for a way into the sandbox where a stage is to be ended and there is none.
 WAY_BACK: Final = 10.0
 
-#: Seconds that a stage may take before the keeper is asked whether the sandbox is still there: SSH would wait for an
+#: Seconds that something may take before the keeper is asked whether the sandbox is still there: SSH would wait for an
 #: answer much longer.
 QUICK: Final = 0.3
 
@@ -131,6 +132,21 @@ class Tenancy:
         self._session = await self._ready()
         return self._session
 
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """Have the keeper asked, should this take longer, whether the sandbox is there: see `wait_lost`."""
+        assert self._held
+        question = asyncio.get_running_loop().call_later(QUICK, self._held.heartbeat.beat)
+        try:
+            yield
+        finally:
+            question.cancel()
+
+    async def wait_lost(self) -> None:
+        """Wait until the lease is gone for good."""
+        assert self._held
+        await self._held.heartbeat.wait_lost()
+
     async def end(self, broken: str | None) -> None:
         """Give the sandbox back, or condemn it with the reason. Idempotent. Never fails."""
         await self._close()
@@ -173,15 +189,14 @@ class Tenancy:
     ) -> Outcome:
         flight = Flight(pursuit, held.heartbeat, marker, attempt.cancellation, self._settings)
         script = asyncio.create_task(seeing)
-        asking = asyncio.get_running_loop().call_later(QUICK, held.heartbeat.beat)
         try:
-            outcome = await flight.first_cause(script)
+            with self.asking():
+                outcome = await flight.first_cause(script)
             if isinstance(outcome, Cancelled | RunnerStopped | TimedOut):
                 await first(script, pursuit.wait_connected(), timeout=WAY_BACK)
                 if not await flight.end(script, KILL_REPORT):
                     outcome = SandboxLost("What a cancelled stage started could not be ended in it.")
         finally:
-            asking.cancel()
             await stop(script)
             self._session = pursuit.let_go()
             await pursuit.close()

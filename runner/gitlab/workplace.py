@@ -40,7 +40,8 @@ class Workplace:
     @cached_property
     def _plan(self) -> Plan | None:
         """Errors: BadJobError, for what the job asks for."""
-        return plan(self._job, self._options.images, self._options.builds, self._options.docker_config)
+        options = self._options
+        return plan(self._job, options.images, options.builds, options.docker_config, options.service_wait)
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -112,7 +113,7 @@ class Workplace:
         return Cache(store, trust_key(self._job), self._options.cache) if store else None
 
     async def _supply(self, turn: Turn, supply: Callable[[Session], Awaitable[list[str]]]) -> None:
-        """Bring something in or out, until gitlab-runner wants the end. A broken sandbox is the next stage's news."""
+        """Bring something in or out, until gitlab-runner wants the end. A lost sandbox is the next stage's news."""
 
         async def supplying() -> list[str]:
             try:
@@ -122,7 +123,8 @@ class Workplace:
 
         task = asyncio.create_task(supplying())
         try:
-            await first(task, turn.cancellation.wait())
+            with turn.tenancy.asking():
+                await first(task, turn.cancellation.wait(), turn.tenancy.wait_lost())
             for sentence in task.result() if task.done() else ():
                 await turn.hook.tell(sentence)
         finally:

@@ -17,7 +17,6 @@ import docker
 from docker.models.containers import Container
 
 from runner.store.states import JobState
-from sandbox.errors import KeeperError
 from sandbox.keeper import protocol
 from sandbox.template import LABEL_INSTALLATION
 from tests.crash.matrix import Point
@@ -39,26 +38,6 @@ class CrashKeeper(Keeper):
         folders = ["--run-folder", str(self.folder / "run"), "--home", str(self.folder / "home")]
         program = [sys.executable, "-m", "tests.crash.jumping_keeper", str(self.folder), "keeper"]
         return [*in_network_of_engine(), *program, *folders, *more]
-
-    def restart(self) -> None:
-        """Start it as a supervisor does, and wait until it answers: sandboxes may be lent."""
-        with (self.folder / "keeper.log").open("ab") as log:
-            self.process = subprocess.Popen(self.command(), env=self.environment, stderr=log)
-        until("the keeper answers", self._answers)
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def _answers(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, self.log
-        try:
-            self.client.ping()
-        except KeeperError:
-            return False
-        return True
 
     @property
     def only(self) -> protocol.SandboxReport:

@@ -112,6 +112,26 @@ class Keeper:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(DEADLINE) == 0, self.log
 
+    def restart(self) -> None:
+        """Start it as a supervisor does, and wait until it answers: sandboxes may be lent."""
+        with (self.folder / "keeper.log").open("ab") as log:
+            self.process = subprocess.Popen(self.command(), env=self.environment, stderr=log)
+        until("the keeper answers", self._answers)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log
+        try:
+            self.client.ping()
+        except KeeperError:
+            return False
+        return True
+
     def ready(self) -> list[protocol.SandboxReport]:
         return [sandbox for sandbox in self.client.listing().sandboxes if sandbox.state is State.READY]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -27,7 +28,8 @@ __all__ = ["new_keeper"]
 
 HOOKS = (sys.executable, "-I", "-S", str(Path(hook_module.__file__)))
 HELPER = Path(__file__).parent / "helper"
-BUSY = {State.LEASED, State.ORPHANED, State.INSPECTING}
+#: After its job; leased is by the standby.
+FIT = {State.READY, State.LEASED, State.CONDEMNED, State.DESTROYING}
 
 
 class GitLabService(Service):
@@ -40,6 +42,7 @@ class GitLabService(Service):
     def command(self) -> list[str]:
         folder = self.state.parent
         gitlab = ["--gitlab-socket", str(self.socket), "--gitlab-grace", "2", "--gitlab-helper", str(HELPER)]
+        gitlab += ["--gitlab-service-wait", "5"]
         return [*super().command(), *gitlab, "--gitlab-cache", str(folder / "cache")]
 
 
@@ -61,11 +64,15 @@ class Installation:
 
     @property
     def actions(self) -> dict[str, Callable[[], None]]:
-        return {"remove the sandbox": self.remove_the_sandbox, "restart the runner": self.restart_the_runner}
+        return {
+            "remove the sandbox": self.remove_the_sandbox,
+            "restart the runner": self.restart_the_runner,
+            "restart the keeper": self.restart_the_keeper,
+        }
 
     def remove_the_sandbox(self) -> None:
-        """As somebody with `docker rm -f` would. Standby holds another one, for a trust key that is not GitLab's."""
-        [sandbox] = [s for s in self._sandboxes() if s.state is State.LEASED and "gitlab" in (s.trust_key or "")]
+        """As somebody with `docker rm -f` would."""
+        [sandbox] = self.lent()
         self.docker.containers.get(sandbox.name).remove(force=True)
 
     def restart_the_runner(self) -> None:
@@ -73,6 +80,16 @@ class Installation:
         self.service.process.kill()
         self.service.process.wait()
         self.service.start()
+
+    def restart_the_keeper(self) -> None:
+        self.keeper.kill()
+        self.keeper.restart()
+
+    def lent(self) -> list[SandboxReport]:
+        """The sandboxes that GitLab jobs have by the runner's own notes; its standby has another one."""
+        notes = [json.loads(file.read_text()) for file in (self.service.state / "gitlab").glob("*/record.json")]
+        attempts = {note["lease"]["attempt"] for note in notes if note["lease"]}
+        return [sandbox for sandbox in self._sandboxes() if sandbox.attempt in attempts]
 
     def settle(self, result: Result) -> None:
         """Nothing of the job is left: no process on the manager's side, no folder, and its sandbox is as at `ready`."""
@@ -83,9 +100,10 @@ class Installation:
             self._given_back(name)
 
     def _given_back(self, name: str) -> None:
-        until(f"{name} is given back", lambda: {s.state for s in self._sandboxes() if s.name == name}.isdisjoint(BUSY))
+        until(f"{name} is given back", lambda: not self.lent())
+        until(f"{name} is inspected", lambda: {s.state for s in self._sandboxes() if s.name == name} <= FIT)
         for sandbox in self._sandboxes():
-            if sandbox.name == name and sandbox.state is State.READY:
+            if sandbox.name == name and sandbox.state in (State.READY, State.LEASED):
                 container = self.docker.containers.get(name).id
                 assert container is not None
                 assert {p.pid for p in processes.at_rest(container)} == set(sandbox.processes_at_ready)

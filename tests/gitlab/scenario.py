@@ -27,7 +27,7 @@ DEADLINE: Final = 150.0
 STATUSES: Final = {status.value: status for status in Status}
 
 Actions = Mapping[str, Callable[[], None]]
-"""What the surroundings can do, by name: `remove the sandbox`, `restart the runner`."""
+"""What the surroundings can do, by name: `remove the sandbox`, `restart the runner`, `restart the keeper`."""
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,11 @@ def test_scenario(scenario: Scenario, installation: Installation) -> None:
 
 def test_a_killed_manager_s_job_is_swept(installation: Installation) -> None:
     """The manager is killed with -9: no hook is ever called again, and the sandbox comes back all the same."""
-    job = {"variables": [{"key": "GIT_STRATEGY", "value": "none"}],
-           "steps": [{"name": "script", "script": ["echo it runs", "trap '' TERM; while :; do sleep 0.1; done"]}],
-           "job_info": {"project_id": 4711}}  # fmt: skip
+    script = ["echo it runs", "trap '' TERM; while :; do sleep 0.1; done"]
+    job = {
+        "variables": [{"key": "GIT_STRATEGY", "value": "none"}],
+        "steps": [{"name": "script", "script": script}],
+    }
     file = installation.folder / "job.json"
     file.write_text(json.dumps(job))
     command = [sys.executable, "-m", "tests.gitlab.manager", str(file), "--", *HOOKS]
@@ -33,11 +35,6 @@ def test_a_killed_manager_s_job_is_swept(installation: Installation) -> None:
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as manager:
         assert manager.stdout is not None
         assert any(line == b"it runs\n" for line in manager.stdout)
-        assert _lent(installation) == [State.LEASED]
+        assert [sandbox.state for sandbox in installation.lent()] == [State.LEASED]
         manager.kill()
-    until("its sandbox is given back", lambda: _lent(installation) == [])
-
-
-def _lent(installation: Installation) -> list[State]:
-    sandboxes = installation.keeper.client.listing().sandboxes
-    return [s.state for s in sandboxes if s.attempt is not None and "4711" in (s.trust_key or "")]
+    until("its sandbox is given back", lambda: not installation.lent())

@@ -12,7 +12,7 @@ from runner.gitlab.response import GitLabJob, Image
 
 __all__ = ["ImagePolicy", "Plan", "plan"]
 
-#: How long services may take to answer, in seconds: gitlab-runner's own default.
+#: Seconds for services to answer: gitlab-runner's own default.
 SERVICES_WAIT: Final = 30.0
 _NETWORK: Final = "gitlab-job"
 _CONTAINER: Final = "gitlab-job"
@@ -50,10 +50,13 @@ class Plan:
         return program("in_container", order)
 
 
-def plan(job: GitLabJob, policy: ImagePolicy, workspace: str, docker_config: str) -> Plan | None:
+def plan(
+    job: GitLabJob, policy: ImagePolicy, workspace: str, docker_config: str, service_wait: float = SERVICES_WAIT
+) -> Plan | None:
     """Return what a job's containers need, None when it has neither image nor services.
 
     `workspace` and `docker_config` are folders in the sandbox, and the container has them at the same path.
+    `service_wait`: seconds for all services together to answer.
     Raises BadJobError when the job asks for what the policy does not allow or what cannot be.
     """
     if job.image is None and not job.services:
@@ -66,7 +69,7 @@ def plan(job: GitLabJob, policy: ImagePolicy, workspace: str, docker_config: str
         "workspace": workspace,
         "services": services,
         "ignored": ignored,
-        "wait": SERVICES_WAIT,
+        "wait": service_wait,
         "hosts": hosts,
         "container": job.image and _container(job.image, policy, folders),
     }

@@ -97,7 +97,15 @@ class Running:
         ]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen([*RUNNER, "serve", "--config", str(file), *places], stderr=log)
-        until("the service answers", self._answers)
+        try:
+            until("the service answers", self._answers)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -121,8 +129,7 @@ class Running:
 def running(file: Path) -> Iterator[Running]:
     service = Running(file)
     yield service
-    service.process.kill()
-    service.process.wait()
+    service.stop()
 
 
 def test_hup_takes_up_what_is_live_tells_the_rest_and_refuses_what_is_wrong(file: Path, running: Running) -> None:
