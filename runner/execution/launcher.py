@@ -1,6 +1,6 @@
 """The launcher: the program in the sandbox that starts a script, or finds one again, and follows it.
 
-The runner sends it over the connection, together with `supervisor.py`. Two processes come of it:
+The runner sends it over the connection, together with the modules of `program.py`. Two processes come of it:
 
 - the **follower** is on the connection. It waits there before there is a job. Then it either lays out the attempt's
   folder and starts the supervisor, or looks for the supervisor of an attempt that was launched before; and sends the
@@ -8,7 +8,7 @@ The runner sends it over the connection, together with `supervisor.py`. Two proc
 - the **supervisor** is detached and sees the script to its end. It lives on when the connection does not.
 
 Standard library only, Python 3.11 or later, run with `-I -S`: nothing here may import anything of ours but
-`supervisor.py`. Frames are described in `wire.py`. All of this runs as the job's user, so a job can break it: the
+those modules. Frames are described in `wire.py`. All of this runs as the job's user, so a job can break it: the
 runner trusts nothing that it says.
 """
 # pathlib costs milliseconds at every start
@@ -27,7 +27,8 @@ import socket
 import struct
 import sys
 
-from runner.execution.supervisor import Attempt, Folder, RefusedError, Supervisor, enlarge, plain, run_briefly
+from runner.execution.folder import Attempt, Folder, RefusedError, plain
+from runner.execution.supervisor import Supervisor, enlarge, run_briefly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing costs milliseconds

@@ -9,7 +9,7 @@ import shlex
 from importlib import resources
 from typing import Final
 
-_MODULES: Final = ("plan", "supervisor", "launcher")
+_MODULES: Final = ("plan", "folder", "supervisor", "launcher")
 """In the order in which they need each other; the last one has `main`."""
 
 # Registered under their full names, they find each other by their usual imports without any package around them.
