@@ -26,11 +26,11 @@ test: check images test-tools
 	  .venv/bin/pytest $(PYTEST_ARGS) $(FIRST_HALF); first=$$?; \
 	  wait $$second; second=$$?; cat .state/test.log; exit $$((first > second ? first : second))
 
-# A real SSH server and client; started by the tests, never as services.
+# A real SSH server and client, a real Prometheus; started by the tests, never as services.
 .PHONY: test-tools
 test-tools: .venv/.ready
 	@.venv/bin/python -c 'from sandbox.evaluation import packages; \
-	  packages.ensure({"sshd": "openssh-server", "ssh": "openssh-client"}, print)'
+	  packages.ensure({"sshd": "openssh-server", "ssh": "openssh-client", "prometheus": "prometheus"}, print)'
 
 check: .venv/.ready
 	@.venv/bin/ruff format --check --quiet .

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bench import recreate
 from sandbox.errors import KeeperError
-from sandbox.keeper import protocol
+from sandbox.keeper import places
 from sandbox.keeper.client import KeeperClient
 from sandbox.profile import Profile
 
@@ -45,7 +45,7 @@ def keeper(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
     folders = ["--run-folder", str(folder / "run"), "--home", str(folder / "home")]
     with (folder / "keeper.log").open("wb") as log:
         process = subprocess.Popen([*SANDBOX, "keeper", *folders], env=environment, stderr=log)
-    path = folder / "run" / protocol.SOCKET_IN_RUN_FOLDER
+    path = folder / "run" / places.SOCKET_IN_RUN_FOLDER
     try:
         wait_until_fit(path)
         yield path

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from runner.commands import config, jobs, operation, run, serve, state, tokens
+from runner.commands import artifacts, config, jobs, operation, run, serve, state, tokens
 from runner.config.model import Api
 from runner.doctor.cli import doctor
 from runner.errors import BadJobError, ConfigError, InputError, RunnerError
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.add_typer(run.app)
 app.add_typer(serve.app)
 app.add_typer(jobs.app)
+app.add_typer(artifacts.app)
 app.add_typer(operation.app)
 app.add_typer(state.app)
 app.add_typer(tokens.app, name="token")

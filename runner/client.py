@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import httpx
 
@@ -61,6 +61,31 @@ class Client:
                 if isinstance(error.__cause__, httpx.ConnectError):
                     raise
         return self._ask("POST", "/v1/jobs", json=request, headers={"Idempotency-Key": key})
+
+    def upload(self, archive: BinaryIO) -> str:
+        """Send an archive, and return the id that a job names."""
+        try:
+            headers = {"Content-Type": "application/octet-stream"}
+            answer = self._http.post("/v1/uploads", content=archive, headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from error
+        _check(answer)
+        return str(self._document(answer, dict)["id"])
+
+    def artifacts(self, job: str) -> dict[str, Any]:
+        """What is kept of a job."""
+        return self._ask("GET", f"/v1/jobs/{_id(job)}/artifacts")
+
+    def artifact_archive(self, job: str, to: BinaryIO) -> None:
+        """Write what is kept of a job into a file, as a compressed tar archive."""
+        try:
+            with self._http.stream("GET", f"/v1/jobs/{_id(job)}/artifacts/archive") as answer:
+                if answer.is_error:
+                    answer.read()
+                _check(answer)
+                to.writelines(answer.iter_raw())
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from error
 
     def jobs(self, limit: int, state: str | None) -> list[dict[str, Any]]:
         """The newest jobs."""
@@ -165,7 +190,9 @@ class Client:
         return self._json(method, path, dict, **more)
 
     def _json(self, method: str, path: str, kind: type[_T], **more: Mapping[str, Any] | None) -> _T:
-        answer = self._request(method, path, **more)
+        return self._document(self._request(method, path, **more), kind)
+
+    def _document(self, answer: httpx.Response, kind: type[_T]) -> _T:
         try:
             document = answer.json()
         except ValueError:

@@ -15,7 +15,8 @@
     │   ├── ProtocolError        the sandbox's side said something that the protocol does not allow
     │   ├── LaunchRefusedError   the launcher in the sandbox could not start the script
     │   ├── AttemptLostError     the sandbox does not know how the attempt ended, and never will
-    │   └── TransferError        a file could not be brought into the sandbox or out of it
+    │   ├── TransferError        a file could not be brought into the sandbox or out of it
+    │   └── SourceError          the source of a job cannot be had
     ├── DetachedError            the runner leaves a job to a later life of its own
     ├── GitLabError              a hook of GitLab's custom executor cannot be served
     │   ├── CacheError           a cache cannot be kept
@@ -101,6 +102,10 @@ class AttemptLostError(SandboxError):
 
 class TransferError(SandboxError):
     """A file could not be brought into the sandbox or out of it. The session goes on."""
+
+
+class SourceError(SandboxError):
+    """The sandbox could not get the source of a job, for a reason that another sandbox would meet too."""
 
 
 class DetachedError(RunnerError):

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from runner import steps
+from runner import job_files, steps
 from runner.errors import BadJobError
+from runner.job_files import Archive, Artifacts, Git, Upload
 from runner.steps import Condition, Step, VariableIs
 
 #: Largest script, in bytes.
@@ -77,6 +78,10 @@ class Job:
     setup_timeout: float | None = None
     #: Run one after the other, in one sandbox.
     steps: tuple[Step, ...] = ()
+    #: What its working folder holds at the start; nothing unless it is given.
+    source: Upload | Git | Archive | None = None
+    #: What is kept of its working folder.
+    artifacts: tuple[Artifacts, ...] = ()
     #: How often it may be started again when a sandbox was lost under it, or none could be made.
     retry: int = 0
 
@@ -94,6 +99,8 @@ class Job:
         _check_priority(self.priority)
         _check_retry(self.retry)
         _check_labels(self.labels)
+        _check_source(self.source, self.secrets)
+        _check_artifacts(self.artifacts)
         object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
         object.__setattr__(self, "secrets", MappingProxyType(dict(self.secrets)))
 
@@ -123,6 +130,8 @@ def to_json(job: Job) -> dict[str, object]:
         "queue_timeout": job.queue_timeout,
         "setup_timeout": job.setup_timeout,
         "steps": [steps.to_json(step) for step in job.steps],
+        "source": job_files.SOURCE.dump_python(job.source, mode="json"),
+        "artifacts": job_files.RULES.dump_python(list(job.artifacts), mode="json"),
         "retry": job.retry,
     }
 
@@ -134,17 +143,26 @@ def from_json(document: object) -> Job:
     """
     if not isinstance(document, Mapping) or "script" not in document or not set(document) <= set(_TYPES):
         raise ValueError("The job's record does not hold a job.")
-    if not all(_is(value, _TYPES[name]) for name, value in document.items() if name != "steps"):
+    if not all(_is(value, _TYPES[name]) for name, value in document.items() if name not in _OWN):
         raise ValueError("The job's record does not hold a job.")
     try:
         script = base64.b64decode(document["script"], validate=True)
         args, labels = tuple(document.get("args", ())), frozenset(document.get("labels", ()))
-        own = tuple(map(steps.from_json, document.get("steps", ())))
-        return Job(**{**document, "script": script, "args": args, "labels": labels, "steps": own})
+        own = {
+            "script": script,
+            "args": args,
+            "labels": labels,
+            "steps": tuple(map(steps.from_json, document.get("steps", ()))),
+            "source": job_files.SOURCE.validate_python(document.get("source")),
+            "artifacts": tuple(job_files.RULES.validate_python(document.get("artifacts", []))),
+        }
+        return Job(**{**document, **own})
     except (BadJobError, ValueError, OverflowError, TypeError, LookupError, AttributeError):
         raise ValueError("The job's record holds a job that cannot be run.") from None
 
 
+#: Fields that have a form of their own.
+_OWN: Final = frozenset({"steps", "source", "artifacts"})
 #: Of what each field of a job's record is.
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "script": (str,),
@@ -159,6 +177,8 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "queue_timeout": (int, float, type(None)),
     "setup_timeout": (int, float, type(None)),
     "steps": (list,),
+    "source": (dict, type(None)),
+    "artifacts": (list,),
     "retry": (int,),
 }
 
@@ -318,3 +338,23 @@ def _check_labels(labels: frozenset[str]) -> None:
         raise BadJobError(f"The job asks for {len(labels)} labels and the limit is {MAX_LABELS}.")
     for label in labels:
         _check_label("label", label)
+
+
+def _check_source(source: Upload | Git | Archive | None, secrets: Mapping[str, str]) -> None:
+    for name in job_files.credentials(source):
+        if name not in secrets:
+            raise BadJobError(f"The job has no secret of the name {name[:80]}. Give it.", field=("source",))
+    token = source.token if isinstance(source, Git | Archive) else None
+    if token and not (secrets[token].isprintable() and secrets[token].isascii()):
+        raise BadJobError(
+            f"The secret {token[:80]} is no token: it has more than printable ASCII characters.",
+            field=("source", "token"),
+        )
+
+
+def _check_artifacts(rules: tuple[Artifacts, ...]) -> None:
+    if len(rules) > job_files.MAX_RULES:
+        raise BadJobError(
+            f"The job has {len(rules)} rules for artifacts and the limit is {job_files.MAX_RULES}.",
+            field=("artifacts",),
+        )

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import yaml
 from pydantic import ValidationError
 
-from runner.api.models import JobRequest
+from runner.api.models import JobRequest, place
 from runner.errors import BadJobError
 
 #: Largest job file, in bytes: the largest script, with what YAML adds.
@@ -37,8 +37,9 @@ def parse(content: bytes, name: str) -> JobRequest:
         request.to_job()
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise BadJobError(f"{_place(name, _mark(node, first['loc']))}: {field or 'the job'}: {first['msg']}.") from None
+        where = place(first["loc"])
+        field = ".".join(map(str, where))
+        raise BadJobError(f"{_place(name, _mark(node, where))}: {field or 'the job'}: {first['msg']}.") from None
     except BadJobError as error:
         raise BadJobError(f"{_place(name, _mark(node, error.field)) if error.field else name}: {error}") from None
     return request

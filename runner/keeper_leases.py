@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
@@ -12,12 +13,14 @@ from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
 from runner.execution.lease import Access
 from sandbox.errors import KeeperError, KeeperRefused
 from sandbox.health import HostState
-from sandbox.keeper import protocol
+from sandbox.keeper import places, protocol
 from sandbox.keeper.client import KeeperClient
 from sandbox.state import State
 
-DEFAULT_KEEPER = Path(protocol.DEFAULT_SOCKET)
+DEFAULT_KEEPER = Path(places.DEFAULT_SOCKET)
 
+#: Requests for a sandbox that may wait at once: more than any runner has slots.
+_LENDING = 1100
 #: Seconds for the keeper to tell what it measures.
 METRICS_DEADLINE = 5.0
 
@@ -52,6 +55,8 @@ class KeeperLeases:
 
     def __init__(self, socket: Path = DEFAULT_KEEPER) -> None:
         self._client = KeeperClient(socket)
+        # They wait for minutes. On the threads that all else shares, six of them would hold up every renewal.
+        self._lending = ThreadPoolExecutor(_LENDING, thread_name_prefix="lend")
 
     async def lend(
         self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float
@@ -60,7 +65,7 @@ class KeeperLeases:
         request = protocol.Lend(
             attempt=attempt, token=token, profile=profile, trust_key=trust_key, wait=wait, patience=patience
         )
-        asked = asyncio.ensure_future(_ask(lambda: self._client.lend(request)))
+        asked = asyncio.ensure_future(_ask(lambda: self._client.lend(request), threads=self._lending))
         return await self._lease(attempt, asked, self._return_unwanted)
 
     async def resume(self, attempt: str, token: str) -> "KeeperLease":
@@ -143,9 +148,11 @@ def _close_unwanted(asked: _Granted) -> protocol.LeaseGrant | None:
     return grant
 
 
-async def _ask(act: Callable[[], _T], refused: type[LeaseError] = LeaseError) -> _T:
+async def _ask(
+    act: Callable[[], _T], refused: type[LeaseError] = LeaseError, threads: ThreadPoolExecutor | None = None
+) -> _T:
     try:
-        return await asyncio.to_thread(act)
+        return await asyncio.get_running_loop().run_in_executor(threads, act)
     except KeeperRefused as error:
         raise refused(str(error)) from error
     except KeeperError as error:

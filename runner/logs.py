@@ -48,6 +48,8 @@ class Action(StrEnum):
     """A token was used for what it has no scope for."""
     SUBMITTED = "submitted"
     """A client handed a job in."""
+    UPLOADED = "uploaded"
+    """A client sent an archive that a job may start from."""
     QUEUED = "queued"
     """A job waits, and is on disk."""
     LENDING = "lending"

@@ -80,9 +80,10 @@ class Metrics:
         self.store_errors: Final = self._counter(
             "runner_store_errors_total", "Times that the state folder could not be written or read"
         )
-        self.keeper_up: Final = self._gauge(
-            "sandbox_keeper_up", "Whether the keeper answered; if not, nothing else is there that begins with sandbox_"
+        self._webhooks: Final = self._counter(
+            "runner_webhook_tries_total", "Messages that were sent to receivers of webhooks, by how that ended", "end"
         )
+        self._keeper_up: Gauge | None = None
         self._jobs: Final = self._gauge("runner_jobs", "Jobs that are known, by where they are in their life", "state")
         self._oldest: Final = self._gauge(
             "runner_queue_oldest_seconds", "For how long the job has waited that has waited longest; 0 without any"
@@ -96,6 +97,8 @@ class Metrics:
         )
         for name in outcomes.NAMES:
             self._outcomes.labels(name)
+        for end in ("taken", "failed"):
+            self._webhooks.labels(end)
         for note in _NOTES:
             self._notes.labels(note)
 
@@ -107,6 +110,17 @@ class Metrics:
         """An attempt told something on its way."""
         if action in _NOTES:
             self._notes.labels(action).inc()
+
+    def webhook_tried(self, taken: bool) -> None:
+        """A message was sent to a receiver, which has taken it or not."""
+        self._webhooks.labels("taken" if taken else "failed").inc()
+
+    def keeper_answered(self, up: bool) -> None:
+        """Whether it did. Where sandboxes come without a keeper, there is no series that says it is down."""
+        if self._keeper_up is None:
+            meaning = "Whether the keeper answered; if not, nothing else is there that begins with sandbox_"
+            self._keeper_up = self._gauge("sandbox_keeper_up", meaning)
+        self._keeper_up.set(up)
 
     def show(
         self,

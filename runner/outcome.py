@@ -75,6 +75,13 @@ class SetupFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class BadSource:
+    """What the job was to start with cannot be had as it was named. User code did not run."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunnerStopped:
     """The runner itself was stopped while the attempt was under way."""
 
@@ -89,7 +96,16 @@ class BadRequest:
 
 
 Outcome: TypeAlias = (
-    Succeeded | ScriptFailed | Killed | TimedOut | Cancelled | SandboxLost | SetupFailed | RunnerStopped | BadRequest
+    Succeeded
+    | ScriptFailed
+    | Killed
+    | TimedOut
+    | Cancelled
+    | SandboxLost
+    | SetupFailed
+    | BadSource
+    | RunnerStopped
+    | BadRequest
 )
 
 _O = TypeVar("_O")
@@ -144,6 +160,12 @@ _ROWS: Final = (
     _row(Cancelled, "cancelled", lambda _: 130, lambda o: f"The script was cancelled by {o.by}."),
     _row(SandboxLost, "sandbox_lost", lambda _: 75, lambda o: f"The sandbox was lost: {o.why}"),
     _row(SetupFailed, "setup_failed", lambda _: 69, lambda o: f"The script was not started: {o.why}"),
+    _row(
+        BadSource,
+        "bad_source",
+        lambda _: 66,
+        lambda o: f"The script was not started, its source cannot be had: {o.why}",
+    ),
     _row(RunnerStopped, "runner_stopped", lambda _: 70, lambda o: f"The runner was stopped: {o.why}"),
     _row(BadRequest, "bad_request", lambda _: 64, lambda o: f"The job cannot be run: {o.why}"),
 )

@@ -27,7 +27,7 @@ from sandbox.errors import (
 from sandbox.evaluation.cli import app as evaluation
 from sandbox.evaluation.errors import EvaluationError
 from sandbox.images.cli import app as images
-from sandbox.keeper import protocol
+from sandbox.keeper import places
 from sandbox.keeper.home import DEFAULT_HOME
 from sandbox.logs import Format
 
@@ -47,8 +47,8 @@ settings = typer.Typer(no_args_is_help=True, help="The keeper's settings: what i
 app.add_typer(settings, name="config")
 
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]
-_DEFAULT_SOCKET = Path(protocol.DEFAULT_SOCKET)
-_RUN_FOLDER = Path(protocol.DEFAULT_RUN_FOLDER)
+_DEFAULT_SOCKET = Path(places.DEFAULT_SOCKET)
+_RUN_FOLDER = Path(places.DEFAULT_RUN_FOLDER)
 _EXIT_CODES = (
     (ConfigError, 78),
     (ConnectionLost, 75),

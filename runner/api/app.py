@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI
 
-from runner.api import jobs, monitoring, operation, tokens
+from runner.api import files, jobs, monitoring, operation, tokens
 from runner.api.access import Access
 from runner.api.problems import PROBLEMS, add_problems
 from runner.api.rate import Buckets
@@ -37,6 +37,7 @@ def make_app(
     app = FastAPI(title="sandbox-runner", version="1", docs_url=None, redoc_url=None, responses=PROBLEMS)
     app.include_router(monitoring.make_router(Health(service, keeper), access))
     app.include_router(jobs.make_router(service, access))
+    app.include_router(files.make_router(service, access))
     app.include_router(tokens.make_router(clients, access))
     app.include_router(operation.make_router(service, works or service, access))
     add_problems(app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Final, TypeVar
 
@@ -11,6 +11,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
+from runner.api.models import place
 from runner.api.problems import ApiError
 
 #: Largest body of a request that carries no script, in bytes.
@@ -24,23 +25,37 @@ _M = TypeVar("_M", bound=BaseModel)
 
 
 async def read(request: Request, limit: int) -> bytes:
-    """Return the body. Errors: ApiError; one that announces to be too large is refused before a byte is read."""
+    """Return the body. Errors: as for `receive`."""
+    body = bytearray()
+
+    async def take(piece: bytes) -> None:
+        body.extend(piece)
+
+    await receive(request, limit, DEADLINE, take)
+    return bytes(body)
+
+
+async def receive(request: Request, limit: int, seconds: float, take: Callable[[bytes], Awaitable[None]]) -> None:
+    """Pass the body on, piece by piece. Errors: those of `take`; ApiError.
+
+    One that announces to be too large is refused before a byte is read.
+    """
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
         raise _too_large(limit)
-    body = bytearray()
+    size = 0
     try:
-        async with asyncio.timeout(DEADLINE):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
+        async with asyncio.timeout(seconds):
+            async for piece in request.stream():
+                size += len(piece)
+                if size > limit:
                     raise _too_large(limit)
+                await take(piece)
     except TimeoutError:
-        detail = f"The body did not come within {DEADLINE:g} s. Send it again."
+        detail = f"The body did not come within {seconds:g} s. Send it again."
         raise ApiError(HTTPStatus.REQUEST_TIMEOUT, detail, _CLOSE) from None
     except ClientDisconnect:
         raise ApiError(HTTPStatus.BAD_REQUEST, "The connection ended within the body.", _CLOSE) from None
-    return bytes(body)
 
 
 def parse(body: bytes, model: type[_M]) -> _M:
@@ -49,7 +64,7 @@ def parse(body: bytes, model: type[_M]) -> _M:
         return model.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the body"
+        where = ".".join(map(str, place(first["loc"]))) or "the body"
         raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{where}: {first['msg']}.") from None
 
 
@@ -68,7 +83,7 @@ def _inlined(schema: object, definitions: Mapping[str, object]) -> object:
         return schema
     if name := schema.get("$ref"):
         return _inlined(definitions[str(name).rpartition("/")[2]], definitions)
-    return {key: _inlined(part, definitions) for key, part in schema.items()}
+    return {key: _inlined(part, definitions) for key, part in schema.items() if key != "discriminator"}
 
 
 def _too_large(limit: int) -> ApiError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from runner import outcome as outcomes
 from runner import steps
 from runner.errors import BadJobError
+from runner.execution.files.bundle import Kept
 from runner.job import Job
+from runner.job_files import KINDS, Artifacts, Source
 from runner.service.mode import Mode
 from runner.service.signing import shown
 from runner.service.watermark import Disk
@@ -87,6 +91,10 @@ class JobRequest(BaseModel):
     """Seconds that it may wait in the queue."""
     setup_timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds from there to the start of the script."""
+    source: Source | None = None
+    """What its working folder holds at the start."""
+    artifacts: list[Artifacts] = []
+    """What is kept of its working folder."""
     retry: Annotated[int, Field(ge=0, le=3)] = 0
     """How often it may be started again when a sandbox was lost under it, or none could be made."""
 
@@ -105,8 +113,17 @@ class JobRequest(BaseModel):
             labels=frozenset(self.labels),
             queue_timeout=self.queue_timeout,
             setup_timeout=self.setup_timeout,
+            source=self.source,
+            artifacts=tuple(self.artifacts),
             retry=self.retry,
         )
+
+
+def place(location: Sequence[int | str]) -> tuple[int | str, ...]:
+    """Where in a document something is that pydantic found: it also names the kind of a source, which is no place."""
+    if len(location) > 1 and location[0] == "source" and location[1] in KINDS:
+        return (location[0], *location[2:])
+    return tuple(location)
 
 
 def _bytes(text: str) -> bytes:
@@ -263,3 +280,40 @@ class DeliveryView(BaseModel):
             due=delivery.due,
             problem=delivery.problem,
         )
+
+
+class UploadView(BaseModel):
+    """An archive that was sent."""
+
+    id: str
+    """What a job gives as the `id` of its source."""
+    size: int
+
+
+class ArtifactView(BaseModel):
+    """One file or symbolic link that is kept of a job."""
+
+    path: str
+    """Relative to the working folder."""
+    size: int
+    link: str | None
+    """Where a link leads."""
+    executable: bool
+    changed: int
+    """In whole seconds since the epoch."""
+
+
+class ArtifactList(BaseModel):
+    """What is kept of a job."""
+
+    artifacts: list[ArtifactView]
+    left_out: list[str]
+    """Why what was wanted is not all there; the first ones, as sentences."""
+    size: int
+    """Bytes of the archive."""
+
+    @classmethod
+    def of(cls, kept: Kept) -> ArtifactList:
+        """What is on disk."""
+        artifacts = [ArtifactView.model_validate(asdict(member)) for member in kept.members]
+        return cls(artifacts=artifacts, left_out=list(kept.left_out), size=kept.size)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
 import typer
 
+from runner.commands.packing import packed
 from runner.errors import BadJobError, InputError
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ def submit(
     secret: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Pass our variable NAME on as a secret.")
     ] = None,
+    upload: Annotated[
+        Path | None, typer.Option(help="Send this folder (or tar archive) along, as the job's source.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Submit a job to the service, and print its id.
@@ -45,6 +49,9 @@ def submit(
     if secret:
         request["secrets"] = {**request.get("secrets", {}), **_from_environment(secret)}
     with client() as service:
+        if upload:
+            with packed(upload) as archive:
+                request["source"] = {"kind": "upload", "id": service.upload(archive)}
         job = service.submit(request, uuid.uuid4().hex)
         if not wait:
             print(json.dumps(job) if as_json else job["id"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,17 +74,18 @@ def _gitlab(settings: GitLab) -> GitLabOptions:
         caches=CacheStore(settings.cache, int(settings.cache_bytes)) if settings.cache else None,
         helper=settings.helper,
         service_wait=settings.service_wait,
+        log_limit=int(settings.log_bytes),
     )
 
 
-def _webhooks(settings: WebhookSettings, deliveries: Deliveries) -> Webhooks | None:
+def _webhooks(settings: WebhookSettings, deliveries: Deliveries, tried: Callable[[bool], None]) -> Webhooks | None:
     from runner.service.signing import key_of  # noqa: PLC0415 - as above
     from runner.service.webhooks import Webhooks  # noqa: PLC0415
 
     if not settings.urls or settings.secret is None:
         return None
     key = key_of(settings.secret.get_secret_value())
-    return Webhooks(deliveries, settings.urls, key, timeout=settings.timeout, give_up=settings.give_up)
+    return Webhooks(deliveries, settings.urls, key, timeout=settings.timeout, give_up=settings.give_up, tried=tried)
 
 
 def _limits(config: Config) -> tuple[Retention, Marks]:
@@ -107,6 +109,7 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
     from runner.service.records import Records  # noqa: PLC0415
     from runner.service.service import SETTINGS, Service  # noqa: PLC0415
     from runner.service.standby import Standby  # noqa: PLC0415
+    from runner.service.uploads import Uploads  # noqa: PLC0415
 
     config = loaded.config
     for remark in loaded.remarks:
@@ -117,7 +120,8 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
     home, jobs = Home(config.state, config.webhooks.urls), config.jobs
     metrics = Metrics()
     home.on_failure(metrics.store_errors.inc)
-    records, token = Records(home.jobs, home.logs, metrics), Token(home.token, config.api.token)
+    records = Records(home.jobs, home.logs, Uploads(home.uploads), home.artifacts, metrics)
+    token = Token(home.token, config.api.token)
     noted = NotedLeases(source.leases, home.leases, jobs.slots)
     standby = Standby(noted, source.ready) if source.ready else None
     service = Service(
@@ -125,11 +129,11 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
         records,
         jobs.slots,
         standby,
-        source.adapt(SETTINGS),
+        replace(source.adapt(SETTINGS), files=config.files.limits()),
         jobs.per_key,
         jobs.labels,
         Housekeeper(records, *_limits(config)),
-        _webhooks(config.webhooks, home.deliveries),
+        _webhooks(config.webhooks, home.deliveries, metrics.webhook_tried),
     )
     where = f"{'https' if tls else 'http'}://{config.api.listen}"
     _events.info(Action.SERVING, f"serving on {where}; the API token is in {home.token}")

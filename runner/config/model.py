@@ -14,12 +14,13 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ByteSize, Field, SecretStr, field_validator, model_validator
 
+from runner.execution.files.limits import DEFAULT_LIMITS, FileLimits
 from runner.gitlab.containers.policy import PullPolicy
-from runner.keeper_leases import DEFAULT_KEEPER
 from runner.logs import Format
 from runner.service.retention import RETENTION
 from runner.service.signing import key_of
 from runner.service.watermark import MARKS
+from sandbox.keeper.places import DEFAULT_SOCKET
 from sandbox.settings.model import About, Section
 
 
@@ -114,7 +115,7 @@ class Jobs(Section):
 class Sandboxes(Section):
     """Where sandboxes come from: a keeper, or addresses of those that someone else started."""
 
-    keeper: Annotated[Path, About(option="--keeper", also="SANDBOX_KEEPER")] = DEFAULT_KEEPER
+    keeper: Annotated[Path, About(option="--keeper", also="SANDBOX_KEEPER")] = Path(DEFAULT_SOCKET)
     """The keeper's socket. It is where the keeper makes it by default."""
 
     addresses: Annotated[tuple[str, ...], About(option="--address", also="RUNNER_ADDRESSES")] = ()
@@ -168,6 +169,10 @@ class GitLab(Section):
 
     pull_policies: Annotated[tuple[PullPolicy, ...], About(option="--gitlab-pull-policy")] = (PullPolicy.ALWAYS,)
     """For images of jobs that do not say, in the order in which they are tried. As gitlab-runner's own default."""
+
+    log_bytes: ByteSize = ByteSize(256 * 1024**2)
+    """Output of one stage that is passed on, such as `256MiB`; more is dropped, and said. Many times what gitlab-runner
+    keeps of a whole job unless told otherwise (4 MiB), and bounded, since it lies on the runner's disk meanwhile."""
 
     service_wait: Annotated[float, Field(ge=0, le=600)] = 30.0
     """Seconds for all services of a job together to answer at their ports; then the job goes on without. As
@@ -234,6 +239,35 @@ class Disk(Section):
     and who makes room."""
 
 
+class Files(Section):
+    """How much the files of one job may be: what it starts from, and what is kept of it."""
+
+    archive_bytes: ByteSize = ByteSize(DEFAULT_LIMITS.archive_bytes)
+    """Of an archive, sent or fetched: a large repository with its history, and no image of a disk."""
+
+    source_bytes: ByteSize = ByteSize(DEFAULT_LIMITS.source_bytes)
+    """Of what an archive unpacks to, on the sandbox's disk: what the profile gives there comes first."""
+
+    source_files: Annotated[int, Field(ge=1)] = DEFAULT_LIMITS.source_files
+    """Of files that an archive unpacks to. Ten times those of a large project with all it depends on."""
+
+    source_deadline: Annotated[float, Field(gt=0)] = DEFAULT_LIMITS.source_deadline
+    """Seconds until the source is there. A git host that hangs holds up a sandbox and a slot."""
+
+    artifact_bytes: ByteSize = ByteSize(DEFAULT_LIMITS.artifact_bytes)
+    """Of what is kept of one job, before it is compressed. It lies on the disk of the state folder."""
+
+    artifact_files: Annotated[int, Field(ge=1)] = DEFAULT_LIMITS.artifact_files
+    """Of files that are kept of one job. Who has more packs them."""
+
+    artifact_deadline: Annotated[float, Field(gt=0)] = DEFAULT_LIMITS.artifact_deadline
+    """Seconds until they are all there. The sandbox and the slot wait for them."""
+
+    def limits(self) -> FileLimits:
+        """As those who keep to them have them."""
+        return FileLimits(**self.model_dump())
+
+
 class Log(Section):
     """The service's own log, on stderr."""
 
@@ -255,6 +289,7 @@ class Config(Section):
     webhooks: Webhooks = Webhooks()
     retention: Retention = Retention()
     disk: Disk = Disk()
+    files: Files = Files()
     log: Log = Log()
 
     @model_validator(mode="after")

@@ -17,10 +17,13 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from runner import outcome as outcomes
-from runner.errors import ConnectError, DetachedError
+from runner.errors import ConnectError, DetachedError, SourceError
 from runner.execution import wire
 from runner.execution.cancellation import Cancellation, see_through
 from runner.execution.ending import remarks_on_log
+from runner.execution.files.bring_in import bring_in
+from runner.execution.files.jobs import NO_FILES, JobFiles
+from runner.execution.files.take_out import take_out
 from runner.execution.flight import Flight, first, sentence, stop
 from runner.execution.held import Held
 from runner.execution.lease import LeaseSource
@@ -30,7 +33,7 @@ from runner.execution.options import DEFAULTS, Note, Notes, Settings, no_notes
 from runner.execution.prepare import Prepared, prepare
 from runner.execution.pursuit import Pursuit
 from runner.job import Job, new_attempt_id
-from runner.outcome import Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed, TimedOut
+from runner.outcome import BadSource, Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed, TimedOut
 
 #: Seconds for the launcher to tell of an end by KILL.
 KILL_REPORT: Final = 1.0
@@ -59,6 +62,7 @@ async def run(
     notes: Notes = no_notes,
     on_start: OnStart = keep_no_marker,
     on_end: OnEnd = keep_no_outcome,
+    files: JobFiles = NO_FILES,
 ) -> Outcome:
     """Run a job on a prepared sandbox to its outcome, and return the sandbox. The log stays open.
 
@@ -70,7 +74,7 @@ async def run(
         await prepared.release()
         raise ConnectError("The sandbox broke while it waited for a job.")
     report = _Report(log, notes, on_end)
-    return await _to_the_end(_start(prepared, job, log, cancellation, report, on_start), report, cancellation)
+    return await _to_the_end(_start(prepared, job, log, cancellation, report, on_start, files), report, cancellation)
 
 
 async def run_attempt(
@@ -83,6 +87,7 @@ async def run_attempt(
     notes: Notes = no_notes,
     on_start: OnStart = keep_no_marker,
     on_end: OnEnd = keep_no_outcome,
+    files: JobFiles = NO_FILES,
     new_attempt: Callable[[], str] = new_attempt_id,
 ) -> Outcome:
     """Lease a sandbox, run a job in it to its outcome, and return the sandbox. The log stays open.
@@ -107,7 +112,7 @@ async def run_attempt(
         if not prepared.usable:
             await prepared.release()
             return SetupFailed("The sandbox broke before the script was sent.")
-        return await _start(prepared, job, log, cancellation, report, on_start)
+        return await _start(prepared, job, log, cancellation, report, on_start, files)
 
     report = _Report(log, notes, on_end)
     return await _to_the_end(attempt(), report, cancellation)
@@ -122,6 +127,7 @@ async def resume_attempt(
     settings: Settings = DEFAULTS,
     notes: Notes = no_notes,
     on_end: OnEnd = keep_no_outcome,
+    files: JobFiles = NO_FILES,
 ) -> Outcome:
     """Find an attempt of an earlier life again, follow it from where the log stands, and end as `run` does.
 
@@ -141,7 +147,7 @@ async def resume_attempt(
         if error := regaining.exception():
             return cancellation.cause or SandboxLost(sentence(error))
         held = Held(regaining.result(), settings)
-        return await _fly(pursuit, held, marker, cancellation, report, settings, pursuit.follow())
+        return await _fly(pursuit, held, marker, cancellation, report, settings, pursuit.follow(), files)
 
     report = _Report(log, notes, on_end)
     return await _to_the_end(attempt(), report, cancellation)
@@ -158,15 +164,19 @@ class _Report:
         self._log = log
         self._on_end: OnEnd | None = on_end
 
+    def remark(self, *sentences: str) -> None:
+        """Have sentences at the log's end."""
+        for remark in sentences:
+            self._log.remark(remark)
+            self.notes(Note("remark", remark))
+
     async def tell(self, outcome: Outcome) -> None:
         """Complete the log's remarks and tell. Only the first call counts. Errors: DetachedError."""
         on_end, self._on_end = self._on_end, None
         if on_end is None:
             return
         log = self._log
-        for remark in remarks_on_log(log.dropped, log.limit, log.failure):
-            log.remark(remark)
-            self.notes(Note("remark", remark))
+        self.remark(*remarks_on_log(log.dropped, log.limit, log.failure))
         try:
             await on_end(outcome)
         except DetachedError:
@@ -189,22 +199,46 @@ async def _to_the_end(work: Coroutine[Any, Any, Outcome], report: _Report, cance
 
 
 async def _start(
-    prepared: Prepared, job: Job, log: Log, cancellation: Cancellation, report: _Report, on_start: OnStart
+    prepared: Prepared,
+    job: Job,
+    log: Log,
+    cancellation: Cancellation,
+    report: _Report,
+    on_start: OnStart,
+    files: JobFiles,
 ) -> Outcome:
     """Run a job on a prepared sandbox, unless somebody asked for the end before."""
-    if cancellation.cause or cancellation.detached:
-        await prepared.release()
-        return _unstarted(cancellation)
+    refusal = await _fill(prepared, cancellation, files) if files.source else None
+    if refusal or cancellation.cause or cancellation.detached:
+        await prepared.release(used=files.source is not None)
+        return refusal or _unstarted(cancellation)
     marker = prepared.marker(job.timeout, log.limit)
     try:
         on_start(marker)
     except Exception as error:  # noqa: BLE001 - whatever it is, nothing was sent and the sandbox goes back
-        await prepared.release()
+        await prepared.release(used=files.source is not None)
         return SetupFailed(sentence(error))
     prepared.held.heartbeat.beat()
     settings = prepared.settings
     pursuit = Pursuit(prepared.leases, marker, log, settings, report.notes, prepared.session)
-    return await _fly(pursuit, prepared.held, marker, cancellation, report, settings, pursuit.launch(job))
+    script = pursuit.launch(job, filled=files.source is not None)
+    return await _fly(pursuit, prepared.held, marker, cancellation, report, settings, script, files)
+
+
+async def _fill(prepared: Prepared, cancellation: Cancellation, files: JobFiles) -> Outcome | None:
+    """Have the job's source in the working folder. Returns why not, unless somebody asks for the end meanwhile."""
+    filling = asyncio.create_task(bring_in(prepared.session, files, prepared.settings.workspace))
+    await first(filling, cancellation.wait())
+    if not filling.done():
+        await stop(filling)
+        return None
+    match filling.exception():
+        case None:
+            return None
+        case SourceError() as error:
+            return BadSource(str(error))
+        case error:
+            return SetupFailed(sentence(error))
 
 
 def _unstarted(cancellation: Cancellation) -> Outcome:
@@ -222,6 +256,7 @@ async def _fly(
     report: _Report,
     settings: Settings,
     seeing: Coroutine[Any, Any, wire.Ended],
+    files: JobFiles,
 ) -> Outcome:
     """See the script through, have its outcome kept, and only then return the sandbox: the first cause counts."""
     flight = Flight(pursuit, held.heartbeat, marker, cancellation, settings)
@@ -233,6 +268,7 @@ async def _fly(
         else:
             broken = outcome.why if isinstance(outcome, SandboxLost | SetupFailed) else None
         await stop(script)
+        await _keep(pursuit, marker, cancellation, report, outcome, files)
         await report.tell(outcome)
     except DetachedError:
         await stop(script)
@@ -244,6 +280,23 @@ async def _fly(
         report.notes(Note("condemned", f"Sandbox {marker.sandbox} is not used again: {broken}"))
     await held.hand_in(broken, used=True)
     return outcome
+
+
+async def _keep(
+    pursuit: Pursuit, marker: Marker, cancellation: Cancellation, report: _Report, outcome: Outcome, files: JobFiles
+) -> None:
+    """Take out what is kept of the job. Errors: DetachedError when the runner leaves before that is done."""
+    if not files.wanted(outcome):
+        return
+    taking = asyncio.create_task(take_out(pursuit.reach, files, outcome, marker.workspace))
+    await first(taking, cancellation.wait())
+    if taking.done():
+        report.remark(*taking.result())
+        return
+    await stop(taking)
+    if cancellation.detached:
+        raise DetachedError(_DETACHED)
+    report.remark("The artifacts are not kept: the job was ended while they were collected.")
 
 
 async def _end(flight: Flight, script: asyncio.Task[wire.Ended], held: Held) -> str | None:

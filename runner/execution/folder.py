@@ -109,6 +109,7 @@ class Attempt(Folder):
         self.timeout: float | None = header["timeout"]
         self.grace: float = header["grace"]
         self.log_limit: int = header["log_limit"]
+        self.filled: bool = header["filled"]
 
     def script(self, number: int) -> str:
         """Return where a step's script is."""

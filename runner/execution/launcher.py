@@ -102,7 +102,8 @@ def receive(attempt: Attempt) -> socket.socket:
     """Lay the attempt out on disk, with its scripts from the connection. Returns the socket at its address."""
     signal.alarm(LAUNCH_SECONDS)  # a connection may die without a word, and somebody may wait for what comes of this
     listener = attempt.create()
-    empty_workspace(attempt.workspace)
+    if not attempt.filled:
+        empty_workspace(attempt.workspace)
     for number in range(len(attempt.steps)):
         receive_script(attempt.script(number))
     signal.alarm(0)

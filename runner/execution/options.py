@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from runner.execution.files.limits import DEFAULT_LIMITS, FileLimits
 from runner.steps import StepProgress
 
 
@@ -38,6 +39,8 @@ class Settings:
     workspace: str = "/home/sandbox/workspace"
     #: The folder that holds one folder per attempt.
     attempts: str = "/var/lib/attempts"
+    #: How much the files of a job may be.
+    files: FileLimits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True, slots=True)

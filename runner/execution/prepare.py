@@ -62,14 +62,17 @@ class Prepared:
             attempts=self.settings.attempts,
         )
 
-    async def release(self) -> None:
-        """Give the sandbox back unused, or condemn it when it broke while it waited. Never fails."""
-        broken = None if self.usable else "The sandbox broke while it waited for a job."
-        await see_through(self._release(broken))
+    async def release(self, *, used: bool = False) -> None:
+        """Give the sandbox back, or condemn it when it broke while it waited. Never fails.
 
-    async def _release(self, broken: str | None) -> None:
+        `used` when something of a job is in it.
+        """
+        broken = None if self.usable else "The sandbox broke while it waited for a job."
+        await see_through(self._release(broken, used=used))
+
+    async def _release(self, broken: str | None, *, used: bool) -> None:
         await self.session.close()
-        await self.held.hand_in(broken, used=False)
+        await self.held.hand_in(broken, used=used)
 
 
 async def prepare(

@@ -1,4 +1,4 @@
-"""The program that is sent into the sandbox: the launcher's modules, and the command that takes them from its input.
+"""Programs that are sent into the sandbox: modules of ours, and the command that takes them from its input.
 
 It travels with the runner, so that both are always of the same version.
 """
@@ -6,11 +6,12 @@ It travels with the runner, so that both are always of the same version.
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from importlib import resources
 from typing import Final
 
-_MODULES: Final = ("plan", "folder", "supervisor", "launcher")
-"""In the order in which they need each other; the last one has `main`."""
+#: The launcher's, in the order in which they need each other.
+MODULES: Final = ("plan", "folder", "supervisor", "launcher")
 
 # Registered under their full names, they find each other by their usual imports without any package around them.
 _BOOTSTRAP: Final = """\
@@ -28,13 +29,33 @@ for word in sys.argv[1:]:
 module.main()
 """
 
-_SOURCES: Final = {
-    f"runner.execution.{name}": resources.files("runner.execution").joinpath(f"{name}.py").read_bytes()
-    for name in _MODULES
-}
-#: What the command reads before it is the launcher.
-SOURCE: Final = b"".join(_SOURCES.values())
-#: The arguments of a Python without site packages that make it the launcher.
-ARGUMENTS: Final = ("-I", "-S", "-c", _BOOTSTRAP, *(f"{name}:{len(source)}" for name, source in _SOURCES.items()))
-#: The command for the sandbox's shell.
-COMMAND: Final = f"exec python3 {shlex.join(ARGUMENTS)}"
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Modules of ours as one command of the sandbox."""
+
+    #: What the command reads before it is the program.
+    source: bytes
+    #: The arguments of a Python without site packages that make it the program.
+    arguments: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        """For the sandbox's shell."""
+        return f"exec python3 {shlex.join(self.arguments)}"
+
+
+def assemble(*modules: str) -> Program:
+    """Make a program of modules below `runner.execution`, in the order in which they need each other.
+
+    The last one has `main`.
+    """
+    package = resources.files("runner.execution")
+    sources = {
+        f"runner.execution.{name}": package.joinpath(f"{name.replace('.', '/')}.py").read_bytes() for name in modules
+    }
+    words = (f"{name}:{len(source)}" for name, source in sources.items())
+    return Program(b"".join(sources.values()), ("-I", "-S", "-c", _BOOTSTRAP, *words))
+
+
+LAUNCHER: Final = assemble(*MODULES)

@@ -80,11 +80,14 @@ class Pursuit:
         """Whether there is a session that would have told an end of the attempt by now."""
         return self.connected and _now() - self._opened >= CATCH_UP
 
-    async def launch(self, job: Job) -> wire.Ended:
-        """Send the job, once, and see it to its end. Errors: LaunchRefusedError; as for `follow`."""
+    async def launch(self, job: Job, *, filled: bool = False) -> wire.Ended:
+        """Send the job, once, and see it to its end. `filled`: its working folder holds its source.
+
+        Errors: LaunchRefusedError; as for `follow`.
+        """
         assert self._session
         try:
-            await self._send(self._session, job)
+            await self._send(self._session, job, filled=filled)
             return self._conclude(await self._session.end(), job.scripts)
         except ConnectionLostError as error:
             self._lost(error)
@@ -106,6 +109,20 @@ class Pursuit:
         ProtocolError.
         """
         return await self._follow([])
+
+    async def reach(self) -> Session:
+        """Return a session, after the script's end too: the one that there is, or a new one after that was lost.
+
+        Errors: LeaseError; ConnectError; AttemptLostError.
+        """
+        if self._session and self._session.usable:
+            return self._session
+        if self._session:
+            await self._session.close()
+            self._session = None
+        access, self._access = self._access or (await self._resume()).access, None
+        session = self._session = await Session.open(access, self._settings)
+        return session
 
     def let_go(self) -> Session | None:
         """Return the session if its launcher waits for another script; it is the caller's then."""
@@ -129,7 +146,7 @@ class Pursuit:
             await self._session.close()
             self._session = None
 
-    async def _send(self, session: Session, job: Job) -> None:
+    async def _send(self, session: Session, job: Job, *, filled: bool) -> None:
         settings, marker = self._settings, self._marker
         launch = wire.Launch(
             attempt=marker.attempt,
@@ -140,6 +157,7 @@ class Pursuit:
             log_limit=marker.log_limit,
             workspace=marker.workspace,
             root=marker.attempts,
+            filled=filled,
             steps=tuple(map(wire.encode_step, job.steps)) or (wire.ONE_SCRIPT,),
         )
         try:

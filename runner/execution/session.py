@@ -109,7 +109,9 @@ class Session:
             async with asyncio.timeout(deadline):
                 with translated(ConnectError):
                     connection = await connect(access, settings)
-                    await connection.create_session(lambda: conversation, program.COMMAND, encoding=None, window=WINDOW)
+                    await connection.create_session(
+                        lambda: conversation, program.LAUNCHER.command, encoding=None, window=WINDOW
+                    )
                 await conversation.greet()
         except BaseException as error:
             if connection:
@@ -357,7 +359,7 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
     async def greet(self) -> None:
         """Send the launcher, and wait for its hello."""
         try:
-            await self.write(program.SOURCE)
+            await self.write(program.LAUNCHER.source)
             while not self.hello:
                 await self._next()
         except ConnectionLostError as error:

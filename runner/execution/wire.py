@@ -66,6 +66,8 @@ class Launch:
     workspace: str
     #: The folder that holds one folder per attempt.
     root: str
+    #: Whether the workspace holds the job's source already; it is emptied otherwise.
+    filled: bool = False
     #: As `encode_step` has them.
     steps: tuple[Mapping[str, object], ...] = field(default=(ONE_SCRIPT,), repr=False)
 

@@ -170,7 +170,8 @@ class Live:
             if self._over:
                 raise GitLabError("The job is over, and its sandbox was given back.")
             self._cancellation = cancellation
-            yield Turn(self.record, self._tenancy, hook, cancellation, self._workplace.environment)
+            environment, limit = self._workplace.environment, self._options.log_limit
+            yield Turn(self.record, self._tenancy, hook, cancellation, environment, limit)
         finally:
             self._lock.release()
 

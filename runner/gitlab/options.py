@@ -26,6 +26,8 @@ class Options:
     home: str = "/home/sandbox"
     #: Which images a job may have.
     images: ImagePolicy = field(default_factory=ImagePolicy)
+    #: Bytes of a stage's output that are passed on. They are on the runner's disk until the next stage.
+    log_limit: int = 256 * 1024**2
     #: For all services of a job together to answer.
     service_wait: float = SERVICES_WAIT
     #: Where caches are kept between jobs; None keeps none.

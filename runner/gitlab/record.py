@@ -130,15 +130,15 @@ class Record:
         """Of the last stage."""
         return Marker.from_json(self.note.stage.marker) if self.note.stage else None
 
-    def new_log(self, call: str) -> Log:
+    def new_log(self, call: str, limit: int) -> Log:
         """Make the log of a stage; those of earlier ones are gone with that. Raises LogError."""
         for old in self.folder.glob("*.log"):
             old.unlink(missing_ok=True)
-        return Log(self._log(call))
+        return Log(self._log(call), limit)
 
-    def old_log(self, call: str) -> Log:
+    def old_log(self, call: str, limit: int) -> Log:
         """Go on with the log of a stage that an earlier life started. Raises LogError."""
-        return Log.reopen(self._log(call))
+        return Log.reopen(self._log(call), limit)
 
     def _log(self, call: str) -> Path:
         return self.folder / f"{call}.log"

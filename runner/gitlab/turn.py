@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 
 from runner.errors import BadJobError
 from runner.execution.cancellation import Cancellation
+from runner.execution.ending import remarks_on_log
 from runner.execution.log import Log
 from runner.execution.marker import Marker
 from runner.execution.options import Note
@@ -51,10 +52,12 @@ class Turn:
     cancellation: Cancellation
     #: Of every script.
     environment: Mapping[str, str]
+    #: Bytes of a stage's output that are kept.
+    log_limit: int
 
     async def first(self, call: str, stage: Stage) -> End:
         """Run a stage. Errors: DetachedError; GitLabError."""
-        log = self.record.new_log(call)
+        log = self.record.new_log(call, self.log_limit)
         remarks: list[str] = []
 
         def on_start(marker: Marker) -> None:
@@ -63,11 +66,12 @@ class Turn:
 
         attempt = self._attempt(call, log, remarks)
         outcome = await self._live(log, 0, self._launch(attempt, stage.script, on_start))
-        return await self._conclude(call, outcome, remarks)
+        return await self._conclude(call, outcome, remarks + _remarks(log))
 
     async def again(self, note: StageNote, offset: int) -> End:
         """Tell what a stage came to, or see one of an earlier life to its end. Errors: DetachedError; GitLabError."""
-        log = self.record.old_log(note.call)
+        marker = Marker.from_json(note.marker)
+        log = self.record.old_log(note.call, marker.log_limit)
         if note.end is not None:
             log.close("The stage ended.")
             await _pass_on(log, offset, self.hook)
@@ -75,8 +79,9 @@ class Turn:
         if not self.tenancy.held:
             return await self._conclude(note.call, SandboxLost(self.record.note.lost), [])
         remarks: list[str] = []
-        following = self.tenancy.follow(self._attempt(note.call, log, remarks), Marker.from_json(note.marker))
-        return await self._conclude(note.call, await self._live(log, offset, following), remarks)
+        following = self.tenancy.follow(self._attempt(note.call, log, remarks), marker)
+        outcome = await self._live(log, offset, following)
+        return await self._conclude(note.call, outcome, remarks + _remarks(log))
 
     async def give_up(self, note: StageNote) -> None:
         """End a stage of an earlier life that nobody waits for. Errors: DetachedError; GitLabError."""
@@ -87,7 +92,7 @@ class Turn:
     async def aside(self, script: bytes) -> End:
         """Run a script of our own, which is no stage, in the sandbox. Errors: DetachedError; GitLabError."""
         call = secrets.token_hex(16)
-        log = self.record.new_log(call)
+        log = self.record.new_log(call, self.log_limit)
         attempt = self._attempt(call, log, [])
         return stages.end_of(await self._live(log, 0, self._launch(attempt, script, lambda _: None)))
 
@@ -134,6 +139,10 @@ class Turn:
         for remark in note.remarks:
             await self.hook.tell(remark)
         return stages.from_text(note.end or "")
+
+
+def _remarks(log: Log) -> list[str]:
+    return remarks_on_log(log.dropped, log.limit, log.failure)
 
 
 async def _pass_on(log: Log, offset: int, hook: Listener) -> None:

@@ -75,7 +75,8 @@ class Health:
         room = self._service.housekeeper.room
         own = self._service.records.metrics
         own.show(jobs, waited, slots, (room.free, room.size), {reason: reason in unready for reason in Reason})
-        own.keeper_up.set(Reason.KEEPER not in unready and self._ask_keeper is not None)
+        if self._ask_keeper is not None:
+            own.keeper_answered(Reason.KEEPER not in unready)
         return own.text() + of_keeper
 
     async def _store_trouble(self) -> str:

@@ -33,6 +33,8 @@ class Home:
             raise StateError(f"Another runner uses the state folder {folder}. Stop it, or give this one its own.")
         self.token = folder / "token"
         self.logs = folder / "logs"
+        self.uploads = folder / "uploads"
+        self.artifacts = folder / "artifacts"
         try:
             self._database, seal = _open(folder)
         except StateError:

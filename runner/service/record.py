@@ -13,6 +13,8 @@ from runner import files
 from runner import outcome as outcomes
 from runner.errors import LogError, StateError
 from runner.execution.cancellation import Cancellation
+from runner.execution.files import bundle
+from runner.execution.files.bundle import Kept
 from runner.execution.log import DEFAULT_LIMIT, Log
 from runner.execution.marker import Marker
 from runner.execution.options import StepNote
@@ -31,7 +33,7 @@ _events = Events(__name__)
 class Record:
     """One job. All methods belong to the event loop's thread."""
 
-    def __init__(self, jobs: Jobs, entry: Entry, log_path: Path, watch: Stopwatch) -> None:
+    def __init__(self, jobs: Jobs, entry: Entry, log_path: Path, bundle_path: Path, watch: Stopwatch) -> None:
         self.id = entry.id
         #: Until it is finished; None too when only the marker of an earlier life could be read.
         self.job = entry.job
@@ -42,6 +44,8 @@ class Record:
         #: While it runs.
         self.log: Log | None = None
         self.log_path = log_path
+        #: Where what is kept of its files goes.
+        self.bundle_path = bundle_path
         self.cancellation = Cancellation()
         self.finished = asyncio.Event()
         #: Whether its last start was of no use, and another one is to come.
@@ -161,6 +165,13 @@ class Record:
         self._turn.begin()
         self._turn.over.set()
         self._watch.finished()
+
+    def kept(self) -> Kept:
+        """What is kept of its files. Raises StateError."""
+        try:
+            return bundle.read(self.bundle_path) or Kept((), (), 0)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StateError(f"The artifacts of job {self.id} cannot be read ({error}).") from error
 
     async def follow(self, offset: int) -> AsyncIterator[bytes]:
         """Yield the log from a byte offset on, to its end, live while the job runs."""

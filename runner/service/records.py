@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
-from runner.errors import StateError
+from runner.errors import BadJobError, StateError
+from runner.execution.files import bundle
 from runner.job import Job
+from runner.job_files import Upload
 from runner.logs import Action, Events
 from runner.metrics import Metrics
 from runner.outcome import Outcome
 from runner.service.record import Record, complete
 from runner.service.retention import Kept
 from runner.service.stopwatch import Stopwatch
+from runner.service.uploads import Incoming, Uploads
 from runner.store.deliveries import Delivery
 from runner.store.jobs import Entry, Hold, Jobs, Request, Summary
 from runner.store.states import JobState
@@ -34,20 +37,26 @@ class Records:
     Raises StateError when they cannot be used.
     """
 
-    def __init__(self, jobs: Jobs, logs: Path, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, jobs: Jobs, logs: Path, uploads: Uploads, artifacts: Path, metrics: Metrics | None = None
+    ) -> None:
         self.metrics: Final = metrics or Metrics()
         self._jobs = jobs
         self._logs = logs
+        self.uploads = uploads
+        self._artifacts = artifacts
         #: Each has what it keeps of a job under the job's id.
-        self._places = (logs,)
+        self._places = (logs, artifacts, bundle.lists(artifacts))
         self._known: WeakValueDictionary[str, Record] = WeakValueDictionary()
         try:
-            logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for place in self._places:
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._remove_strays()
         except OSError as error:
             raise StateError(f"The folder of logs {logs} is not usable: {error}.") from error
         jobs.put_back()
         self._complete_settled()
+        uploads.remove_unused(jobs.uploads())
         #: How many jobs wait.
         self.waiting = jobs.waiting()
 
@@ -100,7 +109,17 @@ class Records:
         self._jobs.end_hold()
 
     async def add(self, job: Job, request: Request | None = None) -> Record:
-        """Take a job: it is on disk when this returns. Raises StateError, also on a full disk; RequestReusedError."""
+        """Take a job: it is on disk when this returns.
+
+        Raises StateError, also on a full disk; RequestReusedError; BadJobError when its archive is not here.
+        """
+        again = request is not None and self._jobs.requested(request)
+        if isinstance(job.source, Upload) and not again and not self.uploads.has(job.source.id):
+            raise BadJobError(
+                f"There is no archive {job.source.id}: one is kept until its job has ended, and for a day while no job "
+                "asks for it. Send it again.",
+                field=("source", "id"),
+            )
         job_id, new = await asyncio.to_thread(self._jobs.add, job, request)
         self.waiting += int(new)
         self.metrics.submitted.inc(new)
@@ -116,6 +135,17 @@ class Records:
         self.waiting -= 1
         return self.get(job_id)
 
+    def new_upload(self) -> Incoming:
+        """Begin to keep another archive. Raises StateError."""
+        self.uploads.remove_unused(self._jobs.uploads())
+        return self.uploads.begin()
+
+    async def forget_upload(self, upload: str) -> None:
+        """Remove an archive unless another job needs it."""
+        with contextlib.suppress(StateError):  # the next start removes it
+            if upload not in await asyncio.to_thread(self._jobs.uploads):
+                await asyncio.to_thread(self.uploads.remove, upload)
+
     async def take(self, record: Record) -> bool:
         """Claim a job whoever is next; False when it does not wait any more. Raises StateError."""
         taken = await asyncio.to_thread(self._jobs.take, record.id)
@@ -123,7 +153,8 @@ class Records:
         return taken
 
     def _new(self, entry: Entry) -> Record:
-        return Record(self._jobs, entry, self._logs / entry.id, Stopwatch(self.metrics, entry.submitted))
+        watch = Stopwatch(self.metrics, entry.submitted)
+        return Record(self._jobs, entry, self._logs / entry.id, self._artifacts / entry.id, watch)
 
     def undelivered(self) -> list[Delivery]:
         """What was to be told to others, and was not taken so far. For any thread. Raises StateError."""
@@ -161,10 +192,10 @@ class Records:
         return [record for job_id in ids if (record := self.get(job_id))]
 
     def _remove_strays(self) -> None:
-        """Remove logs of jobs that are forgotten."""
-        for path in self._logs.iterdir():
-            if _ID.fullmatch(path.name) and not path.is_dir() and self._jobs.summary(path.name) is None:
-                path.unlink()
+        """Remove files of jobs that are forgotten, and what a crash has left half written."""
+        for path in (path for place in self._places for path in place.iterdir()):
+            if path.suffix == ".part" or (_ID.fullmatch(path.name) and self._jobs.summary(path.name) is None):
+                _remove(path)
 
     def _complete_settled(self) -> None:
         """Have the logs of jobs whose outcome was written right before a crash end as they should."""

@@ -12,10 +12,13 @@ from runner import outcome as outcomes
 from runner.errors import BadJobError, BusyError, ConnectError, DetachedError, LogError, StateError, StoppingError
 from runner.execution.attempt import OnEnd, OnStart, resume_attempt, run, run_attempt
 from runner.execution.cancellation import see_through
+from runner.execution.files.jobs import NO_FILES, JobFiles
+from runner.execution.files.limits import FileLimits
 from runner.execution.log import Log
 from runner.execution.marker import Marker
 from runner.execution.options import Note, Notes, Settings, StepNote
 from runner.job import Job
+from runner.job_files import Upload
 from runner.logs import Action, Events
 from runner.outcome import BadRequest, Limit, Outcome, SandboxLost, SetupFailed
 from runner.service.housekeeping import Housekeeper
@@ -85,6 +88,11 @@ class Service:
         self._reconciled = False
         self._mode = Mode.DRAINING if records.hold() else Mode.WORKING
         self._aborted = 0.0
+
+    @property
+    def file_limits(self) -> FileLimits:
+        """How much the files of a job may be."""
+        return self._settings.files
 
     @property
     def reconciled(self) -> bool:
@@ -268,6 +276,7 @@ class Service:
         self._running[record] = asyncio.create_task(self._see_to_its_end(record))
 
     async def _see_to_its_end(self, record: Record) -> None:
+        source = record.job.source if record.job else None
         try:
             outcome = await self._outcome(record)
             if record.again:
@@ -275,6 +284,8 @@ class Service:
             else:
                 await self._settle(record, outcome)
                 await self._keep_trying(record, outcome, record.finish)
+                if isinstance(source, Upload):
+                    await self.records.forget_upload(source.id)
                 if self._webhooks:
                     self._webhooks.wake()
             _events.info(Action.ENDED, outcomes.sentence(outcome), job=record.id)
@@ -326,6 +337,7 @@ class Service:
                 settings=self._settings,
                 notes=tell,
                 on_end=on_end,
+                files=self._files_of(record),
             )
         assert record.job
         with _SetupLimit(record) as limit:
@@ -333,17 +345,34 @@ class Service:
 
     async def _attempt(self, record: Record, job: Job, log: Log, tell: Notes, mark: OnStart, on_end: OnEnd) -> Outcome:
         """Run it in the sandbox that was prepared in advance, if that suits, or in another one."""
-        settings = self._settings_for(job)
+        settings, files = self._settings_for(job), self._files_of(record)
         if self.standby is not None and settings.patience <= PATIENCE:
             prepared = await self.standby.take(job.profile, job.trust_key)
             if prepared is not None:
                 try:
-                    return await run(prepared, job, log, record.cancellation, notes=tell, on_start=mark, on_end=on_end)
+                    return await run(
+                        prepared, job, log, record.cancellation, notes=tell, on_start=mark, on_end=on_end, files=files
+                    )
                 except ConnectError as error:
                     tell(Note("retry", f"{error} Another one is tried."))
         return await run_attempt(
-            self._leases, job, log, record.cancellation, settings=settings, notes=tell, on_start=mark, on_end=on_end
+            self._leases,
+            job,
+            log,
+            record.cancellation,
+            settings=settings,
+            notes=tell,
+            on_start=mark,
+            on_end=on_end,
+            files=files,
         )
+
+    def _files_of(self, record: Record) -> JobFiles:
+        job = record.job
+        if job is None:
+            return NO_FILES
+        upload = self.records.uploads.path(job.source.id) if isinstance(job.source, Upload) else None
+        return JobFiles.of(job, upload, record.bundle_path, self._settings.files)
 
     async def _settle(self, record: Record, outcome: Outcome) -> None:
         """Have an outcome on disk, however long that takes: until then the job runs, and keeps its sandbox.

@@ -71,12 +71,15 @@ class Standby:
         await self._release()
 
     async def _keep(self) -> None:
+        trouble = ""
         while True:
             try:
-                spare = await self._ready(self._wanted[0])
+                spare, said = await self._ready(self._wanted[0]), ""
             except RunnerError as error:
-                _events.info(Action.STANDBY_FAILED, f"no sandbox in advance: {error}")
-                spare = 0
+                spare, said = 0, str(error)
+            if said and said != trouble:  # a keeper that is away for an hour is told once
+                _events.info(Action.STANDBY_FAILED, f"no sandbox in advance: {said}")
+            trouble = said
             if self._held is None and spare >= _SPARE:
                 self._held = asyncio.create_task(prepare(self._leases, *self._wanted, settings=self._settings))
             elif self._held is not None and self._held.done() and (spare == 0 or not _usable(self._held)):

@@ -21,9 +21,10 @@ class Stopwatch:
         self._settled: float | None = None
 
     def began(self) -> None:
-        """It has a slot."""
+        """It has a slot. Started again after a retry, its way begins there, and its wait is not told twice."""
+        if self._began is None:
+            self._metrics.queue_wait.observe(self._since_submission())
         self._began = time.monotonic()
-        self._metrics.queue_wait.observe(self._since_submission())
 
     def sent(self) -> None:
         """Its script is being sent."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 import httpx
@@ -35,14 +35,25 @@ class Webhooks:
     """Sends the messages of the outbox to its receivers, for as long as `work` runs."""
 
     def __init__(
-        self, deliveries: Deliveries, receivers: Collection[str], key: bytes, *, timeout: float, give_up: float
+        self,
+        deliveries: Deliveries,
+        receivers: Collection[str],
+        key: bytes,
+        *,
+        timeout: float,
+        give_up: float,
+        tried: Callable[[bool], None] = lambda _: None,
     ) -> None:
-        """One try takes no longer than `timeout` seconds; a message is given up after `give_up` seconds."""
+        """One try takes no longer than `timeout` seconds; a message is given up after `give_up` seconds.
+
+        `tried` hears of each try, whether the message was taken.
+        """
         self._deliveries = deliveries
         self._receivers = tuple(receivers)
         self._key = key
         self._timeout = timeout
         self._give_up = give_up
+        self._tried = tried
         self._news = {receiver: asyncio.Event() for receiver in self._receivers}
 
     def wake(self) -> None:
@@ -98,6 +109,7 @@ class Webhooks:
 
     async def _send(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
         problem = await self._try(http, delivery)
+        self._tried(not problem)
         if not problem:
             await asyncio.to_thread(self._deliveries.delivered, delivery)
             return

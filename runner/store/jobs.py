@@ -16,7 +16,8 @@ from runner import outcome as outcomes
 from runner.errors import RequestReusedError, StateError
 from runner.execution.marker import Marker
 from runner.job import Job
-from runner.outcome import BadRequest, Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed
+from runner.job_files import Upload
+from runner.outcome import BadRequest, BadSource, Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed
 from runner.steps import StepProgress, StepState, waiting
 from runner.store import deliveries, queue
 from runner.store.database import Database
@@ -136,10 +137,11 @@ class Jobs:
                 return earlier, False
             number = connection.execute(
                 "INSERT INTO job (id, state, submitted, priority, trust_key, expires, request, request_digest, "
-                "steps) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "steps, upload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     job_id, JobState.QUEUED, now, job.priority, job.trust_key, expires,
                     request.key if request else None, digest, _steps_to_json(waiting(job.steps)),
+                    job.source.id if isinstance(job.source, Upload) else None,
                 ),
             ).lastrowid  # fmt: skip
             assert number is not None
@@ -147,6 +149,14 @@ class Jobs:
             _note(connection, number, JobState.QUEUED)
             queue.enter(connection, number)
         return job_id, True
+
+    def requested(self, request: Request) -> bool:
+        """Whether something was submitted with this name before."""
+        return bool(self._database.read("SELECT 1 FROM job WHERE request = ?", request.key))
+
+    def uploads(self) -> set[str]:
+        """The archives that jobs still need."""
+        return {row["upload"] for row in self._database.read("SELECT upload FROM job WHERE upload IS NOT NULL")}
 
     def get(self, job_id: str) -> Entry | None:
         """The job of that id, if it is known."""
@@ -276,8 +286,8 @@ class Jobs:
         with self._database.transaction("The outcome cannot be written down") as connection:
             _move(connection, job_id, JobState.SETTLED)
             written = connection.execute(
-                "UPDATE job SET outcome = ?, output = ?, closing = ?, steps = ?, marker = NULL, cancelled_by = NULL "
-                "WHERE id = ? AND outcome IS NULL",
+                "UPDATE job SET outcome = ?, output = ?, closing = ?, steps = ?, "
+                "marker = NULL, cancelled_by = NULL, upload = NULL WHERE id = ? AND outcome IS NULL",
                 (
                     json.dumps(outcomes.to_json(result.outcome)),
                     result.output,
@@ -345,7 +355,7 @@ def fit(outcome: Outcome) -> Outcome:
     match outcome:
         case Cancelled(by):
             return Cancelled(_fit(by))
-        case SandboxLost(why) | SetupFailed(why) | RunnerStopped(why) | BadRequest(why):
+        case SandboxLost(why) | SetupFailed(why) | BadSource(why) | RunnerStopped(why) | BadRequest(why):
             return replace(outcome, why=_fit(why))
     return outcome
 

@@ -113,5 +113,11 @@ _DELIVERIES: Final = (
     "CREATE INDEX delivery_due ON delivery (receiver, due)",
 )
 
+_UPLOADS: Final = (
+    # The archive that was sent with a job, as long as that may need it.
+    "ALTER TABLE job ADD COLUMN upload TEXT",
+    "CREATE INDEX job_upload ON job (upload) WHERE upload IS NOT NULL",
+)
+
 #: `PRAGMA user_version` counts the steps that were done.
-MIGRATIONS: Final = (_FIRST, _STEPS, _HOLD, _RETRIES, _DELIVERIES)
+MIGRATIONS: Final = (_FIRST, _STEPS, _HOLD, _RETRIES, _DELIVERIES, _UPLOADS)

@@ -13,14 +13,14 @@ import typer
 
 from sandbox.adhoc.life import Life, seconds
 from sandbox.adhoc.record import NAME
-from sandbox.keeper import protocol
+from sandbox.keeper import places
 from sandbox.keeper.client import KeeperClient
 
 if TYPE_CHECKING:
     from sandbox.adhoc.machine import Machines
 
 DEFAULT_NAME = "default"
-DEFAULT_SOCKET = Path(protocol.DEFAULT_SOCKET)
+DEFAULT_SOCKET = Path(places.DEFAULT_SOCKET)
 
 
 def _name(text: str) -> str:

@@ -15,9 +15,6 @@ from sandbox.state import State
 
 MAX_LINE = 1024 * 1024
 MAX_PATIENCE = 7 * 24 * 3600.0
-DEFAULT_RUN_FOLDER = "/run/sandbox"
-SOCKET_IN_RUN_FOLDER = "keeper/socket"
-DEFAULT_SOCKET = f"{DEFAULT_RUN_FOLDER}/{SOCKET_IN_RUN_FOLDER}"
 
 
 def _printable(text: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sandbox.errors import ConfigError, KeeperError, NoWayIn, ProtocolError, SandboxError
-from sandbox.keeper import protocol
+from sandbox.keeper import places, protocol
 from sandbox.keeper.verbs import Verbs
 from sandbox.logs import Action, Events
 
@@ -34,7 +34,7 @@ class KeeperServer(socketserver.ThreadingUnixStreamServer):
 
     def __init__(self, run_folder: Path, verbs: Verbs, group: str | None) -> None:
         self.verbs = verbs
-        self.path = run_folder / protocol.SOCKET_IN_RUN_FOLDER
+        self.path = run_folder / places.SOCKET_IN_RUN_FOLDER
         try:
             _close_to_others(run_folder, group)
             self.path.parent.mkdir(exist_ok=True)

@@ -1,7 +1,6 @@
 """Keeps the host's disk from running out: the keeper's side of `sandbox.disk`."""
 
 import threading
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
@@ -65,7 +64,7 @@ class Storage:
             return {}
         with self._stock.changed:
             profiles = {sandbox.name: sandbox.profile for sandbox in self._stock.pool}
-        taken: Counter[str] = Counter()
+        taken = dict.fromkeys(profiles.values(), 0)
         for name, profile in profiles.items():
             if usage := self._watcher.usage(name):
                 taken[profile] += usage.amount.bytes

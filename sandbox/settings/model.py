@@ -134,7 +134,7 @@ def written(value: object) -> str:
         case ByteSize() if value >= 1024:
             text = f'"{_bytes(value)}"'
         case int() | float():
-            text = f"{value:g}" if isinstance(value, float) else str(int(value))
+            text = f"{value:.15g}" if isinstance(value, float) else str(int(value))
         case tuple() | list():
             text = f"[{', '.join(map(written, value))}]"
         case _:

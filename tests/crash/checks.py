@@ -120,5 +120,5 @@ def check_nothing_is_left(lab: Lab) -> None:
     left = "SELECT state, marker, sealed FROM job LEFT JOIN content ON job = number WHERE id = ?"
     assert _stored(lab, left) == [("finished", None, None)]
     assert [path.name for path in (lab.runner.state / "logs").iterdir()] == [lab.job]
-    files = {"key", "lock", "logs", "runner.db", "runner.db-shm", "runner.db-wal", "token"}
+    files = {"artifacts", "key", "lock", "logs", "runner.db", "runner.db-shm", "runner.db-wal", "token", "uploads"}
     assert {path.name for path in lab.runner.state.iterdir()} <= files

@@ -18,7 +18,7 @@ import pytest
 
 from sandbox import processes
 from sandbox.errors import KeeperError
-from sandbox.keeper import protocol
+from sandbox.keeper import places, protocol
 from sandbox.keeper.client import KeeperClient
 from sandbox.state import State
 from sandbox.template import LABEL_INSTALLATION
@@ -59,7 +59,7 @@ class Keeper:
 
     @property
     def socket(self) -> Path:
-        return self.folder / "run" / protocol.SOCKET_IN_RUN_FOLDER
+        return self.folder / "run" / places.SOCKET_IN_RUN_FOLDER
 
     @property
     def client(self) -> KeeperClient:

@@ -11,7 +11,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from sandbox.keeper import protocol
+from sandbox.keeper import places
 from sandbox.keeper.client import KeeperClient
 from sandbox.network.ruleset import table_name
 from sandbox.state import State
@@ -34,7 +34,7 @@ class Installation:
     def __init__(self, run_folder: Path) -> None:
         self.files = (ROOT / "compose.yaml", run_folder.with_name("patience.yaml"))
         self.files[-1].write_text(PATIENCE)
-        self.socket = run_folder / protocol.SOCKET_IN_RUN_FOLDER
+        self.socket = run_folder / places.SOCKET_IN_RUN_FOLDER
         self.environment = {
             **os.environ,
             "COMPOSE_PROJECT_NAME": PROJECT,

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+from prometheus_client import CollectorRegistry
+
+from runner.metrics import Metrics
+from runner.service.health import Reason
+from runner.store.states import JobState
+from sandbox.config import KeeperConfig
+from sandbox.engine import Engine
+from sandbox.keeper.gauges import Gauges
+from sandbox.keeper.guard import Guard
+from sandbox.keeper.metrics import Metrics as KeeperMetrics
+from sandbox.keeper.records import Records
+from sandbox.keeper.stock import Stock
+from sandbox.keeper.storage import Storage
+from sandbox.keeper.watch import HostWatch
+from sandbox.profile import Profile
 from tests.monitoring.source import ROOT, members
 
 LOGS = Path("docs/logs.md")
+METRICS = Path("docs/metrics.md")
 
 _MARK = "<!-- made from the source: python -m tests.monitoring.pages -->\n"
 
@@ -21,6 +39,48 @@ def logs_page() -> str:
             "The keeper's actions": _table(("action", "means"), _lines("sandbox/logs.py")),
         },
     )
+
+
+def metrics_page() -> str:
+    """`docs/metrics.md`: what is above its mark by hand, and a line for each metric."""
+    head = ("metric", "type", "labels", "means")
+    return _page(
+        METRICS,
+        {
+            "The runner's": _table(head, _families(_of_runner())),
+            "The keeper's": _table(head, _families(_of_keeper())),
+        },
+    )
+
+
+def _of_runner() -> CollectorRegistry:
+    metrics = Metrics()
+    metrics.gitlab_stage.labels("build_script", "done")
+    metrics.keeper_answered(True)
+    metrics.show(dict.fromkeys(JobState, 0), 0.0, (0, 0), (0, 0), dict.fromkeys(Reason, False))
+    return metrics._registry
+
+
+def _of_keeper() -> CollectorRegistry:
+    config = KeeperConfig(profiles={"default": Profile()})
+    metrics = KeeperMetrics(config.profiles)
+    stock = Stock(config.profiles, cast(Records, SimpleNamespace(keep=None)))
+    storage = Storage(config, stock, cast(Engine, None))
+    Gauges(metrics, stock, cast(Guard, SimpleNamespace(counters=dict)), HostWatch(metrics), storage)
+    return metrics.registry
+
+
+def _families(registry: CollectorRegistry) -> list[tuple[str, ...]]:
+    lines = []
+    for family in registry.collect():
+        if "process_" in family.name:  # the library's own, which come and go with its releases
+            continue
+        sampled = {label for sample in family.samples for label in sample.labels if label != "le"}
+        labels = getattr(family, "_labelnames", None) or sorted(sampled)
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        shown = ", ".join(f"`{label}`" for label in labels)
+        lines.append((f"`{name}`", family.type, shown, family.documentation))
+    return sorted(lines)
 
 
 def _lines(module: str) -> Iterable[tuple[str, str]]:
@@ -40,3 +100,4 @@ def _table(head: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
 
 if __name__ == "__main__":
     (ROOT / LOGS).write_text(logs_page())
+    (ROOT / METRICS).write_text(metrics_page())

@@ -8,11 +8,11 @@ from runner.logs import Action
 from runner.service.mode import Mode
 from runner.service.watermark import Disk
 from sandbox.logs import Action as KeeperAction
-from tests.monitoring.pages import LOGS, logs_page
+from tests.monitoring.pages import LOGS, METRICS, logs_page, metrics_page
 from tests.monitoring.source import ROOT, members, modules
 
 #: These set how much a library tells; they tell nothing themselves.
-OF_LIBRARIES = {"runner/execution/session.py", "sandbox/ssh.py"}
+OF_LIBRARIES = {"runner/execution/session.py", "runner/service/webhooks.py", "sandbox/ssh.py"}
 TELLING = ("info", "warning", "error")
 
 
@@ -85,3 +85,4 @@ def test_the_manual_has_them_all() -> None:
     assert set(members("sandbox/logs.py", "Action")) == {a.value for a in KeeperAction}
     assert set(members("runner/logs.py", "Action")) == {a.value for a in Action}
     assert (ROOT / LOGS).read_text() == logs_page(), "write it anew: python -m tests.monitoring.pages"
+    assert (ROOT / METRICS).read_text() == metrics_page(), "write it anew: python -m tests.monitoring.pages"

@@ -71,7 +71,7 @@ def says(*pieces: bytes, close: bool = True) -> Liar:
     """Return a liar that says the first piece when it has the launcher, each further one when it heard more."""
 
     async def liar(process: asyncssh.SSHServerProcess[bytes]) -> None:
-        awaited = len(program.SOURCE)
+        awaited = len(program.LAUNCHER.source)
         for piece in pieces:
             await process.stdin.readexactly(awaited)
             process.stdout.write(piece)

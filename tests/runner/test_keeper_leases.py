@@ -169,3 +169,18 @@ class TestConformance(LeaseConformance):
             yield KeeperLeases(server.path)
             server.shutdown()
             serving.join()
+
+
+async def test_however_many_wait_for_a_sandbox_a_lease_is_renewed(client: Client, leases: KeeperLeases) -> None:
+    # The trap: asyncio's own threads, of which a small host has six. Leases run out while all of them wait.
+    lease = await leases.resume("a", TOKEN)
+    client.release.clear()
+    waiting = [asyncio.create_task(leases.lend(f"a{number}", TOKEN, "default", "team", 600, 0)) for number in range(40)]
+    await until(lambda: len(client.asked) == 41)
+    renewal = asyncio.create_task(lease.renew())
+    await until(lambda: ("renew", TOKEN) in client.asked)
+    client.release.set()
+    await renewal
+    for granted in await asyncio.gather(*waiting):
+        granted.access.socket.close()
+    lease.access.socket.close()

@@ -147,7 +147,7 @@ def waiting(command: list[str], place: Path) -> Iterator[Launcher]:
     launch = wire.Launch("a1", (), {}, None, 0.3, 1 << 30, str(place / "workspace"), str(place / "attempts"))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
         running = Launcher(process, launch)
-        running.send(program.SOURCE)
+        running.send(program.LAUNCHER.source)
         yield running
         process.kill()
 
@@ -162,14 +162,14 @@ def python(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def launcher(python: str, tmp_path: Path) -> Iterator[Launcher]:
     """Start a launcher that waits for a job."""
-    with waiting([python, *program.ARGUMENTS], tmp_path) as running:
+    with waiting([python, *program.LAUNCHER.arguments], tmp_path) as running:
         yield running
 
 
 @pytest.fixture
 def later(python: str, tmp_path: Path) -> Iterator[Launcher]:
     """Start another one in the same sandbox."""
-    with waiting([python, *program.ARGUMENTS], tmp_path) as running:
+    with waiting([python, *program.LAUNCHER.arguments], tmp_path) as running:
         yield running
 
 
@@ -410,8 +410,8 @@ def test_no_clock_that_can_be_set_is_looked_at(python: str, tmp_path: Path) -> N
     spoil = (
         "import time\nfor name in ('time', 'time_ns', 'clock_gettime', 'localtime', 'gmtime'): delattr(time, name)\n"
     )
-    *options, bootstrap = program.ARGUMENTS[: program.ARGUMENTS.index("-c") + 2]
-    command = [python, *options, spoil + bootstrap, *program.ARGUMENTS[len(options) + 1 :]]
+    *options, bootstrap = program.LAUNCHER.arguments[: program.LAUNCHER.arguments.index("-c") + 2]
+    command = [python, *options, spoil + bootstrap, *program.LAUNCHER.arguments[len(options) + 1 :]]
     with waiting(command, tmp_path) as launcher:
         launcher.start(b"trap '' TERM; echo ready; while :; do sleep 0.02; done", timeout=0.3)
         begin = time.monotonic()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from runner import outcome as outcomes
 from runner.outcome import (
     BadRequest,
+    BadSource,
     Cancelled,
     Killed,
     Limit,
@@ -31,7 +32,7 @@ OUTCOMES: st.SearchStrategy[Outcome] = st.one_of(
     st.builds(Killed, st.integers(1, 64)),
     st.builds(TimedOut, st.sampled_from(Limit)),
     st.builds(Cancelled, TEXT),
-    *(st.builds(kind, TEXT) for kind in (SandboxLost, SetupFailed, RunnerStopped, BadRequest)),
+    *(st.builds(kind, TEXT) for kind in (SandboxLost, SetupFailed, BadSource, RunnerStopped, BadRequest)),
 )
 
 
@@ -51,6 +52,7 @@ def test_every_kind_has_a_row_and_no_two_share_a_name() -> None:
         (SetupFailed("x"), 69, "setup_failed"),
         (RunnerStopped("x"), 70, "runner_stopped"),
         (BadRequest("x"), 64, "bad_request"),
+        (BadSource("x"), 66, "bad_source"),
     ],
 )
 def test_what_others_rely_on(outcome: Outcome, code: int, name: str) -> None:

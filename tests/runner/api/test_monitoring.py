@@ -152,7 +152,7 @@ async def test_jobs_are_told_by_state_and_the_oldest_by_how_long_it_waits(tmp_pa
     assert {name for name in before if name.startswith("runner_jobs_ended_total")} == {
         f"runner_jobs_ended_total outcome={name}" for name in NAMES
     }
-    assert before["sandbox_keeper_up"] == 0
+    assert "sandbox_keeper_up" not in before  # it has none
     await service.submit(Job(b"true"))
     await service.submit(Job(b"true"))
     after = await api.measured()

@@ -83,7 +83,8 @@ def test_a_secret_that_cannot_be_had_is_told_by_where_it_was_named(
 class Running:
     """A real service without a keeper: it starts no job."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, scheme: str = "http") -> None:
+        self.scheme = scheme
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.address = f"127.0.0.1:{probe.getsockname()[1]}"
         self.log = file.with_name("log")
@@ -110,7 +111,7 @@ class Running:
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
         try:
-            return httpx.get(f"http://{self.address}/live").status_code == 200
+            return httpx.get(f"{self.scheme}://{self.address}/live", verify=False).status_code == 200
         except httpx.TransportError:
             return False
 

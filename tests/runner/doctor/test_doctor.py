@@ -15,6 +15,7 @@ from runner.cli import app
 from runner.config.load import load
 from runner.doctor import gather
 from sandbox.report import Found, Unknown
+from tests.runner.api.test_server import certificate
 from tests.runner.config.test_commands import Running
 
 
@@ -45,6 +46,23 @@ def test_a_service_without_a_keeper_says_so_and_so_does_its_api(running: Running
     assert [found[name]["status"] for name in ("pool", "canary-job", "host")] == ["not-checked"] * 3
     assert "There is no keeper socket at" in found["keeper"]["seen"]
     assert "There is no Docker socket for us at /none/such." in found["host"]["seen"]
+
+
+def test_a_service_with_a_certificate_is_reached_and_another_one_is_not_it(tmp_path: Path) -> None:
+    """The certificate is for another name, as a service's mostly is on its own host."""
+    (tmp_path / "other").mkdir()
+    ours, other = certificate(tmp_path), certificate(tmp_path / "other")
+    file = tmp_path / "runner.toml"
+    file.write_text(f'[tls]\ncertificate = "{ours.certificate}"\nkey = "{ours.key}"\n')
+    service = Running(file, "https")
+    try:
+        _, found = doctor("--config", str(file), "--listen", service.address, "--state", str(tmp_path / "state"))
+        assert found["api"]["seen"].startswith("The service answers: ")
+        options = ["--tls-certificate", str(other.certificate), "--tls-key", str(other.key)]
+        _, found = doctor(*options, "--listen", service.address, "--state", str(tmp_path / "state"))
+        assert "CERTIFICATE_VERIFY_FAILED" in found["api"]["seen"]
+    finally:
+        service.stop()
 
 
 def test_nothing_there_is_told_check_by_check(tmp_path: Path) -> None:

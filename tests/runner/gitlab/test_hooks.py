@@ -152,6 +152,14 @@ async def test_much_output(lab: Lab) -> None:
     assert len(end.out) == 50000000 + len("end\n")
 
 
+async def test_more_output_than_is_kept(lab: Lab) -> None:
+    object.__setattr__(lab.options, "log_limit", 1000)
+    manager = await lab.prepared()
+    end = await manager.run("head -c 5000 /dev/zero; exit 3")
+    assert (end.code, end.out, manager.exit_code) == (1, bytes(1000), "3\n")
+    assert end.err == "runner: The log is kept up to 1000 bytes; 4000 bytes were dropped.\n"
+
+
 async def test_a_large_script(lab: Lab) -> None:
     manager = await lab.prepared()
     end = await manager.run(f"export X='{'x' * 300_000}'; echo ${{#X}}")

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from runner.service.records import Records
+from runner.service.uploads import Uploads
 from runner.store.database import Database
 from runner.store.deliveries import Deliveries
 from runner.store.jobs import Jobs
@@ -35,7 +36,7 @@ class State:
 
     @cached_property
     def records(self) -> Records:
-        return Records(self.jobs, self.folder / "logs")
+        return Records(self.jobs, self.folder / "logs", Uploads(self.folder / "uploads"), self.folder / "artifacts")
 
 
 @contextmanager

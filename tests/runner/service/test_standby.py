@@ -143,3 +143,24 @@ async def test_one_that_is_still_prepared_is_nobody_s_when_who_waits_for_it_is_c
         assert taking.cancelled()
         assert standby._held is None
     assert all(lease.over for lease in host.leases.leases)
+
+
+async def test_a_keeper_that_is_away_is_told_once(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    host = Host(sandbox, ready=2)
+    host.trouble = True
+    asked = 0
+
+    async def count(profile: str) -> int:
+        nonlocal asked
+        asked += 1
+        return await host.count(profile)
+
+    standby = Standby(host.leases, count)
+    await until(lambda: asked > 5)
+    assert caplog.text.count("No keeper answers.") == 1
+    host.trouble = False
+    await until(lambda: held(standby))
+    host.trouble = True  # another time
+    await until(lambda: caplog.text.count("No keeper answers.") == 2)
+    await standby.close()

@@ -64,6 +64,7 @@ def test_what_is_known_of_a_setting() -> None:
     [
         (True, "true"),
         (0.5, "0.5"),
+        (2592000.0, "2592000"),
         (ByteSize(1536), '"1536B"'),
         (ByteSize(10), "10"),
         (ByteSize(2**50), '"1024TiB"'),

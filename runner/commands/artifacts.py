@@ -1,0 +1,73 @@
+"""What is kept of a job: list it, or have it here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runner.commands.jobs import AsJson, JobId, client, table
+from runner.errors import InputError
+
+if TYPE_CHECKING:
+    from runner.client import Client
+
+app = typer.Typer()
+
+
+@app.command()
+def artifacts(
+    job: JobId,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Have them in this folder; it is made, or empty.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what is kept of a job, or have it in a folder."""
+    with client() as service:
+        kept = service.artifacts(job)
+        if output and kept["artifacts"]:
+            _download(service, job, output, kept)
+    if as_json:
+        print(json.dumps(kept))
+        return
+    for sentence in kept["left_out"]:
+        typer.echo(f"runner: not kept: {sentence}", err=True)
+    if output:
+        typer.echo(f"{len(kept['artifacts'])} artifacts are in {output}.")
+    else:
+        table(["SIZE", "PATH"], ([str(one["size"]), _name(one)] for one in kept["artifacts"]))
+
+
+def _name(artifact: dict[str, Any]) -> str:
+    """A name as a terminal may be given it."""
+    name = artifact["path"] + (f" -> {artifact['link']}" if artifact["link"] else "")
+    return "".join(sign if sign.isprintable() else "?" for sign in name)
+
+
+def _download(service: Client, job: str, folder: Path, kept: dict[str, Any]) -> None:
+    """Have them all in the folder, or nothing. A service that is not ours to trust writes nowhere else."""
+    from runner.execution.files.inside.unpack import UnsafeArchiveError, unpack  # noqa: PLC0415 - only here
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"There is something in {folder} already. Name another folder.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".runner-", dir=folder.parent) as beside:
+            place = Path(beside, "all")
+            place.mkdir()
+            with Path(beside, "archive").open("w+b") as archive:
+                service.artifact_archive(job, archive)
+                archive.seek(0)
+                unpack(archive, place, sum(one["size"] for one in kept["artifacts"]), len(kept["artifacts"]))
+            if folder.exists():
+                folder.rmdir()
+            shutil.move(place, folder)
+    except UnsafeArchiveError as error:
+        raise InputError(f"The artifacts are not unpacked. {error}") from error
+    except OSError as error:
+        raise InputError(f"The artifacts cannot be written to {folder}: {error.strerror or error}.") from error

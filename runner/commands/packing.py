@@ -1,0 +1,38 @@
+"""A folder as the archive that a job starts with."""
+
+from __future__ import annotations
+
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from runner.errors import InputError
+
+
+@contextmanager
+def packed(path: Path) -> Iterator[BinaryIO]:
+    """Give a folder's archive, or the archive that the path names. Errors: InputError."""
+    try:
+        if not path.is_dir():
+            with path.open("rb") as archive:
+                yield archive
+            return
+        with tempfile.TemporaryFile() as file:
+            with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as members:
+                members.add(path, arcname=".", filter=_nobodys)
+            file.seek(0)
+            yield cast(BinaryIO, file)
+    except OSError as error:
+        raise InputError(f"{error.filename or path} cannot be sent: {error.strerror}.") from error
+
+
+def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """What is sent says nothing about who had it here; sockets and devices stay."""
+    if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+        return None
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member

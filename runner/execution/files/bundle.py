@@ -1,0 +1,158 @@
+"""What is kept of one job on the runner's disk: an archive, and a list of what is in it. Whole or not at all.
+
+The list is written last: without it, nothing is kept. A second collection after a crash takes the first one's place.
+Every function blocks for as long as the disk takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import tarfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Final
+
+from runner import files as disk
+from runner.errors import ProtocolError
+from runner.execution.files.inside.patterns import Patterns
+from runner.execution.files.inside.unpack import UnsafeArchiveError, inside, stays_inside
+
+#: Fast rather than small.
+_LEVEL: Final = 1
+_MAX_LIST: Final = 64 * 1024 * 1024
+_MAX_PATH: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file or link."""
+
+    path: str
+    size: int = 0
+    #: Where a symbolic link leads.
+    link: str | None = None
+    executable: bool = False
+    #: In whole seconds since 1970.
+    changed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept of a job."""
+
+    members: tuple[Member, ...]
+    #: Sentences on what is not.
+    left_out: tuple[str, ...]
+    #: Bytes of the archive.
+    size: int
+
+
+def admitted(document: Mapping[str, Any], patterns: Patterns) -> Member:
+    """Return what a sandbox announces as a member. Raises ProtocolError when that cannot be one. Pure."""
+    path, link, size = document.get("path"), document.get("link"), document.get("size", 0)
+    changed = document.get("changed", 0)
+    if not isinstance(path, str) or not path.isprintable() or not 0 < len(path.encode(errors="replace")) <= _MAX_PATH:
+        raise ProtocolError("The sandbox sent a file whose name is no name.")
+    try:
+        plain = str(inside(path)) == path and path != "."
+    except UnsafeArchiveError:
+        plain = False
+    if not plain or not patterns.admit(path):
+        raise ProtocolError("The sandbox sent a file that it was not asked for.")
+    if link is not None and not (
+        isinstance(link, str) and link.isprintable() and stays_inside(PurePosixPath(path), link)
+    ):
+        raise ProtocolError("The sandbox sent a link that leads elsewhere.")
+    if not (_is_count(size, 1 << 50) and _is_count(changed, 1 << 33)) or (link is not None and size):
+        raise ProtocolError("The sandbox sent a file with numbers that are none.")
+    return Member(path, size, link, document.get("executable") is True, changed)
+
+
+def _is_count(value: object, highest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < highest
+
+
+class Bundle:
+    """Writes an archive. Closed without `keep`, it leaves what was kept before, if anything."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        self._path = path
+        self._part = path.with_name(f"{path.name}.part")
+        lists(path.parent).mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._file: BinaryIO = os.fdopen(os.open(self._part, flags, 0o600), "wb")
+        self._gzip = gzip.GzipFile("", "wb", _LEVEL, self._file, 0)
+        self._members: list[Member] = []
+        self._names: set[str] = set()
+        self._folders: set[str] = set()
+        self._missing = 0
+
+    def close(self) -> None:
+        """Forget what was not kept. Idempotent."""
+        self._file.close()
+        with contextlib.suppress(OSError):
+            self._part.unlink(missing_ok=True)
+
+    def begin(self, member: Member) -> None:
+        """Begin a member, whose bytes follow. Raises ProtocolError for one that is there, or lies below another."""
+        parents = {str(parent) for parent in PurePosixPath(member.path).parents}
+        if member.path in self._names or member.path in self._folders or not self._names.isdisjoint(parents):
+            raise ProtocolError("The sandbox sent a file twice, or below another one.")
+        self._names.add(member.path)
+        self._folders |= parents
+        self._members.append(member)
+        self._gzip.write(_header(member))
+        self._missing = -member.size % tarfile.BLOCKSIZE
+
+    def write(self, piece: bytes) -> None:
+        """Write the next bytes of the member."""
+        self._gzip.write(piece)
+
+    def end(self) -> None:
+        """End the member."""
+        self._gzip.write(bytes(self._missing))
+
+    def keep(self, left_out: tuple[str, ...]) -> Kept:
+        """Have it all on disk."""
+        self._gzip.write(bytes(2 * tarfile.BLOCKSIZE))
+        self._gzip.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        kept = Kept(tuple(self._members), left_out, self._file.tell())
+        self._part.replace(self._path)
+        disk.write_json(_list_of(self._path), asdict(kept))
+        return kept
+
+
+def _header(member: Member) -> bytes:
+    info = tarfile.TarInfo(member.path)
+    info.size, info.mtime, info.mode = member.size, member.changed, 0o755 if member.executable else 0o644
+    if member.link is not None:
+        info.type, info.linkname = tarfile.SYMTYPE, member.link
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+def lists(folder: Path) -> Path:
+    """Return the folder of the lists of what is kept in a folder."""
+    return folder / "lists"
+
+
+def _list_of(path: Path) -> Path:
+    return lists(path.parent) / path.name
+
+
+def read(path: Path) -> Kept | None:
+    """Return what is kept; None if nothing is. Raises OSError, ValueError when something else is there."""
+    try:
+        document = disk.read_json(_list_of(path), _MAX_LIST)
+    except FileNotFoundError:
+        return None
+    if not isinstance(document, dict):
+        raise ValueError(f"{path.name} is no list of artifacts")  # noqa: TRY004 - what it holds, not what we did
+    return Kept(
+        tuple(Member(**member) for member in document["members"]), tuple(document["left_out"]), document["size"]
+    )

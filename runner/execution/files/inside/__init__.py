@@ -1,0 +1,1 @@
+"""What runs in the sandbox for a job's files, and reads archives elsewhere. Standard library only."""

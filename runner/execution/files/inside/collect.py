@@ -1,0 +1,136 @@
+"""Sends the files beneath a working folder that are to be kept, and says what it leaves out. Runs in the sandbox.
+
+No link is followed: folders are opened one below the other, and a link is sent as one if it stays inside. The runner
+believes nothing of what this says, for it runs as the job's user.
+
+The answer is a frame `f` for each file (JSON, followed by its bytes), and a frame `d` at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+from pathlib import PurePosixPath
+
+from runner.execution.files.inside.patterns import Patterns
+from runner.execution.files.inside.unpack import shown, stays_inside
+from runner.execution.launcher import STDOUT, read_head, read_pieces, send_json, write_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+DEEPEST = 100
+MOST_TOLD = 20
+CHUNK = 1024 * 1024
+FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def main() -> None:
+    """Read what is wanted, and send it."""
+    _, size = read_head()
+    wanted = json.loads(b"".join(read_pieces(size)))
+    signal.alarm(int(wanted["deadline"]) + 1)
+    Collector(wanted).run()
+
+
+class Collector:
+    """Walks through one folder."""
+
+    def __init__(self, wanted: dict[str, Any]) -> None:
+        self.folder = wanted["folder"]
+        self.patterns = Patterns(wanted["paths"])
+        self.bytes, self.files = wanted["bytes"], wanted["files"]
+        self.left_out = 0
+        self.told: list[str] = []
+
+    def run(self) -> None:
+        """Send all that is wanted, then what was left out."""
+        try:
+            self.walk(os.open(self.folder, FLAGS | os.O_DIRECTORY), "", self.patterns.start)
+        except OSError as error:
+            self.leave_out(self.folder, f"it cannot be read ({error.strerror})")
+        send_json(b"d", {"left_out": self.left_out, "told": self.told})
+
+    def walk(self, descriptor: int, above: str, places: tuple[frozenset[int], ...]) -> None:
+        """Look through a folder, which is closed then."""
+        try:
+            for name in sorted(os.listdir(descriptor)):
+                further = self.patterns.step(places, name)
+                if any(further):
+                    self.look(descriptor, name, above + name, further)
+        finally:
+            os.close(descriptor)
+
+    def look(self, folder: int, name: str, path: str, places: tuple[frozenset[int], ...]) -> None:
+        """Send one entry of a folder, or what is in it."""
+        meant = self.patterns.meant(places)
+        try:
+            kind = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+            if stat.S_ISDIR(kind) and path.count("/") < DEEPEST:
+                self.walk(os.open(name, FLAGS | os.O_DIRECTORY, dir_fd=folder), f"{path}/", places)
+            elif not meant:
+                return
+            elif not path.isprintable():
+                self.leave_out(path, "its name is no plain text")
+            elif stat.S_ISLNK(kind):
+                self.send_link(path, os.readlink(name, dir_fd=folder))
+            elif stat.S_ISREG(kind):
+                self.send_file(path, os.open(name, FLAGS, dir_fd=folder))
+            else:
+                self.leave_out(path, "it is no file")
+        except OSError as error:
+            if meant:
+                self.leave_out(path, f"it cannot be read ({error.strerror})")
+
+    def send_link(self, path: str, target: str) -> None:
+        """Send a symbolic link."""
+        if not target.isprintable() or not stays_inside(PurePosixPath(path), target):
+            self.leave_out(path, "it is a link that leads elsewhere")
+        elif self.has_room(path, 0):
+            send_json(b"f", {"path": path, "link": target})
+
+    def send_file(self, path: str, descriptor: int) -> None:
+        """Send a file, with as many bytes as were announced, whatever becomes of it meanwhile."""
+        with open(descriptor, "rb", buffering=0) as file:
+            facts = os.fstat(descriptor)
+            if not stat.S_ISREG(facts.st_mode):
+                self.leave_out(path, "it is no file")
+                return
+            if not self.has_room(path, facts.st_size):
+                return
+            changed = min(max(0, int(facts.st_mtime)), 2**33 - 1)
+            header = {
+                "path": path,
+                "size": facts.st_size,
+                "executable": bool(facts.st_mode & 0o100),
+                "changed": changed,
+            }
+            send_json(b"f", header)
+            left = facts.st_size
+            while left and (piece := file.read(min(CHUNK, left))):
+                write_all(STDOUT, piece)
+                left -= len(piece)
+            while left:
+                write_all(STDOUT, bytes(min(CHUNK, left)))
+                left -= min(CHUNK, left)
+
+    def has_room(self, path: str, size: int) -> bool:
+        """Whether there is room for one more; it is taken then."""
+        if self.files < 1:
+            self.leave_out(path, "there are too many files")
+        elif self.bytes < size:
+            self.leave_out(path, f"its {size} bytes are more than there is room for")
+        else:
+            self.files -= 1
+            self.bytes -= size
+            return True
+        return False
+
+    def leave_out(self, path: str, why: str) -> None:
+        """Say so, for the first ones."""
+        self.left_out += 1
+        if len(self.told) < MOST_TOLD:
+            self.told.append(f"{shown(path)}: {why}")

@@ -1,0 +1,201 @@
+"""Fills a job's working folder with its source. Runs in the sandbox, before anything of the job is there.
+
+What is secret comes over standard input, and is only in files of a private folder in memory while it is needed. The
+answer is one frame: `d` when the folder is filled, `n` with the reason when it is not.
+"""
+# ruff: noqa: PTH123
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+
+from runner.execution.files.inside.unpack import UnsafeArchiveError, unpack
+from runner.execution.folder import RefusedError
+from runner.execution.launcher import empty_workspace, read_head, read_pieces, send_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import IO, Any
+
+MEMORY = "/dev/shm"  # noqa: S108 - that is where memory is
+PIECE = 1024 * 1024
+MOST_SAID = 800
+STALLED = 60  # seconds without a byte
+GIT = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ALLOW_PROTOCOL": "http:https:ssh",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_HTTP_LOW_SPEED_LIMIT": "1",
+    "GIT_HTTP_LOW_SPEED_TIME": str(STALLED),
+    "LC_ALL": "C.UTF-8",
+}
+SSH = (
+    "ssh -F /dev/null -o BatchMode=yes -o IdentitiesOnly=yes -o IdentityAgent=none -o StrictHostKeyChecking=yes "
+    "-o GlobalKnownHostsFile=/dev/null -o ConnectTimeout=30 -o ServerAliveInterval=15"
+)
+NOT_BY_HASH = ("not our ref", "unadvertised object", "couldn't find remote ref")
+
+
+class SourceError(Exception):
+    """The source cannot be had, for the reason given."""
+
+
+def main() -> None:
+    """Read what is wanted, and fill the folder."""
+    _, size = read_head()
+    wanted = json.loads(b"".join(read_pieces(size)))
+    signal.alarm(int(wanted["deadline"]) + 1)
+    try:
+        fetch(wanted)
+    except (SourceError, UnsafeArchiveError, RefusedError) as error:
+        send_json(b"n", {"why": str(error)})
+    except OSError as error:
+        send_json(b"n", {"why": f"The files cannot be written in the sandbox: {error.strerror or error}."})
+    else:
+        send_json(b"d", {})
+
+
+def fetch(wanted: dict[str, Any]) -> None:
+    """Fill the folder, which is empty at first."""
+    folder = Path(wanted["folder"])
+    empty_workspace(str(folder))
+    if wanted["kind"] == "git":
+        with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as private:
+            Git(wanted, folder, Path(private)).check_out()
+        return
+    with tempfile.TemporaryFile(dir=folder.parent) as archive:
+        pieces = read_pieces(wanted["size"]) if wanted["kind"] == "upload" else download(wanted)
+        if keep(pieces, archive) != wanted["sha256"]:
+            raise SourceError("The archive is another one: its SHA-256 is not the one that was given.")
+        archive.seek(0)
+        unpack(archive, folder, wanted["bytes"], wanted["files"])
+
+
+def keep(pieces: Iterable[bytes], archive: IO[bytes]) -> str:
+    """Write an archive down, and return its SHA-256."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        archive.write(piece)
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def download(wanted: dict[str, Any]) -> Iterator[bytes]:
+    """Yield what is at an address. The token goes to that address only, and not where it leads."""
+    request = urllib.request.Request(wanted["url"], headers={"User-Agent": "sandbox-runner"})  # noqa: S310 - checked
+    if wanted["token"]:
+        request.add_unredirected_header("Authorization", f"Bearer {wanted['token']}")
+    try:
+        with urllib.request.urlopen(request, timeout=STALLED) as answer:  # noqa: S310 - as above
+            left = wanted["archive_bytes"]
+            while piece := answer.read(PIECE):
+                left -= len(piece)
+                if left < 0:
+                    raise SourceError(f"The archive has more than {wanted['archive_bytes']} bytes.")
+                yield piece
+    except urllib.error.HTTPError as error:
+        raise SourceError(f"The server of the archive answered {error.code} {one_line(error.reason)}.") from None
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise SourceError(
+            f"The archive could not be fetched: {one_line(str(reason) or type(error).__name__)}."
+        ) from None
+
+
+class Git:
+    """One commit, as git brings it."""
+
+    def __init__(self, wanted: dict[str, Any], folder: Path, private: Path) -> None:
+        self.wanted = wanted
+        self.folder = folder
+        self.private = private
+        self.environment = {**os.environ, **GIT, "HOME": str(private)}
+        self.options = ["-c", "core.hooksPath=/dev/null", "-c", "advice.detachedHead=false", "-c", "gc.auto=0"]
+        if wanted["token"]:
+            self.log_in()
+        if wanted["key"]:
+            self.know_the_host()
+
+    def log_in(self) -> None:
+        """Have git ask us for the password, for this host alone."""
+        path = self.private / "login"
+        self.write(path, f"username={self.wanted['user']}\npassword={self.wanted['token']}\n")
+        address = urllib.parse.urlsplit(self.wanted["url"])
+        place = f"{address.scheme}://{address.netloc}"
+        self.options += ["-c", "credential.helper=", "-c", f"credential.{place}.helper=!f() {{ cat {path}; }}; f"]
+
+    def know_the_host(self) -> None:
+        """Have ssh use this key alone, and believe these host keys alone."""
+        key, hosts = self.private / "key", self.private / "hosts"
+        self.write(key, self.wanted["key"].replace("\r\n", "\n").rstrip("\n") + "\n")
+        self.write(hosts, "".join(f"{line}\n" for line in self.wanted["host_keys"]))
+        self.environment["GIT_SSH_COMMAND"] = f"{SSH} -i {key} -o UserKnownHostsFile={hosts}"
+
+    def write(self, path: Path, text: str) -> None:
+        """Make a file for our eyes only."""
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+
+    def check_out(self) -> None:
+        """Have exactly the commit in the folder."""
+        if shutil.which("git") is None:
+            raise SourceError("There is no git in the sandbox. Use an image that has it.")
+        commit = self.wanted["commit"]
+        form = ["--object-format=sha256"] if len(commit) == 64 else []
+        self.must("init", "--quiet", *form)
+        self.must("remote", "add", "origin", self.wanted["url"])
+        self.fetch(commit)
+        if self.run("cat-file", "-e", f"{commit}^{{commit}}")[0]:
+            raise SourceError(f"The commit {commit} is not there: the ref does not have it.")
+        self.must("checkout", "--quiet", "--detach", commit)
+        if self.must("rev-parse", "HEAD").strip() != commit:
+            raise SourceError(f"What was checked out is not the commit {commit}.")
+
+    def fetch(self, commit: str) -> None:
+        """Ask for the commit by its hash, and where the server gives none like that, for the ref that has it."""
+        depth = [f"--depth={self.wanted['depth']}"] if self.wanted["depth"] else []
+        code, said = self.run("fetch", "--quiet", "--no-tags", *depth, "origin", commit)
+        if not code:
+            return
+        if not any(words in said for words in NOT_BY_HASH):
+            raise SourceError(f"git could not fetch the commit: {said}")
+        if not self.wanted["ref"]:
+            raise SourceError(f"The server gives no commit {commit} by its hash. Name a `ref` that has it. {said}")
+        self.must("fetch", "--quiet", "--no-tags", "origin", self.wanted["ref"])
+
+    def must(self, *words: str) -> str:
+        """Have git do it, and return what it says."""
+        code, said = self.run(*words)
+        if code:
+            raise SourceError(f"git {words[0]} failed: {said or f'exit code {code}'}")
+        return said
+
+    def run(self, *words: str) -> tuple[int, str]:
+        """Have git do something, and return its exit code and its last words."""
+        done = subprocess.run(
+            ["git", *self.options, *words],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        return done.returncode, one_line(done.stdout[-MOST_SAID:].decode(errors="replace"))
+
+
+def one_line(text: object) -> str:
+    """Return what somebody else said as one line."""
+    return " ".join(str(text).split())[:MOST_SAID]

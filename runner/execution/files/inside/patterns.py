@@ -1,0 +1,66 @@
+"""Patterns of paths: which files below a folder are meant. Pure.
+
+`*`, `?` and `[…]` stand for parts of a name, `**` for any number of folders; what names a folder means all that is in
+it. Walking down, a set of places in the pattern says what may still follow, so folders that cannot matter are never
+looked into.
+"""
+
+from __future__ import annotations
+
+import re
+from fnmatch import translate
+
+
+class Pattern:
+    """One pattern, relative to a folder."""
+
+    def __init__(self, text: str) -> None:
+        parts = [part for part in text.split("/") if part not in ("", ".")]
+        self._parts = [None if part == "**" else re.compile(translate(part)) for part in parts]
+        #: Before the first name.
+        self.start = self._beyond({0})
+
+    def step(self, places: frozenset[int], name: str) -> frozenset[int]:
+        """Return the places after one more name; none if nothing below it is meant."""
+        found = {len(self._parts)} & places
+        for place in places - found:
+            part = self._parts[place]
+            if part is None:
+                found |= {place}
+            elif part.match(name):
+                found |= {place + 1}
+        return self._beyond(found)
+
+    def meant(self, places: frozenset[int]) -> bool:
+        """Whether what was named so far is meant, with all that is in it."""
+        return len(self._parts) in places
+
+    def _beyond(self, places: set[int]) -> frozenset[int]:
+        """`**` may also be no folder at all."""
+        for place, part in enumerate(self._parts):
+            if part is None and place in places:
+                places = places | {place + 1}
+        return frozenset(places)
+
+
+class Patterns:
+    """Several patterns at once."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self._patterns = [Pattern(text) for text in texts]
+        self.start = tuple(pattern.start for pattern in self._patterns)
+
+    def step(self, places: tuple[frozenset[int], ...], name: str) -> tuple[frozenset[int], ...]:
+        """Return the places after one more name."""
+        return tuple(pattern.step(place, name) for pattern, place in zip(self._patterns, places, strict=True))
+
+    def meant(self, places: tuple[frozenset[int], ...]) -> bool:
+        """Whether any pattern means what was named so far."""
+        return any(pattern.meant(place) for pattern, place in zip(self._patterns, places, strict=True))
+
+    def admit(self, path: str) -> bool:
+        """Whether any pattern means a path."""
+        places = self.start
+        for name in path.split("/"):
+            places = self.step(places, name)
+        return self.meant(places)

@@ -1,0 +1,131 @@
+"""Archives that climb, bomb or lie write nothing outside of their folder, and come to an end."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.execution.files.inside.unpack import UnsafeArchiveError, stays_inside, unpack
+
+
+def archive(*members: tuple[str, dict[str, object]], content: bytes = b"x", mode: str = "w") -> io.BytesIO:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, more in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            for key, value in more.items():
+                setattr(info, key, value)
+            tar.addfile(info, io.BytesIO(content) if info.isreg() else None)
+    file.seek(0)
+    return file
+
+
+def link(target: str) -> dict[str, object]:
+    return {"type": tarfile.SYMTYPE, "linkname": target, "size": 0}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_files_folders_links_and_the_right_to_execute_come_out(folder: Path, mode: str) -> None:
+    members = archive(
+        ("./", {"type": tarfile.DIRTYPE, "size": 0}),
+        ("./bin/run", {"mode": 0o4755, "mtime": 1_600_000_000}),
+        ("plain", {"mode": 0o600}),
+        ("hard", {"type": tarfile.LNKTYPE, "linkname": "plain", "size": 0}),
+        ("bin/up", link("../plain")),
+        mode=mode,
+    )
+    unpack(members, folder, 100, 100)
+    run = (folder / "bin" / "run").stat()
+    assert (run.st_mode & 0o7777, run.st_mtime) == (0o755, 1_600_000_000)
+    assert (folder / "plain").stat().st_mode & 0o7777 == 0o644
+    assert (folder / "hard").read_bytes() == (folder / "bin" / "up").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("members", "why"),
+    [
+        ([("/etc/passwd", {})], "outside"),
+        ([("../up", {})], "outside"),
+        ([("a/../../up", {})], "outside"),
+        ([("a", link("/etc"))], "leads outside"),
+        ([("a", link("../b"))], "leads outside"),
+        ([("a/b", link("../../c"))], "leads outside"),
+        ([("a", link("b/../.."))], "leads outside"),
+        ([("a", link("b")), ("a/x", {})], "twice, or below"),
+        ([("a", link("b")), ("a/x", link("c"))], "below a link"),
+        ([("a", {}), ("a", {})], "twice"),
+        ([("a", {}), ("a/b", {})], "twice, or below a file"),
+        ([("h", {"type": tarfile.LNKTYPE, "linkname": "/etc/passwd", "size": 0})], "outside"),
+        ([("h", {"type": tarfile.LNKTYPE, "linkname": "none", "size": 0})], "does not have"),
+        ([("d", {"type": tarfile.CHRTYPE, "size": 0})], "no file, folder or link"),
+        ([("f", {"type": tarfile.FIFOTYPE, "size": 0})], "no file, folder or link"),
+        ([(f"f{number}", {}) for number in range(11)], "more than"),
+    ],
+)
+def test_what_is_refused(folder: Path, members: list[tuple[str, dict[str, object]]], why: str) -> None:
+    with pytest.raises(UnsafeArchiveError, match=why):
+        unpack(archive(*members), folder, 1000, 10)
+    assert [path.name for path in folder.parent.iterdir()] == ["in"]
+
+
+def test_a_link_that_was_there_first_is_not_written_through(folder: Path, tmp_path: Path) -> None:
+    """The trap: `a -> ..` and then `a/x` would land outside. Links come last."""
+    with pytest.raises(UnsafeArchiveError):
+        unpack(archive(("a", link("..")), ("a/x", {})), folder, 1000, 10)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("squeeze", [gzip.compress, lzma.compress])
+def test_a_bomb_ends_at_its_limit(folder: Path, squeeze: Callable[[bytes], bytes]) -> None:
+    bomb = squeeze(archive(("zeros", {}), content=bytes(64 * 1024 * 1024)).getvalue())
+    assert len(bomb) < 200_000
+    with pytest.raises(UnsafeArchiveError, match="more than 1000 bytes"):
+        unpack(io.BytesIO(bomb), folder, 1000, 10)
+
+
+def test_a_bomb_of_names_ends(folder: Path) -> None:
+    """The trap: tarfile keeps a member's extended headers in memory, however long they are."""
+    bomb = gzip.compress(archive(("x" * 8_000_000, {})).getvalue())
+    with pytest.raises(UnsafeArchiveError, match="names that are longer"):
+        unpack(io.BytesIO(bomb), folder, 1000, 10)
+
+
+@pytest.mark.parametrize(
+    "content", [b"no archive", b"PK\x03\x04zip", b"\x1f\x8bbroken", gzip.compress(b"x" * 2000)[:-9]]
+)
+def test_what_is_no_archive_is_said_to_be_none(folder: Path, content: bytes) -> None:
+    with pytest.raises(UnsafeArchiveError, match="no tar archive, or a damaged one"):
+        unpack(io.BytesIO(content), folder, 1000, 10)
+
+
+def test_a_cut_archive_is_damaged(folder: Path) -> None:
+    whole = archive(("a", {}), content=b"x" * 5000).getvalue()
+    with pytest.raises(UnsafeArchiveError):
+        unpack(io.BytesIO(whole[:3000]), folder, 10_000, 10)
+
+
+_NAMES = st.sampled_from(["a", "b", "..", ".", "c"])
+
+
+@given(st.lists(_NAMES, min_size=1, max_size=5), st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=4))
+def test_a_link_that_stays_inside_does_so_by_its_words_alone(target: list[str], path: list[str]) -> None:
+    if stays_inside(PurePosixPath(*path), "/".join(target)):
+        reached = os.path.normpath("/".join(["/root", *path[:-1], *target]))
+        assert reached == "/root" or reached.startswith("/root/")
