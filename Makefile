@@ -1,5 +1,6 @@
 # make demo   show the main job on this machine        make check  format, lint, types, layers
 # make test   everything that CI tests                 make bench  what it costs, as ratios
+# make soak   hours of small jobs while everything breaks (SOAK_SECONDS, SOAK_SEED)
 # make clean  remove what these left behind
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -17,7 +18,7 @@ demo: images
 	@$(WITH_ENGINE) examples/demo.sh
 
 # In two halves at once: most of the time goes by waiting for sandboxes.
-FIRST_HALF := tests/crash tests/damage tests/e2e
+FIRST_HALF := tests/crash tests/e2e
 SECOND_HALF = $(filter-out $(FIRST_HALF) tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 
 test: check images test-tools
@@ -26,17 +27,23 @@ test: check images test-tools
 	  .venv/bin/pytest $(PYTEST_ARGS) $(FIRST_HALF); first=$$?; \
 	  wait $$second; second=$$?; cat .state/test.log; exit $$((first > second ? first : second))
 
-# A real SSH server and client, a real Prometheus; started by the tests, never as services.
+# A real SSH server, clients, an editor and a Prometheus; started by the tests, never as services.
 .PHONY: test-tools
-test-tools: .venv/.ready
+test-tools: .venv/.ready | .state/environment
 	@.venv/bin/python -c 'from sandbox.evaluation import packages; \
-	  packages.ensure({"sshd": "openssh-server", "ssh": "openssh-client", "prometheus": "prometheus"}, print)'
+	  packages.ensure({"sshd": "openssh-server", "ssh": "openssh-client", "vim": "vim", "prometheus": "prometheus"}, print)'
 
 check: .venv/.ready
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
+
+# Seconds of a soak: four hours.
+SOAK_SECONDS ?= 14400
+.PHONY: soak
+soak: images
+	@$(WITH_ENGINE) SOAK_SECONDS=$(SOAK_SECONDS) .venv/bin/pytest tests/soak -s -v
 
 bench: images
 	@$(WITH_ENGINE) .venv/bin/python -m bench

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from bench import claim, gitlab_stage, inspection, log_throughput, recreate, sandbox_run, start_latency, stream
+from bench import claim, gitlab_stage, inspection, jobs, log_throughput, recreate, sandbox_run, start_latency, stream
 
 
 def main() -> None:
@@ -22,6 +22,7 @@ def main() -> None:
         inspection.report(sandbox, rounds=10)
     recreate.report(profile, rounds=5)
     stream.report(jobs=40)
+    jobs.report(200)
     sandbox_run.report(profile, rounds=5)
     claim.main()
 

@@ -21,6 +21,8 @@ from sandbox.text import one_line
 
 _CODE = "import sys;sys.path.append(sys.argv[1]);from sandbox import nursery;nursery.main()"
 _ROOT = str(Path(__file__).parents[1])
+_END_DEADLINE = 1.0
+"""Seconds for the nursery to see that nobody asks any more."""
 
 
 class NoAnswer(SandboxError):
@@ -107,8 +109,12 @@ class _Nursery:
         """End it; children that are there go on."""
         with self._turn:
             self._requests.close()
-            if self._process:
-                self._process.wait()
+            if self._process is None:
+                return
+            try:
+                self._process.wait(_END_DEADLINE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
 
     def _start(self) -> None:
         self._requests.close()

@@ -22,6 +22,8 @@ from sandbox.template import ContainerSpec, SandboxName, container_spec
 BOOT_DEADLINE = 120.0
 """Seconds from start to proven. Inner Docker under sysbox took 1.6 to 1.9 times what it takes without."""
 _SUBNET_TRIES = 3
+_LOOK_INTERVAL = 0.25
+"""Seconds between two looks at a container that boots: each takes processor time from what it boots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +126,13 @@ class Maker:
         return free_subnet(self._range, self._engine.taken_subnets(), name.generation)
 
     def _still_runs(self, container_id: str) -> readiness.Patience:
+        next_look = 0.0
+
         def check() -> None:
-            check_running(self._engine.facts(container_id))
+            nonlocal next_look
+            if (now := time.monotonic()) >= next_look:
+                next_look = now + _LOOK_INTERVAL
+                check_running(self._engine.facts(container_id))
 
         return check
 

@@ -1,5 +1,6 @@
 """A private Docker Engine for a module of tests, beside the one that the others use. Root and a few seconds needed."""
 
+import fcntl
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,16 @@ from sandbox.evaluation.layout import Layout
 
 @contextmanager
 def private(name: str) -> Iterator[Layout]:
-    """Have one up, and nothing left of it afterwards. `name` has at most five letters: interfaces are named by it."""
+    """Have one up, and nothing left of it afterwards. `name` has at most five letters: interfaces are named by it.
+
+    One at a time on this host, whichever process of the tests it is in: they have the same addresses.
+    """
+    with Path(tempfile.gettempdir(), "sandbox-private-engine.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield from _private(name)
+
+
+def _private(name: str) -> Iterator[Layout]:
     # Not pytest's own folder: the remapped root must be able to pass through.
     folder = Path(tempfile.mkdtemp(prefix=f"sandbox-{name}-", dir="/var/tmp"))
     folder.chmod(0o711)

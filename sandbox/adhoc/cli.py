@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+OwnNames = Annotated[
+    list[str] | None, typer.Argument(help="As `sandbox ls` names them.", autocompletion=options.own_names)
+]
 Docker = Annotated[
     InnerDocker, typer.Option(help="Its own Docker Engine: waited for (eager), or started when used (lazy).")
 ]
@@ -142,7 +145,7 @@ def reset(name: Name = options.DEFAULT_NAME, config: Config = None) -> None:
 
 @app.command()
 def rm(
-    names: Annotated[list[str] | None, typer.Argument(help="As `sandbox ls` names them.")] = None,
+    names: OwnNames = None,
     every: Annotated[bool, typer.Option("--all", help="All of your own on this engine.")] = False,
 ) -> None:
     """Remove sandboxes of your own with everything in them."""

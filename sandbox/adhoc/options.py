@@ -13,6 +13,7 @@ import typer
 
 from sandbox.adhoc.life import Life, seconds
 from sandbox.adhoc.record import NAME
+from sandbox.adhoc.store import Store, default_folder
 from sandbox.keeper import places
 from sandbox.keeper.client import KeeperClient
 
@@ -38,8 +39,18 @@ def _length(text: str | float) -> float:
         raise typer.BadParameter(str(error)) from None
 
 
-Name = Annotated[str, typer.Argument(help="What you call it.", callback=_name)]
-AnyName = Annotated[str, typer.Argument(help="As `sandbox ls` names it; one of your own, or the keeper's.")]
+def own_names(begun: str) -> list[str]:
+    """Which of one's own a shell may complete this to, without asking the engine."""
+    folder = default_folder()
+    names = [record.name for record in Store(folder).records()] if folder.is_dir() else []
+    return [name for name in names if name.startswith(begun)]
+
+
+Name = Annotated[str, typer.Argument(help="What you call it.", callback=_name, autocompletion=own_names)]
+AnyName = Annotated[
+    str,
+    typer.Argument(help="As `sandbox ls` names it; one of your own, or the keeper's.", autocompletion=own_names),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 Keeper = Annotated[
     Path | None,

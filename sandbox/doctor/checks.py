@@ -197,7 +197,7 @@ def _image(facts: Facts) -> Result:
     if isinstance(facts.images, Unknown):
         return _NO_ENGINE if isinstance(facts.engine, Unknown) else unchecked(facts.images.why)
     if missing := sorted(set(facts.wanted.images) - facts.images):
-        return bad(f"The engine has no image {', '.join(missing)}.", "Build it: docker compose build.")
+        return bad(f"The engine has no image {', '.join(missing)}.", "Build it: sandbox images build.")
     return good(f"The engine has {', '.join(sorted(facts.images))}.")
 
 

@@ -48,7 +48,7 @@ def runtime_missing(runtime: str, registered: Sequence[str]) -> str:
 
 def image_missing(image: str) -> str:
     """The engine does not have the image."""
-    return f"The image {image} is not on the Docker Engine. Build it: docker compose build."
+    return f"The image {image} is not on the Docker Engine. Build it: sandbox images build."
 
 
 def status_of(state: Mapping[str, Any]) -> str:

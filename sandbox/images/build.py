@@ -46,28 +46,40 @@ def build(order: Build) -> None:
     if docker is None:
         raise ConfigError("There is no docker command here. Install Docker's client (docker-cli).")
     with context(order.authorities) as folder:
-        words = command(order, folder, _has_buildx(docker), os.environ)
-        try:
-            code = subprocess.run([docker, *words], stdout=sys.stderr, timeout=DEADLINE, check=False).returncode
-        except subprocess.TimeoutExpired:
-            raise BuildFailed(f"The build was not over after {DEADLINE / 60:.0f} minutes and was ended.") from None
+        for words in commands(order, folder, _has_buildx(docker), os.environ):
+            _run([docker, *words])
+
+
+def _run(command: Sequence[str]) -> None:
+    what = f"`docker {command[1]}`"
+    try:
+        code = subprocess.run(command, stdout=sys.stderr, timeout=DEADLINE, check=False).returncode
+    except subprocess.TimeoutExpired:
+        raise BuildFailed(f"{what} was not over after {DEADLINE / 60:.0f} minutes and was ended.") from None
     if code:
-        raise BuildFailed(f"The build failed with code {code}; Docker's own words are above.")
+        raise BuildFailed(f"{what} failed with code {code}; Docker's own words are above.")
 
 
-def command(order: Build, folder: Path, has_buildx: bool, environment: Mapping[str, str]) -> list[str]:
-    """The arguments of `docker`. Raises `ConfigError` for what it could not do."""
-    if not has_buildx and (order.platforms or order.push or order.builder):
+def commands(order: Build, folder: Path, has_buildx: bool, environment: Mapping[str, str]) -> list[list[str]]:
+    """The arguments of `docker`, one call after the other. Raises `ConfigError` for what it could not do."""
+    if has_buildx:
+        return [_build(order, folder, ["buildx", "build", "--push" if order.push else "--load"], environment)]
+    if len(order.platforms) > 1 or order.builder:
         raise ConfigError(
-            "--platform, --push and --builder need Docker's buildx. Install it (docker-buildx), or build on a machine "
-            "of that platform and use docker push."
+            "--builder, and several platforms at once, need Docker's buildx. Install it (docker-buildx), or build for "
+            "one platform after the other."
         )
+    pushes = [["push", tag] for tag in order.tags] if order.push else []
+    return [_build(order, folder, ["build"], environment), *pushes]
+
+
+def _build(order: Build, folder: Path, verb: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     if len(order.platforms) > 1 and not order.push:
         raise ConfigError(
             "An image for several platforms has no place on an engine. Add --push, or build one at a time."
         )
     return [
-        *(["buildx", "build", "--push" if order.push else "--load"] if has_buildx else ["build"]),
+        *verb,
         *(["--builder", order.builder] if order.builder else []),
         *(["--platform", ",".join(order.platforms)] if order.platforms else []),
         *(["--no-cache", "--pull"] if order.fresh else []),

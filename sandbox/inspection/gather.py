@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 GONE = 3
 _MAX_DEPTH = 100
 _MAX_PROC_FILE = 16 * 1024**2
+_PIECE = 64 * 1024
 _MAX_LISTED = 256
 _STATE, _THREADS, _START_TIME = 0, 17, 19  # fields of /proc/PID/stat after the command's closing parenthesis, proc(5)
 
@@ -434,11 +435,18 @@ def _inside(number: int, ids: Ids) -> int:
 
 
 def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        text = file.read(_MAX_PROC_FILE)
-    if len(text) == _MAX_PROC_FILE:
+    """In pieces: to make room for the longest file there may be takes a hundred times as long as most reads."""
+    handle = os.open(path, os.O_RDONLY)
+    pieces, left = [], _MAX_PROC_FILE
+    try:
+        while left > 0 and (piece := os.read(handle, min(left, _PIECE))):
+            pieces.append(piece)
+            left -= len(piece)
+    finally:
+        os.close(handle)
+    if left == 0:
         raise OSError(f"{path} has no end")
-    return text
+    return b"".join(pieces)
 
 
 def _text(name: bytes) -> str:

@@ -39,11 +39,7 @@ OUTPUT: Final = b"".join(hashlib.sha256(b"%d" % number).digest() * 32768 for num
 def outcome_of(lab: Lab) -> dict[str, Any]:
     """How the job ended, wherever it ran."""
 
-    def finished() -> bool:
-        lab.watch()
-        return lab.runner.finished(lab.job)
-
-    until("the job is finished", finished, DEADLINE)
+    until("the job is finished", lab.finished, DEADLINE)
     outcome: dict[str, Any] = lab.runner.show(lab.job)["outcome"]
     return outcome
 

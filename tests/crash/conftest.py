@@ -30,14 +30,14 @@ def crash_keeper(
 
 @pytest.fixture
 def lab(crash_keeper: CrashKeeper, docker_client: docker.DockerClient, tmp_path: Path) -> Iterator[Lab]:
-    """A runner whose state is on a small disk, and the one sandbox ready."""
+    """A runner whose state is on a small disk and whose logs are on another, and the one sandbox ready."""
     assert crash_keeper.process is not None
     if crash_keeper.process.poll() is not None:  # a cell that failed left it killed
         crash_keeper.restart()
     crash_keeper.settle()
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    with small_disk(tmp_path / "state") as state:
+    with small_disk(tmp_path / "state") as state, small_disk(state / "logs"):
         lab = Lab(docker_client, crash_keeper, CrashRunner(crash_keeper, state, port))
         try:
             lab.runner.start()

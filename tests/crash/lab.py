@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import httpx
 from docker.models.containers import Container
+from httpx import codes
 
 from runner.store.states import JobState
 from sandbox.keeper import protocol
@@ -28,6 +32,7 @@ from tests.e2e.test_service import Service
 
 #: Bytes of the file system that holds a runner's state.
 DISK = 128 * 1024 * 1024
+BALLAST = "ballast"
 
 
 @dataclass
@@ -130,17 +135,43 @@ class Lab:
         for folder in (self.keeper.folder, self.runner.folder):
             (folder / CLOCK).write_text(str(seconds))
 
-    def fill_disk(self) -> None:
-        with self._ballast.open("wb") as file:
-            room = os.statvfs(self.runner.state)
+    def submit(self, script: str) -> None:
+        """Submit a job as a client does that may not be answered: again and again, and it is one job."""
+        self._submitting = threading.Thread(target=self._submit, args=(script,), daemon=True)
+        self._submitting.start()
+
+    def _submit(self, script: str) -> None:
+        headers = {"Authorization": self.runner.api.headers["Authorization"], "Idempotency-Key": "the-job"}
+        while not self.job:
+            try:
+                answer = httpx.post(f"{self.runner.url}/v1/jobs", json={"script": script}, headers=headers, timeout=5)
+            except httpx.TransportError:
+                continue
+            if answer.status_code == codes.ACCEPTED:
+                self.job = answer.json()["id"]
+
+    def finished(self) -> bool:
+        """Whether the job is known, and over. Counts its starts meanwhile: it may run in a new sandbox."""
+        self.watch()
+        return bool(self.job) and self.runner.finished(self.job)
+
+    def fill_disk(self, folder: str = "") -> None:
+        """Leave not a byte on the state's disk, or on that of one of its folders."""
+        with (self.runner.state / folder / BALLAST).open("wb") as file:
+            room = os.fstatvfs(file.fileno())
             os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_bsize)
 
     def make_room(self) -> None:
-        self._ballast.unlink()
+        for folder in ("", "logs"):
+            (self.runner.state / folder / BALLAST).unlink(missing_ok=True)
 
-    @property
-    def _ballast(self) -> Path:
-        return self.runner.state / "ballast"
+    def lock_store(self) -> None:
+        """Hold the database as another program may, until `unlock_store`."""
+        self._holder = sqlite3.connect(self.runner.state / "runner.db", isolation_level=None, check_same_thread=False)
+        self._holder.execute("BEGIN IMMEDIATE")
+
+    def unlock_store(self) -> None:
+        self._holder.close()
 
     def close(self) -> None:
         self.starts.close()
@@ -156,7 +187,7 @@ class Lab:
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
     """A file system of its own on a folder."""
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "crash-test", folder], check=True, timeout=10)
     try:
         yield folder

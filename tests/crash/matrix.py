@@ -15,6 +15,12 @@ from typing import Final
 class Point(StrEnum):
     """How far a job has come when it happens."""
 
+    ACCEPT = "accept"
+    """The job is on disk, and its client was not told."""
+    QUEUED = "queued"
+    """It waits, and nobody has claimed it."""
+    CLAIMED = "claimed"
+    """It was claimed, and no sandbox was asked for."""
     LEASE = "lease"
     """A sandbox was lent, and nobody has noted that it is for this job."""
     MARKER = "marker"
@@ -42,6 +48,8 @@ class Fault(StrEnum):
     HOLE = "SSH black hole"
     FULL = "log disk full"
     CLOCK = "clock jump"
+    LOCKED = "store locked"
+    STORE = "store disk full"
 
 
 class LogPromise(Enum):
@@ -73,14 +81,17 @@ REFUSED: Final = Promise("refused", "setup_failed", 0, LogPromise.NONE)
 
 _E, _S, _L, _U, _R = ENDED, SHORT, LOST, UNKNOWN, REFUSED
 _TABLE: Final = {
-    #                 runner keeper both removed reset hole full clock
-    Point.LEASE:     (_E,    _E,    _E,  _E,     _E,   _E,  _R,  _E),
-    Point.MARKER:    (_U,    _E,    _U,  _U,     _U,   _U,  _S,  _E),
-    Point.START:     (_E,    _E,    _E,  _L,     _E,   _E,  _S,  _E),
-    Point.RUNNING:   (_E,    _E,    _E,  _L,     _E,   _E,  _S,  _E),
-    Point.EXIT:      (_E,    _E,    _E,  _L,     _E,   _E,  _S,  _E),
-    Point.RESULT:    (_E,    _E,    _E,  _E,     _E,   _E,  _E,  _E),
-    Point.DELIVERED: (_E,    _E,    _E,  _E,     _E,   _E,  _E,  _E),
+    #                 runner keeper both removed reset hole full clock locked store
+    Point.ACCEPT:    (_E,    _E,    _E,  _E,     _E,   _E,  _E,  _E,   _E,    _E),
+    Point.QUEUED:    (_E,    _E,    _E,  _E,     _E,   _E,  _E,  _E,   _E,    _E),
+    Point.CLAIMED:   (_E,    _E,    _E,  _E,     _E,   _E,  _R,  _E,   _R,    _R),
+    Point.LEASE:     (_E,    _E,    _E,  _E,     _E,   _E,  _R,  _E,   _R,    _R),
+    Point.MARKER:    (_U,    _E,    _U,  _U,     _U,   _U,  _S,  _E,   _E,    _E),
+    Point.START:     (_E,    _E,    _E,  _L,     _E,   _E,  _S,  _E,   _E,    _E),
+    Point.RUNNING:   (_E,    _E,    _E,  _L,     _E,   _E,  _S,  _E,   _E,    _E),
+    Point.EXIT:      (_E,    _E,    _E,  _L,     _E,   _E,  _S,  _E,   _E,    _E),
+    Point.RESULT:    (_E,    _E,    _E,  _E,     _E,   _E,  _E,  _E,   _E,    _E),
+    Point.DELIVERED: (_E,    _E,    _E,  _E,     _E,   _E,  _E,  _E,   _E,    _E),
 }  # fmt: skip
 
 MATRIX: Final[Mapping[tuple[Point, Fault], Promise]] = MappingProxyType(

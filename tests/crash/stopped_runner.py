@@ -20,6 +20,8 @@ from tests.crash.matrix import Point
 
 if TYPE_CHECKING:
     from runner.execution.marker import Marker
+    from runner.service.record import Record
+    from runner.service.records import Records
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -53,6 +55,7 @@ def _stop_at_points(folder: Path) -> None:
     from runner.execution.session import Session  # noqa: PLC0415
     from runner.keeper_leases import KeeperLeases  # noqa: PLC0415
     from runner.service.record import Record  # noqa: PLC0415
+    from runner.service.records import Records  # noqa: PLC0415
 
     def stop(point: Point) -> None:
         if _read(folder / STOP_AT) == point:
@@ -80,6 +83,8 @@ def _stop_at_points(folder: Path) -> None:
             stop(Point.RUNNING)
 
     for owner, name, replacement in (
+        (Records, "add", after(Records.add, Point.ACCEPT)),
+        (Records, "claim", _stopping_around(Records.claim, stop)),
         (KeeperLeases, "lend", after(KeeperLeases.lend, Point.LEASE)),
         (Record, "mark", marked),
         (Session, "launch", after(Session.launch, Point.START)),
@@ -87,6 +92,22 @@ def _stop_at_points(folder: Path) -> None:
         (Record, "settle", after(Record.settle, Point.RESULT)),
     ):
         setattr(owner, name, replacement)
+
+
+def _stopping_around(
+    claim: Callable[[Records, int], Awaitable[Record | None]], stop: Callable[[Point], None]
+) -> Callable[[Records, int], Awaitable[Record | None]]:
+    """Before a job that waits is claimed, and after."""
+
+    async def claimed(records: Records, per_key: int) -> Record | None:
+        if records.waiting:
+            stop(Point.QUEUED)
+        record = await claim(records, per_key)
+        if record:
+            stop(Point.CLAIMED)
+        return record
+
+    return claimed
 
 
 def _read(file: Path) -> str:

@@ -30,6 +30,17 @@ def _stopped_at(point: Point) -> Callable[[Lab], None]:
     return reach
 
 
+def _submitted_at(point: Point) -> Callable[[Lab], None]:
+    """Before its client was told."""
+
+    def reach(lab: Lab) -> None:
+        lab.runner.stop_at(point)
+        lab.submit(SCRIPT)
+        lab.runner.wait_until_stopped()
+
+    return reach
+
+
 def _start(lab: Lab) -> None:
     _stopped_at(Point.START)(lab)
     until("the script runs", lambda: lab.starts.count)
@@ -55,6 +66,9 @@ def _delivered(lab: Lab) -> None:
 
 
 REACH: Final[Mapping[Point, Callable[[Lab], None]]] = {
+    Point.ACCEPT: _submitted_at(Point.ACCEPT),
+    Point.QUEUED: _submitted_at(Point.QUEUED),
+    Point.CLAIMED: _submitted_at(Point.CLAIMED),
     Point.LEASE: _stopped_at(Point.LEASE),
     Point.MARKER: _stopped_at(Point.MARKER),
     Point.START: _start,
@@ -99,6 +113,17 @@ def _swallow(lab: Lab) -> None:
 
 def _fill_disk(lab: Lab) -> None:
     lab.fill_disk()
+    lab.fill_disk("logs")
+    lab.runner.cont()
+
+
+def _fill_store(lab: Lab) -> None:
+    lab.fill_disk()
+    lab.runner.cont()
+
+
+def _lock_store(lab: Lab) -> None:
+    lab.lock_store()
     lab.runner.cont()
 
 
@@ -116,12 +141,14 @@ STRIKE: Final[Mapping[Fault, Callable[[Lab], None]]] = {
     Fault.HOLE: _swallow,
     Fault.FULL: _fill_disk,
     Fault.CLOCK: _jump_ahead,
+    Fault.LOCKED: _lock_store,
+    Fault.STORE: _fill_store,
 }
 
 
 def _restart_both(lab: Lab) -> None:
-    lab.runner.start()
     lab.keeper.restart()
+    lab.runner.start()
 
 
 def _see_it_gone(lab: Lab) -> None:
@@ -136,17 +163,38 @@ def _see_it_gone(lab: Lab) -> None:
 def _open_again(lab: Lab) -> None:
     """The connection that there was stays dead; new ones come through from the moment when the runner wants one."""
     noticed = ("a new connection is tried", "another sandbox is tried")
-    until("the runner noticed", lambda: any(map(lab.runner.says, noticed)) or lab.runner.finished(lab.job))
+    until("the runner noticed", lambda: any(map(lab.runner.says, noticed)) or lab.finished())
     lab.wire.cut(Cut.DROP, new=False)
 
 
+#: What the runner says of an outcome that it cannot write down, and of jobs that wait meanwhile.
+UNWRITTEN: Final = "The outcome cannot be written down"
+WAITING: Final = ("No job can be claimed", "The disk of the runner's state folder has")
+
+
+def _see_it_told(lab: Lab) -> None:
+    """The runner says what is wrong; what it says of other jobs does not count for one that was claimed."""
+
+    def told() -> bool:
+        if lab.runner.says(UNWRITTEN) or lab.finished():
+            return True
+        waits = not lab.job or lab.runner.show(lab.job)["state"] == "queued"
+        return waits and any(map(lab.runner.says, WAITING))
+
+    until("the runner says what is wrong", told)
+
+
 def _make_room(lab: Lab) -> None:
-    said = "The outcome cannot be written down"
-    until("the runner says what is wrong", lambda: lab.runner.says(said) or lab.runner.finished(lab.job))
+    _see_it_told(lab)
     lab.make_room()
-    if not lab.runner.says(said):  # only the log's last lines may be missing: a restart mends that
+    if lab.finished() and not lab.runner.says(UNWRITTEN):  # the last lines may be missing: a restart mends that
         lab.runner.kill()
         lab.runner.start()
+
+
+def _unlock(lab: Lab) -> None:
+    _see_it_told(lab)
+    lab.unlock_store()
 
 
 HEAL: Final[Mapping[Fault, Callable[[Lab], None]]] = {
@@ -158,6 +206,8 @@ HEAL: Final[Mapping[Fault, Callable[[Lab], None]]] = {
     Fault.HOLE: _open_again,
     Fault.FULL: _make_room,
     Fault.CLOCK: lambda lab: lab.set_clocks(-DAY),
+    Fault.LOCKED: _unlock,
+    Fault.STORE: _make_room,
 }
 
 

@@ -160,18 +160,6 @@ def test_untrusted_jobs_always_get_a_fresh_sandbox(keeper: Keeper) -> None:
     assert keeper.last_condemned().fault is Fault.RECREATE_POLICY
 
 
-def test_a_second_term_does_not_wait_for_the_jobs(new_keeper: Callable[..., Keeper]) -> None:
-    keeper = new_keeper(warm=1)
-    keeper.start()
-    job = start(keeper, "sleep 1000")
-    assert keeper.process is not None
-    keeper.process.send_signal(signal.SIGTERM)
-    until("it waits for the job", lambda: "waiting for 1 running jobs" in keeper.log)
-    keeper.stop()
-    _, stderr = job.communicate(timeout=DEADLINE)
-    assert job.returncode == 75, stderr
-
-
 def test_a_container_that_was_finished_too_late_is_removed(
     keeper: Keeper, docker_client: docker.DockerClient, sandbox_image: str
 ) -> None:
@@ -181,7 +169,9 @@ def test_a_container_that_was_finished_too_late_is_removed(
     until("it is gone", lambda: not docker_client.containers.list(all=True, filters={"name": "sandbox-late"}))
 
 
-def test_the_next_keeper_takes_over_what_a_killed_one_left(new_keeper: Callable[..., Keeper]) -> None:
+def test_the_next_keeper_takes_over_what_a_killed_one_left_and_a_second_term_does_not_wait_for_the_jobs(
+    new_keeper: Callable[..., Keeper],
+) -> None:
     keeper = new_keeper(warm=1)
     keeper.start()
     [before] = keeper.ready()
@@ -191,3 +181,11 @@ def test_the_next_keeper_takes_over_what_a_killed_one_left(new_keeper: Callable[
     keeper.start()
     assert [after.name for after in keeper.ready()] == [before.name]
     assert run(keeper, "docker info --format '{{.Driver}}'").stdout == "overlay2\n"
+
+    job = start(keeper, "sleep 1000")
+    assert keeper.process is not None
+    keeper.process.send_signal(signal.SIGTERM)
+    until("it waits for the job", lambda: "waiting for 1 running jobs" in keeper.log)
+    keeper.stop()
+    _, stderr = job.communicate(timeout=DEADLINE)
+    assert job.returncode == 75, stderr

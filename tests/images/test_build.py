@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.errors import BuildFailed, ConfigError
-from sandbox.images.build import Build, build, command, context
+from sandbox.images.build import Build, build, commands, context
 
 ROOT = Path(__file__).parents[2]
 AUTHORITY = "-----BEGIN CERTIFICATE-----\n"
@@ -58,18 +58,18 @@ def test_no_docker_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_proxys_password_is_not_in_argv() -> None:
-    words = command(Build(tags=["a"]), Path("c"), False, {"HTTP_PROXY": "http://me:word@proxy", "NO_PROXY": ""})
+    [words] = commands(Build(tags=["a"]), Path("c"), False, {"HTTP_PROXY": "http://me:word@proxy", "NO_PROXY": ""})
     assert words == ["build", "--tag", "a", "--build-arg", "HTTP_PROXY", "--file", "c/sandbox/Dockerfile", "c"]
 
 
 def test_an_option_counts_more_than_the_environment() -> None:
-    words = command(Build(tags=["a"], base_image="mine"), Path("c"), False, {"BASE_IMAGE": "other"})
+    [words] = commands(Build(tags=["a"], base_image="mine"), Path("c"), False, {"BASE_IMAGE": "other"})
     assert [word for word in words if word.startswith("BASE_IMAGE")] == ["BASE_IMAGE=mine"]
 
 
 def test_several_platforms_are_built_and_pushed_by_buildx() -> None:
     both = Build(tags=["a"], platforms=["linux/amd64", "linux/arm64"], push=True, builder="both", fresh=True)
-    words = command(both, Path("c"), True, {})
+    [words] = commands(both, Path("c"), True, {})
     assert words[:8] == [
         "buildx", "build", "--push", "--builder", "both", "--platform", "linux/amd64,linux/arm64", "--no-cache",
     ]  # fmt: skip
@@ -78,14 +78,21 @@ def test_several_platforms_are_built_and_pushed_by_buildx() -> None:
 @pytest.mark.parametrize(
     ("order", "has_buildx", "message"),
     [
-        (Build(tags=["a"], push=True), False, "buildx"),
-        (Build(tags=["a"], platforms=["linux/arm64"]), False, "buildx"),
+        (Build(tags=["a"], builder="both"), False, "buildx"),
+        (Build(tags=["a"], platforms=["linux/arm64", "linux/amd64"], push=True), False, "buildx"),
         (Build(tags=["a"], platforms=["linux/arm64", "linux/amd64"]), True, "--push"),
     ],
 )
 def test_what_docker_cannot_do_is_refused_before_it_starts(order: Build, has_buildx: bool, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        command(order, Path("c"), has_buildx, {})
+        commands(order, Path("c"), has_buildx, {})
+
+
+def test_without_buildx_every_name_is_pushed_after_the_build() -> None:
+    both = Build(tags=["here/a", "there/a"], platforms=["linux/arm64"], push=True)
+    build, *pushes = commands(both, Path("c"), False, {})
+    assert build[:3] == ["build", "--platform", "linux/arm64"]
+    assert pushes == [["push", "here/a"], ["push", "there/a"]]
 
 
 @pytest.mark.parametrize("content", [None, b"no certificate", b"\xff\xfe"])

@@ -411,7 +411,7 @@ def test_an_engine_without_any_runtime_is_told(api: Api, engine: Engine) -> None
 
 
 def test_a_missing_image_is_told_with_how_to_build_it(engine: Engine) -> None:
-    with pytest.raises(ImageMissing, match=r"sandbox:latest is not on the Docker Engine.*docker compose build"):
+    with pytest.raises(ImageMissing, match=r"sandbox:latest is not on the Docker Engine.*sandbox images build"):
         engine.check("sysbox-runc", "sandbox:latest")
 
 
@@ -518,7 +518,7 @@ def test_what_is_asked_for_has_limits_and_opens_nothing(api: Api, engine: Engine
     walls = ("Privileged", "Binds", "CapAdd", "SecurityOpt", "Devices", "DeviceRequests", "PidMode", "IpcMode")
     namespaces = ("UsernsMode", "CgroupnsMode", "UTSMode", "CgroupParent", "PortBindings", "VolumesFrom", "Sysctls")
     assert {key: host[key] for key in (*walls, *namespaces) if host.get(key)} == {}
-    assert not body.get("Env")
+    assert body["Env"] == ["SANDBOX_DOCKER=eager"]
 
 
 def test_the_given_files_are_put_in_before_the_start_with_their_modes(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.adhoc import ssh_config
+from sandbox.adhoc import options, ssh_config
 from sandbox.adhoc.store import Store, default_folder
 from sandbox.errors import ConfigError, NameInUse, NoSuchSandbox
 from tests.sandbox.adhoc.records import record
@@ -34,6 +34,16 @@ def test_keys_are_for_nobody_else(store: Store) -> None:
     assert "PRIVATE KEY" not in repr(store.get("mine"))
     store.drop(store.get("mine"))
     assert not store.ssh_folder("mine").exists()
+
+
+def test_a_shell_completes_names_and_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert options.own_names("") == []
+    assert not default_folder().exists()
+    for number, name in enumerate(("mine", "mail", "other")):
+        made = Store(default_folder())
+        made.claim(record(made, name, number, made=float(number)))
+    assert options.own_names("m") == ["mine", "mail"]
 
 
 def test_a_name_is_had_once(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
@@ -170,10 +171,12 @@ def test_only_a_process_of_ours_is_stopped(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         pid_file = tmp_path / "pid"
         pid_file.write_text(f"{process.pid}\n")
+        deadline = time.monotonic() + 5
+        while host.pid_in(pid_file, "60") is None:  # for a moment after its start it has no arguments to see
+            assert time.monotonic() < deadline
         assert host.pid_in(pid_file, "--config=ours") is None
         assert host.stop(process.pid, "--config=ours", 5)
         assert process.poll() is None, "another process took the pid and must live"
-        assert host.pid_in(pid_file, "60") == process.pid
         assert host.stop(process.pid, "60", 5)
         assert process.wait(5) == -15
     assert host.pid_in(pid_file, "60") is None

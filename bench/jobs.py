@@ -1,0 +1,145 @@
+"""The service from end to end: trivial jobs per second by several clients, and the memory of `runner serve`, at rest
+and with 50 followers of one log.
+
+python -m bench.jobs [JOBS]
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.recreate import DEADLINE, until
+from bench.stream import SANDBOXES, keeper
+from sandbox.keeper.protocol import SOCKET_IN_RUN_FOLDER
+
+CLIENTS, FOLLOWERS = 4, 50
+#: Writes all the time, so that every follower has something to be sent.
+CHATTY = "while :; do seq 1000; sleep 0.1; done"
+
+
+class Runner:
+    """A service, and its API."""
+
+    def __init__(self, folder: Path, port: int, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        token = (folder / "state" / "token").read_text().strip()
+        self.api = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=DEADLINE,
+            limits=httpx.Limits(max_connections=FOLLOWERS + CLIENTS),
+        )
+
+    @property
+    def memory(self) -> float:
+        """MiB that are its own, and those it shares by its part of them."""
+        lines = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+    def submit(self, script: str) -> str:
+        answer = self.api.post("/v1/jobs", json={"script": script})
+        answer.raise_for_status()
+        return str(answer.json()["id"])
+
+    def finished(self, job: str) -> dict[str, Any] | None:
+        view: dict[str, Any] = self.api.get(f"/v1/jobs/{job}").json()
+        return view if view["state"] == "finished" else None
+
+
+@contextmanager
+def runner(folder: Path) -> Iterator[Runner]:
+    """A service on a keeper of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "runner.cli", "serve", "--listen", f"127.0.0.1:{port}"]
+    command += ["--state", f"{folder}/state", "--keeper", f"{folder}/run/{SOCKET_IN_RUN_FOLDER}"]
+    with (folder / "runner.log").open("wb") as log:
+        process = subprocess.Popen([*command, "--slots", str(SANDBOXES)], stderr=log)
+    try:
+        until(lambda: _answers(port))
+        yield Runner(folder, port, process)
+    finally:
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+        process.wait(DEADLINE)
+
+
+def _answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/ready").is_success
+    except httpx.TransportError:
+        return False
+
+
+def throughput(service: Runner, jobs: int) -> float:
+    """Return the jobs per second, from the first submission to the last end."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        ids = list(clients.map(lambda _: service.submit("true"), range(jobs)))
+    for job in ids:
+        until(lambda job=job: service.finished(job) is not None)  # type: ignore[misc]
+    return jobs / (time.monotonic() - began)
+
+
+def followed(service: Runner) -> float:
+    """Return the memory in MiB while so many clients follow one log."""
+    job = service.submit(CHATTY)
+    reached = threading.Semaphore(0)
+    leave = threading.Event()
+
+    def follow() -> None:
+        with service.api.stream("GET", f"/v1/jobs/{job}/log", params={"follow": "true"}) as log:
+            for number, _ in enumerate(log.iter_raw()):
+                if number == 10:
+                    reached.release()
+                if leave.is_set():
+                    return
+
+    followers = [threading.Thread(target=follow) for _ in range(FOLLOWERS)]
+    for follower in followers:
+        follower.start()
+    for _ in followers:
+        assert reached.acquire(timeout=DEADLINE)
+    memory = service.memory
+    leave.set()
+    for follower in followers:
+        follower.join(DEADLINE)
+    service.api.post(f"/v1/jobs/{job}/cancel").raise_for_status()
+    until(lambda: service.finished(job) is not None)
+    return memory
+
+
+def report(jobs: int) -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as name, keeper(Path(name)), runner(Path(name)) as service:
+        rest = service.memory
+        rate = throughput(service, jobs)
+        numbers = {
+            "jobs_per_s": round(rate, 1),
+            "rest_mib": round(rest),
+            "followers_mib": round(followed(service)),
+            "after_mib": round(service.memory),
+        }
+    print(json.dumps({"bench": "jobs", "sandboxes": SANDBOXES, "clients": CLIENTS, "jobs": jobs, **numbers}))
+    print(
+        f"{jobs} trivial jobs of {CLIENTS} clients on {SANDBOXES} sandboxes: {numbers['jobs_per_s']} a second. "
+        f"The service takes {numbers['rest_mib']} MiB at rest, {numbers['followers_mib']} with {FOLLOWERS} followers."
+    )
+
+
+if __name__ == "__main__":
+    report(int(sys.argv[1]) if len(sys.argv) > 1 else 200)

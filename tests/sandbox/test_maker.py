@@ -1,0 +1,50 @@
+"""What a maker asks while a sandbox boots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from typing import cast
+
+import pytest
+
+from sandbox import maker
+from sandbox.engine import ContainerFacts, Engine
+from sandbox.errors import Fault, SandboxFault
+from sandbox.maker import Maker
+
+
+@dataclass
+class Container:
+    """An engine with one container, which counts how often it is asked for it."""
+
+    running: bool = True
+    looks: list[str] = field(default_factory=list)
+
+    def facts(self, container: str) -> ContainerFacts:
+        self.looks.append(container)
+        return ContainerFacts(container, self.running, False, "exited (1)", "sysbox-runc", 7, "10.0.0.2")
+
+
+def booting(container: Container) -> Maker:
+    return Maker(cast("Engine", container), IPv4Network("10.0.0.0/24"))
+
+
+def test_a_container_that_boots_is_not_asked_for_at_each_try() -> None:
+    """The trap: there are fifty tries a second, and each look takes processor time from what is waited for."""
+    container = Container()
+    patience = booting(container)._still_runs("one")
+    for _ in range(100):
+        patience()
+    assert container.looks == ["one"]
+
+
+def test_one_that_has_ended_is_told_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maker, "_LOOK_INTERVAL", 0.0)
+    container = Container()
+    patience = booting(container)._still_runs("one")
+    patience()
+    container.running = False
+    with pytest.raises(SandboxFault, match="exited") as caught:
+        patience()
+    assert caught.value.fault is Fault.STOPPED

@@ -1,0 +1,1 @@
+"""Hours of small jobs while everything around them breaks, or minutes of it."""

@@ -1,0 +1,179 @@
+"""A real keeper and runner, clients that submit without a pause, and the faults that strike them."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import docker
+import httpx
+from docker.errors import APIError, NotFound
+from docker.models.containers import Container
+
+from tests.crash.lab import CrashKeeper
+from tests.crash.wire_cutter import Cut, WireCutter
+from tests.e2e.conftest import DEADLINE, until
+from tests.e2e.test_service import Service
+from tests.soak.plan import Fault, Strike, output, script
+from tests.soak.verdict import Seen
+
+#: Lines of a job's output: some jobs end between two faults, others are under way.
+LINES: Final = (1, 100)
+#: Seconds that the store is locked: longer than the runner waits for it.
+LOCKED: Final = 3.0
+#: Clients, each with a trust key of its own.
+CLIENTS: Final = 4
+#: Seconds for all jobs to come to their end when nothing breaks any more.
+CALM: Final = 180.0
+
+
+@dataclass
+class Lab:
+    """One run."""
+
+    engine: docker.DockerClient
+    keeper: CrashKeeper
+    runner: Service
+    seed: int
+    #: By job id: its name and its lines.
+    names: dict[str, tuple[str, int]] = field(default_factory=dict)
+    struck: list[str] = field(default_factory=list)
+
+    def run(self, seconds: float, strikes: Iterable[Strike] = ()) -> list[Seen]:
+        """Submit and strike for so long, wait for the rest, and return all jobs as they are in the end."""
+        end = time.monotonic() + seconds
+        clients = [threading.Thread(target=self._submit, args=(number, end)) for number in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        begin = time.monotonic()
+        for strike in strikes:
+            time.sleep(max(0.0, begin + strike.at - time.monotonic()))
+            self._strike(strike)
+        for client in clients:
+            client.join(DEADLINE)
+        until("all jobs are finished", lambda: not self._unfinished(), CALM)
+        return [self._seen(job) for job in self.names]
+
+    def _submit(self, client: int, end: float) -> None:
+        """Submit jobs, at most a few ahead of the runner. An answer that is lost is asked for again."""
+        chance = random.Random(self.seed * 1000 + client)
+        number = len(self.names)
+        while time.monotonic() < end:
+            name, lines = f"job-{client}-{number}", chance.randint(*LINES)
+            job = {"script": script(name, lines), "trust_key": f"client-{client}"}
+            answer = self._ask("POST", "/v1/jobs", json=job, headers={"Idempotency-Key": name})
+            if answer is not None and answer.status_code == httpx.codes.ACCEPTED:
+                self.names[answer.json()["id"]] = name, lines
+                number += 1
+                self._wait_for_one(answer.json()["id"], end)
+
+    def _wait_for_one(self, job: str, end: float) -> None:
+        while time.monotonic() < end:
+            answer = self._ask("GET", f"/v1/jobs/{job}")
+            if answer is not None and answer.json().get("state") == "finished":
+                return
+            time.sleep(0.02)
+
+    def _ask(self, method: str, path: str, **more: object) -> httpx.Response | None:
+        """None while the runner is away."""
+        try:
+            return self.runner.api.request(method, path, **more)  # type: ignore[arg-type]
+        except httpx.TransportError:
+            time.sleep(0.05)
+            return None
+
+    def _unfinished(self) -> list[str]:
+        return [job for job in self.names if self.runner.show(job)["state"] != "finished"]
+
+    def _seen(self, job: str) -> Seen:
+        name, lines = self.names[job]
+        view = self.runner.show(job)
+        log = self.runner.api.get(f"/v1/jobs/{job}/log").content
+        outcome = view["outcome"]["outcome"] if view["outcome"] else None
+        return Seen(name, view["state"], outcome, log, output(name, lines))
+
+    # -- what happens ---------------------------------------------------------------------------------------------
+
+    def _strike(self, strike: Strike) -> None:
+        self.struck.append(strike.fault)
+        ACTS[strike.fault](self)
+
+    def kill_runner(self) -> None:
+        self.runner.signal(signal.SIGKILL)
+        self.runner.wait()
+        self.runner.start()
+
+    def upgrade_runner(self) -> None:
+        self.runner.signal(signal.SIGUSR1)
+        assert self.runner.wait() == 0
+        self.runner.start()
+
+    def kill_keeper(self) -> None:
+        self.keeper.kill()
+        self.keeper.restart()
+
+    def remove_sandbox(self) -> None:
+        for container in self._sandboxes()[:1]:
+            try:
+                container.remove(force=True)
+            except (NotFound, APIError):  # the keeper was quicker
+                return
+
+    def wreck_sandbox(self) -> None:
+        for container in self._sandboxes()[:1]:
+            try:
+                container.exec_run(["pkill", "-9", "sshd"], user="root")
+            except (NotFound, APIError):
+                return
+
+    def cut_ssh(self) -> None:
+        for container in self._sandboxes():
+            for network in container.attrs["NetworkSettings"]["Networks"].values():
+                if network["IPAddress"]:
+                    wire = WireCutter(network["IPAddress"])
+                    wire.cut(Cut.RESET, new=False)
+                    time.sleep(0.2)
+                    wire.mend()
+
+    def lock_store(self) -> None:
+        holder = sqlite3.connect(self.runner.state / "runner.db", isolation_level=None)
+        try:
+            holder.execute("PRAGMA busy_timeout=5000")
+            holder.execute("BEGIN IMMEDIATE")
+            time.sleep(LOCKED)
+        finally:
+            holder.close()
+
+    def _sandboxes(self) -> list[Container]:
+        return [container for container in self.keeper.containers(self.engine) if container.status == "running"]
+
+    # -- what is there ----------------------------------------------------------------------------------------------
+
+    def open_files(self) -> int:
+        """Of the runner, in this life of it."""
+        assert self.runner.process is not None
+        return sum(1 for _ in Path(f"/proc/{self.runner.process.pid}/fd").iterdir())
+
+    def memory(self) -> int:
+        """Of the runner, in KiB."""
+        assert self.runner.process is not None
+        status = Path(f"/proc/{self.runner.process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0])
+
+
+ACTS: Final[Mapping[Fault, Callable[[Lab], None]]] = {
+    Fault.KILL_RUNNER: Lab.kill_runner,
+    Fault.KILL_KEEPER: Lab.kill_keeper,
+    Fault.UPGRADE_RUNNER: Lab.upgrade_runner,
+    Fault.REMOVE_SANDBOX: Lab.remove_sandbox,
+    Fault.WRECK_SANDBOX: Lab.wreck_sandbox,
+    Fault.CUT_SSH: Lab.cut_ssh,
+    Fault.LOCK_STORE: Lab.lock_store,
+}

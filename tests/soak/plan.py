@@ -1,0 +1,62 @@
+"""What breaks when, by a seed; and what a job writes. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Fault(StrEnum):
+    """What happens. A new one needs a line here and its act in `lab`."""
+
+    KILL_RUNNER = "runner killed"
+    KILL_KEEPER = "keeper killed"
+    UPGRADE_RUNNER = "runner restarted for an upgrade"
+    REMOVE_SANDBOX = "sandbox removed"
+    WRECK_SANDBOX = "sandbox's SSH server killed"
+    CUT_SSH = "SSH reset"
+    LOCK_STORE = "store locked"
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """One fault."""
+
+    #: Seconds from the beginning.
+    at: float
+    fault: Fault
+
+
+#: Seconds between two faults: jobs come to an end in between.
+PAUSE: Final = (4.0, 12.0)
+
+
+def schedule(seed: int, seconds: float) -> Iterator[Strike]:
+    """Yield the faults of a run, in their order: each kind once in every round, in a new order."""
+    chance = random.Random(seed)
+    at = 0.0
+    while True:
+        for fault in chance.sample(list(Fault), len(Fault)):
+            at += chance.uniform(*PAUSE)
+            if at >= seconds:
+                return
+            yield Strike(at, fault)
+
+
+def script(name: str, lines: int) -> str:
+    """Return a script that says once that it began, and then what `output` knows."""
+    return (
+        f"echo begin {name}\n"
+        f'for n in $(seq {lines}); do echo "{name} $n $(printf %s {name}$n | sha256sum | cut -c1-64)"; done\n'
+        f"echo end {name}\n"
+    )
+
+
+def output(name: str, lines: int) -> bytes:
+    """Return all that the script writes."""
+    middle = "".join(f"{name} {n} {hashlib.sha256(f'{name}{n}'.encode()).hexdigest()}\n" for n in range(1, lines + 1))
+    return f"begin {name}\n{middle}end {name}\n".encode()

@@ -1,0 +1,63 @@
+"""The soak itself: minutes in CI, hours by `make soak SOAK_SECONDS=14400`."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.crash.lab import CrashKeeper
+from tests.e2e.conftest import left_of
+from tests.e2e.test_service import Service
+from tests.soak.lab import CALM, Lab
+from tests.soak.plan import schedule
+from tests.soak.verdict import complaints, report
+
+SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
+SEED = int(os.environ.get("SOAK_SEED", "0")) or random.randrange(1, 1 << 30)
+#: What may be more at the end than after the start: a connection of a client, and what Python keeps of its allocations.
+MORE_FILES, MORE_MEMORY = 10, 60 * 1024
+
+
+@pytest.fixture
+def lab(tmp_path: Path, sandbox_runtime: str, sandbox_image: str, docker_client: docker.DockerClient) -> Iterator[Lab]:
+    (tmp_path / "keeper").mkdir()
+    keeper = CrashKeeper(tmp_path / "keeper", sandbox_runtime, sandbox_image, warm=2)
+    keeper.start()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    runner = Service(keeper, tmp_path / "state", port)
+    runner.start()
+    lab = Lab(docker_client, keeper, runner, SEED)
+    yield lab
+    if runner.process is not None and runner.process.poll() is None:
+        runner.process.kill()
+        runner.process.wait()
+    runner.api.close()
+    keeper.stop()
+
+
+@pytest.mark.timeout(SECONDS + CALM + 300)
+def test_nothing_is_lost_started_twice_or_left_whatever_breaks(lab: Lab, docker_client: docker.DockerClient) -> None:
+    print(f"seed {SEED}")
+    begin = time.monotonic()
+    jobs = lab.run(SECONDS, schedule(SEED, SECONDS))
+    print(report(jobs, lab.struck, time.monotonic() - begin))
+    assert complaints(jobs) == [], f"Again: SOAK_SEED={SEED} make soak"
+    lab.upgrade_runner()
+    lab.keeper.settle()
+    files, memory = lab.open_files(), lab.memory()
+    assert complaints(lab.run(5.0)) == []
+    lab.keeper.settle()
+    assert lab.open_files() <= files + MORE_FILES
+    assert lab.memory() <= memory + MORE_MEMORY
+    installation = lab.keeper.client.listing().installation
+    things = sorted(name.removeprefix("/") for name in left_of(docker_client, installation))
+    sandboxes = [sandbox.name for sandbox in lab.keeper.client.listing().sandboxes]
+    assert things == sorted(3 * sandboxes), "a container, a network and a volume for each sandbox, and nothing else"
