@@ -141,7 +141,7 @@ class Git:
         key, hosts = self.private / "key", self.private / "hosts"
         self.write(key, self.wanted["key"].replace("\r\n", "\n").rstrip("\n") + "\n")
         self.write(hosts, "".join(f"{line}\n" for line in self.wanted["host_keys"]))
-        self.environment["GIT_SSH_COMMAND"] = f"{SSH} -i {key} -o UserKnownHostsFile={hosts}"
+        self.environment.update(GIT_SSH_COMMAND=f"{SSH} -i {key} -o UserKnownHostsFile={hosts}")
 
     def write(self, path: Path, text: str) -> None:
         """Make a file for our eyes only."""
