@@ -24,7 +24,7 @@ import httpx
 
 from bench.recreate import DEADLINE, until
 from bench.stream import SANDBOXES, keeper
-from sandbox.keeper.protocol import SOCKET_IN_RUN_FOLDER
+from sandbox.keeper.places import SOCKET_IN_RUN_FOLDER
 
 CLIENTS, FOLLOWERS = 4, 50
 #: Writes all the time, so that every follower has something to be sent.

@@ -1,6 +1,6 @@
 """The launcher: the program in the sandbox that starts a script, or finds one again, and follows it.
 
-The runner sends it over the connection, together with `supervisor.py`. Two processes come of it:
+The runner sends it over the connection, together with the modules of `program.py`. Two processes come of it:
 
 - the **follower** is on the connection. It waits there before there is a job. Then it either lays out the attempt's
   folder and starts the supervisor, or looks for the supervisor of an attempt that was launched before; and sends the
@@ -8,7 +8,7 @@ The runner sends it over the connection, together with `supervisor.py`. Two proc
 - the **supervisor** is detached and sees the script to its end. It lives on when the connection does not.
 
 Standard library only, Python 3.11 or later, run with `-I -S`: nothing here may import anything of ours but
-`supervisor.py`. Frames are described in `wire.py`. All of this runs as the job's user, so a job can break it: the
+those modules. Frames are described in `wire.py`. All of this runs as the job's user, so a job can break it: the
 runner trusts nothing that it says.
 """
 # pathlib costs milliseconds at every start
@@ -27,7 +27,8 @@ import socket
 import struct
 import sys
 
-from runner.execution.supervisor import Attempt, Folder, RefusedError, Supervisor, enlarge, plain, run_briefly
+from runner.execution.folder import Attempt, Folder, RefusedError, plain
+from runner.execution.supervisor import Supervisor, enlarge, run_briefly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing costs milliseconds
@@ -185,6 +186,7 @@ class Follower:
         self.link = link
         self.sent = sent
         self.limit = limit
+        self.raw = b""
         self.progress: object = None
 
     def run(self) -> None:
@@ -200,7 +202,7 @@ class Follower:
                     self.obey()
                 elif hear_supervisor(self.link, self.folder):
                     self.send_log()
-                    self.send_progress(self.folder.read_record())
+                    self.send_progress()
                 else:
                     self.link.close()
                     self.link = None
@@ -230,9 +232,13 @@ class Follower:
             while select.select([STDIN], [], [], 0)[0]:
                 self.obey()
 
-    def send_progress(self, record: dict[str, Any]) -> None:
+    def send_progress(self) -> None:
         """Tell how far the steps are, if that is news. What the job made of the record is for the runner to judge."""
-        if (steps := record.get("steps")) and steps != self.progress:
+        raw = self.folder.read_raw_record()
+        if raw == self.raw:  # as with nearly every piece of output
+            return
+        self.raw = raw
+        if (steps := self.folder.read_record().get("steps")) and steps != self.progress:
             self.progress = steps
             send_json(b"s", {"steps": steps})
 
@@ -247,7 +253,7 @@ class Follower:
         if isinstance(logged := record.get("logged"), int):
             self.limit = min(self.limit, logged)
         self.send_log()
-        self.send_progress(record)
+        self.send_progress()
         if (kind := record.get("kind")) in ("starting", "running", "missing or unreadable"):
             send_json(b"x", {"why": f"The supervisor in the sandbox is gone, and its record is {kind}."})
         else:

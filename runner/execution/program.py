@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Final
 
 #: The launcher's, in the order in which they need each other.
-MODULES: Final = ("plan", "supervisor", "launcher")
+MODULES: Final = ("plan", "folder", "supervisor", "launcher")
 
 # Registered under their full names, they find each other by their usual imports without any package around them.
 _BOOTSTRAP: Final = """\

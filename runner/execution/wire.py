@@ -15,8 +15,8 @@ A frame is a type (1 byte), the payload's size (4 bytes, big-endian) and the pay
 | to runner   | e    | JSON: how the script ended                     | after every byte of the log       |
 | to runner   | x    | JSON: lost, how the script ended is not known  | in place of e                     |
 
-The launcher imports nothing of ours but its supervisor, so it has its own few lines for this; a test proves that both
-agree.
+The launcher imports nothing of ours but what travels with it, so it has its own few lines for this; a test proves that
+both agree.
 What comes from the sandbox may come from a hostile job: all of it is bounded here, and every oddity is a ProtocolError.
 """
 

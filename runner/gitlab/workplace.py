@@ -9,8 +9,8 @@ from typing import Final
 
 from runner.errors import BadJobError, RunnerError
 from runner.execution.flight import first, stop
+from runner.execution.folder import PATH
 from runner.execution.session import Session
-from runner.execution.supervisor import PATH
 from runner.gitlab import credentials, stages
 from runner.gitlab.cache import Cache, bring_in_helper
 from runner.gitlab.containers.plan import Plan, plan

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from runner.execution import program, wire
-from runner.execution.supervisor import Folder
+from runner.execution.folder import Folder
 from runner.steps import Step, StepProgress, StepState, parse
 from tests.runner.conftest import alive, children_of, end_leftovers
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import ProtocolError
-from runner.execution import launcher, supervisor, wire
+from runner.execution import folder, launcher, wire
 from runner.execution.lease import LeaseSource
 from runner.execution.log import Log
 from runner.execution.marker import Marker
@@ -108,7 +108,7 @@ def test_the_launcher_reads_what_we_write(monkeypatch: pytest.MonkeyPatch) -> No
     os.write(writer, wire.encode_launch(launch, 4) + b"true" + wire.encode_signal(15))
     monkeypatch.setattr(launcher, "STDIN", reader)
     kind, size = launcher.read_head()
-    attempt = supervisor.Attempt(json.loads(b"".join(launcher.read_pieces(size))))
+    attempt = folder.Attempt(json.loads(b"".join(launcher.read_pieces(size))))
     assert (kind, attempt.path, attempt.args, attempt.environment) == (b"L", "/r/a1", ["x", "☃"], {"A": "\udcff\n"})
     assert (attempt.timeout, attempt.grace, attempt.log_limit, attempt.workspace) == (1.5, 2.0, 99, "/w")
     assert launcher.read_head() == (b"S", 4)

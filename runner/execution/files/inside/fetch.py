@@ -21,8 +21,8 @@ from http.client import HTTPException
 from pathlib import Path
 
 from runner.execution.files.inside.unpack import UnsafeArchiveError, unpack
+from runner.execution.folder import RefusedError
 from runner.execution.launcher import empty_workspace, read_head, read_pieces, send_json
-from runner.execution.supervisor import RefusedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

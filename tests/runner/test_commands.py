@@ -1,4 +1,4 @@
-"""`runner token`: what an operator does with the tokens of others."""
+"""The commands that talk to a service, which has no sandboxes here: what is shown of jobs, tokens and webhooks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +79,21 @@ def test_only_an_admin_makes_tokens(runner: Command) -> None:
     token = runner("token", "create", "ci").stdout.strip()
     refused = runner("token", "create", "more", "--scope", "admin", RUNNER_TOKEN=token)
     assert (refused.returncode, "lacks the scope `admin`" in refused.stderr) == (69, True)
+
+
+def test_the_steps_of_a_job_are_shown(runner: Command, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        "steps:\n- {name: build, script: make}\n- {name: test, script: make test, if: env.A == 'x'}\nretry: 1\n"
+    )
+    submitted = runner("submit", str(tmp_path / "job.yaml"))
+    assert (submitted.returncode, submitted.stderr) == (0, "")
+    shown = runner("show", submitted.stdout.strip())
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert lines[1:] == [["STEP", "STATE", "EXIT", "CODE", "SECONDS"], ["build", "waiting"], ["test", "waiting"]]
+    view = json.loads(runner("show", submitted.stdout.strip(), "--json").stdout)
+    assert [step["name"] for step in view["steps"]] == ["build", "test"]
+
+
+def test_without_receivers_there_are_no_webhooks_in_trouble(runner: Command) -> None:
+    assert json.loads(runner("webhooks", "--json").stdout) == []
+    assert runner("webhooks").stdout.split() == ["JOB", "RECEIVER", "TRIES", "AGAIN", "PROBLEM"]
