@@ -7,7 +7,6 @@ taken for broken: such a sandbox is condemned, and not lent again before somebod
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +19,9 @@ from runner.addresses.register import Entry, Register
 from runner.errors import InputError, LeaseError, LeaseLostError, LeaseUnreachableError, SandboxError
 from runner.execution.cancellation import see_through
 from runner.execution.lease import Access
+from runner.logs import Action, Events
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Seconds between two looks at what others on this host may have returned.
 POLL: Final = 0.5
@@ -181,7 +181,8 @@ class _Place:
 
     def tell_condemned(self, reason: str) -> None:
         """Say it, with what there is to do about it."""
-        _logger.warning("Sandbox %s is condemned and not lent again: %s %s", self.address, reason, self._remedy)
+        what = f"condemned and not lent again: {reason} {self._remedy}"
+        _events.warning(Action.CONDEMNED, what, sandbox=str(self.address))
 
     async def _holding(self, act: Callable[[], Coroutine[Any, Any, AddressLease]]) -> AddressLease:
         """Act with the lock, and keep it only when a lease comes of that."""

@@ -9,6 +9,7 @@ import typer
 
 from runner.commands import config, jobs, operation, run, serve, state, tokens
 from runner.config.model import Api
+from runner.doctor.cli import doctor
 from runner.errors import BadJobError, ConfigError, InputError, RunnerError
 from runner.gitlab.cli import app as gitlab
 
@@ -26,6 +27,7 @@ app.add_typer(state.app)
 app.add_typer(tokens.app, name="token")
 app.add_typer(config.app, name="config")
 app.add_typer(gitlab, name="gitlab")
+app.command()(doctor)
 
 _EXIT_CODES: Final = ((BadJobError, 64), (InputError, 66), (ConfigError, 78))
 """By kind, as in sysexits.h: 64 usage, 66 no input, 78 configuration; for the rest 69, something needed is
@@ -44,12 +46,18 @@ def main() -> None:
 @app.command()
 def ping(
     url: Annotated[str, typer.Option(envvar="RUNNER_URL", help="Where the API is.")] = f"http://{Api().listen}",
+    live: Annotated[
+        bool, typer.Option("--live", help="Whether it works at all, be it draining or without keeper.")
+    ] = False,
 ) -> None:
-    """Exit with 0 when the service answers and takes jobs. For health checks."""
+    """Exit with 0 when the service answers, and a job that is submitted now would be run. For health checks.
+
+    What restarts a service that fails the check asks with --live: a restart helps neither drain nor keeper.
+    """
     import httpx  # noqa: PLC0415 - `runner run` does not pay for it
 
     try:
-        answer = httpx.get(f"{url}/ready", timeout=5)
+        answer = httpx.get(f"{url}/{'live' if live else 'ready'}", timeout=5)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise InputError(f"No runner answers at {url}: {error}.") from error
     print(answer.text)

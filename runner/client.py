@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,10 +39,11 @@ _T = TypeVar("_T")
 class Client:
     """The API of one service. Every method raises ClientError; BadJobError when the service refuses what was sent."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, verify: ssl.SSLContext | bool = True) -> None:
+        """`verify`: whose certificate is trusted; by default that of the authorities which are known here."""
         headers = {"Authorization": f"Bearer {token}", "User-Agent": "runner"}
         try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT)
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT, verify=verify)
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise ClientError(f"The service's address {url!r} or its token is not usable: {error}.") from error
         self._url = url

@@ -1,7 +1,9 @@
 """Leases from the keeper, over its unix socket. The one place where the runner meets the `sandbox` package."""
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
 from typing import TypeAlias, TypeVar
@@ -9,14 +11,40 @@ from typing import TypeAlias, TypeVar
 from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
 from runner.execution.lease import Access
 from sandbox.errors import KeeperError, KeeperRefused
+from sandbox.health import HostState
 from sandbox.keeper import protocol
 from sandbox.keeper.client import KeeperClient
 from sandbox.state import State
 
 DEFAULT_KEEPER = Path(protocol.DEFAULT_SOCKET)
 
+#: Seconds for the keeper to tell what it measures.
+METRICS_DEADLINE = 5.0
+
 _T = TypeVar("_T")
 _Granted: TypeAlias = asyncio.Future[tuple[protocol.LeaseGrant, socket]]
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperState:
+    """How the keeper says it is."""
+
+    host: HostState
+    #: Its own sentence about what fails, and whether sandboxes are still made; empty when nothing is wrong.
+    trouble: str
+    #: Sandboxes of each profile that are ready, and all that there are.
+    ready: Mapping[str, int]
+    made: Mapping[str, int]
+
+
+def look_at(socket: Path) -> KeeperState:
+    """Ask a keeper how it is; blocks for as long as it takes to answer. Errors: LeaseUnreachableError."""
+    try:
+        listing = KeeperClient(socket).listing()
+    except KeeperError as error:
+        raise LeaseUnreachableError(str(error)) from error
+    ready = Counter(sandbox.profile for sandbox in listing.sandboxes if sandbox.state is State.READY)
+    return KeeperState(listing.host, listing.trouble, ready, Counter(one.profile for one in listing.sandboxes))
 
 
 class KeeperLeases:
@@ -44,6 +72,10 @@ class KeeperLeases:
         """How many sandboxes of a profile are ready and not leased. Errors: LeaseError."""
         listing = await _ask(self._client.listing)
         return sum(sandbox.state is State.READY and sandbox.profile == profile for sandbox in listing.sandboxes)
+
+    async def metrics(self) -> str:
+        """What the keeper measures, in Prometheus's text format. Errors: LeaseError."""
+        return await _ask(lambda: self._client.metrics(METRICS_DEADLINE))
 
     async def _lease(self, attempt: str, asked: "_Granted", unwanted: Callable[["_Granted"], object]) -> "KeeperLease":
         try:

@@ -25,6 +25,8 @@ class Source:
     ready: Callable[[str], Awaitable[int]] | None
     #: The folder in the sandboxes for what is the runner's; None for the sandbox image's own places.
     folder: str | None
+    #: Tells what the keeper measures, in Prometheus's text format; None without a keeper.
+    metrics: Callable[[], Awaitable[str]] | None = None
 
     def adapt(self, settings: Settings) -> Settings:
         """Return the settings with the places that these sandboxes have."""
@@ -36,7 +38,7 @@ class Source:
 def keeper(socket: Path) -> Source:
     """The keeper of this host."""
     leases = KeeperLeases(socket)
-    return Source(leases, leases.ready, None)
+    return Source(leases, leases.ready, None, leases.metrics)
 
 
 def addresses(

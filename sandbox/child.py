@@ -3,19 +3,23 @@
 A thread that is stuck in the kernel cannot be ended, and holds whatever it holds; a child can be left behind.
 """
 
+import atexit
 import io
 import os
-import select
+import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sandbox.errors import SandboxError
 from sandbox.text import one_line
 
-_CODE = "import sys,importlib;sys.path.append(sys.argv[1]);sys.exit(importlib.import_module(sys.argv[2]).main())"
+_CODE = "import sys;sys.path.append(sys.argv[1]);from sandbox import nursery;nursery.main()"
 _ROOT = str(Path(__file__).parents[1])
 
 
@@ -36,15 +40,11 @@ def ask(module: str, question: bytes, deadline: float) -> bytes:
     with _memory("question") as asked, _memory("answer") as answer, _memory("complaint") as complaint:
         asked.write(question)
         asked.seek(0)
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-X", "utf8", "-c", _CODE, _ROOT, module],
-            stdin=asked, stdout=answer, stderr=complaint, cwd="/", env={},
-        )  # fmt: skip
-        if not _ended(process, deadline):
-            raise NoAnswer("it did not end in time")
-        if process.returncode != 0:
+        code = _run(module, [file.fileno() for file in (asked, answer, complaint)], deadline)
+        if code != 0:
             complaint.seek(0)
-            raise NoAnswer(f"it ended with {process.returncode}: {_last_line(complaint.read())}", process.returncode)
+            how = "was killed" if code is None else f"ended with {code}"
+            raise NoAnswer(f"it {how}: {_last_line(complaint.read())}", code)
         answer.seek(0)
         return answer.read()
 
@@ -54,20 +54,78 @@ def _memory(name: str) -> io.FileIO:
     return io.FileIO(os.memfd_create(name), "r+")
 
 
-def _ended(process: subprocess.Popen[bytes], deadline: float) -> bool:
+def _run(module: str, standard: Sequence[int], deadline: float) -> int | None:
+    """Have a child run with these files as its standard ones. Returns its exit code, None when something killed it."""
+    status, its = socket.socketpair()
+    with status:
+        with its:
+            _nursery.send(module, [*standard, its.fileno()], deadline)
+        try:
+            status.settimeout(_left(deadline))
+            _, handles, _, _ = socket.recv_fds(status, 1, 1)
+        except TimeoutError:
+            raise NoAnswer("it did not start in time") from None
+        if not handles:
+            raise NoAnswer("it could not be started")
+        return _await(status, handles[0], deadline)
+
+
+def _await(status: socket.socket, handle: int, deadline: float) -> int | None:
     """Wait for the child, and kill it when time is over. One that is stuck in a file system is not waited for."""
-    handle = os.pidfd_open(process.pid)
     try:
-        end = select.poll()
-        end.register(handle, select.POLLIN)
-        if end.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            process.wait()
-            return True
+        status.settimeout(_left(deadline))
+        code = status.recv(1)
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        raise NoAnswer("it did not end in time") from None
     finally:
         os.close(handle)
-    process.kill()
-    threading.Thread(target=process.wait, name="reap a child", daemon=True).start()
-    return False
+    return code[0] if code else None
+
+
+class _Nursery:
+    """The process that forks the children: started for the first one, and anew when it has ended."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._requests = socket.socket()
+
+    def send(self, module: str, handles: Sequence[int], deadline: float) -> None:
+        """Ask for a child. Raises `NoAnswer`."""
+        with self._turn:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            try:
+                self._requests.settimeout(_left(deadline))
+                socket.send_fds(self._requests, [module.encode()], handles)
+            except OSError as error:
+                raise NoAnswer(f"it could not be started: {error}") from error
+
+    def stop(self) -> None:
+        """End it; children that are there go on."""
+        with self._turn:
+            self._requests.close()
+            if self._process:
+                self._process.wait()
+
+    def _start(self) -> None:
+        self._requests.close()
+        self._requests, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with its:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-X", "utf8", "-c", _CODE, _ROOT],
+                stdin=its.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", env={},
+            )  # fmt: skip
+
+
+_nursery = _Nursery()
+atexit.register(_nursery.stop)
+
+
+def _left(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())
 
 
 def _last_line(complaint: bytes) -> str:

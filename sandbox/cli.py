@@ -29,6 +29,7 @@ from sandbox.evaluation.errors import EvaluationError
 from sandbox.images.cli import app as images
 from sandbox.keeper import protocol
 from sandbox.keeper.home import DEFAULT_HOME
+from sandbox.logs import Format
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -78,6 +79,9 @@ def keeper(
     group: Annotated[str | None, typer.Option(help="Group, by name or number, that may use the socket.")] = None,
     home: Annotated[Path, typer.Option(readable=False, help="State folder.")] = Path(DEFAULT_HOME),
     patience: Annotated[float, typer.Option(help="Seconds to wait for running jobs when stopped.")] = 300.0,
+    log_format: Annotated[
+        Format, typer.Option(envvar="SANDBOX_LOG_FORMAT", help="For people or for machines.")
+    ] = Format.TEXT,
 ) -> None:
     """Run the keeper: it holds the Docker socket, keeps sandboxes warm and lends them over its own socket.
 
@@ -88,7 +92,7 @@ def keeper(
     """
     from sandbox.keeper import process
 
-    process.run(configuration, run_folder, group, home, patience)
+    process.run(configuration, run_folder, group, home, patience, log_format)
 
 
 @settings.command()
@@ -122,6 +126,17 @@ def ping(keeper: KeeperSocket = _DEFAULT_SOCKET) -> None:
     print(pong.message)
     if not pong.fit:
         raise typer.Exit(1)
+
+
+@app.command("metrics")
+def print_metrics(keeper: KeeperSocket = _DEFAULT_SOCKET) -> None:
+    """Print what the keeper counts and times, in Prometheus's text format (docs/metrics.md).
+
+    Where there is a runner, its /metrics has the same. Without one: a cron job that writes this for node_exporter.
+    """
+    from sandbox.keeper.client import KeeperClient
+
+    print(KeeperClient(keeper).metrics(), end="")
 
 
 @app.command()

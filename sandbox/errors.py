@@ -27,6 +27,7 @@
 A message is a sentence with the cause, followed by the next step where there is one.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -100,11 +101,12 @@ _QUIET = frozenset({Fault.RECREATE_POLICY, Fault.IMAGE_REPLACED, Fault.OTHER_TRU
 
 
 class SandboxFault(SandboxError):
-    """A sandbox is not fit for use: `fault` says which kind, the message what was seen."""
+    """A sandbox is not fit for use: `fault` says which kind, the message what was seen, and `seen` names its kinds."""
 
-    def __init__(self, fault: Fault, message: str) -> None:
+    def __init__(self, fault: Fault, message: str, seen: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.fault = fault
+        self.seen = frozenset(seen)
 
 
 class NoSuchSandbox(SandboxError):

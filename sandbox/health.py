@@ -173,6 +173,11 @@ class HostHealth:
         return Blame.SANDBOX if self._evidence or self._own else Blame.NOBODY
 
     @property
+    def open_breakers(self) -> frozenset[str]:
+        """The profiles of which every new sandbox fails."""
+        return frozenset(profile for profile, breaker in self._breakers.items() if breaker.is_open)
+
+    @property
     def sentence(self) -> str:
         """What is wrong and what to do about it; empty when nothing is."""
         match self.blame:

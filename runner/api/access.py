@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
-import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -15,9 +14,10 @@ from fastapi.security import HTTPBearer
 from runner.api.problems import ApiError
 from runner.api.rate import Buckets
 from runner.api.token import Token
+from runner.logs import Action, Events
 from runner.store.tokens import Scope, TokenFacts, Tokens
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: The token in the state folder: it may do everything, and is there to create the others.
 FIRST: Final = TokenFacts("first", "the operator", frozenset(Scope), 0.0, None)
@@ -42,7 +42,8 @@ class Access:
             client = self._client(request.headers.get("authorization"))
             self._slow_down(client)
             if scope not in client.scopes:
-                _logger.info("%s may not %s %s: no scope %s", client.who, request.method, request.url.path, scope)
+                what = f"{client.who} may not {request.method} {request.url.path}: no scope {scope}"
+                _events.warning(Action.DENIED, what, who=client.who)
                 raise ApiError(HTTPStatus.FORBIDDEN, f"The token may not do this: it lacks the scope `{scope}`.")
             return client
 

@@ -3,7 +3,6 @@
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Final
@@ -16,13 +15,14 @@ from runner.api import bodies, logs
 from runner.api.access import Access
 from runner.api.models import JobPage, JobRequest, JobView
 from runner.api.problems import ApiError
+from runner.logs import Action, Events
 from runner.service.record import Record
 from runner.service.service import Service
 from runner.store import jobs as submission
 from runner.store.states import JobState
 from runner.store.tokens import Scope, TokenFacts
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Largest request body in bytes: a script of the largest size, with JSON's escapes.
 MAX_BODY: Final = 160 * 1024 * 1024
@@ -50,7 +50,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
         body = await bodies.read(request, MAX_BODY)
         name = submission.Request(idempotency_key, body) if idempotency_key else None
         record = await service.submit(bodies.parse(body, JobRequest).to_job(), name)
-        _logger.info("job %s: submitted by %s", record.id, client.who)
+        _events.info(Action.SUBMITTED, f"submitted by {client.who}", job=record.id, who=client.who)
         return _view(service, record.id)
 
     @jobs.get("", dependencies=[reader])
@@ -78,7 +78,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
         Events follow the log to its end; the last one has the outcome.
         """
         if "text/event-stream" in request.headers.get("accept", ""):
-            events = _events(record, int(last_event_id) if last_event_id else offset)
+            events = _live_events(record, int(last_event_id) if last_event_id else offset)
             return StreamingResponse(events, headers={"Cache-Control": "no-store"}, media_type="text/event-stream")
         content: AsyncIterator[bytes] = record.follow(offset) if follow else _now(record, offset)
         headers = {"Vary": "Accept, Accept-Encoding"}
@@ -91,7 +91,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
         client: Annotated[TokenFacts, Depends(submitter)], record: Annotated[Record, Depends(found)]
     ) -> JobView:
         """Ask for a job's end. It has not ended yet when this returns."""
-        _logger.info("job %s: cancelled by %s", record.id, client.who)
+        _events.info(Action.CANCELLED, f"cancelled by {client.who}", job=record.id, who=client.who)
         await service.cancel(record, client.name)
         return _view(service, record.id)
 
@@ -114,7 +114,7 @@ async def _now(record: Record, offset: int) -> AsyncIterator[bytes]:
         yield data
 
 
-async def _events(record: Record, offset: int) -> AsyncIterator[bytes]:
+async def _live_events(record: Record, offset: int) -> AsyncIterator[bytes]:
     events = logs.Events(offset)
 
     async def all_of_them() -> AsyncIterator[bytes]:

@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
-import logging
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Annotated
@@ -12,10 +11,11 @@ from fastapi import APIRouter, Depends
 from runner.api.access import Access
 from runner.api.models import Status, StopRequest
 from runner.api.server import Works
+from runner.logs import Action, Events
 from runner.service.service import Service
 from runner.store.tokens import Scope, TokenFacts
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 
 def make_router(service: Service, works: Works, access: Access) -> APIRouter:
@@ -44,21 +44,21 @@ def make_router(service: Service, works: Works, access: Access) -> APIRouter:
     @operation.post("/drain")
     async def drain(operator: Operator) -> Status:
         """Start nothing more until somebody resumes, also over restarts. Jobs are taken and wait; what runs goes on."""
-        _logger.info("drained by %s", operator.name)
+        _events.info(Action.DRAINING, f"drained by {operator.name}", who=operator.name)
         await service.drain(operator.name)
         return await status()
 
     @operation.post("/resume")
     async def resume(operator: Operator) -> Status:
         """Start what waits again."""
-        _logger.info("resumed by %s", operator.name)
+        _events.info(Action.WORKING, f"resumed by {operator.name}", who=operator.name)
         await service.resume()
         return await status()
 
     @operation.post("/stop", status_code=HTTPStatus.ACCEPTED)
     async def stop(operator: Operator, request: StopRequest | None = None) -> Status:
         """Take no more jobs, and end when nothing runs any more; with `force`, what runs is ended."""
-        _logger.info("stopped by %s", operator.name)
+        _events.info(Action.STOPPING, f"stopped by {operator.name}", who=operator.name)
         if request and request.force:
             works.abort(f"it was told to stop at once by {operator.name}.")
         else:

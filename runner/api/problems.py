@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -29,6 +29,8 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+    reasons: list[str] = []
+    """Of `/ready`: why not, by names that do not change."""
 
 
 #: What the description of the API says of errors.
@@ -40,10 +42,17 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
 class ApiError(Exception):
     """A request that cannot be answered: the status, and a sentence with cause and next step."""
 
-    def __init__(self, status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        reasons: Sequence[str] = (),
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.headers = headers
+        self.reasons = reasons
 
 
 def add_problems(app: FastAPI) -> None:
@@ -51,7 +60,7 @@ def add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def api_error(_request: Request, error: ApiError) -> Response:
-        return _problem(error.status, str(error), error.headers)
+        return _problem(error.status, str(error), error.headers, error.reasons)
 
     @app.exception_handler(RunnerError)
     async def runner_error(_request: Request, error: RunnerError) -> Response:
@@ -67,6 +76,9 @@ def add_problems(app: FastAPI) -> None:
         return _problem(HTTPStatus(error.status_code), f"{error.detail}. The API is described at /openapi.json.")
 
 
-def _problem(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    problem = Problem(title=status.phrase, status=status, detail=detail)
-    return JSONResponse(problem.model_dump(), status, headers, media_type="application/problem+json")
+def _problem(
+    status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None, reasons: Sequence[str] = ()
+) -> JSONResponse:
+    problem = Problem(title=status.phrase, status=status, detail=detail, reasons=list(reasons))
+    content = problem.model_dump(exclude_defaults=True)
+    return JSONResponse(content, status, headers, media_type="application/problem+json")

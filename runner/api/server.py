@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 import ssl
 from collections.abc import Callable, Iterator
@@ -16,9 +15,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from runner.errors import InputError, StateError
+from runner.logs import Action, Events
 from runner.service.mode import Mode
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Seconds that followers of a log have to read its end when the service stops.
 LAST_READS = 5
@@ -105,6 +105,7 @@ async def serve(
         host=host,
         port=port,
         log_level="warning",
+        log_config=None,  # what uvicorn tells is written as ours is
         timeout_graceful_shutdown=LAST_READS,
         lifespan="off",
         ssl_certfile=tls.certificate if tls else None,
@@ -131,7 +132,8 @@ async def _serve(server: uvicorn.Server, host: str, port: int) -> None:
 
 
 def _time_is_over(service: Works, seconds: float) -> None:
-    _logger.info("stopping: the runner has run for %g s, and was told to run no longer", seconds)
+    what = f"stopping: the runner has run for {seconds:g} s, and was told to run no longer"
+    _events.info(Action.STOPPING, what)
     service.stop()
 
 

@@ -3,7 +3,6 @@
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
 import asyncio
-import logging
 from http import HTTPStatus
 from typing import Annotated
 
@@ -13,9 +12,10 @@ from runner.api import bodies
 from runner.api.access import Access
 from runner.api.models import NewToken, TokenRequest, TokenView
 from runner.api.problems import ApiError
+from runner.logs import Action, Events
 from runner.store.tokens import Scope, TokenFacts, Tokens
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 
 def make_router(tokens: Tokens, access: Access) -> APIRouter:
@@ -29,7 +29,8 @@ def make_router(tokens: Tokens, access: Access) -> APIRouter:
         wanted = bodies.parse(await bodies.read(request, bodies.SMALL), TokenRequest)
         seconds = None if wanted.days is None else wanted.days * 24 * 3600
         facts, token = await asyncio.to_thread(tokens.create, wanted.name, wanted.scopes, seconds)
-        _logger.info("token %s for %r was created by %s", facts.id, facts.name, admin.who)
+        what = f"token {facts.id} for {facts.name!r} was created by {admin.who}"
+        _events.info(Action.TOKEN_CREATED, what, who=admin.who)
         return NewToken(**TokenView.of(facts).model_dump(), token=token)
 
     @router.get("")
@@ -42,6 +43,6 @@ def make_router(tokens: Tokens, access: Access) -> APIRouter:
         """Have a token be worth nothing from now on."""
         if not await asyncio.to_thread(tokens.revoke, token_id):
             raise ApiError(HTTPStatus.NOT_FOUND, "There is no token of that id. `runner token ls` has them.")
-        _logger.info("token %s was revoked by %s", token_id, admin.who)
+        _events.info(Action.TOKEN_REVOKED, f"token {token_id} was revoked by {admin.who}", who=admin.who)
 
     return router

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,7 @@ from runner.config.load import load
 from runner.config.options import given_settings, takes_settings
 from runner.errors import ConfigError
 from runner.execution.options import Settings
+from runner.logs import Action, Events, configure
 from sandbox.settings.loaded import later
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from sandbox.settings.loaded import Loaded
 
 app = typer.Typer()
-_logger = logging.getLogger("runner")
+_events = Events("runner")
 
 
 @app.command()
@@ -53,9 +52,10 @@ def serve(
 
     HUP reads the settings anew and takes up those that are live. A file with a mistake changes nothing.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     read = partial(load, configuration, options=given_settings(given))
-    asyncio.run(_serve(read(), read))
+    loaded = read()
+    configure(loaded.config.log.format)
+    asyncio.run(_serve(loaded, read))
 
 
 def _gitlab(settings: GitLab) -> GitLabOptions:
@@ -86,6 +86,7 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
     from runner.api.server import serve as serve_api  # noqa: PLC0415
     from runner.api.token import Token  # noqa: PLC0415
     from runner.gitlab.beside import beside  # noqa: PLC0415
+    from runner.metrics import Metrics  # noqa: PLC0415
     from runner.service.home import Home  # noqa: PLC0415
     from runner.service.housekeeping import Housekeeper  # noqa: PLC0415
     from runner.service.leases import NotedLeases  # noqa: PLC0415
@@ -95,12 +96,14 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
 
     config = loaded.config
     for remark in loaded.remarks:
-        _logger.warning("%s", remark)
+        _events.warning(Action.CONFIGURATION_REMARK, remark)
     source = source_of(config.sandboxes)
     gitlab = _gitlab(config.gitlab)
     tls = Tls(config.tls.certificate, config.tls.key) if config.tls.certificate and config.tls.key else None
     home, jobs = Home(config.state), config.jobs
-    records, token = Records(home.jobs, home.logs), Token(home.token, config.api.token)
+    metrics = Metrics()
+    home.on_failure(metrics.store_errors.inc)
+    records, token = Records(home.jobs, home.logs, metrics), Token(home.token, config.api.token)
     noted = NotedLeases(source.leases, home.leases, jobs.slots)
     standby = Standby(noted, source.ready) if source.ready else None
     service = Service(
@@ -114,12 +117,11 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
         Housekeeper(records, *_limits(config)),
     )
     where = f"{'https' if tls else 'http'}://{config.api.listen}"
-    _logger.info("serving on %s; the API token is in %s", where, home.token)
+    _events.info(Action.SERVING, f"serving on {where}; the API token is in {home.token}")
     working = beside(service, source.leases, home.gitlab, gitlab)
-    app = make_app(service, token, home.tokens, working)
+    app = make_app(service, token, home.tokens, working, source.metrics)
     reread = partial(_reread, service, loaded, read)
     await serve_api(working, app, config.api.host, config.api.port, tls, jobs.max_run_time, reread)
-    logging.shutdown()
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes
 
 
@@ -128,11 +130,11 @@ def _reread(service: Service, started: Loaded[Config], read: Callable[[], Loaded
     try:
         said = read()
     except ConfigError as error:
-        _logger.error("the configuration was left as it was: %s", error)  # noqa: TRY400 - a sentence
+        _events.error(Action.CONFIGURATION_REFUSED, f"the configuration was left as it was: {error}")
         return
     jobs = said.config.jobs
     service.follow(jobs.slots, jobs.per_key, jobs.labels)
     service.housekeeper.follow(*_limits(said.config))
-    _logger.info("the configuration was read anew")
+    _events.info(Action.CONFIGURATION_READ, "the configuration was read anew")
     if waiting := later(started, said):
-        _logger.warning("not taken up before the next start: %s", ", ".join(waiting))
+        _events.warning(Action.CONFIGURATION_REMARK, f"not taken up before the next start: {', '.join(waiting)}")

@@ -15,6 +15,7 @@ from pydantic import ByteSize, Field, SecretStr, field_validator, model_validato
 
 from runner.gitlab.containers.policy import PullPolicy
 from runner.keeper_leases import DEFAULT_KEEPER
+from runner.logs import Format
 from runner.service.retention import RETENTION
 from runner.service.watermark import MARKS
 from sandbox.settings.model import About, Section
@@ -175,6 +176,13 @@ class Disk(Section):
     and who makes room."""
 
 
+class Log(Section):
+    """The service's own log, on stderr."""
+
+    format: Annotated[Format, About(option="--log-format")] = Format.TEXT
+    """`text` or `json` (docs/logs.md). Text: a service that was just started is read by a person."""
+
+
 class Config(Section):
     """All of it."""
 
@@ -188,6 +196,7 @@ class Config(Section):
     gitlab: GitLab = GitLab()
     retention: Retention = Retention()
     disk: Disk = Disk()
+    log: Log = Log()
 
     @model_validator(mode="after")
     def _gitlab_needs_a_keeper(self) -> Self:

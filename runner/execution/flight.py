@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -16,9 +15,10 @@ from runner.execution.heartbeat import Heartbeat
 from runner.execution.marker import Marker
 from runner.execution.options import Settings
 from runner.execution.pursuit import CATCH_UP, Pursuit
+from runner.logs import Action, Events
 from runner.outcome import Limit, Outcome, SandboxLost, SetupFailed, TimedOut
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Seconds that the runner waits beyond the moment when the launcher itself should have ended the job.
 BACKSTOP: Final = 10.0
@@ -54,7 +54,7 @@ class Flight:
             if script.done():
                 return _broken(script.exception())
             if self._heartbeat.is_lost:
-                return SandboxLost("The lease was taken away while the script was running.")
+                return SandboxLost(f"The lease was taken away while the script was running. {self._heartbeat.why}")
             if self._pursuit.settled:
                 break
         return TimedOut(Limit.JOB)
@@ -108,7 +108,7 @@ def sentence(error: BaseException | None) -> str:
     """Return an error as a sentence for users. One that is not ours goes to the runner's own log."""
     if isinstance(error, RunnerError):
         return str(error)
-    _logger.error("An error of the runner's own ended an attempt.", exc_info=error, extra={"action": "internal_error"})
+    _events.error(Action.DEFECT, "An error of the runner's own ended an attempt.", error=error)
     return f"The runner met an error of its own ({type(error).__name__}). Please report it with the runner's log."
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 
 from runner.errors import LeaseLostError
 from runner.execution.lease import Lease
+from runner.logs import Action, Events
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 
 class Heartbeat:
@@ -23,6 +23,8 @@ class Heartbeat:
         """Start. Needs a running event loop."""
         self._lease = lease
         self._lost = asyncio.Event()
+        #: Why it was lost.
+        self.why = ""
         self._asked = asyncio.Event()
         self._task = asyncio.create_task(self._beat())
 
@@ -53,13 +55,11 @@ class Heartbeat:
             try:
                 async with asyncio.timeout(self._lease.term):
                     await self._lease.renew()
-            except LeaseLostError:
+            except LeaseLostError as error:
+                self.why = str(error)
                 self._lost.set()
                 return
             except Exception as error:  # noqa: BLE001 - a loop that cannot die
-                _logger.warning(
-                    "The lease of %s could not be renewed: %s",
-                    self._lease.sandbox,
-                    error,
-                    extra={"action": "renew_failed", "attempt": self._lease.attempt},
-                )
+                what = f"The lease could not be renewed: {error}"
+                lease = self._lease
+                _events.warning(Action.LEASE_CALL_FAILED, what, sandbox=lease.sandbox, attempt=lease.attempt)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -11,8 +10,9 @@ from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
 from runner.execution.heartbeat import Heartbeat
 from runner.execution.lease import Lease
 from runner.execution.options import Settings
+from runner.logs import Action, Events, Subject
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Seconds before a source of leases that did not answer is asked again.
 PAUSE: Final = 0.5
@@ -26,6 +26,7 @@ class Held:
         self.lease = lease
         self.heartbeat = Heartbeat(lease)
         self._deadline = settings.return_deadline
+        self._subject: Subject = {"sandbox": lease.sandbox, "attempt": lease.attempt}
 
     async def kill(self) -> bool:
         """End every process of the attempt from outside, and return whether that was seen to be done. Never fails."""
@@ -51,15 +52,12 @@ class Held:
             async with asyncio.timeout(self._deadline):
                 await _answered(call)
         except LeaseLostError as error:  # taken away before: there is nothing left to hand in
-            _logger.info("Sandbox %s, %s: %s", self.lease.sandbox, what, error)
-        except Exception as error:  # whatever it is, the attempt comes to its end
-            _logger.warning(
-                "Sandbox %s, %s: %s",
-                self.lease.sandbox,
-                what,
-                str(error) or f"no answer within {self._deadline:g} s",
-                exc_info=None if isinstance(error, LeaseError | OSError) else error,
-                extra={"action": "lease_call_failed", "call": what, "attempt": self.lease.attempt},
+            _events.info(Action.LEASE_CALL_FAILED, f"{what}: {error}", **self._subject)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the attempt comes to its end
+            expected = isinstance(error, LeaseError | OSError)
+            why = str(error) or f"no answer within {self._deadline:g} s"
+            _events.warning(
+                Action.LEASE_CALL_FAILED, f"{what}: {why}", error=None if expected else error, **self._subject
             )
             return False
         return True

@@ -34,6 +34,12 @@ class Prepared:
     trust_key: str
 
     @property
+    def sentence(self) -> str:
+        """What there is, for people."""
+        lease = self.held.lease
+        return f"Sandbox {lease.sandbox} (runtime {lease.runtime}) is ready."
+
+    @property
     def usable(self) -> bool:
         """Whether it can take a job, as far as is known."""
         return self.session.usable and not self.held.heartbeat.is_lost
@@ -93,10 +99,11 @@ async def prepare(
             "generation": lease.generation,
             "runtime": lease.runtime,
         }
-        notes(Note("leased", f"Sandbox {lease.sandbox} (runtime {lease.runtime}) is ready.", facts))
+        prepared = Prepared(leases, held, session, settings, token, profile, trust_key)
+        notes(Note("leased", prepared.sentence, facts))
         if lease.caveat:
             notes(Note("caveat", lease.caveat))
-        return Prepared(leases, held, session, settings, token, profile, trust_key)
+        return prepared
 
     for _ in range(settings.tries - 1):
         try:

@@ -162,6 +162,7 @@ class Supervisor:
         self.log_error = ""
         self.script = 0
         self.status: int | None = 0
+        self.identity: list[int] = []  # asked for once: a job that closes / to us closes /proc as well
         self.rows = [Row() for _ in attempt.steps]
         #: How the steps that ran ended, for the record.
         self.ends: dict[int, dict[str, object]] = {}
@@ -266,7 +267,7 @@ class Supervisor:
 
     def record(self) -> None:
         """Write down how far the steps are, and tell."""
-        own = {"supervisor": identity(os.getpid()), "script": identity(self.script) if self.status is None else []}
+        own = {"supervisor": self.identity, "script": identity(self.script) if self.status is None else []}
         self.attempt.write_record({"kind": "running", **own, **self.progress()})
         self.tell()
 
@@ -294,6 +295,7 @@ class Supervisor:
 
     def become_detached(self) -> None:
         """Leave the connection's session, adopt what the script orphans, and turn signals into readable bytes."""
+        self.identity = identity(os.getpid())
         for descriptor in (0, 1, 2):
             os.dup2(self.null, descriptor)
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -14,11 +14,17 @@ from runner.service.service import Service
 
 
 def beside(service: Service, leases: LeaseSource, folder: Path, options: Options) -> Service | Beside:
-    """Return the service, with GitLab's jobs where hooks are listened for. Needs a running event loop."""
+    """Return the service, with GitLab's jobs where hooks are listened for. Needs a running event loop.
+
+    They keep note of their leases themselves, also of one that the service took in advance.
+    """
     if options.socket is None:
         return service
-    jobs = Jobs(leases, folder, options, lambda: service.held)
-    return Beside(service, jobs, Server(options.socket, jobs))
+    metrics = service.records.metrics
+    jobs = Jobs(leases, folder, options, lambda: service.held, service.standby)
+    service.leave_to_others(jobs.attempts)
+    metrics.gitlab_jobs.set_function(lambda: len(jobs.live))
+    return Beside(service, jobs, Server(options.socket, jobs, metrics))
 
 
 class Beside:

@@ -1,8 +1,9 @@
 """What a hook of GitLab's custom executor does: passes one request on to the running service, and its answer back.
 
 gitlab-runner starts a process for each stage of each job, so what this imports decides what a stage costs: `socket` and
-`signal` alone would double its start (they import enum and selectors), so the C modules below them are used. It imports
-nothing of ours either. The frames are described in `wire.py`; a test proves that both agree.
+`signal` alone would double its start (they import enum and selectors), so the C modules below them are used, as `posix`
+in place of `os`. It imports nothing of ours either, and a test lists all that it does. The frames are described in
+`wire.py`; a test proves that both agree.
 
 The contract of the hooks is that of gitlab-runner's `executors/custom`: the environment says which exit codes mean
 what, and where the script's own exit code is written.
@@ -10,12 +11,9 @@ what, and where the script's own exit code is written.
 # pathlib costs more than everything here
 # ruff: noqa: PTH123
 
-from __future__ import annotations
-
 import _signal  # type: ignore[import-not-found]
 import _socket
-import os
-import select
+import posix
 import sys
 import time
 
@@ -43,7 +41,7 @@ class UsageError(Exception):
     """The hook was called in another way than gitlab-runner does."""
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: "Sequence[str]") -> int:
     """Do what the hook's name says, and return the exit code for gitlab-runner."""
     try:
         return Hook(*parse(arguments)).run()
@@ -54,9 +52,9 @@ def main(arguments: Sequence[str]) -> int:
     return system_failure()
 
 
-def parse(arguments: Sequence[str]) -> tuple[str, list[str], str]:
+def parse(arguments: "Sequence[str]") -> tuple[str, list[str], str]:
     """Return the hook's name, what it is about, and the service's socket."""
-    words, path = list(arguments), os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET
+    words, path = list(arguments), variable(SOCKET_VARIABLE) or DEFAULT_SOCKET
     while len(words) > 1 and words[1] == "--gitlab-socket":
         path = words[2] if len(words) > 2 else ""
         del words[1:3]
@@ -72,9 +70,9 @@ class Hook:
     def __init__(self, name: str, about: list[str], path: str) -> None:
         self.name = name
         self.path = path
-        self.handle = os.environ.get(JOB_VARIABLE, "")
+        self.handle = variable(JOB_VARIABLE)
         self.stage = about[1] if name == "run" else ""
-        self.call = os.urandom(16).hex()
+        self.call = posix.urandom(16).hex()
         self.body = self.content(about)
         self.received = 0
         self.told_to_end = False
@@ -84,18 +82,18 @@ class Hook:
         if self.name == "run":
             return read(about[0])
         known = self.handle and self.name != "config"
-        return b"" if known else read(os.environ.get("JOB_RESPONSE_FILE", ""))
+        return b"" if known else read(variable("JOB_RESPONSE_FILE"))
 
     def run(self) -> int:
         """Ask until there is an answer, and return the exit code."""
-        wakeup = listen_for_signals()
+        for number in (_signal.SIGTERM, _signal.SIGINT):
+            _signal.signal(number, self.end)
         reached = time.monotonic()
         while True:
             link = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             try:
                 self.connect(link)
-                end = self.follow(link, wakeup)
-                return finish(end)
+                return finish(self.follow(Frames(link)))
             except UnreachableError as error:
                 reached = max(reached, self.last_heard)
                 patience = TERM_PATIENCE if self.told_to_end else PATIENCE[self.name]
@@ -103,17 +101,18 @@ class Hook:
                     say(f"The runner does not answer at {self.path} ({error}). Is `runner serve` running there?")
                     return system_failure()
             finally:
+                self.greeted = None
                 link.close()
-            self.pause(wakeup)
+            time.sleep(PAUSE)
 
     last_heard = 0.0
+    greeted: _socket.socket | None = None
 
-    def pause(self, wakeup: int) -> None:
-        """Wait before the next try, or until there is a signal."""
-        if select.select([wakeup], [], [], PAUSE)[0]:
-            os.read(wakeup, 64)
-            self.told_to_end = True
-            time.sleep(PAUSE)
+    def end(self, *_: object) -> None:
+        """Pass on that gitlab-runner wants the end. Called within whatever waits; it goes on waiting then."""
+        self.told_to_end = True
+        if self.greeted:
+            send_end(self.greeted)
 
     def connect(self, link: _socket.socket) -> None:
         """Connect, and say what this is about, and who called."""
@@ -125,31 +124,22 @@ class Hook:
             link.settimeout(SEND_SECONDS)
             greet(link)
             link.sendall(frame(b"Q", request) + frame(b"B", self.body))
-            if self.told_to_end:
-                link.sendall(frame(b"T", b"."))
             link.settimeout(None)
         except OSError as error:
             raise UnreachableError(error.strerror or str(error)) from None
+        self.greeted = link
+        if self.told_to_end:  # before; the service takes it twice just as well
+            send_end(link)
 
-    def follow(self, link: _socket.socket, wakeup: int) -> bytes:
-        """Pass on what comes, and a wish for the end. Returns the last word."""
-        frames = Frames(link)
-        poller = select.poll()
-        poller.register(link.fileno(), select.POLLIN)
-        poller.register(wakeup, select.POLLIN)
+    def follow(self, frames: "Frames") -> bytes:
+        """Pass on what comes. Returns the last word."""
         while True:
-            for descriptor, _ in poller.poll():
-                if descriptor == wakeup:
-                    os.read(wakeup, 64)
-                    self.told_to_end = True
-                    frames.send(frame(b"T", b"."))
-                    continue
-                for kind, payload in frames.receive():
-                    self.last_heard = time.monotonic()
-                    if kind == b"x":
-                        return payload
-                    write(2 if kind == b"e" else 1, payload)
-                    self.received += len(payload) if kind == b"o" else 0
+            for kind, payload in frames.receive():
+                self.last_heard = time.monotonic()
+                if kind == b"x":
+                    return payload
+                write(2 if kind == b"e" else 1, payload)
+                self.received += len(payload) if kind == b"o" else 0
 
 
 class Frames:
@@ -159,7 +149,7 @@ class Frames:
         self.link = link
         self.held = bytearray()
 
-    def receive(self) -> Iterator[tuple[bytes, bytes]]:
+    def receive(self) -> "Iterator[tuple[bytes, bytes]]":
         """Yield the frames that are complete by now. Waits for more bytes once."""
         try:
             data = self.link.recv(CHUNK)
@@ -174,13 +164,6 @@ class Frames:
             del self.held[:end]
             yield found
 
-    def send(self, data: bytes) -> None:
-        """Send bytes; who does not take them is found out by reading."""
-        try:
-            self.link.sendall(data)
-        except OSError:  # contextlib costs more than this
-            return
-
 
 def frame(kind: bytes, payload: bytes) -> bytes:
     """Return a frame."""
@@ -190,32 +173,30 @@ def frame(kind: bytes, payload: bytes) -> bytes:
 def greet(link: _socket.socket) -> None:
     """Send the first byte, and with it a descriptor of gitlab-runner's process, which tells the service of its end."""
     try:
-        manager = os.pidfd_open(manager_pid())
+        manager = posix.pidfd_open(manager_pid())
     except OSError:
         link.sendall(b".")
         return
     rights = manager.to_bytes(4, sys.byteorder)
     link.sendmsg([b"."], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
-    os.close(manager)
+    posix.close(manager)
 
 
 def manager_pid() -> int:
     """Return the process that started our process group: gitlab-runner, also where a wrapper starts us."""
-    leader = os.getpgrp()
-    if leader == os.getpid():
-        return os.getppid()
+    leader = posix.getpgrp()
+    if leader == posix.getpid():
+        return posix.getppid()
     with open(f"/proc/{leader}/stat") as stat:
         return int(stat.read().rpartition(")")[2].split()[1])
 
 
-def listen_for_signals() -> int:
-    """Have TERM and INT make a descriptor readable, and return it."""
-    readable, writable = os.pipe()
-    os.set_blocking(writable, False)
-    _signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-    for number in (_signal.SIGTERM, _signal.SIGINT):
-        _signal.signal(number, lambda *_: None)
-    return readable
+def send_end(link: _socket.socket) -> None:
+    """Tell the service of gitlab-runner's wish; that it does not take it is found out by reading."""
+    try:
+        link.sendall(frame(b"T", b"."))
+    except OSError:  # contextlib costs more than this
+        return
 
 
 def finish(end: bytes) -> int:
@@ -230,7 +211,7 @@ def finish(end: bytes) -> int:
 
 def build_failure(code: int) -> int:
     """Write the script's own exit code where gitlab-runner (17.9 or later) reads it, over that of any earlier stage."""
-    path = os.environ.get("BUILD_EXIT_CODE_FILE")
+    path = variable("BUILD_EXIT_CODE_FILE")
     if path:
         with open(path, "w") as file:
             file.write(f"{code}\n")
@@ -242,10 +223,15 @@ def system_failure() -> int:
     return exit_code("SYSTEM_FAILURE_EXIT_CODE", 2)
 
 
-def exit_code(variable: str, default: int) -> int:
+def exit_code(name: str, default: int) -> int:
     """Return a code that gitlab-runner gave us."""
-    given = os.environ.get(variable, "")
+    given = variable(name)
     return int(given) if given.isdecimal() else default
+
+
+def variable(name: str) -> str:
+    """Return a variable of the environment, or nothing."""
+    return posix.environ.get(name.encode(), b"").decode("utf-8", "surrogateescape")
 
 
 def read(path: str) -> bytes:
@@ -266,4 +252,4 @@ def write(descriptor: int, data: bytes) -> None:
     """Write all of `data`."""
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
+        view = view[posix.write(descriptor, view) :]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -19,8 +18,10 @@ from runner.gitlab.options import Options
 from runner.gitlab.record import State
 from runner.gitlab.response import GitLabJob, parse
 from runner.gitlab.turn import Listener
+from runner.logs import Action, Events
+from runner.service.standby import Standby
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Under this name, gitlab-runner hands every later hook of a job its handle.
 JOB_VARIABLE: Final = "RUNNER_GITLAB_JOB"
@@ -39,7 +40,12 @@ class Jobs:
     """Jobs from `config` to `cleanup`, and those whose cleanup never comes."""
 
     def __init__(
-        self, leases: LeaseSource, folder: Path, options: Options, held: Callable[[], str] = lambda: ""
+        self,
+        leases: LeaseSource,
+        folder: Path,
+        options: Options,
+        held: Callable[[], str] = lambda: "",
+        standby: Standby | None = None,
     ) -> None:
         """Find the jobs of an earlier life. `held` says why none may start now. Needs a running event loop."""
         self._leases = leases
@@ -50,14 +56,15 @@ class Jobs:
         self._changed = asyncio.Event()
         self._stopping = self._detached = False
         self._held = held
+        self._standby = standby
         for record in records.load(folder):
-            live = Live(record, leases, options)
+            live = Live(record, leases, options, standby)
             if record.state is State.OVER:
                 self._do(live.finish())
             else:
                 self._live[record.name] = live
         if self._live:
-            _logger.info("found again: %d GitLab jobs", len(self._live))
+            _events.info(Action.FOUND_AGAIN, f"found again: {len(self._live)} GitLab jobs")
 
     def configure(self, response: bytes) -> tuple[Live, dict[str, object]]:
         """Take a job, and return it and what `config` prints. Errors: StoppingError; ResponseError; GitLabError."""
@@ -66,8 +73,8 @@ class Jobs:
             raise StoppingError(_STOPPING)
         job = parse(response)
         record, handle = records.create(self._folder, job, response)
-        live = self._live[record.name] = Live(record, self._leases, self._options)
-        _logger.info("GitLab job %s: taken, of project %d", record.name, job.project)
+        live = self._live[record.name] = Live(record, self._leases, self._options, self._standby)
+        _events.info(Action.QUEUED, f"taken, of project {job.project}", gitlab_job=record.name)
         return live, {
             "driver": {"name": "sandbox-runner"},
             "shell": "bash",
@@ -81,6 +88,11 @@ class Jobs:
     def live(self) -> list[Live]:
         """Those that are not over."""
         return list(self._live.values())
+
+    @property
+    def attempts(self) -> set[str]:
+        """Those that hold a sandbox, or may."""
+        return {lease.attempt for live in self.live if (lease := live.record.note.lease)}
 
     @property
     def running(self) -> int:
@@ -161,7 +173,7 @@ class Jobs:
     def abort(self, why: str) -> None:
         """Take no more jobs and end those that were taken. Idempotent."""
         self.stop()
-        _logger.info("GitLab's jobs are ended: %s", why)
+        _events.info(Action.STOPPING, f"GitLab's jobs are ended: {why}")
         for live in self.live:
             self.end(live, "a stop of the runner")
 
@@ -192,4 +204,4 @@ class Jobs:
         self._tasks.discard(task)
         self._changed.set()
         if not task.cancelled() and (error := task.exception()):
-            _logger.error("a GitLab job's course met a defect in the runner", exc_info=error)
+            _events.error(Action.DEFECT, "a GitLab job's course met a defect in the runner", error=error)

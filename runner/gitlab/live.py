@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import replace
@@ -24,8 +23,10 @@ from runner.gitlab.trust import remark, trust_key
 from runner.gitlab.turn import Listener, Turn
 from runner.gitlab.wire import Done, End, SystemFailed
 from runner.gitlab.workplace import Workplace
+from runner.logs import Action, Events
+from runner.service.standby import PATIENCE, Standby
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Seconds that a hook waits for another one of the same job.
 LOCK_DEADLINE: Final = 60.0
@@ -39,10 +40,12 @@ _MAX_TEXT: Final = 2000
 class Live:
     """One job, from `config` to its end or to the next life of the service."""
 
-    def __init__(self, record: Record, leases: LeaseSource, options: Options) -> None:
+    def __init__(self, record: Record, leases: LeaseSource, options: Options, standby: Standby | None = None) -> None:
         self.record = record
         self._options = options
-        self._tenancy = Tenancy(leases, _settings(record.job.timeout, options))
+        self._settings = _settings(record.job.timeout, options)
+        self._tenancy = Tenancy(leases, self._settings)
+        self._standby = standby
         self._lock = asyncio.Lock()
         self._cancellation = Cancellation()
         self._workplace = Workplace(record.job, options, used=record.state in (State.PREPARED, State.RUNNING))
@@ -99,12 +102,13 @@ class Live:
     def end(self, by: str) -> None:
         """Have the job over from now on, also for a later life. `finish` follows."""
         self._over = True
-        _logger.info("GitLab job %s is over by %s", self.record.name, by)
+        _events.info(Action.OVER, f"over by {by}", gitlab_job=self.record.name)
         self._cancellation.request(by)
         try:
             self.record.move(State.OVER)
         except GitLabError as error:
-            _logger.warning("GitLab job %s: a restart would forget that it is over: %s", self.record.name, error)
+            what = f"a restart would forget that it is over: {error}"
+            _events.warning(Action.STORE_FAILED, what, gitlab_job=self.record.name)
 
     async def finish(self) -> None:
         """Give the sandbox back when nothing runs any more, and forget the job."""
@@ -187,18 +191,24 @@ class Live:
         return await self._workplace.prepare(turn)
 
     async def _take(self) -> str:
-        """Have a sandbox, and return a sentence on it."""
-        said = ""
-
-        def note(news: Note) -> None:
-            nonlocal said
-            _logger.info("GitLab job %s: %s", self.record.name, news.text)
-            said = news.text if news.action == "leased" else said
+        """Have a sandbox, the one that was prepared in advance or another one, and return a sentence on it."""
+        profile, key = self._options.profile, trust_key(self.record.job)
 
         def on_ask(attempt: str, token: str) -> None:
             self.record.change(lease=Lease(attempt=attempt, token=token))
 
-        await self._tenancy.take(self._options.profile, trust_key(self.record.job), on_ask, note)
+        if self._standby and self._settings.patience <= PATIENCE and (held := await self._standby.take(profile, key)):
+            with contextlib.suppress(LeaseLostError):
+                await self._tenancy.adopt(held, on_ask)
+                return held.sentence
+        said = ""
+
+        def note(news: Note) -> None:
+            nonlocal said
+            _events.info(Action.of_note(news.action), news.text, gitlab_job=self.record.name)
+            said = news.text if news.action == "leased" else said
+
+        await self._tenancy.take(profile, key, on_ask, note)
         return said
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -17,10 +17,12 @@ from runner.gitlab import wire
 from runner.gitlab.jobs import Jobs
 from runner.gitlab.live import Live
 from runner.gitlab.managers import Manager, Managers
-from runner.gitlab.stages import Stage
+from runner.gitlab.stages import Stage, end_label, stage_label
 from runner.gitlab.wire import Done, End, Request, SystemFailed, Verb
+from runner.logs import Action, Events
+from runner.metrics import Metrics
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Seconds for a hook to say what it wants.
 REQUEST_DEADLINE: Final = 60.0
@@ -86,9 +88,10 @@ class Hook:
 class Server:
     """Listens from `open` to `close`."""
 
-    def __init__(self, path: Path, jobs: Jobs) -> None:
+    def __init__(self, path: Path, jobs: Jobs, metrics: Metrics) -> None:
         self._path = path
         self._jobs = jobs
+        self._metrics = metrics
         self._hooks: set[asyncio.Task[None]] = set()
         self._managers = Managers()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -136,13 +139,20 @@ class Server:
                     stack.callback(hook.close)
                     request = await hook.request()
             except (OSError, TimeoutError, EOFError, GitLabError) as error:
-                _logger.info("a hook's request cannot be read: %s", error)
+                _events.info(Action.HOOK_UNREADABLE, f"a hook's request cannot be read: {error}")
                 connection.close()
                 return
             listening = asyncio.create_task(hook.listen())
             stack.callback(listening.cancel)
             with contextlib.suppress(DetachedError):  # without a last word, it asks the next life
-                await hook.finish(await self._answer(request, hook, manager))
+                await hook.finish(await self._timed(request, hook, manager))
+
+    async def _timed(self, request: Request, hook: Hook, manager: Manager) -> End:
+        began = time.monotonic()
+        end = await self._answer(request, hook, manager)
+        labels = (stage_label(request.stage) if request.verb is Verb.RUN else request.verb, end_label(end))
+        self._metrics.gitlab_stage.labels(*labels).observe(time.monotonic() - began)
+        return end
 
     async def _answer(self, request: Request, hook: Hook, manager: Manager) -> End:
         try:
@@ -151,8 +161,8 @@ class Server:
             raise
         except RunnerError as error:
             return SystemFailed(str(error))
-        except Exception:  # whatever it is, the hook gets an answer
-            _logger.exception("a hook met a defect in the runner")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the hook gets an answer
+            _events.error(Action.DEFECT, "a hook met a defect in the runner", error=error)
             return SystemFailed("The runner met an error of its own. Please report it with the runner's log.")
 
     async def _config(self, request: Request, hook: Hook, manager: Manager) -> End:

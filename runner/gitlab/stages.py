@@ -20,6 +20,11 @@ HELPED: Final = ARCHIVING | {
     RESTORING, "download_artifacts", "upload_artifacts_on_success", "upload_artifacts_on_failure",
 }  # fmt: skip
 
+#: gitlab-runner's stages, but for the steps of a job, which have names of their own.
+STAGES: Final = HELPED | {
+    "prepare_script", "get_sources", "build_script", "after_script", "cleanup_file_variables",
+}  # fmt: skip
+
 #: What comes after it is the sandbox's own cleaning, which does not care whose a file is.
 LAST: Final = "cleanup_file_variables"
 
@@ -67,6 +72,24 @@ def end_of(outcome: Outcome) -> End:
         case Killed(signal):
             return BuildFailed(128 + signal)
     return SystemFailed(outcomes.sentence(outcome)[:_MAX_WHY])
+
+
+def stage_label(name: str) -> str:
+    """Return a stage's name as a metric has it. A step's name, and one that we do not know, is anybody's."""
+    if name in STAGES:
+        return name
+    return "step" if name.startswith("step_") else "other"
+
+
+def end_label(end: End) -> str:
+    """Return whose success or failure an end is, as a metric has it."""
+    match end:
+        case Done():
+            return "done"
+        case BuildFailed():
+            return "failed"
+        case SystemFailed():
+            return "system_failed"
 
 
 def to_text(end: End) -> str:

@@ -20,7 +20,7 @@ from runner.execution.lease import Lease, LeaseSource
 from runner.execution.log import Log
 from runner.execution.marker import Marker, Moment
 from runner.execution.options import Note, Settings
-from runner.execution.prepare import prepare
+from runner.execution.prepare import Prepared, prepare
 from runner.execution.pursuit import Pursuit
 from runner.execution.session import Session
 from runner.job import Job
@@ -30,6 +30,10 @@ from runner.outcome import Cancelled, Outcome, RunnerStopped, SandboxLost, Setup
 KILL_REPORT: Final = 10.0
 #: Seconds for a way into the sandbox where a stage is to be ended and there is none.
 WAY_BACK: Final = 10.0
+
+#: Seconds that a stage may take before the keeper is asked whether the sandbox is still there: SSH would wait for an
+#: answer much longer.
+QUICK: Final = 0.3
 
 #: Told the attempt and the token of a lease before it is asked for. Raises RunnerError.
 OnAsk = Callable[[str, str], None]
@@ -70,6 +74,23 @@ class Tenancy:
         self._held, self._session = prepared.held, prepared.session
         self._know(prepared.session)
         prepared.held.heartbeat.beat()
+
+    async def adopt(self, prepared: Prepared, on_ask: OnAsk) -> None:
+        """Have the sandbox that was prepared in advance. It is given back where that fails.
+
+        The session would tell seconds later that the sandbox is gone, so its keeper is asked.
+        Errors: LeaseLostError; what `on_ask` raises.
+        """
+        lease = prepared.held.lease
+        try:
+            await _prove(lease)
+            on_ask(lease.attempt, prepared.token)
+        except BaseException:
+            await prepared.release()
+            raise
+        self._leases.attempt, self._leases.token = lease.attempt, prepared.token
+        self._held, self._session = prepared.held, prepared.session
+        self._know(prepared.session)
 
     async def regain(self, attempt: str, token: str) -> None:
         """Take up the lease of an earlier life. Errors: LeaseLostError; LeaseError (try again)."""
@@ -152,6 +173,7 @@ class Tenancy:
     ) -> Outcome:
         flight = Flight(pursuit, held.heartbeat, marker, attempt.cancellation, self._settings)
         script = asyncio.create_task(seeing)
+        asking = asyncio.get_running_loop().call_later(QUICK, held.heartbeat.beat)
         try:
             outcome = await flight.first_cause(script)
             if isinstance(outcome, Cancelled | RunnerStopped | TimedOut):
@@ -159,6 +181,7 @@ class Tenancy:
                 if not await flight.end(script, KILL_REPORT):
                     outcome = SandboxLost("What a cancelled stage started could not be ended in it.")
         finally:
+            asking.cancel()
             await stop(script)
             self._session = pursuit.let_go()
             await pursuit.close()
@@ -200,6 +223,16 @@ class Tenancy:
         session, self._session = self._session, None
         if session:
             await session.close()
+
+
+async def _prove(lease: Lease) -> None:
+    """Errors: LeaseLostError. When nobody answers now, the sandbox stays all the same."""
+    try:
+        await lease.renew()
+    except LeaseLostError:
+        raise
+    except LeaseError:
+        return
 
 
 class _OneLease:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +40,10 @@ class Home:
         self.leases = LeaseNotes(self._database, seal)
         self.tokens = Tokens(self._database)
         self.gitlab = folder / "gitlab"
+
+    def on_failure(self, call: Callable[[], object]) -> None:
+        """Have this called, on any thread, each time that the database cannot be written or read."""
+        self._database.on_failure = call
 
     def release(self) -> None:
         """Let another service have it. The end of this process does that too."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -12,11 +11,12 @@ from typing import Final
 
 from runner import spool
 from runner.errors import StateError
+from runner.logs import Action, Events
 from runner.service.records import Records
 from runner.service.retention import RETENTION, Retention, to_forget
 from runner.service.watermark import MARKS, Disk, Marks, Room, judge
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Seconds between two looks at the disk. A fast disk takes less than the room below the mark in that time.
 _LOOK: Final = 1.0
@@ -62,25 +62,26 @@ class Housekeeper:
     def tidy(self) -> None:
         """Remove what crashed processes left on its disk and where temporary files are. Never fails."""
         if left := spool.remove_leftovers() + spool.remove_leftovers(self._records.folder.parent):
-            _logger.info("%d folders that crashed processes had left were removed", left)
+            _events.info(Action.LEFTOVERS_REMOVED, f"{left} folders that crashed processes had left were removed")
 
     def look(self) -> None:
         """See how the disk is. Never fails: one that does not tell is as it was."""
         try:
             self.room = self._look(self._records.folder)
         except OSError as error:
-            _logger.warning("the disk of the state folder does not tell its room: %s", error)
+            _events.warning(Action.STORE_FAILED, f"the disk of the state folder does not tell its room: {error}")
             return
         before, self.disk = self.disk, judge(self.disk, self.room, self._marks)
         if self.disk is not before:
-            _logger.warning("disk-%s: %s", self.disk, self.shortage or f"{self.room}; jobs start again.")
+            what = self.shortage or f"{self.room}; jobs start again."
+            _events.warning(Action(f"disk_{self.disk}"), what)
 
     def sweep(self) -> list[str]:
         """Forget the jobs that are too old or too much, and return them. Raises StateError."""
         gone = list(to_forget(self._records.finished(), time.time(), self._retention))
         self._records.forget(gone)
         if gone:
-            _logger.info("%d finished jobs were forgotten, with their logs", len(gone))
+            _events.info(Action.FORGOTTEN, f"{len(gone)} finished jobs were forgotten, with their logs")
         return gone
 
     async def work(self) -> None:
@@ -97,4 +98,4 @@ class Housekeeper:
         try:
             await asyncio.to_thread(self.sweep)
         except StateError as error:
-            _logger.error("%s Old jobs are looked for again soon.", error)  # noqa: TRY400 - a sentence
+            _events.error(Action.STORE_FAILED, f"{error} Old jobs are looked for again soon.")

@@ -8,16 +8,16 @@ only this note knows of the lease.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Collection
 from typing import Final
 
 from runner.errors import LeaseError, LeaseLostError, StateError
 from runner.execution.cancellation import see_through
 from runner.execution.lease import Lease, LeaseSource
+from runner.logs import Action, Events
 from runner.store.leases import LeaseNotes
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Leases that are remembered for each job at once: one that ends, one that is taken in advance, and those that broke.
 _PER_SLOT: Final = 8
@@ -48,6 +48,10 @@ class NotedLeases:
         """See `LeaseSource.resume`."""
         return await self._leases.resume(attempt, token)
 
+    def keep(self, attempts: Collection[str]) -> None:
+        """Somebody else goes on with these: they are not `return_earlier`'s."""
+        self._earlier = [(attempt, token) for attempt, token in self._earlier if attempt not in attempts]
+
     async def return_earlier(self, followed: Collection[str]) -> None:
         """Return what an earlier life was lent, but for the attempts that are followed. Asks until it is answered."""
         for attempt, token in self._earlier:
@@ -66,11 +70,12 @@ class NotedLeases:
                 lease = await self._leases.resume(attempt, token)
                 lease.access.socket.close()
                 await lease.give_back(used=True)  # its job may have ended just before its runner did
-                _logger.info("sandbox %s was left leased, and is returned", lease.sandbox)
+                _events.info(Action.LEASE_RETURNED, "left leased, and returned", sandbox=lease.sandbox, attempt=attempt)
             except LeaseLostError:
                 return await self._forget(attempt)
             except LeaseError as error:
-                _logger.info("a sandbox that was left leased cannot be returned yet: %s", error)
+                what = f"a sandbox that was left leased cannot be returned yet: {error}"
+                _events.info(Action.LEASE_CALL_FAILED, what, attempt=attempt)
                 await asyncio.sleep(_INTERVAL)
             else:
                 return await self._forget(attempt)
@@ -79,4 +84,4 @@ class NotedLeases:
         try:
             await asyncio.to_thread(self._notes.forget, attempt)
         except StateError as error:  # the next life asks again, and is told that it is over
-            _logger.info("%s", error)
+            _events.info(Action.STORE_FAILED, str(error), attempt=attempt)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -19,18 +18,20 @@ from runner.execution.marker import Marker
 from runner.execution.options import StepNote
 from runner.execution.redact import Redactor
 from runner.job import Job
+from runner.logs import Action, Events
 from runner.outcome import Outcome, SandboxLost, SetupFailed
+from runner.service.stopwatch import Stopwatch
 from runner.steps import StepProgress, over, waiting
 from runner.store.jobs import Earlier, Entry, Jobs, Result, fit
 from runner.store.states import JobState
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 
 class Record:
     """One job. All methods belong to the event loop's thread."""
 
-    def __init__(self, jobs: Jobs, entry: Entry, log_path: Path) -> None:
+    def __init__(self, jobs: Jobs, entry: Entry, log_path: Path, watch: Stopwatch) -> None:
         self.id = entry.id
         #: Until it is finished; None too when only the marker of an earlier life could be read.
         self.job = entry.job
@@ -48,6 +49,7 @@ class Record:
         self._earlier = entry.earlier
         self._turn = _Turn()
         self._jobs = jobs
+        self._watch = watch
         if entry.cancelled_by:
             self.cancellation.request(entry.cancelled_by)
         if entry.problem:
@@ -78,12 +80,15 @@ class Record:
         limit = self.marker.log_limit if self.marker else DEFAULT_LIMIT
         self.log = Log.reopen(self.log_path, limit, redactor, start=earlier.size)
         self._turn.begin(self.log)
+        if not self.marker:
+            self._watch.began()
         return self.log
 
     def mark(self, marker: Marker) -> None:
         """Have the marker on disk. Raises StateError."""
         self._jobs.mark(self.id, marker)
         self.marker = marker
+        self._watch.sent()
 
     @property
     def steps(self) -> tuple[StepProgress, ...]:
@@ -102,7 +107,8 @@ class Record:
         try:
             await asyncio.to_thread(self._jobs.cancel, self.id, by)
         except StateError as error:  # a full disk must not keep a job running
-            _logger.warning("job %s: a restart would forget that it was cancelled: %s", self.id, error)
+            what = f"a restart would forget that it was cancelled: {error}"
+            _events.warning(Action.STORE_FAILED, what, job=self.id)
         self.cancellation.request(by)
 
     def may_retry(self, outcome: Outcome) -> bool:
@@ -141,6 +147,7 @@ class Record:
         result = Result(outcome, log.output if log else self._earlier.size, closing, over(self._steps))
         await asyncio.to_thread(self._settle, result, sync_log=log is not None)
         self.result = result
+        self._watch.settled(outcome, log)
 
     async def finish(self) -> None:
         """Have the last lines of a settled job's log there, and forget its secrets. Raises StateError; try again."""
@@ -152,6 +159,7 @@ class Record:
         self.finished.set()
         self._turn.begin()
         self._turn.over.set()
+        self._watch.finished()
 
     async def follow(self, offset: int) -> AsyncIterator[bytes]:
         """Yield the log from a byte offset on, to its end, live while the job runs."""

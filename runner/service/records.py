@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,13 +13,16 @@ from weakref import WeakValueDictionary
 
 from runner.errors import StateError
 from runner.job import Job
+from runner.logs import Action, Events
+from runner.metrics import Metrics
 from runner.outcome import Outcome
 from runner.service.record import Record, complete
 from runner.service.retention import Kept
-from runner.store.jobs import Hold, Jobs, Request, Summary
+from runner.service.stopwatch import Stopwatch
+from runner.store.jobs import Entry, Hold, Jobs, Request, Summary
 from runner.store.states import JobState
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -31,7 +33,8 @@ class Records:
     Raises StateError when they cannot be used.
     """
 
-    def __init__(self, jobs: Jobs, logs: Path) -> None:
+    def __init__(self, jobs: Jobs, logs: Path, metrics: Metrics | None = None) -> None:
+        self.metrics: Final = metrics or Metrics()
         self._jobs = jobs
         self._logs = logs
         #: Each has what it keeps of a job under the job's id.
@@ -51,8 +54,16 @@ class Records:
         """The job of that id, if it is known. There is one object for each job while anybody has it."""
         record = self._known.get(job_id)
         if record is None and (entry := self._jobs.get(job_id)):
-            record = self._known[job_id] = Record(self._jobs, entry, self._logs / job_id)
+            record = self._known[job_id] = self._new(entry)
         return record
+
+    def counts(self) -> tuple[dict[str, int], float | None]:
+        """How many there are in each state, and when the one was submitted that waits longest (since the epoch)."""
+        return self._jobs.counts()
+
+    def try_writing(self) -> None:
+        """See that something can be written."""
+        self._jobs.try_writing()
 
     def summary(self, job_id: str) -> Summary | None:
         """What anybody may know of a job."""
@@ -91,6 +102,7 @@ class Records:
         """Take a job: it is on disk when this returns. Raises StateError, also on a full disk; RequestReusedError."""
         job_id, new = await asyncio.to_thread(self._jobs.add, job, request)
         self.waiting += int(new)
+        self.metrics.submitted.inc(new)
         record = self.get(job_id)
         assert record
         return record
@@ -108,6 +120,9 @@ class Records:
         taken = await asyncio.to_thread(self._jobs.take, record.id)
         self.waiting -= int(taken)
         return taken
+
+    def _new(self, entry: Entry) -> Record:
+        return Record(self._jobs, entry, self._logs / entry.id, Stopwatch(self.metrics, entry.submitted))
 
     async def put_back(self, record: Record, outcome: Outcome) -> None:
         """Have a job wait for another start. Raises StateError; try again."""
@@ -155,7 +170,7 @@ class Records:
                 assert entry.result
                 complete(self._jobs, job_id, self._logs / job_id, entry.result)
             except StateError as error:
-                _logger.warning("%s The next start tries again.", error)
+                _events.warning(Action.STORE_FAILED, f"{error} The next start tries again.", job=job_id)
 
 
 def _size(path: Path) -> int:

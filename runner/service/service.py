@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
@@ -17,6 +16,7 @@ from runner.execution.log import Log
 from runner.execution.marker import Marker
 from runner.execution.options import Note, Notes, Settings, StepNote
 from runner.job import Job
+from runner.logs import Action, Events
 from runner.outcome import BadRequest, Limit, Outcome, SandboxLost, SetupFailed
 from runner.service.housekeeping import Housekeeper
 from runner.service.leases import NotedLeases
@@ -27,7 +27,7 @@ from runner.service.standby import PATIENCE, Standby
 from runner.service.watermark import Disk
 from runner.store.jobs import Request
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Jobs that may wait at once.
 MAX_QUEUED: Final = 100_000
@@ -71,7 +71,8 @@ class Service:
         self._settings = settings
         self._leases = leases
         self.slots = slots
-        self._standby = standby
+        #: Of all jobs, also of those that the service does not run itself.
+        self.standby = standby
         self._per_key = per_key or slots
         self._labels = frozenset(labels)
         self._running: dict[Record, asyncio.Task[None]] = {}
@@ -166,7 +167,8 @@ class Service:
         """Go to another mode; False when it is that one. Errors: WrongModeError."""
         if not check_move(self._mode, target):
             return False
-        _logger.info("%s: %d jobs run, %d wait", target, len(self._running), self.records.waiting)
+        what = f"{target}: {len(self._running)} jobs run, {self.records.waiting} wait"
+        _events.info(Action(target.value), what)
         self._mode = target
         self._changed.set()
         return True
@@ -192,7 +194,7 @@ class Service:
             try:
                 record = await see_through(self.records.claim(self._per_key))
             except StateError as error:
-                _logger.error("%s The jobs that wait are looked at again soon.", error)  # noqa: TRY400 - a sentence
+                _events.error(Action.STORE_FAILED, f"{error} The jobs that wait are looked at again soon.")
                 return
             if record is None:
                 return
@@ -208,7 +210,7 @@ class Service:
                     record.cancellation.expire(Limit.QUEUE)  # no effect on one that was cancelled before
                     await self._end_unstarted(record)
             except StateError as error:
-                _logger.error("%s It is read again soon.", error)  # noqa: TRY400 - a sentence
+                _events.error(Action.STORE_FAILED, f"{error} It is read again soon.")
             self._changed.set()
 
     async def _end_unstarted(self, record: Record) -> None:
@@ -217,15 +219,19 @@ class Service:
             if await see_through(self.records.take(record)):
                 self._start(record)
         except StateError as error:
-            _logger.warning("job %s: it is ended when it is next: %s", record.id, error)
+            _events.warning(Action.STORE_FAILED, f"it is ended when it is next: {error}", job=record.id)
 
     async def _close(self) -> None:
         """Give back what is held. What a detached service cannot do in time is done by the next life."""
         closing = [*self._running.values()]
-        if self._standby is not None:
-            closing.append(asyncio.create_task(self._standby.close()))
+        if self.standby is not None:
+            closing.append(asyncio.create_task(self.standby.close()))
         if closing:
             await asyncio.wait(closing, timeout=_DETACH_DEADLINE if self._mode is Mode.LEAVING else None)
+
+    def leave_to_others(self, attempts: Collection[str]) -> None:
+        """Have the leases of an earlier life not returned that somebody else goes on with. Call before `work`."""
+        self._leases.keep(attempts)
 
     def _reconcile(self) -> set[str]:
         """Go on with what an earlier life left, and return the attempts that are followed again.
@@ -239,13 +245,14 @@ class Service:
             self._start(record)
         self._reconciled = True
         if self._running or self.records.waiting:
-            _logger.info("found again: %d jobs that run, %d that wait", len(self._running), self.records.waiting)
+            found = f"{len(self._running)} jobs that run, {self.records.waiting} that wait"
+            _events.info(Action.FOUND_AGAIN, f"found again: {found}")
         return followed
 
     async def _take(self, job: Job, request: Request | None) -> Record:
         record = await self.records.add(job, request)
         self._changed.set()
-        _logger.info("job %s: queued", record.id)
+        _events.info(Action.QUEUED, "queued", job=record.id)
         return record
 
     def _start(self, record: Record) -> None:
@@ -259,11 +266,13 @@ class Service:
             else:
                 await self._settle(record, outcome)
                 await self._keep_trying(record, outcome, record.finish)
-            _logger.info("job %s: %s", record.id, outcomes.sentence(outcome))
+            _events.info(Action.ENDED, outcomes.sentence(outcome), job=record.id)
         except DetachedError:
-            _logger.info("job %s: left for the next life of the runner", record.id)
-        except Exception:  # a defect in one job's course is no end of the others
-            _logger.exception("job %s: a defect in the runner; the next life tries again", record.id)
+            _events.info(Action.LEFT, "left for the next life of the runner", job=record.id)
+        except Exception as error:  # noqa: BLE001 - a defect in one job's course is no end of the others
+            _events.error(
+                Action.DEFECT, "a defect in the runner; the next life tries again", error=error, job=record.id
+            )
         finally:
             if self._running.get(record) is asyncio.current_task():  # else it was put back, and runs again already
                 del self._running[record]
@@ -280,15 +289,16 @@ class Service:
             raise
         except LogError as error:
             return SandboxLost(str(error)) if record.marker else SetupFailed(str(error))
-        except Exception:  # whatever it is, the job comes to its end
-            _logger.exception("job %s: a defect in the runner", record.id)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job comes to its end
+            _events.error(Action.DEFECT, "a defect in the runner", error=error, job=record.id)
             return SandboxLost("The runner met an error of its own. Please report it with the runner's log.")
 
     async def _run(self, record: Record) -> Outcome:
         def tell(note: Note) -> None:
             if isinstance(note, StepNote):
                 record.note(note)
-            _logger.info("job %s: %s", record.id, note.text)
+            self.records.metrics.noted(note.action)
+            _events.info(Action.of_note(note.action), note.text, job=record.id)
 
         async def on_end(outcome: Outcome) -> None:
             record.again = record.may_retry(outcome)
@@ -313,8 +323,8 @@ class Service:
     async def _attempt(self, record: Record, job: Job, log: Log, tell: Notes, mark: OnStart, on_end: OnEnd) -> Outcome:
         """Run it in the sandbox that was prepared in advance, if that suits, or in another one."""
         settings = self._settings_for(job)
-        if self._standby is not None and settings.patience <= PATIENCE:
-            prepared = await self._standby.take(job.profile, job.trust_key)
+        if self.standby is not None and settings.patience <= PATIENCE:
+            prepared = await self.standby.take(job.profile, job.trust_key)
             if prepared is not None:
                 try:
                     return await run(prepared, job, log, record.cancellation, notes=tell, on_start=mark, on_end=on_end)
@@ -343,7 +353,8 @@ class Service:
                 return await write()
             except StateError as error:
                 problem = str(error)
-            _logger.error("job %s: %s It ended like this: %s", record.id, problem, outcomes.sentence(outcome))
+            what = f"{problem} It ended like this: {outcomes.sentence(outcome)}"
+            _events.error(Action.STORE_FAILED, what, job=record.id)
             if self._given_up:
                 raise DetachedError(problem)
             await asyncio.sleep(_RETRY)

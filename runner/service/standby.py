@@ -1,19 +1,23 @@
-"""A sandbox that is leased and logged in to before there is a job, so that the next job does not wait for either."""
+"""A sandbox that is leased and logged in to before there is a job, so that the next job does not wait for either.
+
+One for all jobs, those of GitLab among them.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
 from runner.errors import RunnerError
+from runner.execution.cancellation import see_through
 from runner.execution.lease import LeaseSource
 from runner.execution.options import DEFAULTS, Settings
 from runner.execution.prepare import Prepared, prepare
+from runner.logs import Action, Events
 
-_logger = logging.getLogger(__name__)
+_events = Events(__name__)
 
 #: Seconds between two looks at what there is to spare.
 _INTERVAL: Final = 1.0
@@ -44,12 +48,18 @@ class Standby:
         self._keeping = asyncio.create_task(self._keep())
 
     async def take(self, profile: str, trust_key: str) -> Prepared | None:
-        """Return the prepared sandbox when there is one that suits; it is the caller's then."""
+        """Return the prepared sandbox when there is one that suits; it is the caller's then.
+
+        Being cancelled leaves nothing leased.
+        """
         held, self._held = self._held, None
-        suits = self._wanted == (profile, trust_key)
         self._wanted = (profile, trust_key)
-        prepared = await _result(held)
-        if prepared is None or (suits and prepared.usable):
+        try:
+            prepared = await _result(held)
+        except asyncio.CancelledError:
+            await see_through(_drop(held))
+            raise
+        if prepared is None or (prepared.usable and self._wanted == (prepared.profile, prepared.trust_key)):
             return prepared
         await prepared.release()
         return None
@@ -65,7 +75,7 @@ class Standby:
             try:
                 spare = await self._ready(self._wanted[0])
             except RunnerError as error:
-                _logger.info("no sandbox in advance: %s", error)
+                _events.info(Action.STANDBY_FAILED, f"no sandbox in advance: {error}")
                 spare = 0
             if self._held is None and spare >= _SPARE:
                 self._held = asyncio.create_task(prepare(self._leases, *self._wanted, settings=self._settings))
@@ -83,12 +93,21 @@ def _usable(held: asyncio.Task[Prepared]) -> bool:
     return held.exception() is None and held.result().usable
 
 
+async def _drop(held: asyncio.Task[Prepared] | None) -> None:
+    """Have a preparation end with nothing leased."""
+    if held is not None:
+        held.cancel()
+        await asyncio.wait([held])
+        if not held.cancelled() and held.exception() is None:
+            await held.result().release()
+
+
 async def _result(held: asyncio.Task[Prepared] | None) -> Prepared | None:
     """What the preparation came to, None when it failed."""
     if held is None:
         return None
     await asyncio.wait([held])
     if error := held.exception():
-        _logger.info("no sandbox in advance: %s", error)
+        _events.info(Action.STANDBY_FAILED, f"no sandbox in advance: {error}")
         return None
     return held.result()

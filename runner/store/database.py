@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -44,6 +44,8 @@ class Database:
     def __init__(self, path: Path) -> None:
         """Open it, or make it; bring it to this version."""
         self._writing, self._reading = threading.Lock(), threading.Lock()
+        #: Called for each failure, on the thread that met it.
+        self.on_failure: Callable[[], object] = lambda: None
         with told(f"The database {path} cannot be used"):
             self._writer = _connect(path)
             path.chmod(0o600)  # the files beside it get the same
@@ -62,7 +64,7 @@ class Database:
 
         Without `durable`, a crash of the host may undo it, together with whatever came after it.
         """
-        with self._writing, told(purpose):
+        with self._writing, self._counted(), told(purpose):
             self._writer.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -75,8 +77,21 @@ class Database:
 
     def read(self, statement: str, *values: object) -> list[sqlite3.Row]:
         """Return the rows of a SELECT. Never waits for a writer."""
-        with self._reading, told("The state cannot be read"):
+        with self._reading, self._counted(), told("The state cannot be read"):
             return self._reader.execute(statement, values).fetchall()
+
+    def try_writing(self) -> None:
+        """See that something can be written, by writing what is there already."""
+        with self.transaction("The state folder cannot be written", durable=False) as connection:
+            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        try:
+            yield
+        except StateError:
+            self.on_failure()
+            raise
 
     def close(self) -> None:
         """Let go of the file. Idempotent."""

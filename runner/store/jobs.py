@@ -77,6 +77,8 @@ class Entry:
 
     id: str
     state: JobState
+    #: Seconds since the epoch.
+    submitted: float
     #: Until it is settled.
     job: Job | None = None
     #: From when it may have started until it is settled.
@@ -173,6 +175,17 @@ class Jobs:
     def waiting(self) -> int:
         """How many wait."""
         return int(self._database.read("SELECT count(*) FROM job WHERE state = 'queued'")[0][0])
+
+    def counts(self) -> tuple[dict[str, int], float | None]:
+        """How many there are in each state, and when the one was submitted that waits longest (since the epoch)."""
+        rows = self._database.read("SELECT state, count(*), min(submitted) FROM job GROUP BY state")
+        known = {str(row["state"]): row for row in rows}
+        oldest = known[JobState.QUEUED][2] if JobState.QUEUED in known else None
+        return {state: known[state][1] if state in known else 0 for state in JobState}, oldest
+
+    def try_writing(self) -> None:
+        """See that something can be written."""
+        self._database.try_writing()
 
     def cancelled(self) -> list[str]:
         """The jobs that wait although somebody asked for their end."""
@@ -304,6 +317,7 @@ class Jobs:
             return Entry(
                 job_id,
                 state,
+                row["submitted"],
                 jobs.from_json(json.loads(self._seal.open(row["sealed"], job_id))) if row["sealed"] else None,
                 Marker.from_json(json.loads(self._seal.open(row["marker"], job_id))) if row["marker"] else None,
                 row["cancelled_by"],
@@ -311,7 +325,7 @@ class Jobs:
                 Earlier(row["retries"], row["output"] or 0, (row["closing"] or "").encode()),
             )
         except ValueError as error:
-            return Entry(job_id, state, problem=str(error))
+            return Entry(job_id, state, row["submitted"], problem=str(error))
 
 
 def fit(outcome: Outcome) -> Outcome:

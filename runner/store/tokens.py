@@ -23,6 +23,8 @@ class Scope(StrEnum):
     """Submit jobs and cancel them."""
     ADMIN = "admin"
     """Create, list and revoke tokens; drain, resume and stop the service."""
+    METRICS = "metrics"
+    """Read `/metrics`, and nothing else: for Prometheus."""
 
 
 @dataclass(frozen=True, slots=True)

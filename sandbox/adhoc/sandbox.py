@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +18,14 @@ from sandbox.adhoc.session import Session
 from sandbox.adhoc.store import Store, default_folder
 from sandbox.engine import Engine
 from sandbox.errors import NoSuchSandbox
+from sandbox.logs import Action, Events
 from sandbox.profile import InnerDocker, Profile
 
-log = logging.getLogger("sandbox")
+events = Events("sandbox")
+
+
+def _tell(sentence: str) -> None:
+    events.info(Action.PROGRESS, sentence)
 
 
 class Sandbox(Session):
@@ -45,7 +49,7 @@ class Sandbox(Session):
         ttl: float = PASSING.ttl,
         idle: float | None = PASSING.idle,
         config: Path | None = None,
-        tell: Tell = log.info,
+        tell: Tell = _tell,
     ) -> None:
         """`profile` is one of the file `config`, by name, or says itself what there is to say; `cpus` (cores), `memory`
         (bytes, or `"8GiB"`) and `image` take the place of what it says.
@@ -89,7 +93,8 @@ class Sandbox(Session):
         if self._record is None:
             self._record, self._transport = self._machines.make(self._order, self._tell)
             if self._record.unwalled:
-                log.warning("No walls stand around the sandbox %s: %s", self.name, self._record.unwalled)
+                what = f"No walls stand around the sandbox {self.name}: {self._record.unwalled}"
+                events.warning(Action.UNWALLED, what)
         return self
 
     def reset(self) -> None:

@@ -175,6 +175,11 @@ class DiskWatch:
         """Seconds until `look` must be called again."""
         return max(SHORTEST_LOOK, min(LONGEST_LOOK, self._seconds_left() - FREEZE_TIME))
 
+    @property
+    def rooms(self) -> list[Room]:
+        """The file systems, as they were at the last look."""
+        return list(self._rooms.values())
+
     def is_frozen(self, name: str) -> bool:
         """Whether it should stand still: until it is told to go on, or for good when it is condemned."""
         return name in self._condemned or (name in self._sandboxes and self._sandboxes[name].frozen)

@@ -4,7 +4,6 @@ Two of its threads never wait for each other: the one that looks, and those that
 """
 
 import json
-import logging
 import os
 import threading
 import time
@@ -18,7 +17,6 @@ from typing import Protocol
 from sandbox import child, processes
 from sandbox.disk.watch import (
     MEASURE_TIME,
-    Action,
     Amount,
     Condemn,
     DiskWatch,
@@ -30,9 +28,11 @@ from sandbox.disk.watch import (
     Usage,
     Watched,
 )
+from sandbox.disk.watch import Action as Act
 from sandbox.errors import EngineError, Fault, SandboxFault
+from sandbox.logs import Action, Events
 
-log = logging.getLogger("keeper")
+events = Events("keeper")
 
 LATE = 5.0
 """Seconds without a look after which nothing is lent: a file system of the host hangs."""
@@ -110,6 +110,12 @@ class DiskWatcher:
         with self._looked:
             return self._looked.wait_for(lambda: name not in self._held, max(0.0, deadline - time.monotonic()))
 
+    @property
+    def rooms(self) -> list[Room]:
+        """The file systems that are watched, as they were at the last look."""
+        with self._looked:
+            return self._watch.rooms
+
     def usage(self, name: str) -> Usage | None:
         """What a sandbox took when it was last measured."""
         with self._looked:
@@ -122,12 +128,12 @@ class DiskWatcher:
             try:
                 self.look_once()
                 trouble = ""
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the next look may work
                 if repr(error) != trouble:
-                    log.exception("cannot look after the host's disk")
+                    events.error(Action.DEFECT, "cannot look after the host's disk", error=error)
                 trouble = repr(error)
             if (refused is None) != ((refusal := self.refusal) is None):
-                log.warning("%s", refusal or "The host's disk has room again.")
+                _tell(refusal)
             refused = refusal
             self._stopping.wait(self._watch.next_look)
         self._acting.shutdown(wait=True, cancel_futures=True)
@@ -149,12 +155,12 @@ class DiskWatcher:
         self._last_look = time.monotonic()
         self._begin(actions)
 
-    def _begin(self, actions: Iterable[Action]) -> None:
+    def _begin(self, actions: Iterable[Act]) -> None:
         for action in actions:
             if not self._stopping.is_set():
                 self._acting.submit(self._do, action)
 
-    def _do(self, action: Action) -> None:
+    def _do(self, action: Act) -> None:
         try:
             match action:
                 case Measure(name):
@@ -168,11 +174,12 @@ class DiskWatcher:
                 case Evict(name, sentence):
                     self._keeper.evict(name, sentence)
         except (EngineError, SandboxFault) as error:
-            log.warning("%s: %s failed: %s", action.name, type(action).__name__.lower(), error)
+            what = type(action).__name__.lower()
+            events.warning(Action.DISK_ACT_FAILED, f"{what} failed: {error}", sandbox=action.name)
             if isinstance(action, Freeze | Thaw):
                 self._failed(action)
-        except Exception:
-            log.exception("%s: a defect in the keeper", action.name)
+        except Exception as error:  # noqa: BLE001 - the others are still looked after
+            events.error(Action.DEFECT, "a defect in the keeper", error=error, sandbox=action.name)
 
     def _settle(self, name: str) -> None:
         """Freeze it or let it go on, as is wanted by now: a slow engine may still be at what was wanted before."""
@@ -204,6 +211,13 @@ class DiskWatcher:
             self._begin(actions)
 
 
+def _tell(refusal: str | None) -> None:
+    if refusal is None:
+        events.info(Action.DISK_WELL, "The host's disk has room again.")
+    else:
+        events.warning(Action.DISK_SHORT, refusal)
+
+
 def rooms(places: Sequence[Path]) -> list[Room]:
     """The file systems that these places are on, each once. Raises `OSError`."""
     by_device = {place.stat().st_dev: place for place in places}
@@ -227,7 +241,8 @@ def measure(sandbox: Sandbox, seconds: float = MEASURE_TIME) -> Usage | None:
     try:
         answer = child.ask("sandbox.disk.measure", question, time.monotonic() + seconds + _ANSWER_MARGIN)
     except child.NoAnswer as error:
-        log.warning("the disk usage of container %s is not known: %s", sandbox.container_id[:12], error)
+        what = f"the disk usage of container {sandbox.container_id[:12]} is not known: {error}"
+        events.warning(Action.DISK_UNKNOWN, what)
         return None
     found = json.loads(answer)
     return Usage(Amount(found["bytes"], found["files"]), found["complete"])

@@ -6,11 +6,12 @@ from typing import Final
 
 from sandbox import readiness
 from sandbox.config import KeeperConfig
-from sandbox.doctor.facts import Canary, Unknown
+from sandbox.doctor.facts import Canary
 from sandbox.engine import Engine
 from sandbox.errors import EngineError, Fault, SandboxError, SandboxFault
 from sandbox.identity import new_identity
 from sandbox.maker import Maker
+from sandbox.report import Unknown
 from sandbox.template import InstallationId, SandboxName
 
 NOT_ASKED: Final = Unknown("This needs a throw-away sandbox: ask for one with --canary.")

@@ -4,17 +4,17 @@
 """
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from ipaddress import IPv4Network
 from typing import Final
 
+from sandbox import report
 from sandbox.disk.watch import reserve_of
-from sandbox.doctor.facts import Canary, Facts, Unknown
-from sandbox.doctor.report import Result, bad, dubious, good, unchecked
+from sandbox.doctor.facts import Canary, Facts
 from sandbox.engine import EngineFacts
 from sandbox.errors import Fault
 from sandbox.network import SUBNET_PREFIX
+from sandbox.report import Check, Found, Result, Unknown, bad, dubious, good, unchecked
 
 SYSBOX: Final = "sysbox-runc"
 OLDEST_ENGINE: Final = (20, 10)
@@ -35,23 +35,9 @@ _DOCKER_FAULTS: Final = frozenset({Fault.DOCKER_DEAD, Fault.WRONG_STORAGE_DRIVER
 _INNER_FAULTS: Final = _DOCKER_FAULTS | {Fault.PROBE_FAILED}
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check. The name is stable, and is its entry's anchor in `docs/doctor.md`."""
-
-    name: str
-    judge: Callable[[Facts], Result]
-
-    @property
-    def page(self) -> str:
-        """Where to read more."""
-        return f"docs/doctor.md#{self.name}"
-
-
-def run(facts: Facts) -> Iterator[tuple[Check, Result]]:
+def run(facts: Facts) -> Iterator[Found]:
     """Every check with its result, in order."""
-    for check in CHECKS:
-        yield check, check.judge(facts)
+    return report.run(CHECKS, facts)
 
 
 def _engine(facts: Facts) -> Result:
@@ -288,7 +274,7 @@ def _name(version: tuple[int, ...], what: str) -> str:
     return f"Use {what} {'.'.join(map(str, version))} or newer."
 
 
-CHECKS: Final = (
+CHECKS: Final[tuple[Check[Facts], ...]] = (
     Check("engine", _engine),
     Check("engine-version", _engine_version),
     Check("storage-driver", _storage),

@@ -6,18 +6,14 @@ Errors are `SandboxError`s and pass through, to become a line and an exit code i
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from sandbox import report
 from sandbox.config import DEFAULT_PROFILE, load
-from sandbox.doctor.report import Result, Status
 from sandbox.errors import ConfigError
-
-if TYPE_CHECKING:
-    from sandbox.doctor.checks import Check
 
 
 def doctor(
@@ -47,19 +43,8 @@ def doctor(
     facts = gather.gather(gather.wanted(settings), engine, tried)
     results = list(checks.run(facts))
     if as_json:
-        print(json.dumps({"checks": [_document(check, result) for check, result in results]}, indent=2))
+        print(json.dumps({"checks": [found.document for found in results]}, indent=2))
     else:
-        _print(results)
-    if any(result.status is Status.FAIL for _, result in results):
+        print("\n".join(report.lines(results)))
+    if report.failed(results):
         raise typer.Exit(1)
-
-
-def _document(check: Check, result: Result) -> dict[str, str]:
-    return {"check": check.name, "status": result.status, "seen": result.seen, "fix": result.fix, "page": check.page}
-
-
-def _print(results: Sequence[tuple[Check, Result]]) -> None:
-    for check, result in results:
-        print(f"{result.status:12} {check.name:16} {result.seen}")
-        if result.fix:
-            print(f"{'':29} {result.fix} ({check.page})")

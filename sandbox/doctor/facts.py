@@ -7,13 +7,7 @@ from ipaddress import IPv4Network
 from sandbox.disk.watch import Room
 from sandbox.engine import EngineFacts
 from sandbox.errors import Fault
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """A fact that could not be found out, and why."""
-
-    why: str
+from sandbox.report import Unknown
 
 
 @dataclass(frozen=True, slots=True)

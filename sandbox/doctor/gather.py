@@ -15,10 +15,11 @@ from sandbox import child
 from sandbox.config import KeeperConfig
 from sandbox.disk.watch import Amount, Room
 from sandbox.doctor.checks import SYSBOX
-from sandbox.doctor.facts import Canary, Facts, Unknown, Wanted
+from sandbox.doctor.facts import Canary, Facts, Wanted
 from sandbox.engine import Engine, EngineFacts
 from sandbox.errors import SandboxError
 from sandbox.network import walls_fit
+from sandbox.report import Unknown
 
 #: Seconds for a program to tell its version, and for a file system to say what is free.
 DEADLINE: Final = 5.0

@@ -16,6 +16,7 @@ from sandbox.inspection.places import COMMAND_FOLDERS, JOB_FOLDERS, LISTED_FOLDE
 MOST_ENTRIES = 50_000
 MOST_BYTES = 8 * 1024**2
 """Bytes of names."""
+_CHILD = gather.__name__
 
 
 class _NoAnswerError(Exception):
@@ -72,7 +73,7 @@ def _order(container_id: str, init_pid: int) -> dict[str, object]:
 
 def _gather(order: dict[str, object], deadline: float) -> Evidence:
     try:
-        return parse_evidence(child.ask("sandbox.inspection.gather", json.dumps(order).encode(), deadline))
+        return parse_evidence(child.ask(_CHILD, json.dumps(order).encode(), deadline))
     except child.NoAnswer as error:
         raise _NoAnswerError("its first process is gone" if error.code == gather.GONE else str(error)) from error
     except EvidenceError as error:

@@ -81,6 +81,11 @@ class Verdict:
     kind: VerdictKind
     reasons: tuple[Reason, ...]
 
+    @property
+    def causes(self) -> frozenset[ReasonKind]:
+        """The kinds of what gives this verdict."""
+        return frozenset(reason.kind for reason in self.reasons if reason.verdict is self.kind)
+
     def __str__(self) -> str:
         return " ".join(reason.sentence for reason in self.reasons if reason.verdict is self.kind)
 

@@ -1,6 +1,5 @@
 """Taking over the sandboxes that an earlier life of the keeper left: what is proven to be the same goes on."""
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +8,12 @@ from typing import Final
 from sandbox.engine import Engine, Owned
 from sandbox.errors import EngineError, Fault, SandboxFault
 from sandbox.keeper.builder import Builder, Built
+from sandbox.logs import Action, Events
 from sandbox.pool import Sandbox
 from sandbox.profile import Profile
 from sandbox.template import InstallationId
 
-log = logging.getLogger("keeper")
+events = Events("keeper")
 
 _AT_ONCE: Final = 16
 ENGINE_DEADLINE = 30.0
@@ -45,9 +45,10 @@ def adoptable(
             if sandbox.lease is not None:
                 _prove(builder, built)
         except (SandboxFault, EngineError) as error:
-            log.warning("%s: not taken over: %s", sandbox.name, error)
+            events.warning(Action.NOT_TAKEN_OVER, f"not taken over: {error}", sandbox=sandbox.name)
             return False
-        log.info("%s: taken over, %s", sandbox.name, f"attempt {sandbox.lease.attempt}" if sandbox.lease else "idle")
+        whose = f"attempt {sandbox.lease.attempt}" if sandbox.lease else "idle"
+        events.info(Action.TAKEN_OVER, f"taken over, {whose}", sandbox=sandbox.name)
         return True
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="adopt") as workers:

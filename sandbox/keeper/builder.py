@@ -37,6 +37,7 @@ FAULTS: Mapping[VerdictKind, Fault] = MappingProxyType(
     }
 )
 """What is made of a verdict that keeps a sandbox from its next job."""
+_GOES_ON = (VerdictKind.CLEAN, VerdictKind.CLEANABLE)
 _CLEANINGS = 3
 """Times that a sandbox is cleaned: inner Docker takes down by and by what it was in the middle of."""
 
@@ -103,21 +104,27 @@ class Builder:
         """
         deadline = time.monotonic() + INSPECT_DEADLINE
         self._awake(built)
+        # From outside first: what is damaged may never let us in, and nothing in it is worth cleaning.
         if clean:
             self._end_others(built)
-        # From outside first: what is damaged may never let us in, and nothing in it is worth cleaning.
-        verdict = self.verdict(built, deadline)
+            verdict = self._glance(built, deadline)
+        else:
+            verdict = self.verdict(built, deadline)
         if clean or verdict.kind is VerdictKind.CLEANABLE:
             verdict = self._clean(built, verdict, deadline)
         elif verdict.kind is VerdictKind.CLEAN:
             self._prove(built, deadline, container=True)
         if verdict.kind is not VerdictKind.CLEAN:
-            raise SandboxFault(FAULTS[verdict.kind], str(verdict))
+            raise SandboxFault(FAULTS[verdict.kind], str(verdict), verdict.causes)
 
     def verdict(self, built: Built, deadline: float) -> Verdict:
         """Judge a sandbox from outside, frozen meanwhile, before the monotonic `deadline`. Raises `EngineError`."""
         with self._engine.paused(built.container_id):
             return inspector.inspect(built.evidence, deadline)
+
+    def runs(self, built: Built) -> bool:
+        """Whether the sandbox's first process is there: with it, everything in it ends. Asks nobody."""
+        return any(processes.is_there(one) for one in built.baseline if one.pid == built.evidence.init_pid)
 
     def end_job(self, built: Built) -> int:
         """End every process that was not there at `ready`. Returns how many. Raises `SandboxFault` or `EngineError`."""
@@ -128,11 +135,16 @@ class Builder:
         """Remove what belongs to this creation, by label. Raises `EngineError`."""
         self._engine.remove(name.installation, str(name))
 
+    def _glance(self, built: Built, deadline: float) -> Verdict:
+        """Look without freezing, which takes longer than the look. Only what stands still decides against a sandbox."""
+        verdict = inspector.inspect(built.evidence, deadline)
+        return verdict if verdict.kind in _GOES_ON else self.verdict(built, deadline)
+
     def _clean(self, built: Built, verdict: Verdict, deadline: float) -> Verdict:
         """Clean a sandbox that was looked at, and look again. Raises `SandboxFault` or `EngineError`."""
         cleaning = readiness.Cleaning(built.evidence.evidence.kept)
         for _ in range(_CLEANINGS):
-            if verdict.kind not in (VerdictKind.CLEAN, VerdictKind.CLEANABLE):
+            if verdict.kind not in _GOES_ON:
                 break
             self._prove(built, deadline, cleaning)
             verdict = self.verdict(built, deadline)

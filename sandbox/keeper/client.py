@@ -10,7 +10,14 @@ from sandbox.keeper import protocol
 from sandbox.text import one_line
 
 _R = TypeVar(
-    "_R", protocol.LeaseGrant, protocol.Entrance, protocol.Done, protocol.Listing, protocol.Findings, protocol.Pong
+    "_R",
+    protocol.LeaseGrant,
+    protocol.Entrance,
+    protocol.Done,
+    protocol.Listing,
+    protocol.Findings,
+    protocol.Pong,
+    protocol.Measured,
 )
 _E = TypeVar("_E", protocol.LeaseGrant, protocol.Entrance)
 
@@ -57,6 +64,10 @@ class KeeperClient:
         """Is the keeper there, and fit?"""
         return self._ask(protocol.Ping(), protocol.Pong)
 
+    def metrics(self, deadline: float | None = None) -> str:
+        """What the keeper counts and times, in Prometheus's text format; it has `deadline` seconds to answer."""
+        return self._ask(protocol.Measure(), protocol.Measured, deadline).text
+
     def inspect(self, name: str) -> protocol.Findings:
         """What there is to know of one sandbox."""
         return self._ask(protocol.Inspect(sandbox=name), protocol.Findings)
@@ -91,8 +102,8 @@ class KeeperClient:
             connection.close()
             raise
 
-    def _ask(self, request: protocol.Message, expected: type[_R]) -> _R:
-        line, _ = self._exchange(request, ANSWER_DEADLINE)
+    def _ask(self, request: protocol.Message, expected: type[_R], deadline: float | None = None) -> _R:
+        line, _ = self._exchange(request, deadline or ANSWER_DEADLINE)
         return _parse(line, expected)
 
     def _exchange(self, request: protocol.Message, deadline: float) -> tuple[bytes, list[int]]:

@@ -1,6 +1,5 @@
 """Keeps the walls around the sandboxes standing: what each may reach follows from its profile, and may change."""
 
-import logging
 import threading
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network
@@ -8,10 +7,11 @@ from typing import NamedTuple
 
 from sandbox import host
 from sandbox.config import KeeperConfig
-from sandbox.network import Policy, Wall, Walls, WallState, policy, require_bridge
+from sandbox.logs import Action, Events
+from sandbox.network import Count, Policy, Refusal, Wall, Walls, WallState, policy, require_bridge
 from sandbox.template import SandboxName
 
-log = logging.getLogger("keeper")
+events = Events("keeper")
 
 
 class _Place(NamedTuple):
@@ -64,7 +64,12 @@ class Guard:
         if bridges is not None:
             others = [network for network in bridges if not network.overlaps(self._range)]
         if self._walls.ensure(others) is WallState.PUT_BACK:
-            log.warning("somebody had removed or changed the walls around the sandboxes; they are back")
+            what = "somebody had removed or changed the walls around the sandboxes; they are back"
+            events.warning(Action.WALLS_PUT_BACK, what)
+
+    def counters(self) -> Mapping[Refusal, Count]:
+        """What the walls have dropped. Raises `WallsDown` when they cannot be seen."""
+        return self._walls.counters()
 
     def take_down(self) -> None:
         """Take the walls away: there is no sandbox any more. Raises `WallsDown`."""

@@ -1,13 +1,13 @@
 """What the profiles' names for their images mean to the engine: a new image is taken up between jobs."""
 
-import logging
 import time
 
 from sandbox.engine import Engine
 from sandbox.keeper.stock import Stock
+from sandbox.logs import Action, Events
 from sandbox.rollout import Rollout, short
 
-log = logging.getLogger("keeper")
+events = Events("keeper")
 
 LOOK_INTERVAL = 10.0
 """Seconds between two looks, each a call of the engine for every profile: images are built by people."""
@@ -42,7 +42,8 @@ class Images:
         image = self._engine.image_id(name)
         if image is None:
             if name not in self._missing:
-                log.error("profile %s: the image %s is gone; sandboxes are made from the last one", profile, name)
+                what = f"the image {name} is gone; sandboxes are made from the last one"
+                events.error(Action.IMAGE_GONE, f"profile {profile}: {what}")
             self._missing.add(name)
             return
         self._missing.discard(name)
@@ -52,8 +53,10 @@ class Images:
             self._stock.pool.named(profile, image)
             rollout = rollouts[profile]
         if rollout.candidate and self._engine.image_id(rollout.image) is None:
-            log.warning("profile %s: the image %s was removed; %s takes its place", profile, short(rollout.image), name)
+            what = f"the image {short(rollout.image)} was removed; {name} takes its place"
+            events.warning(Action.IMAGE_GONE, f"profile {profile}: {what}")
             with self._stock.changed:
                 rollouts[profile] = Rollout(image)
         elif rollout.candidate and rollout.candidate != tried:
-            log.info("profile %s: %s is a new image, %s; one sandbox tries it first", profile, name, short(image))
+            what = f"{name} is a new image, {short(image)}; one sandbox tries it first"
+            events.info(Action.IMAGE_TRIED, f"profile {profile}: {what}")

@@ -1,6 +1,5 @@
 """The keeper: keeps the sandboxes that its profiles ask for. Starts, reconciles, stops; the rest is beside it."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,18 +14,21 @@ from sandbox.keeper.builder import Builder
 from sandbox.keeper.guard import Guard
 from sandbox.keeper.home import Home
 from sandbox.keeper.images import Images
+from sandbox.keeper.metrics import Metrics
 from sandbox.keeper.records import Records
 from sandbox.keeper.stock import Stock
 from sandbox.keeper.storage import Storage
 from sandbox.keeper.verbs import Verbs
 from sandbox.keeper.watch import HostWatch
 from sandbox.keeper.workers import Workers
+from sandbox.logs import Action, Events
 from sandbox.network import Walls, subnet_of
-from sandbox.pool import Action, Create, Destroy, Try
+from sandbox.pool import Action as Act
+from sandbox.pool import Create, Destroy, Try
 from sandbox.state import State
 from sandbox.template import SandboxName
 
-log = logging.getLogger("keeper")
+events = Events("keeper")
 
 RECONCILE_INTERVAL = 1.0
 LEFTOVERS_INTERVAL = 30.0
@@ -48,20 +50,31 @@ class Keeper:
         builder: Builder | None = None,
         walls: Walls | None = None,
         watch: HostWatch | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
-        """`watch` must be what the engine tells of its calls."""
+        """`watch` must be what the engine tells of its calls; `metrics` is what the watch counts with."""
         self._engine = engine
         self._builder = builder or Builder(engine, config.network_range)
         self._home = home
         self._records = Records(home.records)
         self._stock = Stock(config.profiles, self._records)
         self._guard = Guard(config, walls or Walls(home.installation))
-        self._watch = watch or HostWatch()
+        metrics = metrics or Metrics(config.profiles)
+        self._watch = watch or HostWatch(metrics)
         self._images = Images(self._stock, engine)
         self._storage = Storage(config, self._stock, engine)
-        self._workers = Workers(self._stock, engine, self._builder, self._guard, self._watch, self._storage, home)
+        self._workers = Workers(
+            self._stock, engine, self._builder, self._guard, self._watch, self._storage, home, metrics
+        )
         self.verbs = Verbs(
-            home.installation, self._stock, self._builder, self._guard, self._watch, self._storage, self._workers
+            home.installation,
+            self._stock,
+            self._builder,
+            self._guard,
+            self._watch,
+            self._storage,
+            self._workers,
+            metrics,
         )
         self._stopping = threading.Event()
         self._hurried = threading.Event()
@@ -76,13 +89,11 @@ class Keeper:
         """
         for name, profile in self._stock.pool.profiles.items():
             self._engine.check(profile.runtime, profile.image)
-            log.info("profile %s: image %s, runtime %s, %d warm", name, profile.image, profile.runtime, profile.warm)
+            what = f"profile {name}: image {profile.image}, runtime {profile.runtime}, {profile.warm} warm"
+            events.info(Action.PROFILE_KEPT, what)
             if profile.runtime != "sysbox-runc":
-                log.warning(
-                    "profile %s: runtime %s was asked for; it is not the wall that sysbox-runc is",
-                    name,
-                    profile.runtime,
-                )
+                weaker = f"runtime {profile.runtime} was asked for; it is not the wall that sysbox-runc is"
+                events.warning(Action.RUNTIME_WEAKER, f"profile {name}: {weaker}")
         self._adopt()
 
     def _adopt(self) -> None:
@@ -92,7 +103,8 @@ class Keeper:
         names = {sandbox.name for sandbox, _ in adopted}
         self._records.forget_others(names)
         if left := self._remove_all_but(names):
-            log.info("removed %d sandboxes that an earlier life of this keeper left behind", left)
+            what = f"removed {left} sandboxes that an earlier life of this keeper left behind"
+            events.info(Action.LEFTOVERS_REMOVED, what)
         self._guard.look(self._engine.taken_subnets("bridge"))  # the first sandbox of all finds walls standing
         for sandbox, built in adopted:
             name = SandboxName(self._home.installation, sandbox.generation)
@@ -117,16 +129,16 @@ class Keeper:
                 self.reconcile_once()
                 trouble = ""
             except StaleSocket as error:
-                log.critical("giving up, to be started again: %s", error)
+                events.error(Action.GAVE_UP, f"giving up, to be started again: {error}")
                 give_up()
                 return
             except SandboxError as error:
                 if str(error) != trouble:
-                    log.error("cannot look after the sandboxes: %s", error)  # noqa: TRY400 - the sentence says it all
+                    events.error(Action.RECONCILE_FAILED, f"cannot look after the sandboxes: {error}")
                 trouble = self._stock.trouble = str(error)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - this loop does not die
                 if repr(error) != trouble:
-                    log.exception("cannot look after the sandboxes: a defect in the keeper")
+                    events.error(Action.DEFECT, "cannot look after the sandboxes: a defect in the keeper", error=error)
                 trouble = self._stock.trouble = repr(error)
             with self._stock.changed:
                 self._stock.changed.wait(RECONCILE_INTERVAL)
@@ -152,7 +164,7 @@ class Keeper:
             if (container := self._watch.admits_trial(frozenset(idle))) is not None:
                 self._workers.try_runtime(idle[container])
 
-    def _admits(self, action: Action) -> bool:
+    def _admits(self, action: Act) -> bool:
         """Whether the host can bear it now."""
         if isinstance(action, Create | Try) and self._storage.refusal:
             return False
@@ -208,18 +220,19 @@ class Keeper:
         removed += self._remove_all_but(left_running)
         self._records.forget_others(left_running)
         if left_running:
-            left = len(left_running)
-            log.warning("left %d sandboxes with jobs for the next keeper; `sandbox purge` removes them", left)
+            left = f"left {len(left_running)} sandboxes with jobs for the next keeper; `sandbox purge` removes them"
+            events.warning(Action.LEFT_RUNNING, left)
         else:
             self._guard.take_down()
-        log.info("removed %d sandboxes; stopped", removed)
+        events.info(Action.STOPPED, f"removed {removed} sandboxes; stopped")
 
     def detach(self) -> None:
         """Stop at once and leave every sandbox as it is, for the next keeper to take over."""
         self._close()
         self._storage.stop()
         self._workers.stop(wait=True)
-        log.info("stopped; %d sandboxes are left for the next keeper", sum(1 for _ in self._stock.pool))
+        left = sum(1 for _ in self._stock.pool)
+        events.info(Action.STOPPED, f"stopped; {left} sandboxes are left for the next keeper")
 
     def follow(self, config: KeeperConfig) -> None:
         """Go on with another configuration: what is made from now on, and what may be reached at once.
@@ -232,7 +245,7 @@ class Keeper:
             self._storage.follow(config)
             self._images.forgive()
             self._stock.changed.notify_all()
-        log.info("the configuration was read anew")
+        events.info(Action.CONFIGURATION_READ, "the configuration was read anew")
 
     def hurry(self) -> None:
         """Let `stop` wait no longer. Safe in a signal handler."""
@@ -252,7 +265,7 @@ class Keeper:
                 if lent == 0:
                     return
                 if lent != told:
-                    log.info("waiting for %d running jobs", lent)
+                    events.info(Action.WAITING, f"waiting for {lent} running jobs")
                 told = lent
                 self._stock.changed.wait(min(left, RECONCILE_INTERVAL))
 

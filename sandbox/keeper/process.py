@@ -1,9 +1,7 @@
 """The keeper as a process: its socket, its threads, its signals, and how it stops."""
 
-import logging
 import queue
 import signal
-import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -13,18 +11,24 @@ from sandbox.engine import Engine
 from sandbox.errors import ConfigError
 from sandbox.keeper.home import Home
 from sandbox.keeper.keeper import Keeper
+from sandbox.keeper.metrics import Metrics
 from sandbox.keeper.server import KeeperServer
 from sandbox.keeper.watch import HostWatch
+from sandbox.logs import Action, Events, Format, configure
 from sandbox.settings.loaded import Loaded, later
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
-def run(configuration: Path | None, run_folder: Path, group: str | None, home: Path, patience: float) -> None:
+def run(
+    configuration: Path | None, run_folder: Path, group: str | None, home: Path, patience: float, log_format: Format
+) -> None:
     """Be the keeper until a signal ends it. `patience` is the seconds that running jobs have then."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    watch, settings = HostWatch(), config.read(configuration)
-    the_keeper = Keeper(settings.config, Engine(watch=watch.observe), Home(home), watch=watch)
+    configure(log_format)
+    settings = config.read(configuration)
+    metrics = Metrics(settings.config.profiles)
+    watch = HostWatch(metrics)
+    the_keeper = Keeper(settings.config, Engine(watch=watch.observe), Home(home), watch=watch, metrics=metrics)
     # The socket first: a second keeper must be refused before it removes what it takes for leftovers.
     with KeeperServer(run_folder, the_keeper.verbs, group) as server:
         the_keeper.start()
@@ -46,12 +50,12 @@ def run(configuration: Path | None, run_folder: Path, group: str | None, home: P
 
 
 def _reread(the_keeper: Keeper, configuration: Path | None, started: Loaded[config.KeeperConfig]) -> None:
-    log = logging.getLogger("keeper")
+    events = Events("keeper")
     try:
         settings = config.read(configuration)
         the_keeper.follow(settings.config)
     except ConfigError as error:
-        log.error("the configuration was left as it was: %s", error)  # noqa: TRY400
+        events.error(Action.CONFIGURATION_REFUSED, f"the configuration was left as it was: {error}")
         return
     if waiting := later(started, settings):
-        log.warning("not taken up before the next start: %s", ", ".join(waiting))
+        events.warning(Action.CONFIGURATION_REMARK, f"not taken up before the next start: {', '.join(waiting)}")

@@ -101,6 +101,12 @@ class Ping(_Message):
     verb: Literal["ping"] = "ping"
 
 
+class Measure(_Message):
+    """Tell what the keeper counts and times. Changes nothing."""
+
+    verb: Literal["metrics"] = "metrics"
+
+
 class Hold(_Message):
     """Keep a sandbox for a person: it is not lent, not cleaned and not recreated. One that is lent, from then on."""
 
@@ -130,7 +136,7 @@ class Enter(_Message):
     sandbox: _Id
 
 
-Message = Lend | Resume | Renew | Kill | Return | Condemn | List | Ping | Inspect | Hold | Release | Enter
+Message = Lend | Resume | Renew | Kill | Return | Condemn | List | Ping | Measure | Inspect | Hold | Release | Enter
 
 
 class Entrance(_Message):
@@ -215,7 +221,13 @@ class Pong(_Message):
     message: str
 
 
-Reply = LeaseGrant | Entrance | Done | Listing | Findings | Pong
+class Measured(_Message):
+    """What the keeper counts and times, in Prometheus's text format 0.0.4 (docs/metrics.md)."""
+
+    text: str
+
+
+Reply = LeaseGrant | Entrance | Done | Listing | Findings | Pong | Measured
 
 
 class Refusal(_Message):

@@ -5,7 +5,6 @@ only while the sandbox may be lent or is lent: what has none is a leftover. Noth
 of the host ends every sandbox too. The files hold keys: the folder is its owner's only.
 """
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -14,10 +13,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from sandbox.errors import ConfigError
 from sandbox.keeper.builder import Built
+from sandbox.logs import Action, Events
 from sandbox.pool import Sandbox
 from sandbox.state import State
 
-log = logging.getLogger("keeper")
+events = Events("keeper")
 
 _KEPT: Final = frozenset({State.READY, State.INSPECTING, State.LEASED, State.ORPHANED, State.HELD})
 _BUILT: Final = TypeAdapter(Built)
@@ -89,7 +89,8 @@ class Records:
             temporary.write_bytes(content)
             temporary.replace(path)
         except OSError as error:
-            log.warning("%s cannot be written: %s. A restarted keeper would not know this sandbox.", path, error)
+            what = f"{path} cannot be written: {error}. A restarted keeper would not know this sandbox."
+            events.warning(Action.RECORD_FAILED, what)
             return False
         return True
 
@@ -98,7 +99,8 @@ def _read(path: Path, shape: TypeAdapter[_T]) -> _T | None:
     try:
         return shape.validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        log.warning("the record %s cannot be read and is left out: %s", path, type(error).__name__)
+        what = f"the record {path} cannot be read and is left out: {type(error).__name__}"
+        events.warning(Action.RECORD_FAILED, what)
         return None
 
 

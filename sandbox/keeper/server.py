@@ -1,7 +1,6 @@
 """The keeper's unix socket: parses one request per connection, calls the keeper, answers. No TCP, ever."""
 
 import errno
-import logging
 import shutil
 import socket
 import socketserver
@@ -14,8 +13,9 @@ from typing import Any, Final
 from sandbox.errors import ConfigError, KeeperError, NoWayIn, ProtocolError, SandboxError
 from sandbox.keeper import protocol
 from sandbox.keeper.verbs import Verbs
+from sandbox.logs import Action, Events
 
-log = logging.getLogger("keeper")
+events = Events("keeper")
 
 REQUEST_DEADLINE = 10.0
 """Seconds a client has to send its line, and later to take its answer."""
@@ -62,12 +62,12 @@ class _Handler(socketserver.BaseRequestHandler):
                 self._answer(client, protocol.decode_request(_read_line(client)))
             except SandboxError as error:
                 if not isinstance(error, KeeperError):
-                    log.warning("a request failed: %s", error)
+                    events.warning(Action.REQUEST_FAILED, f"a request failed: {error}")
                 _send(client, protocol.Refusal(refused=str(error), again=isinstance(error, NoWayIn)))
         except OSError as error:
-            log.info("a client went away: %s", error)
-        except Exception:
-            log.exception("a request met a defect in the keeper")
+            events.info(Action.CLIENT_LEFT, f"a client went away: {error}")
+        except Exception as error:  # noqa: BLE001 - the other clients are still served
+            events.error(Action.DEFECT, "a request met a defect in the keeper", error=error)
             with suppress(OSError):
                 _send(client, protocol.Refusal(refused="The keeper itself failed on this request; look at its log."))
 
@@ -96,6 +96,7 @@ _ANSWERS: Final[Mapping[type[protocol.Message], _Answer]] = {
     protocol.Condemn: lambda verbs, request: verbs.condemn(request),
     protocol.List: lambda verbs, _: verbs.listing(),
     protocol.Ping: lambda verbs, _: verbs.ping(),
+    protocol.Measure: lambda verbs, _: verbs.measure(),
     protocol.Inspect: lambda verbs, request: verbs.inspect(request),
     protocol.Hold: lambda verbs, request: verbs.hold(request),
     protocol.Release: lambda verbs, request: verbs.release(request),

@@ -1,6 +1,5 @@
 """The sandboxes of one keeper, shared by its threads: the pool, what each was made as, and the records of both."""
 
-import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -9,12 +8,13 @@ from contextlib import contextmanager
 from sandbox.errors import Fault
 from sandbox.keeper.builder import Built
 from sandbox.keeper.records import Records
+from sandbox.logs import Action, Events
 from sandbox.pool import Pool, Sandbox, Want
 from sandbox.profile import Profile
 from sandbox.rollout import short
 from sandbox.state import State, is_alive
 
-log = logging.getLogger("keeper")
+events = Events("keeper")
 
 
 class Stock:
@@ -66,9 +66,9 @@ class Stock:
                 sandbox = self.pool.condemn(name, fault, reason, time.monotonic())
             if not fault.is_quiet:
                 self.trouble = reason
-            level = logging.INFO if fault.is_quiet else logging.WARNING
+            tell = events.info if fault.is_quiet else events.warning
             then = "It is held for a person." if sandbox.state is State.HELD else "It is recreated."
-            log.log(level, "%s: condemned (%s): %s %s", sandbox.name, fault, reason, then)
+            tell(Action.CONDEMNED, f"condemned ({fault}): {reason} {then}", sandbox=name)
             self.changed.notify_all()
 
     def end_what_ran_out(self, now: float) -> None:
@@ -96,6 +96,7 @@ class Stock:
         if not (sandbox and rollout and tried) or rollout.candidate:
             return
         if rollout.refused:
-            log.error("profile %s: %s", sandbox.profile, rollout.sentence)
+            events.error(Action.IMAGE_REFUSED, f"profile {sandbox.profile}: {rollout.sentence}")
         else:
-            log.info("profile %s: the new image %s is fit; it replaces the others", sandbox.profile, short(tried))
+            what = f"the new image {short(tried)} is fit; it replaces the others"
+            events.info(Action.IMAGE_TAKEN, f"profile {sandbox.profile}: {what}")

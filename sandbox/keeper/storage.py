@@ -1,12 +1,13 @@
 """Keeps the host's disk from running out: the keeper's side of `sandbox.disk`."""
 
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
 from sandbox.config import KeeperConfig
-from sandbox.disk.watch import DiskWatch
+from sandbox.disk.watch import DiskWatch, Room
 from sandbox.disk.watcher import DiskWatcher, Sandbox
 from sandbox.engine import Engine
 from sandbox.errors import EngineError, Fault
@@ -51,6 +52,24 @@ class Storage:
     def refusal(self) -> str | None:
         """Why nothing may be lent or made now, as a sentence; None when it may."""
         return self._watcher.refusal if self._watcher else None
+
+    @property
+    def rooms(self) -> list[Room]:
+        """The file systems that sandboxes are on, as they were at the last look."""
+        return self._watcher.rooms if self._watcher else []
+
+    @property
+    def taken(self) -> Mapping[str, int]:
+        """Bytes that the sandboxes of each profile took when each was last measured."""
+        if self._watcher is None:
+            return {}
+        with self._stock.changed:
+            profiles = {sandbox.name: sandbox.profile for sandbox in self._stock.pool}
+        taken: Counter[str] = Counter()
+        for name, profile in profiles.items():
+            if usage := self._watcher.usage(name):
+                taken[profile] += usage.amount.bytes
+        return taken
 
     def wait_while_frozen(self, name: str, deadline: float) -> bool:
         """Wait until a sandbox may be cleaned or proven; False when it still stands at the monotonic `deadline`."""

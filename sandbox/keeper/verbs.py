@@ -1,6 +1,5 @@
 """What the keeper answers: a method for each verb of `protocol`. May be called from any thread."""
 
-import logging
 import socket
 import threading
 import time
@@ -11,17 +10,20 @@ from sandbox.errors import EngineError, Fault, KeeperRefused, NoWayIn, SandboxFa
 from sandbox.inspection.judge import ReasonKind
 from sandbox.keeper import protocol
 from sandbox.keeper.builder import Builder, Built, as_fault
+from sandbox.keeper.gauges import Gauges
 from sandbox.keeper.guard import Guard
+from sandbox.keeper.metrics import Metrics
 from sandbox.keeper.stock import Stock
 from sandbox.keeper.storage import Storage
 from sandbox.keeper.watch import HostWatch
 from sandbox.keeper.workers import FROZEN_DEADLINE, Workers
+from sandbox.logs import Action, Events
 from sandbox.network import WallsDown
 from sandbox.pool import LEASE_TERM, Lease, Sandbox, Want
 from sandbox.state import State, is_alive
 from sandbox.template import LOGIN_USER, InstallationId
 
-log = logging.getLogger("keeper")
+events = Events("keeper")
 
 CONNECT_DEADLINE = 5.0
 INSPECT_DEADLINE = 10.0
@@ -43,6 +45,7 @@ class Verbs:
         watch: HostWatch,
         storage: Storage,
         workers: Workers,
+        metrics: Metrics,
     ) -> None:
         self._installation = installation
         self._stock = stock
@@ -51,6 +54,8 @@ class Verbs:
         self._watch = watch
         self._storage = storage
         self._workers = workers
+        self._metrics = metrics
+        self._gauges = Gauges(metrics, stock, guard, watch, storage)
         self._closed = threading.Event()
 
     def close(self) -> None:
@@ -67,13 +72,16 @@ class Verbs:
         if request.profile not in profiles:
             known = ", ".join(profiles)
             raise KeeperRefused(f"There is no profile {request.profile}; the keeper's configuration has: {known}.")
-        deadline = time.monotonic() + request.wait
+        began = time.monotonic()
+        deadline = began + request.wait
         while True:
             sandbox, built = self._take(request, deadline)
             self._refuse_without_walls(request)
             with suppress(SandboxFault):  # it is condemned, and there are others
                 connection = self._connect(sandbox.name, built)
-                log.info("%s: lent to attempt %s", sandbox.name, request.attempt)
+                self._metrics.lend.labels(request.profile).observe(time.monotonic() - began)
+                to = request.attempt
+                events.info(Action.LENT, f"lent to attempt {to}", sandbox=sandbox.name, attempt=to)
                 return _grant(sandbox, built), connection
 
     def take_back(self, request: protocol.Lend) -> None:
@@ -100,13 +108,22 @@ class Verbs:
             self._stock.condemn(sandbox.name, lasting.fault, str(lasting))
             raise KeeperRefused(str(lasting)) from fault
         assert sandbox.lease is not None
-        log.info("%s: attempt %s has it again", sandbox.name, sandbox.lease.attempt)
+        to = sandbox.lease.attempt
+        events.info(Action.RESUMED, f"attempt {to} has it again", sandbox=sandbox.name, attempt=to)
         return _grant(sandbox, built), connection
 
     def renew(self, request: protocol.Renew) -> protocol.Done:
-        """One more term. Raises `KeeperRefused` when the lease is over."""
+        """One more term. Raises `KeeperRefused` when the lease is over, or its sandbox has ended.
+
+        That is seen without the engine: the loop that asks the engine would find it out a second later.
+        """
         with self._stock.changed:
-            self._stock.pool.renew(request.token, time.monotonic())
+            sandbox = self._stock.pool.renew(request.token, time.monotonic())
+            ended = not self._builder.runs(self._stock.built[sandbox.name])
+        if ended:
+            reason = "Its container does not run any more."
+            self._stock.condemn(sandbox.name, Fault.STOPPED, reason)
+            raise KeeperRefused(reason)
         return protocol.Done()
 
     def kill(self, request: protocol.Kill) -> protocol.Done:
@@ -120,7 +137,7 @@ class Verbs:
         except (SandboxFault, EngineError) as error:
             self._stock.condemn(sandbox.name, as_fault(error).fault, str(error))
             raise KeeperRefused(f"What the job left running could not be ended: {error}") from error
-        log.info("%s: ended %d processes of its job", sandbox.name, ended)
+        events.info(Action.JOB_ENDED, f"ended {ended} processes of its job", sandbox=sandbox.name)
         return protocol.Done()
 
     def give_back(self, request: protocol.Return) -> protocol.Done:
@@ -131,7 +148,7 @@ class Verbs:
             if sandbox.state is State.INSPECTING:
                 self._workers.inspect(sandbox.name, clean=True)
             elif sandbox.state is State.CONDEMNED:
-                log.info("%s: condemned (%s): %s", sandbox.name, sandbox.fault, sandbox.reason)
+                events.info(Action.CONDEMNED, f"condemned ({sandbox.fault}): {sandbox.reason}", sandbox=sandbox.name)
         return protocol.Done()
 
     def condemn(self, request: protocol.Condemn) -> protocol.Done:
@@ -166,6 +183,10 @@ class Verbs:
             wrong = f"No sandbox for: {', '.join(lacking)}. {wrong or f'Last trouble: {self._stock.trouble}'}"
         return protocol.Pong(fit=not lacking and self._host_can(), message=wrong or "ready")
 
+    def measure(self) -> protocol.Measured:
+        """What is counted, timed, and so now."""
+        return protocol.Measured(text=self._gauges.text())
+
     def inspect(self, request: protocol.Inspect) -> protocol.Findings:
         """Look at a sandbox from outside; of one that is gone, say why it went. Raises `KeeperRefused`."""
         with self._stock.changed:
@@ -190,7 +211,7 @@ class Verbs:
             held = self._stock.pool.hold(sandbox.name, request.seconds, time.monotonic())
             self._stock.changed.notify_all()
         when = "" if held.state is State.HELD else " once its job has ended"
-        log.info("%s: held for %.0f s%s", held.name, request.seconds, when)
+        events.info(Action.HELD, f"held for {request.seconds:.0f} s{when}", sandbox=held.name)
         return protocol.Done()
 
     def release(self, request: protocol.Release) -> protocol.Done:
@@ -209,7 +230,7 @@ class Verbs:
             connection = _dial(built)
         except SandboxFault as fault:
             raise KeeperRefused(f"Sandbox {name} cannot be entered: {fault}") from fault
-        log.info("%s: somebody enters it", name)
+        events.info(Action.ENTERED, "somebody enters it", sandbox=name)
         host_key, client_key = built.identity.host.public, built.identity.client.private
         return protocol.Entrance(user=LOGIN_USER, host_key=host_key, client_key=client_key), connection
 

@@ -1,19 +1,22 @@
 """What is thought of the host, shared by the keeper's threads, and told in the log when that changes."""
 
-import logging
 import threading
 import time
 
 from sandbox.health import Blame, Event, HostHealth, HostState
-from sandbox.pool import Action, Create, Destroy, Probe, Replace, Try
+from sandbox.keeper.metrics import Metrics
+from sandbox.logs import Action, Events
+from sandbox.pool import Action as Act
+from sandbox.pool import Create, Destroy, Probe, Replace, Try
 
-log = logging.getLogger("keeper")
+events = Events("keeper")
 
 
 class HostWatch:
     """Hears of everything that is asked of the engine, and says what may be done. Never asks the engine itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics or Metrics()
         self._lock = threading.Lock()
         self._health = HostHealth(time.monotonic())
         self._told = (HostState.WELL, Blame.NOBODY)
@@ -21,6 +24,7 @@ class HostWatch:
     def observe(self, event: Event) -> None:
         """Something happened."""
         with self._lock:
+            self._metrics.observe(event)
             self._health.observe(event, time.monotonic())
             self._tell()
 
@@ -30,6 +34,12 @@ class HostWatch:
             self._health.look(time.monotonic())
             self._tell()
             return self._health.state, self._health.sentence
+
+    @property
+    def open_breakers(self) -> frozenset[str]:
+        """The profiles of which every new sandbox fails."""
+        with self._lock:
+            return self._health.open_breakers
 
     def may_lend(self) -> bool:
         """Whether a sandbox may be lent: one on a wedged host would break under its job."""
@@ -42,7 +52,7 @@ class HostWatch:
         with self._lock:
             return self._health.listing_due(time.monotonic())
 
-    def admits(self, action: Action) -> bool:
+    def admits(self, action: Act) -> bool:
         """Whether this may be done now; asked right before it is done."""
         now = time.monotonic()
         with self._lock:
@@ -64,5 +74,5 @@ class HostWatch:
         now = (self._health.state, self._health.blame)
         if now != self._told:
             self._told = now
-            level = logging.INFO if now == (HostState.WELL, Blame.NOBODY) else logging.WARNING
-            log.log(level, "the host is %s. %s", self._health.state, self._health.sentence)
+            tell = events.info if now == (HostState.WELL, Blame.NOBODY) else events.warning
+            tell(Action.HOST_CHANGED, f"the host is {self._health.state}. {self._health.sentence}")

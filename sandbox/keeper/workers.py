@@ -1,6 +1,5 @@
 """What a keeper does to its sandboxes in the background, each act on a thread of its own: make, look at, remove."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,15 +12,18 @@ from sandbox.health import CreationBegan, CreationEnded, FreshUnfit
 from sandbox.keeper.builder import Builder, Built, as_fault
 from sandbox.keeper.guard import Guard
 from sandbox.keeper.home import Home
+from sandbox.keeper.metrics import Metrics
 from sandbox.keeper.stock import Stock
 from sandbox.keeper.storage import Storage
 from sandbox.keeper.watch import HostWatch
+from sandbox.logs import Action, Events
 from sandbox.network import WallsDown
-from sandbox.pool import Action, Create, Destroy, Probe, Replace, Try
+from sandbox.pool import Action as Act
+from sandbox.pool import Create, Destroy, Probe, Replace, Try
 from sandbox.state import State
 from sandbox.template import SandboxName
 
-log = logging.getLogger("keeper")
+events = Events("keeper")
 
 _WORKERS = 16
 FROZEN_DEADLINE = 30.0
@@ -40,6 +42,7 @@ class Workers:
         watch: HostWatch,
         storage: Storage,
         home: Home,
+        metrics: Metrics,
     ) -> None:
         self._stock = stock
         self._guard = guard
@@ -48,11 +51,12 @@ class Workers:
         self._watch = watch
         self._storage = storage
         self._home = home
+        self._metrics = metrics
         self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="keeper")
         self._stopping = threading.Event()
         self._strangers: set[str] = set()
 
-    def begin(self, action: Action) -> None:
+    def begin(self, action: Act) -> None:
         """Start an action of the pool's plan. The stock's lock is held."""
         pool, now = self._stock.pool, time.monotonic()
         match action:
@@ -129,9 +133,9 @@ class Workers:
         wanted = stock.pool.profiles[profile].model_copy(update={"image": image})
         built = self._builder.build(name, profile, wanted, started)
         took = time.monotonic() - began
-        log.info(
-            "%s: ready after %.1f s (runtime %s, inner Docker %s)", name, took, built.runtime, built.docker_version
-        )
+        self._metrics.boot.labels(profile).observe(took)
+        how = f"ready after {took:.1f} s (runtime {built.runtime}, inner Docker {built.docker_version})"
+        events.info(Action.READY, how, sandbox=str(name))
         return built
 
     def _inspect(self, name: str, clean: bool) -> None:
@@ -139,10 +143,12 @@ class Workers:
         try:
             self._check_profile(name, after_job=clean)
             self._storage.wait_while_frozen(name, time.monotonic() + FROZEN_DEADLINE)
-            self._builder.inspect(stock.built[name], clean)
+            with self._metrics.inspection.labels("job" if clean else "idle").time():
+                self._builder.inspect(stock.built[name], clean)
             fault = None
         except (SandboxFault, EngineError) as error:
             fault = as_fault(error)
+            self._metrics.found(fault.seen)
         with stock.changed:
             sandbox = stock.pool.get(name)
             if sandbox is None or sandbox.state is not State.INSPECTING:  # condemned or held meanwhile
@@ -171,7 +177,7 @@ class Workers:
         try:
             self._builder.remove(name)
         except EngineError as error:
-            log.error("%s: could not be removed, will try again: %s", name, error)  # noqa: TRY400
+            events.error(Action.REMOVAL_FAILED, f"could not be removed, will try again: {error}", sandbox=str(name))
             with stock.changed:
                 stock.trouble = str(error)
                 stock.pool.stuck(str(name), time.monotonic())
@@ -188,9 +194,9 @@ class Workers:
     def _remove_stranger(self, name: str) -> None:
         try:
             self._engine.remove(self._home.installation, name)
-            log.info("%s: removed; it was finished after it had been given up", name)
+            events.info(Action.REMOVED_LATE, "removed; it was finished after it had been given up", sandbox=name)
         except EngineError as error:
-            log.warning("%s: could not be removed: %s", name, error)
+            events.warning(Action.REMOVAL_FAILED, f"could not be removed: {error}", sandbox=name)
         finally:
             self._strangers.discard(name)
 
@@ -198,8 +204,8 @@ class Workers:
         def guarded() -> None:
             try:
                 act(*arguments)
-            except Exception:
-                log.exception("%s: a defect in the keeper", name)
+            except Exception as error:  # noqa: BLE001 - the keeper goes on without this sandbox
+                events.error(Action.DEFECT, "a defect in the keeper", error=error, sandbox=name)
                 self._after_defect(name)
 
         if not self._stopping.is_set():  # else everything is about to be removed, or left as it is

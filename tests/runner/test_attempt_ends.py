@@ -181,7 +181,7 @@ async def test_a_lease_that_is_taken_away(bench: Bench) -> None:
     task = await bench.start("echo ready; sleep 300")
     bench.leases.trouble["renew"] = lose
     outcome = await task
-    assert outcome == SandboxLost("The lease was taken away while the script was running.")
+    assert outcome == SandboxLost("The lease was taken away while the script was running. The lease is gone.")
 
 
 async def test_a_lease_that_cannot_be_renewed_for_a_while(bench: Bench) -> None:

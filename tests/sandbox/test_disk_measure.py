@@ -4,13 +4,11 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sandbox import child
 from sandbox.disk import measure, watcher
 from sandbox.disk.watch import Usage
 from sandbox.disk.watcher import Sandbox
@@ -208,56 +206,3 @@ def test_the_measuring_function_itself_in_this_process(tree: Path) -> None:
     found = measure.measure({"trees": [str(tree)], "pids": [os.getpid()], "seconds": 20})
     assert found["complete"]
     assert found["bytes"] >= 3 * MIB
-
-
-# -- the child ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Makes a module that a child can run."""
-    monkeypatch.setattr(child, "_ROOT", str(tmp_path))
-
-    def make(text: str) -> str:
-        (tmp_path / "of_the_test.py").write_text(text)
-        return "of_the_test"
-
-    return make
-
-
-def test_the_answer_is_what_the_child_printed(module: Callable[[str], str]) -> None:
-    echo = module("import sys\ndef main():\n    sys.stdout.write(sys.stdin.read()[::-1])")
-    assert child.ask(echo, b"abc" * 100_000, time.monotonic() + 10) == b"cba" * 100_000
-
-
-def test_a_child_that_hangs_is_ended_and_not_waited_for(module: Callable[[str], str], tmp_path: Path) -> None:
-    note = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))"
-    hangs = module(f"import os, time\ndef main():\n    {note}\n    time.sleep(1000)")
-    began = time.monotonic()
-    with pytest.raises(child.NoAnswer, match="it did not end in time"):
-        child.ask(hangs, b"", began + 1.0)
-    assert time.monotonic() - began < 3
-    pid = int((tmp_path / "pid").read_text())
-    end = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < end, "it is still there"
-        time.sleep(0.01)
-
-
-def test_a_child_that_fails_says_why(module: Callable[[str], str]) -> None:
-    fails = module("import sys\ndef main():\n    sys.exit('because\\x1b[0m')")
-    with pytest.raises(child.NoAnswer, match=r"it ended with 1: because \[0m") as caught:
-        child.ask(fails, b"", time.monotonic() + 10)
-    assert caught.value.code == 1
-
-
-def open_files() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
-def test_no_child_leaves_a_descriptor_behind(module: Callable[[str], str]) -> None:
-    quiet = module("def main():\n    pass")
-    before = open_files()
-    for _ in range(5):
-        child.ask(quiet, b"", time.monotonic() + 10)
-    assert open_files() == before

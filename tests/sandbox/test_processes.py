@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class Proc:
 
 @pytest.fixture
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proc:
-    monkeypatch.setattr(processes, "_PROC", tmp_path)
+    monkeypatch.setattr(processes, "_PROC", str(tmp_path))
     return Proc(tmp_path)
 
 
@@ -103,16 +103,28 @@ def test_a_cgroup_path_too_long_to_be_told_hides_nobody(proc: Proc, monkeypatch:
     proc.add(41, "0::/docker/ID\n")
     proc.add(42, "not told\n")
     proc.add(43, "not told\n")
-    read, refusals = Path.read_bytes, {"42": errno.ENAMETOOLONG, "43": errno.EACCES}
+    read, refusals = processes._read, {"42": errno.ENAMETOOLONG, "43": errno.EACCES}
 
-    def refuse(path: Path) -> bytes:
-        if path.name == "cgroup" and path.parent.name in refusals:
-            raise OSError(refusals[path.parent.name], "refused")
-        return read(path)
+    def refuse(pid: str, file: str) -> bytes:
+        if file == "cgroup" and pid in refusals:
+            raise OSError(refusals[pid], "refused")
+        return read(pid, file)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(processes, "_read", refuse)
     # But what merely may not be read is not taken for a job's: it would be killed.
     assert pids(processes.of_container("ID")) == {41, 42}
+
+
+def test_a_process_is_there_until_it_has_ended() -> None:
+    with subprocess.Popen(["sleep", "60"]) as sleeping:
+        stat = Path(f"/proc/{sleeping.pid}/stat").read_text()
+        process = Process(sleeping.pid, int(stat.rpartition(")")[2].split()[19]))
+        assert processes.is_there(process)
+        assert not processes.is_there(Process(process.pid, process.start_time + 1))  # another one of its number
+        sleeping.kill()
+        os.waitid(os.P_PID, sleeping.pid, os.WEXITED | os.WNOWAIT)
+        assert not processes.is_there(process)
+    assert not processes.is_there(process)
 
 
 def test_at_rest_is_what_serves_no_login(proc: Proc) -> None:
@@ -294,9 +306,10 @@ def test_children_that_are_forked_all_the_time_are_ended(container: Container) -
             assert fault.fault is Fault.PROCESSES_LEFT  # noqa: PT017
 
 
-def test_it_is_frozen_while_it_is_listed_and_killed_and_thawed_to_die(
+def test_what_is_left_after_a_first_try_is_frozen_while_it_is_listed_and_killed_and_thawed_to_die(
     container: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One that has forked away meanwhile."""
     steps: list[str] = []
 
     @contextmanager
@@ -305,18 +318,23 @@ def test_it_is_frozen_while_it_is_listed_and_killed_and_thawed_to_die(
         yield
         steps.append("thaw")
 
-    def noted(step: str, act: Callable[..., object]) -> Callable[..., object]:
-        def both(*arguments: object) -> object:
-            steps.append(step)
-            return act(*arguments)
+    kill, wait = processes._kill, processes._wait_for_end
 
-        return both
+    def forking(process: Process) -> int | None:
+        if "kill" not in steps:
+            container.sleeper()
+        steps.append("kill")
+        return kill(process)
+
+    def waiting(handles: list[int], deadline: float) -> None:
+        steps.append("wait")
+        wait(handles, deadline)
 
     container.sleeper()
-    for step in ("_kill", "_wait_for_end"):
-        monkeypatch.setattr(processes, step, noted(step, getattr(processes, step)))
-    processes.end_others(container.id, frozenset(), freeze, soon())
-    assert steps == ["freeze", "_kill", "thaw", "_wait_for_end"]
+    monkeypatch.setattr(processes, "_kill", forking)
+    monkeypatch.setattr(processes, "_wait_for_end", waiting)
+    assert processes.end_others(container.id, frozenset(), freeze, soon()) == 2
+    assert steps == ["kill", "wait", "freeze", "kill", "thaw", "wait"]
 
 
 def test_a_quiet_container_is_not_frozen_at_all(container: Container) -> None:

@@ -50,7 +50,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[schemathesis
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/ready").status_code == 200
+        return httpx.get(f"{url}/live").status_code == 200
     except httpx.TransportError:
         return False
 
@@ -61,7 +61,8 @@ def test_nothing_that_is_sent_is_an_error_of_the_service(
     """Requests that follow the description, and such that break it in one place."""
     schema, headers = api
     answers: Counter[int] = Counter()
-    every = schema.exclude(path="/v1/stop").get_all_operations()  # there would be nobody to send the rest to
+    # After a stop there would be nobody to send the rest to, and without a keeper it is not ready, which is a 503.
+    every = schema.exclude(path=["/v1/stop", "/ready"]).get_all_operations()
     operations = [result.ok() for result in every if isinstance(result, Ok)]
     for operation in operations:
         for mode in schemathesis.GenerationMode:

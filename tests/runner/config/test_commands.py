@@ -102,7 +102,7 @@ class Running:
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
         try:
-            return httpx.get(f"http://{self.address}/ready").status_code == 200
+            return httpx.get(f"http://{self.address}/live").status_code == 200
         except httpx.TransportError:
             return False
 

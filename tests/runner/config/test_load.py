@@ -63,6 +63,7 @@ _SAMPLES: dict[Key, str] = {
     ("api", "listen"): "[::1]:1",
     ("gitlab", "map_images"): "a=b c=d",
     ("gitlab", "pull_policies"): "never always",
+    ("log", "format"): "json",
 }
 """Values that are not the default, where 7 will not do."""
 

@@ -19,7 +19,9 @@ from runner.gitlab import hook
 from runner.gitlab.jobs import Jobs
 from runner.gitlab.options import Options
 from runner.gitlab.server import Server
-from tests.runner.conftest import FakeLeases, Sandbox
+from runner.metrics import Metrics
+from runner.service.standby import Standby
+from tests.runner.conftest import FakeLeases, Sandbox, until
 
 #: A minute is for a machine that is busy with everything else.
 DEADLINE = 60.0
@@ -59,6 +61,8 @@ class Manager:
     socket: Path
     response: dict[str, Any]
     environment: dict[str, str] = field(default_factory=dict)
+    #: What `prepare` wrote.
+    said: str = ""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
@@ -143,16 +147,30 @@ class Lab:
         assert self.options.socket
         return self.options.socket
 
+    standby: Standby | None = None
+
     def begin(self) -> None:
         """Begin a life."""
-        self.jobs = Jobs(self.leases, self.folder / "jobs", self.options)
-        self.server = Server(self.socket, self.jobs)
+        self.jobs = Jobs(self.leases, self.folder / "jobs", self.options, standby=self.standby)
+        self.server = Server(self.socket, self.jobs, Metrics())
         self.server.open()
         self.working = asyncio.create_task(self.jobs.work())
 
     def hold(self, why: str) -> None:
         """Have no job start."""
         self.jobs._held = lambda: why
+
+    async def stand_by(self, trust_key: str) -> None:
+        """Have a sandbox prepared for jobs of that trust key, in another life."""
+
+        async def ready(_: str) -> int:
+            return 0 if self.leases.leases else 2
+
+        await self.leave()
+        self.standby = Standby(self.leases, ready)
+        self.standby._wanted = ("default", trust_key)
+        self.begin()
+        await until(lambda: bool(self.standby and self.standby._held and self.standby._held.done()))
 
     async def leave(self) -> None:
         """End a life as a restart does, with everything left running."""
@@ -186,7 +204,9 @@ class Lab:
         """Return the manager of a job that has its sandbox."""
         manager = self.manager(job, **changes)
         assert (await manager.config()).code == 0
-        assert (await manager.hook("prepare")).code == 0
+        end = await manager.hook("prepare")
+        assert end.code == 0
+        manager.said = end.out.decode()
         return manager
 
 
@@ -200,3 +220,5 @@ async def lab(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Lab]:
     yield lab
     with contextlib.suppress(asyncio.CancelledError):
         await lab.end()
+    if lab.standby:
+        await lab.standby.close()

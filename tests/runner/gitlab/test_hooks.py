@@ -6,13 +6,18 @@ import asyncio
 import json
 import shlex
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from runner.errors import LeaseLostError
 from runner.gitlab import jobs as jobs_module
-from tests.runner.conftest import alive, hang, refuse, until
-from tests.runner.gitlab.conftest import DEADLINE, HOOK, Ended, Lab, Manager, ended, terminate
+from runner.gitlab.response import parse
+from runner.gitlab.trust import trust_key
+from tests.runner.conftest import alive, hang, lose, refuse, until
+from tests.runner.gitlab.conftest import DEADLINE, HOOK, Ended, Lab, Manager, ended, response, terminate
 
 pytestmark = pytest.mark.anyio
 
@@ -45,6 +50,20 @@ async def start(manager: Manager, text: str, stage: str = "build_script") -> Sta
     started = Stage(await manager.start("run", manager.script(text), stage))
     await started.until(b"ready")
     return started
+
+
+def gitlab_key() -> str:
+    """The trust key of `Lab.manager`'s jobs."""
+    return trust_key(parse(json.dumps(response()).encode()))
+
+
+def test_a_hook_imports_next_to_nothing() -> None:
+    """Each of these costs every stage of every job; `os` alone was 1.6 ms."""
+    ours = {"__main__", "client", "_socket", "_signal", "posix", "sys", "time"}
+    told = "import sys; before = set(sys.modules); import client; print(*set(sys.modules) - before)"
+    folder = str(Path(HOOK[-1]).parent)
+    started = [*HOOK[:-1], "-c", f"import sys; sys.path.insert(0, {folder!r}); {told}"]
+    assert set(subprocess.run(started, check=True, capture_output=True, text=True).stdout.split()) <= ours
 
 
 async def test_a_job(lab: Lab) -> None:
@@ -245,6 +264,55 @@ async def test_a_sandbox_that_is_lost(lab: Lab) -> None:
         assert "lost before" in late.err
     assert (await manager.hook("cleanup")).code == 0
     assert len(lab.leases.leases) == 1
+
+
+async def test_a_sandbox_that_is_lost_between_stages(lab: Lab) -> None:
+    """The trap: SSH stays silent for seconds, so the keeper is asked, which knows."""
+    manager = await lab.prepared()
+    await until(lambda: "renew" in lab.leases.leases[0].calls)
+    for server in lab.sandbox.servers:
+        server.send_signal(signal.SIGSTOP)
+    lab.leases.trouble["renew"] = lose
+    lab.leases.leases[0].calls.append("condemn")  # by the keeper
+    began = time.monotonic()
+    late = await manager.run("true", "get_sources")
+    assert (late.code, late.out) == (2, b"")
+    assert "The lease is gone." in late.err
+    assert time.monotonic() - began < lab.options.settings.keepalive_interval
+
+
+async def test_a_sandbox_that_was_prepared_in_advance(lab: Lab) -> None:
+    await lab.stand_by(gitlab_key())
+    manager = await lab.prepared()
+    assert len(lab.leases.leases) == 1
+    assert "is ready" in manager.said
+    assert (await manager.run("echo built")).out == b"built\n"
+    assert (await manager.hook("cleanup")).code == 0
+    await until(lambda: "give_back:used" in lab.leases.leases[0].calls)
+
+
+async def test_a_job_keeps_the_sandbox_that_was_prepared_in_advance_over_a_restart(lab: Lab) -> None:
+    """The trap: the service noted its lease, and would return it in its next life."""
+    await lab.stand_by(gitlab_key())
+    manager = await lab.prepared()
+    await lab.leave()
+    lab.begin()
+    assert lab.jobs.attempts == {lab.leases.leases[0].attempt}
+    assert (await manager.run("echo built")).out == b"built\n"
+
+
+async def test_a_sandbox_that_ended_while_it_waited_is_not_taken(lab: Lab) -> None:
+    await lab.stand_by(gitlab_key())
+    first = lab.leases.leases[0]
+
+    async def ended() -> None:
+        if not first.over:
+            raise LeaseLostError("Its container does not run any more.")
+
+    lab.leases.trouble["renew"] = ended
+    await lab.prepared()
+    assert first.over
+    assert len(lab.leases.leases) == 2
 
 
 async def test_no_sandbox_to_be_had(lab: Lab) -> None:

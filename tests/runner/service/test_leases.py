@@ -91,6 +91,17 @@ async def test_the_next_life_returns_all_but_what_it_follows(tmp_path: Path) -> 
     assert source.calls == [f"give_back {attempt} used=True closed=True" for attempt in "bd"]
 
 
+async def test_what_somebody_else_goes_on_with_is_not_returned(tmp_path: Path) -> None:
+    """A GitLab job keeps its own note of a sandbox that the service had taken in advance."""
+    source = Source(tmp_path)
+    for attempt in "ab":
+        await lend(NotedLeases(source, State(tmp_path).leases, 2), attempt)
+    next_life = NotedLeases(source, State(tmp_path).leases, 2)
+    next_life.keep({"a"})
+    await next_life.return_earlier(set())
+    assert source.calls == ["give_back b used=True closed=True"]
+
+
 async def test_a_keeper_that_is_away_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases_module, "_INTERVAL", 0.0)
     source = Source(tmp_path, away=3)

@@ -120,3 +120,26 @@ async def test_nothing_stays_leased_after_close(sandbox: Sandbox) -> None:
     async with standing_by(host) as standby:
         await until(lambda: held(standby))
     assert host.leases.calls == ["give_back:unused"]
+
+
+async def test_one_that_is_still_prepared_is_nobody_s_when_who_waits_for_it_is_cancelled(sandbox: Sandbox) -> None:
+    """The trap: it was taken out of the standby's hands by then, and stayed leased for a day."""
+    host = Host(sandbox, ready=2)
+    opening, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> None:
+        opening.set()
+        await go_on.wait()
+
+    host.leases.trouble["lend"] = slowly
+    async with standing_by(host) as standby:
+        await asyncio.wait_for(opening.wait(), 20)
+        host.ready = 0
+        taking = asyncio.create_task(standby.take("default", "default"))
+        await asyncio.sleep(0)
+        taking.cancel()
+        await asyncio.wait([taking])
+        go_on.set()
+        assert taking.cancelled()
+        assert standby._held is None
+    assert all(lease.over for lease in host.leases.leases)

@@ -12,10 +12,10 @@ import pytest
 
 from sandbox.disk.watch import Amount, Room
 from sandbox.doctor import checks
-from sandbox.doctor.facts import Canary, Facts, Unknown, Wanted
-from sandbox.doctor.report import Result, Status
+from sandbox.doctor.facts import Canary, Facts, Wanted
 from sandbox.engine import EngineFacts
 from sandbox.errors import Fault
+from sandbox.report import Result, Status, Unknown
 
 PAGE = Path(__file__).parents[3] / "docs" / "doctor.md"
 GIB = 1024**3
@@ -47,7 +47,7 @@ P, W, F, N = Status.PASS, Status.WARN, Status.FAIL, Status.NOT_CHECKED
 
 
 def result(facts: Facts, name: str) -> Result:
-    [found] = [found for check, found in checks.run(facts) if check.name == name]
+    [found] = [found.result for found in checks.run(facts) if found.check == name]
     return found
 
 
@@ -139,12 +139,12 @@ def test_a_check_by_its_facts(name: str, changes: dict[str, Any], status: Status
 
 
 def test_a_good_host_passes_everything() -> None:
-    assert [found.status for _, found in checks.run(GOOD)] == [P] * len(checks.CHECKS)
+    assert [found.result.status for found in checks.run(GOOD)] == [P] * len(checks.CHECKS)
 
 
 def test_without_an_engine_one_thing_fails_and_says_so() -> None:
     facts = replace(GOOD, engine=UNKNOWN, images=UNKNOWN, subnets=UNKNOWN, room=UNKNOWN)
-    assert [check.name for check, found in checks.run(facts) if found.status is F] == ["engine"]
+    assert [found.check for found in checks.run(facts) if found.result.status is F] == ["engine"]
 
 
 def test_each_check_has_its_entry_on_the_page_in_order_and_the_page_has_no_other() -> None:

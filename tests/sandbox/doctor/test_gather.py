@@ -15,10 +15,10 @@ from sandbox.config import KeeperConfig
 from sandbox.doctor import gather
 from sandbox.doctor.canary import NOT_ASKED, try_one
 from sandbox.doctor.checks import SYSBOX, run
-from sandbox.doctor.facts import Facts, Unknown
-from sandbox.doctor.report import Status
+from sandbox.doctor.facts import Facts
 from sandbox.engine import Engine, EngineFacts
 from sandbox.errors import EngineError, EngineTimeout, Fault
+from sandbox.report import Status, Unknown
 from tests.sandbox.doctor.test_checks import ENGINE
 
 WANTED = gather.wanted(KeeperConfig())
@@ -137,6 +137,6 @@ def test_a_canary_that_cannot_be_made_is_a_finding() -> None:
 
 
 def test_nothing_of_a_real_host_is_beyond_judging() -> None:
-    results = {check.name: found for check, found in run(look(StubEngine()))}
+    results = {found.check: found.result for found in run(look(StubEngine()))}
     assert results["cgroups"].status in (Status.PASS, Status.FAIL)
     assert results["walls"].seen

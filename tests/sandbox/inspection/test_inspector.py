@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 
-from sandbox import child
 from sandbox.errors import Fault, SandboxFault
 from sandbox.inspection import gather, inspector
 from sandbox.inspection.evidence import Baseline
 from sandbox.inspection.judge import ReasonKind, VerdictKind
+from tests.sandbox.children import complains, fails, hangs, nonsense
 from tests.sandbox.inspection.evidence import READY
 
 SLACK = 1.0
@@ -24,10 +24,13 @@ def soon(seconds: float = 10.0) -> float:
     return time.monotonic() + seconds
 
 
+Instead = Callable[[ModuleType], None]
+
+
 @pytest.fixture
-def instead(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Lets a test say what the child does instead."""
-    return monkeypatch
+def instead(monkeypatch: pytest.MonkeyPatch) -> Instead:
+    """Lets a test say which child there is instead."""
+    return lambda module: monkeypatch.setattr(inspector, "_CHILD", module.__name__)
 
 
 def reason(baseline: Baseline, deadline: float) -> str:
@@ -42,20 +45,20 @@ def reason(baseline: Baseline, deadline: float) -> str:
 OURS = Baseline("no such container", os.getpid(), READY)
 
 
-def test_a_child_that_hangs_is_ended_with_its_time(instead: pytest.MonkeyPatch) -> None:
-    instead.setattr(child, "_CODE", "import time; time.sleep(60)")
+def test_a_child_that_hangs_is_ended_with_its_time(instead: Instead) -> None:
+    instead(hangs)
     began = time.monotonic()
     assert "did not end in time" in reason(OURS, soon(0.3))
     assert time.monotonic() - began < 0.3 + SLACK
 
 
-def test_a_child_that_prints_nonsense(instead: pytest.MonkeyPatch) -> None:
-    instead.setattr(child, "_CODE", "print('{\"x\": 1}')")
+def test_a_child_that_prints_nonsense(instead: Instead) -> None:
+    instead(nonsense)
     assert "makes no sense" in reason(OURS, soon())
 
 
-def test_a_child_that_fails_says_why_on_one_line(instead: pytest.MonkeyPatch) -> None:
-    instead.setattr(child, "_CODE", "import sys; sys.exit('a\\nno\\x1b[31m way')")
+def test_a_child_that_fails_says_why_on_one_line(instead: Instead) -> None:
+    instead(fails)
     assert "it ended with 1: no [31m way" in reason(OURS, soon())
 
 
@@ -76,30 +79,6 @@ def test_what_is_no_container_cannot_be_recorded() -> None:
     assert caught.value.fault is Fault.DAMAGED
 
 
-def test_nothing_is_left_of_a_child_that_hung(instead: pytest.MonkeyPatch) -> None:
-    instead.setattr(child, "_CODE", "import time; time.sleep(60)")
-    open_before, children_before = len(list(Path("/proc/self/fd").iterdir())), _children()
-    reason(OURS, soon(0.1))
-    end = soon(5)
-    while _children() - children_before and time.monotonic() < end:
-        time.sleep(0.01)
-    assert _children() <= children_before
-    assert len(list(Path("/proc/self/fd").iterdir())) <= open_before
-
-
-def _children() -> set[str]:
-    return set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
-
-
-def test_the_child_starts_quickly() -> None:
-    """Its start is most of an inspection: whoever imports something heavy there finds out here."""
-    code = f"import sys;sys.path.append({child._ROOT!r});from sandbox.inspection import gather;print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=20, check=True
-    )
-    assert not {"pydantic", "dataclasses", "pathlib", "subprocess", "asyncio", "inspect"} & set(done.stdout.split())
-
-
 def test_the_layers_are_found_in_the_mount_table() -> None:
     options = "rw,lowerdir=/l/A:/l/B,upperdir=/u,workdir=/w"
     assert gather._layers([[1, "0:1", "/", "/", "rw", "", "overlay", "overlay", options]]) == ("/u", ["/l/A", "/l/B"])
@@ -113,7 +92,7 @@ def test_an_engine_with_another_storage_driver_or_relative_paths_is_told(options
         gather._layers([[1, "0:1", "/", "/", "rw", "", "ext4", "/dev/x", options]])
 
 
-def test_the_order_is_json(instead: pytest.MonkeyPatch) -> None:
-    instead.setattr(child, "_CODE", "import sys; sys.exit(sys.stdin.read())")
+def test_the_order_is_json(instead: Instead) -> None:
+    instead(complains)
     with pytest.raises(SandboxFault, match='"container": "c0ffee", "pid": '):
         inspector.record("c0ffee", os.getpid(), soon())

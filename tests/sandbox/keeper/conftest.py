@@ -25,7 +25,7 @@ from sandbox.keeper import verbs as verbs_module
 from sandbox.keeper.builder import Builder, Built
 from sandbox.keeper.home import Home
 from sandbox.keeper.keeper import Keeper
-from sandbox.network import Wall, Walls, WallState
+from sandbox.network import Count, Refusal, Wall, Walls, WallState
 from sandbox.processes import Process
 from sandbox.profile import Profile
 from sandbox.state import State
@@ -162,6 +162,9 @@ class Host:
     def verdict(self, built: Built, deadline: float) -> Verdict:
         return self.verdict_of
 
+    def runs(self, built: Built) -> bool:
+        return self.containers.get(built.container_id.removeprefix("id-of-"), False)
+
     def end_job(self, built: Built) -> int:
         self.on_kill()
         return 3
@@ -184,6 +187,10 @@ class HostWalls:
 
     def remove(self) -> None:
         self.host.walls = {}
+
+    def counters(self) -> dict[Refusal, Count]:
+        self.host.on_walls()
+        return {Refusal.HOST: Count(3, 180)}
 
 
 def ask(attempt: str = "a1", **more: object) -> protocol.Lend:

@@ -217,6 +217,17 @@ def test_a_stopped_container_is_condemned(world: World) -> None:
     assert world.wait_for_condemned(Fault.STOPPED) == grant.sandbox
 
 
+def test_a_renewal_sees_that_the_sandbox_has_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the loop that asks the engine comes to it: a stage of a GitLab job waits for this."""
+    grant = world.lend()
+    monkeypatch.setattr(world.keeper, "reconcile_once", lambda: None)
+    world.host.containers.clear()
+    with pytest.raises(KeeperRefused, match="does not run any more"):
+        world.keeper.verbs.renew(protocol.Renew(token=grant.token))
+    with pytest.raises(KeeperRefused, match="over: Its container does not run any more"):
+        world.keeper.verbs.renew(protocol.Renew(token=grant.token))
+
+
 def test_a_lease_that_is_not_renewed_expires(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sandbox.pool.LEASE_TERM", 0.1)
     grant = world.lend()

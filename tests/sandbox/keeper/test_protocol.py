@@ -28,6 +28,7 @@ REQUESTS: list[protocol.Message] = [
     protocol.Release(sandbox="sandbox-1"),
     protocol.Enter(sandbox="sandbox-1"),
     protocol.Ping(),
+    protocol.Measure(),
 ]
 
 GRANT = protocol.LeaseGrant(
@@ -72,6 +73,7 @@ REPLIES: list[protocol.Reply] = [
         findings=[protocol.Finding(kind=ReasonKind.LOGIN, verdict=VerdictKind.DAMAGED, sentence="It changed.")],
     ),
     protocol.Pong(fit=False, message="no sandbox"),
+    protocol.Measured(text="# TYPE sandbox_warm gauge\nsandbox_warm 2.0\n"),
 ]
 
 

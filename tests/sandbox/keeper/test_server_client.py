@@ -62,6 +62,10 @@ class Script:
         self._note(protocol.Ping())
         return protocol.Pong(fit=True, message="ready")
 
+    def measure(self) -> protocol.Measured:
+        self._note(protocol.Measure())
+        return protocol.Measured(text="sandbox_warm 2.0\n")
+
 
 @contextmanager
 def serving(run_folder: Path, script: Script, group: str | None = None) -> Iterator[KeeperServer]:
@@ -130,6 +134,7 @@ def test_each_verb_reaches_the_keeper(client: KeeperClient, script: Script) -> N
     client.condemn(TOKEN, "sshd hung up")
     assert client.listing().installation == "0123abcd"
     assert client.ping() == protocol.Pong(fit=True, message="ready")
+    assert client.metrics() == "sandbox_warm 2.0\n"
     assert script.asked == [
         protocol.Renew(token=TOKEN),
         protocol.Kill(token=TOKEN),
@@ -137,6 +142,7 @@ def test_each_verb_reaches_the_keeper(client: KeeperClient, script: Script) -> N
         protocol.Condemn(token=TOKEN, reason="sshd hung up"),
         protocol.List(),
         protocol.Ping(),
+        protocol.Measure(),
     ]
 
 

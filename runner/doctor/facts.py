@@ -1,0 +1,58 @@
+"""What is known of a runner, before anything is made of it. Vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.config.model import Config
+from runner.keeper_leases import KeeperState
+from runner.service.watermark import Room
+from runner.store.look import Look
+from sandbox.report import Found, Unknown
+from sandbox.settings.loaded import Loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the service answers when it is asked whether it takes jobs."""
+
+    ready: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Of this host."""
+
+    #: Seconds since 1970.
+    now: float
+    #: Whether the kernel says that something keeps it right.
+    synchronised: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """How a job did that does nothing."""
+
+    succeeded: bool
+    #: The sentence of its outcome.
+    message: str
+    #: From its submission to its outcome.
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that the checks go by. None: it does not apply here."""
+
+    configuration: Loaded[Config] | Unknown
+    room: Room | Unknown
+    #: None before the first start.
+    store: Look | Unknown | None
+    clock: Clock | Unknown
+    #: What `sandbox doctor` says, check by check.
+    host: tuple[Found, ...] | Unknown
+    #: None where sandboxes are known by address.
+    keeper: KeeperState | Unknown | None
+    api: Answer | Unknown
+    canary: Canary | Unknown

@@ -1,0 +1,130 @@
+"""Whether the service lives, whether it is ready, and what it measures. What that takes is asked once a second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import Final, Generic, TypeVar
+
+from runner.errors import LeaseError, LeaseUnreachableError, StateError
+from runner.service.mode import Mode
+from runner.service.service import Service
+
+#: Seconds that an answer is told again, so that nobody is asked as often as anybody asks us.
+_FRESH: Final = 1.0
+#: Seconds for the state folder and for the keeper to answer; a scrape of Prometheus's takes ten at most.
+STORE_DEADLINE: Final = 3.0
+KEEPER_DEADLINE: Final = 5.0
+
+_T = TypeVar("_T")
+
+
+class Reason(StrEnum):
+    """Why the service is not ready."""
+
+    STARTING = "starting"
+    """What an earlier life left running is looked for."""
+    DRAINING = "draining"
+    """Jobs are taken, and wait until somebody resumes."""
+    STOPPING = "stopping"
+    """No more jobs are taken."""
+    DISK = "disk"
+    """The disk of the state folder is too full for another job."""
+    STORE = "store"
+    """The state folder cannot be written."""
+    KEEPER = "keeper"
+    """There is nobody to lend a sandbox."""
+
+
+class Health:
+    """What is thought of one service. Needs a running event loop."""
+
+    def __init__(self, service: Service, keeper: Callable[[], Awaitable[str]] | None) -> None:
+        """`keeper` tells what the keeper measures (errors: LeaseError); None where there is no keeper."""
+        self._service = service
+        self._store = _Lately(self._store_trouble)
+        self._ask_keeper = keeper
+        self._keeper = _Lately(self._keeper_says)
+
+    async def check_alive(self) -> None:
+        """See that the store answers. Errors: StateError."""
+        await _in_time(asyncio.to_thread(self._service.records.counts))
+
+    async def unready(self) -> dict[Reason, str]:
+        """Why the service is not ready, as sentences; empty when it is."""
+        store, (keeper, _) = await asyncio.gather(self._store(), self._keeper())
+        service = self._service
+        told = {
+            Reason.STARTING: "" if service.reconciled else "The runner starts, and looks for what it left running.",
+            Reason.DRAINING: "The runner is draining; jobs wait." if service.mode is Mode.DRAINING else "",
+            Reason.STOPPING: "" if service.mode.takes else "The runner is stopping and takes no more jobs.",
+            Reason.DISK: service.housekeeper.shortage,
+            Reason.STORE: store,
+            Reason.KEEPER: keeper,
+        }
+        return {reason: sentence for reason, sentence in told.items() if sentence}
+
+    async def metrics(self) -> str:
+        """What the service and its keeper measure, in Prometheus's text format. Errors: StateError."""
+        unready, (_, of_keeper) = await asyncio.gather(self.unready(), self._keeper())
+        jobs, oldest = await _in_time(asyncio.to_thread(self._service.records.counts))
+        waited = 0.0 if oldest is None else max(0.0, time.time() - oldest)
+        slots = (self._service.running, self._service.slots)
+        room = self._service.housekeeper.room
+        own = self._service.records.metrics
+        own.show(jobs, waited, slots, (room.free, room.size), {reason: reason in unready for reason in Reason})
+        own.keeper_up.set(Reason.KEEPER not in unready and self._ask_keeper is not None)
+        return own.text() + of_keeper
+
+    async def _store_trouble(self) -> str:
+        try:
+            await _in_time(asyncio.to_thread(self._service.records.try_writing))
+        except StateError as error:
+            return str(error)
+        return ""
+
+    async def _keeper_says(self) -> tuple[str, str]:
+        """What is wrong with the keeper, and what it measures."""
+        if self._ask_keeper is None:
+            return "", ""
+        try:
+            async with asyncio.timeout(KEEPER_DEADLINE):
+                return "", await self._ask_keeper()
+        except TimeoutError:
+            return f"The keeper did not answer within {KEEPER_DEADLINE:g} s; look at its log.", ""
+        except LeaseUnreachableError as error:
+            return str(error), ""
+        except LeaseError:  # one of an earlier release, which measures nothing
+            return "", ""
+
+
+class _Lately(Generic[_T]):
+    """Asks at most once in `_FRESH` seconds, however many want to know. What is asked raises nothing."""
+
+    def __init__(self, ask: Callable[[], Awaitable[_T]]) -> None:
+        self._ask = ask
+        self._answer: asyncio.Task[_T] | None = None
+        self._old = 0.0
+
+    async def __call__(self) -> _T:
+        if self._answer is None or (self._answer.done() and time.monotonic() > self._old):
+            self._answer = asyncio.create_task(self._asked())
+        return await asyncio.shield(self._answer)
+
+    async def _asked(self) -> _T:
+        answer = await self._ask()
+        self._old = time.monotonic() + _FRESH
+        return answer
+
+
+async def _in_time(answer: Awaitable[_T]) -> _T:
+    """Errors: StateError when the state folder does not answer at all."""
+    try:
+        async with asyncio.timeout(STORE_DEADLINE):
+            return await answer
+    except TimeoutError:
+        raise StateError(
+            f"The state folder does not answer within {STORE_DEADLINE:g} s. Does its disk still work?"
+        ) from None

@@ -1,0 +1,52 @@
+"""Times one job's way through this life of the service. What an earlier life began is not in it."""
+
+from __future__ import annotations
+
+import time
+
+from runner.execution.log import Log
+from runner.metrics import Metrics
+from runner.outcome import Outcome
+
+
+class Stopwatch:
+    """Told at each step; each may be left out, and then what begins or ends there is not timed."""
+
+    def __init__(self, metrics: Metrics, submitted: float) -> None:
+        """`submitted`: seconds since the epoch."""
+        self._metrics = metrics
+        self._submitted = submitted
+        self._began: float | None = None
+        self._sent: float | None = None
+        self._settled: float | None = None
+
+    def began(self) -> None:
+        """It has a slot."""
+        self._began = time.monotonic()
+        self._metrics.queue_wait.observe(self._since_submission())
+
+    def sent(self) -> None:
+        """Its script is being sent."""
+        self._sent = time.monotonic()
+        if self._began is not None:
+            self._metrics.setup.observe(self._sent - self._began)
+            self._metrics.start_latency.observe(self._since_submission())
+
+    def settled(self, outcome: Outcome, log: Log | None) -> None:
+        """Its outcome is on disk."""
+        self._settled = time.monotonic()
+        self._metrics.ended(outcome)
+        if self._sent is not None:
+            self._metrics.script.observe(self._settled - self._sent)
+        if log:
+            self._metrics.log_bytes.inc(log.output)
+            self._metrics.log_dropped.inc(log.dropped)
+            self._metrics.store_errors.inc(bool(log.failure))
+
+    def finished(self) -> None:
+        """Its sandbox was given back."""
+        if self._settled is not None and self._sent is not None:
+            self._metrics.returned.observe(time.monotonic() - self._settled)
+
+    def _since_submission(self) -> float:
+        return max(0.0, time.time() - self._submitted)  # somebody may have set the clock back
