@@ -100,6 +100,10 @@ class Client:
         """Have the service end when nothing runs; with `force`, what runs is ended."""
         return self._ask("POST", "/v1/stop", json={"force": force})
 
+    def webhooks(self) -> list[dict[str, Any]]:
+        """Messages to receivers of webhooks that were sent in vain."""
+        return self._json("GET", "/v1/webhooks", list)
+
     def create_token(self, name: str, scopes: Sequence[str], days: float | None) -> dict[str, Any]:
         """Make a token."""
         return self._ask("POST", "/v1/tokens", json={"name": name, "scopes": list(scopes), "days": days})

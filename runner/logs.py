@@ -92,6 +92,8 @@ class Action(StrEnum):
     """A token of the API was made."""
     TOKEN_REVOKED = "token_revoked"  # noqa: S105 - a name
     """A token of the API is worth nothing any more."""
+    WEBHOOK_FAILED = "webhook_failed"
+    """A receiver of webhooks did not take a message; it is sent again, or given up."""
     DEFECT = "defect"
     """The runner met an error of its own. Please report it."""
 

@@ -29,16 +29,18 @@ class KeeperConfig(Section):
     """What the keeper may make, and how much of it."""
 
     network_range: IPv4Network = IPv4Network("10.213.0.0/16")
-    """Where the sandboxes' own small networks come from. It must not overlap with any network the host uses."""
+    """Where the sandboxes' own small networks come from. It must not overlap with any network the host uses. The
+    default is out of the way of Docker's own pools and of usual home and office networks, and holds 8192 sandboxes."""
 
     disk_reserve: Annotated[ByteSize | None, About(live=True)] = None
     """Bytes of the engine's file system that jobs may never use; without it 5 %, from 2 to 20 GiB (docs/limits.md)."""
 
     disk_fastest: Annotated[ByteSize, Field(gt=0), About(live=True)] = ByteSize(FASTEST)
-    """Bytes a second that all jobs together can write on this host at most. The more, the earlier they are held up."""
+    """Bytes a second that all jobs together can write on this host at most. The more, the earlier they are held
+    up. A fast SSD takes 2 GiB."""
 
     openings: dict[_Name, Destination] = Field(default_factory=dict)
-    """What profiles may open by name, such as a registry on the local network."""
+    """What profiles may open by name, such as a registry on the local network. None is there by itself."""
 
     closings: dict[_Name, Destination] = Field(default_factory=dict)
     """What profiles may close by name. `private` is there without being defined."""

@@ -43,28 +43,36 @@ class Profile(Section):
     live: ClassVar = True
 
     image: Annotated[str, Field(min_length=1), About(also="SANDBOX_IMAGE")] = "sandbox:latest"
-    """Image of the sandbox; it must be on the engine already, the keeper never pulls."""
+    """Image of the sandbox. The name that `docker compose build` gives it: it must be on the engine already, the keeper
+    never pulls."""
 
     runtime: Annotated[str, Field(min_length=1), About(also="SANDBOX_RUNTIME")] = "sysbox-runc"
-    """OCI runtime, as registered with the engine. There is no fallback to another one."""
+    """OCI runtime, as registered with the engine. sysbox is the wall that this project is made for; there is no
+    fallback to another one."""
 
     warm: Annotated[int, Field(ge=1, le=100), About(also="SANDBOX_WARM")] = 2
-    """How many sandboxes are kept, lent ones included."""
+    """How many sandboxes are kept, lent ones included. Two: while one is recreated, the other serves, even on a small
+    host."""
 
     cpus: Annotated[float, Field(gt=0)] | None = None
-    """CPU time in cores, as a quota. `nproc` inside does not follow it; prefer `cpuset`."""
+    """CPU time in cores, as a quota. `nproc` inside does not follow it; prefer `cpuset`. None: idle cores are no use to
+    anybody."""
 
     cpuset: Annotated[str, Field(pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$")] | None = None
-    """CPUs the sandbox may use, such as `0-3` or `0,2`. `nproc` inside follows it, so `make -j$(nproc)` fits."""
+    """CPUs the sandbox may use, such as `0-3` or `0,2`. `nproc` inside follows it, so `make -j$(nproc)` fits. None:
+    all of them, since which ones are to be kept for others only the host's owner knows."""
 
     memory: ByteSize = ByteSize(4 * _GIB)
-    """Memory limit in bytes, or with a unit such as `4GiB`. There always is one: a job can lower its own OOM score."""
+    """Memory limit in bytes, or with a unit such as `4GiB`. There always is one: a job can lower its own OOM score. Two
+    of these fit on a host of 10 GiB, and a usual build with Docker fits in one."""
 
     pids: Annotated[int, Field(ge=64)] = 8192
-    """How many processes and threads may exist at once."""
+    """How many processes and threads may exist at once. Room for any build, and a fork bomb ends long before it hurts
+    the host."""
 
     nofile: Annotated[int, Field(ge=1024)] = 65536
-    """Soft limit of open files. Left to the engine it is a billion, and programs that close every descriptor crawl."""
+    """Soft limit of open files. Left to the engine it is a billion, and programs that close every descriptor crawl;
+    this is enough for databases and bundlers."""
 
     disk: Annotated[ByteSize, Field(ge=_GIB // 16)] = ByteSize(20 * _GIB)
     """Bytes on the host's disk, inner images included, above which a job is ended. The host's reserve holds besides.
@@ -72,23 +80,27 @@ class Profile(Section):
 
     registry_mirrors: tuple[Annotated[str, Field(pattern=r"^https?://[^\s\"\\]+$")], ...] = ()
     """Pull-through mirrors of Docker Hub that the inner engine asks first: the one cache that trust keys may share. One
-    on this host or on a closed network must be opened as well."""
+    on this host or on a closed network must be opened as well. None: there is none that everybody could use."""
 
     recreate: Recreate = Recreate.ON_DAMAGE
-    """Throw the sandbox away after each job, or only when it is not fit for the next one."""
+    """Throw the sandbox away after each job, or only when it is not fit for the next one. The latter, because trust
+    keys already keep jobs apart that must not inherit, and inner images save the next one time."""
 
     hold: Annotated[float, Field(ge=0, le=7 * 24 * 3600)] = 0.0
     """Seconds that a sandbox which a job broke is kept for a person to look at, as `sandbox hold` does; 0 for never.
-    Never the last one of the profile: jobs go on."""
+    Never the last one of the profile: jobs go on. 0: it costs a place, and somebody has to come and look."""
 
     network: Network = Network.INTERNET
-    """What its sandboxes may reach. A change takes effect at once; idle sandboxes are also recreated after it."""
+    """What its sandboxes may reach. Most jobs fetch something. A change takes effect at once; idle sandboxes are also
+    recreated after it."""
 
     open: tuple[_Name, ...] = ()
-    """Openings, by their names in the keeper's file. With network `none`, nothing but these is reached."""
+    """Openings, by their names in the keeper's file. With network `none`, nothing but these is reached. None:
+    nobody but you knows what is safe to reach here."""
 
     close: tuple[_Name, ...] = ()
-    """Closings, by their names in the keeper's file, or `private`. An opening wins over them."""
+    """Closings, by their names in the keeper's file, or `private`. An opening wins over them. None: a private
+    network often has the registry that jobs need."""
 
     @field_validator("memory")
     @classmethod

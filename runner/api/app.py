@@ -3,7 +3,6 @@
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from fastapi import FastAPI
 
@@ -17,10 +16,6 @@ from runner.service.health import Health
 from runner.service.service import Service
 from runner.store.tokens import Tokens
 
-#: Far more than a client needs that waits for answers, and far less than what would hold up all others.
-REQUEST_RATE: Final = 200.0
-REQUEST_BURST: Final = 1000
-
 
 def make_app(
     service: Service,
@@ -29,8 +24,8 @@ def make_app(
     works: Works | None = None,
     keeper: Callable[[], Awaitable[str]] | None = None,
     *,
-    rate: float = REQUEST_RATE,
-    burst: int = REQUEST_BURST,
+    rate: float = 200.0,
+    burst: int = 1000,
 ) -> FastAPI:
     """Make the application for one service, with the token that is always there and those of its clients.
 

@@ -53,11 +53,11 @@ def parse(body: bytes, model: type[_M]) -> _M:
         raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{where}: {first['msg']}.") from None
 
 
-def described(model: type[BaseModel]) -> dict[str, object]:
+def described(model: type[BaseModel], *, required: bool = True) -> dict[str, object]:
     """Describe a body that is read here, for the OpenAPI document."""
     schema = model.model_json_schema()
     inlined = _inlined(schema, schema.pop("$defs", {}))
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": inlined}}}}
 
 
 def _inlined(schema: object, definitions: Mapping[str, object]) -> object:

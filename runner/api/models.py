@@ -11,8 +11,10 @@ from runner import steps
 from runner.errors import BadJobError
 from runner.job import Job
 from runner.service.mode import Mode
+from runner.service.signing import shown
 from runner.service.watermark import Disk
 from runner.steps import Step, StepProgress, StepState
+from runner.store.deliveries import Delivery
 from runner.store.jobs import Summary
 from runner.store.states import JobState
 from runner.store.tokens import Scope, TokenFacts
@@ -234,4 +236,30 @@ class JobView(BaseModel):
             outcome=outcomes.to_json(job.outcome) if job.outcome else None,
             steps=[StepView.of(step) for step in job.steps],
             retries=job.retries,
+        )
+
+
+class DeliveryView(BaseModel):
+    """A message to a receiver of webhooks that was sent in vain."""
+
+    job: str
+    receiver: str
+    """Its address without path and query, which may be as good as a password."""
+    created: float
+    """Seconds since the epoch."""
+    tries: int
+    due: float | None
+    """When it is sent again; none when it was given up."""
+    problem: str
+
+    @classmethod
+    def of(cls, delivery: Delivery) -> DeliveryView:
+        """What the store says."""
+        return cls(
+            job=delivery.job,
+            receiver=shown(delivery.receiver),
+            created=delivery.created,
+            tries=delivery.tries,
+            due=delivery.due,
+            problem=delivery.problem,
         )

@@ -2,14 +2,16 @@
 
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
+import asyncio
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
+from runner.api import bodies
 from runner.api.access import Access
-from runner.api.models import Status, StopRequest
+from runner.api.models import DeliveryView, Status, StopRequest
 from runner.api.server import Works
 from runner.logs import Action, Events
 from runner.service.service import Service
@@ -41,25 +43,34 @@ def make_router(service: Service, works: Works, access: Access) -> APIRouter:
             held=service.held,
         )
 
+    @operation.get("/webhooks", dependencies=[Depends(access.needs(Scope.READ))])
+    async def webhooks() -> list[DeliveryView]:
+        """List the messages to receivers of webhooks that were sent in vain, the oldest first."""
+        return [DeliveryView.of(one) for one in await asyncio.to_thread(service.records.undelivered)]
+
     @operation.post("/drain")
     async def drain(operator: Operator) -> Status:
         """Start nothing more until somebody resumes, also over restarts. Jobs are taken and wait; what runs goes on."""
-        _events.info(Action.DRAINING, f"drained by {operator.name}", who=operator.name)
+        _events.info(Action.DRAINING, f"drained by {operator.who}", who=operator.who)
         await service.drain(operator.name)
         return await status()
 
     @operation.post("/resume")
     async def resume(operator: Operator) -> Status:
         """Start what waits again."""
-        _events.info(Action.WORKING, f"resumed by {operator.name}", who=operator.name)
+        _events.info(Action.WORKING, f"resumed by {operator.who}", who=operator.who)
         await service.resume()
         return await status()
 
-    @operation.post("/stop", status_code=HTTPStatus.ACCEPTED)
-    async def stop(operator: Operator, request: StopRequest | None = None) -> Status:
+    @operation.post(
+        "/stop", status_code=HTTPStatus.ACCEPTED, openapi_extra=bodies.described(StopRequest, required=False)
+    )
+    async def stop(operator: Operator, request: Request) -> Status:
         """Take no more jobs, and end when nothing runs any more; with `force`, what runs is ended."""
-        _events.info(Action.STOPPING, f"stopped by {operator.name}", who=operator.name)
-        if request and request.force:
+        body = await bodies.read(request, bodies.SMALL)
+        wanted = bodies.parse(body, StopRequest) if body else StopRequest()
+        _events.info(Action.STOPPING, f"stopped by {operator.who}", who=operator.who)
+        if wanted.force:
             works.abort(f"it was told to stop at once by {operator.name}.")
         else:
             works.stop()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from runner.commands.jobs import AsJson, client, when
+from runner.commands.jobs import AsJson, client, table, when
 
 app = typer.Typer()
 
@@ -39,6 +39,22 @@ def resume(as_json: AsJson = False) -> None:
     """Have what waits start again, after `runner drain`."""
     with client() as service:
         _tell(service.resume(), as_json=as_json)
+
+
+@app.command()
+def webhooks(as_json: AsJson = False) -> None:
+    """List the messages to receivers of webhooks that were sent in vain."""
+    with client() as service:
+        messages = service.webhooks()
+    if as_json:
+        print(json.dumps(messages))
+        return
+    table(["JOB", "RECEIVER", "TRIES", "AGAIN", "PROBLEM"], map(_message, messages))
+
+
+def _message(one: dict[str, Any]) -> list[str]:
+    again = when(one["due"]) if one["due"] else "never"
+    return [one["job"], one["receiver"], str(one["tries"]), again, one["problem"]]
 
 
 @app.command()

@@ -21,10 +21,13 @@ from sandbox.settings.loaded import later
 
 if TYPE_CHECKING:
     from runner.config.model import Config, GitLab
+    from runner.config.model import Webhooks as WebhookSettings
     from runner.gitlab.options import Options as GitLabOptions
     from runner.service.retention import Retention
     from runner.service.service import Service
     from runner.service.watermark import Marks
+    from runner.service.webhooks import Webhooks
+    from runner.store.deliveries import Deliveries
     from sandbox.settings.loaded import Loaded
 
 app = typer.Typer()
@@ -72,6 +75,16 @@ def _gitlab(settings: GitLab) -> GitLabOptions:
     )
 
 
+def _webhooks(settings: WebhookSettings, deliveries: Deliveries) -> Webhooks | None:
+    from runner.service.signing import key_of  # noqa: PLC0415 - as above
+    from runner.service.webhooks import Webhooks  # noqa: PLC0415
+
+    if not settings.urls or settings.secret is None:
+        return None
+    key = key_of(settings.secret.get_secret_value())
+    return Webhooks(deliveries, settings.urls, key, timeout=settings.timeout, give_up=settings.give_up)
+
+
 def _limits(config: Config) -> tuple[Retention, Marks]:
     from runner.service.retention import Retention  # noqa: PLC0415 - as above
     from runner.service.watermark import Marks  # noqa: PLC0415
@@ -100,7 +113,7 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
     source = source_of(config.sandboxes)
     gitlab = _gitlab(config.gitlab)
     tls = Tls(config.tls.certificate, config.tls.key) if config.tls.certificate and config.tls.key else None
-    home, jobs = Home(config.state), config.jobs
+    home, jobs = Home(config.state, config.webhooks.urls), config.jobs
     metrics = Metrics()
     home.on_failure(metrics.store_errors.inc)
     records, token = Records(home.jobs, home.logs, metrics), Token(home.token, config.api.token)
@@ -115,13 +128,15 @@ async def _serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]]) -> 
         jobs.per_key,
         jobs.labels,
         Housekeeper(records, *_limits(config)),
+        _webhooks(config.webhooks, home.deliveries),
     )
     where = f"{'https' if tls else 'http'}://{config.api.listen}"
     _events.info(Action.SERVING, f"serving on {where}; the API token is in {home.token}")
     working = beside(service, source.leases, home.gitlab, gitlab)
-    app = make_app(service, token, home.tokens, working, source.metrics)
+    api = config.api
+    app = make_app(service, token, home.tokens, working, source.metrics, rate=api.request_rate, burst=api.request_burst)
     reread = partial(_reread, service, loaded, read)
-    await serve_api(working, app, config.api.host, config.api.port, tls, jobs.max_run_time, reread)
+    await serve_api(working, app, api.host, api.port, tls, jobs.max_run_time, reread)
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes
 
 

@@ -64,7 +64,8 @@ def load(
     layers = _Layers(document, wanted)
     layers.add_environment(environment)
     layers.add_options(options or {})
-    return layers.loaded(_remarks(environment))
+    remarks = [*_unknown(environment), *_exposed(file, layers.secrets_in_file)]
+    return layers.loaded(remarks)
 
 
 class _Layers:
@@ -76,6 +77,7 @@ class _Layers:
         self._wanted = list(wanted)
         self._origins: dict[Key, Origin] = {}
         self._problems: list[str] = []
+        self.secrets_in_file: list[Setting] = []
         for setting in self._wanted:
             self._take_from_file(setting)
 
@@ -85,6 +87,7 @@ class _Layers:
             return
         if name in table:
             self._origins[setting.key] = Origin(Source.FILE, place)
+            self.secrets_in_file += [setting] if setting.secret else []
         if setting.secret and (path := table.pop(name + _FILE, None)) is not None:
             if name in table:
                 self._problems.append(f"{place}: {setting.name} is given twice, by value and by file. Give one.")
@@ -150,7 +153,7 @@ class _Layers:
             return None
 
 
-def _remarks(environment: Mapping[str, str]) -> Iterable[str]:
+def _unknown(environment: Mapping[str, str]) -> Iterable[str]:
     """Variables that look like settings and are none. No error: Kubernetes sets such by itself, for a service."""
     known = {variable(setting): setting for setting in settings()}
     others = {setting.about.also for setting in settings()} | {
@@ -161,3 +164,11 @@ def _remarks(environment: Mapping[str, str]) -> Iterable[str]:
         if name.startswith(sections) and name not in known and name not in others:
             near = nearest(name, sorted(known), likeness=0.9)  # all begin alike
             yield f"{name} is no setting, and has no effect.{f' Did you mean {near}?' if near else ''}"
+
+
+def _exposed(file: Path | None, secrets: Iterable[Setting]) -> Iterable[str]:
+    """Secrets in a file that is not theirs alone."""
+    if file and file.stat().st_mode & 0o004:
+        for setting in secrets:
+            fix = f"Close the file (chmod o-r), or give {setting.name}_file."
+            yield f"{file}: everybody can read {setting.name} there. {fix}"

@@ -10,15 +10,30 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
-from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, ByteSize, Field, SecretStr, field_validator, model_validator
 
 from runner.gitlab.containers.policy import PullPolicy
 from runner.keeper_leases import DEFAULT_KEEPER
 from runner.logs import Format
 from runner.service.retention import RETENTION
+from runner.service.signing import key_of
 from runner.service.watermark import MARKS
 from sandbox.settings.model import About, Section
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or not url.isprintable():
+        raise ValueError("must be an address such as https://ci.example.com/hook, without a user name")
+    return url
+
+
+def _signing(secret: SecretStr | None) -> SecretStr | None:
+    if secret is not None:
+        key_of(secret.get_secret_value())
+    return secret
 
 
 class Api(Section):
@@ -27,9 +42,23 @@ class Api(Section):
     listen: Annotated[str, About(option="--listen")] = "127.0.0.1:8080"
     """HOST:PORT of the API. This host alone, because without a certificate the token is sent in the clear."""
 
-    token: Annotated[SecretStr | None, Field(min_length=16, examples=[Path("/run/secrets/runner-token")])] = None
+    token: Annotated[SecretStr | None, Field(examples=[Path("/run/secrets/runner-token")])] = None
     """The token that may do everything. None: one is made at the first start, in the state folder, which nobody has to
     think of; give one where others have to know it beforehand."""
+
+    request_rate: Annotated[float, Field(gt=0)] = 200.0
+    """How often each token may ask in a second. Far more than a client needs that waits for answers, and far less than
+    what would hold up the others."""
+
+    request_burst: Annotated[int, Field(ge=1)] = 1000
+    """How often each token may ask at once, before that. A build that submits hundreds of jobs does so within one."""
+
+    @field_validator("token")
+    @classmethod
+    def _is_hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("must have at least 16 characters")
+        return value
 
     @property
     def host(self) -> str:
@@ -152,6 +181,31 @@ class GitLab(Section):
     has one, or jobs do without."""
 
 
+class Webhooks(Section):
+    """Who is told when a job has ended."""
+
+    urls: tuple[Annotated[str, AfterValidator(_address)], ...] = ()
+    """Where to send it. None: nobody is told. Only here, and never in a job: a job could have the runner send something
+    to any address that it reaches."""
+
+    secret: Annotated[
+        SecretStr | None, AfterValidator(_signing), Field(examples=[Path("/run/secrets/runner-webhooks")])
+    ] = None
+    """What messages are signed with: `whsec_` and the base64 of 24 to 64 random bytes. None: there are no receivers."""
+
+    timeout: Annotated[float, Field(gt=0, le=60)] = 10.0
+    """Seconds for one try. A receiver that has more to do answers first and does it afterwards."""
+
+    give_up: Annotated[float, Field(ge=60, le=30 * 24 * 3600)] = 3 * 24 * 3600.0
+    """Seconds after which a message that nobody takes is given up. A weekend, and the day on which somebody sees it."""
+
+    @model_validator(mode="after")
+    def _signed(self) -> Self:
+        if self.urls and self.secret is None:
+            raise ValueError("urls need a secret, which the messages are signed with")
+        return self
+
+
 class Retention(Section):
     """What is kept of finished jobs: the oldest go, with their logs, as soon as one of these is reached."""
 
@@ -194,6 +248,7 @@ class Config(Section):
     jobs: Jobs = Jobs()
     sandboxes: Sandboxes = Sandboxes()
     gitlab: GitLab = GitLab()
+    webhooks: Webhooks = Webhooks()
     retention: Retention = Retention()
     disk: Disk = Disk()
     log: Log = Log()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
 from runner import files
 from runner.errors import StateError
 from runner.store.database import Database
+from runner.store.deliveries import Deliveries
 from runner.store.jobs import Jobs
 from runner.store.leases import LeaseNotes
 from runner.store.seal import Seal
@@ -21,7 +22,8 @@ class Home:
     Raises StateError when it cannot be used, another service has it, or another version of the runner wrote it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, receivers: Collection[str] = ()) -> None:
+        """`receivers` are told of each job's end."""
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock: Final = files.lock(folder / "lock")
@@ -36,7 +38,8 @@ class Home:
         except StateError:
             self._lock.close()
             raise
-        self.jobs = Jobs(self._database, seal)
+        self.jobs = Jobs(self._database, seal, receivers)
+        self.deliveries = Deliveries(self._database)
         self.leases = LeaseNotes(self._database, seal)
         self.tokens = Tokens(self._database)
         self.gitlab = folder / "gitlab"

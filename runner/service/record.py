@@ -73,7 +73,7 @@ class Record:
 
     def begin(self) -> Log:
         """Start to run, with what an earlier life or an earlier start has of the log. Raises LogError."""
-        earlier, self.again = self._earlier, False
+        earlier = self._earlier
         if earlier.retries and not self.marker:
             _end_log(self.log_path, earlier.output, earlier.closing)
         redactor = Redactor(self.job.secrets.values()) if self.job and self.job.secrets else None
@@ -119,6 +119,7 @@ class Record:
     async def retry(self, outcome: Outcome) -> None:
         """Have it wait for another start, on disk. Raises StateError; try again."""
         assert self.job
+        self.again = False
         if self.log:  # in the first try
             self.log.end_output()
             retries = self._earlier.retries + 1

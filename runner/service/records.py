@@ -19,6 +19,7 @@ from runner.outcome import Outcome
 from runner.service.record import Record, complete
 from runner.service.retention import Kept
 from runner.service.stopwatch import Stopwatch
+from runner.store.deliveries import Delivery
 from runner.store.jobs import Entry, Hold, Jobs, Request, Summary
 from runner.store.states import JobState
 
@@ -123,6 +124,10 @@ class Records:
 
     def _new(self, entry: Entry) -> Record:
         return Record(self._jobs, entry, self._logs / entry.id, Stopwatch(self.metrics, entry.submitted))
+
+    def undelivered(self) -> list[Delivery]:
+        """What was to be told to others, and was not taken so far. For any thread. Raises StateError."""
+        return self._jobs.undelivered()
 
     async def put_back(self, record: Record, outcome: Outcome) -> None:
         """Have a job wait for another start. Raises StateError; try again."""

@@ -25,6 +25,7 @@ from runner.service.record import Record
 from runner.service.records import Records
 from runner.service.standby import PATIENCE, Standby
 from runner.service.watermark import Disk
+from runner.service.webhooks import Webhooks
 from runner.store.jobs import Request
 
 _events = Events(__name__)
@@ -38,6 +39,8 @@ _STOP_DEADLINE: Final = 10.0
 _SWEEP: Final = 1.0
 #: Seconds for what runs to be left in good order.
 _DETACH_DEADLINE: Final = 5.0
+#: Seconds for what was still to be told to others; the next life goes on with it.
+_FLUSH: Final = 2.0
 #: Seconds that a sandbox is kept beyond a job's timeout while no runner is heard of, and the most that a keeper grants.
 _BEYOND: Final = 3600.0
 _MAX_PATIENCE: Final = 7 * 24 * 3600.0
@@ -61,6 +64,7 @@ class Service:
         per_key: int | None = None,
         labels: Collection[str] = (),
         housekeeper: Housekeeper | None = None,
+        webhooks: Webhooks | None = None,
     ) -> None:
         """`slots` jobs run at once, and `per_key` of one trust key, as many as there are slots unless it is given.
 
@@ -68,6 +72,7 @@ class Service:
         """
         self.records = records
         self.housekeeper = housekeeper or Housekeeper(records)
+        self._webhooks = webhooks
         self._settings = settings
         self._leases = leases
         self.slots = slots
@@ -177,6 +182,8 @@ class Service:
         """Run jobs until there are no more to come, first those that an earlier life left."""
         returning = asyncio.create_task(self._leases.return_earlier(self._reconcile()))
         beside = [asyncio.create_task(self._sweep()), asyncio.create_task(self.housekeeper.work())]
+        if self._webhooks:
+            beside.append(asyncio.create_task(self._webhooks.work()))
         while self._mode is not Mode.LEAVING:
             self._changed.clear()
             await self._fill()
@@ -186,6 +193,8 @@ class Service:
         for task in beside:
             task.cancel()
         await self._close()
+        if self._webhooks:
+            await self._webhooks.flush(_FLUSH)
         returning.cancel()
 
     async def _fill(self) -> None:
@@ -266,6 +275,8 @@ class Service:
             else:
                 await self._settle(record, outcome)
                 await self._keep_trying(record, outcome, record.finish)
+                if self._webhooks:
+                    self._webhooks.wake()
             _events.info(Action.ENDED, outcomes.sentence(outcome), job=record.id)
         except DetachedError:
             _events.info(Action.LEFT, "left for the next life of the runner", job=record.id)

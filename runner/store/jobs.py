@@ -6,8 +6,9 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import Final
 
 from runner import job as jobs
@@ -17,8 +18,9 @@ from runner.execution.marker import Marker
 from runner.job import Job
 from runner.outcome import BadRequest, Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed
 from runner.steps import StepProgress, StepState, waiting
-from runner.store import queue
+from runner.store import deliveries, queue
 from runner.store.database import Database
+from runner.store.deliveries import Deliveries, Delivery
 from runner.store.seal import Seal
 from runner.store.states import MOVES, JobState
 
@@ -114,9 +116,11 @@ class Request:
 class Jobs:
     """The table of jobs. Every method blocks for as long as the disk takes, and raises StateError."""
 
-    def __init__(self, database: Database, seal: Seal) -> None:
+    def __init__(self, database: Database, seal: Seal, receivers: Collection[str] = ()) -> None:
+        """`receivers` are told of each outcome: see `deliveries`."""
         self._database = database
         self._seal = seal
+        self._receivers = tuple(receivers)
 
     def add(self, job: Job, request: Request | None = None) -> tuple[str, bool]:
         """Take a job, and return its id, and whether it is new: taken with the same request before, it has that one.
@@ -165,6 +169,10 @@ class Jobs:
             limit,
         )
         return [_summary(row) for row in rows]
+
+    def undelivered(self) -> list[Delivery]:
+        """What was to be told to others, and was not taken so far."""
+        return Deliveries(self._database).in_trouble()
 
     def find(self, *states: JobState) -> list[str]:
         """The jobs that are in one of these states, in the order in which they were submitted."""
@@ -267,7 +275,7 @@ class Jobs:
         """Write down how it ended, and forget what only its end needed: its secrets are gone when this returns."""
         with self._database.transaction("The outcome cannot be written down") as connection:
             _move(connection, job_id, JobState.SETTLED)
-            connection.execute(
+            written = connection.execute(
                 "UPDATE job SET outcome = ?, output = ?, closing = ?, steps = ?, marker = NULL, cancelled_by = NULL "
                 "WHERE id = ? AND outcome IS NULL",
                 (
@@ -279,6 +287,10 @@ class Jobs:
                 ),
             )
             connection.execute("DELETE FROM content WHERE job = (SELECT number FROM job WHERE id = ?)", (job_id,))
+            if written.rowcount == 0:
+                return
+            row = connection.execute(f"SELECT {_SUMMARY} FROM job WHERE id = ?", (job_id,)).fetchone()  # noqa: S608
+            deliveries.announce(connection, job_id, _message(_summary(row)), self._receivers)
 
     def finish(self, job_id: str) -> None:
         """Write down that its log has its last lines."""
@@ -374,6 +386,26 @@ def _result(row: sqlite3.Row) -> Result | None:
     if row["outcome"] is None:
         return None
     return Result(outcomes.from_json(json.loads(row["outcome"])), row["output"], row["closing"].encode(), _steps(row))
+
+
+def _message(job: Summary) -> dict[str, object]:
+    """What others are told of a job that has ended."""
+    assert job.outcome
+    return {
+        "type": "job.finished",
+        "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": {
+            "id": job.id,
+            "submitted": job.submitted,
+            "trust_key": job.trust_key,
+            "outcome": outcomes.to_json(job.outcome),
+            "steps": [
+                {"name": step.name, "state": step.state, "exit_code": step.code, "allowed": step.allowed}
+                for step in job.steps
+            ],
+            "retries": job.retries,
+        },
+    }
 
 
 def _steps(row: sqlite3.Row) -> tuple[StepProgress, ...]:

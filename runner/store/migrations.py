@@ -79,11 +79,6 @@ _STEPS: Final = (
     # How far the steps of a job are, as JSON: all of them wait until it is settled, for what is live is not written.
     "ALTER TABLE job ADD COLUMN steps TEXT",
 )
-_RETRIES: Final = (
-    # How often it was put back into the queue after its start. `output` and `closing` are those of the last start then.
-    "ALTER TABLE job ADD COLUMN retries INTEGER NOT NULL DEFAULT 0",
-)
-
 #: There is a row while nothing that waits may start, over restarts too.
 _HOLD: Final = (
     """
@@ -95,5 +90,28 @@ _HOLD: Final = (
     """,
 )
 
+_RETRIES: Final = (
+    # How often it was put back into the queue after its start. `output` and `closing` are those of the last start then.
+    "ALTER TABLE job ADD COLUMN retries INTEGER NOT NULL DEFAULT 0",
+)
+
+#: Messages to receivers of webhooks that are still to be sent; without `due`, one was given up. None is tied to its
+#: job's row: it is sent also when the job is forgotten before.
+_DELIVERIES: Final = (
+    """
+    CREATE TABLE delivery (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        job TEXT NOT NULL,
+        receiver TEXT NOT NULL,
+        body BLOB NOT NULL,
+        created REAL NOT NULL,
+        tries INTEGER NOT NULL DEFAULT 0,
+        due REAL,
+        problem TEXT NOT NULL DEFAULT ''
+    ) STRICT
+    """,
+    "CREATE INDEX delivery_due ON delivery (receiver, due)",
+)
+
 #: `PRAGMA user_version` counts the steps that were done.
-MIGRATIONS: Final = (_FIRST, _STEPS, _HOLD, _RETRIES)
+MIGRATIONS: Final = (_FIRST, _STEPS, _HOLD, _RETRIES, _DELIVERIES)

@@ -68,10 +68,10 @@ class Destination(Section):
     """Addresses and ranges. Kept sorted and without overlap, as nftables asks."""
 
     protocol: Protocol | None = None
-    """Only this protocol; without it and with `ports`, both of them."""
+    """Only this protocol; without it and with `ports`, both of them, as a port alone is mostly meant."""
 
     ports: tuple[Annotated[PortRange, BeforeValidator(_port_range)], ...] = ()
-    """Only these ports. Kept sorted and without overlap."""
+    """Only these ports. Kept sorted and without overlap. None: all of them, since an address is mostly one service."""
 
     @field_validator("to")
     @classmethod

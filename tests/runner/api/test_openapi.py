@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -19,8 +15,8 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 
-from tests.e2e.conftest import RUNNER, until
 from tests.runner.api.openapi import FILE, document
+from tests.runner.api.process import service
 
 
 def test_the_description_in_the_docs_is_fresh() -> None:
@@ -29,30 +25,13 @@ def test_the_description_in_the_docs_is_fresh() -> None:
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[schemathesis.schemas.BaseSchema, dict[str, str]]]:
-    """A real service. It has no keeper, so it starts no job."""
+    """A real service."""
     state = tmp_path_factory.mktemp("state")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    places = ["--state", str(state), "--listen", f"127.0.0.1:{port}", "--keeper", str(state / "no-keeper")]
-    with (state / "log").open("wb") as log:
-        service = subprocess.Popen([sys.executable, *RUNNER[1:], "serve", *places], stderr=log)
-    try:
-        until("the service answers", lambda: _answers(url))
+    with service(state) as url:
         headers = {"Authorization": f"Bearer {(state / 'token').read_text().strip()}"}
         yield schemathesis.openapi.from_url(f"{url}/openapi.json"), headers
         said = (state / "log").read_text()
         assert "Traceback" not in said, said
-    finally:
-        service.kill()
-        service.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/live").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def test_nothing_that_is_sent_is_an_error_of_the_service(

@@ -49,7 +49,7 @@ def test_check_tells_every_mistake_and_never_a_secret(file: Path) -> None:
     assert (ran.returncode, ran.stdout) == (78, "")
     assert ran.stderr.splitlines() == [
         "runner: The configuration is wrong:",
-        f"  {file}:4: api.token: must have at least 16 items after validation, not 9.",
+        f"  {file}:4: api.token: must have at least 16 characters.",
         f"  {file}:5: api.tokn: there is no such setting. Did you mean token?",
         f"  {file}:2: jobs.slot: there is no such setting. Did you mean slots?",
     ]
@@ -67,7 +67,7 @@ def test_a_variable_that_has_no_effect_is_told() -> None:
         ('[api]\ntoken = "x"\ntoken_file = "/none"', {}, "api.token is given twice, by value and by file"),
         ("", {"RUNNER_API_TOKEN_FILE": "/none"}, "RUNNER_API_TOKEN_FILE: the file /none cannot be read"),
         ("", {"RUNNER_API_TOKEN_FILE": "/none", "RUNNER_API_TOKEN": "x"}, "RUNNER_API_TOKEN is set as well"),
-        ("", {"RUNNER_API_TOKEN": "hunter2"}, "RUNNER_API_TOKEN: api.token: must have at least 16"),
+        ("", {"RUNNER_API_TOKEN": "hunter2"}, "RUNNER_API_TOKEN: api.token: must have at least 16 characters."),
     ],
 )
 def test_a_secret_that_cannot_be_had_is_told_by_where_it_was_named(

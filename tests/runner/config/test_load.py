@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from runner.config.load import load, option, settings, variable
 from runner.config.model import Config
 from runner.errors import ConfigError
+from sandbox.settings import toml
 from sandbox.settings.loaded import Origin, Source
 from sandbox.settings.model import Key, Setting
 
@@ -57,21 +59,30 @@ def test_options_win_over_the_environment_and_that_over_the_file(a: int, b: int,
     assert (loaded.config.jobs.slots, loaded.origin(SLOTS)) == first
 
 
-_BESIDE: dict[Key, Key] = {("tls", "key"): ("tls", "certificate"), ("tls", "certificate"): ("tls", "key")}
+_BESIDE: dict[Key, Key] = {
+    ("tls", "key"): ("tls", "certificate"),
+    ("tls", "certificate"): ("tls", "key"),
+    ("webhooks", "urls"): ("webhooks", "secret"),
+}
 """What cannot be given alone, and what it needs."""
 _SAMPLES: dict[Key, str] = {
     ("api", "listen"): "[::1]:1",
     ("gitlab", "map_images"): "a=b c=d",
     ("gitlab", "pull_policies"): "never always",
     ("log", "format"): "json",
+    ("webhooks", "urls"): "https://ci.example.com/hook http://other",
+    ("webhooks", "give_up"): "70",
 }
 """Values that are not the default, where 7 will not do."""
+_SECRET = "whsec_bG9uZyBlbm91Z2ggZm9yIGV2ZXJ5Ym9keQ=="
+"""One that will do everywhere."""
 
 
 @pytest.mark.parametrize("setting", [one for one in settings() if not one.secret], ids=lambda setting: setting.name)
-def test_every_setting_can_be_given_in_each_way(setting: Setting) -> None:
-    text = _SAMPLES.get(setting.key, "7")
-    beside: dict[Key, str | list[str]] = {_BESIDE[setting.key]: "/x"} if setting.key in _BESIDE else {}
+def test_every_setting_can_be_given_in_each_way(setting: Setting, tmp_path: Path) -> None:
+    text, file = _SAMPLES.get(setting.key, "7"), tmp_path / "beside"
+    file.write_text(_SECRET)
+    beside: dict[Key, str | list[str]] = {_BESIDE[setting.key]: str(file)} if setting.key in _BESIDE else {}
     by_option = load(None, {}, {setting.key: text.split() if setting.many else text, **beside})
     assert by_option.config != Config()
     assert by_option.origin(setting.key) == Origin(Source.OPTION, option(setting))
@@ -83,18 +94,18 @@ def test_every_setting_can_be_given_in_each_way(setting: Setting) -> None:
 
 @pytest.mark.parametrize("setting", [one for one in settings() if one.secret], ids=lambda setting: setting.name)
 def test_a_secret_is_given_by_value_or_by_a_file_and_never_as_an_argument(setting: Setting, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("long enough for everybody\n")
+    (tmp_path / "secret").write_text(f"{_SECRET}\n")
     path, file = str(tmp_path / "secret"), tmp_path / "runner.toml"
     file.write_text(f'{setting.name}_file = "{path}"\n')
     ways = [
-        load(None, {variable(setting): "long enough for everybody"}),
+        load(None, {variable(setting): _SECRET}),
         load(None, {f"{variable(setting)}_FILE": path}),
         load(None, {}, {setting.key: path}),
         load(file, {}),
     ]
     assert option(setting).endswith("-file")
     assert all(way.config == ways[0].config != Config() for way in ways)
-    assert "long enough" not in repr(ways)
+    assert _SECRET not in repr(ways)
 
 
 def test_no_two_settings_have_a_name_in_common() -> None:
@@ -182,6 +193,41 @@ def test_a_variable_that_looks_like_a_setting_is_remarked(name: str, said: str) 
 def test_others_variables_are_left_alone() -> None:
     others = ("RUNNER_URL", "RUNNER_TOKEN_FILE", "RUNNER_NAME", "RUNNER_TEMP", "RUNNER_OS", "SANDBOX_KEEPER")
     assert load(None, dict.fromkeys(others, "x")).remarks == ()
+
+
+def test_a_secret_that_everybody_can_read_is_remarked(file: Path) -> None:
+    file.write_text('[api]\ntoken = "long enough for everybody"\n')
+    file.chmod(0o644)
+    [said] = load(file, {}).remarks
+    assert said == f"{file}: everybody can read api.token there. Close the file (chmod o-r), or give api.token_file."
+    file.chmod(0o640)
+    assert load(file, {}).remarks == ()
+
+
+_KEYS = st.sampled_from([*(setting.name for setting in settings()), "jobs", "tls", "api.token_file", "x.y", "slots"])
+_SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+_ANYTHING = st.recursive(
+    _SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner)
+)
+
+
+@given(st.dictionaries(_KEYS, _ANYTHING, max_size=4), st.dictionaries(_KEYS, st.text("a1 ,=/:.", max_size=6)))
+def test_whatever_is_given_is_taken_or_refused_in_sentences(
+    tables: dict[str, object], variables: dict[str, str]
+) -> None:
+    """Nothing but a ConfigError comes out of it."""
+    tree: dict[str, object] = {}
+    for name, value in tables.items():
+        table, *rest = name.split(".")
+        if not rest:
+            tree[table] = value
+        elif isinstance(below := tree.setdefault(table, {}), dict):
+            below[rest[0]] = value
+    environment = {f"RUNNER_{name.replace('.', '_').upper()}": text for name, text in variables.items()}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(toml, "read", lambda _: toml.Document("f", tree, {}))
+        with contextlib.suppress(ConfigError):
+            load(Path("/dev/null"), environment)
 
 
 def test_one_section_is_read_without_a_file_and_without_the_others() -> None:

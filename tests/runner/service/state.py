@@ -11,6 +11,7 @@ from pathlib import Path
 
 from runner.service.records import Records
 from runner.store.database import Database
+from runner.store.deliveries import Deliveries
 from runner.store.jobs import Jobs
 from runner.store.leases import LeaseNotes
 from runner.store.seal import Seal
@@ -30,6 +31,7 @@ class State:
         self.jobs = Jobs(self.database, self.seal)
         self.leases = LeaseNotes(self.database, self.seal)
         self.tokens = Tokens(self.database)
+        self.deliveries = Deliveries(self.database)
 
     @cached_property
     def records(self) -> Records:

@@ -120,10 +120,14 @@ async def test_a_restart_in_the_second_start_goes_on_at_the_right_byte(
     assert starts(gate) == 2
 
 
-async def test_a_cancel_between_two_starts_keeps_the_log(host: Host, gate: Path) -> None:
+@pytest.mark.parametrize("held", [True, False], ids=["while it waits", "while a sandbox is looked for"])
+async def test_a_cancel_between_two_starts_keeps_the_log(host: Host, gate: Path, held: bool) -> None:
+    """The trap: an end without a start must not be taken for the end of the start before, which asked for another."""
     async with host.life(slots=1) as life:
         record = await life.service.submit(flaky(gate))
         await until(lambda: starts(gate) == 1 and b"up 1" in record.log_path.read_bytes())
+        if held:
+            await life.service.drain("the test")
         host.leases.trouble["lend"] = hang
         await lose(host)
         await until(lambda: _retries(life, record) == 1)

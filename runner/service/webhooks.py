@@ -1,0 +1,135 @@
+"""Tells others that a job has ended, at least once, over restarts of either side.
+
+What is to be told is in the store. One task for each receiver sends what is due to it, so that one which is slow or
+gone holds up nobody else. Receivers are the operator's own choice: no job names one, so none can have the runner send
+anything to an address inside the operator's network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection
+from typing import Final
+
+import httpx
+
+from runner.errors import StateError
+from runner.logs import Action, Events
+from runner.service.signing import LONGEST_WAIT, headers, shown, verdict, wait_after
+from runner.store.deliveries import Deliveries, Delivery
+
+_events = Events(__name__)
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log each address whole
+
+#: Messages on their way to one receiver at once.
+_AT_ONCE: Final = 8
+#: Seconds between two looks at the store, where nobody says that there is something new.
+_LOOK: Final = 60.0
+#: Seconds before the store is asked again that could not be.
+_AGAIN: Final = 5.0
+
+
+class Webhooks:
+    """Sends the messages of the outbox to its receivers, for as long as `work` runs."""
+
+    def __init__(
+        self, deliveries: Deliveries, receivers: Collection[str], key: bytes, *, timeout: float, give_up: float
+    ) -> None:
+        """One try takes no longer than `timeout` seconds; a message is given up after `give_up` seconds."""
+        self._deliveries = deliveries
+        self._receivers = tuple(receivers)
+        self._key = key
+        self._timeout = timeout
+        self._give_up = give_up
+        self._news = {receiver: asyncio.Event() for receiver in self._receivers}
+
+    def wake(self) -> None:
+        """There is something new in the outbox."""
+        for news in self._news.values():
+            news.set()
+
+    async def work(self) -> None:
+        """Send until cancelled: what was on its way then is sent again by the next life."""
+        async with (
+            httpx.AsyncClient(timeout=self._timeout, follow_redirects=False) as http,
+            asyncio.TaskGroup() as all_,
+        ):
+            for receiver in self._receivers:
+                all_.create_task(self._serve(http, receiver))
+            all_.create_task(self._sweep())
+
+    async def flush(self, seconds: float) -> None:
+        """Send what is due, for no longer than that."""
+        async with httpx.AsyncClient(timeout=self._timeout, follow_redirects=False) as http:
+            sending = [asyncio.create_task(self._send_due(http, receiver)) for receiver in self._receivers]
+            if sending:
+                _, late = await asyncio.wait(sending, timeout=seconds)
+                for task in late:
+                    task.cancel()
+                await asyncio.gather(*sending, return_exceptions=True)
+
+    async def _serve(self, http: httpx.AsyncClient, receiver: str) -> None:
+        news = self._news[receiver]
+        while True:
+            news.clear()
+            try:
+                while await self._send_due(http, receiver):
+                    pass
+                wait = await self._until_next(receiver)
+            except StateError as error:
+                _events.error(Action.STORE_FAILED, f"webhooks: {error} They are looked at again soon.")
+                wait = _AGAIN
+            try:
+                await asyncio.wait_for(news.wait(), wait)
+            except TimeoutError:
+                continue
+
+    async def _send_due(self, http: httpx.AsyncClient, receiver: str) -> bool:
+        """Send some of what is due; whether there was something."""
+        due = await asyncio.to_thread(self._deliveries.due, receiver, 2 * LONGEST_WAIT, _AT_ONCE)
+        await asyncio.gather(*(self._send(http, delivery) for delivery in due))
+        return bool(due)
+
+    async def _until_next(self, receiver: str) -> float:
+        due = await asyncio.to_thread(self._deliveries.next, receiver)
+        return _LOOK if due is None else min(max(0.0, due - time.time()), _LOOK)
+
+    async def _send(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
+        problem = await self._try(http, delivery)
+        if not problem:
+            await asyncio.to_thread(self._deliveries.delivered, delivery)
+            return
+        tries = delivery.tries + 1
+        wait, now = wait_after(tries), time.time()
+        given_up = now + wait > delivery.created + self._give_up
+        then = "it is given up" if given_up else f"it is sent again in {wait:g} s"
+        what = f"webhook: {shown(delivery.receiver)} did not take it (try {tries}): {problem}; {then}"
+        _events.warning(Action.WEBHOOK_FAILED, what, job=delivery.job)
+        await asyncio.to_thread(self._deliveries.failed, delivery, problem, None if given_up else now + wait)
+
+    async def _try(self, http: httpx.AsyncClient, delivery: Delivery) -> str:
+        """Send a message once; return what was wrong, nothing when it was taken. No answer's body is read."""
+        sent = headers(self._key, f"job-{delivery.job}-finished", int(time.time()), delivery.body)
+        try:
+            async with (
+                asyncio.timeout(self._timeout),
+                http.stream("POST", delivery.receiver, content=delivery.body, headers=sent) as answer,
+            ):
+                return verdict(answer.status_code)
+        except (TimeoutError, httpx.TimeoutException):
+            return f"it did not answer within {self._timeout:g} s"
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+            return f"it cannot be reached ({type(error).__name__})"
+
+    async def _sweep(self) -> None:
+        """Give up what nobody takes: of receivers too that are not configured any more."""
+        while True:
+            try:
+                if count := await asyncio.to_thread(self._deliveries.give_up_older, self._give_up):
+                    what = f"webhooks: {count} messages are given up: nobody took them in time"
+                    _events.warning(Action.WEBHOOK_FAILED, what)
+            except StateError as error:
+                _events.error(Action.STORE_FAILED, f"webhooks: {error}")
+            await asyncio.sleep(_LOOK)

@@ -1,0 +1,38 @@
+"""A real `runner serve`. It has no keeper, so it starts no job."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.e2e.conftest import RUNNER, until
+
+
+@contextmanager
+def service(state: Path) -> Iterator[str]:
+    """Run one on a state folder, whose file `log` gets what it says. Yields its address."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    places = ["--state", str(state), "--listen", f"127.0.0.1:{port}", "--keeper", str(state / "no-keeper")]
+    with (state / "log").open("wb") as log:
+        running = subprocess.Popen([sys.executable, *RUNNER[1:], "serve", *places], stderr=log)
+    try:
+        until("the service answers", lambda: _answers(url))
+        yield url
+    finally:
+        running.kill()
+        running.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/ready").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,80 @@
+"""`runner token`: what an operator does with the tokens of others."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.e2e.conftest import DEADLINE, RUNNER
+from tests.runner.api import process
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """The command, as a user of one service has it."""
+    state = tmp_path_factory.mktemp("state")
+    with process.service(state) as url:
+        known = {"RUNNER_URL": url, "RUNNER_TOKEN_FILE": str(state / "token")}
+
+        def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [*RUNNER, *words], env={**os.environ, **known, **environment},
+                capture_output=True, text=True, timeout=DEADLINE, check=False,
+            )  # fmt: skip
+
+        yield run
+
+
+def test_a_token_is_made_used_listed_and_revoked(runner: Command) -> None:
+    made = runner("token", "create", "ci of team-a", "--scope", "read", "--days", "30")
+    token = made.stdout.strip()
+    assert (made.returncode, made.stderr) == (0, "")
+    assert runner("ls", RUNNER_TOKEN=token).returncode == 0
+    refused = runner("cancel", "0123", RUNNER_TOKEN=token)
+    assert (refused.returncode, "lacks the scope `submit`" in refused.stderr) == (69, True)
+
+    shown = runner("token", "ls").stdout
+    [line] = [line for line in shown.splitlines() if "ci of team-a" in line]
+    assert ("read" in line, "never" in line, token.split(".")[1] in shown) == (True, False, False)
+    [facts] = [facts for facts in json.loads(runner("token", "ls", "--json").stdout) if facts["name"] == "ci of team-a"]
+    assert (facts["id"], facts["scopes"]) == (token.split(".")[0], ["read"])
+    assert facts["expires"] - facts["created"] == pytest.approx(30 * 24 * 3600)
+
+    assert runner("token", "revoke", facts["id"]).returncode == 0
+    assert "one of the API's tokens" in runner("ls", RUNNER_TOKEN=token).stderr
+    again = runner("token", "revoke", facts["id"])
+    assert (again.returncode, "There is no token of that id" in again.stderr) == (69, True)
+
+
+def test_without_options_it_may_read_and_submit_for_ever(runner: Command) -> None:
+    made = json.loads(runner("token", "create", "plain", "--json").stdout)
+    assert (made["scopes"], made["expires"]) == (["read", "submit"], None)
+    [line] = [line for line in runner("token", "ls").stdout.splitlines() if "plain" in line]
+    assert line.endswith("never")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "cause"),
+    [
+        (["create", "a\nb"], 64, "name: String should match pattern"),
+        (["create", "ci", "--scope", "root"], 64, "scopes.0: Input should be 'read'"),
+        (["create", "ci", "--days", "0"], 2, "--days"),
+        (["revoke", "../jobs"], 64, "is no id"),
+    ],
+)
+def test_what_cannot_be_is_told(runner: Command, words: list[str], code: int, cause: str) -> None:
+    refused = runner("token", *words)
+    assert (refused.returncode, refused.stdout) == (code, "")
+    assert cause in refused.stderr
+
+
+def test_only_an_admin_makes_tokens(runner: Command) -> None:
+    token = runner("token", "create", "ci").stdout.strip()
+    refused = runner("token", "create", "more", "--scope", "admin", RUNNER_TOKEN=token)
+    assert (refused.returncode, "lacks the scope `admin`" in refused.stderr) == (69, True)
