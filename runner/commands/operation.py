@@ -76,4 +76,5 @@ def _tell(view: dict[str, Any], *, as_json: bool) -> None:
     counts = f"{view['running']} of {view['slots']} jobs run{gitlab}, {view['waiting']} wait"
     print(f"runner {view['version']} is {view['mode']}{drained}: {counts}")
     if view["disk"] != "well":
-        print(f"disk-{view['disk']}: {view['held']}")
+        free = view["disk_free"] // 1024**2
+        print(f"disk-{view['disk']}: {free} MiB are free on the disk of the state folder. Make room there.")

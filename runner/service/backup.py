@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from runner import files
 from runner.errors import StateError
 from runner.spool import spool
-from runner.store.copy import VERSION, copy, ended
+from runner.store.copy import VERSION, copy, recorded
 from runner.store.database import Database
 from runner.store.jobs import Jobs
 from runner.store.seal import Seal
@@ -66,18 +66,19 @@ def backup(state: Path, to: BinaryIO) -> Manifest:
     if not (state / _DATABASE).is_file():
         raise StateError(f"There is no state of a runner in {state}. Name its folder: --state.")
     with _told("The backup cannot be made"), spool(state) as folder, tarfile.open(fileobj=to, mode="w|") as archive:
-        # Of a job that runs, what was its log before the database was copied is output and nothing else.
-        sizes = dict(_sizes(state / "logs"))
+        # What was a log before the database was copied is older than that; what the copy says of it was there then.
+        before = dict(_sizes(state / "logs"))
         schema = copy(state / _DATABASE, folder / _DATABASE)
         manifest = Manifest(runner=version("sandbox-runner"), schema_version=schema, made=dt.datetime.now(dt.UTC))
         _add_bytes(archive, _MANIFEST, manifest.model_dump_json().encode())
         _add(archive, _DATABASE, folder / _DATABASE)
         for name in _SINGLE:
             _add(archive, name, state / name)
-        complete = ended(folder / _DATABASE)
-        for log, size in _sizes(state / "logs"):
+        known = recorded(folder / _DATABASE)
+        for log, now in _sizes(state / "logs"):
             with suppress(FileNotFoundError):  # it was forgotten meanwhile
-                _add(archive, f"logs/{log}", state / "logs" / log, size if log in complete else sizes.get(log, 0))
+                size = min(now, max(before.get(log, 0), known.get(log, 0)))
+                _add(archive, f"logs/{log}", state / "logs" / log, size)
         _add_bytes(archive, _END, b"")
     return manifest
 

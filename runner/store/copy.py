@@ -8,7 +8,6 @@ from pathlib import Path
 
 from runner.store.database import told
 from runner.store.migrations import MIGRATIONS
-from runner.store.states import JobState
 
 #: The version of the tables that this runner makes. It reads older ones.
 VERSION = len(MIGRATIONS)
@@ -29,8 +28,8 @@ def copy(source: Path, target: Path) -> int:
         return int(writer.execute("PRAGMA user_version").fetchone()[0])
 
 
-def ended(database: Path) -> set[str]:
-    """The jobs in a copy that have their outcome: their logs are complete, or can be completed. Raises StateError."""
+def recorded(database: Path) -> dict[str, int]:
+    """How long the log of each job in a copy was when it ended, or was started again. Raises StateError."""
     with told(f"The database {database} cannot be read"), closing(sqlite3.connect(database)) as reader:
-        rows = reader.execute("SELECT id FROM job WHERE state IN (?, ?)", (JobState.SETTLED, JobState.FINISHED))
-        return {str(row[0]) for row in rows}
+        rows = reader.execute("SELECT id, output + length(CAST(closing AS BLOB)) FROM job WHERE output IS NOT NULL")
+        return {str(job_id): int(size) for job_id, size in rows}

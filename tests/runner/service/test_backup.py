@@ -104,13 +104,22 @@ async def test_a_job_whose_sandbox_is_gone_is_told_to_be_lost(host: Host, gate: 
         assert (await later.log(running.id)).startswith(b"up\nrunner: ")
 
 
-async def test_a_log_is_never_ahead_of_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_log_is_neither_ahead_of_the_database_nor_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The trap: a job that ended while it was copied would have its closing lines taken for output."""
     state = new_state(tmp_path / "old")
-    ended, running = await finished(state, b"all\n"), await started(state, b"half\n")
+    ended, late = await finished(state, b"all\n"), await started(state, b"late\n")
+    running = await started(state, b"half\n")
     copy = copy_module.copy
 
     def slow(source: Path, target: Path) -> int:
+        with late.log_path.open("ab") as log:
+            log.write(b"last\nrunner: The script succeeded.\n")
+        with state.database.transaction("test") as connection:
+            connection.execute(
+                "UPDATE job SET output = 10, closing = 'runner: The script succeeded.\n' WHERE id = ?", (late.id,)
+            )
         version = copy(source, target)
         with running.log_path.open("ab") as log:
             log.write(b"more\nrunner: The script succeeded.\n")
@@ -121,6 +130,7 @@ async def test_a_log_is_never_ahead_of_the_database(tmp_path: Path, monkeypatch:
     restore(tmp_path / "new", taken(tmp_path / "old"))
     logs = tmp_path / "new" / "logs"
     assert (logs / running.id).read_bytes() == b"half\n"
+    assert (logs / late.id).read_bytes() == b"late\nlast\nrunner: The script succeeded.\n"
     assert (logs / ended.id).read_bytes() == ended.log_path.read_bytes()
     assert (logs / ("0" * 32)).read_bytes() == b""
     assert [path.name for path in (tmp_path / "old").iterdir() if path.name.startswith("runner-")] == []

@@ -102,6 +102,15 @@ async def test_a_low_disk_starts_nothing_a_full_one_takes_nothing_and_both_end(
         assert await life.outcome(held.id) == Succeeded()
 
 
+async def test_what_a_crashed_backup_left_in_the_state_folder_goes_with_the_next_start(host: Host) -> None:
+    left = host.state / "runner-crashed"
+    left.mkdir()
+    (left / "lock").touch()
+    (left / "runner.db").write_bytes(b"with secrets")
+    async with host.life():
+        await until(lambda: not left.exists())
+
+
 def test_a_disk_that_does_not_tell_is_as_it_was(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def fails(_: Path) -> Room:
         raise OSError(5, "Input/output error")

@@ -1,0 +1,38 @@
+"""What an operator reads of the service's status."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from runner.commands.operation import _tell
+
+STATUS = {
+    "version": "1", "mode": "working", "drained_by": None, "drained_since": None, "slots": 4, "running": 2,
+    "gitlab_running": 0, "waiting": 7, "disk": "well", "disk_free": 5 * 1024**2, "held": "",
+}  # fmt: skip
+LINE = "runner 1 is working: 2 of 4 jobs run, 7 wait"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, f"{LINE}\n"),
+        ({"gitlab_running": 3}, "runner 1 is working: 2 of 4 jobs run, 3 of GitLab, 7 wait\n"),
+        (
+            {"mode": "draining", "drained_by": "ops", "drained_since": 0.0},
+            "runner 1 is draining by ops since 1970-01-01 00:00:00: 2 of 4 jobs run, 7 wait\n",
+        ),
+        (
+            {"disk": "low"},
+            f"{LINE}\ndisk-low: 5 MiB are free on the disk of the state folder. Make room there.\n",
+        ),
+    ],
+)
+def test_a_line_for_how_it_is_and_one_for_a_disk_without_room(
+    changes: dict[str, object], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "localtime", time.gmtime)
+    _tell({**STATUS, **changes}, as_json=False)
+    assert capsys.readouterr().out == said
