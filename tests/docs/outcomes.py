@@ -1,0 +1,60 @@
+"""docs/outcomes.md, made from the table of outcomes. `python -m tests.docs.outcomes` writes it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from runner import outcome
+from runner.outcome import (
+    BadRequest,
+    BadSource,
+    Cancelled,
+    Killed,
+    Limit,
+    Outcome,
+    RunnerStopped,
+    ScriptFailed,
+    SandboxLost,
+    SetupFailed,
+    Succeeded,
+    TimedOut,
+)
+from tests.docs.pages import ROOT
+
+PAGE: Final = ROOT / "docs" / "outcomes.md"
+#: One of each kind, with what a reader would see.
+EXAMPLES: Final[tuple[Outcome, ...]] = (
+    Succeeded(),
+    ScriptFailed(3),
+    Killed(9),
+    *(TimedOut(limit) for limit in Limit),
+    Cancelled("ci"),
+    SandboxLost("Its container does not run any more."),
+    SetupFailed("No sandbox of profile default was ready within 300 s."),
+    RunnerStopped("it was told to stop at once."),
+    BadRequest("The script is empty."),
+    BadSource("The commit is not there."),
+)
+_HEAD: Final = """# Outcomes
+
+How a job or `runner run` can end. The name is what to tell them apart by: a script may exit with any number itself. What to do about each is in
+the [runbook](runbook.md), what a script can rely on in [job-contract.md](job-contract.md). Made from `runner/outcome.py`.
+
+| name | means | exit code | for example |
+|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """The page as it should be."""
+    rows = []
+    for example in EXAMPLES:
+        means = " ".join((type(example).__doc__ or "").split())
+        code = {"script_failed": "the script's", "killed": "128 + the signal"}.get(outcome.name(example))
+        name, said = outcome.name(example), outcome.sentence(example)
+        rows.append(f"| `{name}` | {means} | {code or outcome.exit_code(example)} | {said} |\n")
+    return _HEAD + "".join(rows)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
