@@ -13,8 +13,8 @@ from runner.outcome import (
     Limit,
     Outcome,
     RunnerStopped,
-    ScriptFailed,
     SandboxLost,
+    ScriptFailed,
     SetupFailed,
     Succeeded,
     TimedOut,
@@ -37,8 +37,9 @@ EXAMPLES: Final[tuple[Outcome, ...]] = (
 )
 _HEAD: Final = """# Outcomes
 
-How a job or `runner run` can end. The name is what to tell them apart by: a script may exit with any number itself. What to do about each is in
-the [runbook](runbook.md), what a script can rely on in [job-contract.md](job-contract.md). Made from `runner/outcome.py`.
+How a job or `runner run` can end. The name is what to tell them apart by: a script may exit with any number itself.
+What to do about each is in the [runbook](runbook.md), what a script can rely on in [job-contract.md](job-contract.md).
+Made from `runner/outcome.py`.
 
 | name | means | exit code | for example |
 |---|---|---|---|
