@@ -10,13 +10,10 @@ from sandbox.engine.api import (
     PROBE_DEADLINE,
     REMOVE_DEADLINE,
     START_DEADLINE,
-    ContainerFacts,
     Engine,
-    EngineFacts,
-    ImageFacts,
-    Owned,
     Watch,
 )
+from sandbox.engine.facts import ContainerFacts, EngineFacts, ImageFacts, Owned
 from sandbox.engine.refusal import NameTaken, NetworkMissing, StaleSocket, SubnetTaken
 
 __all__ = [

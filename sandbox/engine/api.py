@@ -1,15 +1,12 @@
 """What the keeper asks of a Docker Engine."""
 
-import io
 import itertools
 import os
-import tarfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from ipaddress import IPv4Network
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 from weakref import WeakValueDictionary
 
@@ -18,8 +15,18 @@ from docker.constants import DEFAULT_UNIX_SOCKET, MINIMUM_DOCKER_API_VERSION
 from docker.types import IPAMConfig, IPAMPool, LogConfig, Mount, Ulimit
 
 from sandbox.calls import CallBegan, CallEnded, End, Listed, Step
-from sandbox.engine.advice import image_missing, no_local_socket, runtime_missing, status_of
+from sandbox.engine import archive
+from sandbox.engine.advice import image_missing, no_local_socket, runtime_missing
 from sandbox.engine.call import Call
+from sandbox.engine.facts import (
+    ContainerFacts,
+    EngineFacts,
+    ImageFacts,
+    Owned,
+    container_facts,
+    image_facts,
+    owned_of,
+)
 from sandbox.engine.refusal import InThatState, NotThere, RemovalUnderWay, in_our_words, items_of, understood
 from sandbox.errors import (
     EngineError,
@@ -41,8 +48,6 @@ from sandbox.template import (
 from sandbox.text import one_line
 
 _T = TypeVar("_T")
-_RUNNING = ("running", "paused")
-"""States of a container whose processes are there. The keeper itself pauses sandboxes, for moments."""
 
 CALL_DEADLINE = 30.0
 """Seconds for a call that should be quick."""
@@ -57,57 +62,6 @@ MOST_CALLS = 64
 
 Watch = Callable[[CallBegan | Listed | CallEnded], None]
 """Hears of each call, in the thread that makes it. It must not raise, nor call the engine."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerFacts:
-    """What the engine says about one container. It is no proof of health: a dead sandbox can read `running`."""
-
-    id: str
-    running: bool
-    frozen: bool
-    status: str
-    runtime: str
-    init_pid: int
-    address: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
-    """What an image says of itself: how containers of it start, and what it is for."""
-
-    entrypoint: tuple[str, ...]
-    command: tuple[str, ...]
-    user: str
-    ports: tuple[str, ...]
-    stop_signal: str
-    labels: Mapping[str, str]
-    environment: tuple[str, ...]
-    """The names of its variables."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineFacts:
-    """What the engine says about itself."""
-
-    version: str
-    driver: str
-    containerd_store: bool
-    """Whether images are in containerd's store, where `driver` is a snapshotter."""
-    runtimes: Mapping[str, str]
-    """By name, each with its program; empty where the engine does not tell."""
-    cgroup_version: str
-    data_root: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Owned:
-    """One container of an installation, as found by label."""
-
-    id: str
-    name: str
-    running: bool
-    status: str
 
 
 class Engine:
@@ -162,7 +116,7 @@ class Engine:
         except NotThere:
             raise ImageMissing(image_missing(name)) from None
         with understood(Step.FIND_IMAGE):
-            return _image_facts(found["Config"] or {})
+            return image_facts(found["Config"] or {})
 
     def create_network(self, spec: ContainerSpec) -> None:
         """Create the sandbox's own bridge network. Raises `NameTaken` when there is one of that name."""
@@ -195,8 +149,8 @@ class Engine:
 
     def put_files(self, container_id: str, given: Sequence[GivenFile]) -> None:
         """Put files into a container that does not run."""
-        archive = _tar(given)
-        self._call(Step.PUT_FILES, lambda api: api.put_archive(container_id, "/", archive), about=container_id)
+        packed = archive.tar(given)
+        self._call(Step.PUT_FILES, lambda api: api.put_archive(container_id, "/", packed), about=container_id)
 
     def files_in(self, container_id: str, folder: str) -> list[str]:
         """The names of what is right below a small folder of a container that does not run; none if it is not there."""
@@ -206,11 +160,11 @@ class Engine:
             return b"".join(chunks)
 
         try:
-            archive = self._call(Step.LIST_FILES, read, about=container_id)
+            packed = self._call(Step.LIST_FILES, read, about=container_id)
         except NotThere:
             return []
         with understood(Step.LIST_FILES):
-            return [path.name for path in _paths(archive) if len(path.parts) == 2]
+            return [path.name for path in archive.paths(packed) if len(path.parts) == 2]
 
     def start(self, container_id: str) -> None:
         """Start a created container. Raises `NetworkMissing` when its network is not there."""
@@ -223,7 +177,7 @@ class Engine:
         except NotThere:
             raise SandboxFault(Fault.GONE, "Its container is gone: somebody removed it.") from None
         with understood(Step.INSPECT):
-            return _facts(found)
+            return container_facts(found)
 
     @contextmanager
     def paused(self, container_id: str, deadline: float = CALL_DEADLINE) -> Iterator[None]:
@@ -286,7 +240,7 @@ class Engine:
         def ask(api: docker.APIClient, number: int) -> None:
             containers = api.containers(all=True, filters=_by(installation))
             with understood(Step.LIST):
-                found.extend(map(_owned, items_of(containers)))
+                found.extend(map(owned_of, items_of(containers)))
             self._watch(Listed(number, {container.id: container.running for container in found}))
 
         self._call_numbered(Step.LIST, ask)
@@ -437,37 +391,6 @@ def _socket_path(url: str | None) -> str:
     return "/" + path.lstrip("/")
 
 
-def _facts(found: dict[str, Any]) -> ContainerFacts:
-    state = found["State"]
-    networks = found["NetworkSettings"]["Networks"].values()
-    return ContainerFacts(
-        id=found["Id"],
-        running=state["Status"] in _RUNNING,
-        frozen=state["Status"] == "paused",
-        status=status_of(state),
-        runtime=found["HostConfig"]["Runtime"],
-        init_pid=state["Pid"],
-        address=next((network["IPAddress"] for network in networks if network["IPAddress"]), None),
-    )
-
-
-def _image_facts(config: dict[str, Any]) -> ImageFacts:
-    return ImageFacts(
-        entrypoint=tuple(config.get("Entrypoint") or ()),
-        command=tuple(config.get("Cmd") or ()),
-        user=config.get("User") or "",
-        ports=tuple(config.get("ExposedPorts") or ()),
-        stop_signal=config.get("StopSignal") or "",
-        labels=config.get("Labels") or {},
-        environment=tuple(variable.partition("=")[0] for variable in config.get("Env") or ()),
-    )
-
-
-def _owned(container: dict[str, Any]) -> Owned:
-    name = container["Labels"].get(LABEL_NAME, "")
-    return Owned(container["Id"], name, container["State"] in _RUNNING, container["Status"])
-
-
 def _by(installation: InstallationId, name: str | None = None) -> dict[str, list[str]]:
     labels = [f"{LABEL_INSTALLATION}={installation}"]
     return {"label": labels if name is None else [*labels, f"{LABEL_NAME}={name}"]}
@@ -505,22 +428,3 @@ def _create_container(api: docker.APIClient, spec: ContainerSpec) -> str:
     )
     with understood(Step.CREATE):
         return str(created["Id"])
-
-
-def _paths(archive: bytes) -> list[PurePosixPath]:
-    """What a tar archive holds. Raises `ValueError` when it is none."""
-    try:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            return [PurePosixPath(member.name) for member in tar.getmembers()]
-    except tarfile.TarError as error:
-        raise ValueError(str(error)) from error
-
-
-def _tar(files: Sequence[GivenFile]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for file in files:
-            entry = tarfile.TarInfo(str(PurePosixPath(file.path).relative_to("/")))
-            entry.size, entry.mode = len(file.content), file.mode
-            archive.addfile(entry, io.BytesIO(file.content))
-    return buffer.getvalue()
