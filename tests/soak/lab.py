@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import signal
 import sqlite3
@@ -17,10 +18,12 @@ import httpx
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
+from sandbox.state import State
 from tests.crash.lab import CrashKeeper
 from tests.crash.wire_cutter import Cut, WireCutter
 from tests.e2e.conftest import DEADLINE, until
 from tests.e2e.test_service import Service
+from tests.faults.engine_proxy import EngineProxy, Hold
 from tests.soak.plan import Fault, Strike, output, script
 from tests.soak.verdict import Seen
 
@@ -28,6 +31,11 @@ from tests.soak.verdict import Seen
 LINES: Final = (1, 100)
 #: Seconds that the store is locked: longer than the runner waits for it.
 LOCKED: Final = 3.0
+#: Seconds that the engine answers nothing, and that nothing is started: jobs come to an end, and others wait.
+STALLED: Final = 3.0
+DRAINED: Final = 2.0
+#: What the keeper's image is called, and is built under anew.
+IMAGE: Final = "sandbox-soak-test:latest"
 #: Clients, each with a trust key of its own.
 CLIENTS: Final = 4
 #: Seconds for all jobs to come to their end when nothing breaks any more.
@@ -39,12 +47,17 @@ class Lab:
     """One run."""
 
     engine: docker.DockerClient
+    #: Between the keeper and that engine.
+    proxy: EngineProxy
+    #: What the keeper's image is built from.
+    base: str
     keeper: CrashKeeper
     runner: Service
     seed: int
     #: By job id: its name and its lines.
     names: dict[str, tuple[str, int]] = field(default_factory=dict)
     struck: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
 
     def run(self, seconds: float, strikes: Iterable[Strike] = ()) -> list[Seen]:
         """Submit and strike for so long, wait for the rest, and return all jobs as they are in the end."""
@@ -60,6 +73,11 @@ class Lab:
             client.join(DEADLINE)
         until("all jobs are finished", lambda: not self._unfinished(), CALM)
         return [self._seen(job) for job in self.names]
+
+    def settle(self) -> None:
+        """Wait until there are as many sandboxes as there should be, from an image that is not about to be replaced."""
+        ready = [State.READY] * self.keeper.warm
+        until("it is calm", lambda: [s.state for s in self.keeper.client.listing().sandboxes] == ready, DEADLINE)
 
     def _submit(self, client: int, end: float) -> None:
         """Submit jobs, at most a few ahead of the runner. An answer that is lost is asked for again."""
@@ -151,6 +169,32 @@ class Lab:
         finally:
             holder.close()
 
+    def stall_engine(self) -> None:
+        rule = self.proxy.misbehave("*", Hold())
+        time.sleep(STALLED)
+        rule.release()
+        self.proxy.clear()
+
+    def drain(self) -> None:
+        self._order("drain")
+        time.sleep(DRAINED)
+        self._order("resume")
+
+    def refresh_image(self) -> None:
+        """Have its name mean another image, as a build does."""
+        lines = f"FROM {self.base}\nLABEL soak={self.seed}.{len(self.images)}\n"
+        image, _ = self.engine.images.build(fileobj=io.BytesIO(lines.encode()), tag=IMAGE, rm=True)
+        self.images.append(str(image.id))
+
+    def _order(self, what: str) -> None:
+        """The runner has been started a moment ago, perhaps, or its store is slow: an operator would ask again."""
+
+        def done() -> bool:
+            answer = self._ask("POST", f"/v1/{what}")
+            return answer is not None and answer.is_success
+
+        until(f"the runner takes the order to {what}", done)
+
     def _sandboxes(self) -> list[Container]:
         return [container for container in self.keeper.containers(self.engine) if container.status == "running"]
 
@@ -176,4 +220,7 @@ ACTS: Final[Mapping[Fault, Callable[[Lab], None]]] = {
     Fault.WRECK_SANDBOX: Lab.wreck_sandbox,
     Fault.CUT_SSH: Lab.cut_ssh,
     Fault.LOCK_STORE: Lab.lock_store,
+    Fault.STALL_ENGINE: Lab.stall_engine,
+    Fault.DRAIN: Lab.drain,
+    Fault.REFRESH_IMAGE: Lab.refresh_image,
 }

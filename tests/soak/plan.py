@@ -20,6 +20,9 @@ class Fault(StrEnum):
     WRECK_SANDBOX = "sandbox's SSH server killed"
     CUT_SSH = "SSH reset"
     LOCK_STORE = "store locked"
+    STALL_ENGINE = "engine stalled and back"
+    DRAIN = "drained and resumed"
+    REFRESH_IMAGE = "sandbox image built anew"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,13 @@ from pathlib import Path
 import docker
 import pytest
 
+from sandbox.network.ruleset import table_name
+from sandbox.template import InstallationId
 from tests.crash.lab import CrashKeeper
-from tests.e2e.conftest import left_of
+from tests.e2e.conftest import in_network_of_engine, left_of
 from tests.e2e.test_service import Service
-from tests.soak.lab import CALM, Lab
+from tests.faults.engine_proxy import EngineProxy
+from tests.soak.lab import CALM, IMAGE, Lab
 from tests.soak.plan import schedule
 from tests.soak.verdict import complaints, report
 
@@ -28,19 +32,30 @@ MORE_FILES, MORE_MEMORY = 10, 60 * 1024
 @pytest.fixture
 def lab(tmp_path: Path, sandbox_runtime: str, sandbox_image: str, docker_client: docker.DockerClient) -> Iterator[Lab]:
     (tmp_path / "keeper").mkdir()
-    keeper = CrashKeeper(tmp_path / "keeper", sandbox_runtime, sandbox_image, warm=2)
-    keeper.start()
+    proxy = EngineProxy(tmp_path / "docker.sock", os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
+    keeper = CrashKeeper(tmp_path / "keeper", sandbox_runtime, IMAGE, warm=2, engine=proxy.url)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     runner = Service(keeper, tmp_path / "state", port)
-    runner.start()
-    lab = Lab(docker_client, keeper, runner, SEED)
-    yield lab
-    if runner.process is not None and runner.process.poll() is None:
-        runner.process.kill()
-        runner.process.wait()
-    runner.api.close()
-    keeper.stop()
+    with proxy:
+        lab = Lab(docker_client, proxy, sandbox_image, keeper, runner, SEED)
+        lab.refresh_image()
+        keeper.start()
+        runner.start()
+        yield lab
+        if runner.process is not None and runner.process.poll() is None:
+            runner.process.kill()
+            runner.process.wait()
+        runner.api.close()
+        keeper.stop()
+    for image in lab.images:
+        docker_client.images.remove(image, force=True)
+
+
+def rules_of(installation: str) -> list[str]:
+    """What stands around its sandboxes."""
+    command = [*in_network_of_engine(), "nft", "list", "table", "inet", table_name(InstallationId(installation))]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
 
 
 @pytest.mark.timeout(SECONDS + CALM + 300)
@@ -51,13 +66,15 @@ def test_nothing_is_lost_started_twice_or_left_whatever_breaks(lab: Lab, docker_
     print(report(jobs, lab.struck, time.monotonic() - begin))
     assert complaints(jobs) == [], f"Again: SOAK_SEED={SEED} make soak"
     lab.upgrade_runner()
-    lab.keeper.settle()
+    lab.settle()
     files, memory = lab.open_files(), lab.memory()
+    rules = len(rules_of(lab.keeper.client.listing().installation))
     assert complaints(lab.run(5.0)) == []
-    lab.keeper.settle()
+    lab.settle()
     assert lab.open_files() <= files + MORE_FILES
     assert lab.memory() <= memory + MORE_MEMORY
     installation = lab.keeper.client.listing().installation
     things = sorted(name.removeprefix("/") for name in left_of(docker_client, installation))
     sandboxes = [sandbox.name for sandbox in lab.keeper.client.listing().sandboxes]
     assert things == sorted(3 * sandboxes), "a container, a network and a volume for each sandbox, and nothing else"
+    assert len(rules_of(installation)) == rules, "rules in the firewall"
