@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import signal
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -146,10 +148,10 @@ class Lab:
 
     def wreck_sandbox(self) -> None:
         for container in self._sandboxes()[:1]:
-            try:
-                container.exec_run(["pkill", "-9", "sshd"], user="root")
-            except (NotFound, APIError):
-                return
+            with suppress(NotFound, APIError, ProcessLookupError):
+                for row in container.top(ps_args="-eo pid,comm")["Processes"]:
+                    if row[1].startswith("sshd"):
+                        os.kill(int(row[0]), signal.SIGKILL)
 
     def cut_ssh(self) -> None:
         for container in self._sandboxes():
