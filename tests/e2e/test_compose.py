@@ -31,16 +31,16 @@ services:
 class Installation:
     """One `docker compose` project, apart from any other on this host."""
 
-    def __init__(self, run_folder: Path) -> None:
+    def __init__(self, run_folder: Path, project: str = PROJECT, port: int = 18099) -> None:
         self.files = (ROOT / "compose.yaml", run_folder.with_name("patience.yaml"))
         self.files[-1].write_text(PATIENCE)
         self.socket = run_folder / places.SOCKET_IN_RUN_FOLDER
         self.environment = {
             **os.environ,
-            "COMPOSE_PROJECT_NAME": PROJECT,
+            "COMPOSE_PROJECT_NAME": project,
             "SANDBOX_RUN": str(run_folder),
             "SANDBOX_WARM": "1",
-            "RUNNER_PORT": "18099",
+            "RUNNER_PORT": str(port),
         }
 
     def compose(self, *words: str) -> str:
@@ -165,5 +165,5 @@ def walls_of(installation: str) -> bool:
     return table_name(InstallationId(installation)) in tables.stdout
 
 
-def volumes(client: docker.DockerClient) -> set[str]:
-    return {str(v.attrs["Name"]) for v in client.volumes.list() if str(v.attrs["Name"]).startswith(PROJECT)}
+def volumes(client: docker.DockerClient, project: str = PROJECT) -> set[str]:
+    return {str(v.attrs["Name"]) for v in client.volumes.list() if str(v.attrs["Name"]).startswith(project)}
