@@ -101,8 +101,9 @@ class Sandbox:
         """Signal the server's side of every connection."""
         for server in self.servers:
             for child in children_of(server.pid):
-                if Path(f"/proc/{child}/comm").read_text().startswith("sshd"):
-                    os.kill(child, number)
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended by itself just now
+                    if Path(f"/proc/{child}/comm").read_text().startswith("sshd"):
+                        os.kill(child, number)
             server.send_signal(number)
 
     def cut(self) -> None:
