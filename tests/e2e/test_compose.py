@@ -103,7 +103,7 @@ def test_up_run_down_purge(installation: Installation, docker_client: docker.Doc
     assert '"ready"' in installation.compose("exec", "-T", "runner", "runner", "ping")
     assert installation.compose("exec", "-T", "runner", "id", "-u") == "10001\n"
     mounts = {mount["Destination"] for mount in docker_client.containers.get(f"{PROJECT}-runner-1").attrs["Mounts"]}
-    assert mounts == {"/run/sandbox/keeper", "/var/lib/runner", "/run/runner"}
+    assert mounts == {"/run/sandbox/keeper", "/var/lib/runner", "/run/runner", "/etc/runner/runner.toml"}
 
     # An upgrade as docs/upgrade.md has it: the job and who follows it notice nothing.
     follower = installation.start_here(

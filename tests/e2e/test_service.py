@@ -190,7 +190,7 @@ import hashlib, sys, time
 for number in range(50):
     sys.stdout.buffer.write(hashlib.sha256(b"%d" % number).digest() * 32768)
     sys.stdout.buffer.flush()
-    time.sleep(0.1)
+    time.sleep(0.3)
 print()
 sys.exit(7)
 """
