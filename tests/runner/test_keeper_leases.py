@@ -184,3 +184,5 @@ async def test_however_many_wait_for_a_sandbox_a_lease_is_renewed(client: Client
     for granted in await asyncio.gather(*waiting):
         granted.access.socket.close()
     lease.access.socket.close()
+    for end in client.ends:
+        end.close()

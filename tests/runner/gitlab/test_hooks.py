@@ -220,6 +220,7 @@ async def test_gitlab_runner_is_killed(lab: Lab, stage: str) -> None:
     runner.kill()
     await until(lambda: lab.leases.calls == ["give_back:used"])
     assert not lab.jobs.live
+    await asyncio.wait_for(runner.communicate(), DEADLINE)  # its hooks have ended as well
 
 
 async def test_a_hook_that_is_killed(lab: Lab) -> None:
