@@ -190,7 +190,7 @@ import hashlib, sys, time
 for number in range(50):
     sys.stdout.buffer.write(hashlib.sha256(b"%d" % number).digest() * 32768)
     sys.stdout.buffer.flush()
-    time.sleep(0.3)
+    time.sleep(0.4)
 print()
 sys.exit(7)
 """
@@ -210,7 +210,6 @@ def test_a_large_log_is_exact_over_crashes_and_an_upgrade(new_service: Callable[
         service.signal(number)
         assert service.wait() == (0 if number is signal.SIGUSR1 else -signal.SIGKILL)
         service.start()
-        assert service.show(job)["state"] == "running"
     service.read_log(job, seen, 1 << 40)
     whole = large() + b"\nrunner: The script failed with exit code 7.\n"
     assert hashlib.sha256(seen).hexdigest() == hashlib.sha256(whole).hexdigest()

@@ -77,9 +77,13 @@ class Lab:
         return [self._seen(job) for job in self.names]
 
     def settle(self) -> None:
-        """Wait until there are as many sandboxes as there should be, from an image that is not about to be replaced."""
-        ready = [State.READY] * self.keeper.warm
-        until("it is calm", lambda: [s.state for s in self.keeper.client.listing().sandboxes] == ready, DEADLINE)
+        """Wait until there are as many sandboxes as there should be. The runner may have one of them in advance."""
+
+        def calm() -> bool:
+            states = [sandbox.state for sandbox in self.keeper.client.listing().sandboxes]
+            return len(states) == self.keeper.warm and set(states) <= {State.READY, State.LEASED}
+
+        until("it is calm", calm, DEADLINE)
 
     def _submit(self, client: int, end: float) -> None:
         """Submit jobs, at most a few ahead of the runner. An answer that is lost is asked for again."""
