@@ -179,10 +179,7 @@ class Site:
 
     def _lives(self) -> bool:
         assert self.runner.poll() is None, (self.folder / "runner.log").read_text()
-        try:
-            return httpx.get(f"http://{self.api}/live").status_code == 200
-        except httpx.TransportError:
-            return False
+        return _answers(f"http://{self.api}/live")
 
     # -- Prometheus ----------------------------------------------------------------------------------------------
 
@@ -202,6 +199,7 @@ class Site:
             command = ["prometheus", *places, f"--web.listen-address={self.prometheus}"]
             process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
+            until("Prometheus is ready", lambda: _answers(f"http://{self.prometheus}/-/ready"), DEADLINE)
             yield
         finally:
             process.terminate()
@@ -215,10 +213,7 @@ class Site:
 
     def firing(self) -> set[str]:
         """The alerts that fire now."""
-        try:
-            answer = httpx.get(f"http://{self.prometheus}/api/v1/alerts", timeout=10).json()
-        except httpx.TransportError:  # it starts
-            return set()
+        answer = httpx.get(f"http://{self.prometheus}/api/v1/alerts", timeout=10).json()
         return {alert["labels"]["alertname"] for alert in answer["data"]["alerts"] if alert["state"] == "firing"}
 
     def fires(self, *alerts: str) -> None:
@@ -245,6 +240,13 @@ class _Receiver(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Tell nobody."""
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=10).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def _tried(connection: sqlite3.Connection, statement: str) -> bool:
