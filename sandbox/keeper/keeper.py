@@ -77,7 +77,7 @@ class Keeper:
             metrics,
         )
         self._stopping = threading.Event()
-        self._hurried = threading.Event()
+        self._hurried = False
         self._next_leftovers = 0.0
 
     # -- its beginning -------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ class Keeper:
         self._storage.stop()
         with self._stock.changed:
             lent = {sandbox.name for sandbox in self._stock.pool if sandbox.lease is not None}
-        left_running = set() if self._hurried.is_set() else lent
+        left_running = set() if self._hurried else lent
         self._workers.stop(wait=False)
         removed = 0
         with suppress(EngineError):  # what does not go is tried once more, and told, below
@@ -248,8 +248,10 @@ class Keeper:
         events.info(Action.CONFIGURATION_READ, "the configuration was read anew")
 
     def hurry(self) -> None:
-        """Let `stop` wait no longer. Safe in a signal handler."""
-        self._hurried.set()
+        """Let `stop` wait no longer."""
+        with self._stock.changed:
+            self._hurried = True
+            self._stock.changed.notify_all()
 
     def _close(self) -> None:
         self._stopping.set()
@@ -259,7 +261,7 @@ class Keeper:
         """Wait until no job is known to run. One whose lease is not renewed any more is not waited for."""
         told = 0
         with self._stock.changed:
-            while not self._hurried.is_set() and (left := deadline - time.monotonic()) > 0:
+            while not self._hurried and (left := deadline - time.monotonic()) > 0:
                 self._stock.end_what_ran_out(time.monotonic())
                 lent = sum(sandbox.state is State.LEASED for sandbox in self._stock.pool)
                 if lent == 0:

@@ -1,6 +1,5 @@
 """The keeper as a process: its socket, its threads, its signals, and how it stops."""
 
-import queue
 import signal
 import threading
 from functools import partial
@@ -13,11 +12,10 @@ from sandbox.keeper.home import Home
 from sandbox.keeper.keeper import Keeper
 from sandbox.keeper.metrics import Metrics
 from sandbox.keeper.server import KeeperServer
+from sandbox.keeper.signals import Signals
 from sandbox.keeper.watch import HostWatch
 from sandbox.logs import Action, Events, Format, configure
 from sandbox.settings.loaded import Loaded, later
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 def run(
@@ -32,19 +30,16 @@ def run(
     # The socket first: a second keeper must be refused before it removes what it takes for leftovers.
     with KeeperServer(run_folder, the_keeper.verbs, group) as server:
         the_keeper.start()
-        signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for number in _SIGNALS:
-            signal.signal(number, lambda received, _: signals.put(received))
-        give_up = partial(signals.put, signal.SIGUSR1)
+        signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+        give_up = partial(signals.send, signal.SIGUSR1)
         threading.Thread(target=the_keeper.run, args=(give_up,), name="reconcile").start()
         threading.Thread(target=server.serve_forever, name="server", daemon=True).start()
-        while (received := signals.get()) == signal.SIGHUP:
+        while (received := signals.take()) is signal.SIGHUP:
             _reread(the_keeper, configuration, settings)
-        if received == signal.SIGUSR1:
+        if received is signal.SIGUSR1:
             the_keeper.detach()
         else:
-            for again in _SIGNALS:
-                signal.signal(again, lambda *_: the_keeper.hurry())
+            threading.Thread(target=_hurry, args=(the_keeper, signals), name="hurry", daemon=True).start()
             the_keeper.stop(patience)
         server.shutdown()
 
@@ -59,3 +54,9 @@ def _reread(the_keeper: Keeper, configuration: Path | None, started: Loaded[conf
         return
     if waiting := later(started, settings):
         events.warning(Action.CONFIGURATION_REMARK, f"not taken up before the next start: {', '.join(waiting)}")
+
+
+def _hurry(the_keeper: Keeper, signals: Signals) -> None:
+    while signals.take() is signal.SIGHUP:
+        pass  # nothing is made any more
+    the_keeper.hurry()
