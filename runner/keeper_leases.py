@@ -1,4 +1,4 @@
-"""Leases from the keeper, over its unix socket. The one place where the runner meets the `sandbox` package."""
+"""Leases from the keeper, over its unix socket. The one place where the runner speaks with the keeper."""
 
 import asyncio
 from collections import Counter

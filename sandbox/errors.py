@@ -22,6 +22,7 @@
     └── KeeperError           the keeper did not do what was asked
         ├── KeeperUnreachable nobody answers on the keeper's socket
         ├── KeeperRefused     the keeper answered no
+        ├── NoWayIn           it cannot connect to the sandbox now; asking again may help
         └── ProtocolError     the other side of the socket does not speak our protocol
 
 A message is a sentence with the cause, followed by the next step where there is one.

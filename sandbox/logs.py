@@ -1,7 +1,8 @@
 """What is told in the log: events, each with the name of its action, as text for people or as JSON for machines.
 
-The one module of this package that meets `logging`; the runner's `logs` adds its own actions to it, so that both
-processes' logs are read alike. A name that a job chose can neither break a line nor steer a terminal.
+All that both packages tell goes through here, and the runner's `logs` adds its own actions to it, so that both
+processes' logs are read alike. Elsewhere `logging` is only told to keep a library quiet. A name that a job chose can
+neither break a line nor steer a terminal.
 """
 
 import json

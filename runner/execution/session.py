@@ -1,4 +1,4 @@
-"""A session with the launcher in one sandbox, over one SSH connection. The only module that knows asyncssh.
+"""A session with the launcher in one sandbox, over one SSH connection.
 
 The sandbox's SSH server may be the job's own by now. It is held to the pinned host key, is offered nothing of ours (no
 agent, no keys but the sandbox's own, no forwarding, no configuration files), and what it sends is bounded by SSH's
