@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sandbox.adhoc import options, terminal
+from sandbox.adhoc import borrow, options, terminal
 from sandbox.adhoc.life import written
 from sandbox.adhoc.options import AnyName, AsJson, Keeper
 from sandbox.adhoc.record import Record
@@ -18,7 +18,6 @@ from sandbox.adhoc.store import default_folder
 from sandbox.errors import NoSuchSandbox
 from sandbox.keeper import protocol
 from sandbox.keeper.client import KeeperClient
-from sandbox.shell import run as run_shell
 
 if TYPE_CHECKING:
     from sandbox.adhoc.machine import Machines
@@ -107,9 +106,7 @@ def shell(
     keeper: Keeper = None,
 ) -> None:
     """Get into a sandbox of your own, or into one of the keeper's that is held."""
-    if _own_record(name) is None:
-        raise typer.Exit(run_shell(_socket(keeper, name), name, command or []))
-    _, transport = options.machines().open(name)
+    transport = options.machines().open(name)[1] if _own_record(name) else borrow.enter(_keeper(keeper, name), name)
     with terminal.ended_by_signals(), closing(transport):
         code = terminal.attach(transport, " ".join(command or []) or _SHELL)
     raise typer.Exit(code)
@@ -170,17 +167,13 @@ def _machines() -> Machines | None:
     return options.machines() if default_folder().is_dir() else None
 
 
-def _socket(keeper: Path | None, name: str) -> Path:
-    """Where the keeper is that may know this name. Raises `NoSuchSandbox` when there is none."""
+def _keeper(keeper: Path | None, name: str) -> KeeperClient:
+    """The keeper that may know this name. Raises `NoSuchSandbox` when there is none."""
     if keeper is None and options.keeper_of(keeper) is None:
         raise NoSuchSandbox(
             f"There is no sandbox {name}, and no keeper. `sandbox ls` lists; `sandbox up {name}` makes."
         )
-    return keeper or options.DEFAULT_SOCKET
-
-
-def _keeper(keeper: Path | None, name: str) -> KeeperClient:
-    return KeeperClient(_socket(keeper, name))
+    return KeeperClient(keeper or options.DEFAULT_SOCKET)
 
 
 def _print_kept(listing: protocol.Listing) -> None:

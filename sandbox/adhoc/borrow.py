@@ -1,4 +1,4 @@
-"""A sandbox of the keeper's for one command: it is warm, so nobody waits for a boot."""
+"""A login to a sandbox of the keeper's: a ready one for one command, which nobody waits for, or a held one."""
 
 import os
 import secrets
@@ -49,6 +49,13 @@ def borrowed(keeper: KeeperClient) -> Iterator[Login]:
     finally:
         with suppress(KeeperError):  # the lease runs out by itself
             keeper.give_back(token, used=True)
+
+
+def enter(keeper: KeeperClient, name: str) -> ssh.Transport:
+    """Log in to a held sandbox. Raises `KeeperError` or `SandboxFault`."""
+    ssh.load()
+    entrance, connection = keeper.enter(name)
+    return ssh.login(connection, entrance.host_key, entrance.client_key, time.monotonic() + LOGIN_DEADLINE)
 
 
 def _renew(keeper: KeeperClient, token: str, interval: float, over: threading.Event) -> None:
