@@ -74,8 +74,6 @@ class Action(StrEnum):
     """A job has its outcome."""
     CONDEMNED = "condemned"
     """A sandbox is not used again."""
-    NOTE = "note"
-    """Anything else on a job's way."""
     LEFT = "left"
     """A job is left for the next life of the service."""
     OVER = "over"
@@ -98,14 +96,6 @@ class Action(StrEnum):
     """A receiver of webhooks did not take a message; it is sent again, or given up."""
     DEFECT = "defect"
     """The runner met an error of its own. Please report it."""
-
-    @classmethod
-    def of_note(cls, name: str) -> Action:
-        """The action of a note on an attempt's way (`runner.execution.options.Note`)."""
-        return cls(name) if name in _NAMES else cls.NOTE
-
-
-_NAMES = frozenset(Action)
 
 
 class Events(EventLog[Action]):

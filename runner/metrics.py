@@ -20,6 +20,7 @@ from prometheus_client import (
 )
 
 from runner import outcome as outcomes
+from runner.logs import Action
 from runner.outcome import Outcome
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a series more for each of ours, that nobody asks for
@@ -27,7 +28,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call] # a series more for e
 _MOMENTS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _WAITS: Final = (0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 #: What an attempt tells on its way (`runner.execution.options.Note`) that is worth counting.
-_NOTES: Final = frozenset({"retry", "lost", "resumed", "condemned"})
+_NOTES: Final = frozenset({Action.RETRY, Action.LOST, Action.RESUMED, Action.CONDEMNED})
 
 
 class Metrics:
@@ -106,7 +107,7 @@ class Metrics:
         """A job has its outcome."""
         self._outcomes.labels(outcomes.name(outcome)).inc()
 
-    def noted(self, action: str) -> None:
+    def noted(self, action: Action) -> None:
         """An attempt told something on its way."""
         if action in _NOTES:
             self._notes.labels(action).inc()

@@ -16,6 +16,7 @@ from runner.execution.lease import LeaseSource
 from runner.execution.log import LiveCopy, Log
 from runner.execution.options import Note, Settings
 from runner.job import Job
+from runner.logs import Action
 from runner.outcome import Outcome
 from runner.spool import spool
 
@@ -36,7 +37,7 @@ async def run_script(leases: LeaseSource, job: Job, settings: Settings, *, as_js
         last: list[Note] = []
 
         def tell(note: Note) -> None:
-            (last.append if note.action == "ended" else _tell)(note)
+            (last.append if note.action is Action.ENDED else _tell)(note)
 
         outcome = await run_attempt(leases, job, log, cancellation, settings=settings, notes=tell)
         log.close(outcomes.sentence(outcome))

@@ -33,6 +33,7 @@ from runner.execution.options import DEFAULTS, Note, Notes, Settings, no_notes
 from runner.execution.prepare import Prepared, prepare
 from runner.execution.pursuit import Pursuit
 from runner.job import Job, new_attempt_id
+from runner.logs import Action
 from runner.outcome import BadSource, Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed, TimedOut
 
 #: Seconds for the launcher to tell of an end by KILL.
@@ -168,7 +169,7 @@ class _Report:
         """Have sentences at the log's end."""
         for remark in sentences:
             self._log.remark(remark)
-            self.notes(Note("remark", remark))
+            self.notes(Note(Action.REMARK, remark))
 
     async def tell(self, outcome: Outcome) -> None:
         """Complete the log's remarks and tell. Only the first call counts. Errors: DetachedError."""
@@ -183,8 +184,7 @@ class _Report:
             raise
         except Exception as error:  # noqa: BLE001 - the sandbox goes back, and the caller gets the outcome all the same
             sentence(error)
-        facts: dict[str, str | int] = {"outcome": outcomes.name(outcome), "log_bytes": log.output}
-        self.notes(Note("ended", outcomes.sentence(outcome), facts))
+        self.notes(Note(Action.ENDED, outcomes.sentence(outcome)))
 
 
 async def _to_the_end(work: Coroutine[Any, Any, Outcome], report: _Report, cancellation: Cancellation) -> Outcome:
@@ -277,7 +277,7 @@ async def _fly(
         raise
     await pursuit.close()
     if broken:
-        report.notes(Note("condemned", f"Sandbox {marker.sandbox} is not used again: {broken}"))
+        report.notes(Note(Action.CONDEMNED, f"Sandbox {marker.sandbox} is not used again: {broken}"))
     await held.hand_in(broken, used=True)
     return outcome
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from runner.execution.files.limits import DEFAULT_LIMITS, FileLimits
+from runner.logs import Action
 from runner.steps import StepProgress
 
 
@@ -47,20 +48,18 @@ class Settings:
 class Note:
     """Something to tell about an attempt. It is not part of the script's output."""
 
-    #: What happened, for programs: `lending`, `leased`, `caveat`, `retry`, `started`, `step`,
-    #: `lost`, `resumed`, `remark`, `ended`, `condemned`.
-    action: str
+    #: What happened, for programs.
+    action: Action
     #: The same as a sentence for people.
     text: str
-    facts: Mapping[str, str | int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class StepNote(Note):
     """A step of the job began, or is over."""
 
-    number: int = 0
-    progress: StepProgress = field(default_factory=StepProgress)
+    number: int
+    progress: StepProgress
 
 
 Notes: TypeAlias = Callable[[Note], None]

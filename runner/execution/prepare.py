@@ -16,6 +16,7 @@ from runner.execution.marker import Marker, Moment
 from runner.execution.options import DEFAULTS, Note, Notes, Settings, no_notes
 from runner.execution.session import Session
 from runner.job import new_attempt_id
+from runner.logs import Action
 
 #: Seconds that a source of leases may take beyond the wait that it was given.
 LEND_SLACK: Final = 30.0
@@ -93,26 +94,21 @@ async def prepare(
 
     async def once() -> Prepared:
         attempt, token = new_attempt(), new_token()
-        notes(Note("lending", f"Waiting for a sandbox of profile {profile}.", {"attempt": attempt}))
+        notes(Note(Action.LENDING, f"Waiting for a sandbox of profile {profile}."))
         held = await _lend(leases, attempt, token, profile, trust_key, settings)
         session = await _open(held, settings)
         lease = held.lease
-        facts: dict[str, str | int] = {
-            "sandbox": lease.sandbox,
-            "generation": lease.generation,
-            "runtime": lease.runtime,
-        }
         prepared = Prepared(leases, held, session, settings, token, profile, trust_key)
-        notes(Note("leased", prepared.sentence, facts))
+        notes(Note(Action.LEASED, prepared.sentence))
         if lease.caveat:
-            notes(Note("caveat", lease.caveat))
+            notes(Note(Action.CAVEAT, lease.caveat))
         return prepared
 
     for _ in range(settings.tries - 1):
         try:
             return await once()
         except SandboxError as error:
-            notes(Note("retry", f"{error} Nothing of the job was sent; another sandbox is tried."))
+            notes(Note(Action.RETRY, f"{error} Nothing of the job was sent; another sandbox is tried."))
     return await once()
 
 

@@ -25,6 +25,7 @@ from runner.execution.options import Note, Notes, Settings, StepNote
 from runner.execution.prepare import LEND_SLACK
 from runner.execution.session import Session
 from runner.job import Job
+from runner.logs import Action
 from runner.steps import StepProgress, StepState
 
 #: Seconds between the beginnings of two sessions: a job that ends each of them does not make the runner spin.
@@ -166,7 +167,7 @@ class Pursuit:
         except TimeoutError:
             raise ConnectionLostError(f"The job could not be sent within {settings.launch_deadline:g} s.") from None
         self._sent.set()
-        self._notes(Note("started", "The script was sent to the sandbox.", {"attempt": marker.attempt}))
+        self._notes(Note(Action.STARTED, "The script was sent to the sandbox."))
 
     async def _follow(self, scripts: Sequence[bytes]) -> wire.Ended:
         while True:
@@ -213,7 +214,7 @@ class Pursuit:
         await session.follow(follow, self._take, self._tell)
         self._sent.set()
         self._opened, self._began_at = _now(), self._received
-        self._notes(Note("resumed", "The script was found again in the sandbox.", {"offset": self._received}))
+        self._notes(Note(Action.RESUMED, "The script was found again in the sandbox."))
         return session
 
     def _take(self, pieces: Sequence[memoryview]) -> None:
@@ -229,14 +230,14 @@ class Pursuit:
             if now.state is before.state or before.state not in _GO_ON or now.state is StepState.WAITING:
                 continue
             self._steps[number] = now
-            self._notes(StepNote("step", f"Step {number + 1}: {now.state.replace('_', ' ')}.", {}, number, now))
+            self._notes(StepNote(Action.STEP, f"Step {number + 1}: {now.state.replace('_', ' ')}.", number, now))
 
     def _conclude(self, ended: wire.Ended, scripts: Sequence[bytes]) -> wire.Ended:
         script = scripts[ended.step] if ended.step < len(scripts) else b""
         self._log.dropped += ended.dropped
         for remark in remarks_on_end(ended, script, self._received):
             self._log.remark(remark)
-            self._notes(Note("remark", remark))
+            self._notes(Note(Action.REMARK, remark))
         return ended
 
     def _check_deadline(self, error: Exception) -> None:
@@ -249,7 +250,7 @@ class Pursuit:
         if self._received >= self._began_at + PROGRESS or _now() >= self._opened + STABLE:
             self._reached = _now()
         self._check_deadline(error)
-        self._notes(Note("lost", f"{error} The script goes on in its sandbox; a new connection is tried."))
+        self._notes(Note(Action.LOST, f"{error} The script goes on in its sandbox; a new connection is tried."))
 
 
 def _now() -> float:

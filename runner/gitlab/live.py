@@ -206,7 +206,7 @@ class Live:
 
         def note(news: Note) -> None:
             nonlocal said
-            _events.info(Action.of_note(news.action), news.text, gitlab_job=self.record.name)
+            _events.info(news.action, news.text, gitlab_job=self.record.name)
             said = news.text if news.action == "leased" else said
 
         await self._tenancy.take(profile, key, on_ask, note)

@@ -320,7 +320,7 @@ class Service:
             if isinstance(note, StepNote):
                 record.note(note)
             self.records.metrics.noted(note.action)
-            _events.info(Action.of_note(note.action), note.text, job=record.id)
+            _events.info(note.action, note.text, job=record.id)
 
         async def on_end(outcome: Outcome) -> None:
             record.again = record.may_retry(outcome)
@@ -354,7 +354,7 @@ class Service:
                         prepared, job, log, record.cancellation, notes=tell, on_start=mark, on_end=on_end, files=files
                     )
                 except ConnectError as error:
-                    tell(Note("retry", f"{error} Another one is tried."))
+                    tell(Note(Action.RETRY, f"{error} Another one is tried."))
         return await run_attempt(
             self._leases,
             job,

@@ -1,4 +1,4 @@
-"""Every event has an action, and every action a line in the manual."""
+"""Every action is told somewhere, and has a line in the manual."""
 
 from __future__ import annotations
 
@@ -13,36 +13,15 @@ from tests.monitoring.source import ROOT, members, modules
 
 #: These set how much a library tells; they tell nothing themselves.
 OF_LIBRARIES = {"runner/execution/session.py", "runner/service/webhooks.py", "sandbox/ssh.py"}
-TELLING = ("info", "warning", "error")
 
 
 def imports(tree: ast.Module, name: str) -> bool:
     return any(isinstance(node, ast.Import) and name in [alias.name for alias in node.names] for node in ast.walk(tree))
 
 
-def calls(tree: ast.Module) -> list[ast.Call]:
-    """What is told by a module's `events`."""
-    return [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in TELLING
-        and isinstance(node.func.value, ast.Name)
-        and node.func.value.id in ("events", "_events")
-    ]
-
-
 def test_nobody_but_one_module_meets_logging() -> None:
     meeting = {path for path, tree in modules() if imports(tree, "logging")}
     assert meeting == {"sandbox/logs.py", *OF_LIBRARIES}
-
-
-def test_every_event_has_an_action_by_name() -> None:
-    told = [(path, call) for path, tree in modules() for call in calls(tree)]
-    assert len(told) > 60
-    for path, call in told:
-        assert ast.unparse(call.args[0]).startswith(("Action.", "Action(")), f"{path}:{call.lineno}"
 
 
 def test_every_action_is_told_somewhere() -> None:
@@ -53,31 +32,15 @@ def test_every_action_is_told_somewhere() -> None:
         assert silent == set()
 
 
-def notes() -> set[str]:
-    """The names that an attempt's notes have (`runner.execution.options.Note`)."""
-    return {
-        str(ast.literal_eval(node.args[0]))
-        for path, tree in modules()
-        if path.startswith(("runner/execution", "runner/service"))
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Note", "StepNote")
-    }
-
-
 def test_every_mode_and_every_state_of_the_disk_is_an_action() -> None:
     # The trap: the service tells of both by their own names, and one that is no action would end it.
     assert {mode.value for mode in Mode} | {f"disk_{disk}" for disk in Disk} <= set(Action)
 
 
-def test_every_note_of_an_attempt_is_an_action() -> None:
-    assert {Action.of_note(name).value for name in notes()} == notes()
-    assert Action.of_note("whatever") is Action.NOTE
-
-
-#: Told by a name that something else has: a note, a mode, the state of a disk.
+#: Told by a name that something else has: a mode, the state of a disk.
 NOTED = {
     "sandbox": set[str](),
-    "runner": notes() | {"note"} | {mode.value for mode in Mode} | {f"disk_{disk}" for disk in Disk},
+    "runner": {mode.value for mode in Mode} | {f"disk_{disk}" for disk in Disk},
 }
 
 

@@ -14,6 +14,7 @@ from runner.execution.attempt import run
 from runner.execution.lease import Access
 from runner.execution.prepare import prepare
 from runner.job import Job
+from runner.logs import Action
 from runner.outcome import Cancelled, Limit, RunnerStopped, SandboxLost, SetupFailed, Succeeded, TimedOut
 from tests.runner.conftest import Bench, alive, connected_pair, hang, lose, refuse, until
 
@@ -218,7 +219,7 @@ async def test_a_source_of_leases_that_restarts_is_asked_again(bench: Bench) -> 
 
     bench.leases.trouble["lend"] = away
     assert await bench.run("true") == Succeeded()
-    assert [note.action for note in bench.notes].count("lending") == 1
+    assert [note.action for note in bench.notes].count(Action.LENDING) == 1
 
 
 async def test_a_source_of_leases_that_stays_away(bench: Bench) -> None:
