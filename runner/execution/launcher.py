@@ -25,7 +25,6 @@ import select
 import signal
 import socket
 import struct
-import sys
 
 from runner.execution.folder import Attempt, Folder, RefusedError, plain
 from runner.execution.supervisor import Supervisor, enlarge, run_briefly
@@ -49,7 +48,7 @@ class ConnectionGoneError(Exception):
 def main() -> None:
     """Greet the runner, and do what it asks for until it is gone: one script after another, started or found again."""
     try:
-        send_json(b"h", {"uid": os.getuid(), "boot_id": boot_id(), "python": sys.version.split()[0]})
+        send_json(b"h", {"boot_id": boot_id()})
         warm_up()
         while serve():
             reap()

@@ -99,9 +99,7 @@ class EndKind(StrEnum):
 class Hello:
     """The launcher is there and waits for a job."""
 
-    uid: int
     boot_id: str
-    python: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,11 +283,6 @@ def _count(document: dict[str, Any], name: str, highest: int = _MAX_COUNT) -> in
     return value
 
 
-def _parse_hello(document: dict[str, Any]) -> Hello:
-    uid = _count(document, "uid", 0xFFFFFFFF)
-    return Hello(uid, _text(document, "boot_id"), _text(document, "python"))
-
-
 def _parse_ended(document: dict[str, Any]) -> Ended:
     try:
         kind = EndKind(_text(document, "kind"))
@@ -329,7 +322,7 @@ def _parse_step(row: object) -> StepProgress:
 
 
 _PARSERS: Final[dict[bytes, Callable[[dict[str, Any]], Frame]]] = {
-    b"h": _parse_hello,
+    b"h": lambda document: Hello(_text(document, "boot_id")),
     b"r": lambda document: Refused(_text(document, "why")),
     b"s": _parse_progress,
     b"e": _parse_ended,

@@ -14,6 +14,8 @@ from sandbox.evaluation.errors import CommandFailed, EvaluationError
 Say = Callable[[str], None]
 """Tells the user what is being done, a line at a time."""
 
+_LOOK_INTERVAL = 0.1
+
 # Administrators' tools are not on every user's PATH.
 SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
@@ -55,13 +57,13 @@ def succeeds(*command: str, deadline: float = 30.0) -> bool:
     return True
 
 
-def wait_until(reached: Callable[[], bool], deadline: float, every: float = 0.1) -> bool:
+def wait_until(reached: Callable[[], bool], deadline: float) -> bool:
     """Ask again and again until `reached` or the deadline; returns whether it was reached."""
     end = time.monotonic() + deadline
     while not reached():
         if time.monotonic() >= end:
             return False
-        time.sleep(every)
+        time.sleep(_LOOK_INTERVAL)
     return True
 
 
@@ -122,16 +124,16 @@ def _ended(handle: int, deadline: float) -> bool:
     return bool(select.select([handle], [], [], deadline)[0])
 
 
-def _last_lines(text: str, count: int = 3) -> str:
-    return " / ".join(line.strip() for line in text.splitlines()[-count:])[-600:]
+def _last_lines(text: str) -> str:
+    return " / ".join(line.strip() for line in text.splitlines()[-3:])[-600:]
 
 
-def log_tail(log: Path, count: int = 3) -> str:
+def log_tail(log: Path) -> str:
     """The last lines of a log, for an error message."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 4096))
-            return _last_lines(file.read().decode(errors="replace"), count)
+            return _last_lines(file.read().decode(errors="replace"))
     except OSError:
         return ""
 

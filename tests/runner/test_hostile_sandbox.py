@@ -29,7 +29,7 @@ def frame(kind: bytes, payload: bytes | dict[str, object]) -> bytes:
     return struct.pack(">cI", kind, len(data)) + data
 
 
-HELLO = frame(b"h", {"uid": 0, "boot_id": "x", "python": "3"})
+HELLO = frame(b"h", {"boot_id": "x"})
 ENDED = frame(b"e", {"kind": "exited", "code": 0})
 
 
