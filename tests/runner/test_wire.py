@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import struct
@@ -60,10 +59,27 @@ def test_frames_survive_any_cut(logs: list[bytes], data: st.DataObject) -> None:
     assert whole[-1] == wire.Ended(wire.EndKind.EXITED, 3, 0, "", 10, 0, "")
 
 
-@given(st.lists(st.binary(max_size=30), max_size=10))
-def test_garbage_is_refused_or_waits_for_more(pieces: list[bytes]) -> None:
-    with contextlib.suppress(ProtocolError):
-        decode(pieces)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+#: Documents with the names that are looked for, and whatever else under them.
+DOCUMENTS = st.dictionaries(st.sampled_from(["boot_id", "why", "steps", *ENDED]) | st.text(), JSON)
+PAYLOADS = st.binary(min_size=1) | (DOCUMENTS | JSON).map(lambda document: json.dumps(document).encode())
+FRAMES = st.builds(frame, st.sampled_from([b"h", b"r", b"l", b"s", b"e", b"x"]), PAYLOADS)
+
+
+@given(FRAMES, st.data())
+def test_whatever_is_in_a_frame_is_refused_or_parsed(stream: bytes, data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, len(stream)))
+    try:
+        [whole] = decode([stream])
+    except ProtocolError:
+        with pytest.raises(ProtocolError):
+            decode([stream[:cut], stream[cut:]])
+    else:
+        assert decode([stream[:cut], stream[cut:]]) == [whole]
 
 
 @pytest.mark.parametrize(
