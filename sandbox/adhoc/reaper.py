@@ -7,7 +7,6 @@ host's own table of connections, so nothing in a sandbox can pretend to be in us
     python -m sandbox.adhoc FOLDER
 """
 
-import fcntl
 import os
 import shlex
 import subprocess
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from sandbox import config
+from sandbox import config, durable
 from sandbox.adhoc.life import over
 from sandbox.adhoc.record import Record
 from sandbox.adhoc.store import Store, network_namespace
@@ -124,13 +123,7 @@ def main() -> None:
 
 def _lock(store: Store) -> int | None:
     """What the one reaper of a store holds; None while another one does."""
-    lock = os.open(store.folder / "reaper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
+    return durable.lock(store.folder / "reaper.lock")
 
 
 def _look(store: Store, engine: Engine, enclosure: Enclosure) -> None:

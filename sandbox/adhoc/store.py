@@ -4,22 +4,20 @@ A record is there before the engine is asked for anything and until everything i
 was last seen in use is the time of its file.
 """
 
-import fcntl
 import hashlib
 import os
 import re
-import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from sandbox import durable, installation
 from sandbox.adhoc.record import NAME, Record
 from sandbox.errors import ConfigError, NameInUse, NoSuchSandbox
-from sandbox.template import InstallationId
 
 _SUFFIX = ".json"
 
@@ -45,19 +43,13 @@ class Store:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)  # it holds keys, whoever made it
             with self.locked():
-                self.installation = self._installation()
+                self.installation = installation.of_folder(folder)
         except OSError as error:
             raise ConfigError(f"The state folder {folder} is not usable: {error}. Set XDG_STATE_HOME.") from error
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keep every other process out for the length of the block, which must be short. Not twice in a thread."""
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+        return durable.locked(self.folder / "lock")
 
     def claim(self, record: Record) -> None:
         """Keep a record under a name that nobody has. Raises `NameInUse`."""
@@ -119,15 +111,6 @@ class Store:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _installation(self) -> InstallationId:
-        path = self.folder / "installation"
-        if not path.exists():
-            path.write_text(f"{secrets.token_hex(4)}\n")
-        found = path.read_text().strip()
-        if not re.fullmatch("[0-9a-f]{8}", found):
-            raise ConfigError(f"The file {path} does not hold the eight hex digits it should.")
-        return InstallationId(found)
-
     def _same(self, record: Record) -> None:
         if self.get(record.name).sandbox != record.sandbox:
             raise NoSuchSandbox(f"The sandbox {record.name} was removed, and another one made under its name.")
@@ -136,12 +119,7 @@ class Store:
         return self.folder / f"{name}{_SUFFIX}"
 
     def _write(self, record: Record) -> None:
-        path = self._path(record.name)
-        temporary = path.with_suffix(".new")
-        temporary.unlink(missing_ok=True)
-        temporary.touch(mode=0o600)
-        temporary.write_text(record.model_dump_json())
-        temporary.replace(path)
+        durable.replace(self._path(record.name), record.model_dump_json().encode())
 
     def _read(self, path: Path) -> Record | None:
         try:

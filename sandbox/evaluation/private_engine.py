@@ -4,7 +4,6 @@ Own network namespace, socket, data, containerd and addresses; user-namespace re
 containers and its firewall stay as they are.
 """
 
-import fcntl
 import json
 import os
 import shlex
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from sandbox import durable
 from sandbox.evaluation import engine_api, network, packages, userns_runc
 from sandbox.evaluation.errors import EngineNotUp
 from sandbox.evaluation.host import (
@@ -193,10 +193,7 @@ def _write(file: Path, text: str, mode: int = 0o644) -> bool:
     if file.exists() and file.read_text(encoding="utf-8") == text:
         return False
     # Renamed into place: a running engine may be about to call it.
-    new = file.with_suffix(".new")
-    new.write_text(text, encoding="utf-8")
-    new.chmod(mode)
-    new.replace(file)
+    durable.replace(file, text.encode(), mode)
     return True
 
 
@@ -286,15 +283,10 @@ def _is_gone(known_by: str) -> bool:
 @contextmanager
 def _locked(layout: Layout) -> Iterator[None]:
     """One `up` or `down` at a time."""
-    with layout.lock.open("w") as lock:
-        if not wait_until(lambda: _try_lock(lock.fileno()), LOCK_SECONDS):
-            raise EngineNotUp(f"Another `up` or `down` holds {layout.lock} for longer than {LOCK_SECONDS:.0f} s.")
-        yield
-
-
-def _try_lock(descriptor: int) -> bool:
+    descriptor = durable.lock(layout.lock, LOCK_SECONDS)
+    if descriptor is None:
+        raise EngineNotUp(f"Another `up` or `down` holds {layout.lock} for longer than {LOCK_SECONDS:.0f} s.")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        yield
+    finally:
+        os.close(descriptor)

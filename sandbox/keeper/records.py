@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from sandbox import durable
 from sandbox.errors import ConfigError
 from sandbox.keeper.builder import Built
 from sandbox.logs import Action, Events
@@ -83,11 +84,8 @@ class Records:
         return self._folder / f"{name}{suffix}"
 
     def _write(self, path: Path, content: bytes) -> bool:
-        temporary = path.with_suffix(".new")
         try:
-            temporary.touch(mode=0o600)
-            temporary.write_bytes(content)
-            temporary.replace(path)
+            durable.replace(path, content)
         except OSError as error:
             what = f"{path} cannot be written: {error}. A restarted keeper would not know this sandbox."
             events.warning(Action.RECORD_FAILED, what)

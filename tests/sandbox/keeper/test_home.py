@@ -72,15 +72,15 @@ def test_an_installation_that_was_tampered_with_is_told(tmp_path: Path, content:
 
 def test_a_generation_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    (tmp_path / ".generation").mkdir()  # root may write anywhere, but not over a folder
+    (tmp_path / "generation.new").mkdir()  # root may write anywhere, but not over a folder
     with pytest.raises(ConfigError, match="not usable"):
         home.next_generation()
 
 
 def test_a_failed_write_uses_its_number_up(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    (tmp_path / ".generation").mkdir()
+    (tmp_path / "generation.new").mkdir()
     with pytest.raises(ConfigError):
         home.next_generation()
-    (tmp_path / ".generation").rmdir()
+    (tmp_path / "generation.new").rmdir()
     assert home.next_generation() == 2

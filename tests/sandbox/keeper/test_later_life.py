@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 
+from sandbox import durable
 from sandbox.engine import Engine
 from sandbox.errors import EngineTimeout, Fault, KeeperRefused, SandboxFault
 from sandbox.keeper import adoption, protocol
@@ -169,7 +170,7 @@ def test_a_full_disk_is_told_and_costs_no_lease(
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(durable, "replace", full)
     grant = world.lend()
     world.keeper.verbs.renew(protocol.Renew(token=grant.token))
     assert "No space left on device" in caplog.text
