@@ -70,7 +70,7 @@ class Entry:
     def read(self) -> Record:
         """What is known; a new record where nothing is."""
         try:
-            return Record.from_json(files.read_json(self.path, _MAX_FILE))
+            return Record.from_bytes(files.read(self.path, _MAX_FILE))
         except FileNotFoundError:
             return Record()
         except (OSError, ValueError) as error:
@@ -79,7 +79,7 @@ class Entry:
     def write(self, record: Record) -> None:
         """Have it on disk, readable for its owner only."""
         try:
-            files.write_json(self.path, record.to_json())
+            files.write(self.path, record.to_bytes())
         except OSError as error:
             raise self._unusable(error) from error
 

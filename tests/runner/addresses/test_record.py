@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from runner.addresses.record import Look, Record
@@ -50,13 +52,13 @@ def test_a_lease_is_over_when_its_term_and_patience_are(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("record", [FRESH, lent(), USED, lent().condemn("It broke.")])
 def test_what_is_written_is_read_as_the_same(record: Record) -> None:
-    assert Record.from_json(record.to_json()) == record
+    assert Record.from_bytes(record.to_bytes()) == record
 
 
 @pytest.mark.parametrize("document", [None, [], {"generation": -1}, {"lent": {"token": "secret"}}, {"more": 1}])
 def test_what_is_none_of_ours_is_not_believed_and_not_quoted(document: object) -> None:
     with pytest.raises(ValueError, match="cannot be read") as raised:
-        Record.from_json(document)
+        Record.from_bytes(json.dumps(document).encode())
     assert "secret" not in str(raised.value)
 
 
