@@ -1,4 +1,4 @@
-"""Folders for what is on its way through this process. One whose process died is known by its lock, and removed."""
+"""Temporary folders of this process. One whose lock is free is of a process that died, and is removed."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Profile(Section):
 
     cpuset: Annotated[str, Field(pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$")] | None = None
     """CPUs the sandbox may use, such as `0-3` or `0,2`. `nproc` inside follows it, so `make -j$(nproc)` fits. None:
-    all of them, since which ones are to be kept for others only the host's owner knows."""
+    all of them, since only the host's owner knows which ones to keep for others."""
 
     memory: ByteSize = ByteSize(4 * _GIB)
     """Memory limit in bytes, or with a unit such as `4GiB`. There always is one: a job can lower its own OOM score. Two
@@ -84,7 +84,7 @@ class Profile(Section):
 
     recreate: Recreate = Recreate.ON_DAMAGE
     """Throw the sandbox away after each job, or only when it is not fit for the next one. The latter, because trust
-    keys already keep jobs apart that must not inherit, and inner images save the next one time."""
+    keys already keep apart jobs that must not inherit from each other, and inner images save the next one time."""
 
     hold: Annotated[float, Field(ge=0, le=7 * 24 * 3600)] = 0.0
     """Seconds that a sandbox which a job broke is kept for a person to look at, as `sandbox hold` does; 0 for never.

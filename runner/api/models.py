@@ -257,7 +257,7 @@ class JobView(BaseModel):
 
 
 class DeliveryView(BaseModel):
-    """A message to a receiver of webhooks that was sent in vain."""
+    """A webhook message that its receiver has not accepted."""
 
     job: str
     receiver: str

@@ -45,7 +45,7 @@ def make_router(service: Service, works: Works, access: Access) -> APIRouter:
 
     @operation.get("/webhooks", dependencies=[Depends(access.needs(Scope.READ))])
     async def webhooks() -> list[DeliveryView]:
-        """List the messages to receivers of webhooks that were sent in vain, the oldest first."""
+        """List the webhook messages that their receivers have not accepted, the oldest first."""
         return [DeliveryView.of(one) for one in await asyncio.to_thread(service.records.undelivered)]
 
     @operation.post("/drain")

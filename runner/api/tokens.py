@@ -40,7 +40,7 @@ def make_router(tokens: Tokens, access: Access) -> APIRouter:
 
     @router.delete("/{token_id}", status_code=HTTPStatus.NO_CONTENT)
     async def revoke(token_id: str, admin: Annotated[TokenFacts, Depends(admitted)]) -> None:
-        """Have a token be worth nothing from now on."""
+        """Revoke a token: it is worth nothing from now on."""
         if not await asyncio.to_thread(tokens.revoke, token_id):
             raise ApiError(HTTPStatus.NOT_FOUND, "There is no token of that id. `runner token ls` has them.")
         _events.info(Action.TOKEN_REVOKED, f"token {token_id} was revoked by {admin.who}", who=admin.who)

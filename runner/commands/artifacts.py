@@ -27,7 +27,7 @@ def artifacts(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what is kept of a job, or have it in a folder."""
+    """List the files that were kept of a job, or copy them into a folder."""
     with client() as service:
         kept = service.artifacts(job)
         if output and kept["artifacts"]:

@@ -25,7 +25,7 @@ def drain(
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 24 * 3600.0,
     as_json: AsJson = False,
 ) -> None:
-    """Have nothing more start, also over restarts, until `runner resume`.
+    """Start no more jobs, also after a restart, until `runner resume`.
 
     What runs goes on, and jobs are taken and wait. With --wait, Ctrl-C leaves it draining.
     """
@@ -36,14 +36,14 @@ def drain(
 
 @app.command()
 def resume(as_json: AsJson = False) -> None:
-    """Have what waits start again, after `runner drain`."""
+    """Start waiting jobs again, after `runner drain`."""
     with client() as service:
         _tell(service.resume(), as_json=as_json)
 
 
 @app.command()
 def webhooks(as_json: AsJson = False) -> None:
-    """List the messages to receivers of webhooks that were sent in vain."""
+    """List the webhook messages that their receivers have not accepted."""
     with client() as service:
         messages = service.webhooks()
     if as_json:
@@ -62,7 +62,7 @@ def stop(
     force: Annotated[bool, typer.Option("--force", help="End what runs: its outcome is `runner_stopped`.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Have the service end when nothing runs any more. What waits is there for its next life."""
+    """Stop the service when no job runs any more. Jobs that wait are kept for its next start."""
     with client() as service:
         _tell(service.stop(force=force), as_json=as_json)
 

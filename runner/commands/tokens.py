@@ -42,7 +42,7 @@ def list_tokens(as_json: AsJson = False) -> None:
 
 @app.command()
 def revoke(token: Annotated[str, typer.Argument(help="The token's id.")]) -> None:
-    """Have a token be worth nothing from now on."""
+    """Revoke a token: it is worth nothing from now on."""
     with client() as service:
         service.revoke_token(token)
 

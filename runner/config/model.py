@@ -44,15 +44,16 @@ class Api(Section):
     """HOST:PORT of the API. This host alone, because without a certificate the token is sent in the clear."""
 
     token: Annotated[SecretStr | None, Field(examples=[Path("/run/secrets/runner-token")])] = None
-    """The token that may do everything. None: one is made at the first start, in the state folder, which nobody has to
-    think of; give one where others have to know it beforehand."""
+    """The token that may do everything. None: one is made at the first start and kept in the state folder. Give
+    one where others have to know it beforehand."""
 
     request_rate: Annotated[float, Field(gt=0)] = 200.0
-    """How often each token may ask in a second. Far more than a client needs that waits for answers, and far less than
-    what would hold up the others."""
+    """Requests that each token may make in a second. Far more than a client that waits for answers needs, and far less
+    than would hold up the others."""
 
     request_burst: Annotated[int, Field(ge=1)] = 1000
-    """How often each token may ask at once, before that. A build that submits hundreds of jobs does so within one."""
+    """Requests that each token may make at once before that rate counts. Enough for a build that submits hundreds of
+    jobs."""
 
     @field_validator("token")
     @classmethod
@@ -84,7 +85,7 @@ class Tls(Section):
     """HTTPS for the API."""
 
     certificate: Annotated[Path | None, Field(examples=[Path("/etc/runner/tls.crt")])] = None
-    """Serve HTTPS with this certificate and its chain (PEM). None: HTTP, which does within one host."""
+    """Serve HTTPS with this certificate and its chain (PEM). None: HTTP, which is enough within one host."""
 
     key: Annotated[Path | None, Field(examples=[Path("/etc/runner/tls.key")])] = None
     """The certificate's key (PEM). Not encrypted: nobody is there to type a password."""
@@ -130,7 +131,7 @@ class Sandboxes(Section):
     """Private key that the addresses let in. None: a keeper gives a key with each lease."""
 
     known_hosts: Annotated[Path, About(option="--known-hosts", also="RUNNER_KNOWN_HOSTS")] = Path("~/.ssh/known_hosts")
-    """Host keys of every address, as ssh(1) keeps them. Where it does: who has logged in by hand has it already."""
+    """Host keys of every address, as ssh(1) keeps them. Its own file: whoever has logged in by hand has them there."""
 
     address_state: Annotated[
         Path | None,
@@ -219,7 +220,7 @@ class Retention(Section):
     """What is kept of finished jobs: the oldest go, with their logs, as soon as one of these is reached."""
 
     age: Annotated[float, Field(gt=0), About(live=True)] = RETENTION.age
-    """Seconds since their end. A month: who asks later why a build broke has rebuilt it."""
+    """Seconds since their end. A month: whoever asks later why a build broke has rebuilt it by then."""
 
     bytes: Annotated[ByteSize, About(live=True)] = ByteSize(RETENTION.bytes)
     """Of all logs together. Ten of the largest (2 GiB), or ten thousand usual ones (2 MiB)."""
@@ -235,8 +236,8 @@ class Disk(Section):
     """With less, or with less than a tenth of a small disk, nothing new starts. It is the largest log of one job."""
 
     full: Annotated[ByteSize, About(live=True)] = ByteSize(MARKS.full)
-    """With less, or with less than a hundredth of a small disk, no jobs are taken either. Outcomes need a part of it,
-    and who makes room."""
+    """With less, or with less than a hundredth of a small disk, no jobs are taken either. Outcomes need some of it,
+    and so does whoever makes room."""
 
 
 class Files(Section):
@@ -258,7 +259,7 @@ class Files(Section):
     """Of what is kept of one job, before it is compressed. It lies on the disk of the state folder."""
 
     artifact_files: Annotated[int, Field(ge=1)] = DEFAULT_LIMITS.artifact_files
-    """Of files that are kept of one job. Who has more packs them."""
+    """Of files that are kept of one job. A job with more packs them."""
 
     artifact_deadline: Annotated[float, Field(gt=0)] = DEFAULT_LIMITS.artifact_deadline
     """Seconds until they are all there. The sandbox and the slot wait for them."""

@@ -48,7 +48,7 @@ class Record(BaseModel):
     idle: float | None
     """Seconds that it may be idle; None for ever, as while it is held."""
     network: int
-    """The network namespace of its maker: only from there is it seen who is connected."""
+    """The network namespace of its maker: who is connected can be seen only from there."""
     container: str | None = None
     """The container's id; None while it is being made."""
     subnet: IPv4Network | None = None

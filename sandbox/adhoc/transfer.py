@@ -140,7 +140,7 @@ def _code(command: Command) -> int:
 
 
 def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """What goes into a sandbox says nothing about who had it here; sockets and devices stay."""
+    """The member without its owner here; None for sockets and devices, which stay."""
     if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
         return None
     member.uid = member.gid = 0

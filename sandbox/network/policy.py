@@ -60,7 +60,7 @@ def _port_range(value: object) -> object:
 
 
 class Destination(Section):
-    """Addresses, and what of them. With neither protocol nor ports everything is meant, ping included."""
+    """Addresses, and which protocol and ports there. With neither, everything is meant, ping included."""
 
     live: ClassVar = True
 
@@ -68,10 +68,10 @@ class Destination(Section):
     """Addresses and ranges. Kept sorted and without overlap, as nftables asks."""
 
     protocol: Protocol | None = None
-    """Only this protocol; without it and with `ports`, both of them, as a port alone is mostly meant."""
+    """Only this protocol. Without it, `ports` count for both, which is what a port alone usually means."""
 
     ports: tuple[Annotated[PortRange, BeforeValidator(_port_range)], ...] = ()
-    """Only these ports. Kept sorted and without overlap. None: all of them, since an address is mostly one service."""
+    """Only these ports. Kept sorted and without overlap. None: all of them, since an address is usually one service."""
 
     @field_validator("to")
     @classmethod
