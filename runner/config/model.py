@@ -3,7 +3,7 @@
 A new setting is a field here and nothing else: its variable (`RUNNER_` and its path), its option, its line on
 docs/configuration.md and in examples/runner.toml follow from it. A secret is a `SecretStr`, and may also be given by
 the path of a file. `About(live=True)`, or `live` of a section, marks what a HUP changes: `_reread` in
-`runner.commands.serve` then passes it on.
+`runner.serve` then passes it on.
 """
 
 from __future__ import annotations
