@@ -163,6 +163,7 @@ def rm(
 def _make(machines: Machines, order: Order, silent: bool) -> Record:
     with Progress(f"sandbox {order.name}", silent) as progress:
         record, transport = machines.make(order, progress)
+        progress.ready()
     transport.close()
     warn(record)
     return record
@@ -172,6 +173,7 @@ def _make(machines: Machines, order: Order, silent: bool) -> Record:
 def _made(machines: Machines, order: Order, keep: bool) -> Iterator[Session]:
     with Progress(f"sandbox {order.name}", silent=not sys.stderr.isatty()) as progress:
         record, transport = machines.make(order, progress)
+        progress.ready()
     warn(record)
     try:
         yield Login(record.name, transport)

@@ -67,7 +67,6 @@ class Machines:
 
         Raises `NameInUse`, `ConfigError`, `EngineError`, `SandboxFault` or `SandboxUnreachable`.
         """
-        began = time.monotonic()
         record = self._new(order)
         self.store.claim(record)
         try:
@@ -78,7 +77,6 @@ class Machines:
             with suppress(Exception):  # the reaper tries again
                 self.remove(record)
             raise
-        tell(f"ready in {time.monotonic() - began:.1f} s")
         return record, transport
 
     def open(self, name: str) -> tuple[Record, ssh.Transport]:

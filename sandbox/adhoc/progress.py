@@ -1,6 +1,7 @@
 """Tells a person what is going on, on stderr: `creating… booting… ready in 1.2 s`."""
 
 import sys
+import time
 from types import TracebackType
 from typing import Self
 
@@ -8,27 +9,33 @@ from sandbox.adhoc.record import Record
 
 
 class Progress:
-    """One line that grows. Leaving its block early ends the line."""
+    """One line that grows. Leaving its block ends the line."""
 
     def __init__(self, subject: str, silent: bool = False) -> None:
         self._subject = subject
         self._silent = silent
+        self._since = 0.0
         self._begun = False
 
     def __call__(self, phrase: str) -> None:
-        if self._silent:
-            return
-        ready = phrase.startswith("ready")
-        start = " " if self._begun else f"{self._subject}: "
-        print(f"{start}{phrase}{'' if ready else '…'}", end="\n" if ready else "", file=sys.stderr, flush=True)
-        self._begun = not ready
+        self._print(f"{phrase}…")
+
+    def ready(self) -> None:
+        """What was waited for since the block was entered is there."""
+        self._print(f"ready in {time.monotonic() - self._since:.1f} s")
 
     def __enter__(self) -> Self:
+        self._since = time.monotonic()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._begun:
             print(file=sys.stderr)
+
+    def _print(self, words: str) -> None:
+        if not self._silent:
+            print(" " if self._begun else f"{self._subject}: ", words, sep="", end="", file=sys.stderr, flush=True)
+            self._begun = True
 
 
 def warn(record: Record) -> None:

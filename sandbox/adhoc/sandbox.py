@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -91,7 +92,9 @@ class Sandbox(Session):
     def start(self) -> Self:
         """Make it, unless that was done. Raises `EngineError`, `SandboxFault` or `SandboxUnreachable`."""
         if self._record is None:
+            began = time.monotonic()
             self._record, self._transport = self._machines.make(self._order, self._tell)
+            self._tell(f"ready in {time.monotonic() - began:.1f} s")
             if self._record.unwalled:
                 what = f"No walls stand around the sandbox {self.name}: {self._record.unwalled}"
                 events.warning(Action.UNWALLED, what)
