@@ -48,12 +48,12 @@ def main() -> None:
 def ping(
     url: Annotated[str, typer.Option(envvar="RUNNER_URL", help="Where the API is.")] = f"http://{Api().listen}",
     live: Annotated[
-        bool, typer.Option("--live", help="Whether it works at all, be it draining or without keeper.")
+        bool, typer.Option("--live", help="Only whether it answers at all, even while it drains or has no keeper.")
     ] = False,
 ) -> None:
     """Exit with 0 when the service answers, and a job that is submitted now would be run. For health checks.
 
-    What restarts a service that fails the check asks with --live: a restart helps neither drain nor keeper.
+    A supervisor that restarts what fails should ask with --live: a restart ends no drain and brings back no keeper.
     """
     import httpx  # noqa: PLC0415 - `runner run` does not pay for it
 

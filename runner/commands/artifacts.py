@@ -23,7 +23,7 @@ app = typer.Typer()
 def artifacts(
     job: JobId,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Have them in this folder; it is made, or empty.")
+        Path | None, typer.Option("-o", "--output", help="Copy them into this folder, which must be new or empty.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

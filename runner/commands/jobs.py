@@ -102,7 +102,9 @@ def show(job: JobId, as_json: AsJson = False) -> None:
 @app.command()
 def logs(
     job: JobId,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="To its end, and exit with its exit code.")] = False,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Follow it to its end; exit with the job's code.")
+    ] = False,
     offset: Annotated[int, typer.Option(min=0, help="From this byte on.")] = 0,
 ) -> None:
     """Print a job's log, byte by byte: its colours are kept."""

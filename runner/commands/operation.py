@@ -14,7 +14,7 @@ app = typer.Typer()
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Say how the service is."""
+    """Say what the service does, how many jobs run and wait, and why none starts."""
     with client() as service:
         _tell(service.status(), as_json=as_json)
 

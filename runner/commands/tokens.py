@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="Tokens of the service's clients.")
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Whose it is; stands in the service's log.")],
+    name: Annotated[str, typer.Argument(help="Whose it is; shown in the service's log.")],
     scope: Annotated[list[str] | None, typer.Option(help="read, submit, admin, metrics; may be repeated.")] = None,
     days: Annotated[float | None, typer.Option(min=0.001, max=3650, help="For how long; until revoked if not.")] = None,
     as_json: AsJson = False,

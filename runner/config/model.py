@@ -107,7 +107,7 @@ class Jobs(Section):
     """Jobs of one trust key at once. None: as many as slots, since the queue is fair by itself."""
 
     labels: Annotated[tuple[str, ...], About(live=True, option="--label")] = ()
-    """What jobs may ask for. None: a label is a promise that only its operator can make."""
+    """Labels that jobs may ask for. None: a label is a promise that only its operator can make."""
 
     max_run_time: Annotated[float | None, Field(ge=1, examples=[86400.0]), About(option="--max-run-time")] = None
     """Seconds after which the service stops by itself, as by TERM, for those who recycle hosts. None: it runs on."""
@@ -166,14 +166,15 @@ class GitLab(Section):
         Field(examples=[("docker.io/=mirror.example.com/hub/",)]),
         About(option="--gitlab-map-image"),
     ] = ()
-    """BEGINNING=REPLACEMENT in the names of their images. None: images come from where the job says."""
+    """BEGINNING=REPLACEMENT for the names of images in jobs. None: images come from where the job says."""
 
     pull_policies: Annotated[tuple[PullPolicy, ...], About(option="--gitlab-pull-policy")] = (PullPolicy.ALWAYS,)
-    """For images of jobs that do not say, in the order in which they are tried. As gitlab-runner's own default."""
+    """Pull policies for jobs that name none, in the order in which they are tried. As gitlab-runner's own default."""
 
     log_bytes: ByteSize = ByteSize(256 * 1024**2)
-    """Output of one stage that is passed on, such as `256MiB`; more is dropped, and said. Many times what gitlab-runner
-    keeps of a whole job unless told otherwise (4 MiB), and bounded, since it lies on the runner's disk meanwhile."""
+    """Output of one stage that is passed on, such as `256MiB`; more is dropped, and the job's log says so. Many times
+    what gitlab-runner keeps of a whole job unless told otherwise (4 MiB), and bounded, since it lies on the runner's
+    disk meanwhile."""
 
     service_wait: Annotated[float, Field(ge=0, le=600)] = 30.0
     """Seconds for all services of a job together to answer at their ports; then the job goes on without. As
@@ -183,7 +184,7 @@ class GitLab(Section):
     """Folder for caches of jobs. None: caches are not kept, because they take disk that somebody has to plan."""
 
     cache_bytes: ByteSize = ByteSize(20 * 1024**3)
-    """How much is kept there, such as `20GiB`. What was not used for the longest time goes first. Room for
+    """Bytes of caches that are kept, such as `20GiB`. What was not used for the longest time goes first. Room for
     some dozens of caches of usual size, on a disk of usual size."""
 
     helper: Annotated[Path | None, Field(examples=[Path("/run/runner/gitlab-runner")])] = None
@@ -195,8 +196,8 @@ class Webhooks(Section):
     """Who is told when a job has ended."""
 
     urls: tuple[Annotated[str, AfterValidator(_address)], ...] = ()
-    """Where to send it. None: nobody is told. Only here, and never in a job: a job could have the runner send something
-    to any address that it reaches."""
+    """URLs of those that are told of each job's end. None: nobody is told. Only here, and never in a job: a job could
+    have the runner send something to any address that it reaches."""
 
     secret: Annotated[
         SecretStr | None, AfterValidator(_signing), Field(examples=[Path("/run/secrets/runner-webhooks")])
@@ -204,7 +205,7 @@ class Webhooks(Section):
     """What messages are signed with: `whsec_` and the base64 of 24 to 64 random bytes. None: there are no receivers."""
 
     timeout: Annotated[float, Field(gt=0, le=60)] = 10.0
-    """Seconds for one try. A receiver that has more to do answers first and does it afterwards."""
+    """Seconds for one try to deliver a message. A receiver that has more to do answers first and does it afterwards."""
 
     give_up: Annotated[float, Field(ge=60, le=30 * 24 * 3600)] = 3 * 24 * 3600.0
     """Seconds after which a message that nobody takes is given up. A weekend, and the day on which somebody sees it."""
@@ -220,49 +221,53 @@ class Retention(Section):
     """What is kept of finished jobs: the oldest go, with their logs, as soon as one of these is reached."""
 
     age: Annotated[float, Field(gt=0), About(live=True)] = RETENTION.age
-    """Seconds since their end. A month: whoever asks later why a build broke has rebuilt it by then."""
+    """Seconds that a finished job and its log are kept. A month: whoever asks later why a build broke has rebuilt it by
+    then."""
 
     bytes: Annotated[ByteSize, About(live=True)] = ByteSize(RETENTION.bytes)
-    """Of all logs together. Ten of the largest (2 GiB), or ten thousand usual ones (2 MiB)."""
+    """Bytes that the logs of finished jobs may have together. Ten of the largest (2 GiB), or ten thousand usual ones (2
+    MiB)."""
 
     jobs: Annotated[int, Field(ge=0), About(live=True)] = RETENTION.jobs
-    """How many. Each takes about 1 KiB in the database."""
+    """Finished jobs that are kept at most. Each takes about 1 KiB in the database."""
 
 
 class Disk(Section):
     """Free space on the disk of the state folder."""
 
     low: Annotated[ByteSize, About(live=True)] = ByteSize(MARKS.low)
-    """With less, or with less than a tenth of a small disk, nothing new starts. It is the largest log of one job."""
+    """Free bytes on the disk of the state folder below which nothing new starts; a tenth of the disk where that is
+    less. It is the largest log of one job."""
 
     full: Annotated[ByteSize, About(live=True)] = ByteSize(MARKS.full)
-    """With less, or with less than a hundredth of a small disk, no jobs are taken either. Outcomes need some of it,
-    and so does whoever makes room."""
+    """Free bytes on that disk below which no jobs are taken either; a hundredth of the disk where that is less.
+    Outcomes need some of it, and so does whoever makes room."""
 
 
 class Files(Section):
     """How much the files of one job may be: what it starts from, and what is kept of it."""
 
     archive_bytes: ByteSize = ByteSize(DEFAULT_LIMITS.archive_bytes)
-    """Of an archive, sent or fetched: a large repository with its history, and no image of a disk."""
+    """Bytes of an archive that a job starts from, sent or fetched. Room for a large repository with its history, and
+    not for an image of a disk."""
 
     source_bytes: ByteSize = ByteSize(DEFAULT_LIMITS.source_bytes)
-    """Of what an archive unpacks to, on the sandbox's disk: what the profile gives there comes first."""
+    """Bytes that such an archive may unpack to, on the sandbox's disk. What the profile gives there comes first."""
 
     source_files: Annotated[int, Field(ge=1)] = DEFAULT_LIMITS.source_files
-    """Of files that an archive unpacks to. Ten times those of a large project with all it depends on."""
+    """Files that such an archive may unpack to. Ten times those of a large project with all it depends on."""
 
     source_deadline: Annotated[float, Field(gt=0)] = DEFAULT_LIMITS.source_deadline
-    """Seconds until the source is there. A git host that hangs holds up a sandbox and a slot."""
+    """Seconds until a job's source must be there. A git host that hangs holds up a sandbox and a slot."""
 
     artifact_bytes: ByteSize = ByteSize(DEFAULT_LIMITS.artifact_bytes)
-    """Of what is kept of one job, before it is compressed. It lies on the disk of the state folder."""
+    """Bytes of files that are kept of one job, before they are compressed. They lie on the disk of the state folder."""
 
     artifact_files: Annotated[int, Field(ge=1)] = DEFAULT_LIMITS.artifact_files
-    """Of files that are kept of one job. A job with more packs them."""
+    """Files that are kept of one job at most. A job with more packs them."""
 
     artifact_deadline: Annotated[float, Field(gt=0)] = DEFAULT_LIMITS.artifact_deadline
-    """Seconds until they are all there. The sandbox and the slot wait for them."""
+    """Seconds in which a job's files must be collected. The sandbox and the slot wait for them."""
 
     def limits(self) -> FileLimits:
         """As those who keep to them have them."""

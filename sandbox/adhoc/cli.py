@@ -72,7 +72,7 @@ def run(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the sandbox there afterwards.")] = False,
     mount_copy: Annotated[
         list[Path] | None,
-        typer.Option("--mount-copy", help="Copy this in; the command runs in a folder that is the only one."),
+        typer.Option("--mount-copy", help="Copy this in; if it is one folder, the command runs there."),
     ] = None,
     get: Annotated[list[str] | None, typer.Option("--get", help="Copy this out afterwards, to here.")] = None,
     profile: ProfileName = DEFAULT_PROFILE,

@@ -68,7 +68,7 @@ Ttl = Annotated[
     float | None, typer.Option(parser=_length, metavar="TIME", help="Remove it then, however busy: 90s, 30m, 8h.")
 ]
 Idle = Annotated[
-    float | None, typer.Option(parser=_length, metavar="TIME", help="Remove it after nobody is connected for so long.")
+    float | None, typer.Option(parser=_length, metavar="TIME", help="Remove it when nobody was connected for so long.")
 ]
 
 
