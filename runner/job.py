@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from runner import job_files, steps
+from runner import source_and_artifacts, steps
 from runner.errors import BadJobError
-from runner.job_files import Archive, Artifacts, Git, Upload
+from runner.source_and_artifacts import Archive, Artifacts, Git, Upload
 from runner.steps import Condition, Step, VariableIs
 
 #: Largest script, in bytes.
@@ -130,8 +130,8 @@ def to_json(job: Job) -> dict[str, object]:
         "queue_timeout": job.queue_timeout,
         "setup_timeout": job.setup_timeout,
         "steps": [steps.to_json(step) for step in job.steps],
-        "source": job_files.SOURCE.dump_python(job.source, mode="json"),
-        "artifacts": job_files.RULES.dump_python(list(job.artifacts), mode="json"),
+        "source": source_and_artifacts.SOURCE.dump_python(job.source, mode="json"),
+        "artifacts": source_and_artifacts.RULES.dump_python(list(job.artifacts), mode="json"),
         "retry": job.retry,
     }
 
@@ -153,8 +153,8 @@ def from_json(document: object) -> Job:
             "args": args,
             "labels": labels,
             "steps": tuple(map(steps.from_json, document.get("steps", ()))),
-            "source": job_files.SOURCE.validate_python(document.get("source")),
-            "artifacts": tuple(job_files.RULES.validate_python(document.get("artifacts", []))),
+            "source": source_and_artifacts.SOURCE.validate_python(document.get("source")),
+            "artifacts": tuple(source_and_artifacts.RULES.validate_python(document.get("artifacts", []))),
         }
         return Job(**{**document, **own})
     except (BadJobError, ValueError, OverflowError, TypeError, LookupError, AttributeError):
@@ -341,7 +341,7 @@ def _check_labels(labels: frozenset[str]) -> None:
 
 
 def _check_source(source: Upload | Git | Archive | None, secrets: Mapping[str, str]) -> None:
-    for name in job_files.credentials(source):
+    for name in source_and_artifacts.credentials(source):
         if name not in secrets:
             raise BadJobError(f"The job has no secret of the name {name[:80]}. Give it.", field=("source",))
     token = source.token if isinstance(source, Git | Archive) else None
@@ -353,8 +353,8 @@ def _check_source(source: Upload | Git | Archive | None, secrets: Mapping[str, s
 
 
 def _check_artifacts(rules: tuple[Artifacts, ...]) -> None:
-    if len(rules) > job_files.MAX_RULES:
+    if len(rules) > source_and_artifacts.MAX_RULES:
         raise BadJobError(
-            f"The job has {len(rules)} rules for artifacts and the limit is {job_files.MAX_RULES}.",
+            f"The job has {len(rules)} rules for artifacts and the limit is {source_and_artifacts.MAX_RULES}.",
             field=("artifacts",),
         )

@@ -21,6 +21,7 @@ from runner.gitlab.beside import beside
 from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.options import Options as GitLabOptions
 from runner.gitlab.store import CacheStore
+from runner.lease_sources import Source
 from runner.logs import Action, Events
 from runner.metrics import Metrics
 from runner.service.home import Home
@@ -34,7 +35,6 @@ from runner.service.standby import Standby
 from runner.service.uploads import Uploads
 from runner.service.watermark import Marks
 from runner.service.webhooks import Webhooks
-from runner.sources import Source
 from runner.store.deliveries import Deliveries
 from sandbox.settings.loaded import Loaded, later
 

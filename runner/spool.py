@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from runner import files
+from runner import durable
 
 _PREFIX: Final = "runner-"
 _LOCK: Final = "lock"
@@ -20,7 +20,7 @@ def spool(parent: Path | None = None) -> Iterator[Path]:
     """Have a folder for the length of the block, its owner's only; where `TMPDIR` says, unless told. Raises OSError."""
     with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as name:
         folder = Path(name)
-        lock = files.lock(folder / _LOCK)
+        lock = durable.lock(folder / _LOCK)
         assert lock
         with lock:
             yield folder
@@ -41,7 +41,7 @@ def _is_left(folder: Path) -> bool:
     """Whether it is a folder of ours whose process is gone. One without a lock is another program's, or just made."""
     if folder.is_symlink() or not (folder / _LOCK).is_file():
         return False
-    lock = files.lock(folder / _LOCK)
+    lock = durable.lock(folder / _LOCK)
     if lock is not None:
         lock.close()
     return lock is not None

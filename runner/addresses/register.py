@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from runner import files
+from runner import durable
 from runner.addresses.record import Record
 from runner.errors import InputError, LeaseError
 
@@ -56,7 +56,7 @@ class Entry:
         if self._lock is not None:
             return False
         try:
-            self._lock = files.lock(self._lock_path)
+            self._lock = durable.lock(self._lock_path)
         except (OSError, ValueError) as error:
             raise self._unusable(error) from error
         return self._lock is not None
@@ -70,7 +70,7 @@ class Entry:
     def read(self) -> Record:
         """What is known; a new record where nothing is."""
         try:
-            return Record.from_bytes(files.read(self.path, _MAX_FILE))
+            return Record.from_bytes(durable.read(self.path, _MAX_FILE))
         except FileNotFoundError:
             return Record()
         except (OSError, ValueError) as error:
@@ -79,7 +79,7 @@ class Entry:
     def write(self, record: Record) -> None:
         """Have it on disk, readable for its owner only."""
         try:
-            files.write(self.path, record.to_bytes())
+            durable.write(self.path, record.to_bytes())
         except OSError as error:
             raise self._unusable(error) from error
 

@@ -13,10 +13,10 @@ from runner import steps
 from runner.errors import BadJobError
 from runner.execution.files.bundle import Kept
 from runner.job import Job
-from runner.job_files import KINDS, Artifacts, Source
 from runner.service.mode import Mode
 from runner.service.signing import shown
 from runner.service.watermark import Disk
+from runner.source_and_artifacts import KINDS, Artifacts, Source
 from runner.steps import Step, StepProgress, StepState
 from runner.store.deliveries import Delivery
 from runner.store.jobs import Summary

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from runner import files
+from runner import durable
 from runner.errors import StateError
 
 
@@ -20,7 +20,7 @@ class Token:
         """`given` takes the place of what the file holds, for whoever looks there."""
         try:
             if given:
-                files.write(path, f"{given.get_secret_value()}\n".encode())
+                durable.write(path, f"{given.get_secret_value()}\n".encode())
             elif not path.exists():
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 with os.fdopen(descriptor, "w") as file:

@@ -158,13 +158,13 @@ def _copy(pieces: Iterable[bytes], to: TextIO) -> None:
 
 
 def _parse(name: str) -> JobRequest:
-    from runner import jobfile  # noqa: PLC0415 - as above
+    from runner import job_document  # noqa: PLC0415 - as above
 
     if name == "-":
-        return jobfile.parse(sys.stdin.buffer.read(jobfile.MAX_FILE + 1), "standard input")
+        return job_document.parse(sys.stdin.buffer.read(job_document.MAX_FILE + 1), "standard input")
     try:
         with Path(name).open("rb") as file:
-            return jobfile.parse(file.read(jobfile.MAX_FILE + 1), name)
+            return job_document.parse(file.read(job_document.MAX_FILE + 1), name)
     except OSError as error:
         raise InputError(f"The job file {name} cannot be read: {error.strerror}.") from error
 

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.config.model import Sandboxes
-    from runner.sources import Source
+    from runner.lease_sources import Source
 
 
 def source_of(settings: Sandboxes) -> Source:
     """Return what the settings name: the keeper unless there is an address. Errors: BadJobError; InputError."""
-    from runner import sources  # noqa: PLC0415 - what only talks to the service does not pay for SSH
+    from runner import lease_sources  # noqa: PLC0415 - what only talks to the service does not pay for SSH
 
     if not settings.addresses:
-        return sources.keeper(settings.keeper)
-    return sources.addresses(
+        return lease_sources.keeper(settings.keeper)
+    return lease_sources.addresses(
         settings.addresses,
         settings.identity,
         settings.known_hosts.expanduser(),

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from runner import files
+from runner import durable
 from runner.errors import GitLabError
 from runner.execution.lease import new_token
 from runner.execution.log import Log
@@ -118,7 +118,7 @@ class Record:
         """Have something noted. Raises GitLabError."""
         note = self.note.model_copy(update=changes)
         try:
-            files.replace(self.folder / _RECORD, note.model_dump_json().encode())
+            durable.replace(self.folder / _RECORD, note.model_dump_json().encode())
         except OSError as error:
             raise GitLabError(
                 f"The job cannot be noted: {error.strerror}. Make room in the runner's state folder."
@@ -154,7 +154,7 @@ def create(jobs: Path, job: GitLabJob, response: bytes) -> tuple[Record, str]:
     record = Record(jobs / _folder_of(handle), job, Note())
     try:
         record.folder.mkdir(mode=0o700, parents=True)
-        files.replace(record.folder / _RESPONSE, response)
+        durable.replace(record.folder / _RESPONSE, response)
     except OSError as error:
         raise GitLabError(
             f"The job cannot be noted: {error.strerror}. Make room in the runner's state folder."
@@ -172,8 +172,8 @@ def load(jobs: Path) -> Iterator[Record]:
     """Yield what an earlier life left; what cannot be read is removed, as nobody can come back for it."""
     for folder in sorted(jobs.iterdir()) if jobs.is_dir() else ():
         try:
-            job = parse(files.read(folder / _RESPONSE, MAX_RESPONSE))
-            note = Note.model_validate_json(files.read(folder / _RECORD, _MAX_RECORD))
+            job = parse(durable.read(folder / _RESPONSE, MAX_RESPONSE))
+            note = Note.model_validate_json(durable.read(folder / _RECORD, _MAX_RECORD))
             yield Record(folder, job, note)
         except (OSError, ValueError, GitLabError):
             shutil.rmtree(folder, ignore_errors=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from runner import files
+from runner import durable
 from runner.errors import CacheError
 
 #: Bytes of the first line.
@@ -49,7 +49,7 @@ class CacheStore:
         self._promised = 0
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = files.lock(folder / "lock")
+            self._lock = durable.lock(folder / "lock")
         except (OSError, ValueError) as error:
             raise CacheError(f"The cache folder {folder} cannot be used: {error}.") from error
         if self._lock is None:
@@ -104,7 +104,7 @@ class CacheStore:
                 part.replace(path)
             finally:
                 part.unlink(missing_ok=True)
-        files.sync(path.parent)
+        durable.sync(path.parent)
 
     @contextlib.contextmanager
     def _room(self, size: int) -> Iterator[None]:

@@ -21,7 +21,7 @@ from typing import BinaryIO, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from runner import files
+from runner import durable
 from runner.errors import StateError
 from runner.spool import spool
 from runner.store.copy import VERSION, copy, recorded
@@ -103,7 +103,7 @@ def _locked(state: Path) -> Iterator[None]:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         if there := sorted(path.name for path in state.iterdir() if path.name not in _NOTHING):
             raise StateError(f"The folder {state} is not empty ({there[0]}). Restore into a new one: --state.")
-        lock = files.lock(state / "lock")
+        lock = durable.lock(state / "lock")
     if lock is None:
         raise StateError(f"A runner uses the state folder {state}. Stop it first.")
     with lock:
@@ -169,7 +169,7 @@ def _sizes(logs: Path) -> Iterator[tuple[str, int]]:
 
 def _add(archive: tarfile.TarFile, name: str, path: Path, size: int | None = None) -> None:
     """Add the first `size` bytes of a file, which may grow meanwhile."""
-    with files.open_to_read(path) as file:
+    with durable.open_to_read(path) as file:
         archive.addfile(_info(name, os.fstat(file.fileno()).st_size if size is None else size), file)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
-from runner import files
+from runner import durable
 from runner.errors import StateError
 from runner.store.database import Database
 from runner.store.deliveries import Deliveries
@@ -26,7 +26,7 @@ class Home:
         """`receivers` are told of each job's end."""
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock: Final = files.lock(folder / "lock")
+            self._lock: Final = durable.lock(folder / "lock")
         except (OSError, ValueError) as error:
             raise StateError(f"The state folder {folder} is not usable: {error}.") from error
         if self._lock is None:

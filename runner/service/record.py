@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from runner import files
+from runner import durable
 from runner import outcome as outcomes
 from runner.errors import LogError, StateError
 from runner.execution.cancellation import Cancellation
@@ -188,7 +188,7 @@ class Record:
 
     def read(self, offset: int) -> Iterator[bytes]:
         """Yield what the log has now, from a byte offset on."""
-        with contextlib.suppress(OSError, ValueError), files.open_to_read(self.log_path) as file:
+        with contextlib.suppress(OSError, ValueError), durable.open_to_read(self.log_path) as file:
             while data := os.pread(file.fileno(), 256 * 1024, offset):
                 offset += len(data)
                 yield data
@@ -204,8 +204,8 @@ class Record:
 
     def _sync_log(self) -> None:
         try:
-            files.sync(self.log_path)
-            files.sync(self.log_path.parent)
+            durable.sync(self.log_path)
+            durable.sync(self.log_path.parent)
         except OSError as error:
             raise StateError(
                 f"The outcome cannot be written down: {error.strerror}. Make room in the state folder."
@@ -228,7 +228,7 @@ class _Turn:
 def _end_log(path: Path, output: int, closing: bytes) -> None:
     """Have the log end as the last start left it, also after a crash in between. Raises LogError."""
     try:
-        files.end_with(path, output, closing)
+        durable.end_with(path, output, closing)
     except (OSError, ValueError) as error:
         raise LogError(f"The log {path} cannot be continued: {error}. Look at the state folder.") from error
 
@@ -236,7 +236,7 @@ def _end_log(path: Path, output: int, closing: bytes) -> None:
 def complete(jobs: Jobs, job_id: str, log: Path, result: Result) -> None:
     """Have the log of a settled job end as it should, and the job finished. Idempotent. Raises StateError."""
     try:
-        files.end_with(log, result.output, result.closing)
+        durable.end_with(log, result.output, result.closing)
     except (OSError, ValueError) as error:
         raise StateError(
             f"The outcome cannot be written down to its end: the log of job {job_id} cannot be completed ({error})."

@@ -14,7 +14,6 @@ from weakref import WeakValueDictionary
 from runner.errors import BadJobError, StateError
 from runner.execution.files import bundle
 from runner.job import Job
-from runner.job_files import Upload
 from runner.logs import Action, Events
 from runner.metrics import Metrics
 from runner.outcome import Outcome
@@ -22,6 +21,7 @@ from runner.service.record import Record, complete
 from runner.service.retention import Kept
 from runner.service.stopwatch import Stopwatch
 from runner.service.uploads import Incoming, Uploads
+from runner.source_and_artifacts import Upload
 from runner.store.deliveries import Delivery
 from runner.store.jobs import Entry, Hold, Jobs, Request, Summary
 from runner.store.states import JobState

@@ -18,7 +18,6 @@ from runner.execution.log import Log
 from runner.execution.marker import Marker
 from runner.execution.options import Note, Notes, Settings, StepNote
 from runner.job import Job
-from runner.job_files import Upload
 from runner.logs import Action, Events
 from runner.outcome import BadRequest, Limit, Outcome, SandboxLost, SetupFailed
 from runner.service.housekeeping import Housekeeper
@@ -29,6 +28,7 @@ from runner.service.records import Records
 from runner.service.standby import PATIENCE, Standby
 from runner.service.watermark import Disk
 from runner.service.webhooks import Webhooks
+from runner.source_and_artifacts import Upload
 from runner.store.jobs import Request
 
 _events = Events(__name__)

@@ -16,8 +16,8 @@ from runner import outcome as outcomes
 from runner.errors import RequestReusedError, StateError
 from runner.execution.marker import Marker
 from runner.job import Job
-from runner.job_files import Upload
 from runner.outcome import BadRequest, BadSource, Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed
+from runner.source_and_artifacts import Upload
 from runner.steps import StepProgress, StepState, waiting
 from runner.store import deliveries, queue
 from runner.store.database import Database

@@ -10,7 +10,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from runner import files
+from runner import durable
 from runner.errors import StateError
 
 _KEY_SIZE: Final = 32
@@ -25,8 +25,8 @@ class Seal:
         """Raises StateError when the key can be neither read nor made."""
         try:
             if not path.exists():
-                files.write(path, os.urandom(_KEY_SIZE))
-            key = files.read(path, _KEY_SIZE)
+                durable.write(path, os.urandom(_KEY_SIZE))
+            key = durable.read(path, _KEY_SIZE)
         except (OSError, ValueError) as error:
             raise StateError(f"The key {path} is not usable: {error}.") from error
         if len(key) != _KEY_SIZE:

@@ -18,8 +18,8 @@ from runner.execution.files.jobs import JobFiles
 from runner.execution.files.limits import FileLimits
 from runner.execution.log import Log
 from runner.job import Job
-from runner.job_files import Artifacts, Git, Upload, When
 from runner.outcome import BadSource, Cancelled, Limit, Outcome, ScriptFailed, Succeeded, TimedOut
+from runner.source_and_artifacts import Artifacts, Git, Upload, When
 from tests.runner.conftest import Bench, closing, until
 from tests.runner.files.origin import silent
 

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from runner import files as disk
+from runner import durable
 from runner.errors import ProtocolError, SourceError, StateError
 from runner.execution import program
 from runner.execution.files.answer import Answer, request
 from runner.execution.files.jobs import JobFiles
 from runner.execution.session import Pipe, Session
-from runner.job_files import Archive, Git, Upload
+from runner.source_and_artifacts import Archive, Git, Upload
 
 _PROGRAM: Final = program.assemble(*program.MODULES, "files.inside.unpack", "files.inside.fetch")
 _PIECE: Final = 1024 * 1024
@@ -51,7 +51,7 @@ def _archive(files: JobFiles) -> Iterator[BinaryIO | None]:
         yield None
         return
     try:
-        file = disk.open_to_read(files.upload or Path())
+        file = durable.open_to_read(files.upload or Path())
     except (OSError, ValueError) as error:
         raise StateError("The archive that was sent with the job is gone. Send it again.") from error
     with file:

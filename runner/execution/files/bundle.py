@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final
 
-from runner import files as disk
+from runner import durable
 from runner.errors import ProtocolError
 from runner.execution.files.inside.patterns import Patterns
 from runner.execution.files.inside.unpack import UnsafeArchiveError, inside, stays_inside
@@ -124,7 +124,7 @@ class Bundle:
         os.fsync(self._file.fileno())
         kept = Kept(tuple(self._members), left_out, self._file.tell())
         self._part.replace(self._path)
-        disk.write_json(_list_of(self._path), asdict(kept))
+        durable.write_json(_list_of(self._path), asdict(kept))
         return kept
 
 
@@ -148,7 +148,7 @@ def _list_of(path: Path) -> Path:
 def read(path: Path) -> Kept | None:
     """Return what is kept; None if nothing is. Raises OSError, ValueError when something else is there."""
     try:
-        document = disk.read_json(_list_of(path), _MAX_LIST)
+        document = durable.read_json(_list_of(path), _MAX_LIST)
     except FileNotFoundError:
         return None
     if not isinstance(document, dict):

@@ -10,8 +10,8 @@ from typing import Final
 from runner.execution.files.limits import DEFAULT_LIMITS, FileLimits
 from runner.execution.redact import Redactor
 from runner.job import Job
-from runner.job_files import Archive, Artifacts, Git, Upload, When
 from runner.outcome import Killed, Limit, Outcome, ScriptFailed, Succeeded, TimedOut
+from runner.source_and_artifacts import Archive, Artifacts, Git, Upload, When
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from runner.execution.files.inside import fetch
 from runner.execution.files.jobs import JobFiles
 from runner.execution.files.limits import FileLimits
 from runner.execution.session import Session
-from runner.job_files import Archive, Git, Upload
+from runner.source_and_artifacts import Archive, Git, Upload
 from tests.e2e.conftest import until
 from tests.runner.conftest import SSHD, Sandbox
 from tests.runner.files.origin import TOKEN, Origin, git, silent

@@ -16,7 +16,6 @@ from runner.execution.files import bundle, take_out
 from runner.execution.files.jobs import JobFiles, patterns
 from runner.execution.files.limits import FileLimits
 from runner.execution.session import Session
-from runner.job_files import Artifacts, When
 from runner.outcome import (
     BadSource,
     Cancelled,
@@ -30,6 +29,7 @@ from runner.outcome import (
     Succeeded,
     TimedOut,
 )
+from runner.source_and_artifacts import Artifacts, When
 from tests.runner.conftest import Sandbox
 
 pytestmark = pytest.mark.anyio

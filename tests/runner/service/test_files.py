@@ -12,10 +12,10 @@ import pytest
 
 from runner.errors import BadJobError, StateError
 from runner.job import Job
-from runner.job_files import Artifacts, Upload, When
 from runner.outcome import ScriptFailed, Succeeded
 from runner.service import uploads
 from runner.service.uploads import Uploads
+from runner.source_and_artifacts import Artifacts, Upload, When
 from runner.store.jobs import Request
 from tests.runner.service.conftest import Host
 

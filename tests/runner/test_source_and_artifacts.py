@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from runner import jobfile
+from runner import job_document
 from runner.errors import BadJobError
 from runner.job import Job, from_json, to_json
-from runner.job_files import MAX_RULES, Archive, Artifacts, Git, Upload, When, credentials
+from runner.source_and_artifacts import MAX_RULES, Archive, Artifacts, Git, Upload, When, credentials
 
 COMMIT = "a" * 40
 KEYS = ["host ssh-ed25519 AAAA"]
@@ -32,7 +32,7 @@ KEYS = ["host ssh-ed25519 AAAA"]
 )
 def test_a_job_file_says_where_it_is_wrong(text: str, message: str) -> None:
     with pytest.raises(BadJobError) as refused:
-        jobfile.parse(f"script: echo\n{text}\n".encode(), "f")
+        job_document.parse(f"script: echo\n{text}\n".encode(), "f")
     assert str(refused.value).startswith(message) or message in str(refused.value)
 
 

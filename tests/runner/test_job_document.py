@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner import jobfile
+from runner import job_document
 from runner.api.models import JobRequest
 from runner.errors import BadJobError
 
@@ -24,9 +24,9 @@ labels: [gpu]
 
 
 def test_yaml_and_json_are_the_same_job() -> None:
-    request = jobfile.parse(GOOD, "job.yaml")
+    request = job_document.parse(GOOD, "job.yaml")
     assert (request.script, request.args, request.timeout, request.labels) == ("echo hello\n", ["a", "b"], 60, ["gpu"])
-    assert jobfile.parse(request.model_dump_json().encode(), "job.json") == request
+    assert job_document.parse(request.model_dump_json().encode(), "job.json") == request
 
 
 def test_steps_are_submitted_as_they_were_written() -> None:
@@ -37,7 +37,7 @@ steps:
   - {name: b, script: x, if: "failure() && env.A == 'x'", timeout: 5}
   - {name: c, script: x, always: true, environment: {B: y}}
 """
-    request = jobfile.parse(content, "job.yaml")
+    request = job_document.parse(content, "job.yaml")
     sent = request.model_dump(exclude_defaults=True, by_alias=True)
     assert sent["steps"][1] == {"name": "b", "script": "x", "if": "failure() && env.A == 'x'", "timeout": 5.0}
     assert JobRequest.model_validate(sent).to_job() == request.to_job()
@@ -45,7 +45,7 @@ steps:
 
 def test_what_only_json_has_is_read_as_json_has_it() -> None:
     """The trap: YAML reads `\\ud83d\\ude00` as two letters, and refuses tabs and `\\/`."""
-    assert jobfile.parse(b'{\n\t"script": "echo \\ud83d\\ude00 \\/"}', "job.json").script == "echo \U0001f600 /"
+    assert job_document.parse(b'{\n\t"script": "echo \\ud83d\\ude00 \\/"}', "job.json").script == "echo \U0001f600 /"
 
 
 @pytest.mark.parametrize(
@@ -74,11 +74,11 @@ def test_what_only_json_has_is_read_as_json_has_it() -> None:
 )
 def test_what_is_wrong_is_named_by_line_and_field(content: bytes, message: str) -> None:
     with pytest.raises(BadJobError) as caught:
-        jobfile.parse(content, "f")
+        job_document.parse(content, "f")
     assert str(caught.value).startswith(message)
 
 
 @given(st.binary(max_size=80) | st.text("{}[]:,-&*!|>'\"\n\t ab1?#", max_size=40).map(str.encode))
 def test_anything_is_a_job_or_an_error_of_ours(content: bytes) -> None:
     with contextlib.suppress(BadJobError):
-        assert jobfile.parse(content, "f").script
+        assert job_document.parse(content, "f").script

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner import sources
+from runner import lease_sources
 from runner.errors import BadJobError, InputError, RunnerError
 from runner.execution.options import DEFAULTS
 
@@ -25,7 +25,7 @@ def good(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_the_places_are_below_one_folder(good: dict[str, Any]) -> None:
-    source = sources.addresses(**good)
+    source = lease_sources.addresses(**good)
     settings = source.adapt(DEFAULTS)
     assert (settings.workspace, settings.attempts) == (
         "/home/ci/runner-jobs/workspace",
@@ -33,8 +33,8 @@ def test_the_places_are_below_one_folder(good: dict[str, Any]) -> None:
     )
     assert source.ready is None  # one that is held in advance would be missed by every other runner of this host
     assert good["state"].stat().st_mode & 0o777 == 0o700
-    assert sources.addresses(**good | {"folder": "/srv/jobs/"}).adapt(DEFAULTS).workspace == "/srv/jobs/workspace"
-    assert sources.keeper(Path("/none")).adapt(DEFAULTS) == DEFAULTS
+    assert lease_sources.addresses(**good | {"folder": "/srv/jobs/"}).adapt(DEFAULTS).workspace == "/srv/jobs/workspace"
+    assert lease_sources.keeper(Path("/none")).adapt(DEFAULTS) == DEFAULTS
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_bad_settings_say_what_is_wrong(
     good: dict[str, Any], change: dict[str, Any], kind: type[RunnerError], said: str
 ) -> None:
     with pytest.raises(kind, match=said):
-        sources.addresses(**good | change)
+        lease_sources.addresses(**good | change)
 
 
 def test_the_state_is_one_for_all_runners_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    assert sources.default_state() == Path("/var/lib/runner/addresses")
+    assert lease_sources.default_state() == Path("/var/lib/runner/addresses")
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_STATE_HOME", "/state")
-    assert sources.default_state() == Path("/state/runner/addresses")
+    assert lease_sources.default_state() == Path("/state/runner/addresses")
