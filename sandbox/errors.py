@@ -6,7 +6,8 @@
     │   ├── EngineUnreachable nobody answers on its socket
     │   ├── EngineTimeout     it did not answer within the deadline
     │   ├── ImageMissing      the sandbox image is not on the engine
-    │   └── RuntimeMissing    the configured runtime is not registered, or not the one that was used
+    │   ├── RuntimeMissing    the configured runtime is not registered, or not the one that was used
+    │   └── StorageUnfit      it keeps containers in a way in which what a job left cannot be read
     ├── BuildFailed           an image could not be built
     ├── WallsDown             the walls around the sandboxes cannot stand (`sandbox.network`)
     ├── SandboxFault          one sandbox is not fit for use
@@ -57,6 +58,10 @@ class ImageMissing(EngineError):
 
 class RuntimeMissing(EngineError):
     """The configured runtime is not registered with the engine, or a container reports another one."""
+
+
+class StorageUnfit(EngineError):
+    """The engine keeps containers in a way in which what a job left in one cannot be read on the host's side."""
 
 
 class BuildFailed(SandboxError):

@@ -11,7 +11,7 @@ from typing import Final
 from sandbox import report
 from sandbox.disk.watch import reserve_of
 from sandbox.doctor.facts import Canary, Facts
-from sandbox.engine import EngineFacts
+from sandbox.engine import EngineFacts, advice
 from sandbox.errors import Fault
 from sandbox.network import SUBNET_PREFIX
 from sandbox.report import Check, Found, Result, Unknown, bad, dubious, good, unchecked
@@ -61,15 +61,9 @@ def _engine_version(facts: Facts) -> Result:
 def _storage(facts: Facts) -> Result:
     if isinstance(facts.engine, Unknown):
         return _NO_ENGINE
-    seen = f"Its storage driver is {facts.engine.driver}"
-    if facts.engine.driver == "overlay2":
-        return good(f"{seen}.")
-    store = " of containerd's image store" if facts.engine.containerd_store else ""
-    return bad(
-        f"{seen}{store}, and what a job left is read from overlay2's upper directories.",
-        'Put "storage-driver": "overlay2" and "features": {"containerd-snapshotter": false} into the engine\'s '
-        "daemon.json and restart it. Its images have to be built or pulled anew.",
-    )
+    if facts.engine.driver == advice.STORAGE_DRIVER:
+        return good(f"Its storage driver is {facts.engine.driver}.")
+    return bad(advice.storage_unfit(facts.engine.driver, facts.engine.containerd_store), advice.STORAGE_FIX)
 
 
 def _runtime(facts: Facts) -> Result:

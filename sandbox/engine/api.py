@@ -16,7 +16,14 @@ from docker.types import IPAMConfig, IPAMPool, LogConfig, Mount, Ulimit
 
 from sandbox.calls import CallBegan, CallEnded, End, Listed, Step
 from sandbox.engine import archive
-from sandbox.engine.advice import image_missing, no_local_socket, runtime_missing
+from sandbox.engine.advice import (
+    STORAGE_DRIVER,
+    STORAGE_FIX,
+    image_missing,
+    no_local_socket,
+    runtime_missing,
+    storage_unfit,
+)
 from sandbox.engine.call import Call
 from sandbox.engine.facts import (
     ContainerFacts,
@@ -36,6 +43,7 @@ from sandbox.errors import (
     ImageMissing,
     RuntimeMissing,
     SandboxFault,
+    StorageUnfit,
 )
 from sandbox.template import (
     DOCKER_DATA,
@@ -85,6 +93,16 @@ class Engine:
             raise RuntimeMissing(runtime_missing(runtime, registered))
         if self.image_id(image) is None:
             raise ImageMissing(image_missing(image))
+
+    def check_storage(self) -> None:
+        """Raise `StorageUnfit` unless what jobs leave can be read on the host: only then can sandboxes be recorded.
+
+        Not part of `check`, since a sandbox that nobody judges works with any storage.
+        """
+        about = self.about()
+        if about.driver != STORAGE_DRIVER:
+            seen = storage_unfit(about.driver, about.containerd_store)
+            raise StorageUnfit(f"The Docker Engine cannot be used here. {seen} {STORAGE_FIX}")
 
     def about(self) -> EngineFacts:
         """Ask the engine about itself."""

@@ -87,6 +87,7 @@ class Keeper:
 
         Raises `EngineError` or `WallsDown`.
         """
+        self._engine.check_storage()
         for name, profile in self._stock.pool.profiles.items():
             self._engine.check(profile.runtime, profile.image)
             what = f"profile {name}: image {profile.image}, runtime {profile.runtime}, {profile.warm} warm"

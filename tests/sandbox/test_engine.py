@@ -37,6 +37,7 @@ from sandbox.errors import (
     ImageMissing,
     RuntimeMissing,
     SandboxFault,
+    StorageUnfit,
 )
 from sandbox.host import HostFacts
 from sandbox.identity import new_identity
@@ -418,6 +419,31 @@ def test_a_missing_image_is_told_with_how_to_build_it(engine: Engine) -> None:
 def test_an_image_may_be_named_by_its_id(api: Api, engine: Engine) -> None:
     api.say("GET", "/images/sha256:1234/json", 200, {"Id": "sha256:1234"})
     engine.check("sysbox-runc", "sha256:1234")
+
+
+@pytest.mark.parametrize(
+    ("driver", "status", "said"),
+    [
+        ("overlayfs", [["driver-type", "io.containerd.snapshotter.v1"]], "overlayfs of containerd's image store"),
+        ("vfs", [], "driver is vfs, and"),
+    ],
+)
+def test_a_storage_that_nobody_could_look_at_is_refused_with_the_fix(
+    api: Api, engine: Engine, driver: str, status: list[list[str]], said: str
+) -> None:
+    """The first is what a fresh Docker 29 comes with."""
+    api.say("GET", "/info", 200, info(Driver=driver, DriverStatus=status))
+    with pytest.raises(StorageUnfit, match=rf'{said}.*"storage-driver": "overlay2".*daemon\.json and restart'):
+        engine.check_storage()
+
+
+def test_overlay2_is_not_refused(api: Api, engine: Engine) -> None:
+    api.say("GET", "/info", 200, info(Driver="overlay2"))
+    engine.check_storage()
+
+
+def info(**more: object) -> Thing:
+    return {"ServerVersion": "29.0", "Runtimes": {"runc": {}}, "DockerRootDir": "/var/lib/docker", **more}
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------

@@ -73,6 +73,7 @@ class Host:
         self.on_walls: Callable[[], WallState] = lambda: WallState.STANDING
         self.verdict_of = Verdict(VerdictKind.CLEAN, ())
         self.on_check: Callable[[], object] = lambda: None
+        self.on_check_storage: Callable[[], object] = lambda: None
         self.on_build: Callable[[], object] = lambda: None
         self.on_inspect: Callable[[], object] = lambda: None
         self.on_adopt: Callable[[], object] = lambda: None
@@ -96,6 +97,9 @@ class Host:
 
     def check(self, runtime: str, image: str) -> None:
         self.on_check()
+
+    def check_storage(self) -> None:
+        self.on_check_storage()
 
     def image_id(self, image: str) -> str | None:
         return image if image in self.image_ids else self.images.get(image)

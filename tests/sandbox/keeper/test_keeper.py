@@ -21,6 +21,7 @@ from sandbox.errors import (
     NoWayIn,
     RuntimeMissing,
     SandboxFault,
+    StorageUnfit,
 )
 from sandbox.inspection.judge import Reason, ReasonKind, Verdict, VerdictKind
 from sandbox.keeper import protocol
@@ -37,6 +38,16 @@ def test_a_missing_runtime_refuses_the_start_before_anything_is_touched(tmp_path
     host.containers["sandbox-left"] = True
     host.on_check = fail(RuntimeMissing("The runtime is not registered."))
     with pytest.raises(RuntimeMissing):
+        World(tmp_path, host).keeper.start()
+    assert host.containers == {"sandbox-left": True}
+
+
+def test_a_storage_that_cannot_be_inspected_refuses_the_start_before_anything_is_touched(
+    tmp_path: Path, host: Host
+) -> None:
+    host.containers["sandbox-left"] = True
+    host.on_check_storage = fail(StorageUnfit("Its storage driver is overlayfs."))
+    with pytest.raises(StorageUnfit):
         World(tmp_path, host).keeper.start()
     assert host.containers == {"sandbox-left": True}
 
