@@ -28,6 +28,7 @@ ROOMY: Final = 10 * 1024**3
 #: Seconds between the clocks that nobody's certificates or caches mind.
 CLOCK: Final = 2.0
 _GIB: Final = 1024**3
+_UNUSED: Final = unchecked("The sandbox was not fit to be asked.")
 _NO_ENGINE: Final = unchecked("The engine has to answer first.")
 _LOGIN_FAULTS: Final = frozenset({Fault.SSH_DEAD, Fault.HOST_KEY_CHANGED, Fault.LOGIN_REFUSED})
 _DOCKER_FAULTS: Final = frozenset({Fault.DOCKER_DEAD, Fault.WRONG_STORAGE_DRIVER})
@@ -215,10 +216,10 @@ def _canary_docker(facts: Facts) -> Result:
     canary = _logged_in(facts)
     if isinstance(canary, Unknown):
         return unchecked(canary.why)
-    if canary.fault is Fault.PROBE_FAILED:
-        return unchecked("The sandbox was not fit to be asked.")
-    if canary.fault is not None:
+    if canary.fault in _DOCKER_FAULTS:
         return bad(canary.complaint, "Its Docker Engine's reason is in the container's log: start the image by hand.")
+    if not canary.docker_version:
+        return _UNUSED
     return good(f"Its Docker Engine {canary.docker_version} answers, on overlay2.")
 
 
@@ -226,8 +227,8 @@ def _canary_clock(facts: Facts) -> Result:
     canary = _logged_in(facts)
     if isinstance(canary, Unknown):
         return unchecked(canary.why)
-    if canary.fault is not None:
-        return unchecked("The sandbox was not fit to be asked.")
+    if not canary.docker_version:
+        return _UNUSED
     seen = f"Its clock is {abs(canary.clock):.1f} s {'ahead of' if canary.clock > 0 else 'behind'} ours."
     if abs(canary.clock) > CLOCK:
         return dubious(
@@ -247,7 +248,20 @@ def _canary_run(facts: Facts) -> Result:
             canary.complaint,
             "Compare the versions of sysbox and of the image (images/sandbox/README.md): runc needs both to fit.",
         )
-    return good("A container in it was built and ran.")
+    return good("A container in it was built and ran.") if canary.docker_version else _UNUSED
+
+
+def _canary_inspection(facts: Facts) -> Result:
+    canary = _logged_in(facts)
+    if isinstance(canary, Unknown):
+        return unchecked(canary.why)
+    if canary.inspection:
+        return bad(
+            f"Every job would cost its sandbox: {canary.inspection}",
+            "The keeper needs root, the host's process ids (pid: host) and the engine's data folder at the same path, "
+            "as compose.yaml gives them, and nothing of the image may change files by itself.",
+        )
+    return good("It was recorded, used, cleaned, and judged clean.") if canary.docker_version else _UNUSED
 
 
 def _logged_in(facts: Facts) -> Canary | Unknown:
@@ -285,5 +299,6 @@ CHECKS: Final[tuple[Check[Facts], ...]] = (
     Check("canary-docker", _canary_docker),
     Check("canary-clock", _canary_clock),
     Check("canary-run", _canary_run),
+    Check("canary-inspection", _canary_inspection),
 )
 """In order: the first that fails is the first to be put right."""

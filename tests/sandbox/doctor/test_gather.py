@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -12,12 +13,13 @@ import pytest
 
 from sandbox import child
 from sandbox.config import KeeperConfig
-from sandbox.doctor import gather
+from sandbox.doctor import canary, gather
 from sandbox.doctor.canary import NOT_ASKED, try_one
 from sandbox.doctor.checks import SYSBOX, run
-from sandbox.doctor.facts import Facts
+from sandbox.doctor.facts import Canary, Facts
 from sandbox.engine import Engine, EngineFacts
-from sandbox.errors import EngineError, EngineTimeout, Fault
+from sandbox.errors import EngineError, EngineTimeout, Fault, SandboxFault
+from sandbox.readiness import Proof
 from sandbox.report import Status, Unknown
 from tests.sandbox.doctor.test_checks import ENGINE
 
@@ -140,6 +142,46 @@ def test_a_canary_that_cannot_be_made_is_a_finding() -> None:
         "The engine says no.",
     )
     assert engine.asked[-1] == "remove"
+
+
+class StubBuilder:
+    """Makes a sandbox that is fit, and fails where the test says."""
+
+    def __init__(self, build: SandboxFault | None = None, inspect: EngineError | SandboxFault | None = None) -> None:
+        self.failures = {"build": build, "inspect": inspect}
+
+    def _fail(self, what: str) -> None:
+        if error := self.failures[what]:
+            raise error
+
+    def build(self, *_: object, started: object) -> object:
+        self._fail("build")
+        return None
+
+    def inspect(self, built: object, clean: bool) -> None:
+        assert clean
+        self._fail("inspect")
+
+
+def tried(builder: StubBuilder, monkeypatch: pytest.MonkeyPatch) -> Canary:
+    monkeypatch.setattr(canary, "Builder", lambda *_: builder)
+    monkeypatch.setattr(canary, "_use", lambda _: Proof("26.1.5", time.time()))
+    return try_one(KeeperConfig(), "default", cast(Engine, StubEngine()))
+
+
+def test_a_canary_is_judged_after_its_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap: a host on which nothing can be looked at passed, and every job there ended damaged."""
+    for error in (SandboxFault(Fault.DAMAGED, "It could not be looked at."), EngineTimeout("It does not freeze.")):
+        found = tried(StubBuilder(inspect=error), monkeypatch)
+        assert (found.fault, found.docker_version, found.inspection) == (None, "26.1.5", str(error))
+    assert tried(StubBuilder(), monkeypatch).inspection == ""
+
+
+def test_a_canary_that_cannot_be_recorded_was_logged_in_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = tried(StubBuilder(build=SandboxFault(Fault.DAMAGED, "It could not be recorded.")), monkeypatch)
+    assert found == Canary(inspection="It could not be recorded.")
+    found = tried(StubBuilder(build=SandboxFault(Fault.SSH_DEAD, "No answer.")), monkeypatch)
+    assert found == Canary(fault=Fault.SSH_DEAD, complaint="No answer.")
 
 
 def test_nothing_of_a_real_host_is_beyond_judging() -> None:
