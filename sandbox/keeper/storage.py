@@ -7,7 +7,7 @@ from typing import Final
 
 from sandbox.config import KeeperConfig
 from sandbox.disk.watch import DiskWatch, Room
-from sandbox.disk.watcher import DiskWatcher, Sandbox
+from sandbox.disk.watcher import DiskWatcher, Inside, Sandbox
 from sandbox.engine import Engine
 from sandbox.errors import EngineError, Fault
 from sandbox.keeper.stock import Stock
@@ -85,6 +85,7 @@ class Storage:
                     limit=int(built.profile.disk),
                     container_id=built.container_id,
                     trees=built.trees,
+                    inside=Inside.recorded(built.evidence),
                 )
                 for sandbox in self._stock.pool
                 if sandbox.state in _WATCHED and (built := self._stock.built.get(sandbox.name))
