@@ -139,6 +139,24 @@ def authority() -> tuple[bytes, bytes]:
     return certificate, certificate + private
 
 
+@pytest.mark.parametrize("docker_start", ["eager", "lazy"])
+def test_python_does_not_run_for_when_docker_starts_alone(start: Start, client_key: KeyPair, docker_start: str) -> None:
+    """The trap: every sandbox of a keeper has this one setting, and waited for Python before sshd."""
+    environment = {"AUTHORIZED_KEYS": client_key.public, "SANDBOX_DOCKER": docker_start}
+    sandbox = start(environment=environment, programs={"settings.py": b"raise SystemExit('It ran.')"})
+    assert sandbox.sh("echo in") == "in\n"
+    assert "It ran." not in sandbox.log()
+
+
+def test_python_runs_for_any_other_setting_beside_it(start: Start) -> None:
+    for more in ({"SANDBOX_MTU": "1400"}, {"SANDBOX_DOCKER": "later"}, {"no_proxy": "here"}):
+        sandbox = start(
+            environment={"SANDBOX_DOCKER": "eager"} | more, programs={"settings.py": b"raise SystemExit('It ran.')"}
+        )
+        assert sandbox.await_end() == 1
+        assert "It ran." in sandbox.log()
+
+
 def test_good_settings_reach_inner_docker_and_sessions(
     start: Start, client_key: KeyPair, authority: tuple[bytes, bytes]
 ) -> None:
