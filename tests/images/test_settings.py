@@ -206,6 +206,37 @@ def test_good_settings_reach_inner_docker_and_sessions(
     assert "/v2/image/manifests" in asked, "inner Docker must get through the handshake"
 
 
+RESOLVER = """
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("", 53))
+while True:
+    asked, client = server.recvfrom(512)
+    question = asked[12 : asked.index(b"\\0", 12) + 5]
+    known = question.startswith(b"\\x07made-up\\x04test\\0\\0\\x01")
+    answer = b"\\xc0\\x0c\\0\\x01\\0\\x01\\0\\0\\0\\x3c\\0\\x04" + socket.inet_aton("192.0.2.77") if known else b""
+    header = asked[:2] + b"\\x81\\x80" + b"\\0\\x01" + (b"\\0\\x01" if known else b"\\0\\0") + b"\\0" * 4
+    server.sendto(header + question + answer, client)
+"""
+
+
+def test_a_given_resolver_is_asked_and_no_other(start: Start) -> None:
+    """The second sandbox asks the first one, in which a program answers."""
+    server = start()
+    server.sh(f"cat >resolver.py <<'EOF'{RESOLVER}EOF\nsudo sh -c 'python3 resolver.py >/dev/null 2>&1 &'")
+    sandbox = start(given={"resolv.conf": f"# ours\nnameserver {server.address()}\n".encode()})
+    written = sandbox.sh("cat /etc/resolv.conf").splitlines()
+    assert [line for line in written if line.startswith("nameserver")] == [f"nameserver {server.address()}"]
+    assert not any(line.startswith("#") for line in written)
+    assert sandbox.sh("getent hosts made-up.test").split() == ["192.0.2.77", "made-up.test"]
+
+
+def test_a_given_resolv_conf_without_a_resolver_stops_the_start(start: Start) -> None:
+    sandbox = start(given={"resolv.conf": b"search example.test\n"})
+    assert sandbox.await_end() == 1
+    assert "resolv.conf is given and names no name server" in sandbox.log()
+
+
 def test_bad_settings_stop_the_start_and_each_is_named(start: Start) -> None:
     environment = {name: bad[0] for name, (_, bad) in CASES.items()}
     sandbox = start(environment={**environment, "SANDBOX_MUT": "1400"}, given={"ca/company.crt": b"-----BEGIN"})
