@@ -124,13 +124,21 @@ def test_a_file_system_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_the_kernels_tables(tmp_path: Path) -> None:
     (tmp_path / "cgroups").write_text("#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t0\t5\t1\nmemory\t0\t5\t0\n")
-    assert gather.controllers(tmp_path / "cgroups") == {"cpu"}
+    assert gather.controllers(tmp_path / "none", tmp_path / "cgroups") == {"cpu"}
     (tmp_path / "route").write_text(
         "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
         "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
         "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"
     )
     assert gather.routes(tmp_path / "route") == (IPv4Network("192.0.2.0/24"),)
+
+
+def test_on_cgroup_v2_its_own_list_counts(tmp_path: Path) -> None:
+    """The trap: a kernel without version 1 lists neither memory nor cpuset in /proc/cgroups."""
+    (tmp_path / "cgroups").write_text("#subsys_name\thierarchy\tnum_cgroups\tenabled\npids\t0\t5\t1\n")
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory hugetlb pids rdma misc\n")
+    found = gather.controllers(tmp_path / "cgroup.controllers", tmp_path / "cgroups")
+    assert found >= {"cpu", "cpuset", "memory", "pids"}
 
 
 def test_a_canary_that_cannot_be_made_is_a_finding() -> None:
