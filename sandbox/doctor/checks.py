@@ -19,9 +19,7 @@ from sandbox.report import Check, Found, Result, Unknown, bad, dubious, good, un
 SYSBOX: Final = "sysbox-runc"
 OLDEST_ENGINE: Final = (20, 10)
 OLDEST_SYSBOX: Final = (0, 7, 1)
-OLDEST_KERNEL: Final = (5, 5)
-ID_MAPPED_MOUNTS: Final = (5, 12)
-ID_MAPPED_OVERLAY: Final = (5, 19)
+OLDEST_KERNEL: Final = (5, 19)
 CONTROLLERS: Final = frozenset({"cpu", "cpuset", "memory", "pids"})
 #: Bytes beyond the host's reserve that a few jobs with images of their own want.
 ROOMY: Final = 10 * 1024**3
@@ -109,23 +107,11 @@ def _kernel(facts: Facts) -> Result:
         return dubious(seen, _name(OLDEST_KERNEL, "Linux"))
     if found >= OLDEST_KERNEL:
         return good(seen)
-    return bad(f"{seen} sysbox refuses it.", "Boot Linux 5.19 or newer, which also maps ids without help.")
-
-
-def _id_mapping(facts: Facts) -> Result:
-    if SYSBOX not in facts.wanted.runtimes:
-        return unchecked("No profile uses sysbox-runc, whose demand this is.")
-    found = _version(facts.kernel)
-    if found is None:
-        return unchecked(f"The kernel's release {facts.kernel} says nothing about it.")
-    if found >= ID_MAPPED_OVERLAY:
-        return good("The kernel maps the ids of mounts, overlayfs included.")
-    if facts.shiftfs is True:
-        return good("The module shiftfs is loaded.")
-    newer = "Boot Linux 5.19 or newer."
-    if found >= ID_MAPPED_MOUNTS:
-        return dubious("The kernel maps the ids of mounts, but not of overlayfs: starts copy the image's files.", newer)
-    return bad("The kernel cannot map the ids of mounts, and the module shiftfs is not loaded.", newer)
+    return bad(
+        f"{seen} It does not map the ids of overlays, so sysbox copies each sandbox's files to where the keeper cannot "
+        "read what a job left.",
+        f"Boot Linux {_dotted(OLDEST_KERNEL)} or newer.",
+    )
 
 
 def _cgroups(facts: Facts) -> Result:
@@ -279,7 +265,11 @@ def _version(text: str) -> tuple[int, ...] | None:
 
 
 def _name(version: tuple[int, ...], what: str) -> str:
-    return f"Use {what} {'.'.join(map(str, version))} or newer."
+    return f"Use {what} {_dotted(version)} or newer."
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 CHECKS: Final[tuple[Check[Facts], ...]] = (
@@ -289,7 +279,6 @@ CHECKS: Final[tuple[Check[Facts], ...]] = (
     Check("runtime", _runtime),
     Check("sysbox-version", _sysbox),
     Check("kernel", _kernel),
-    Check("id-mapping", _id_mapping),
     Check("cgroups", _cgroups),
     Check("disk", _disk),
     Check("network-range", _network_range),

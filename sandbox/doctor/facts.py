@@ -49,7 +49,6 @@ class Facts:
     """What `sysbox-runc --version` printed."""
     kernel: str
     """Its release, as uname(2) tells it."""
-    shiftfs: bool | Unknown
     controllers: frozenset[str] | Unknown
     """The cgroup controllers that the kernel has switched on."""
     room: Room | Unknown

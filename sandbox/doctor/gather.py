@@ -57,7 +57,6 @@ def gather(want: Wanted, engine: Engine, canary: Canary | Unknown) -> Facts:
         images=images,
         sysbox=_told(lambda: _sysbox(about)),
         kernel=platform.release(),
-        shiftfs=_told(lambda: "\nshiftfs " in "\n" + _read(Path("/proc/modules"))),
         controllers=_told(lambda: controllers(Path("/sys/fs/cgroup/cgroup.controllers"), Path("/proc/cgroups"))),
         room=room,
         subnets=subnets,
