@@ -81,6 +81,7 @@ class Fault(StrEnum):
     WRONG_STORAGE_DRIVER = "wrong-storage-driver"
     PROBE_FAILED = "probe-failed"
     PROCESSES_LEFT = "processes-left"
+    UNFREEZABLE = "unfreezable"
     USED = "used"
     DAMAGED = "damaged"
     DISK_LIMIT = "disk-limit"

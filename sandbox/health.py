@@ -216,7 +216,7 @@ class HostHealth:
         return self._state is not HostState.WEDGED or self._take_turn("removal", now)
 
     def admit_probe(self, now: float) -> bool:
-        """Whether an idle sandbox should be paused for a moment, to see that the runtime works. True takes the turn.
+        """Whether the runtime should be asked about an idle sandbox, to see that it works. True takes the turn.
 
         Due when nothing else was asked of the runtime for a while, at once when another sandbox hangs.
         """

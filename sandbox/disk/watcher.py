@@ -82,13 +82,13 @@ class Sandboxes(Protocol):
         """Every sandbox that is fit or lent, by name. Quick: it is asked at every look."""
 
     def freeze(self, name: str) -> None:
-        """Pause it; one that is paused already, or gone, is fine. Raises `EngineError` when it could not be done."""
+        """Have it stand still until `thaw`. Raises `SandboxFault` or `EngineError` when it could not be done."""
 
     def thaw(self, name: str) -> None:
-        """Unpause it; one that runs, or is gone, is fine. Raises `EngineError`."""
+        """Let it go on; one that does, or is gone, is fine. Raises `EngineError`."""
 
     def condemn(self, name: str, fault: Fault, sentence: str) -> None:
-        """End its job: it is not fit any more. It may be paused, and stays so."""
+        """End its job: it is not fit any more. It may stand still, and goes on no more."""
 
     def evict(self, name: str, sentence: str) -> None:
         """Throw it away, unless it was lent meanwhile."""
@@ -190,7 +190,7 @@ class DiskWatcher:
                 case Freeze(name) | Thaw(name):
                     self._settle(name)
                 case Condemn(name, fault, sentence):
-                    with suppress(EngineError):  # its removal ends it as well
+                    with suppress(SandboxFault, EngineError):  # its removal ends it as well
                         self._keeper.freeze(name)
                     self._keeper.condemn(name, fault, sentence)
                 case Evict(name, sentence):

@@ -62,7 +62,7 @@ class Keeper:
         metrics = metrics or Metrics(config.profiles)
         self._watch = watch or HostWatch(metrics)
         self._images = Images(self._stock, engine)
-        self._storage = Storage(config, self._stock, engine)
+        self._storage = Storage(config, self._stock, engine, self._builder)
         self._workers = Workers(
             self._stock, engine, self._builder, self._guard, self._watch, self._storage, home, metrics
         )

@@ -4,10 +4,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from ipaddress import IPv4Network
 
 from sandbox.engine import Engine
-from sandbox.errors import ConfigError, EngineError, Fault, SandboxFault
+from sandbox.errors import ConfigError, EngineError, EngineTimeout, Fault, SandboxFault
 from sandbox.health import CreationBegan, CreationEnded, FreshUnfit
 from sandbox.keeper.builder import Builder, Built, as_fault
 from sandbox.keeper.guard import Guard
@@ -175,7 +176,7 @@ class Workers:
     def _destroy(self, name: SandboxName) -> None:
         stock = self._stock
         try:
-            self._builder.remove(name)
+            self._builder.remove(name, stock.built.get(str(name)))
         except EngineError as error:
             events.error(Action.REMOVAL_FAILED, f"could not be removed, will try again: {error}", sandbox=str(name))
             with stock.changed:
@@ -186,10 +187,11 @@ class Workers:
         stock.remove(str(name))
 
     def _try_runtime(self, name: str, container_id: str) -> None:
-        try:
-            self._engine.probe(container_id)
-        except EngineError as error:
-            self._stock.condemn(name, Fault.ENGINE_FAILED, f"It could not be paused for a moment: {error}")
+        with suppress(EngineError):  # what is refused was answered; the next look at it tells what is wrong
+            try:
+                self._engine.probe(container_id)
+            except EngineTimeout as error:
+                self._stock.condemn(name, Fault.ENGINE_FAILED, f"The runtime does not answer about it: {error}")
 
     def _remove_stranger(self, name: str) -> None:
         try:

@@ -33,7 +33,7 @@ RECOVERED = 150.0
 """Seconds after the end of a fault in which everything is to work again: two rounds of back-off and a removal."""
 CALLS_A_MINUTE = 20
 """To the runtime whatever happens, and of every kind while the host is wedged."""
-DEADLINES = {Step.LIST: 30.0, Step.START: 90.0, Step.REMOVE: 60.0, Step.PAUSE: 10.0, Step.UNPAUSE: 10.0}
+DEADLINES = {Step.LIST: 30.0, Step.START: 90.0, Step.REMOVE: 60.0, Step.TOP: 10.0}
 WARM = 3
 
 
@@ -43,7 +43,7 @@ class Mode(StrEnum):
     WELL = "well"
     DOWN = "down"  # refuses connections
     SILENT = "silent"  # accepts them and does not answer
-    WEDGED = "wedged"  # as sysbox's deadlock: removals and pauses hang, starts fail after 22 s, the rest answers
+    WEDGED = "wedged"  # as sysbox's deadlock: removals and `top` hang, starts fail after 22 s, the rest answers
     NO_STARTS = "no starts"  # a broken image or setting: refused at once
 
 
@@ -140,8 +140,6 @@ class World:
                 self.running.discard(container)
             case Step.REMOVE:
                 self.there[container], self.stuck_since[container] = "stuck", self.now
-            case Step.PAUSE if good:
-                self._ask(Step.UNPAUSE, container)
             case _:
                 if not good and container in self.ready():
                     self.condemn(container)
@@ -163,8 +161,8 @@ class World:
                 self.health.observe(CreationBegan("default", container), self.now)
                 self._ask(Step.START, container)
         others = [container for container in self.ready() if container not in self.health.suspects]
-        if others and not asking & {Step.PAUSE, Step.UNPAUSE} and self.health.admit_probe(self.now):
-            self._ask(Step.PAUSE, others[int(self.now) % len(others)])
+        if others and Step.TOP not in asking and self.health.admit_probe(self.now):
+            self._ask(Step.TOP, others[len(self.calls) % len(others)])
 
 
 @pytest.fixture

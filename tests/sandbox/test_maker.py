@@ -23,7 +23,7 @@ class Container:
 
     def facts(self, container: str) -> ContainerFacts:
         self.looks.append(container)
-        return ContainerFacts(container, self.running, False, "exited (1)", "sysbox-runc", 7, "10.0.0.2")
+        return ContainerFacts(container, self.running, "exited (1)", "sysbox-runc", 7, "10.0.0.2")
 
 
 def booting(container: Container) -> Maker:

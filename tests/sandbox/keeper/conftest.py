@@ -86,12 +86,6 @@ class Host:
     def data_root(self) -> Path:
         return Path("/")
 
-    def freeze(self, container_id: str) -> None:
-        self.calls.append(f"freeze {container_id}")
-
-    def thaw(self, container_id: str) -> None:
-        self.calls.append(f"thaw {container_id}")
-
     def taken_subnets(self, driver: str | None = None) -> list[IPv4Network]:
         return [IPv4Network("172.17.0.0/16"), IPv4Network("10.213.0.8/29")]
 
@@ -121,8 +115,8 @@ class Host:
 
     # shared: the engine removes by installation and name, the builder by both in one
 
-    def remove(self, what: InstallationId | SandboxName, name: str | None = None) -> int:
-        sandbox = name or str(what)
+    def remove(self, what: InstallationId | SandboxName, which: str | Built | None = None) -> int:
+        sandbox = which if isinstance(which, str) else str(what)
         self.calls.append(f"remove {sandbox}")
         self.on_remove()
         with self.lock:
@@ -153,6 +147,7 @@ class Host:
             boot_id="this-boot",
             evidence=EVIDENCE,
             trees=(),
+            cgroup=Path("/nowhere"),
         )
 
     def adopt(self, built: Built) -> None:
@@ -162,6 +157,12 @@ class Host:
     def inspect(self, built: Built, clean: bool) -> None:
         self.calls.append(f"inspect clean={clean}")
         self.on_inspect()
+
+    def freeze(self, built: Built) -> None:
+        self.calls.append(f"freeze {built.container_id}")
+
+    def thaw(self, built: Built) -> None:
+        self.calls.append(f"thaw {built.container_id}")
 
     def verdict(self, built: Built, deadline: float) -> Verdict:
         return self.verdict_of
