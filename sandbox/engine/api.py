@@ -60,8 +60,8 @@ CALL_DEADLINE = 30.0
 """Seconds for a call that should be quick."""
 START_DEADLINE = 90.0
 """Seconds for create and start: a loaded host under sysbox was seen to need 22 for a start that then failed."""
-REMOVE_DEADLINE = 60.0
-"""Seconds for a removal; longer means that the runtime hangs."""
+REMOVE_DEADLINE = 150.0
+"""Seconds for a removal; longer means that the runtime hangs, as `health.REMOVAL_HANGS` has said before."""
 PROBE_DEADLINE = 10.0
 """Seconds for the runtime's answer to something harmless: 50 ms are usual."""
 MOST_CALLS = 64
