@@ -15,6 +15,8 @@ from sandbox.report import Unknown
 from sandbox.template import InstallationId, SandboxName
 
 NOT_ASKED: Final = Unknown("This needs a throw-away sandbox: ask for one with --canary.")
+_UNRECORDED: Final = frozenset({Fault.UNFREEZABLE, Fault.DAMAGED})
+"""Why a sandbox that was proven is not taken: it could not stand still, or not be recorded."""
 _USE_DEADLINE: Final = 60.0
 """Seconds for a login with a container in it; inner Docker has booted by then."""
 
@@ -39,7 +41,7 @@ def _try(name: SandboxName, profile_name: str, config: KeeperConfig, engine: Eng
     try:
         built = builder.build(name, profile_name, config.profiles[profile_name], started=lambda _: None)
     except SandboxFault as fault:
-        if fault.fault is Fault.DAMAGED:  # it was proven, and could not be recorded
+        if fault.fault in _UNRECORDED:
             return Canary(inspection=str(fault))
         raise
     proof = _use(built)

@@ -244,8 +244,8 @@ def _canary_inspection(facts: Facts) -> Result:
     if canary.inspection:
         return bad(
             f"Every job would cost its sandbox: {canary.inspection}",
-            "The keeper needs root, the host's process ids (pid: host) and the engine's data folder at the same path, "
-            "as compose.yaml gives them, and nothing of the image may change files by itself.",
+            "The keeper needs root, the host's process ids and cgroups, and the engine's data folder at the same path, "
+            "as compose.yaml gives them; and nothing of the image may change files by itself.",
         )
     return good("It was recorded, used, cleaned, and judged clean.") if canary.docker_version else _UNUSED
 

@@ -186,8 +186,9 @@ def test_a_canary_is_judged_after_its_use(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_canary_that_cannot_be_recorded_was_logged_in_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = tried(StubBuilder(build=SandboxFault(Fault.DAMAGED, "It could not be recorded.")), monkeypatch)
-    assert found == Canary(inspection="It could not be recorded.")
+    for fault in (Fault.DAMAGED, Fault.UNFREEZABLE):
+        found = tried(StubBuilder(build=SandboxFault(fault, "It could not be recorded.")), monkeypatch)
+        assert found == Canary(inspection="It could not be recorded.")
     found = tried(StubBuilder(build=SandboxFault(Fault.SSH_DEAD, "No answer.")), monkeypatch)
     assert found == Canary(fault=Fault.SSH_DEAD, complaint="No answer.")
 
