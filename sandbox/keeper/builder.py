@@ -101,25 +101,24 @@ class Builder:
             if fault.fault not in (Fault.DOCKER_DEAD, Fault.WRONG_STORAGE_DRIVER):
                 raise
 
-    def inspect(self, built: Built, clean: bool) -> None:
-        """Prove a sandbox again, after a job (`clean`) or, with a container in it, while idle.
-
-        Raises `SandboxFault` or `EngineError`.
-        """
+    def prove_after_job(self, built: Built) -> None:
+        """End and clean what a job left, and prove the sandbox again. Raises `SandboxFault` or `EngineError`."""
         deadline = time.monotonic() + INSPECT_DEADLINE
         self._awake(built)
+        self._end_others(built)
         # From outside first: what is damaged may never let us in, and nothing in it is worth cleaning.
-        if clean:
-            self._end_others(built)
-            verdict = self._glance(built, deadline)
-        else:
-            verdict = self.verdict(built, deadline)
-        if clean or verdict.kind is VerdictKind.CLEANABLE:
+        _require_clean(self._clean(built, self._glance(built, deadline), deadline))
+
+    def prove_idle(self, built: Built) -> None:
+        """Prove a sandbox again that serves nobody, with a container in it. Raises `SandboxFault` or `EngineError`."""
+        deadline = time.monotonic() + INSPECT_DEADLINE
+        self._awake(built)
+        verdict = self.verdict(built, deadline)
+        if verdict.kind is VerdictKind.CLEANABLE:
             verdict = self._clean(built, verdict, deadline)
         elif verdict.kind is VerdictKind.CLEAN:
             self._prove(built, deadline, container=True)
-        if verdict.kind is not VerdictKind.CLEAN:
-            raise SandboxFault(FAULTS[verdict.kind], str(verdict), verdict.causes)
+        _require_clean(verdict)
 
     def verdict(self, built: Built, deadline: float) -> Verdict:
         """Judge a sandbox from outside, frozen meanwhile, before the monotonic `deadline`.
@@ -217,6 +216,11 @@ class Builder:
         return processes.end_others(
             built.container_id, built.baseline, lambda: self._freezer.still(built.cgroup), deadline
         )
+
+
+def _require_clean(verdict: Verdict) -> None:
+    if verdict.kind is not VerdictKind.CLEAN:
+        raise SandboxFault(FAULTS[verdict.kind], str(verdict), verdict.causes)
 
 
 def as_fault(error: SandboxError) -> SandboxFault:

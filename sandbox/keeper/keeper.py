@@ -114,7 +114,7 @@ class Keeper:
         self._images.look()  # after those, which say what was in use
         for sandbox in self._stock.pool:
             if sandbox.state is State.INSPECTING:
-                self._workers.inspect(sandbox.name, clean=True)
+                self._workers.prove_after_job(sandbox.name)
         self._storage.start()
 
     # -- its days ------------------------------------------------------------------------------------------------

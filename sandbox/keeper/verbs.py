@@ -146,7 +146,7 @@ class Verbs:
             sandbox = self._stock.pool.give_back(request.token, request.used, time.monotonic())
             self._stock.changed.notify_all()
             if sandbox.state is State.INSPECTING:
-                self._workers.inspect(sandbox.name, clean=True)
+                self._workers.prove_after_job(sandbox.name)
             elif sandbox.state is State.CONDEMNED:
                 events.info(Action.CONDEMNED, f"condemned ({sandbox.fault}): {sandbox.reason}", sandbox=sandbox.name)
         return protocol.Done()

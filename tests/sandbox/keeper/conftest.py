@@ -154,8 +154,12 @@ class Host:
         self.calls.append(f"adopt {built.container_id}")
         self.on_adopt()
 
-    def inspect(self, built: Built, clean: bool) -> None:
-        self.calls.append(f"inspect clean={clean}")
+    def prove_after_job(self, built: Built) -> None:
+        self.calls.append("prove after job")
+        self.on_inspect()
+
+    def prove_idle(self, built: Built) -> None:
+        self.calls.append("prove idle")
         self.on_inspect()
 
     def freeze(self, built: Built) -> None:

@@ -201,7 +201,7 @@ def test_a_used_sandbox_is_cleaned_and_lent_again_to_its_key(world: World) -> No
     first = world.lend()
     world.give_back(first)
     assert world.lend("a2").sandbox == first.sandbox
-    assert "inspect clean=True" in world.host.calls
+    assert "prove after job" in world.host.calls
 
 
 def test_a_token_is_over_with_its_lease(world: World) -> None:
