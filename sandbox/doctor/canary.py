@@ -56,7 +56,7 @@ def _use(built: Built) -> readiness.Proof:
 def _inspected(builder: Builder, built: Built) -> str:
     """Why it would not serve another job after this use; empty when it would."""
     try:
-        builder.inspect(built, clean=True)
+        builder.prove_after_job(built)
     except SandboxError as error:
         return str(error)
     return ""

@@ -155,8 +155,8 @@ def test_a_canary_that_cannot_be_made_is_a_finding() -> None:
 class StubBuilder:
     """Makes a sandbox that is fit, and fails where the test says."""
 
-    def __init__(self, build: SandboxFault | None = None, inspect: EngineError | SandboxFault | None = None) -> None:
-        self.failures = {"build": build, "inspect": inspect}
+    def __init__(self, build: SandboxFault | None = None, look: EngineError | SandboxFault | None = None) -> None:
+        self.failures = {"build": build, "look": look}
 
     def _fail(self, what: str) -> None:
         if error := self.failures[what]:
@@ -166,9 +166,8 @@ class StubBuilder:
         self._fail("build")
         return None
 
-    def inspect(self, built: object, clean: bool) -> None:
-        assert clean
-        self._fail("inspect")
+    def prove_after_job(self, built: object) -> None:
+        self._fail("look")
 
 
 def tried(builder: StubBuilder, monkeypatch: pytest.MonkeyPatch) -> Canary:
@@ -180,7 +179,7 @@ def tried(builder: StubBuilder, monkeypatch: pytest.MonkeyPatch) -> Canary:
 def test_a_canary_is_judged_after_its_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trap: a host on which nothing can be looked at passed, and every job there ended damaged."""
     for error in (SandboxFault(Fault.DAMAGED, "It could not be looked at."), EngineTimeout("It does not freeze.")):
-        found = tried(StubBuilder(inspect=error), monkeypatch)
+        found = tried(StubBuilder(look=error), monkeypatch)
         assert (found.fault, found.docker_version, found.inspection) == (None, "26.1.5", str(error))
     assert tried(StubBuilder(), monkeypatch).inspection == ""
 
