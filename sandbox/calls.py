@@ -18,8 +18,7 @@ class Step(StrEnum):
     LIST_FILES = "list files"
     START = "start"
     INSPECT = "inspect"
-    PAUSE = "pause"
-    UNPAUSE = "unpause"
+    TOP = "list processes"
     LOGS = "logs"
     LIST = "list"
     LIST_NETWORKS = "list networks"
@@ -30,10 +29,10 @@ class Step(StrEnum):
     REMOVE_VOLUME = "remove volume"
 
 
-RUNTIME_STEPS = frozenset({Step.START, Step.PAUSE, Step.UNPAUSE, Step.REMOVE})
+RUNTIME_STEPS = frozenset({Step.START, Step.TOP, Step.REMOVE})
 """The steps that an engine cannot do without the container runtime."""
-HARMLESS_STEPS = frozenset({Step.PAUSE, Step.UNPAUSE})
-"""Those that leave a container as it was, when both are done. They need less of the runtime than the others."""
+HARMLESS_STEPS = frozenset({Step.TOP})
+"""Those that leave a container as it was. They need less of the runtime than the others."""
 
 
 class End(StrEnum):

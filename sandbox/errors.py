@@ -6,7 +6,8 @@
     │   ├── EngineUnreachable nobody answers on its socket
     │   ├── EngineTimeout     it did not answer within the deadline
     │   ├── ImageMissing      the sandbox image is not on the engine
-    │   └── RuntimeMissing    the configured runtime is not registered, or not the one that was used
+    │   ├── RuntimeMissing    the configured runtime is not registered, or not the one that was used
+    │   └── StorageUnfit      it keeps containers in a way in which what a job left cannot be read
     ├── BuildFailed           an image could not be built
     ├── WallsDown             the walls around the sandboxes cannot stand (`sandbox.network`)
     ├── SandboxFault          one sandbox is not fit for use
@@ -60,6 +61,10 @@ class RuntimeMissing(EngineError):
     """The configured runtime is not registered with the engine, or a container reports another one."""
 
 
+class StorageUnfit(EngineError):
+    """The engine keeps containers in a way in which what a job left in one cannot be read on the host's side."""
+
+
 class BuildFailed(SandboxError):
     """An image could not be built; what Docker said went to stderr."""
 
@@ -77,6 +82,7 @@ class Fault(StrEnum):
     WRONG_STORAGE_DRIVER = "wrong-storage-driver"
     PROBE_FAILED = "probe-failed"
     PROCESSES_LEFT = "processes-left"
+    UNFREEZABLE = "unfreezable"
     USED = "used"
     DAMAGED = "damaged"
     DISK_LIMIT = "disk-limit"

@@ -24,6 +24,10 @@ from sandbox.errors import Fault, SandboxError
 
 HANGS = 30.0
 """Seconds after which a call that needs the runtime is taken to hang: a start was seen to take 22 on a loaded host."""
+REMOVAL_HANGS = 120.0
+"""Seconds after which a removal is taken to hang. When a container ends, sysbox gives every file of its upper directory
+its owner back, and copies what is on mounts of its own into it: it grows with what the jobs left, and two large
+sandboxes that go at once looked like a wedged host. A runtime that hangs is told earlier, by their successors."""
 SLOW_REFUSAL = 10.0
 """Seconds after which a start that is refused was refused by a runtime that hangs, and not by a wrong setting."""
 SUSPICIOUS = 5.0
@@ -216,7 +220,7 @@ class HostHealth:
         return self._state is not HostState.WEDGED or self._take_turn("removal", now)
 
     def admit_probe(self, now: float) -> bool:
-        """Whether an idle sandbox should be paused for a moment, to see that the runtime works. True takes the turn.
+        """Whether the runtime should be asked about an idle sandbox, to see that it works. True takes the turn.
 
         Due when nothing else was asked of the runtime for a while, at once when another sandbox hangs.
         """
@@ -263,7 +267,7 @@ class HostHealth:
         """Think again: time passes while calls hang. Returns the state."""
         self._now = now
         for call in list(self._calls.values()):
-            if call.container and call.step in RUNTIME_STEPS and now - call.began >= HANGS:
+            if call.container and call.step in RUNTIME_STEPS and now - call.began >= _patience(call.step):
                 self._blame(call.container, _Evidence(call.step, call.began, now))
         if len(self._evidence) == 1:  # nothing joined it: it is that sandbox's own
             for container, alone in list(self._evidence.items()):
@@ -418,6 +422,10 @@ class HostHealth:
             "Look at the runtime's services (`systemctl status sysbox`) and for processes in state D "
             "(`ps -eo pid,stat,wchan:32,args`)."
         )
+
+
+def _patience(step: Step) -> float:
+    return REMOVAL_HANGS if step is Step.REMOVE else HANGS
 
 
 def _about_sandboxes(evidence: Mapping[str, _Evidence]) -> str:

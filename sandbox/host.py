@@ -20,7 +20,8 @@ class HostFacts:
     mtu: int
     """Bytes in a packet on the way out. A sandbox that sends larger ones stalls where ICMP is filtered."""
     nameservers: tuple[IPv4Address, ...]
-    """For the inner Docker Engine, which cannot pass on the resolver of a user-defined network (it is on loopback)."""
+    """For a sandbox and its inner Docker Engine, which cannot pass on the resolver of a user-defined network (it is on
+    loopback)."""
 
 
 def look() -> HostFacts:

@@ -44,7 +44,6 @@ class Maker:
     def __init__(self, engine: Engine, network_range: IPv4Network) -> None:
         self._engine = engine
         self._range = network_range
-        self._host = host.look()
         self._networks = threading.Lock()
 
     def make(
@@ -63,7 +62,7 @@ class Maker:
         # Which subnets are taken is looked up and acted on under one lock: two creations must not pick the same.
         with self._networks:
             subnet = self._free_subnet(name)
-            spec = container_spec(name, profile_name, profile, identity, subnet, self._host, docker)
+            spec = container_spec(name, profile_name, profile, identity, subnet, host.look(), docker)
             container_id, subnet = self._create(spec)
         self._engine.start(container_id)
         started(subnet)

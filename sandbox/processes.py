@@ -12,7 +12,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
@@ -116,6 +116,13 @@ def _is_of_a_login(pid: int, among: Container[int]) -> bool:
                 return True
             pid = int(rest.split()[_PARENT])
     return False
+
+
+def end_first(processes: Iterable[Process], pid: int) -> None:
+    """Kill the first of a container's processes, and by that all of them. Does not wait."""
+    for handle in [_kill(process) for process in processes if process.pid == pid]:
+        if handle is not None:
+            os.close(handle)
 
 
 def is_there(process: Process) -> bool:

@@ -120,20 +120,31 @@ def container_spec(
         cpuset=profile.cpuset,
         nano_cpus=int(profile.cpus * 1e9) if profile.cpus is not None else None,
         docker=docker,
-        files=given_files(identity, subnet, host, profile.registry_mirrors),
+        files=given_files(identity, subnet, host, profile.registry_mirrors, profile.network),
     )
 
 
 def given_files(
-    identity: Identity, subnet: IPv4Network, host: HostFacts, mirrors: Sequence[str] = ()
+    identity: Identity,
+    subnet: IPv4Network,
+    host: HostFacts,
+    mirrors: Sequence[str] = (),
+    network: Network = Network.INTERNET,
 ) -> list[GivenFile]:
-    """The files that make the sandbox this one: its host key, who may log in, and how sshd and dockerd run."""
-    return [
+    """The files that make the sandbox this one: its keys, how its services run, and whom it asks for names."""
+    files = [
         GivenFile(f"{GIVEN_FOLDER}/ssh_host_ed25519_key", identity.host.private.encode(), 0o600),
         GivenFile(f"{GIVEN_FOLDER}/authorized_keys", f"{identity.client.public}\n".encode(), 0o644),
         GivenFile(f"{GIVEN_FOLDER}/sshd_config", render_sshd_config().encode(), 0o644),
         GivenFile(f"{GIVEN_FOLDER}/daemon.json", render_daemon_json(subnet, host, mirrors).encode(), 0o644),
     ]
+    # The engine's own resolver of a network is for the names of others there, and a sandbox is alone. It is a few rules
+    # in the sandbox's network namespace, which sysbox rewrites for inner containers (its own tests of that are skipped
+    # as failing, nestybox/sysbox#929), and which an engine that is restarted breaks (live-restore, #270).
+    if host.nameservers and network is not Network.NONE:
+        lines = "".join(f"nameserver {address}\n" for address in host.nameservers)
+        files.append(GivenFile(f"{GIVEN_FOLDER}/resolv.conf", lines.encode(), 0o644))
+    return files
 
 
 def render_sshd_config() -> str:

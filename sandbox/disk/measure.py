@@ -2,7 +2,8 @@
 
 Counted are the blocks that are really taken, so that a sparse file counts what was written of it; each name of a file
 with several counts its share. Files that were deleted and are still open are found by the processes that hold them.
-Nothing that a job made is opened but folders, and those by file descriptor, never through a link or into a mount.
+Nothing that a job made is opened but folders, and those by file descriptor, never through a link or into a mount but
+those that the runtime made before there was a job.
 Standard library only: its start is part of every measurement.
 
 Input: one JSON object on stdin, see `Order`. Output: another, see `Sum`.
@@ -18,16 +19,22 @@ import time
 from contextlib import suppress
 
 from sandbox.inspection.confine import confine
+from sandbox.inspection.gather import GoneError, mounts_of, raw, start_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from typing import Any
 
     Order = dict[str, Any]
-    """`trees`: folders on the host; `pids`: the sandbox's processes; `seconds`: after these it says what it has."""
+    """`trees`: folders on the host; `inside`: mounts of the sandbox that show more of them, as recorded of its first
+    process, `pid` that began at `start`, or null; `pids`: the sandbox's processes; `seconds`: after these it says
+    what it has."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_WAY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+_WHICH = slice(0, 4)
+"""Of a mount's fields those that say which one it is: number, the file system's device, the folder in it, and point."""
 _BLOCK = 512  # the unit of st_blocks, whatever the file system's own is: stat(2)
 _MAX_DEPTH = 1000
 _MAX_PROC_FILE = 16 * 1024**2
@@ -47,6 +54,9 @@ def measure(order: Order) -> dict[str, Any]:
     """What the trees and the processes' deleted files take."""
     total = Sum(time.monotonic() + order["seconds"])
     devices = {total.add_tree(tree) for tree in order["trees"]}
+    if inside := order["inside"]:
+        with suppress(GoneError, OSError):  # it has ended, and its mounts with it
+            devices |= total.add_inside(inside)
     for pid in order["pids"]:
         with suppress(OSError):  # it has ended
             total.add_deleted(pid, devices)
@@ -66,39 +76,69 @@ class Sum:
 
     def add_tree(self, root: str) -> int:
         """Everything below `root` on the same file system, and itself. Returns that file system's device."""
-        top = os.open(root, _FOLDER)
+        return self._add_folder(os.open(root, _FOLDER))
+
+    def add_inside(self, inside: dict[str, Any]) -> set[int]:
+        """What a sandbox's recorded mounts show, where they are the same ones still. Returns their devices."""
+        root = os.open(f"/proc/{inside['pid']}/root", os.O_PATH | os.O_DIRECTORY)
+        try:
+            there = list(mounts_of(inside["pid"]))
+            if start_of(inside["pid"]) != inside["start"]:  # all three are of one process then, and not of this one
+                return set()
+            on_top = {mount[3]: mount[_WHICH] for mount in there}
+            same = [mount for mount in inside["mounts"] if on_top.get(mount[3]) == mount[_WHICH]]
+            return {device for mount in same if (device := self._add_mount(root, mount, on_top)) is not None}
+        finally:
+            os.close(root)
+
+    def _add_mount(self, root: int, mount: list[Any], points: Iterable[str]) -> int | None:
+        """Everything below a mount. What a job mounted in it is shown elsewhere too, or might never answer."""
+        try:
+            top = _open_beneath(root, mount[3])
+        except OSError:
+            return None
+        if int(_mount_of("self", str(top))) != mount[0]:  # mounted over since
+            os.close(top)
+            return None
+        covered = {raw(point) for point in points if point.startswith(mount[3] + "/")}
+        return self._add_folder(top, raw(mount[3]), covered)
+
+    def _add_folder(self, top: int, path: bytes = b"", covered: Collection[bytes] = ()) -> int:
+        """Everything below an open folder but for the `covered` paths, and itself; closes it. Returns its device."""
         status = os.fstat(top)
         self._add(status)
-        open_folders = [(top, os.scandir(top))]
+        open_folders = [(top, os.scandir(top), path)]
         while open_folders:
-            folder, entries = open_folders[-1]
-            below = self._next_folder(folder, entries, status.st_dev)
-            if below is None:
+            folder, entries, path = open_folders[-1]
+            name = self._next_folder(entries, status.st_dev, path, covered)
+            if name is None:
                 entries.close()
                 os.close(folder)
                 open_folders.pop()
-            elif len(open_folders) < _MAX_DEPTH:
-                open_folders.append((below, os.scandir(below)))
-            else:  # nobody builds that deep; the descriptors are bounded
+            elif len(open_folders) >= _MAX_DEPTH:  # nobody builds that deep; the descriptors are bounded
                 self.complete = False
-                os.close(below)
+            else:
+                with suppress(FileNotFoundError, NotADirectoryError):  # removed or replaced while we looked
+                    below = os.open(name, _FOLDER, dir_fd=folder)
+                    open_folders.append((below, os.scandir(below), _join(path, name) if covered else b""))
         return status.st_dev
 
-    def _next_folder(self, folder: int, entries: Iterator[os.DirEntry[str]], device: int) -> int | None:
-        """Add what comes in a folder, up to the next folder in it; returns that one, or None at the end."""
+    def _next_folder(
+        self, entries: Iterator[os.DirEntry[str]], device: int, path: bytes, covered: Collection[bytes]
+    ) -> str | None:
+        """Add what comes in a folder, up to the next folder in it; returns that one's name, or None at the end."""
         for entry in entries:
             if self._is_over():
                 return None
+            if covered and _join(path, entry.name) in covered:
+                continue
             with suppress(FileNotFoundError):  # removed while we looked
                 status = entry.stat(follow_symlinks=False)
                 if status.st_dev != device:
                     continue
                 self._add(status)
                 if stat.S_ISDIR(status.st_mode):
-                    try:
-                        return os.open(entry.name, _FOLDER, dir_fd=folder)
-                    except NotADirectoryError:  # replaced while we looked
-                        continue
+                    return entry.name
         return None
 
     def add_deleted(self, pid: int, devices: set[int]) -> None:
@@ -137,6 +177,26 @@ class Sum:
         return not self._end
 
 
+def _open_beneath(root: int, path: str) -> int:
+    """A folder by its path below an open one, through no link. Raises `OSError`."""
+    *way, last = raw(path).strip(b"/").split(b"/")
+    above = os.dup(root)
+    for part in way:
+        try:
+            below = os.open(part, _WAY, dir_fd=above)
+        finally:
+            os.close(above)
+        above = below
+    try:
+        return os.open(last, _FOLDER, dir_fd=above)
+    finally:
+        os.close(above)
+
+
+def _join(path: bytes, name: str) -> bytes:
+    return path + b"/" + os.fsencode(name)
+
+
 def _mounts_on(pid: int, devices: set[int]) -> set[bytes]:
     """The ids of a process's mounts that take the sandbox's disk: on these devices, or an overlay above them."""
     ids = set()
@@ -153,7 +213,7 @@ def _is_deleted(path: str) -> bool:
     return os.readlink(os.fsencode(path)).endswith(_DELETED)  # noqa: PTH115 - pathlib is not loaded here
 
 
-def _mount_of(pid: int, handle: str) -> bytes:
+def _mount_of(pid: int | str, handle: str) -> bytes:
     """The id of the mount that an open file is on, see proc_pid_fdinfo(5)."""
     fields = dict(line.partition(b":")[::2] for line in _read(f"/proc/{pid}/fdinfo/{handle}").splitlines())
     return fields.get(b"mnt_id", b"").strip()

@@ -30,6 +30,8 @@ from sandbox.disk.watch import (
 )
 from sandbox.disk.watch import Action as Act
 from sandbox.errors import EngineError, Fault, SandboxFault
+from sandbox.inspection.evidence import Baseline, Mount
+from sandbox.inspection.places import IMPLICIT_FOLDERS
 from sandbox.logs import Action, Events
 
 events = Events("keeper")
@@ -38,6 +40,25 @@ LATE = 5.0
 """Seconds without a look after which nothing is lent: a file system of the host hangs."""
 _ACTING = 32
 _ANSWER_MARGIN = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """Folders of the host that are seen through a sandbox's own mounts alone: where they are only the runtime knows."""
+
+    pid: int
+    """The sandbox's first process."""
+    start: int
+    """When it started: process ids are used again."""
+    mounts: tuple[Mount, ...]
+    """As they were at `ready`, before a job could mount something else there."""
+
+    @classmethod
+    def recorded(cls, baseline: Baseline) -> "Inside":
+        """Those that sysbox mounts by itself."""
+        seen = baseline.evidence
+        mounts = tuple(mount for mount in seen.mounts if mount.point in IMPLICIT_FOLDERS)
+        return cls(baseline.init_pid, seen.init_start, mounts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +72,7 @@ class Sandbox:
     container_id: str
     trees: tuple[str, ...]
     """Where its files are on the host: the upper directory of its overlay, and its volumes."""
+    inside: Inside | None = None
 
 
 class Sandboxes(Protocol):
@@ -60,13 +82,13 @@ class Sandboxes(Protocol):
         """Every sandbox that is fit or lent, by name. Quick: it is asked at every look."""
 
     def freeze(self, name: str) -> None:
-        """Pause it; one that is paused already, or gone, is fine. Raises `EngineError` when it could not be done."""
+        """Have it stand still until `thaw`. Raises `SandboxFault` or `EngineError` when it could not be done."""
 
     def thaw(self, name: str) -> None:
-        """Unpause it; one that runs, or is gone, is fine. Raises `EngineError`."""
+        """Let it go on; one that does, or is gone, is fine. Raises `EngineError`."""
 
     def condemn(self, name: str, fault: Fault, sentence: str) -> None:
-        """End its job: it is not fit any more. It may be paused, and stays so."""
+        """End its job: it is not fit any more. It may stand still, and goes on no more."""
 
     def evict(self, name: str, sentence: str) -> None:
         """Throw it away, unless it was lent meanwhile."""
@@ -168,7 +190,7 @@ class DiskWatcher:
                 case Freeze(name) | Thaw(name):
                     self._settle(name)
                 case Condemn(name, fault, sentence):
-                    with suppress(EngineError):  # its removal ends it as well
+                    with suppress(SandboxFault, EngineError):  # its removal ends it as well
                         self._keeper.freeze(name)
                     self._keeper.condemn(name, fault, sentence)
                 case Evict(name, sentence):
@@ -237,12 +259,20 @@ def _room(place: Path) -> Room:
 def measure(sandbox: Sandbox, seconds: float = MEASURE_TIME) -> Usage | None:
     """What a sandbox takes on the host's disk; None when there was no answer in time and a little."""
     pids = [process.pid for process in processes.of_container(sandbox.container_id)]
-    question = json.dumps({"trees": sandbox.trees, "pids": pids, "seconds": seconds}).encode()
+    order = {"trees": sandbox.trees, "inside": _inside(sandbox.inside), "pids": pids, "seconds": seconds}
     try:
-        answer = child.ask("sandbox.disk.measure", question, time.monotonic() + seconds + _ANSWER_MARGIN)
+        answer = child.ask(
+            "sandbox.disk.measure", json.dumps(order).encode(), time.monotonic() + seconds + _ANSWER_MARGIN
+        )
     except child.NoAnswer as error:
         what = f"the disk usage of container {sandbox.container_id[:12]} is not known: {error}"
         events.warning(Action.DISK_UNKNOWN, what)
         return None
     found = json.loads(answer)
     return Usage(Amount(found["bytes"], found["files"]), found["complete"])
+
+
+def _inside(inside: Inside | None) -> dict[str, object] | None:
+    if inside is None or not inside.mounts:
+        return None
+    return {"pid": inside.pid, "start": inside.start, "mounts": inside.mounts}

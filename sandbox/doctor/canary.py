@@ -1,7 +1,8 @@
-"""A throw-away sandbox: made, logged in to, used and removed, to see that the host can do it."""
+"""A throw-away sandbox: made, used, judged as after a job, and removed, to see that the host can do it."""
 
 import secrets
 import time
+from dataclasses import replace
 from typing import Final
 
 from sandbox import readiness
@@ -9,35 +10,56 @@ from sandbox.config import KeeperConfig
 from sandbox.doctor.facts import Canary
 from sandbox.engine import Engine
 from sandbox.errors import EngineError, Fault, SandboxError, SandboxFault
-from sandbox.identity import new_identity
-from sandbox.maker import Maker
+from sandbox.keeper.builder import Builder, Built
 from sandbox.report import Unknown
 from sandbox.template import InstallationId, SandboxName
 
 NOT_ASKED: Final = Unknown("This needs a throw-away sandbox: ask for one with --canary.")
+_UNRECORDED: Final = frozenset({Fault.UNFREEZABLE, Fault.DAMAGED})
+"""Why a sandbox that was proven is not taken: it could not stand still, or not be recorded."""
+_USE_DEADLINE: Final = 60.0
+"""Seconds for a login with a container in it; inner Docker has booted by then."""
 
 
 def try_one(config: KeeperConfig, profile_name: str, engine: Engine) -> Canary:
     """Make a sandbox of a profile, use it, and remove it whatever happens. Never raises an error of ours."""
     name = SandboxName(InstallationId(secrets.token_hex(4)), 1)
     try:
-        found = _use(name, profile_name, config, engine)
+        found = _try(name, profile_name, config, engine)
     except SandboxFault as fault:
         found = Canary(fault=fault.fault, complaint=str(fault))
     except SandboxError as error:
         found = Canary(fault=Fault.ENGINE_FAILED, complaint=str(error))
     finally:
         left = _removed(name, engine)
-    return found if not left else Canary(fault=found.fault, complaint=found.complaint, left=left)
+    return found if not left else replace(found, left=left)
 
 
-def _use(name: SandboxName, profile_name: str, config: KeeperConfig, engine: Engine) -> Canary:
-    profile, identity = config.profiles[profile_name], new_identity(str(name))
-    maker = Maker(engine, config.network_range)
-    container = maker.make(name, profile_name, profile, identity, started=lambda _: None)
-    with maker.booting(container, profile) as boot:
-        proof = readiness.prove(boot.dial, identity, boot.deadline, container=True)
-    return Canary(docker_version=proof.docker_version, clock=proof.clock - time.time())
+def _try(name: SandboxName, profile_name: str, config: KeeperConfig, engine: Engine) -> Canary:
+    """What the keeper does with each sandbox, by the keeper's own code: a host may fail at any of it."""
+    builder = Builder(engine, config.network_range)
+    try:
+        built = builder.build(name, profile_name, config.profiles[profile_name], started=lambda _: None)
+    except SandboxFault as fault:
+        if fault.fault in _UNRECORDED:
+            return Canary(inspection=str(fault))
+        raise
+    proof = _use(built)
+    return Canary(proof.docker_version, proof.clock - time.time(), inspection=_inspected(builder, built))
+
+
+def _use(built: Built) -> readiness.Proof:
+    deadline = time.monotonic() + _USE_DEADLINE
+    return readiness.prove(lambda: readiness.connect(built.address, deadline), built.identity, deadline, container=True)
+
+
+def _inspected(builder: Builder, built: Built) -> str:
+    """Why it would not serve another job after this use; empty when it would."""
+    try:
+        builder.prove_after_job(built)
+    except SandboxError as error:
+        return str(error)
+    return ""
 
 
 def _removed(name: SandboxName, engine: Engine) -> str:

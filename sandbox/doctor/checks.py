@@ -11,7 +11,7 @@ from typing import Final
 from sandbox import report
 from sandbox.disk.watch import reserve_of
 from sandbox.doctor.facts import Canary, Facts
-from sandbox.engine import EngineFacts
+from sandbox.engine import EngineFacts, advice
 from sandbox.errors import Fault
 from sandbox.network import SUBNET_PREFIX
 from sandbox.report import Check, Found, Result, Unknown, bad, dubious, good, unchecked
@@ -19,15 +19,14 @@ from sandbox.report import Check, Found, Result, Unknown, bad, dubious, good, un
 SYSBOX: Final = "sysbox-runc"
 OLDEST_ENGINE: Final = (20, 10)
 OLDEST_SYSBOX: Final = (0, 7, 1)
-OLDEST_KERNEL: Final = (5, 5)
-ID_MAPPED_MOUNTS: Final = (5, 12)
-ID_MAPPED_OVERLAY: Final = (5, 19)
+OLDEST_KERNEL: Final = (5, 19)
 CONTROLLERS: Final = frozenset({"cpu", "cpuset", "memory", "pids"})
 #: Bytes beyond the host's reserve that a few jobs with images of their own want.
 ROOMY: Final = 10 * 1024**3
 #: Seconds between the clocks that nobody's certificates or caches mind.
 CLOCK: Final = 2.0
 _GIB: Final = 1024**3
+_UNUSED: Final = unchecked("The sandbox was not fit to be asked.")
 _NO_ENGINE: Final = unchecked("The engine has to answer first.")
 _LOGIN_FAULTS: Final = frozenset({Fault.SSH_DEAD, Fault.HOST_KEY_CHANGED, Fault.LOGIN_REFUSED})
 _DOCKER_FAULTS: Final = frozenset({Fault.DOCKER_DEAD, Fault.WRONG_STORAGE_DRIVER})
@@ -61,15 +60,9 @@ def _engine_version(facts: Facts) -> Result:
 def _storage(facts: Facts) -> Result:
     if isinstance(facts.engine, Unknown):
         return _NO_ENGINE
-    seen = f"Its storage driver is {facts.engine.driver}"
-    if facts.engine.driver == "overlay2":
-        return good(f"{seen}.")
-    store = " of containerd's image store" if facts.engine.containerd_store else ""
-    return bad(
-        f"{seen}{store}, and what a job left is read from overlay2's upper directories.",
-        'Put "storage-driver": "overlay2" and "features": {"containerd-snapshotter": false} into the engine\'s '
-        "daemon.json and restart it. Its images have to be built or pulled anew.",
-    )
+    if facts.engine.driver == advice.STORAGE_DRIVER:
+        return good(f"Its storage driver is {facts.engine.driver}.")
+    return bad(advice.storage_unfit(facts.engine.driver, facts.engine.containerd_store), advice.STORAGE_FIX)
 
 
 def _runtime(facts: Facts) -> Result:
@@ -114,23 +107,11 @@ def _kernel(facts: Facts) -> Result:
         return dubious(seen, _name(OLDEST_KERNEL, "Linux"))
     if found >= OLDEST_KERNEL:
         return good(seen)
-    return bad(f"{seen} sysbox refuses it.", "Boot Linux 5.19 or newer, which also maps ids without help.")
-
-
-def _id_mapping(facts: Facts) -> Result:
-    if SYSBOX not in facts.wanted.runtimes:
-        return unchecked("No profile uses sysbox-runc, whose demand this is.")
-    found = _version(facts.kernel)
-    if found is None:
-        return unchecked(f"The kernel's release {facts.kernel} says nothing about it.")
-    if found >= ID_MAPPED_OVERLAY:
-        return good("The kernel maps the ids of mounts, overlayfs included.")
-    if facts.shiftfs is True:
-        return good("The module shiftfs is loaded.")
-    newer = "Boot Linux 5.19 or newer."
-    if found >= ID_MAPPED_MOUNTS:
-        return dubious("The kernel maps the ids of mounts, but not of overlayfs: starts copy the image's files.", newer)
-    return bad("The kernel cannot map the ids of mounts, and the module shiftfs is not loaded.", newer)
+    return bad(
+        f"{seen} It does not map the ids of overlays, so sysbox copies each sandbox's files to where the keeper cannot "
+        "read what a job left.",
+        f"Boot Linux {_dotted(OLDEST_KERNEL)} or newer.",
+    )
 
 
 def _cgroups(facts: Facts) -> Result:
@@ -221,10 +202,10 @@ def _canary_docker(facts: Facts) -> Result:
     canary = _logged_in(facts)
     if isinstance(canary, Unknown):
         return unchecked(canary.why)
-    if canary.fault is Fault.PROBE_FAILED:
-        return unchecked("The sandbox was not fit to be asked.")
-    if canary.fault is not None:
+    if canary.fault in _DOCKER_FAULTS:
         return bad(canary.complaint, "Its Docker Engine's reason is in the container's log: start the image by hand.")
+    if not canary.docker_version:
+        return _UNUSED
     return good(f"Its Docker Engine {canary.docker_version} answers, on overlay2.")
 
 
@@ -232,8 +213,8 @@ def _canary_clock(facts: Facts) -> Result:
     canary = _logged_in(facts)
     if isinstance(canary, Unknown):
         return unchecked(canary.why)
-    if canary.fault is not None:
-        return unchecked("The sandbox was not fit to be asked.")
+    if not canary.docker_version:
+        return _UNUSED
     seen = f"Its clock is {abs(canary.clock):.1f} s {'ahead of' if canary.clock > 0 else 'behind'} ours."
     if abs(canary.clock) > CLOCK:
         return dubious(
@@ -253,7 +234,20 @@ def _canary_run(facts: Facts) -> Result:
             canary.complaint,
             "Compare the versions of sysbox and of the image (images/sandbox/README.md): runc needs both to fit.",
         )
-    return good("A container in it was built and ran.")
+    return good("A container in it was built and ran.") if canary.docker_version else _UNUSED
+
+
+def _canary_inspection(facts: Facts) -> Result:
+    canary = _logged_in(facts)
+    if isinstance(canary, Unknown):
+        return unchecked(canary.why)
+    if canary.inspection:
+        return bad(
+            f"Every job would cost its sandbox: {canary.inspection}",
+            "The keeper needs root, the host's process ids and cgroups, and the engine's data folder at the same path, "
+            "as compose.yaml gives them; and nothing of the image may change files by itself.",
+        )
+    return good("It was recorded, used, cleaned, and judged clean.") if canary.docker_version else _UNUSED
 
 
 def _logged_in(facts: Facts) -> Canary | Unknown:
@@ -271,7 +265,11 @@ def _version(text: str) -> tuple[int, ...] | None:
 
 
 def _name(version: tuple[int, ...], what: str) -> str:
-    return f"Use {what} {'.'.join(map(str, version))} or newer."
+    return f"Use {what} {_dotted(version)} or newer."
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 CHECKS: Final[tuple[Check[Facts], ...]] = (
@@ -281,7 +279,6 @@ CHECKS: Final[tuple[Check[Facts], ...]] = (
     Check("runtime", _runtime),
     Check("sysbox-version", _sysbox),
     Check("kernel", _kernel),
-    Check("id-mapping", _id_mapping),
     Check("cgroups", _cgroups),
     Check("disk", _disk),
     Check("network-range", _network_range),
@@ -291,5 +288,6 @@ CHECKS: Final[tuple[Check[Facts], ...]] = (
     Check("canary-docker", _canary_docker),
     Check("canary-clock", _canary_clock),
     Check("canary-run", _canary_run),
+    Check("canary-inspection", _canary_inspection),
 )
 """In order: the first that fails is the first to be put right."""

@@ -24,12 +24,15 @@ class Wanted:
 class Canary:
     """How a throw-away sandbox did."""
 
+    docker_version: str = ""
+    """Empty where it was not used: it could not be, or it could not be recorded before."""
+    clock: float = 0.0
+    """Seconds that its clock is ahead of ours."""
     fault: Fault | None = None
     """Why it is not fit for use, and the sentence; None when it is."""
     complaint: str = ""
-    docker_version: str = ""
-    clock: float = 0.0
-    """Seconds that its clock is ahead of ours."""
+    inspection: str = ""
+    """Why it would not serve another job after that use; empty when it would."""
     left: str = ""
     """Why it could not be removed again; empty when it was."""
 
@@ -46,7 +49,6 @@ class Facts:
     """What `sysbox-runc --version` printed."""
     kernel: str
     """Its release, as uname(2) tells it."""
-    shiftfs: bool | Unknown
     controllers: frozenset[str] | Unknown
     """The cgroup controllers that the kernel has switched on."""
     room: Room | Unknown

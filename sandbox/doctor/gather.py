@@ -57,8 +57,7 @@ def gather(want: Wanted, engine: Engine, canary: Canary | Unknown) -> Facts:
         images=images,
         sysbox=_told(lambda: _sysbox(about)),
         kernel=platform.release(),
-        shiftfs=_told(lambda: "\nshiftfs " in "\n" + _read(Path("/proc/modules"))),
-        controllers=_told(lambda: controllers(Path("/proc/cgroups"))),
+        controllers=_told(lambda: controllers(Path("/sys/fs/cgroup/cgroup.controllers"), Path("/proc/cgroups"))),
         room=room,
         subnets=subnets,
         routes=_told(lambda: routes(Path("/proc/net/route"))),
@@ -76,8 +75,14 @@ def _told(ask: Callable[[], _T]) -> _T | Unknown:
         return Unknown(f"It could not be found out: {error}.")
 
 
-def controllers(table: Path) -> frozenset[str]:
-    """The cgroup controllers that are switched on, of either version: cgroups(7)."""
+def controllers(unified: Path, table: Path) -> frozenset[str]:
+    """The cgroup controllers that are switched on: cgroups(7).
+
+    Version 2 has a list of its own, and a kernel without version 1 leaves its controllers (cpu, memory) out of the
+    table. In a cgroup namespace that list is of the container's own group, which the engine gives every controller.
+    """
+    if unified.exists():
+        return frozenset(_read(unified).split())
     rows = [line.split() for line in _read(table).splitlines() if not line.startswith("#")]
     return frozenset(row[0] for row in rows if row[3] == "1")
 

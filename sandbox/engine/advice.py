@@ -46,6 +46,21 @@ def runtime_missing(runtime: str, registered: Sequence[str]) -> str:
     )
 
 
+STORAGE_DRIVER = "overlay2"
+"""The engine's storage driver whose folders on the host are read after a job."""
+
+STORAGE_FIX = (
+    'Put "storage-driver": "overlay2" and "features": {"containerd-snapshotter": false} into the engine\'s '
+    "daemon.json and restart it. Its images have to be built or pulled anew."
+)
+
+
+def storage_unfit(driver: str, containerd_store: bool) -> str:
+    """What an engine keeps containers with when nobody could look at what a job left; `STORAGE_FIX` goes with it."""
+    store = " of containerd's image store" if containerd_store else ""
+    return f"Its storage driver is {driver}{store}, and what a job left is read from overlay2's upper directories."
+
+
 def image_missing(image: str) -> str:
     """The engine does not have the image."""
     return f"The image {image} is not on the Docker Engine. Build it: sandbox images build."

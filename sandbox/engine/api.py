@@ -3,12 +3,11 @@
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from weakref import WeakValueDictionary
 
 import docker
 from docker.constants import DEFAULT_UNIX_SOCKET, MINIMUM_DOCKER_API_VERSION
@@ -16,7 +15,14 @@ from docker.types import IPAMConfig, IPAMPool, LogConfig, Mount, Ulimit
 
 from sandbox.calls import CallBegan, CallEnded, End, Listed, Step
 from sandbox.engine import archive
-from sandbox.engine.advice import image_missing, no_local_socket, runtime_missing
+from sandbox.engine.advice import (
+    STORAGE_DRIVER,
+    STORAGE_FIX,
+    image_missing,
+    no_local_socket,
+    runtime_missing,
+    storage_unfit,
+)
 from sandbox.engine.call import Call
 from sandbox.engine.facts import (
     ContainerFacts,
@@ -27,7 +33,7 @@ from sandbox.engine.facts import (
     image_facts,
     owned_of,
 )
-from sandbox.engine.refusal import InThatState, NotThere, RemovalUnderWay, in_our_words, items_of, understood
+from sandbox.engine.refusal import NotThere, RemovalUnderWay, in_our_words, items_of, understood
 from sandbox.errors import (
     EngineError,
     EngineTimeout,
@@ -36,6 +42,7 @@ from sandbox.errors import (
     ImageMissing,
     RuntimeMissing,
     SandboxFault,
+    StorageUnfit,
 )
 from sandbox.template import (
     DOCKER_DATA,
@@ -53,10 +60,10 @@ CALL_DEADLINE = 30.0
 """Seconds for a call that should be quick."""
 START_DEADLINE = 90.0
 """Seconds for create and start: a loaded host under sysbox was seen to need 22 for a start that then failed."""
-REMOVE_DEADLINE = 60.0
-"""Seconds for a removal; longer means that the runtime hangs."""
+REMOVE_DEADLINE = 150.0
+"""Seconds for a removal; longer means that the runtime hangs, as `health.REMOVAL_HANGS` has said before."""
 PROBE_DEADLINE = 10.0
-"""Seconds for a pause and its end, of a container that does nothing: 50 ms each is usual."""
+"""Seconds for the runtime's answer to something harmless: 50 ms are usual."""
 MOST_CALLS = 64
 """Calls that may be under way at once; each has a connection of its own."""
 
@@ -73,8 +80,6 @@ class Engine:
         self._api_version: str | None = None
         self._numbers = itertools.count()
         self._room = threading.BoundedSemaphore(MOST_CALLS)
-        self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
-        self._handing_out = threading.Lock()
 
     def check(self, runtime: str, image: str) -> None:
         """Raise unless the engine answers, knows `runtime` and has `image`."""
@@ -85,6 +90,16 @@ class Engine:
             raise RuntimeMissing(runtime_missing(runtime, registered))
         if self.image_id(image) is None:
             raise ImageMissing(image_missing(image))
+
+    def check_storage(self) -> None:
+        """Raise `StorageUnfit` unless what jobs leave can be read on the host: only then can sandboxes be recorded.
+
+        Not part of `check`, since a sandbox that nobody judges works with any storage.
+        """
+        about = self.about()
+        if about.driver != STORAGE_DRIVER:
+            seen = storage_unfit(about.driver, about.containerd_store)
+            raise StorageUnfit(f"The Docker Engine cannot be used here. {seen} {STORAGE_FIX}")
 
     def about(self) -> EngineFacts:
         """Ask the engine about itself."""
@@ -179,34 +194,6 @@ class Engine:
         with understood(Step.INSPECT):
             return container_facts(found)
 
-    @contextmanager
-    def paused(self, container_id: str, deadline: float = CALL_DEADLINE) -> Iterator[None]:
-        """Freeze every process of a container for the length of the block; `deadline` is for each of the two calls.
-
-        One at a time: the engine refuses to pause what is paused, and whoever ended first would thaw it for both.
-        """
-        turn = self._turn(container_id)
-        if not turn.acquire(timeout=deadline):
-            raise EngineTimeout(f"The container {container_id[:12]} was not free to be paused for {deadline:.0f} s.")
-        try:
-            self._call(Step.PAUSE, lambda api: api.pause(container_id), deadline, container_id)
-            try:
-                yield
-            finally:
-                self._call(Step.UNPAUSE, lambda api: api.unpause(container_id), deadline, container_id)
-        finally:
-            turn.release()
-
-    def freeze(self, container_id: str) -> None:
-        """Freeze every process of a container until `thaw`. One that is frozen already, or gone, is fine."""
-        with suppress(NotThere, InThatState):
-            self._call(Step.PAUSE, lambda api: api.pause(container_id), about=container_id)
-
-    def thaw(self, container_id: str) -> None:
-        """Let a container go on. One that does already, or is gone, is fine."""
-        with suppress(NotThere, InThatState):
-            self._call(Step.UNPAUSE, lambda api: api.unpause(container_id), about=container_id)
-
     def data_root(self) -> Path:
         """Where the engine keeps containers and volumes on this host."""
         info = self._call(Step.INFO, lambda api: api.info())
@@ -220,9 +207,11 @@ class Engine:
             return str(volume["Mountpoint"])
 
     def probe(self, container_id: str) -> None:
-        """Ask the runtime something harmless: pause a running container for a moment. Raises `EngineError`."""
-        with self.paused(container_id, PROBE_DEADLINE):
-            pass
+        """Ask the runtime something harmless: for the processes of a running container. Raises `EngineError`.
+
+        Under a wedged sysbox-fs this hangs as removals do. It is refused on a host without `ps`.
+        """
+        self._call(Step.TOP, lambda api: api.top(container_id), PROBE_DEADLINE, container_id)
 
     def last_words(self, container_id: str) -> str:
         """The last lines of the container's log, for an error message. Never raises, bounded in size."""
@@ -290,13 +279,6 @@ class Engine:
         return {InstallationId(labels[LABEL_INSTALLATION]) for labels in self._labels({"label": [LABEL_INSTALLATION]})}
 
     # -- inside --------------------------------------------------------------------------------------------------
-
-    def _turn(self, container_id: str) -> threading.Lock:
-        """Who holds it may pause this container."""
-        with self._handing_out:
-            turn = self._turns.get(container_id) or threading.Lock()
-            self._turns[container_id] = turn
-            return turn
 
     def _labels(self, filters: dict[str, list[str]]) -> list[dict[str, str]]:
         """The labels of every container, network and volume that the filters let through."""

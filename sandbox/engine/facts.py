@@ -9,7 +9,7 @@ from sandbox.engine.advice import status_of
 from sandbox.template import LABEL_NAME
 
 _RUNNING = ("running", "paused")
-"""States of a container whose processes are there. The keeper itself pauses sandboxes, for moments."""
+"""States of a container whose processes are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,6 @@ class ContainerFacts:
 
     id: str
     running: bool
-    frozen: bool
     status: str
     runtime: str
     init_pid: int
@@ -70,7 +69,6 @@ def container_facts(found: dict[str, Any]) -> ContainerFacts:
     return ContainerFacts(
         id=found["Id"],
         running=state["Status"] in _RUNNING,
-        frozen=state["Status"] == "paused",
         status=status_of(state),
         runtime=found["HostConfig"]["Runtime"],
         init_pid=state["Pid"],

@@ -15,7 +15,6 @@ from sandbox.engine.call import MAX_ANSWER, Call
 from sandbox.errors import EngineError, EngineTimeout, EngineUnreachable
 from sandbox.text import one_line
 
-_FREEZING = (Step.PAUSE, Step.UNPAUSE)
 _MAKING = (Step.CREATE, Step.CREATE_NETWORK, Step.CREATE_VOLUME)
 
 
@@ -33,10 +32,6 @@ class NameTaken(EngineError):
 
 class SubnetTaken(EngineError):
     """Another network has these addresses by now."""
-
-
-class InThatState(EngineError):
-    """It is already as was asked: frozen, or not frozen."""
 
 
 class RemovalUnderWay(EngineError):
@@ -72,8 +67,6 @@ def _refused(step: Step, error: APIError) -> EngineError:
     if isinstance(error, NotFound):
         its_network = step in (Step.CREATE, Step.START) and re.match(r"network .* not found", _said(error))
         return NetworkMissing(sentence) if its_network else NotThere(sentence)
-    if step in _FREEZING and re.search(r"is (already|not) paused", _said(error)):  # 409 or 500, as the release likes
-        return InThatState(sentence)
     if step is Step.CREATE_NETWORK and "overlaps" in _said(error):
         return SubnetTaken(sentence)
     if error.status_code == requests.codes.conflict:

@@ -61,14 +61,14 @@ def gather(order: Order) -> dict[str, Any]:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         raise GoneError from None
-    start = _start_of(pid)
+    start = start_of(pid)
     if order["start"] not in (None, start):
         raise GoneError
     sandbox = Sandbox(order)
     sandbox.look()
     ended = select.poll()
     ended.register(handle, select.POLLIN)
-    if ended.poll(0) or _start_of(pid) != start:
+    if ended.poll(0) or start_of(pid) != start:
         raise GoneError
     return {
         "init_start": start,
@@ -97,7 +97,7 @@ class Sandbox:
         self.entries: dict[str, list[Any]] = {}
         self.crowded: list[str] = []
         self.complete = True
-        self.mounts = list(_mounts_of(self.pid))
+        self.mounts = list(mounts_of(self.pid))
         self._points = {mount[3]: tuple(mount) for mount in self.mounts}  # of two on one point the later is on top
         self.known = {tuple(mount) for mount in order["mounts"] or self.mounts}
         if order["upper"] is None:
@@ -109,8 +109,8 @@ class Sandbox:
 
     def look(self) -> None:
         """Everything below the upper directory, then what is on mounts of its own."""
-        upper = os.open(_raw(self.upper), os.O_RDONLY | os.O_DIRECTORY)
-        lower = [os.open(_raw(layer), os.O_PATH | os.O_DIRECTORY) for layer in self.lower]
+        upper = os.open(raw(self.upper), os.O_RDONLY | os.O_DIRECTORY)
+        lower = [os.open(raw(layer), os.O_PATH | os.O_DIRECTORY) for layer in self.lower]
         root, inherited = os.fstat(upper), os.fstat(lower[0])
         self._add("/", root, inherited)
         self._walk("/", upper, lower, 0)
@@ -188,13 +188,15 @@ class Sandbox:
         above = self._open_inside(folder)
         if above is None:
             return
-        status = os.stat(_raw(name), dir_fd=above, follow_symlinks=False)
+        status = os.stat(raw(name), dir_fd=above, follow_symlinks=False)
         if stat.S_ISREG(status.st_mode):
             self._add(point, status, None)
         os.close(above)
 
     def _list(self, path: str) -> None:
         """The first level of a folder that is on a mount of its own."""
+        if self._mount_at(path) == "/":  # then the upper directory shows it
+            return
         folder = self._open_inside(path, os.O_RDONLY)
         if folder is None:
             return
@@ -251,7 +253,7 @@ class Sandbox:
             try:
                 if at in self._points and not self._is_known(at):
                     return None
-                below = os.open(_raw(part), how | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened)
+                below = os.open(raw(part), how | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened)
             except OSError:
                 return None
             finally:
@@ -331,7 +333,8 @@ def _other_name(folder: int, layers: list[int]) -> str | None:
     return None
 
 
-def _mounts_of(pid: int) -> Iterator[list[Any]]:
+def mounts_of(pid: int) -> Iterator[list[Any]]:
+    """The mounts that a process sees, each as `evidence.Mount` has it."""
     for line in _read(f"/proc/{pid}/mountinfo").splitlines():
         before, _, after = line.partition(b" - ")
         number, _, device, root, point, options, *fields = (_mount_text(field) for field in before.split(b" "))
@@ -394,7 +397,8 @@ def _stat_of(pid: int | str) -> tuple[bytes, list[bytes]]:
     return before.partition(b"(")[2], after.split()
 
 
-def _start_of(pid: int) -> int:
+def start_of(pid: int) -> int:
+    """When a process started. Raises `GoneError`."""
     try:
         return int(_stat_of(pid)[1][_START_TIME])
     except (FileNotFoundError, ProcessLookupError):
@@ -454,7 +458,7 @@ def _text(name: bytes) -> str:
     return name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
-def _raw(path: str) -> bytes:
+def raw(path: str) -> bytes:
     """The name again that `_text` has written."""
     return path.encode().decode("unicode_escape").encode("latin-1")
 

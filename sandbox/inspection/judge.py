@@ -4,7 +4,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from ipaddress import IPv4Address
 from types import MappingProxyType
 
@@ -17,7 +17,7 @@ _LONGEST = 120
 
 
 class VerdictKind(StrEnum):
-    """What becomes of a sandbox. The values are stable: logs and `--json` carry them."""
+    """What becomes of a sandbox, from best to worst. The values are stable: logs and `--json` carry them."""
 
     CLEAN = "clean"
     """As it was at `ready`: it may serve the next job."""
@@ -59,10 +59,6 @@ class ReasonKind(StrEnum):
     TOO_MANY_PROCESSES = "too-many-processes"
 
 
-class _Weight(IntEnum):
-    CLEAN, CLEANABLE, USED, DAMAGED = range(4)
-
-
 @dataclass(frozen=True, slots=True)
 class Reason:
     """One thing that was seen. A reason that is `clean` is worth knowing and changes nothing."""
@@ -94,17 +90,13 @@ class Verdict:
 class Rule:
     """What a kind of reason means."""
 
-    weight: _Weight
+    verdict: VerdictKind
+    """The verdict that such a reason alone would give."""
     because: str
     """Follows what was seen: what was expected and why that matters, or what is done about it."""
 
-    @property
-    def verdict(self) -> VerdictKind:
-        """The verdict that such a reason alone would give."""
-        return VerdictKind[self.weight.name]
 
-
-_DAMAGE, _USE, _LEFT, _NOTE = _Weight.DAMAGED, _Weight.USED, _Weight.CLEANABLE, _Weight.CLEAN
+_NOTE, _LEFT, _USE, _DAMAGE = _FROM_BEST_TO_WORST = tuple(VerdictKind)
 
 _REBUILD = "(a package that replaces one of the image's does so, too: build an image with the newer one)"
 
@@ -186,11 +178,8 @@ def not_inspected(why: str) -> Verdict:
 
 
 def _verdict(reasons: Sequence[Reason]) -> Verdict:
-    def weight(reason: Reason) -> _Weight:
-        return RULES[reason.kind].weight
-
-    worst = max(map(weight, reasons), default=_Weight.CLEAN)
-    return Verdict(VerdictKind[worst.name], tuple(sorted(reasons, key=lambda reason: -weight(reason))))
+    worst_first = sorted(reasons, key=lambda reason: -_FROM_BEST_TO_WORST.index(reason.verdict))
+    return Verdict(worst_first[0].verdict if reasons else VerdictKind.CLEAN, tuple(worst_first))
 
 
 def _reason(kind: ReasonKind, seen: str) -> Reason:

@@ -23,6 +23,17 @@ JOB_FOLDERS = (
 )
 """A job's own places: whatever it puts there is removed after it, up to what was there at `ready`."""
 
+IMPLICIT_FOLDERS = (
+    "/var/lib/kubelet",
+    "/var/lib/k0s",
+    "/var/lib/rancher/k3s",
+    "/var/lib/rancher/rke2",
+    "/var/lib/buildkit",
+    "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs",
+)
+"""Where sysbox mounts folders of the host (below /var/lib/sysbox) by itself, besides inner Docker's: sysbox-runc,
+libsysbox/syscont/spec.go. Empty in our image, so that whatever a job puts there begins with something new."""
+
 LISTED_FOLDERS = (
     "/dev",
     "/dev/shm",  # noqa: S108
@@ -30,8 +41,10 @@ LISTED_FOLDERS = (
     "/var/lib/docker",
     "/var/lib/docker/containers",
     "/var/lib/docker/volumes",
+    *IMPLICIT_FOLDERS,
 )
-"""Folders on mounts of their own, which the upper directory does not show; their first level is looked at."""
+"""Folders on mounts of their own, which the upper directory does not show; their first level is looked at.
+Where there is no such mount, the upper directory shows all of it."""
 
 COMMAND_FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin")
 """Where a program is found by its name, first match first; /bin and /sbin are links to two of them."""

@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
+from pathlib import Path
 from types import MappingProxyType
 
-from sandbox import host, processes, readiness
+from sandbox import freezer, host, processes, readiness
 from sandbox.engine import Engine
 from sandbox.errors import (
     ConfigError,
@@ -61,6 +62,8 @@ class Built:
     """What was seen of it from outside at `ready`, against which it is judged after each job."""
     trees: tuple[str, ...]
     """Where its files are on the host."""
+    cgroup: Path
+    """What all of its processes are in, or below."""
 
 
 class Builder:
@@ -69,6 +72,7 @@ class Builder:
     def __init__(self, engine: Engine, network_range: IPv4Network) -> None:
         self._engine = engine
         self._maker = Maker(engine, network_range)
+        self._freezer = freezer.Freezer()
 
     def build(
         self, name: SandboxName, profile_name: str, profile: Profile, started: Callable[[IPv4Network], None]
@@ -97,29 +101,31 @@ class Builder:
             if fault.fault not in (Fault.DOCKER_DEAD, Fault.WRONG_STORAGE_DRIVER):
                 raise
 
-    def inspect(self, built: Built, clean: bool) -> None:
-        """Prove a sandbox again, after a job (`clean`) or, with a container in it, while idle.
-
-        Raises `SandboxFault` or `EngineError`.
-        """
+    def prove_after_job(self, built: Built) -> None:
+        """End and clean what a job left, and prove the sandbox again. Raises `SandboxFault` or `EngineError`."""
         deadline = time.monotonic() + INSPECT_DEADLINE
         self._awake(built)
+        self._end_others(built)
         # From outside first: what is damaged may never let us in, and nothing in it is worth cleaning.
-        if clean:
-            self._end_others(built)
-            verdict = self._glance(built, deadline)
-        else:
-            verdict = self.verdict(built, deadline)
-        if clean or verdict.kind is VerdictKind.CLEANABLE:
+        _require_clean(self._clean(built, self._glance(built, deadline), deadline))
+
+    def prove_idle(self, built: Built) -> None:
+        """Prove a sandbox again that serves nobody, with a container in it. Raises `SandboxFault` or `EngineError`."""
+        deadline = time.monotonic() + INSPECT_DEADLINE
+        self._awake(built)
+        verdict = self.verdict(built, deadline)
+        if verdict.kind is VerdictKind.CLEANABLE:
             verdict = self._clean(built, verdict, deadline)
         elif verdict.kind is VerdictKind.CLEAN:
             self._prove(built, deadline, container=True)
-        if verdict.kind is not VerdictKind.CLEAN:
-            raise SandboxFault(FAULTS[verdict.kind], str(verdict), verdict.causes)
+        _require_clean(verdict)
 
     def verdict(self, built: Built, deadline: float) -> Verdict:
-        """Judge a sandbox from outside, frozen meanwhile, before the monotonic `deadline`. Raises `EngineError`."""
-        with self._engine.paused(built.container_id):
+        """Judge a sandbox from outside, frozen meanwhile, before the monotonic `deadline`.
+
+        Raises `SandboxFault` or `EngineError` when it cannot be frozen.
+        """
+        with self._freezer.still(built.cgroup):
             return inspector.inspect(built.evidence, deadline)
 
     def runs(self, built: Built) -> bool:
@@ -131,8 +137,20 @@ class Builder:
         check_running(self._engine.facts(built.container_id))
         return self._end_others(built)
 
-    def remove(self, name: SandboxName) -> None:
+    def freeze(self, built: Built) -> None:
+        """Have a sandbox stand still until `thaw`. Raises `SandboxFault` or `EngineError`."""
+        self._freezer.freeze(built.cgroup)
+
+    def thaw(self, built: Built) -> None:
+        """Let a sandbox go on; one that does, or is gone, is fine. Raises `EngineError`."""
+        self._freezer.thaw(built.cgroup)
+
+    def remove(self, name: SandboxName, built: Built | None) -> None:
         """Remove what belongs to this creation, by label. Raises `EngineError`."""
+        if built and self._freezer.is_wanted(built.cgroup):
+            # It must not go on, and what stands still does not die of its removal under the first version of cgroups.
+            processes.end_first(built.baseline, built.evidence.init_pid)
+            self._freezer.thaw(built.cgroup)
         self._engine.remove(name.installation, str(name))
 
     def _glance(self, built: Built, deadline: float) -> Verdict:
@@ -169,7 +187,9 @@ class Builder:
         if facts.init_pid not in {process.pid for process in baseline}:
             # Without them a job's processes would not be seen either, and every end of a job would look clean.
             raise EngineError("The keeper does not see its sandboxes' processes; it needs the host's (`pid: host`).")
-        recorded = inspector.record(container_id, facts.init_pid, boot.deadline)
+        cgroup = freezer.group_of(facts.init_pid, container_id)
+        with self._freezer.still(cgroup):  # as at every later look
+            recorded = inspector.record(container_id, facts.init_pid, boot.deadline)
         baseline &= processes.at_rest(container_id)  # without helpers of inner Docker's boot that have ended meanwhile
         services = {(process.pid, process.start_time) for process in baseline}
         return Built(
@@ -183,20 +203,24 @@ class Builder:
             boot_id=host.boot_id(),
             evidence=recorded.with_services(services),
             trees=(recorded.evidence.upper, self._engine.volume_path(volume)),
+            cgroup=cgroup,
         )
 
     def _awake(self, built: Built) -> str:
         """Check that it runs, and let it go on where an earlier keeper was killed while it stood still."""
-        facts = self._engine.facts(built.container_id)
-        if facts.frozen:
-            self._engine.thaw(built.container_id)
-        return check_running(facts)
+        self.thaw(built)
+        return check_running(self._engine.facts(built.container_id))
 
     def _end_others(self, built: Built) -> int:
         deadline = time.monotonic() + KILL_DEADLINE
         return processes.end_others(
-            built.container_id, built.baseline, lambda: self._engine.paused(built.container_id), deadline
+            built.container_id, built.baseline, lambda: self._freezer.still(built.cgroup), deadline
         )
+
+
+def _require_clean(verdict: Verdict) -> None:
+    if verdict.kind is not VerdictKind.CLEAN:
+        raise SandboxFault(FAULTS[verdict.kind], str(verdict), verdict.causes)
 
 
 def as_fault(error: SandboxError) -> SandboxFault:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
 from sandbox import host
@@ -27,24 +27,24 @@ class Guard:
         self._range = config.network_range
         self._lock = threading.Lock()
         self._places: dict[SandboxName, _Place] = {}
-        self._policies: Mapping[str, Policy] = {}
-        self.follow(config)
+        self._config = config
+        self._resolvers = host.look().nameservers
+        self._policies = self._written()
 
     def follow(self, config: KeeperConfig) -> None:
         """From the next look on, the profiles' sandboxes may reach what this configuration says."""
         resolvers = host.look().nameservers
         with self._lock:
-            self._policies = {
-                name: policy(profile, config.openings, config.closings, resolvers)
-                for name, profile in config.profiles.items()
-            }
-            for name in self._places:
-                self._put(name)
+            self._config = config
+            self._open(resolvers)
 
     def admit(self, name: SandboxName, subnet: IPv4Network, profile: str) -> None:
         """Let a sandbox through that runs now; until this its bridge was closed completely. Raises `WallsDown`."""
         require_bridge(name.bridge)
+        resolvers = host.look().nameservers
         with self._lock:
+            if resolvers != self._resolvers:  # the host's changed, and this sandbox was just told to ask these
+                self._open(resolvers)
             self._places[name] = _Place(subnet, profile)
             self._put(name)
         self.look()
@@ -74,6 +74,19 @@ class Guard:
     def take_down(self) -> None:
         """Take the walls away: there is no sandbox any more. Raises `WallsDown`."""
         self._walls.remove()
+
+    def _open(self, resolvers: tuple[IPv4Address, ...]) -> None:
+        self._resolvers = resolvers
+        self._policies = self._written()
+        for name in self._places:
+            self._put(name)
+
+    def _written(self) -> Mapping[str, Policy]:
+        config = self._config
+        return {
+            name: policy(profile, config.openings, config.closings, self._resolvers)
+            for name, profile in config.profiles.items()
+        }
 
     def _put(self, name: SandboxName) -> None:
         subnet, profile = self._places[name]

@@ -62,7 +62,7 @@ class Keeper:
         metrics = metrics or Metrics(config.profiles)
         self._watch = watch or HostWatch(metrics)
         self._images = Images(self._stock, engine)
-        self._storage = Storage(config, self._stock, engine)
+        self._storage = Storage(config, self._stock, engine, self._builder)
         self._workers = Workers(
             self._stock, engine, self._builder, self._guard, self._watch, self._storage, home, metrics
         )
@@ -87,6 +87,7 @@ class Keeper:
 
         Raises `EngineError` or `WallsDown`.
         """
+        self._engine.check_storage()
         for name, profile in self._stock.pool.profiles.items():
             self._engine.check(profile.runtime, profile.image)
             what = f"profile {name}: image {profile.image}, runtime {profile.runtime}, {profile.warm} warm"
@@ -113,7 +114,7 @@ class Keeper:
         self._images.look()  # after those, which say what was in use
         for sandbox in self._stock.pool:
             if sandbox.state is State.INSPECTING:
-                self._workers.inspect(sandbox.name, clean=True)
+                self._workers.prove_after_job(sandbox.name)
         self._storage.start()
 
     # -- its days ------------------------------------------------------------------------------------------------

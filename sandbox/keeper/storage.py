@@ -7,9 +7,10 @@ from typing import Final
 
 from sandbox.config import KeeperConfig
 from sandbox.disk.watch import DiskWatch, Room
-from sandbox.disk.watcher import DiskWatcher, Sandbox
+from sandbox.disk.watcher import DiskWatcher, Inside, Sandbox
 from sandbox.engine import Engine
 from sandbox.errors import EngineError, Fault
+from sandbox.keeper.builder import Builder
 from sandbox.keeper.stock import Stock
 from sandbox.state import State
 
@@ -20,9 +21,10 @@ _WATCHED: Final = _AT_WORK | {State.READY, State.INSPECTING}
 class Storage:
     """Watches the disk in a thread of its own from `start` to `stop`. The rest may be called from any thread."""
 
-    def __init__(self, config: KeeperConfig, stock: Stock, engine: Engine) -> None:
+    def __init__(self, config: KeeperConfig, stock: Stock, engine: Engine, builder: Builder) -> None:
         self._stock = stock
         self._engine = engine
+        self._builder = builder
         self._watch = DiskWatch()
         self._watcher: DiskWatcher | None = None
         self.follow(config)
@@ -85,20 +87,21 @@ class Storage:
                     limit=int(built.profile.disk),
                     container_id=built.container_id,
                     trees=built.trees,
+                    inside=Inside.recorded(built.evidence),
                 )
                 for sandbox in self._stock.pool
                 if sandbox.state in _WATCHED and (built := self._stock.built.get(sandbox.name))
             }
 
     def freeze(self, name: str) -> None:
-        """Pause it. Raises `EngineError`."""
+        """Have it stand still. Raises `SandboxFault` or `EngineError`."""
         if built := self._stock.built.get(name):
-            self._engine.freeze(built.container_id)
+            self._builder.freeze(built)
 
     def thaw(self, name: str) -> None:
-        """Unpause it. Raises `EngineError`."""
+        """Let it go on. Raises `EngineError`."""
         if built := self._stock.built.get(name):
-            self._engine.thaw(built.container_id)
+            self._builder.thaw(built)
 
     def condemn(self, name: str, fault: Fault, sentence: str) -> None:
         """End its job."""

@@ -146,7 +146,7 @@ class Verbs:
             sandbox = self._stock.pool.give_back(request.token, request.used, time.monotonic())
             self._stock.changed.notify_all()
             if sandbox.state is State.INSPECTING:
-                self._workers.inspect(sandbox.name, clean=True)
+                self._workers.prove_after_job(sandbox.name)
             elif sandbox.state is State.CONDEMNED:
                 events.info(Action.CONDEMNED, f"condemned ({sandbox.fault}): {sandbox.reason}", sandbox=sandbox.name)
         return protocol.Done()
@@ -197,7 +197,7 @@ class Verbs:
             return protocol.Findings(sandbox=report, verdict=None, findings=[])
         try:
             verdict = self._builder.verdict(built, time.monotonic() + INSPECT_DEADLINE)
-        except EngineError as error:
+        except (SandboxFault, EngineError) as error:
             raise KeeperRefused(f"Sandbox {sandbox.name} could not be looked at: {error}") from error
         findings = [protocol.Finding(kind=r.kind, verdict=r.verdict, sentence=r.sentence) for r in verdict.reasons]
         return protocol.Findings(sandbox=report, verdict=verdict.kind, findings=findings)
@@ -272,7 +272,7 @@ class Verbs:
         """What the job has done to its sandbox's network, when nothing answers there; None when that is as it was."""
         try:
             verdict = self._builder.verdict(built, time.monotonic() + INSPECT_DEADLINE)
-        except EngineError:
+        except (SandboxFault, EngineError):
             return None
         seen = [reason.sentence for reason in verdict.reasons if reason.kind is ReasonKind.NETWORK]
         return SandboxFault(Fault.DAMAGED, " ".join(seen)) if seen else None

@@ -4,10 +4,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from ipaddress import IPv4Network
 
 from sandbox.engine import Engine
-from sandbox.errors import ConfigError, EngineError, Fault, SandboxFault
+from sandbox.errors import ConfigError, EngineError, EngineTimeout, Fault, SandboxFault
 from sandbox.health import CreationBegan, CreationEnded, FreshUnfit
 from sandbox.keeper.builder import Builder, Built, as_fault
 from sandbox.keeper.guard import Guard
@@ -75,11 +76,11 @@ class Workers:
                 self._submit(name_, self._destroy, SandboxName(self._home.installation, sandbox.generation))
             case Probe(name_):
                 pool.probing(name_, now)
-                self.inspect(name_, clean=False)
+                self._submit(name_, self._prove_idle, name_)
 
-    def inspect(self, name: str, *, clean: bool) -> None:
-        """Look at a sandbox that is `inspecting`, after cleaning up behind its job with `clean`."""
-        self._submit(name, self._inspect, name, clean)
+    def prove_after_job(self, name: str) -> None:
+        """Clean up behind the job of a sandbox that is `inspecting`, and see whether it may serve another."""
+        self._submit(name, self._prove_after_job, name)
 
     def try_runtime(self, name: str) -> None:
         """See whether the container runtime works, on an idle sandbox; the watch hears what came of it."""
@@ -116,7 +117,7 @@ class Workers:
     def _try(self, name: SandboxName, profile: str, image: str) -> None:
         try:
             built = self._make(name, profile, image)
-            self._builder.inspect(built, clean=False)  # runs a container in it: that the rest answers is not enough
+            self._builder.prove_idle(built)  # runs a container in it: that the rest answers is not enough
             self._stock.add(str(name), built)
         except (SandboxFault, EngineError, ConfigError, WallsDown) as error:
             self._stock.condemn(str(name), as_fault(error).fault, str(error))
@@ -138,13 +139,25 @@ class Workers:
         events.info(Action.READY, how, sandbox=str(name))
         return built
 
-    def _inspect(self, name: str, clean: bool) -> None:
+    def _prove_after_job(self, name: str) -> None:
+        def prove(built: Built) -> None:
+            pool = self._stock.pool
+            if (sandbox := pool.get(name)) and pool.is_outdated(sandbox):  # an idle one waits for its turn
+                raise SandboxFault(Fault.IMAGE_REPLACED, f"The image of the profile {sandbox.profile} was replaced.")
+            self._builder.prove_after_job(built)
+
+        self._prove(name, "job", prove)
+
+    def _prove_idle(self, name: str) -> None:
+        self._prove(name, "idle", self._builder.prove_idle)
+
+    def _prove(self, name: str, occasion: str, prove: Callable[[Built], None]) -> None:
         stock = self._stock
         try:
-            self._check_profile(name, after_job=clean)
+            self._check_profile(name)
             self._storage.wait_while_frozen(name, time.monotonic() + FROZEN_DEADLINE)
-            with self._metrics.inspection.labels("job" if clean else "idle").time():
-                self._builder.inspect(stock.built[name], clean)
+            with self._metrics.inspection.labels(occasion).time():
+                prove(stock.built[name])
             fault = None
         except (SandboxFault, EngineError) as error:
             fault = as_fault(error)
@@ -162,20 +175,18 @@ class Workers:
                 stock.pool.fit(name, time.monotonic())
                 stock.changed.notify_all()
 
-    def _check_profile(self, name: str, *, after_job: bool) -> None:
+    def _check_profile(self, name: str) -> None:
         pool = self._stock.pool
         sandbox = pool.get(name)
         if sandbox is None:
             return
         if not self._stock.built[name].profile.makes_the_same_as(pool.profiles[sandbox.profile]):
             raise SandboxFault(Fault.RECREATE_POLICY, f"The profile {sandbox.profile} was changed.")
-        if after_job and pool.is_outdated(sandbox):  # an idle one waits for its turn
-            raise SandboxFault(Fault.IMAGE_REPLACED, f"The image of the profile {sandbox.profile} was replaced.")
 
     def _destroy(self, name: SandboxName) -> None:
         stock = self._stock
         try:
-            self._builder.remove(name)
+            self._builder.remove(name, stock.built.get(str(name)))
         except EngineError as error:
             events.error(Action.REMOVAL_FAILED, f"could not be removed, will try again: {error}", sandbox=str(name))
             with stock.changed:
@@ -186,10 +197,11 @@ class Workers:
         stock.remove(str(name))
 
     def _try_runtime(self, name: str, container_id: str) -> None:
-        try:
-            self._engine.probe(container_id)
-        except EngineError as error:
-            self._stock.condemn(name, Fault.ENGINE_FAILED, f"It could not be paused for a moment: {error}")
+        with suppress(EngineError):  # what is refused was answered; the next look at it tells what is wrong
+            try:
+                self._engine.probe(container_id)
+            except EngineTimeout as error:
+                self._stock.condemn(name, Fault.ENGINE_FAILED, f"The runtime does not answer about it: {error}")
 
     def _remove_stranger(self, name: str) -> None:
         try:

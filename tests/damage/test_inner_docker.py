@@ -71,11 +71,11 @@ def test_an_idle_sandbox_is_tried_with_a_container(
     builder: Builder, idle: Built, docker_client: docker.DockerClient
 ) -> None:
     """The trap: an engine that answers everything and can run nothing. The try itself leaves nothing to be seen."""
-    builder.inspect(idle, clean=False)
+    builder.prove_idle(idle)
     assert builder.verdict(idle, time.monotonic() + INSPECT_DEADLINE).kind is VerdictKind.CLEAN
     inside = docker_client.containers.get(idle.container_id)
     assert inside.exec_run(["sh", "-c", "docker ps -aq; docker images -aq"]).output == b""
     inside.exec_run("find /var/lib/docker/overlay2 -mindepth 1 -delete")
     with pytest.raises(SandboxFault, match="It could not run a container") as caught:
-        builder.inspect(idle, clean=False)
+        builder.prove_idle(idle)
     assert caught.value.fault is Fault.PROBE_FAILED

@@ -12,6 +12,7 @@ from pathlib import Path
 import docker
 import pytest
 
+from sandbox import host
 from sandbox.errors import Fault
 from sandbox.template import LABEL_INSTALLATION, LABEL_NAME
 from tests.e2e.conftest import DEADLINE, Keeper, leased, run, run_json, runner_command, start, until
@@ -41,6 +42,13 @@ def test_a_secret_can_be_passed_on_without_being_in_our_arguments(
 ) -> None:
     monkeypatch.setenv("SECRET_OF_THE_TEST", "s3cret")
     assert run(keeper, 'echo "$SECRET_OF_THE_TEST"', "--env", "SECRET_OF_THE_TEST").stdout == "s3cret\n"
+
+
+def test_a_sandbox_asks_the_hosts_resolvers_itself(keeper: Keeper) -> None:
+    """And not the engine's for its network, on which it is alone; the next job finds the same."""
+    expected = [f"nameserver {address}" for address in host.look().nameservers] or ["nameserver 127.0.0.11"]
+    for _ in range(3):  # more than there are sandboxes
+        assert run(keeper, "grep ^nameserver /etc/resolv.conf").stdout.splitlines() == expected
 
 
 def test_becoming_root_is_not_restricted(keeper: Keeper) -> None:

@@ -71,7 +71,8 @@ def test_with_live_restore_a_running_job_never_notices(keeper: Keeper, layout: L
     client = docker.DockerClient(base_url=layout.url)
     until("the engine has read it", lambda: client.info()["LiveRestoreEnabled"])
     client.close()
-    job = start(keeper, "until [ -e /tmp/go ]; do sleep 0.1; done; echo survived")
+    wait = "until [ -e /tmp/go ]; do sleep 0.1; done"
+    job = start(keeper, f"cp /etc/resolv.conf before; {wait}; cmp before /etc/resolv.conf && echo survived")
     sandbox = leased(keeper)
     stop_dockerd(layout)
     start_dockerd(layout)

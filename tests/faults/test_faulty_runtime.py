@@ -11,7 +11,7 @@ from typing import NamedTuple
 import docker
 import pytest
 
-from sandbox.calls import CallBegan, CallEnded, Listed, Step
+from sandbox.calls import CallBegan, CallEnded, Listed
 from sandbox.engine import Engine, api
 from sandbox.errors import EngineError, EngineTimeout
 from sandbox.evaluation import packages
@@ -99,7 +99,7 @@ def test_without_orders_it_is_the_real_one(faulty: Faulty, engine: Engine) -> No
     engine.probe(made)
     facts = engine.facts(made)
     assert (facts.running, facts.runtime) == (True, runtime_control.NAME)
-    assert {("create", made), ("start", made), ("pause", made), ("resume", made)} <= set(faulty.control.seen())
+    assert {("create", made), ("start", made), ("ps", made)} <= set(faulty.control.seen())
 
 
 @needs_engine
@@ -121,14 +121,14 @@ def test_a_removal_hangs_while_the_engine_answers_and_completes_when_the_runtime
     first, second = started(engine, 3), started(engine, 4)
     engine.owned(OURS)
     monkeypatch.setattr(api, "REMOVE_DEADLINE", 0.5)
-    for verb in ("kill", "pause"):
+    for verb in ("kill", "ps"):
         faulty.control.hang(verb)
     with pytest.raises(EngineTimeout, match="'remove container'"):
         engine.remove(OURS, str(SandboxName(OURS, 3)))
     assert {found.id: found.running for found in engine.owned(OURS)} == {first: True, second: True}
     assert health.look(time.monotonic()) is HostState.SUSPECT
     monkeypatch.setattr(api, "PROBE_DEADLINE", 0.5)
-    with pytest.raises(EngineTimeout, match="'pause'"):
+    with pytest.raises(EngineTimeout, match="'list processes'"):
         engine.probe(second)
     assert health.look(time.monotonic()) is HostState.WEDGED
     faulty.control.clear()
@@ -140,13 +140,12 @@ def test_a_removal_hangs_while_the_engine_answers_and_completes_when_the_runtime
 def test_one_container_alone_can_be_held(faulty: Faulty, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     held, other = started(engine, 5), started(engine, 6)
     monkeypatch.setattr(api, "PROBE_DEADLINE", 0.5)
-    faulty.control.hang("pause", held)
+    faulty.control.hang("ps", held)
     engine.probe(other)
     with pytest.raises(EngineTimeout):
         engine.probe(held)
     faulty.control.clear()
-    until("it is paused after all", lambda: engine.facts(held).status == "paused")
-    engine._call(Step.UNPAUSE, lambda client: client.unpause(held))
+    engine.probe(held)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from sandbox.identity import KeyPair, new_identity
 from tests.images.started import Start, Started, archive
 
 GIVEN = "/etc/sandbox"
+PROGRAMS = "/usr/local/lib/sandbox"
 DOCKER_DATA = "/var/lib/docker"
 
 
@@ -60,6 +61,7 @@ def _starting(client: docker.DockerClient, runtime: str, image: str, key: KeyPai
         volumes: Sequence[str] = (DOCKER_DATA,),
         image: str = image,
         hosts: Mapping[str, str] | None = None,
+        programs: Mapping[str, bytes] | None = None,
     ) -> Started:
         if environment is None:
             environment = {"AUTHORIZED_KEYS": key.public}
@@ -69,6 +71,8 @@ def _starting(client: docker.DockerClient, runtime: str, image: str, key: KeyPai
         started.append(Started(container, key.private))
         if given:
             container.put_archive(GIVEN, archive(given))
+        if programs:
+            container.put_archive(PROGRAMS, archive(programs))
         container.start()
         return started[-1]
 

@@ -139,6 +139,24 @@ def authority() -> tuple[bytes, bytes]:
     return certificate, certificate + private
 
 
+@pytest.mark.parametrize("docker_start", ["eager", "lazy"])
+def test_python_does_not_run_for_when_docker_starts_alone(start: Start, client_key: KeyPair, docker_start: str) -> None:
+    """The trap: every sandbox of a keeper has this one setting, and waited for Python before sshd."""
+    environment = {"AUTHORIZED_KEYS": client_key.public, "SANDBOX_DOCKER": docker_start}
+    sandbox = start(environment=environment, programs={"settings.py": b"raise SystemExit('It ran.')"})
+    assert sandbox.sh("echo in") == "in\n"
+    assert "It ran." not in sandbox.log()
+
+
+def test_python_runs_for_any_other_setting_beside_it(start: Start) -> None:
+    for more in ({"SANDBOX_MTU": "1400"}, {"SANDBOX_DOCKER": "later"}, {"no_proxy": "here"}):
+        sandbox = start(
+            environment={"SANDBOX_DOCKER": "eager"} | more, programs={"settings.py": b"raise SystemExit('It ran.')"}
+        )
+        assert sandbox.await_end() == 1
+        assert "It ran." in sandbox.log()
+
+
 def test_good_settings_reach_inner_docker_and_sessions(
     start: Start, client_key: KeyPair, authority: tuple[bytes, bytes]
 ) -> None:
@@ -186,6 +204,37 @@ def test_good_settings_reach_inner_docker_and_sessions(
     )
     assert "GET /curl" in asked
     assert "/v2/image/manifests" in asked, "inner Docker must get through the handshake"
+
+
+RESOLVER = """
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("", 53))
+while True:
+    asked, client = server.recvfrom(512)
+    question = asked[12 : asked.index(b"\\0", 12) + 5]
+    known = question.startswith(b"\\x07made-up\\x04test\\0\\0\\x01")
+    answer = b"\\xc0\\x0c\\0\\x01\\0\\x01\\0\\0\\0\\x3c\\0\\x04" + socket.inet_aton("192.0.2.77") if known else b""
+    header = asked[:2] + b"\\x81\\x80" + b"\\0\\x01" + (b"\\0\\x01" if known else b"\\0\\0") + b"\\0" * 4
+    server.sendto(header + question + answer, client)
+"""
+
+
+def test_a_given_resolver_is_asked_and_no_other(start: Start) -> None:
+    """The second sandbox asks the first one, in which a program answers."""
+    server = start()
+    server.sh(f"cat >resolver.py <<'EOF'{RESOLVER}EOF\nsudo sh -c 'python3 resolver.py >/dev/null 2>&1 &'")
+    sandbox = start(given={"resolv.conf": f"# ours\nnameserver {server.address()}\n".encode()})
+    written = sandbox.sh("cat /etc/resolv.conf").splitlines()
+    assert [line for line in written if line.startswith("nameserver")] == [f"nameserver {server.address()}"]
+    assert not any(line.startswith("#") for line in written)
+    assert sandbox.sh("getent hosts made-up.test").split() == ["192.0.2.77", "made-up.test"]
+
+
+def test_a_given_resolv_conf_without_a_resolver_stops_the_start(start: Start) -> None:
+    sandbox = start(given={"resolv.conf": b"search example.test\n"})
+    assert sandbox.await_end() == 1
+    assert "resolv.conf is given and names no name server" in sandbox.log()
 
 
 def test_bad_settings_stop_the_start_and_each_is_named(start: Start) -> None:

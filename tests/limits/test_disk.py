@@ -11,11 +11,11 @@ from pathlib import Path
 
 import docker
 import pytest
-from docker.errors import APIError
 
+from sandbox import freezer
 from sandbox.disk.watch import ALARM, RELIEF, DiskWatch, Usage
 from sandbox.disk.watcher import DiskWatcher, Sandbox, measure, rooms
-from sandbox.errors import EngineError, Fault
+from sandbox.errors import Fault
 from tests.e2e.conftest import DEADLINE, Keeper, leased, run, run_json, start, until
 
 MIB = 1024**2
@@ -78,8 +78,8 @@ def test_whatever_a_job_takes_is_seen_on_the_host(small: Keeper, docker_client: 
     assert 64 * MIB <= usage.amount.bytes < 128 * MIB
 
 
-class Pausing:
-    """Stands in for the keeper: one leased sandbox, frozen and ended by the engine itself."""
+class Freezing:
+    """Stands in for the keeper: one leased sandbox, which stands still and ends as the keeper's do."""
 
     def __init__(self, client: docker.DockerClient, name: str, sandbox: Sandbox) -> None:
         self.container = client.containers.get(name)
@@ -87,18 +87,18 @@ class Pausing:
         self.sandbox = sandbox
         self.frozen = threading.Event()
         self.condemned: list[tuple[Fault, str, int]] = []
+        self._freezer = freezer.Freezer()
+        self._cgroup = freezer.group_of(self.container.attrs["State"]["Pid"], sandbox.container_id)
 
     def sandboxes(self) -> Mapping[str, Sandbox]:
         return {} if self.condemned else {self.name: self.sandbox}
 
     def freeze(self, name: str) -> None:
-        with self._refusals():
-            self.container.pause()
-            self.frozen.set()
+        self._freezer.freeze(self._cgroup)
+        self.frozen.set()
 
     def thaw(self, name: str) -> None:
-        with self._refusals():
-            self.container.unpause()
+        self._freezer.thaw(self._cgroup)
 
     def condemn(self, name: str, fault: Fault, sentence: str) -> None:
         free = rooms([Path(self.sandbox.trees[0])])[0].free.bytes
@@ -108,14 +108,6 @@ class Pausing:
     def evict(self, name: str, sentence: str) -> None:
         raise AssertionError(sentence)
 
-    @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        try:
-            yield
-        except APIError as error:
-            if error.status_code != 409:  # it is so already
-                raise EngineError(str(error)) from error
-
 
 def test_a_job_that_writes_without_end_is_stopped_before_the_reserve_and_loses_its_sandbox_only(
     small: Keeper, docker_client: docker.DockerClient
@@ -123,7 +115,7 @@ def test_a_job_that_writes_without_end_is_stopped_before_the_reserve_and_loses_i
     others = {sandbox.name for sandbox in small.ready()}
     with job(small, f"python3 - <<'PYTHON'\n{textwrap.dedent(WRITER)}\nPYTHON\n") as process:
         name = leased(small).name
-        keeper = Pausing(docker_client, name, sandbox_of(docker_client, name))
+        keeper = Freezing(docker_client, name, sandbox_of(docker_client, name))
         root = Path(docker_client.info()["DockerRootDir"])
         reserve = rooms([root])[0].free.bytes - int((RELIEF + 0.5) * FASTEST)
         watcher = DiskWatcher(DiskWatch(FASTEST, reserve), keeper, [root])

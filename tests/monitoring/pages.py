@@ -14,6 +14,7 @@ from runner.service.health import Reason
 from runner.store.states import JobState
 from sandbox.config import KeeperConfig
 from sandbox.engine import Engine
+from sandbox.keeper.builder import Builder
 from sandbox.keeper.gauges import Gauges
 from sandbox.keeper.guard import Guard
 from sandbox.keeper.metrics import Metrics as KeeperMetrics
@@ -65,7 +66,7 @@ def _of_keeper() -> CollectorRegistry:
     config = KeeperConfig(profiles={"default": Profile()})
     metrics = KeeperMetrics(config.profiles)
     stock = Stock(config.profiles, cast(Records, SimpleNamespace(keep=None)))
-    storage = Storage(config, stock, cast(Engine, None))
+    storage = Storage(config, stock, cast(Engine, None), cast(Builder, None))
     Gauges(metrics, stock, cast(Guard, SimpleNamespace(counters=dict)), HostWatch(metrics), storage)
     return metrics.registry
 

@@ -5,14 +5,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sandbox.disk import measure, watcher
 from sandbox.disk.watch import Usage
-from sandbox.disk.watcher import Sandbox
+from sandbox.disk.watcher import Inside, Sandbox
+from sandbox.inspection import gather
+from sandbox.inspection.evidence import Baseline, Mount
 from sandbox.processes import Process
+from tests.sandbox.inspection.evidence import READY, mount
 
 MIB = 1024**2
 
@@ -152,6 +156,107 @@ def test_a_tree_that_changes_while_it_is_counted_is_no_error(tmp_path: Path) -> 
         thread.join()
 
 
+INSIDE = """
+import subprocess, sys
+print("there", flush=True)
+for line in sys.stdin:
+    subprocess.run(line, shell=True, check=True)
+    print("done", flush=True)
+"""
+
+
+class Namespace:
+    """A process with a mount namespace of its own, and a folder that only a mount there shows."""
+
+    def __init__(self, process: subprocess.Popen[str], point: Path) -> None:
+        self.process = process
+        self.point = point
+        self.root = Path(f"/proc/{process.pid}/root")
+        self.run(f"mount -t tmpfs -o size=64m tmpfs {point}")
+        self.start = gather.start_of(process.pid)
+        self.mounts = tuple(Mount(*mount) for mount in gather.mounts_of(process.pid) if mount[3] == str(point))
+
+    def run(self, command: str) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() in ("there\n", "done\n")
+
+    def fill(self, name: str, mib: int) -> None:
+        self.run(f"head -c {mib}M /dev/zero >{self.point}/{name}")
+
+    def usage(self, start: int | None = None) -> int:
+        inside = Inside(self.process.pid, self.start if start is None else start, self.mounts)
+        found = watcher.measure(Sandbox(True, 0, "no-such-container", (), inside))
+        assert found is not None
+        assert found.complete
+        return found.amount.bytes
+
+
+@pytest.fixture
+def namespace(tmp_path: Path) -> Iterator[Namespace]:
+    (tmp_path / "point").mkdir()
+    command = ["unshare", "--mount", "--propagation=private", sys.executable, "-c", INSIDE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        yield Namespace(process, tmp_path / "point")
+        process.kill()
+
+
+def test_what_only_a_mount_of_the_sandbox_shows_is_counted(namespace: Namespace) -> None:
+    """The trap: sysbox mounts folders of its own, and what a job puts there is in no tree that the keeper knows."""
+    assert namespace.usage() == 0
+    namespace.fill("file", 3)
+    assert namespace.usage() == 3 * MIB
+
+
+def test_what_a_job_mounts_there_is_not_entered_or_counted_twice(namespace: Namespace) -> None:
+    namespace.fill("file", 3)
+    namespace.run(f"mkdir {namespace.point}/a {namespace.point}/b && head -c 2M /dev/zero >{namespace.point}/a/more")
+    assert namespace.usage() == 5 * MIB
+    namespace.run(f"mount --bind {namespace.point}/a {namespace.point}/b")
+    assert namespace.usage() == 5 * MIB
+
+
+def test_another_mount_at_the_same_point_is_not_entered(namespace: Namespace) -> None:
+    namespace.run(f"mount -t tmpfs tmpfs {namespace.point}")
+    namespace.fill("file", 3)
+    assert namespace.usage() == 0
+
+
+def test_a_link_on_the_way_is_not_followed(namespace: Namespace, tmp_path: Path) -> None:
+    """The trap: it would lead to a folder of the host, and the mount that is meant is elsewhere by now."""
+    namespace.fill("file", 3)
+    (tmp_path / "elsewhere").mkdir()
+    above = os.open(namespace.root, os.O_PATH)
+    try:
+        os.close(measure._open_beneath(above, str(namespace.point)))
+        (tmp_path / "link").symlink_to(tmp_path)
+        with pytest.raises(OSError, match="Not a directory"):
+            measure._open_beneath(above, str(tmp_path / "link" / "point"))
+    finally:
+        os.close(above)
+
+
+def test_a_process_that_took_the_id_of_the_first_one_is_not_looked_into(namespace: Namespace) -> None:
+    namespace.fill("file", 3)
+    assert namespace.usage(start=namespace.start + 1) == 0
+
+
+def test_a_first_process_that_has_ended_is_no_error(namespace: Namespace) -> None:
+    namespace.process.kill()
+    namespace.process.wait()
+    assert namespace.usage() == 0
+
+
+def test_the_mounts_that_sysbox_makes_by_itself_are_the_ones() -> None:
+    kubelet = mount("/var/lib/kubelet", "ext4")
+    recorded = Baseline("c0ffee", 7, replace(READY, mounts=(*READY.mounts, kubelet)))
+    assert Inside.recorded(recorded) == Inside(7, READY.init_start, (kubelet,))
+
+
 HOLDER = """
 import mmap, os, sys, time
 file = open(sys.argv[1], "w+b")
@@ -203,6 +308,6 @@ def test_a_tree_that_is_gone_has_no_answer(tmp_path: Path, caplog: pytest.LogCap
 
 def test_the_measuring_function_itself_in_this_process(tree: Path) -> None:
     """What the child runs, without the child."""
-    found = measure.measure({"trees": [str(tree)], "pids": [os.getpid()], "seconds": 20})
+    found = measure.measure({"trees": [str(tree)], "inside": None, "pids": [os.getpid()], "seconds": 20})
     assert found["complete"]
     assert found["bytes"] >= 3 * MIB

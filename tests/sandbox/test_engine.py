@@ -37,6 +37,7 @@ from sandbox.errors import (
     ImageMissing,
     RuntimeMissing,
     SandboxFault,
+    StorageUnfit,
 )
 from sandbox.host import HostFacts
 from sandbox.identity import new_identity
@@ -420,6 +421,31 @@ def test_an_image_may_be_named_by_its_id(api: Api, engine: Engine) -> None:
     engine.check("sysbox-runc", "sha256:1234")
 
 
+@pytest.mark.parametrize(
+    ("driver", "status", "said"),
+    [
+        ("overlayfs", [["driver-type", "io.containerd.snapshotter.v1"]], "overlayfs of containerd's image store"),
+        ("vfs", [], "driver is vfs, and"),
+    ],
+)
+def test_a_storage_that_nobody_could_look_at_is_refused_with_the_fix(
+    api: Api, engine: Engine, driver: str, status: list[list[str]], said: str
+) -> None:
+    """The first is what a fresh Docker 29 comes with."""
+    api.say("GET", "/info", 200, info(Driver=driver, DriverStatus=status))
+    with pytest.raises(StorageUnfit, match=rf'{said}.*"storage-driver": "overlay2".*daemon\.json and restart'):
+        engine.check_storage()
+
+
+def test_overlay2_is_not_refused(api: Api, engine: Engine) -> None:
+    api.say("GET", "/info", 200, info(Driver="overlay2"))
+    engine.check_storage()
+
+
+def info(**more: object) -> Thing:
+    return {"ServerVersion": "29.0", "Runtimes": {"runc": {}}, "DockerRootDir": "/var/lib/docker", **more}
+
+
 # -- looking ----------------------------------------------------------------------------------------------------------
 
 
@@ -445,30 +471,9 @@ def test_a_container_that_ended_tells_how(api: Api, engine: Engine) -> None:
 
 
 def test_a_paused_container_still_runs(api: Api, engine: Engine) -> None:
-    """The trap: the keeper pauses a sandbox for a moment itself, and lists containers at that very moment."""
+    """The trap: somebody who looks around pauses a sandbox, and it is taken for one that has ended."""
     api.say("GET", "/containers/abc/json", 200, CONTAINER | {"State": {"Status": "paused", "Pid": 1}})
     assert engine.facts("abc").running
-
-
-def test_two_that_pause_one_container_take_turns(api: Api, engine: Engine) -> None:
-    """The trap: somebody inspects a sandbox by hand while the keeper does, and the engine refuses the second pause."""
-    inside, order = threading.Event(), list[str]()
-
-    def second() -> None:
-        inside.wait(10)
-        with engine.paused("abc"):
-            order.append("second")
-
-    other = threading.Thread(target=second)
-    other.start()
-    with engine.paused("abc"):
-        inside.set()
-        other.join(0.1)
-        order.append("first")
-    other.join(10)
-    assert order == ["first", "second"]
-    with engine.paused("abc"), pytest.raises(EngineTimeout, match="not free to be paused"), engine.paused("abc", 0.05):
-        pass
 
 
 def test_last_words_are_short_and_printable_and_never_an_error(api: Api, engine: Engine) -> None:
@@ -550,12 +555,6 @@ def test_the_network_is_a_bridge_with_our_name_and_subnet(api: Api, engine: Engi
     assert body["IPAM"]["Config"][0]["Subnet"] == "10.213.0.56/29"
     assert body["Options"]["com.docker.network.bridge.name"] == spec.name.bridge
     assert body["Options"]["com.docker.network.driver.mtu"] == "1400"
-
-
-def test_a_pause_ends_with_its_block_whatever_happens_there(api: Api, engine: Engine) -> None:
-    with pytest.raises(ZeroDivisionError), engine.paused("abc"):
-        raise ZeroDivisionError
-    assert api.done("POST") == ["/containers/abc/pause", "/containers/abc/unpause"]
 
 
 # -- removing ---------------------------------------------------------------------------------------------------------
@@ -720,6 +719,9 @@ def test_a_call_that_hung_or_found_nobody_is_told_as_such(api: Api, tmp_path: Pa
     assert [event.end for event in told if isinstance(event, CallEnded)] == [End.TIMED_OUT, End.UNREACHABLE]
 
 
-def test_a_probe_pauses_and_goes_on(api: Api, engine: Engine) -> None:
+def test_a_probe_asks_the_runtime_and_changes_nothing(api: Api, engine: Engine) -> None:
+    """The trap: under sysbox a pause gives every file that the sandbox has written another owner."""
+    api.say("GET", "/containers/abc/top", 200, {"Titles": ["PID"], "Processes": [["1"]]})
     engine.probe("abc")
-    assert api.done("POST") == ["/containers/abc/pause", "/containers/abc/unpause"]
+    assert [request.path for request in api.asked][-1:] == ["/containers/abc/top"]
+    assert api.done("POST") == []

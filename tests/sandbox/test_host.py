@@ -4,6 +4,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sandbox import host
 
@@ -42,6 +43,13 @@ def test_a_resolver_on_the_hosts_loopback_is_left_out(tmp_path: Path) -> None:
     )
     assert host._nameservers(tmp_path / "resolv.conf") == (IPv4Address("192.0.2.53"),)
     assert host._nameservers(tmp_path / "missing") == ()
+
+
+def test_where_systemd_resolved_tells_whom_it_asks_is_seen_in_the_keepers_container() -> None:
+    """The trap: on Ubuntu the host's own file names 127.0.0.53 alone, and the other one is not in a container."""
+    compose = yaml.safe_load((Path(__file__).parents[2] / "compose.yaml").read_text())
+    folder = host._RESOLVERS[1].parent
+    assert f"{folder}:{folder}:ro" in compose["services"]["keeper"]["volumes"]
 
 
 def test_this_host_can_be_looked_at() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import cast
 
 import pytest
 
 from sandbox import maker
 from sandbox.engine import ContainerFacts, Engine
-from sandbox.errors import Fault, SandboxFault
+from sandbox.errors import EngineError, Fault, SandboxFault
+from sandbox.host import HostFacts
+from sandbox.identity import new_identity
 from sandbox.maker import Maker
+from sandbox.profile import Profile
+from sandbox.template import ContainerSpec, InstallationId, SandboxName
 
 
 @dataclass
@@ -23,7 +27,10 @@ class Container:
 
     def facts(self, container: str) -> ContainerFacts:
         self.looks.append(container)
-        return ContainerFacts(container, self.running, False, "exited (1)", "sysbox-runc", 7, "10.0.0.2")
+        return ContainerFacts(container, self.running, "exited (1)", "sysbox-runc", 7, "10.0.0.2")
+
+    def taken_subnets(self) -> list[IPv4Network]:
+        return []
 
 
 def booting(container: Container) -> Maker:
@@ -37,6 +44,25 @@ def test_a_container_that_boots_is_not_asked_for_at_each_try() -> None:
     for _ in range(100):
         patience()
     assert container.looks == ["one"]
+
+
+def test_each_sandbox_follows_the_host_as_it_is_when_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap: after another lease of its address, say, the host asks other resolvers than when the keeper began."""
+    given: list[HostFacts] = []
+
+    def container_spec(*arguments: object) -> ContainerSpec:
+        given.extend(argument for argument in arguments if isinstance(argument, HostFacts))
+        raise EngineError("That is enough.")
+
+    monkeypatch.setattr(maker, "container_spec", container_spec)
+    made = booting(Container())
+    name, identity = SandboxName(InstallationId("0123abcd"), 1), new_identity("one")
+    for server in ("192.0.2.1", "192.0.2.2"):
+        facts = HostFacts(1024, 1500, (IPv4Address(server),))
+        monkeypatch.setattr("sandbox.host.look", lambda facts=facts: facts)
+        with pytest.raises(EngineError):
+            made.make(name, "default", Profile(), identity, lambda _: None)
+        assert given[-1] == facts
 
 
 def test_one_that_has_ended_is_told_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:

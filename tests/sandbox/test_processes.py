@@ -191,7 +191,7 @@ class Container:
 
 
 def thawed() -> AbstractContextManager[None]:
-    """Stands in for the engine's pause."""
+    """Stands in for the freezer."""
     return nullcontext()
 
 

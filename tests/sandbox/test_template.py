@@ -19,6 +19,7 @@ from sandbox.template import (
     InstallationId,
     SandboxName,
     container_spec,
+    given_files,
     render_daemon_json,
     render_sshd_config,
 )
@@ -138,7 +139,20 @@ def test_the_given_files_have_the_contracts_names_and_modes(spec: ContainerSpec)
         "/etc/sandbox/authorized_keys": "0o644",
         "/etc/sandbox/sshd_config": "0o644",
         "/etc/sandbox/daemon.json": "0o644",
+        "/etc/sandbox/resolv.conf": "0o644",
     }
+
+
+def test_a_sandbox_asks_the_hosts_resolvers_itself(identity: Identity, spec: ContainerSpec) -> None:
+    """The trap: the engine's resolver of its network is rules in its network namespace, which a restart loses."""
+    [given] = [file for file in spec.files if file.path == "/etc/sandbox/resolv.conf"]
+    assert given.content == b"nameserver 192.0.2.1\nnameserver 192.0.2.2\n"
+
+
+def test_without_a_network_or_known_resolvers_it_is_left_to_the_engine(identity: Identity) -> None:
+    offline = spec_of(identity, Profile(network=Network.NONE)).files
+    unknown = given_files(identity, SUBNET, dataclasses.replace(HOST, nameservers=()))
+    assert "resolv.conf" not in " ".join(file.path for file in [*offline, *unknown])
 
 
 def test_the_sandbox_gets_its_host_key_and_only_the_public_half_of_the_clients(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import docker
@@ -14,6 +17,8 @@ from sandbox.cli import app
 from sandbox.errors import ConfigError
 from sandbox.template import LABEL_PROFILE
 from tests.e2e.conftest import DEADLINE, SANDBOX, in_network_of_engine
+
+CANARY = ("canary-login", "canary-docker", "canary-clock", "canary-run", "canary-inspection")
 
 
 def test_a_good_host_and_nothing_left(
@@ -28,12 +33,40 @@ def test_a_good_host_and_nothing_left(
     results = {found["check"]: found for found in json.loads(ran.stdout)["checks"]}
     assert ran.returncode == 0, results
     assert [results[name]["status"] for name in ("engine", "storage-driver", "walls", "image")] == ["pass"] * 4
-    assert [results[name]["status"] for name in ("canary-login", "canary-docker", "canary-run")] == ["pass"] * 3
+    assert [results[name]["status"] for name in CANARY] == ["pass"] * len(CANARY)
     assert results["runtime"]["status"] == ("pass" if sandbox_runtime == "sysbox-runc" else "warn")
     left: dict[str, str | list[str] | bool] = {"label": f"{LABEL_PROFILE}=doctor-test"}
     assert docker_client.containers.list(all=True, filters=left) == []
     assert docker_client.networks.list(filters=left) == []
     assert docker_client.volumes.list(filters=left) == []
+
+
+RESTLESS = """
+FROM {image}
+RUN sed -i '2i python3 -c "import time\\nwhile True: open(\\x27/etc/restless\\x27, \\x27w\\x27); time.sleep(0.05)" &' \
+    /usr/local/bin/sandbox-entrypoint
+"""
+
+
+@pytest.fixture
+def restless(docker_client: docker.DockerClient, sandbox_image: str) -> Iterator[str]:
+    """An image of sandboxes that are fit for use and that no job leaves clean."""
+    name = f"restless:{uuid.uuid4().hex[:8]}"
+    docker_client.images.build(fileobj=io.BytesIO(RESTLESS.format(image=sandbox_image).encode()), tag=name, rm=True)
+    yield name
+    docker_client.images.remove(name)
+
+
+def test_a_host_on_which_every_job_would_cost_its_sandbox(sandbox_runtime: str, restless: str, tmp_path: Path) -> None:
+    """The trap: everything works in it, and the service would recreate for ever."""
+    config = tmp_path / "keeper.toml"
+    config.write_text(f'[profiles.default]\nruntime = "{sandbox_runtime}"\nimage = "{restless}"\n')
+    command = [*in_network_of_engine(), *SANDBOX, "doctor", "--config", str(config), "--canary", "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    results = {found["check"]: found for found in json.loads(ran.stdout)["checks"]}
+    assert ran.returncode == 1
+    assert [results[name]["status"] for name in CANARY] == ["pass"] * (len(CANARY) - 1) + ["fail"], results
+    assert "/etc/restless was" in results["canary-inspection"]["seen"]
 
 
 @pytest.mark.parametrize(

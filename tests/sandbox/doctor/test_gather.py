@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -12,12 +13,13 @@ import pytest
 
 from sandbox import child
 from sandbox.config import KeeperConfig
-from sandbox.doctor import gather
+from sandbox.doctor import canary, gather
 from sandbox.doctor.canary import NOT_ASKED, try_one
 from sandbox.doctor.checks import SYSBOX, run
-from sandbox.doctor.facts import Facts
+from sandbox.doctor.facts import Canary, Facts
 from sandbox.engine import Engine, EngineFacts
-from sandbox.errors import EngineError, EngineTimeout, Fault
+from sandbox.errors import EngineError, EngineTimeout, Fault, SandboxFault
+from sandbox.readiness import Proof
 from sandbox.report import Status, Unknown
 from tests.sandbox.doctor.test_checks import ENGINE
 
@@ -122,13 +124,21 @@ def test_a_file_system_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_the_kernels_tables(tmp_path: Path) -> None:
     (tmp_path / "cgroups").write_text("#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t0\t5\t1\nmemory\t0\t5\t0\n")
-    assert gather.controllers(tmp_path / "cgroups") == {"cpu"}
+    assert gather.controllers(tmp_path / "none", tmp_path / "cgroups") == {"cpu"}
     (tmp_path / "route").write_text(
         "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
         "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
         "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"
     )
     assert gather.routes(tmp_path / "route") == (IPv4Network("192.0.2.0/24"),)
+
+
+def test_on_cgroup_v2_its_own_list_counts(tmp_path: Path) -> None:
+    """The trap: a kernel without version 1 lists neither memory nor cpuset in /proc/cgroups."""
+    (tmp_path / "cgroups").write_text("#subsys_name\thierarchy\tnum_cgroups\tenabled\npids\t0\t5\t1\n")
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory hugetlb pids rdma misc\n")
+    found = gather.controllers(tmp_path / "cgroup.controllers", tmp_path / "cgroups")
+    assert found >= {"cpu", "cpuset", "memory", "pids"}
 
 
 def test_a_canary_that_cannot_be_made_is_a_finding() -> None:
@@ -140,6 +150,46 @@ def test_a_canary_that_cannot_be_made_is_a_finding() -> None:
         "The engine says no.",
     )
     assert engine.asked[-1] == "remove"
+
+
+class StubBuilder:
+    """Makes a sandbox that is fit, and fails where the test says."""
+
+    def __init__(self, build: SandboxFault | None = None, look: EngineError | SandboxFault | None = None) -> None:
+        self.failures = {"build": build, "look": look}
+
+    def _fail(self, what: str) -> None:
+        if error := self.failures[what]:
+            raise error
+
+    def build(self, *_: object, started: object) -> object:
+        self._fail("build")
+        return None
+
+    def prove_after_job(self, built: object) -> None:
+        self._fail("look")
+
+
+def tried(builder: StubBuilder, monkeypatch: pytest.MonkeyPatch) -> Canary:
+    monkeypatch.setattr(canary, "Builder", lambda *_: builder)
+    monkeypatch.setattr(canary, "_use", lambda _: Proof("26.1.5", time.time()))
+    return try_one(KeeperConfig(), "default", cast(Engine, StubEngine()))
+
+
+def test_a_canary_is_judged_after_its_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap: a host on which nothing can be looked at passed, and every job there ended damaged."""
+    for error in (SandboxFault(Fault.DAMAGED, "It could not be looked at."), EngineTimeout("It does not freeze.")):
+        found = tried(StubBuilder(look=error), monkeypatch)
+        assert (found.fault, found.docker_version, found.inspection) == (None, "26.1.5", str(error))
+    assert tried(StubBuilder(), monkeypatch).inspection == ""
+
+
+def test_a_canary_that_cannot_be_recorded_was_logged_in_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    for fault in (Fault.DAMAGED, Fault.UNFREEZABLE):
+        found = tried(StubBuilder(build=SandboxFault(fault, "It could not be recorded.")), monkeypatch)
+        assert found == Canary(inspection="It could not be recorded.")
+    found = tried(StubBuilder(build=SandboxFault(Fault.SSH_DEAD, "No answer.")), monkeypatch)
+    assert found == Canary(fault=Fault.SSH_DEAD, complaint="No answer.")
 
 
 def test_nothing_of_a_real_host_is_beyond_judging() -> None:

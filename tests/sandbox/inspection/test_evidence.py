@@ -41,6 +41,6 @@ def test_a_baseline_of_another_version_is_refused() -> None:
 def test_every_name_has_one_text(name: bytes) -> None:
     """The trap: a job may name a file with the text that stands for another file's bytes."""
     text = gather._text(name)
-    assert gather._raw(text) == name
+    assert gather.raw(text) == name
     assert json.loads(json.dumps(text)) == text
     text.encode()

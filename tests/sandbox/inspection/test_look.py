@@ -16,6 +16,7 @@ import pytest
 from sandbox.inspection import inspector
 from sandbox.inspection.evidence import Baseline, Evidence, FileKind
 from sandbox.inspection.judge import ReasonKind, Verdict, VerdictKind
+from sandbox.inspection.places import IMPLICIT_FOLDERS
 
 INIT = """
 import ctypes, os, subprocess, sys
@@ -238,6 +239,29 @@ def test_devices_are_looked_at_though_they_are_on_a_mount_of_their_own(box: Box)
     box.record()
     (box.root / "dev" / "fd").unlink()
     assert box.kinds() == {ReasonKind.DEVICES}
+
+
+@pytest.mark.parametrize("point", IMPLICIT_FOLDERS)
+def test_what_a_job_leaves_in_a_folder_that_sysbox_mounts_is_seen(box: Box, point: str, tmp_path: Path) -> None:
+    """The trap: it is on a mount that was there at `ready`, and in no upper directory."""
+    (tmp_path / "of the host").mkdir()
+    inside = box.root / point.lstrip("/")
+    inside.mkdir(parents=True)
+    box.mount("--bind", str(tmp_path / "of the host"), str(inside))
+    box.record()
+    assert box.look().kind is VerdictKind.CLEAN
+    (inside / "left").touch()
+    verdict = box.look()
+    assert (verdict.kind, f"{point}/left was added" in str(verdict)) == (VerdictKind.USED, True)
+
+
+def test_such_a_folder_without_a_mount_is_told_once_and_as_what_it_is(box: Box, tmp_path: Path) -> None:
+    (tmp_path / "base" / "var" / "lib" / "kubelet").mkdir()
+    (tmp_path / "base" / "var" / "lib" / "kubelet" / "brought").touch()
+    box.record()
+    (box.root / "var" / "lib" / "kubelet" / "left").touch()
+    assert "/var/lib/kubelet/left was added" in str(box.look())
+    assert "brought" not in str(box.look())
 
 
 def test_a_first_process_that_ended_while_it_was_looked_at(box: Box) -> None:

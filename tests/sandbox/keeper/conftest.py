@@ -73,6 +73,7 @@ class Host:
         self.on_walls: Callable[[], WallState] = lambda: WallState.STANDING
         self.verdict_of = Verdict(VerdictKind.CLEAN, ())
         self.on_check: Callable[[], object] = lambda: None
+        self.on_check_storage: Callable[[], object] = lambda: None
         self.on_build: Callable[[], object] = lambda: None
         self.on_inspect: Callable[[], object] = lambda: None
         self.on_adopt: Callable[[], object] = lambda: None
@@ -85,17 +86,14 @@ class Host:
     def data_root(self) -> Path:
         return Path("/")
 
-    def freeze(self, container_id: str) -> None:
-        self.calls.append(f"freeze {container_id}")
-
-    def thaw(self, container_id: str) -> None:
-        self.calls.append(f"thaw {container_id}")
-
     def taken_subnets(self, driver: str | None = None) -> list[IPv4Network]:
         return [IPv4Network("172.17.0.0/16"), IPv4Network("10.213.0.8/29")]
 
     def check(self, runtime: str, image: str) -> None:
         self.on_check()
+
+    def check_storage(self) -> None:
+        self.on_check_storage()
 
     def image_id(self, image: str) -> str | None:
         return image if image in self.image_ids else self.images.get(image)
@@ -117,8 +115,8 @@ class Host:
 
     # shared: the engine removes by installation and name, the builder by both in one
 
-    def remove(self, what: InstallationId | SandboxName, name: str | None = None) -> int:
-        sandbox = name or str(what)
+    def remove(self, what: InstallationId | SandboxName, which: str | Built | None = None) -> int:
+        sandbox = which if isinstance(which, str) else str(what)
         self.calls.append(f"remove {sandbox}")
         self.on_remove()
         with self.lock:
@@ -149,15 +147,26 @@ class Host:
             boot_id="this-boot",
             evidence=EVIDENCE,
             trees=(),
+            cgroup=Path("/nowhere"),
         )
 
     def adopt(self, built: Built) -> None:
         self.calls.append(f"adopt {built.container_id}")
         self.on_adopt()
 
-    def inspect(self, built: Built, clean: bool) -> None:
-        self.calls.append(f"inspect clean={clean}")
+    def prove_after_job(self, built: Built) -> None:
+        self.calls.append("prove after job")
         self.on_inspect()
+
+    def prove_idle(self, built: Built) -> None:
+        self.calls.append("prove idle")
+        self.on_inspect()
+
+    def freeze(self, built: Built) -> None:
+        self.calls.append(f"freeze {built.container_id}")
+
+    def thaw(self, built: Built) -> None:
+        self.calls.append(f"thaw {built.container_id}")
 
     def verdict(self, built: Built, deadline: float) -> Verdict:
         return self.verdict_of

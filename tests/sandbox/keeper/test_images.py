@@ -37,7 +37,7 @@ def test_warm_sandboxes_are_replaced_one_by_one(make: Callable[..., World], host
     world.wait_for("the new image everywhere", lambda: images(world) == ["sha256:second"] * 3)
     assert sorted(world.condemned()) == [(name, Fault.IMAGE_REPLACED) for name in host.made[:3]]
     assert fewest == 3
-    assert "inspect clean=False" in host.calls, "the first one was not tried with a container in it"
+    assert "prove idle" in host.calls, "the first one was not tried with a container in it"
 
 
 def test_a_sandbox_that_is_lent_is_replaced_after_its_job(make: Callable[..., World], host: Host) -> None:

@@ -5,8 +5,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -21,14 +22,17 @@ from sandbox.errors import (
     NoWayIn,
     RuntimeMissing,
     SandboxFault,
+    StorageUnfit,
 )
+from sandbox.host import HostFacts
 from sandbox.inspection.judge import Reason, ReasonKind, Verdict, VerdictKind
 from sandbox.keeper import protocol
-from sandbox.network import WallsDown, WallState
+from sandbox.keeper.guard import Guard
+from sandbox.network import Walls, WallsDown, WallState
 from sandbox.profile import Network, Profile, Recreate
 from sandbox.state import State
-from sandbox.template import SandboxName
-from tests.sandbox.keeper.conftest import IDENTITY, MARGIN, Host, World, ask, fail, fail_once
+from sandbox.template import InstallationId, SandboxName
+from tests.sandbox.keeper.conftest import IDENTITY, MARGIN, Host, HostWalls, World, ask, fail, fail_once
 
 # -- starting ---------------------------------------------------------------------------------------------------------
 
@@ -37,6 +41,16 @@ def test_a_missing_runtime_refuses_the_start_before_anything_is_touched(tmp_path
     host.containers["sandbox-left"] = True
     host.on_check = fail(RuntimeMissing("The runtime is not registered."))
     with pytest.raises(RuntimeMissing):
+        World(tmp_path, host).keeper.start()
+    assert host.containers == {"sandbox-left": True}
+
+
+def test_a_storage_that_cannot_be_inspected_refuses_the_start_before_anything_is_touched(
+    tmp_path: Path, host: Host
+) -> None:
+    host.containers["sandbox-left"] = True
+    host.on_check_storage = fail(StorageUnfit("Its storage driver is overlayfs."))
+    with pytest.raises(StorageUnfit):
         World(tmp_path, host).keeper.start()
     assert host.containers == {"sandbox-left": True}
 
@@ -52,6 +66,17 @@ def test_start_removes_what_an_earlier_life_left(tmp_path: Path, host: Host) -> 
 def test_a_runtime_that_is_not_sysbox_is_said(tmp_path: Path, host: Host, caplog: pytest.LogCaptureFixture) -> None:
     World(tmp_path, host, runtime="userns-runc").keeper.start()
     assert "userns-runc was asked for; it is not the wall" in caplog.text
+
+
+def test_walls_let_a_new_sandbox_ask_the_resolvers_that_the_host_has_by_then(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = Guard(KeeperConfig(profiles={"default": Profile()}), cast(Walls, HostWalls(host)))
+    name, facts = SandboxName(InstallationId("0123abcd"), 1), HostFacts(1024, 1500, (IPv4Address("169.254.9.9"),))
+    monkeypatch.setattr("sandbox.host.look", lambda: facts)
+    guard.admit(name, IPv4Network("10.213.0.8/29"), "default")
+    opened = [str(network) for destination in host.walls[name.bridge].policy.open for network in destination.to]
+    assert opened == ["169.254.9.9/32"]
 
 
 # -- lending ----------------------------------------------------------------------------------------------------------
@@ -176,7 +201,7 @@ def test_a_used_sandbox_is_cleaned_and_lent_again_to_its_key(world: World) -> No
     first = world.lend()
     world.give_back(first)
     assert world.lend("a2").sandbox == first.sandbox
-    assert "inspect clean=True" in world.host.calls
+    assert "prove after job" in world.host.calls
 
 
 def test_a_token_is_over_with_its_lease(world: World) -> None:

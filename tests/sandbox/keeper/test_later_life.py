@@ -89,7 +89,7 @@ def test_an_idle_sandbox_is_looked_at_and_lent_to_its_own_key_only(lives: Lives)
     lives.host.calls.clear()
     again = lives.begin()
     assert again.lend("b1", key="another").sandbox != first.sandbox
-    assert "inspect clean=True" in lives.host.calls
+    assert "prove after job" in lives.host.calls
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,152 @@
+"""Lets all processes of a container stand still, by its cgroup on the host.
+
+Not by the engine's pause: sysbox answers that by giving every file that the container has written another owner, and
+back when it goes on (`pause` and `resume` in sysbox-mgr's mgr.go). That makes every file look changed, takes its setuid
+bit, and takes the longer the more a job has written. A root inside can neither write the files that are used here, nor
+move a process out of this cgroup.
+"""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sandbox.errors import EngineError, Fault, SandboxFault
+
+DEADLINE = 10.0
+"""Seconds for the processes of a container to stand still: a few milliseconds are usual."""
+_LOOK_INTERVAL = 0.001
+_PROC = Path("/proc")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """How a version of cgroups is told, and tells."""
+
+    order: str
+    """The file that takes it."""
+    freeze: str
+    thaw: str
+    state: str
+    """The file that tells, by a line of it, that every process stands still."""
+    frozen: str
+
+
+_V1: Final = _Version("freezer.state", "FROZEN", "THAWED", "freezer.state", "FROZEN")
+_V2: Final = _Version("cgroup.freeze", "1", "0", "cgroup.events", "frozen 1")
+
+
+def group_of(pid: int, container_id: str) -> Path:
+    """The cgroup that all processes of a container are in, or below, from one of them. Raises `EngineError`.
+
+    To be asked before a job runs: a process that was nested deep enough does not tell any more.
+    """
+    # In reverse: on a host with both versions the engine uses the first, and the second is number 0.
+    for line in sorted((_PROC / str(pid) / "cgroup").read_text().splitlines(), reverse=True):
+        _, controllers, path = line.split(":", 2)
+        parts = Path(path).parts[1:]
+        level = next((number for number, part in enumerate(parts, 1) if container_id in part), None)
+        if level is None or ".." in parts or controllers not in ("freezer", ""):
+            continue
+        if (group := _CGROUPS.joinpath(controllers, *parts[:level])).is_dir():
+            return group
+    raise EngineError(
+        f"The keeper does not see the cgroup of container {container_id[:12]}. "
+        f"It needs the host's, and {_CGROUPS} (`cgroup: host` and the mount in compose.yaml)."
+    )
+
+
+class Freezer:
+    """Keeps groups of processes still for as long as anybody wants that. For all threads of the keeper."""
+
+    def __init__(self) -> None:
+        self._wanted_by: defaultdict[Path, set[object]] = defaultdict(set)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def still(self, group: Path) -> Iterator[None]:
+        """Have a group stand still for the length of the block.
+
+        Raises `SandboxFault` when it does not within `DEADLINE`, or is gone, and `EngineError` when it may not be told.
+        """
+        block = object()
+        self._hold(group, block)
+        try:
+            yield
+        finally:
+            self._let_go(group, block)
+
+    def freeze(self, group: Path) -> None:
+        """Have a group stand still until `thaw`. Raises as `still`."""
+        self._hold(group, self)
+
+    def thaw(self, group: Path) -> None:
+        """Undo `freeze`, also an earlier keeper's. A group that goes on, or is gone, is fine. Raises `EngineError`."""
+        self._let_go(group, self)
+
+    def is_wanted(self, group: Path) -> bool:
+        """Whether anybody wants a group to stand still."""
+        with self._lock:
+            return group in self._wanted_by
+
+    def _hold(self, group: Path, who: object) -> None:
+        with self._lock:
+            self._wanted_by[group].add(who)
+        try:
+            _freeze(group)
+        except BaseException:
+            with suppress(EngineError):
+                self._let_go(group, who)
+            raise
+
+    def _let_go(self, group: Path, who: object) -> None:
+        # Under the lock: whoever wants it to stand still from now on says so to the kernel after us.
+        with self._lock:
+            self._wanted_by[group].discard(who)
+            if not self._wanted_by[group]:
+                del self._wanted_by[group]
+                with suppress(SandboxFault):  # it is gone
+                    version = _version(group)
+                    _tell(group / version.order, version.thaw)
+
+
+def _freeze(group: Path) -> None:
+    deadline = time.monotonic() + DEADLINE
+    version = _version(group)
+    _tell(group / version.order, version.freeze)
+    while version.frozen not in _read(group / version.state).splitlines():
+        if time.monotonic() >= deadline:
+            raise SandboxFault(Fault.UNFREEZABLE, f"After {DEADLINE:.0f} s a process of it still hangs in the kernel.")
+        time.sleep(_LOOK_INTERVAL)  # nothing tells on the first version
+
+
+def _version(group: Path) -> _Version:
+    return _V2 if (group / _V2.order).exists() else _V1
+
+
+def _tell(file: Path, word: str) -> None:
+    try:
+        file.write_text(word)
+    except (FileNotFoundError, ProcessLookupError):
+        raise _ended() from None
+    except OSError as error:
+        raise EngineError(
+            f"The keeper may not freeze its sandboxes: {error}. {_CGROUPS} must be the host's and writable, "
+            "as compose.yaml gives it."
+        ) from error
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        raise _ended() from None
+
+
+def _ended() -> SandboxFault:
+    return SandboxFault(Fault.STOPPED, "Its container does not run any more.")

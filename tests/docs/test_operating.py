@@ -1,0 +1,174 @@
+"""The pages for operators, typed in where a service runs; and of every other block in the pages, why it is not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.docs.pages import Block, blocks
+from tests.docs.reader import Reader
+from tests.e2e.test_compose import Installation
+
+PROJECT: Final = "sandbox-operating-test"
+PORT: Final = 18097
+HERE: Final = {"localhost:8080": f"localhost:{PORT}"}
+
+_BY_HAND: Final = "tests/images types the same against the image, with keys and ports of its own"
+_ADHOC: Final = "tests/e2e/test_adhoc.py runs each of these commands, with a terminal where one is shown"
+_REGISTRY: Final = "it needs an image registry; tests/images/test_build.py looks at the commands that it comes to"
+_HOST: Final = "it changes the host that the tests run on"
+#: Why a block is not typed in by a test, by the page and the beginning of its first line.
+ELSEWHERE: Final = {
+    ("README", "make demo"): "CI runs it by hand before a release: it would set up the engine that the tests use",
+    ("README", "docker compose up -d"): "test_tutorial types it",
+    ("README", "docker compose exec -T runner runner run"): "test_tutorial types it",
+    ("README", ".venv/bin/runner run"): "tests/e2e/test_compose.py runs a script so, and test_tutorial types the rest",
+    ("README", "printf 'script"): "tests/e2e/test_compose.py submits a job so",
+    ("README", "docker compose build"): "tests/e2e/test_compose.py does so under a job",
+    ("README", "sandbox run -- docker version"): _ADHOC,
+    ("README", "docker run -d --name box"): _BY_HAND,
+    ("README", "ssh-keyscan"): "tests/e2e/test_addresses.py",
+    ("README", "export GITLAB_URL"): "it needs a GitLab, and its runner's image",
+    ("README", "make test"): "this is it",
+    ("foreign-sandboxes", "# whoever has Docker"): "tests/e2e/test_addresses.py",
+    ("gitlab-cache", "runner serve"): "tests/gitlab starts one so",
+    ("gitlab", "runner gitlab install"): "tests/runner/gitlab/test_install.py",
+    ("install", "apt-get update"): _HOST,
+    ("install", "curl -fLO"): _HOST,
+    ("install", "docker compose up -d"): "test_tutorial types it",
+    ("install", "docker compose exec -T runner runner run"): "test_tutorial types it",
+    ("logs", "runner serve --log-format json"): "tests/sandbox/test_logs.py; both stay until they are stopped",
+    ("mirrors", "docker run -d --name mirror"): _REGISTRY,
+    ("monitoring", "promtool check config"): "tests/monitoring starts Prometheus with that file",
+    ("own-images", "docker build -t our-sandbox"): "tests/images/test_contract.py",
+    ("own-images", "docker pull"): _REGISTRY,
+    ("own-images", "sandbox images build --tag sandbox:latest"): "tests/images/test_build.py",
+    ("own-images", "sandbox images build --tag registry.example/team"): _REGISTRY,
+    ("own-images", "docker buildx create"): _REGISTRY,
+    ("own-images", "sandbox images build --platform"): _REGISTRY,
+    ("proxy", "docker compose build"): "it takes minutes of copying; both are Docker's own commands",
+    ("proxy", "gunzip"): "as above",
+    ("sandbox-command", "sandbox run docker run"): _ADHOC,
+    ("sandbox-command", "sandbox ssh-config"): "tests/e2e/test_adhoc.py, with vim; Emacs and sshfs were tried by hand",
+    ("sandbox-image", "sandbox images build"): _BY_HAND,
+    ("sandbox-image", "export DOCKER_HOST"): _BY_HAND,
+    ("sandbox-image", "docker buildx create"): _REGISTRY,
+    ("systemd", "apt-get install"): _HOST,
+    ("uninstall", "docker run --rm"): "it would remove the sandboxes of other tests",
+    ("upgrade", "python3 -m venv"): _HOST,
+    ("userns-runc", "sandbox evaluation up"): "tests/sandbox/evaluation brings up engines of its own",
+    ("userns-runc", "sandbox evaluation down"): _HOST,
+    ("userns-runc", "cp sandbox/evaluation"): _HOST,
+}
+
+
+def block_of(page: str, beginning: str) -> Block:
+    """The one block of a page that begins so."""
+    [found] = [b for b in blocks("sh") if b.page.stem == page and b.text.startswith(beginning)]
+    return found
+
+
+class Operator(Reader):
+    """A reader who remembers what was typed in."""
+
+    typed: set[Block]
+
+    def page(
+        self, page: str, beginning: str, replacing: dict[str, str] | None = None, codes: tuple[int, ...] = (0,)
+    ) -> str:
+        block = block_of(page, beginning)
+        self.typed.add(block)
+        return self.type(block, replacing, codes)
+
+
+@pytest.fixture
+def operator(tmp_path: Path) -> Iterator[Operator]:
+    """One beside a running service, whose commands find it."""
+    installation = Installation(tmp_path / "run", PROJECT, PORT)
+    try:
+        installation.up()
+        made = Operator(tmp_path, installation)
+        made.typed = set()
+        token = installation.compose("exec", "-T", "runner", "cat", "/var/lib/runner/token").strip()
+        made.environment |= {
+            "RUNNER_URL": f"http://127.0.0.1:{PORT}",
+            "RUNNER_TOKEN": token,
+            "RUNNER_KEEPER": str(installation.socket),
+            "SANDBOX_KEEPER": str(installation.socket),
+            "token": token,
+        }
+        yield made
+    finally:
+        installation.compose("down", "--volumes")
+
+
+@pytest.mark.timeout(900)
+def test_the_operators_pages_work_as_written(operator: Operator) -> None:
+    for name in ("runner.toml", "keeper.toml"):
+        (operator.folder / name).write_text((operator.folder / "examples" / name).read_text())
+    who_asks(operator)
+    what_is_set_and_whether_all_is_well(operator)
+    an_upgrade_and_the_end(operator)
+    left = [block for block in blocks("sh") if block not in operator.typed and block.page.stem != "tutorial"]
+    assert [str(block) for block in left if not elsewhere(block)] == []
+
+
+def who_asks(operator: Operator) -> None:
+    page = operator.page
+    assert '"submitted"' in page("api", "curl", HERE)
+    assert page("monitoring", "runner token create").strip()
+    shown = page("lock-down", "docker compose exec -T runner runner token")
+    [token] = re.findall(r"^([0-9a-f]{8}) +prometheus ", shown, re.MULTILINE)
+    assert "ci " in page("api", "runner token create", {"5d41402a": token})
+
+
+def what_is_set_and_whether_all_is_well(operator: Operator) -> None:
+    page = operator.page
+    assert "warm" in page("configuration", "runner config check")
+    # The runtime of these tests is told as a warning, and a fresh volume's clock or disk as not checked.
+    assert "runtime" in page("doctor", "sandbox doctor", {"/etc/sandbox/keeper.toml": "keeper.toml"}, codes=(0, 1))
+    assert "canary" in page("install", "docker compose exec -T keeper sandbox doctor", codes=(0, 1))
+    assert "canary" in page("runner-doctor", "runner doctor", codes=(0, 1))
+    [sandbox, *_] = re.findall(r"sandbox-[0-9a-f]{8}-\d+", page("runbook", "curl -s", HERE))
+    page("logs", "docker compose logs", {"jq -c": "jq -cR 'fromjson?' | jq -c", "sandbox-1a2b3c4d-7": sandbox})
+    assert "refused_" in page("network", "nft list counters")
+
+
+def an_upgrade_and_the_end(operator: Operator) -> None:
+    page, folder = operator.page, operator.folder
+    page(
+        "upgrade",
+        "runner backup",
+        {"runner backup …": "true", "git pull && docker compose build": "true", "up -d": "up -d --no-build --wait"},
+    )
+    on_host = {"runner backup /backups": f"runner backup --state {state_of(operator)} {folder}"}
+    assert page("backup", "runner backup", on_host).count("Backed up") == 2
+    keeping = {"docker image rm": "true", "rm -rf /run/sandbox": "true"}
+    page("uninstall", "runner drain", keeping)
+    copies = {
+        "/backups/runner-2026-01-31.backup": f"{folder}/runner-*.backup",
+        "/var/lib/runner": f"{folder}/restored",
+        "docker compose run": "docker compose create --no-build runner && docker compose run",
+    }
+    assert page("backup", "runner restore", copies).count("Restored the state") == 2
+    assert "Removed" in page("uninstall", "sandbox purge", {"ID": "00000000"})
+
+
+def elsewhere(block: Block) -> bool:
+    """Whether it is said where a block is typed in, or why not."""
+    return any(block.page.stem == page and block.text.startswith(beginning) for page, beginning in ELSEWHERE)
+
+
+def test_what_is_typed_in_elsewhere_is_still_shown() -> None:
+    for page, beginning in ELSEWHERE:
+        assert [b for b in blocks("sh") if b.page.stem == page and b.text.startswith(beginning)], (page, beginning)
+
+
+def state_of(operator: Operator) -> str:
+    """Where the service's state is on this host."""
+    text = f"docker volume inspect -f '{{{{.Mountpoint}}}}' {PROJECT}_runner-state"
+    return operator.type(Block(Path(__file__), 0, "sh", text)).strip()
