@@ -1,7 +1,8 @@
 """What GitLab says about a job: `JOB_RESPONSE_FILE`, read into a closed vocabulary. No input or output here.
 
-The file is what gitlab-runner got from `POST /api/v4/jobs/request`, encoded again. Most of it is the words of whoever
-wrote the job. What decides about trust comes from fields that a job's variables cannot shadow.
+The file is what gitlab-runner got from `POST /api/v4/jobs/request`, encoded again by Go: what GitLab did not send is
+there as 0, as an empty text, or as null. Most of it is the words of whoever wrote the job. What decides about trust
+comes from fields that a job's variables cannot shadow.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ class _Part(BaseModel):
 
 
 class _JobInfo(_Part):
-    project_id: Annotated[int, Field(strict=True, gt=0)] | None = None
+    project_id: Annotated[int, Field(strict=True, ge=0)] | None = None
 
 
 class _GitInfo(_Part):
@@ -205,7 +206,7 @@ class _Credential(_Part):
 
 class _Response(_Part):
     id: Annotated[int, Field(strict=True, gt=0, lt=1 << 63)]
-    token: Annotated[str, Field(min_length=1, max_length=65536)]
+    token: Annotated[str, Field(max_length=65536)] = ""
     job_info: Annotated[_JobInfo, BeforeValidator(_none_is_object)] = _JobInfo()
     git_info: Annotated[_GitInfo, BeforeValidator(_none_is_object)] = _GitInfo()
     runner_info: Annotated[_RunnerInfo, BeforeValidator(_none_is_object)] = _RunnerInfo()
@@ -262,7 +263,7 @@ def _is_from_fork(response: _Response) -> bool:
 
 
 def _missing(response: _Response) -> Iterator[str]:
-    if response.job_info.project_id is None:
+    if not response.job_info.project_id:
         yield PROJECT_FIELD
     if response.git_info.protected is None:
         yield PROTECTED_FIELD

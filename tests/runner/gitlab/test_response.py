@@ -37,6 +37,22 @@ def test_lists_that_go_wrote_as_null() -> None:
     assert job(**nulls) == job()
 
 
+def test_what_was_not_sent_is_there_as_go_s_zero_values() -> None:
+    """The trap: a project that nobody named is number 0, and would be everybody's."""
+    zeros = job(
+        token="",
+        job_info={"name": "", "stage": "", "project_id": 0, "project_name": ""},
+        git_info={"ref": "", "refspecs": None, "protected": None},
+        runner_info={"timeout": 0, "runner_session_url": ""},
+        image={"name": "", "executor_opts": {"docker": {"platform": "", "user": ""}, "kubernetes": {}}},
+        services=[{"name": "redis", "alias": "", "entrypoint": None, "command": None, "pull_policy": None}],
+    )
+    assert trust_key(zeros) == UNTRUSTED
+    assert zeros.missing == (PROJECT_FIELD, PROTECTED_FIELD)
+    assert (zeros.project, zeros.image, zeros.timeout) == (0, None, job().timeout)
+    assert [(service.aliases, service.command, service.image.user) for service in zeros.services] == [((), None, None)]
+
+
 def test_a_whole_job() -> None:
     whole = job(
         variables=[
@@ -129,7 +145,6 @@ def test_what_is_said_of_missing_trust() -> None:
         b"{}",
         b'{"id": true, "token": "t"}',
         b'{"id": 0, "token": "t"}',
-        b'{"id": 1, "token": ""}',
         b'{"id": 1, "token": "t", "image": 7}',
         b"[" * 100_000,
         b'{"id": 1, "token": "t", "variables": [{"key": "K", "value": {"secret": 1}}]}',
