@@ -86,7 +86,7 @@ class Live:
                 note = self.record.note
             if note.stage and note.stage.call == call:
                 end = await turn.again(note.stage, offset)
-                await self._workplace.after(turn, note.stage.name, end)
+                await self._workplace.after(turn, stage, end)
             elif note.lost:
                 return SystemFailed(f"The sandbox of this job was lost before. {note.lost}")
             elif note.state is not State.PREPARED:

@@ -78,14 +78,14 @@ class Workplace:
         await self._before(turn, stage)
         end = await turn.first(call, stage)
         self._mixed = stage.has_the_users_hooks and not isinstance(end, Done)  # before it is tried again
-        await self.after(turn, stage.name, end)
+        await self.after(turn, stage, end)
         return end
 
-    async def after(self, turn: Turn, stage: str, end: End) -> None:
+    async def after(self, turn: Turn, stage: Stage, end: End) -> None:
         """Keep what a stage made for later jobs. Idempotent; a later life of the service calls it too."""
         cache = self._cache
-        if cache and stage in stages.ARCHIVING and isinstance(end, Done):
-            await self._supply(turn, cache.take_out)
+        if cache and stage.name in stages.ARCHIVING and isinstance(end, Done):
+            await self._supply(turn, lambda session: cache.take_out(session, stage.script))
 
     async def _run_the_users(self, turn: Turn, call: str, stage: Stage) -> End:
         if not self._plan:
