@@ -27,6 +27,8 @@ DEFAULT_TIMEOUT: Final = 3600.0
 PROJECT_FIELD: Final = "job_info.project_id"
 PROTECTED_FIELD: Final = "git_info.protected"
 
+#: Says the same as `git_info.protected`, which GitLab sends since 18.3, and gitlab-runner passes on since then.
+_PROTECTED: Final = "CI_COMMIT_REF_PROTECTED"
 _MERGE_REQUEST_REF: Final = "refs/merge-requests/"
 _SOURCE_PROJECT: Final = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID"
 _REFERENCE: Final = re.compile(r"\$(?:\{(?P<braced>[^{}]*)\}|(?P<plain>[A-Za-z0-9_]+|\$))")
@@ -77,7 +79,7 @@ class GitLabJob:
     protected: bool
     #: Whether it runs what somebody outside of the project wrote: a fork's merge request.
     fork: bool
-    #: Fields that decide about trust and were not there; the least trust was assumed.
+    #: Fields that decide about trust and were not there: such a job is not trusted at all.
     missing: tuple[str, ...] = ()
     #: Seconds that the whole job may take.
     timeout: float = DEFAULT_TIMEOUT
@@ -106,7 +108,7 @@ def parse(content: bytes) -> GitLabJob:
         id=response.id,
         token_hash=hashlib.sha256(response.token.encode(errors="surrogatepass")).hexdigest(),
         project=response.job_info.project_id or 0,
-        protected=response.git_info.protected is True,
+        protected=_protection(response) is True,
         fork=_is_from_fork(response),
         missing=tuple(_missing(response)),
         timeout=float(response.runner_info.timeout or DEFAULT_TIMEOUT),
@@ -254,6 +256,18 @@ def _service(service: _Image, variables: Mapping[str, str]) -> Service:
     )
 
 
+def _protection(response: _Response) -> bool | None:
+    """Return whether the ref is a protected one, None where GitLab did not say.
+
+    As gitlab-runner's own `IsProtected`, the first variable of that name counts where the field is null: a job's own
+    variables come after GitLab's.
+    """
+    if response.git_info.protected is not None:
+        return response.git_info.protected
+    first = next((variable.value for variable in response.variables if variable.key == _PROTECTED), "")
+    return {"true": True, "false": False}.get(first)
+
+
 def _is_from_fork(response: _Response) -> bool:
     """GitLab lists its own variables and then the job's: a job can add another value, and never take one away."""
     git = response.git_info
@@ -265,7 +279,7 @@ def _is_from_fork(response: _Response) -> bool:
 def _missing(response: _Response) -> Iterator[str]:
     if not response.job_info.project_id:
         yield PROJECT_FIELD
-    if response.git_info.protected is None:
+    if _protection(response) is None:
         yield PROTECTED_FIELD
 
 
