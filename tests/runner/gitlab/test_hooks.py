@@ -418,6 +418,48 @@ async def test_a_drain_that_takes_too_long_is_a_system_failure(lab: Lab, monkeyp
     assert lab.leases.leases == []
 
 
+async def test_an_exit_code_that_cannot_be_written_is_a_system_failure(lab: Lab) -> None:
+    """The trap: gitlab-runner would tell GitLab the code of an earlier stage, or 1."""
+    manager = await lab.prepared()
+    (manager.folder / "build_exit_code").mkdir()
+    end = await manager.run("exit 42")
+    assert end.code == 2
+    assert "exit code 42 cannot be written" in end.err + end.out.decode()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("client.posix.pidfd_open = None", "TypeError"),
+        ("client.finish = lambda _: int('x')", "ValueError"),
+        ("client.finish = lambda _: sys.exit(1)", "SystemExit"),
+    ],
+)
+async def test_an_error_of_the_hook_s_own_is_a_system_failure(lab: Lab, damage: str, said: str) -> None:
+    """The trap: Python's exit code for them is 1, which is the job's own failure and is not tried again."""
+    manager = await lab.prepared()
+    program = f"import posix, sys; sys.path.insert(0, {str(Path(HOOK[-1]).parent)!r}); import client; {damage}; "
+    program += f"posix._exit(client.main(['run', {manager.script('true')!r}, 'build_script']))"
+    end = await ended(await manager.execute(*HOOK[:-1], "-c", program))
+    assert (end.code, said in end.err + end.out.decode()) == (2, True)
+
+
+async def test_a_hook_whose_program_is_broken_is_a_system_failure(lab: Lab) -> None:
+    manager = lab.manager()
+    (manager.folder / "hook.py").write_text(Path(HOOK[-1]).read_text())
+    (manager.folder / "client.py").write_text("this is no Python")
+    end = await ended(await manager.execute(*HOOK[:-1], str(manager.folder / "hook.py"), "config"))
+    assert (end.code, "SyntaxError" in end.err) == (2, True)
+
+
+async def test_a_python_without_pidfd_does_all_but_see_gitlab_runner_s_end(lab: Lab) -> None:
+    manager = await lab.prepared()
+    program = f"import posix, sys; sys.path.insert(0, {str(Path(HOOK[-1]).parent)!r}); import client; "
+    program += f"del posix.pidfd_open; posix._exit(client.main(['run', {manager.script('echo it runs')!r}, 'x']))"
+    end = await ended(await manager.execute(*HOOK[:-1], "-c", program))
+    assert (end.code, end.out) == (0, b"it runs\n")
+
+
 async def test_a_response_that_cannot_be_read(lab: Lab) -> None:
     manager = lab.manager()
     (manager.folder / "response.json").write_text("{}")
