@@ -376,10 +376,6 @@ async def test_a_job_that_nobody_comes_for(lab: Lab) -> None:
 async def test_a_service_that_stops(lab: Lab) -> None:
     manager = await lab.prepared()
     stage = await start(manager, "echo $$ ready; exec sleep 300")
-    lab.jobs.stop()
-    refused = await lab.manager(8).config()
-    assert refused.code == 2
-    assert "stopping" in refused.err
     lab.jobs.abort("it was told to stop.")
     assert (await stage.end()).code == 2
     await asyncio.wait_for(lab.working, DEADLINE)
@@ -403,19 +399,37 @@ async def test_a_job_waits_for_a_drained_service_and_one_that_has_its_sandbox_go
 
 
 async def test_a_drain_that_takes_too_long_is_a_system_failure(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also a stop is one: a job that has no sandbox is not held up by what runs."""
     monkeypatch.setattr(jobs_module, "HELD", 0.05)
     lab.hold("The runner is draining.")
     manager = lab.manager()
     assert (await manager.config()).code == 0
     end = await manager.hook("prepare")
     assert (end.code, "The runner is draining. The job has waited for 0.05 s." in end.err) == (2, True)
-    monkeypatch.setattr(jobs_module, "HELD", DEADLINE)
-    prepare = await manager.start("prepare")
-    await until(lambda: lab.jobs.live[0].hooks == 1)
-    lab.jobs.stop()
-    assert "takes no more jobs" in (await ended(prepare)).err
     assert lab.leases.leases == []
+
+
+@pytest.mark.parametrize("abort", [False, True])
+async def test_a_job_that_comes_while_the_service_stops_is_the_next_life_s(lab: Lab, *, abort: bool) -> None:
+    """gitlab-runner has taken it from GitLab already. It does not hold the stop up either."""
+    running = await lab.prepared()
+    lab.jobs.stop()
+    waiting = lab.manager(8)
+    assert (await waiting.config()).code == 0
+    prepare = await waiting.start("prepare")
+    await until(lambda: lab.jobs.live[1].hooks == 1)
+    assert lab.jobs.running == 1
+    if abort:
+        lab.jobs.abort("it was told to stop at once.")
+    assert (await running.hook("cleanup")).code == 0
+    await asyncio.wait_for(lab.working, DEADLINE)
+    late = lab.manager(9)
+    assert (await late.config()).code == 0  # the service has jobs of its own still
+    await lab.leave()
+    assert len(lab.leases.leases) == 1
+    lab.begin()
+    end = await ended(prepare)
+    assert (end.code, "The runner is stopping" in end.err + end.out.decode()) == (0, True)
+    assert (await waiting.run("echo built")).out == b"built\n"
 
 
 async def test_an_exit_code_that_cannot_be_written_is_a_system_failure(lab: Lab) -> None:
