@@ -57,6 +57,8 @@ class Jobs:
         self._stopping = self._detached = False
         self._held = held
         self._standby = standby
+        #: Told the name of each job that is over, whoever ended it.
+        self.on_end: Callable[[str], None] = lambda _: None
         for record in records.load(folder):
             live = Live(record, leases, options, standby)
             if record.state is State.OVER:
@@ -123,10 +125,10 @@ class Jobs:
             raise GitLabError("The runner does not know this job: it is over, or `config` did not run for it.")
         return live
 
-    def clean(self, handle: str, response: bytes) -> list[str]:
+    def clean(self, handle: str, response: bytes) -> None:
         """End a job, in our own time. Without a handle, end all that are this job by what GitLab says. Idempotent.
 
-        Returns the names of those that were ended. Errors: ResponseError; DetachedError.
+        Errors: ResponseError; DetachedError.
         """
         self._check_here()
         if handle:
@@ -135,12 +137,12 @@ class Jobs:
             found = self._same(parse(response))
         for live in found:
             self.end(live, "gitlab-runner's cleanup")
-        return [live.record.name for live in found]
 
     def end(self, live: Live, by: str) -> None:
         """End a job, in our own time; `by` completes the sentence "the script was cancelled by …"."""
         if self._live.pop(live.record.name, None):
             live.end(by)
+            self.on_end(live.record.name)
             self._do(live.finish())
             self._changed.set()
 

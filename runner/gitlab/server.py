@@ -28,6 +28,8 @@ _events = Events(__name__)
 REQUEST_DEADLINE: Final = 60.0
 #: Seconds for a hook to take what it is sent: its output goes to gitlab-runner, which may be slow.
 TAKE_DEADLINE: Final = 3600.0
+#: Seconds before hooks are taken again after that was not possible.
+ACCEPT_PAUSE: Final = 0.5
 _CHUNK: Final = 256 * 1024
 _BACKLOG: Final = 128
 
@@ -94,6 +96,7 @@ class Server:
         self._metrics = metrics
         self._hooks: set[asyncio.Task[None]] = set()
         self._managers = Managers()
+        jobs.on_end = self._managers.forget
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._accepting: asyncio.Task[None] | None = None
         self._handlers: Final[Mapping[Verb, Callable[[Request, Hook, Manager], Awaitable[End]]]] = {
@@ -121,10 +124,21 @@ class Server:
         self._listener.close()
         for hook in self._hooks:
             hook.cancel()
+        self._managers.close()
 
     async def _accept(self) -> None:
+        """Take hooks, whatever happens: without this nobody would notice until the next job of GitLab's."""
+        told = ""
         while True:
-            connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+            try:
+                connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+            except OSError as error:  # such as too many open files, which passes
+                if told != str(error):
+                    _events.warning(Action.HOOK_UNREADABLE, f"no hook can be taken, trying again: {error}")
+                told = str(error)
+                await asyncio.sleep(ACCEPT_PAUSE)
+                continue
+            told = ""
             task = asyncio.create_task(self._serve(connection))
             self._hooks.add(task)
             task.add_done_callback(self._hooks.discard)
@@ -186,8 +200,7 @@ class Server:
             return await live.run(request.call, stage, request.offset, hook, hook.cancellation)
 
     async def _cleanup(self, request: Request, hook: Hook, manager: Manager) -> End:  # noqa: ARG002 - as the others
-        for name in self._jobs.clean(request.handle, request.body):
-            self._managers.forget(name)
+        self._jobs.clean(request.handle, request.body)
         return Done()
 
     def _watch(self, live: Live, manager: Manager) -> None:

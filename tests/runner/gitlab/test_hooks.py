@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import shlex
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from runner.errors import LeaseLostError
 from runner.gitlab import jobs as jobs_module
+from runner.gitlab import server as server_module
 from runner.gitlab.response import parse
 from runner.gitlab.trust import trust_key
 from tests.runner.conftest import alive, hang, lose, refuse, until
@@ -369,8 +372,10 @@ async def test_two_stages_at_once(lab: Lab) -> None:
 
 async def test_a_job_that_nobody_comes_for(lab: Lab) -> None:
     await lab.prepared()
+    assert len(lab.server._managers._watched) == 1
     lab.sweep_after(0.0)
     await until(lambda: lab.leases.calls == ["give_back:used"])
+    assert not lab.server._managers._watched
 
 
 async def test_a_service_that_stops(lab: Lab) -> None:
@@ -472,6 +477,25 @@ async def test_a_python_without_pidfd_does_all_but_see_gitlab_runner_s_end(lab: 
     program += f"del posix.pidfd_open; posix._exit(client.main(['run', {manager.script('echo it runs')!r}, 'x']))"
     end = await ended(await manager.execute(*HOOK[:-1], "-c", program))
     assert (end.code, end.out) == (0, b"it runs\n")
+
+
+async def test_hooks_are_taken_again_after_there_were_too_many_open_files(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await lab.leave()
+    errors = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.EMFILE, "Too many open files")]
+    accept = type(asyncio.get_running_loop()).sock_accept
+
+    async def fail(loop: asyncio.BaseEventLoop, listener: socket.socket) -> object:
+        if errors:
+            raise errors.pop()
+        return await accept(loop, listener)
+
+    monkeypatch.setattr(type(asyncio.get_running_loop()), "sock_accept", fail)
+    monkeypatch.setattr(server_module, "ACCEPT_PAUSE", 0.01)
+    lab.begin()
+    assert (await lab.manager().config()).code == 0
+    assert caplog.text.count("Too many open files") == 1
 
 
 async def test_a_response_that_cannot_be_read(lab: Lab) -> None:
