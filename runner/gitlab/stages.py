@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from runner import outcome as outcomes
+from runner.gitlab.containers.inside import enter
 from runner.gitlab.wire import BuildFailed, Done, End, SystemFailed
 from runner.outcome import Killed, Outcome, ScriptFailed, Succeeded
 
@@ -69,6 +70,8 @@ def end_of(outcome: Outcome) -> End:
             return Done()
         case ScriptFailed(code):
             return BuildFailed(code)
+        case Killed(enter.OURS):
+            return SystemFailed("The sandbox could not run the script. The lines above say why.")
         case Killed(signal):
             return BuildFailed(128 + signal)
     return SystemFailed(outcomes.sentence(outcome)[:_MAX_WHY])

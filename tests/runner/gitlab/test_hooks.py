@@ -17,6 +17,7 @@ import pytest
 from runner.errors import LeaseLostError
 from runner.gitlab import jobs as jobs_module
 from runner.gitlab import server as server_module
+from runner.gitlab.containers.inside import enter
 from runner.gitlab.response import parse
 from runner.gitlab.trust import trust_key
 from tests.runner.conftest import alive, hang, lose, refuse, until
@@ -97,6 +98,13 @@ async def test_a_job(lab: Lab) -> None:
     assert late.code == 2
     assert "does not know this job" in late.err
     assert len(lab.leases.leases) == 1
+
+
+async def test_a_program_of_ours_that_failed_in_the_sandbox_is_a_system_failure(lab: Lab) -> None:
+    """It says so by a signal, since every exit code can be the script's own."""
+    manager = await lab.prepared()
+    assert (await manager.run(f"kill -{enter.OURS} $$")).code == 2
+    assert (await manager.run(f"exit {128 + enter.OURS}")).code == 1
 
 
 async def test_nobody_reaches_the_job_of_another(lab: Lab) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from runner.errors import GitLabError
 from runner.gitlab import client, stages, wire
+from runner.gitlab.containers.inside import enter
 from runner.gitlab.stages import Stage
 from runner.gitlab.wire import BuildFailed, Done, End, Request, SystemFailed, Verb
 from runner.outcome import Cancelled, Killed, Limit, Outcome, SandboxLost, ScriptFailed, Succeeded, TimedOut
@@ -79,6 +80,8 @@ def test_a_head_is_bounded(head: bytes) -> None:
         (Succeeded(), Done()),
         (ScriptFailed(3), BuildFailed(3)),
         (Killed(9), BuildFailed(137)),
+        (Killed(enter.OURS), SystemFailed("The sandbox could not run the script. The lines above say why.")),
+        (ScriptFailed(128 + enter.OURS), BuildFailed(128 + enter.OURS)),
         (TimedOut(Limit.JOB), SystemFailed("The script ran into the job timeout and was ended.")),
         (Cancelled("GitLab"), SystemFailed("The script was cancelled by GitLab.")),
         (SandboxLost("It is gone."), SystemFailed("The sandbox was lost: It is gone.")),
