@@ -23,8 +23,17 @@ from runner.errors import InstallError
 DEFAULT_SOCKET: Final = "/run/runner/gitlab.sock"
 HOOKS: Final = ("config", "prepare", "run", "cleanup")
 PLACEHOLDER: Final = "glrt-PUT-THE-RUNNER-S-AUTHENTICATION-TOKEN-HERE"
-#: Seconds: how long after TERM a stage's hook is given, and gitlab-runner starts the cleanup beside it after 300.
-LONGEST_GRACE: Final = 240
+#: Seconds, each of which has to fit into the next: what is left of a cancelled stage may take to end at most
+#: (`--gitlab-grace`); with what else the service does then, its hook after TERM, and the hook after KILL; and
+#: gitlab-runner starts the cleanup beside it after 300.
+MAX_GRACE: Final = 120
+GRACEFUL_KILL: Final = 150
+FORCE_KILL: Final = 10
+LONGEST_GRACEFUL_KILL: Final = 240
+#: Seconds for `prepare`: it waits for a drain, then for a sandbox, and then for images. gitlab-runner's own default.
+PREPARE: Final = 3600
+#: The first two of these.
+LEAST_PREPARE: Final = 900
 _GLOBAL: Final = """\
 concurrent = {limit}            # jobs at once, of all runners in this file
 check_interval = 3
@@ -80,14 +89,18 @@ def block(setup: Setup) -> str:
   [runners.custom]
     # Where jobs are built and cached is inside the sandbox: `config` says it for each job.
 {_hooks(setup)}
-    # `prepare` waits for a free sandbox; it gives up by itself before this.
-    prepare_exec_timeout = 900
+    # `prepare` gives up waiting for a sandbox by itself after a quarter of an hour; the rest is for the job's images.
+    prepare_exec_timeout = {PREPARE}
     config_exec_timeout = 60
     cleanup_exec_timeout = 60     # it returns at once: the runner does the work after it
-    # After a cancel: a stage ends within seconds. gitlab-runner's own 600 is longer than the 300 after which it starts
-    # `cleanup` beside a stage that still runs.
-    graceful_kill_timeout = 30
-    force_kill_timeout = 10
+    # After a cancel: a stage ends within `--gitlab-grace` and some seconds, at most this. gitlab-runner's own 600 is
+    # longer than the 300 after which it starts `cleanup` beside a stage that still runs.
+    graceful_kill_timeout = {GRACEFUL_KILL}
+    force_kill_timeout = {FORCE_KILL}
+
+  # GIT_CLONE_PATH works. A job has its sandbox to itself, so it cannot take another one's folder.
+  [runners.custom_build_dir]
+    enabled = true
 {_end(setup.name)}
 """
 
@@ -189,14 +202,17 @@ def _check_custom(name: str, custom: Mapping[str, Any]) -> Iterator[Finding]:
                 f"{name} does not call the hook `{hook}`.", f"Take {hook}_exec and {hook}_args from a new block."
             )
     grace = _number(custom, "graceful_kill_timeout", 600)
-    if grace > LONGEST_GRACE:
+    if grace > LONGEST_GRACEFUL_KILL:
         what = f"{name} has graceful_kill_timeout = {grace}: `cleanup` may start while a cancelled stage still runs."
-        yield Finding(what, "Set graceful_kill_timeout = 30.")
-    if _number(custom, "force_kill_timeout", 10) > 60:
-        yield Finding(f"{name} has a force_kill_timeout above a minute.", "Set force_kill_timeout = 10.")
-    if _number(custom, "prepare_exec_timeout", 3600) < 60:
-        what = f"{name} gives `prepare` less than a minute, and it may wait for a sandbox that is being made."
-        yield Finding(what, "Set prepare_exec_timeout = 900.")
+        yield Finding(what, f"Set graceful_kill_timeout = {GRACEFUL_KILL}.")
+    if grace < GRACEFUL_KILL:
+        what = f"{name} has graceful_kill_timeout = {grace}: a stage may take longer to end (`--gitlab-grace`)."
+        yield Finding(what, f"Set graceful_kill_timeout = {GRACEFUL_KILL}.")
+    if _number(custom, "force_kill_timeout", FORCE_KILL) > 60:
+        yield Finding(f"{name} has a force_kill_timeout above a minute.", f"Set force_kill_timeout = {FORCE_KILL}.")
+    if _number(custom, "prepare_exec_timeout", PREPARE) < LEAST_PREPARE:
+        what = f"{name} gives `prepare` less time than it may wait for a sandbox ({LEAST_PREPARE} seconds)."
+        yield Finding(what, f"Set prepare_exec_timeout = {PREPARE}.")
 
 
 def _check_global(document: Mapping[str, Any], limit: int, warm: int | None) -> Iterator[Finding]:

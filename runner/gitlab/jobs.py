@@ -28,7 +28,7 @@ JOB_VARIABLE: Final = "RUNNER_GITLAB_JOB"
 #: Seconds between two looks for jobs that nobody comes for.
 _INTERVAL: Final = 5.0
 #: Seconds that a job waits while none may start, each of the three times that gitlab-runner tries: with the wait for a
-#: sandbox, that is less than the `prepare_exec_timeout` which `runner gitlab install` writes.
+#: sandbox, that is less than `LEAST_PREPARE`, the least `prepare_exec_timeout` that `runner gitlab install` finds well.
 HELD: Final = 240.0
 _LOOK: Final = 0.5
 _STOPPING: Final = "The runner is stopping, and its next life goes on."

@@ -20,8 +20,8 @@ from runner.errors import ResponseError
 
 #: Largest response, in bytes. GitLab's own limit for a job's configuration lies far below.
 MAX_RESPONSE: Final = 64 * 1024 * 1024
-#: Seconds that a job may take when the response does not say: GitLab's own default.
-DEFAULT_TIMEOUT: Final = 3600.0
+#: Seconds that a job may take when the response does not say: gitlab-runner's own default.
+DEFAULT_TIMEOUT: Final = 7200.0
 
 #: In `job_info.project_id`, `git_info.protected`: as `GitLabJob.missing` names them.
 PROJECT_FIELD: Final = "job_info.project_id"

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from annotated_types import Le
 from typer.testing import CliRunner
 
+from runner.config.model import GitLab
 from runner.errors import InstallError
-from runner.gitlab import install
+from runner.execution.options import DEFAULTS
+from runner.gitlab import install, jobs, live, tenancy, turn
 from runner.gitlab.cli import app
 from runner.gitlab.client import parse as parse_hook
 from runner.gitlab.install import Setup
@@ -49,6 +52,23 @@ def test_the_hooks_understand_how_they_are_called() -> None:
         assert (isolated, without_site, Path(program).name) == ("-I", "-S", "hook.py")
         about = ["/tmp/script", "build_script"] if name == "run" else []
         assert parse_hook([*words, *about]) == (name, about, install.DEFAULT_SOCKET)
+
+
+def test_the_times_fit_into_each_other() -> None:
+    """The trap: a hook that is killed before its stage has ended, or a stage that ends beside the cleanup."""
+    [runner] = install.parse(install.whole(setup()))["runners"]
+    [longest] = [part.le for part in GitLab.model_fields["grace"].metadata if isinstance(part, Le)]
+    ending = tenancy.WAY_BACK + tenancy.KILL_REPORT + turn.REST
+    graceful, force = (runner["custom"][f"{kind}_kill_timeout"] for kind in ("graceful", "force"))
+    assert float(str(longest)) + ending < graceful
+    assert graceful + force <= live.LOCK_DEADLINE < 300
+    assert jobs.HELD + DEFAULTS.lend_wait + DEFAULTS.open_deadline < install.LEAST_PREPARE < 3600
+    assert runner["custom"]["prepare_exec_timeout"] == 3600
+
+
+def test_a_job_may_choose_where_it_is_built() -> None:
+    [runner] = install.parse(install.whole(setup()))["runners"]
+    assert runner["custom_build_dir"] == {"enabled": True}
 
 
 def test_other_runners_are_left_as_they_are(tmp_path: Path) -> None:
@@ -88,7 +108,8 @@ def test_a_runner_of_that_name_which_is_not_ours_is_not_touched(tmp_path: Path) 
         (lambda d: d["runners"][0]["custom"].pop("cleanup_exec"), "does not call the hook `cleanup`"),
         (lambda d: d["runners"][0]["custom"].pop("graceful_kill_timeout"), "graceful_kill_timeout = 600"),
         (lambda d: d["runners"][0]["custom"].update(force_kill_timeout=600), "force_kill_timeout above"),
-        (lambda d: d["runners"][0]["custom"].update(prepare_exec_timeout=10), "less than a minute"),
+        (lambda d: d["runners"][0]["custom"].update(prepare_exec_timeout=240), "less time than it may wait"),
+        (lambda d: d["runners"][0]["custom"].update(graceful_kill_timeout=30), "may take longer to end"),
         (lambda d: d.pop("shutdown_timeout"), "shutdown_timeout is below a minute"),
         (lambda d: d.update(concurrent=1), "concurrent = 1 allows fewer jobs"),
         (lambda d: (d.update(concurrent=9), d["runners"][0].update(limit=9)), "9 jobs at once and 2 warm"),

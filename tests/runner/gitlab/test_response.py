@@ -28,7 +28,7 @@ def test_what_is_not_there_is_assumed_to_be_least() -> None:
     least = job()
     assert (least.project, least.protected, least.fork) == (0, False, False)
     assert least.missing == (PROJECT_FIELD, PROTECTED_FIELD)
-    assert (least.image, least.services, least.credentials, least.timeout) == (None, (), (), 3600.0)
+    assert (least.image, least.services, least.credentials, least.timeout) == (None, (), (), 7200.0)
     assert trust_key(least) == UNTRUSTED
 
 
