@@ -7,6 +7,7 @@ it also runs where nothing but Python is installed, as in the image made from gi
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,8 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,6 +44,16 @@ shutdown_timeout = 120    # seconds for cleanup when gitlab-runner is stopped; i
 
 
 @dataclass(frozen=True, slots=True)
+class Rotated:
+    """What gitlab-runner wrote into its configuration when it got a new token in place of one that expires."""
+
+    id: int
+    token: str = field(repr=False)
+    obtained: datetime
+    expires: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Setup:
     """What one runner's block says."""
 
@@ -53,6 +65,8 @@ class Setup:
     socket: str = DEFAULT_SOCKET
     python: str = field(default_factory=lambda: sys.executable)
     hook: str = str(Path(__file__).with_name("hook.py"))
+    #: In place of the token.
+    rotated: Rotated | None = None
 
     def __post_init__(self) -> None:
         """Errors: InstallError, for what would not make a block that works."""
@@ -81,7 +95,7 @@ def block(setup: Setup) -> str:
 [[runners]]
   name = {_text(setup.name)}
   url = {_text(setup.url)}
-  token = {_text(setup.token)}
+{_token(setup)}
   executor = "custom"
   shell = "bash"                  # the hooks run the scripts with the sandbox's bash
   limit = {setup.limit}                       # no more than there are warm sandboxes: others would wait in `prepare`
@@ -110,6 +124,17 @@ def whole(setup: Setup) -> str:
     return f"{_GLOBAL.format(limit=setup.limit)}\n{block(setup)}"
 
 
+def _token(setup: Setup) -> str:
+    if setup.rotated is None:
+        return f"  token = {_text(setup.token)}"
+    rotated = setup.rotated
+    return f"""\
+  id = {rotated.id}
+  token = {_text(rotated.token)}
+  token_obtained_at = {rotated.obtained.isoformat()}
+  token_expires_at = {rotated.expires.isoformat()}"""
+
+
 def _hooks(setup: Setup) -> str:
     lines = []
     for name in HOOKS:
@@ -131,17 +156,49 @@ def _text(value: str) -> str:
     return json.dumps(value)
 
 
-def write(file: Path, setup: Setup) -> None:
+def own(file: Path, setup: Setup) -> None:
+    """Write the configuration of a gitlab-runner that is ours alone, anew at each of its starts.
+
+    gitlab-runner rewrites it too, without comments, when GitLab gives it a new token in place of one that expires. What
+    it noted of that stays as long as it is the same runner: the token that was given to us, of which a digest is kept
+    beside the file, is then one that is not valid any more.
+
+    Errors: InstallError.
+    """
+    given = file.with_name(f"{file.name}.given")
+    digest = hashlib.sha256(f"{setup.url} {setup.token}".encode()).hexdigest()
+    if _read(given) in (None, digest):
+        setup = replace(setup, rotated=_rotated(_read(file) or "", setup.url))
+    _replace(file, whole(setup))
+    _replace(given, digest)
+
+
+def _rotated(text: str, url: str) -> Rotated | None:
+    """Return what a configuration says of a token with an end; None also for one that cannot be read."""
+    with contextlib.suppress(InstallError):
+        for runner in _runners(parse(text)):
+            match runner:
+                case {
+                    "id": int(number), "url": str(where), "token": str(token),
+                    "token_obtained_at": datetime() as obtained, "token_expires_at": datetime() as expires,
+                } if where == url and expires.year > 1:  # Go's way to say never  # fmt: skip
+                    return Rotated(number, token, obtained, expires)
+    return None
+
+
+def write(file: Path, setup: Setup) -> list[Finding]:
     """Put the runner into a configuration: into a new file, or beside other runners, or over our own older block.
 
-    The file is replaced at once and whole, and only its owner can read it, for it holds the token.
+    The file is replaced at once and whole, and only its owner can read it, for it holds the token. Returns what is
+    wrong with it still: what stands outside of our block is somebody else's, `concurrent` above all.
 
     Errors: InstallError, when there is a runner of that name which is not ours, or the file cannot be read or written.
     """
     before = _read(file)
     after = whole(setup) if before is None else merged(before, setup)
-    parse(after)
+    document = parse(after)
     _replace(file, after)
+    return check(document)
 
 
 def merged(before: str, setup: Setup) -> str:

@@ -90,6 +90,68 @@ def test_our_own_block_is_written_again(tmp_path: Path) -> None:
     assert file.read_text() == before.replace("glrt-secret", "glrt-new", 1)
 
 
+def test_what_is_ours_alone_says_what_is_set_now(tmp_path: Path) -> None:
+    """Jobs at once, a new name, a new token: nothing of the start before stays."""
+    file = tmp_path / "config.toml"
+    install.own(file, setup("before", limit=1))
+    install.own(file, setup("after", token="glrt-new", limit=3))
+    document = install.read(file)
+    assert (document["concurrent"], install.check(document, warm=3)) == (3, [])
+    [runner] = document["runners"]
+    assert (runner["name"], runner["limit"], runner["token"]) == ("after", 3, "glrt-new")
+    file.write_text("half a [[")
+    install.own(file, setup())
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+#: As gitlab-runner writes its configuration itself.
+ROTATED = """\
+concurrent = 2
+
+[[runners]]
+  name = "ours"
+  url = "https://gitlab.example.com"
+  id = 12
+  token = "glrt-of-gitlab-runner"
+  token_obtained_at = 2026-11-01T10:00:00Z
+  token_expires_at = {expires}
+  executor = "custom"
+"""
+
+
+def test_a_token_that_gitlab_runner_has_changed_stays(tmp_path: Path) -> None:
+    """The trap: the one that was given is not valid any more, and the file has no comments any more."""
+    file = tmp_path / "config.toml"
+    install.own(file, setup())
+    file.write_text(ROTATED.format(expires="2026-12-01T10:00:00Z"))
+    for _ in range(2):
+        install.own(file, setup("renamed", limit=3))
+        [runner] = install.read(file)["runners"]
+        assert (runner["name"], runner["id"], runner["token"]) == ("renamed", 12, "glrt-of-gitlab-runner")
+        assert (runner["token_obtained_at"].day, runner["token_expires_at"].month) == (1, 12)
+    install.own(file, setup(token="glrt-of-another-runner"))
+    [runner] = install.read(file)["runners"]
+    assert (runner["token"], "token_expires_at" in runner) == ("glrt-of-another-runner", False)
+
+
+def test_a_token_that_never_expires_is_the_one_that_is_given(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(ROTATED.format(expires="0001-01-01T00:00:00Z"))
+    install.own(file, setup())
+    assert install.read(file)["runners"][0]["token"] == "glrt-secret"
+
+
+def test_what_others_in_the_file_decide_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f"shutdown_timeout = 120\n{FOREIGN}")
+    assert install.write(file, setup(limit=4)) == []
+    [finding] = install.write(file, setup(limit=5))
+    assert "concurrent = 4 allows fewer jobs than limit = 5" in finding.what
+    words = ["install", "--url", "https://gitlab.example.com", "--name", "ours", "--concurrency", "6"]
+    told = CliRunner().invoke(app, [*words, "--write", str(file)], env={"GITLAB_TOKEN": "glrt-secret"})
+    assert (told.exit_code, "Set concurrent = 6." in told.output) == (0, True)
+
+
 def test_a_runner_of_that_name_which_is_not_ours_is_not_touched(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(FOREIGN)
