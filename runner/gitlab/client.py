@@ -46,14 +46,15 @@ def main(arguments: "Sequence[str]") -> int:
 
     Whatever goes wrong here is ours: Python's own 1 would be the job's failure, and not tried again.
     """
+    voice = Voice(arguments[0] if arguments else "")
     try:
-        return Hook(*parse(arguments)).run()
+        return Hook(*parse(arguments), voice).run()
     except HookError as error:
-        say(f"{error}")
+        voice.complain(f"{error}")
     except BrokenPipeError:
         pass  # gitlab-runner is gone, and the service finds out by itself
     except BaseException as error:  # noqa: BLE001
-        say(f"The hook met an error of its own ({type(error).__name__}: {error}). Please report it.")
+        voice.complain(f"The hook met an error of its own ({type(error).__name__}: {error}). Please report it.")
     return system_failure()
 
 
@@ -69,11 +70,41 @@ def parse(arguments: "Sequence[str]") -> tuple[str, list[str], str]:
     return name, about, path
 
 
+class Voice:
+    """What gitlab-runner hears of a hook.
+
+    It reads stdout and stderr apart, so that only what goes the same way stays in order. So our own sentences about a
+    stage are on stdout, among its output. `config` prints JSON there, and an administrator sees what `cleanup` says.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.own = 1 if name in ("prepare", "run") else 2
+        self.within_line = False
+
+    def output(self, data: bytes) -> None:
+        """Pass on output, as it is."""
+        write(1, data)
+        self.within_line = not data.endswith(b"\n")
+
+    def say(self, lines: bytes) -> None:
+        """Tell lines of ours, which start where no other one is."""
+        write(self.own, b"\n" + lines if self.within_line and self.own == 1 else lines)
+        self.within_line = False
+
+    def complain(self, sentence: str) -> None:
+        """Tell a sentence of the hook's own, the last one."""
+        try:
+            self.say(f"runner: {sentence}\n".encode(errors="replace"))
+        except OSError:  # nobody reads it; the exit code says the rest
+            return
+
+
 class Hook:
     """One request, over as many connections as it takes."""
 
-    def __init__(self, name: str, about: list[str], path: str) -> None:
+    def __init__(self, name: str, about: list[str], path: str, voice: Voice) -> None:
         self.name = name
+        self.voice = voice
         self.path = path
         self.handle = variable(JOB_VARIABLE)
         self.stage = about[1] if name == "run" else ""
@@ -143,7 +174,7 @@ class Hook:
                 self.last_heard = time.monotonic()
                 if kind == b"x":
                     return payload
-                write(2 if kind == b"e" else 1, payload)
+                (self.voice.say if kind == b"e" else self.voice.output)(payload)
                 self.received += len(payload) if kind == b"o" else 0
 
 
@@ -252,14 +283,6 @@ def read(path: str) -> bytes:
             return file.read()
     except OSError as error:
         raise HookError(f"The file {path or 'JOB_RESPONSE_FILE'} cannot be read: {error.strerror}.") from None
-
-
-def say(sentence: str) -> None:
-    """Tell the job's log."""
-    try:
-        write(2, f"runner: {sentence}\n".encode(errors="replace"))
-    except OSError:  # nobody reads it; the exit code says the rest
-        return
 
 
 def write(descriptor: int, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
     response.json  the job response, with its secrets
     record.json    where the job is in its life, its lease, and its last stage
-    CALL.log       the output of a stage
+    CALL.log       the output of a stage; aside.log of what was done around it
 
 Killing the runner at any moment leaves either the old or the new record. Nothing is synced to disk: a crash of the host
 ends every sandbox and every hook, so nobody comes back for the job then, and a sync would cost each stage milliseconds.
@@ -135,6 +135,12 @@ class Record:
         for old in self.folder.glob("*.log"):
             old.unlink(missing_ok=True)
         return Log(self._log(call), limit)
+
+    def aside_log(self, limit: int) -> Log:
+        """Make the log of what is no stage; the one before is gone with that, and a stage's stays. Raises LogError."""
+        path = self._log("aside")
+        path.unlink(missing_ok=True)
+        return Log(path, limit)
 
     def old_log(self, call: str, limit: int) -> Log:
         """Go on with the log of a stage that an earlier life started. Raises LogError."""

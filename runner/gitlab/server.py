@@ -57,12 +57,19 @@ class Hook:
             self.cancellation.request("GitLab")
 
     async def out(self, data: bytes) -> None:
-        """Bytes for stdout."""
+        """The stage's own output."""
+        await self._pass_on(b"o", data)
+
+    async def aside(self, data: bytes) -> None:
+        """Other output, which does not count where a hook asks again for what follows."""
+        await self._pass_on(b"a", data)
+
+    async def _pass_on(self, kind: bytes, data: bytes) -> None:
         for start in range(0, len(data), _CHUNK):
-            await self._send(wire.encode(b"o", data[start : start + _CHUNK]))
+            await self._send(wire.encode(kind, data[start : start + _CHUNK]))
 
     async def tell(self, sentence: str) -> None:
-        """A sentence for stderr."""
+        """A line of the runner's own."""
         await self._send(wire.encode(b"e", f"runner: {sentence}\n".encode(errors="replace")))
 
     async def finish(self, end: End) -> None:

@@ -52,6 +52,11 @@ class Ended:
     out: bytes
     err: str
 
+    @property
+    def said(self) -> str:
+        """All of it."""
+        return self.out.decode(errors="replace") + self.err
+
 
 @dataclass
 class Manager:

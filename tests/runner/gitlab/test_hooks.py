@@ -17,6 +17,7 @@ import pytest
 from runner.errors import LeaseLostError
 from runner.gitlab import jobs as jobs_module
 from runner.gitlab import server as server_module
+from runner.gitlab import stages
 from runner.gitlab.containers.inside import enter
 from runner.gitlab.response import parse
 from runner.gitlab.trust import trust_key
@@ -96,7 +97,7 @@ async def test_a_job(lab: Lab) -> None:
     assert (await manager.hook("cleanup")).code == 0
     late = await manager.run("true", "cleanup_file_variables")
     assert late.code == 2
-    assert "does not know this job" in late.err
+    assert "does not know this job" in late.said
     assert len(lab.leases.leases) == 1
 
 
@@ -143,7 +144,7 @@ async def test_a_cancelled_stage(lab: Lab, script: str) -> None:
     terminate(stage.process)
     end = await stage.end()
     assert end.code == 2
-    assert "cancelled by GitLab" in end.err
+    assert "cancelled by GitLab" in end.said
     assert not alive(pid)
     assert (await manager.run("echo after", "after_script")).out == b"after\n"
     assert len(lab.leases.leases) == 1
@@ -167,8 +168,8 @@ async def test_more_output_than_is_kept(lab: Lab) -> None:
     object.__setattr__(lab.options, "log_limit", 1000)
     manager = await lab.prepared()
     end = await manager.run("head -c 5000 /dev/zero; exit 3")
-    assert (end.code, end.out, manager.exit_code) == (1, bytes(1000), "3\n")
-    assert end.err == "runner: The log is kept up to 1000 bytes; 4000 bytes were dropped.\n"
+    assert (end.code, end.err, manager.exit_code) == (1, "", "3\n")
+    assert end.out == bytes(1000) + b"\nrunner: The log is kept up to 1000 bytes; 4000 bytes were dropped.\n"
 
 
 async def test_a_large_script(lab: Lab) -> None:
@@ -190,6 +191,29 @@ async def test_the_service_restarts_within_a_stage(lab: Lab) -> None:
     assert (await manager.run("echo more", "after_script")).out == b"more\n"
     assert (await manager.hook("cleanup")).code == 0
     await until(lambda: lab.leases.calls == ["give_back:used"])
+
+
+async def test_a_stage_goes_on_at_the_right_byte_after_output_that_is_not_its_own(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: what we do around a stage writes to the job's log too, and is not in the stage's."""
+    monkeypatch.setattr(stages, "reclaim", lambda _: b"#!/bin/sh\nprintf 'as much as follows'\n")
+    manager = await lab.prepared()
+    await manager.run("true")
+    stage = await start(manager, "echo ready; while [ ! -e go ]; do sleep 0.05; done; echo after", "get_sources")
+    await lab.leave()
+    Path(lab.options.settings.workspace, "go").touch()
+    lab.begin()
+    assert (await stage.end()).out == b"as much as followsready\nafter\n"
+
+
+async def test_our_own_lines_begin_where_no_other_line_is(lab: Lab) -> None:
+    """Among the stage's output, whose order gitlab-runner keeps within one stream alone."""
+    manager = await lab.prepared()
+    stage = await start(manager, "echo ready; printf half; sleep 300")
+    await stage.until(b"half")
+    terminate(stage.process)
+    assert b"half\nrunner: The script was cancelled by GitLab" in (await stage.end()).out
 
 
 async def test_the_service_restarts_between_stages(lab: Lab) -> None:
@@ -277,11 +301,11 @@ async def test_a_sandbox_that_is_lost(lab: Lab) -> None:
     lab.sandbox.cut()
     end = await stage.end()
     assert end.code == 2
-    assert "The sandbox was lost" in end.err
+    assert "The sandbox was lost" in end.said
     for name in ("after_script", "upload_artifacts_on_failure", "cleanup_file_variables"):
         late = await manager.run("true", name)
-        assert (late.code, late.out) == (2, b"")
-        assert "lost before" in late.err
+        assert (late.code, late.out[:28], late.err) == (2, b"runner: The sandbox of this ", "")
+        assert "lost before" in late.said
     assert (await manager.hook("cleanup")).code == 0
     assert len(lab.leases.leases) == 1
 
@@ -296,8 +320,8 @@ async def test_a_sandbox_that_is_lost_between_stages(lab: Lab) -> None:
     lab.leases.leases[0].calls.append("condemn")  # by the keeper
     began = time.monotonic()
     late = await manager.run("true", "get_sources")
-    assert (late.code, late.out) == (2, b"")
-    assert "The lease is gone." in late.err
+    assert (late.code, late.err) == (2, "")
+    assert "The lease is gone." in late.said
     assert time.monotonic() - began < lab.options.settings.keepalive_interval
 
 
@@ -341,7 +365,7 @@ async def test_no_sandbox_to_be_had(lab: Lab) -> None:
     lab.leases.trouble["lend"] = refuse
     end = await manager.hook("prepare")
     assert end.code == 2
-    assert "The keeper says no." in end.err
+    assert "The keeper says no." in end.said
     lab.leases.trouble.clear()
     assert (await manager.hook("prepare")).code == 0
 
@@ -407,7 +431,8 @@ async def test_a_job_waits_for_a_drained_service_and_one_that_has_its_sandbox_go
     assert (lab.jobs.running, len(lab.leases.leases)) == (1, 1)
     lab.hold("")
     end = await ended(prepare)
-    assert (end.code, end.err) == (0, "runner: The runner is draining. The job waits.\n")
+    assert (end.code, end.err) == (0, "")
+    assert end.out.startswith(b"runner: The runner is draining. The job waits.\n")
     assert lab.jobs.running == 2
 
 
@@ -417,7 +442,7 @@ async def test_a_drain_that_takes_too_long_is_a_system_failure(lab: Lab, monkeyp
     manager = lab.manager()
     assert (await manager.config()).code == 0
     end = await manager.hook("prepare")
-    assert (end.code, "The runner is draining. The job has waited for 0.05 s." in end.err) == (2, True)
+    assert (end.code, "The runner is draining. The job has waited for 0.05 s." in end.said) == (2, True)
     assert lab.leases.leases == []
 
 
@@ -441,7 +466,7 @@ async def test_a_job_that_comes_while_the_service_stops_is_the_next_life_s(lab: 
     assert len(lab.leases.leases) == 1
     lab.begin()
     end = await ended(prepare)
-    assert (end.code, "The runner is stopping" in end.err + end.out.decode()) == (0, True)
+    assert (end.code, "The runner is stopping" in end.said) == (0, True)
     assert (await waiting.run("echo built")).out == b"built\n"
 
 
@@ -451,7 +476,7 @@ async def test_an_exit_code_that_cannot_be_written_is_a_system_failure(lab: Lab)
     (manager.folder / "build_exit_code").mkdir()
     end = await manager.run("exit 42")
     assert end.code == 2
-    assert "exit code 42 cannot be written" in end.err + end.out.decode()
+    assert "exit code 42 cannot be written" in end.said
 
 
 @pytest.mark.parametrize(
@@ -468,7 +493,7 @@ async def test_an_error_of_the_hook_s_own_is_a_system_failure(lab: Lab, damage: 
     program = f"import posix, sys; sys.path.insert(0, {str(Path(HOOK[-1]).parent)!r}); import client; {damage}; "
     program += f"posix._exit(client.main(['run', {manager.script('true')!r}, 'build_script']))"
     end = await ended(await manager.execute(*HOOK[:-1], "-c", program))
-    assert (end.code, said in end.err + end.out.decode()) == (2, True)
+    assert (end.code, said in end.said) == (2, True)
 
 
 async def test_a_hook_whose_program_is_broken_is_a_system_failure(lab: Lab) -> None:
@@ -476,7 +501,7 @@ async def test_a_hook_whose_program_is_broken_is_a_system_failure(lab: Lab) -> N
     (manager.folder / "hook.py").write_text(Path(HOOK[-1]).read_text())
     (manager.folder / "client.py").write_text("this is no Python")
     end = await ended(await manager.execute(*HOOK[:-1], str(manager.folder / "hook.py"), "config"))
-    assert (end.code, "SyntaxError" in end.err) == (2, True)
+    assert (end.code, "SyntaxError" in end.said) == (2, True)
 
 
 async def test_a_python_without_pidfd_does_all_but_see_gitlab_runner_s_end(lab: Lab) -> None:
@@ -511,7 +536,7 @@ async def test_a_response_that_cannot_be_read(lab: Lab) -> None:
     (manager.folder / "response.json").write_text("{}")
     end = await manager.config()
     assert (end.code, end.out) == (2, b"")
-    assert "The job response cannot be read" in end.err
+    assert "The job response cannot be read" in end.said
 
 
 async def test_a_cancel_while_there_is_no_service(lab: Lab) -> None:
@@ -524,7 +549,7 @@ async def test_a_cancel_while_there_is_no_service(lab: Lab) -> None:
     terminate(hook)
     end = await ended(hook)
     assert end.code == 2
-    assert "Is `runner serve` running there?" in end.err
+    assert "Is `runner serve` running there?" in end.said
 
 
 def _catches(pid: int, number: int) -> bool:

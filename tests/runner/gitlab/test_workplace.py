@@ -47,9 +47,9 @@ async def test_a_cache_is_there_for_the_next_job_and_the_helper_only_where_it_is
     one = await supplied.prepared(1)
     assert (await one.run("command -v gitlab-runner || echo none")).out == b"none\n"
     end = await one.run(writing(supplied, "kept") + "; gitlab-runner", "archive_cache")
-    assert (end.code, end.out) == (0, b"helped\n")
-    assert f"Kept the cache {KEY}" in end.err
-    assert (await one.run("true", "archive_cache")).err == ""
+    assert (end.code, end.out[:7], end.err) == (0, b"helped\n", "")
+    assert f"Kept the cache {KEY}" in end.said
+    assert (await one.run("true", "archive_cache")).said == ""
 
     file = Path(supplied.options.cache, KEY)
     file.unlink()
@@ -57,7 +57,7 @@ async def test_a_cache_is_there_for_the_next_job_and_the_helper_only_where_it_is
     assert (await other.run(f"cat {file}", "restore_cache")).code == 1
     same = await supplied.prepared(3)
     end = await same.run(f"cat {file}", "restore_cache")
-    assert (end.out, f"Brought in the cache {KEY}" in end.err) == (b"kept\n", True)
+    assert (end.out[-6:], f"Brought in the cache {KEY}" in end.said) == (b"\nkept\n", True)
 
 
 async def test_what_failed_to_be_archived_is_not_kept(supplied: Lab) -> None:
@@ -85,4 +85,4 @@ async def test_an_image_that_is_refused_is_the_jobs_own_failure(supplied: Lab) -
     assert (await manager.config()).code == 0
     end = await manager.hook("prepare")
     assert end.code == 1
-    assert "does not allow the image other:1. Use one of: box:*" in end.err
+    assert "does not allow the image other:1. Use one of: box:*" in end.said
