@@ -120,6 +120,17 @@ class _AnyName(ImagePolicy):
         return name
 
 
+def test_an_engine_as_a_service_is_privileged_over_the_sandbox_and_no_other_service_is(lab: Lab) -> None:
+    """`docker:dind` ends at once otherwise. What it needs for that, as a mount, is refused to others."""
+    lab.bash("docker tag hello/server:1 docker:28-dind")
+    engine = Service(Image("docker:28-dind", pull_policies=NEVER), ("docker",))
+    code, output = lab.run(planned(job("box:1", engine, SERVER)).prepare)
+    assert (code, "without this service and DOCKER_HOST" in output) == (0, True), output
+    mount = "docker exec {} /bin/busybox mount -t tmpfs none /tmp && echo mounted || echo refused"
+    assert lab.bash(mount.format("gitlab-service-0")) == "mounted\n"
+    assert lab.bash(mount.format("gitlab-service-1") + " 2>/dev/null").endswith("refused\n")
+
+
 def test_a_service_that_does_not_answer_is_told_of_with_its_log(lab: Lab) -> None:
     broken = Service(Image("broken:1", pull_policies=NEVER))
     code, output = lab.run(planned(job(None, broken)).prepare)
