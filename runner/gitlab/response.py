@@ -86,6 +86,8 @@ class GitLabJob:
     image: Image | None = None
     services: tuple[Service, ...] = ()
     credentials: tuple[Credential, ...] = field(default=(), repr=False)
+    #: Whether it has a cache, or artifacts of its own or of earlier jobs, for which its scripts call `gitlab-runner`.
+    needs_helper: bool = False
     #: The job's own and GitLab's, expanded. A later one of the same name has won, as with gitlab-runner.
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     #: Those of them that services get too: the public ones.
@@ -119,6 +121,7 @@ def parse(content: bytes) -> GitLabJob:
             for entry in response.credentials
             if entry.type == "registry"
         ),
+        needs_helper=bool(response.artifacts or response.cache) or any(map(_has_artifacts, response.dependencies)),
         variables=MappingProxyType(variables),
         service_variables=MappingProxyType(_of_services(response.variables, variables)),
     )
@@ -206,6 +209,14 @@ class _Credential(_Part):
     password: str = ""
 
 
+class _Archive(_Part):
+    filename: str = ""
+
+
+class _Dependency(_Part):
+    artifacts_file: _Archive | None = None
+
+
 class _Response(_Part):
     id: Annotated[int, Field(strict=True, gt=0, lt=1 << 63)]
     token: Annotated[str, Field(max_length=65536)] = ""
@@ -216,6 +227,9 @@ class _Response(_Part):
     image: _Image | None = None
     services: Annotated[list[_Image], BeforeValidator(_none_is_empty)] = []
     credentials: Annotated[list[_Credential], BeforeValidator(_none_is_empty)] = []
+    artifacts: Annotated[list[Any], BeforeValidator(_none_is_empty)] = []
+    cache: Annotated[list[Any], BeforeValidator(_none_is_empty)] = []
+    dependencies: Annotated[list[_Dependency], BeforeValidator(_none_is_empty)] = []
 
 
 # -- what it means ----------------------------------------------------------------------------------------------------
@@ -254,6 +268,10 @@ def _service(service: _Image, variables: Mapping[str, str]) -> Service:
         command=None if service.command is None else tuple(service.command),
         variables=MappingProxyType(own),
     )
+
+
+def _has_artifacts(dependency: _Dependency) -> bool:
+    return dependency.artifacts_file is not None and dependency.artifacts_file.filename != ""
 
 
 def _protection(response: _Response) -> bool | None:

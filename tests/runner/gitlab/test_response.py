@@ -94,6 +94,22 @@ def test_a_whole_job() -> None:
     assert whole.timeout == 60
 
 
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({"artifacts": None, "cache": None, "dependencies": None}, False),
+        ({"artifacts": [], "cache": [], "dependencies": [{"artifacts_file": None}]}, False),
+        # As Go writes an earlier job that has none.
+        ({"dependencies": [{"id": 1, "artifacts_file": {"filename": "", "size": 0}}]}, False),
+        ({"dependencies": [{"id": 1, "artifacts_file": {"filename": "artifacts.zip", "size": 3}}]}, True),
+        ({"artifacts": [{"paths": ["out"]}]}, True),
+        ({"cache": [{"key": "deps", "paths": ["vendor"]}]}, True),
+    ],
+)
+def test_whether_a_job_s_scripts_call_gitlab_runner(changes: dict[str, object], needed: bool) -> None:
+    assert job(**changes).needs_helper is needed
+
+
 def test_no_secret_is_in_the_words_for_a_job() -> None:
     told = repr(
         job(

@@ -80,6 +80,17 @@ async def test_a_cache_is_kept_over_a_restart_of_the_service(supplied: Lab) -> N
     assert [entry.path for entry in supplied.options.caches.entries("gitlab-3-protected")] == [KEY]
 
 
+async def test_a_job_whose_artifacts_would_vanish_is_told_so(lab: Lab) -> None:
+    """gitlab-runner's scripts only say "Missing gitlab-runner", and the job is green."""
+    artifacts = [{"paths": ["out"]}]
+    assert "WARNING: This job has a cache or artifacts" in (await lab.prepared(1, artifacts=artifacts)).said
+    assert "WARNING" not in (await lab.prepared(2)).said
+
+
+async def test_a_helper_that_is_given_is_not_missed(supplied: Lab) -> None:
+    assert "WARNING" not in (await supplied.prepared(1, artifacts=[{"paths": ["out"]}])).said
+
+
 async def test_an_image_that_is_refused_is_the_jobs_own_failure(supplied: Lab) -> None:
     manager = supplied.manager(image={"name": "other:1"})
     assert (await manager.config()).code == 0
