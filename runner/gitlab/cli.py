@@ -53,6 +53,7 @@ def install(
     if not url:
         raise InstallError("--url (or GITLAB_URL) is needed: https://gitlab.example.com.")
     setup = installing.Setup(url, name, limit=concurrency, socket=socket)
+    installing.compile_for(setup)
     if write is None:
         typer.echo(installing.whole(setup), nl=False)
         return

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import tomllib
@@ -43,6 +44,30 @@ shutdown_timeout = 120    # seconds for cleanup when gitlab-runner is stopped; i
 """
 
 
+#: A distribution's own Python starts milliseconds sooner than one in a virtual environment or with a shared library.
+_SYSTEM_PYTHON: Final = "/usr/bin/python3"
+_SECONDS: Final = 30.0
+
+
+def python_for_hooks() -> str:
+    """Return the Python that starts soonest, of this one and the distribution's where that is new enough."""
+    new_enough = "import sys; sys.exit(sys.version_info < (3, 11))"
+    return _SYSTEM_PYTHON if _runs(_SYSTEM_PYTHON, "-c", new_enough) else sys.executable
+
+
+def compile_for(setup: Setup) -> None:
+    """Have the hooks' module compiled for the Python that runs them, which may be no other than root's to do."""
+    _runs(setup.python, "-m", "compileall", "-q", str(Path(setup.hook).with_name("client.py")))
+
+
+def _runs(python: str, *words: str) -> bool:
+    try:
+        command = [python, "-I", "-S", *words]
+        return subprocess.run(command, check=False, capture_output=True, timeout=_SECONDS).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Rotated:
     """What gitlab-runner wrote into its configuration when it got a new token in place of one that expires."""
@@ -63,7 +88,7 @@ class Setup:
     #: Jobs at once.
     limit: int = 1
     socket: str = DEFAULT_SOCKET
-    python: str = field(default_factory=lambda: sys.executable)
+    python: str = field(default_factory=python_for_hooks)
     hook: str = str(Path(__file__).with_name("hook.py"))
     #: In place of the token.
     rotated: Rotated | None = None

@@ -69,7 +69,7 @@ class Turn:
 
         attempt = self._attempt(call, log, remarks)
         passing = _pass_on(log, 0, self.hook.out)
-        outcome = await self._live(log, passing, self._launch(attempt, stage.script, on_start))
+        outcome = await self._live(log, passing, self._launch(attempt, stages.direct(stage.script), on_start))
         return await self._conclude(call, outcome, remarks + _remarks(log))
 
     async def again(self, note: StageNote, offset: int) -> End:

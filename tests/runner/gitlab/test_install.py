@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,24 @@ def test_the_times_fit_into_each_other() -> None:
 def test_a_job_may_choose_where_it_is_built() -> None:
     [runner] = install.parse(install.whole(setup()))["runners"]
     assert runner["custom_build_dir"] == {"enabled": True}
+
+
+def test_hooks_run_under_the_python_that_starts_soonest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own = tmp_path / "python3"
+    monkeypatch.setattr(install, "_SYSTEM_PYTHON", str(own))
+    assert install.python_for_hooks() == sys.executable
+    for code, expected in ((1, sys.executable), (0, str(own))):
+        own.write_text(f"#!/bin/sh\nexit {code}\n")
+        own.chmod(0o755)
+        assert install.python_for_hooks() == expected
+
+
+def test_the_hooks_are_compiled_for_their_python(tmp_path: Path) -> None:
+    """Where gitlab-runner's user may not write, each stage would compile them anew otherwise."""
+    (tmp_path / "client.py").write_text("A = 1\n")
+    install.compile_for(Setup("https://gitlab.example.com", python=sys.executable, hook=str(tmp_path / "hook.py")))
+    assert [file.suffix for file in (tmp_path / "__pycache__").iterdir()] == [".pyc"]
+    install.compile_for(Setup("https://gitlab.example.com", python="/no/such", hook=str(tmp_path / "hook.py")))
 
 
 def test_other_runners_are_left_as_they_are(tmp_path: Path) -> None:

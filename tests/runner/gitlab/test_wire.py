@@ -104,3 +104,9 @@ def test_what_an_outcome_is_to_gitlab(outcome: Outcome, end: End) -> None:
 )
 def test_whose_a_stage_is(name: str, is_the_users: bool) -> None:
     assert Stage(name, b"").is_the_users is is_the_users
+
+
+def test_a_script_of_gitlab_runner_s_is_started_without_looking_for_bash() -> None:
+    assert stages.direct(b"#!/usr/bin/env bash\n\ntrue\n") == b"#!/bin/bash\n\ntrue\n"
+    for other in (b"#!/usr/bin/env bash -x\n", b"#!/usr/bin/env bash", b"true\n#!/usr/bin/env bash\n", b""):
+        assert stages.direct(other) == other
