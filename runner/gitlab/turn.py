@@ -127,7 +127,7 @@ class Turn:
         return outcome
 
     async def _conclude(self, call: str, outcome: Outcome, remarks: list[str]) -> End:
-        """Note how a stage ended, and then tell it."""
+        """Tell how a stage ended, and note it."""
         end = stages.end_of(outcome)
         lost = outcome.why[:_MAX_TEXT] if isinstance(outcome, SandboxLost) else ""
         note = self.record.note.stage
@@ -137,7 +137,7 @@ class Turn:
             self.record.change(lost=lost)
             return end
         note = note.model_copy(update={"end": stages.to_text(end), "remarks": tuple(remarks[-_MAX_REMARKS:])})
-        self.record.move(State.PREPARED, stage=note, lost=lost)
+        self.record.move_soon(State.PREPARED, stage=note, lost=lost)
         return await self._tell(note)
 
     async def _tell(self, note: StageNote) -> End:
