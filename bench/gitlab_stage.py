@@ -21,7 +21,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -31,6 +30,7 @@ from pathlib import Path
 
 from bench.access import Target, parser
 from runner.gitlab import hook
+from runner.gitlab.install import python_for_hooks
 from runner.gitlab.jobs import Jobs
 from runner.gitlab.options import Options
 from runner.gitlab.server import Server
@@ -178,7 +178,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Measure and print."""
     arguments = parser("Cost of a GitLab stage and job.")
     arguments.add_argument("--rounds", type=int, default=50)
-    arguments.add_argument("--python", default=sys.executable, help="that hooks run under")
+    arguments.add_argument("--python", default=python_for_hooks(), help="that hooks run under")
     given = arguments.parse_args(words)
     hooks = (given.python, *HOOK_OPTIONS, hook.__file__)
     target = Target(given)

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, ByteSize, Field, SecretStr, field_validator
 
 from runner.execution.files.limits import DEFAULT_LIMITS, FileLimits
 from runner.gitlab.containers.policy import PullPolicy
+from runner.gitlab.install import MAX_GRACE
 from runner.logs import Format
 from runner.service.retention import RETENTION
 from runner.service.signing import key_of
@@ -153,7 +154,7 @@ class GitLab(Section):
     socket: Annotated[Path | None, Field(examples=[Path("/run/runner/gitlab.sock")])] = None
     """Where to listen for hooks of gitlab-runner. None: GitLab's jobs are not taken."""
 
-    grace: Annotated[float, Field(ge=0, le=300)] = 5.0
+    grace: Annotated[float, Field(ge=0, le=MAX_GRACE)] = 5.0
     """Seconds between TERM and KILL for what a job's stage started. Time to remove a lock file, and no more, since
     somebody waits for the end."""
 

@@ -65,5 +65,6 @@ class Beside:
         self._server.open()
         try:
             await asyncio.gather(self._service.work(), self._jobs.work())
+            await self._jobs.leave()  # no sooner: hooks come as long as the service has jobs of its own
         finally:
             self._server.close()

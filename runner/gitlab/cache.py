@@ -53,8 +53,11 @@ class Cache:
                 told.append(f"The cache {entry.path} could not be brought in: {error}")
         return told[:MAX_TOLD]
 
-    async def take_out(self, session: Session) -> list[str]:
-        """Keep what is new. Returns sentences for the job's log. Errors: ConnectionLostError."""
+    async def take_out(self, session: Session, script: bytes) -> list[str]:
+        """Keep what is new and what a stage's script names: the folder is the job's, which may put anything there.
+
+        Returns sentences for the job's log. Errors: ConnectionLostError.
+        """
         if self._owner == UNTRUSTED:
             return []
         told: list[str] = []
@@ -64,7 +67,7 @@ class Cache:
         except (TransferError, OSError) as error:
             return [f"The caches could not be kept: {error}"]
         for entry in (Entry(file.path, file.size, file.changed) for file in found):
-            if entry in kept:
+            if entry in kept or not names(script, entry.path):
                 continue
             try:
                 async with _on_thread(self._store.write(self._owner, entry)) as file:

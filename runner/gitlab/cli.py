@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -51,14 +52,15 @@ def install(
         return
     if not url:
         raise InstallError("--url (or GITLAB_URL) is needed: https://gitlab.example.com.")
-    given = {"url": url, "name": name, "socket": socket}
+    setup = installing.Setup(url, name, limit=concurrency, socket=socket)
+    installing.compile_for(setup)
     if write is None:
-        typer.echo(installing.whole(installing.Setup(**given, limit=concurrency)), nl=False)
+        typer.echo(installing.whole(setup), nl=False)
         return
-    installing.write(
-        write, installing.Setup(**given, limit=concurrency, token=installing.token(os.environ, token_file))
-    )
+    findings = installing.write(write, replace(setup, token=installing.token(os.environ, token_file)))
     typer.echo(f"{write} has the runner {name!r}. gitlab-runner reads it again by itself within seconds.")
+    for finding in findings:
+        typer.echo(f"{finding.what} {finding.fix}")
 
 
 def _check(file: Path, warm: int | None) -> None:

@@ -37,18 +37,24 @@ class UnreachableError(Exception):
     """The service is not there, or went away."""
 
 
-class UsageError(Exception):
-    """The hook was called in another way than gitlab-runner does."""
+class HookError(Exception):
+    """The hook cannot do what it is for; the text is a sentence."""
 
 
 def main(arguments: "Sequence[str]") -> int:
-    """Do what the hook's name says, and return the exit code for gitlab-runner."""
+    """Do what the hook's name says, and return the exit code for gitlab-runner.
+
+    Whatever goes wrong here is ours: Python's own 1 would be the job's failure, and not tried again.
+    """
+    voice = Voice(arguments[0] if arguments else "")
     try:
-        return Hook(*parse(arguments)).run()
-    except UsageError as error:
-        say(f"{error}")
+        return Hook(*parse(arguments), voice).run()
+    except HookError as error:
+        voice.complain(f"{error}")
     except BrokenPipeError:
         pass  # gitlab-runner is gone, and the service finds out by itself
+    except BaseException as error:  # noqa: BLE001
+        voice.complain(f"The hook met an error of its own ({type(error).__name__}: {error}). Please report it.")
     return system_failure()
 
 
@@ -60,15 +66,45 @@ def parse(arguments: "Sequence[str]") -> tuple[str, list[str], str]:
         del words[1:3]
     name, about = words[0] if words else "", words[1:]
     if name not in PATIENCE or not path or (name == "run" and len(about) != 2):
-        raise UsageError("Usage: runner gitlab (config | prepare | run SCRIPT STAGE | cleanup) [--gitlab-socket PATH]")
+        raise HookError("Usage: runner gitlab (config | prepare | run SCRIPT STAGE | cleanup) [--gitlab-socket PATH]")
     return name, about, path
+
+
+class Voice:
+    """What gitlab-runner hears of a hook.
+
+    It reads stdout and stderr apart, so that only what goes the same way stays in order. So our own sentences about a
+    stage are on stdout, among its output. `config` prints JSON there, and an administrator sees what `cleanup` says.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.own = 1 if name in ("prepare", "run") else 2
+        self.within_line = False
+
+    def output(self, data: bytes) -> None:
+        """Pass on output, as it is."""
+        write(1, data)
+        self.within_line = not data.endswith(b"\n")
+
+    def say(self, lines: bytes) -> None:
+        """Tell lines of ours, which start where no other one is."""
+        write(self.own, b"\n" + lines if self.within_line and self.own == 1 else lines)
+        self.within_line = False
+
+    def complain(self, sentence: str) -> None:
+        """Tell a sentence of the hook's own, the last one."""
+        try:
+            self.say(f"runner: {sentence}\n".encode(errors="replace"))
+        except OSError:  # nobody reads it; the exit code says the rest
+            return
 
 
 class Hook:
     """One request, over as many connections as it takes."""
 
-    def __init__(self, name: str, about: list[str], path: str) -> None:
+    def __init__(self, name: str, about: list[str], path: str, voice: Voice) -> None:
         self.name = name
+        self.voice = voice
         self.path = path
         self.handle = variable(JOB_VARIABLE)
         self.stage = about[1] if name == "run" else ""
@@ -98,8 +134,8 @@ class Hook:
                 reached = max(reached, self.last_heard)
                 patience = TERM_PATIENCE if self.told_to_end else PATIENCE[self.name]
                 if time.monotonic() > reached + patience:
-                    say(f"The runner does not answer at {self.path} ({error}). Is `runner serve` running there?")
-                    return system_failure()
+                    text = f"The runner does not answer at {self.path} ({error}). Is `runner serve` running there?"
+                    raise HookError(text) from None
             finally:
                 self.greeted = None
                 link.close()
@@ -138,7 +174,7 @@ class Hook:
                 self.last_heard = time.monotonic()
                 if kind == b"x":
                     return payload
-                write(2 if kind == b"e" else 1, payload)
+                (self.voice.say if kind == b"e" else self.voice.output)(payload)
                 self.received += len(payload) if kind == b"o" else 0
 
 
@@ -174,7 +210,7 @@ def greet(link: _socket.socket) -> None:
     """Send the first byte, and with it a descriptor of gitlab-runner's process, which tells the service of its end."""
     try:
         manager = posix.pidfd_open(manager_pid())
-    except OSError:
+    except (AttributeError, OSError):  # a Python built on an old system has no such function
         link.sendall(b".")
         return
     rights = manager.to_bytes(4, sys.byteorder)
@@ -210,11 +246,17 @@ def finish(end: bytes) -> int:
 
 
 def build_failure(code: int) -> int:
-    """Write the script's own exit code where gitlab-runner (17.9 or later) reads it, over that of any earlier stage."""
+    """Write the script's own exit code where gitlab-runner (17.9 or later) reads it, over that of any earlier stage.
+
+    Where it cannot be written, gitlab-runner would take the code of an earlier stage for this one's.
+    """
     path = variable("BUILD_EXIT_CODE_FILE")
-    if path:
-        with open(path, "w") as file:
-            file.write(f"{code}\n")
+    try:
+        if path:
+            with open(path, "w") as file:
+                file.write(f"{code}\n")
+    except OSError as error:
+        raise HookError(f"The script's exit code {code} cannot be written to {path}: {error.strerror}.") from None
     return exit_code("BUILD_FAILURE_EXIT_CODE", 1)
 
 
@@ -240,12 +282,7 @@ def read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise UsageError(f"The file {path or 'JOB_RESPONSE_FILE'} cannot be read: {error.strerror}.") from None
-
-
-def say(sentence: str) -> None:
-    """Tell the job's log."""
-    write(2, f"runner: {sentence}\n".encode())
+        raise HookError(f"The file {path or 'JOB_RESPONSE_FILE'} cannot be read: {error.strerror}.") from None
 
 
 def write(descriptor: int, data: bytes) -> None:

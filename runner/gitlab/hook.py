@@ -9,7 +9,12 @@ import posix
 import sys
 
 if __name__ == "__main__":
-    sys.path.insert(0, __file__.rpartition("/")[0])
-    import client  # type: ignore[import-not-found]
+    try:
+        sys.path.insert(0, __file__.rpartition("/")[0])
+        import client  # type: ignore[import-not-found]
 
-    posix._exit(client.main(sys.argv[1:]))  # noqa: SLF001 - as in `os`
+        code = client.main(sys.argv[1:])
+    except BaseException as error:  # noqa: BLE001 - Python's own 1 would be the job's failure
+        posix.write(2, f"runner: The hook cannot start ({type(error).__name__}: {error}). Please report it.\n".encode())
+        code = int(posix.environ.get(b"SYSTEM_FAILURE_EXIT_CODE") or 2)
+    posix._exit(code)  # noqa: SLF001 - as in `os`

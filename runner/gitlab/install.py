@@ -7,14 +7,17 @@ it also runs where nothing but Python is installed, as in the image made from gi
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,13 +26,56 @@ from runner.errors import InstallError
 DEFAULT_SOCKET: Final = "/run/runner/gitlab.sock"
 HOOKS: Final = ("config", "prepare", "run", "cleanup")
 PLACEHOLDER: Final = "glrt-PUT-THE-RUNNER-S-AUTHENTICATION-TOKEN-HERE"
-#: Seconds: how long after TERM a stage's hook is given, and gitlab-runner starts the cleanup beside it after 300.
-LONGEST_GRACE: Final = 240
+#: Seconds, each of which has to fit into the next: what is left of a cancelled stage may take to end at most
+#: (`--gitlab-grace`); with what else the service does then, its hook after TERM, and the hook after KILL; and
+#: gitlab-runner starts the cleanup beside it after 300.
+MAX_GRACE: Final = 120
+GRACEFUL_KILL: Final = 150
+FORCE_KILL: Final = 10
+LONGEST_GRACEFUL_KILL: Final = 240
+#: Seconds for `prepare`: it waits for a drain, then for a sandbox, and then for images. gitlab-runner's own default.
+PREPARE: Final = 3600
+#: The first two of these.
+LEAST_PREPARE: Final = 900
 _GLOBAL: Final = """\
 concurrent = {limit}            # jobs at once, of all runners in this file
 check_interval = 3
 shutdown_timeout = 120    # seconds for cleanup when gitlab-runner is stopped; its own default is 30
 """
+
+
+#: A distribution's own Python starts milliseconds sooner than one in a virtual environment or with a shared library.
+_SYSTEM_PYTHON: Final = "/usr/bin/python3"
+_SECONDS: Final = 30.0
+
+
+def python_for_hooks() -> str:
+    """Return the Python that starts soonest, of this one and the distribution's where that is new enough."""
+    new_enough = "import sys; sys.exit(sys.version_info < (3, 11))"
+    return _SYSTEM_PYTHON if _runs(_SYSTEM_PYTHON, "-c", new_enough) else sys.executable
+
+
+def compile_for(setup: Setup) -> None:
+    """Have the hooks' module compiled for the Python that runs them, which may be no other than root's to do."""
+    _runs(setup.python, "-m", "compileall", "-q", str(Path(setup.hook).with_name("client.py")))
+
+
+def _runs(python: str, *words: str) -> bool:
+    try:
+        command = [python, "-I", "-S", *words]
+        return subprocess.run(command, check=False, capture_output=True, timeout=_SECONDS).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """What gitlab-runner wrote into its configuration when it got a new token in place of one that expires."""
+
+    id: int
+    token: str = field(repr=False)
+    obtained: datetime
+    expires: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +88,10 @@ class Setup:
     #: Jobs at once.
     limit: int = 1
     socket: str = DEFAULT_SOCKET
-    python: str = field(default_factory=lambda: sys.executable)
+    python: str = field(default_factory=python_for_hooks)
     hook: str = str(Path(__file__).with_name("hook.py"))
+    #: In place of the token.
+    rotated: Rotated | None = None
 
     def __post_init__(self) -> None:
         """Errors: InstallError, for what would not make a block that works."""
@@ -72,7 +120,7 @@ def block(setup: Setup) -> str:
 [[runners]]
   name = {_text(setup.name)}
   url = {_text(setup.url)}
-  token = {_text(setup.token)}
+{_token(setup)}
   executor = "custom"
   shell = "bash"                  # the hooks run the scripts with the sandbox's bash
   limit = {setup.limit}                       # no more than there are warm sandboxes: others would wait in `prepare`
@@ -80,14 +128,18 @@ def block(setup: Setup) -> str:
   [runners.custom]
     # Where jobs are built and cached is inside the sandbox: `config` says it for each job.
 {_hooks(setup)}
-    # `prepare` waits for a free sandbox; it gives up by itself before this.
-    prepare_exec_timeout = 900
+    # `prepare` gives up waiting for a sandbox by itself after a quarter of an hour; the rest is for the job's images.
+    prepare_exec_timeout = {PREPARE}
     config_exec_timeout = 60
     cleanup_exec_timeout = 60     # it returns at once: the runner does the work after it
-    # After a cancel: a stage ends within seconds. gitlab-runner's own 600 is longer than the 300 after which it starts
-    # `cleanup` beside a stage that still runs.
-    graceful_kill_timeout = 30
-    force_kill_timeout = 10
+    # After a cancel: a stage ends within `--gitlab-grace` and some seconds, at most this. gitlab-runner's own 600 is
+    # longer than the 300 after which it starts `cleanup` beside a stage that still runs.
+    graceful_kill_timeout = {GRACEFUL_KILL}
+    force_kill_timeout = {FORCE_KILL}
+
+  # GIT_CLONE_PATH works. A job has its sandbox to itself, so it cannot take another one's folder.
+  [runners.custom_build_dir]
+    enabled = true
 {_end(setup.name)}
 """
 
@@ -95,6 +147,17 @@ def block(setup: Setup) -> str:
 def whole(setup: Setup) -> str:
     """Return a configuration for a gitlab-runner that has no other runners."""
     return f"{_GLOBAL.format(limit=setup.limit)}\n{block(setup)}"
+
+
+def _token(setup: Setup) -> str:
+    if setup.rotated is None:
+        return f"  token = {_text(setup.token)}"
+    rotated = setup.rotated
+    return f"""\
+  id = {rotated.id}
+  token = {_text(rotated.token)}
+  token_obtained_at = {rotated.obtained.isoformat()}
+  token_expires_at = {rotated.expires.isoformat()}"""
 
 
 def _hooks(setup: Setup) -> str:
@@ -118,17 +181,49 @@ def _text(value: str) -> str:
     return json.dumps(value)
 
 
-def write(file: Path, setup: Setup) -> None:
+def own(file: Path, setup: Setup) -> None:
+    """Write the configuration of a gitlab-runner that is ours alone, anew at each of its starts.
+
+    gitlab-runner rewrites it too, without comments, when GitLab gives it a new token in place of one that expires. What
+    it noted of that stays as long as it is the same runner: the token that was given to us, of which a digest is kept
+    beside the file, is then one that is not valid any more.
+
+    Errors: InstallError.
+    """
+    given = file.with_name(f"{file.name}.given")
+    digest = hashlib.sha256(f"{setup.url} {setup.token}".encode()).hexdigest()
+    if _read(given) in (None, digest):
+        setup = replace(setup, rotated=_rotated(_read(file) or "", setup.url))
+    _replace(file, whole(setup))
+    _replace(given, digest)
+
+
+def _rotated(text: str, url: str) -> Rotated | None:
+    """Return what a configuration says of a token with an end; None also for one that cannot be read."""
+    with contextlib.suppress(InstallError):
+        for runner in _runners(parse(text)):
+            match runner:
+                case {
+                    "id": int(number), "url": str(where), "token": str(token),
+                    "token_obtained_at": datetime() as obtained, "token_expires_at": datetime() as expires,
+                } if where == url and expires.year > 1:  # Go's way to say never  # fmt: skip
+                    return Rotated(number, token, obtained, expires)
+    return None
+
+
+def write(file: Path, setup: Setup) -> list[Finding]:
     """Put the runner into a configuration: into a new file, or beside other runners, or over our own older block.
 
-    The file is replaced at once and whole, and only its owner can read it, for it holds the token.
+    The file is replaced at once and whole, and only its owner can read it, for it holds the token. Returns what is
+    wrong with it still: what stands outside of our block is somebody else's, `concurrent` above all.
 
     Errors: InstallError, when there is a runner of that name which is not ours, or the file cannot be read or written.
     """
     before = _read(file)
     after = whole(setup) if before is None else merged(before, setup)
-    parse(after)
+    document = parse(after)
     _replace(file, after)
+    return check(document)
 
 
 def merged(before: str, setup: Setup) -> str:
@@ -189,14 +284,17 @@ def _check_custom(name: str, custom: Mapping[str, Any]) -> Iterator[Finding]:
                 f"{name} does not call the hook `{hook}`.", f"Take {hook}_exec and {hook}_args from a new block."
             )
     grace = _number(custom, "graceful_kill_timeout", 600)
-    if grace > LONGEST_GRACE:
+    if grace > LONGEST_GRACEFUL_KILL:
         what = f"{name} has graceful_kill_timeout = {grace}: `cleanup` may start while a cancelled stage still runs."
-        yield Finding(what, "Set graceful_kill_timeout = 30.")
-    if _number(custom, "force_kill_timeout", 10) > 60:
-        yield Finding(f"{name} has a force_kill_timeout above a minute.", "Set force_kill_timeout = 10.")
-    if _number(custom, "prepare_exec_timeout", 3600) < 60:
-        what = f"{name} gives `prepare` less than a minute, and it may wait for a sandbox that is being made."
-        yield Finding(what, "Set prepare_exec_timeout = 900.")
+        yield Finding(what, f"Set graceful_kill_timeout = {GRACEFUL_KILL}.")
+    if grace < GRACEFUL_KILL:
+        what = f"{name} has graceful_kill_timeout = {grace}: a stage may take longer to end (`--gitlab-grace`)."
+        yield Finding(what, f"Set graceful_kill_timeout = {GRACEFUL_KILL}.")
+    if _number(custom, "force_kill_timeout", FORCE_KILL) > 60:
+        yield Finding(f"{name} has a force_kill_timeout above a minute.", f"Set force_kill_timeout = {FORCE_KILL}.")
+    if _number(custom, "prepare_exec_timeout", PREPARE) < LEAST_PREPARE:
+        what = f"{name} gives `prepare` less time than it may wait for a sandbox ({LEAST_PREPARE} seconds)."
+        yield Finding(what, f"Set prepare_exec_timeout = {PREPARE}.")
 
 
 def _check_global(document: Mapping[str, Any], limit: int, warm: int | None) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
-from runner.errors import DetachedError, GitLabError, StoppingError
+from runner.errors import DetachedError, GitLabError
 from runner.execution.cancellation import Cancellation
 from runner.execution.lease import LeaseSource
 from runner.gitlab import record as records
@@ -28,10 +28,10 @@ JOB_VARIABLE: Final = "RUNNER_GITLAB_JOB"
 #: Seconds between two looks for jobs that nobody comes for.
 _INTERVAL: Final = 5.0
 #: Seconds that a job waits while none may start, each of the three times that gitlab-runner tries: with the wait for a
-#: sandbox, that is less than the `prepare_exec_timeout` which `runner gitlab install` writes.
+#: sandbox, that is less than `LEAST_PREPARE`, the least `prepare_exec_timeout` that `runner gitlab install` finds well.
 HELD: Final = 240.0
 _LOOK: Final = 0.5
-_STOPPING: Final = "The runner is stopping and takes no more jobs."
+_STOPPING: Final = "The runner is stopping, and its next life goes on."
 #: Seconds for what runs to be left in good order.
 _LEAVE_DEADLINE: Final = 5.0
 
@@ -57,6 +57,8 @@ class Jobs:
         self._stopping = self._detached = False
         self._held = held
         self._standby = standby
+        #: Told the name of each job that is over, whoever ended it.
+        self.on_end: Callable[[str], None] = lambda _: None
         for record in records.load(folder):
             live = Live(record, leases, options, standby)
             if record.state is State.OVER:
@@ -67,10 +69,11 @@ class Jobs:
             _events.info(Action.FOUND_AGAIN, f"found again: {len(self._live)} GitLab jobs")
 
     def configure(self, response: bytes) -> tuple[Live, dict[str, object]]:
-        """Take a job, and return it and what `config` prints. Errors: StoppingError; ResponseError; GitLabError."""
+        """Take a job, and return it and what `config` prints. Errors: ResponseError; GitLabError; DetachedError.
+
+        Also while the runner is stopping: gitlab-runner has the job already, and would fail it. It waits in `prepare`.
+        """
         self._check_here()
-        if self._stopping:
-            raise StoppingError(_STOPPING)
         job = parse(response)
         record, handle = records.create(self._folder, job, response)
         live = self._live[record.name] = Live(record, self._leases, self._options, self._standby)
@@ -97,16 +100,14 @@ class Jobs:
     @property
     def running(self) -> int:
         """How many have a sandbox, or are about to."""
-        return sum(live.record.state is not State.CONFIGURED for live in self._live.values())
+        return sum(_has_begun(live) for live in self._live.values())
 
     async def admit(self, live: Live, hook: Listener, cancellation: Cancellation) -> None:
-        """Have a job that has no sandbox wait while none may start. Errors: StoppingError; GitLabError."""
+        """Have a job that has no sandbox wait while none may start. Errors: GitLabError; DetachedError."""
         deadline = time.monotonic() + HELD
         told = ""
-        while live.record.state is State.CONFIGURED and (why := self._held()):
+        while not _has_begun(live) and (why := _STOPPING if self._stopping else self._held()):
             self._check_here()
-            if self._stopping:
-                raise StoppingError(_STOPPING)
             if time.monotonic() > deadline:
                 raise GitLabError(f"{why} The job has waited for {HELD:g} s.")
             if cancellation.cause:
@@ -124,10 +125,10 @@ class Jobs:
             raise GitLabError("The runner does not know this job: it is over, or `config` did not run for it.")
         return live
 
-    def clean(self, handle: str, response: bytes) -> list[str]:
+    def clean(self, handle: str, response: bytes) -> None:
         """End a job, in our own time. Without a handle, end all that are this job by what GitLab says. Idempotent.
 
-        Returns the names of those that were ended. Errors: ResponseError; DetachedError.
+        Errors: ResponseError; DetachedError.
         """
         self._check_here()
         if handle:
@@ -136,12 +137,12 @@ class Jobs:
             found = self._same(parse(response))
         for live in found:
             self.end(live, "gitlab-runner's cleanup")
-        return [live.record.name for live in found]
 
     def end(self, live: Live, by: str) -> None:
         """End a job, in our own time; `by` completes the sentence "the script was cancelled by …"."""
         if self._live.pop(live.record.name, None):
             live.end(by)
+            self.on_end(live.record.name)
             self._do(live.finish())
             self._changed.set()
 
@@ -152,11 +153,15 @@ class Jobs:
     # The service's own life.
 
     async def work(self) -> None:
-        """Sweep, until there are no more jobs to come and the last one is over, or `detach`."""
-        while not self._detached and (not self._stopping or self._live or self._tasks):
+        """Sweep, until no more jobs begin and the last one that did is over, or `detach`. `leave` follows."""
+        while not self._detached and (not self._stopping or self.running or self._tasks):
             self.sweep()
             await self._news()
-        if self._tasks:  # what is left then, a later life does
+
+    async def leave(self) -> None:
+        """Leave what is there, in good order, to the next life: hooks that wait for a sandbox ask that for it."""
+        self.detach()
+        if self._tasks:
             await asyncio.wait(self._tasks, timeout=_LEAVE_DEADLINE)
 
     def sweep(self) -> None:
@@ -166,19 +171,19 @@ class Jobs:
                 self.end(live, f"the sweeper, as no hook came for {self._options.idle:g} s")
 
     def stop(self) -> None:
-        """Take no more jobs. Idempotent."""
+        """Have no more jobs begin. Those that come wait for the next life. Idempotent."""
         self._stopping = True
         self._changed.set()
 
     def abort(self, why: str) -> None:
-        """Take no more jobs and end those that were taken. Idempotent."""
+        """Have no more jobs begin and end those that did. Idempotent."""
         self.stop()
         _events.info(Action.STOPPING, f"GitLab's jobs are ended: {why}")
-        for live in self.live:
+        for live in filter(_has_begun, self.live):
             self.end(live, "a stop of the runner")
 
     def detach(self) -> None:
-        """Take no more jobs and leave those that were taken to the next life. Idempotent."""
+        """Have no more jobs begin and leave all of them to the next life. Idempotent."""
         self.stop()
         self._detached = True
         for live in self.live:
@@ -205,3 +210,8 @@ class Jobs:
         self._changed.set()
         if not task.cancelled() and (error := task.exception()):
             _events.error(Action.DEFECT, "a GitLab job's course met a defect in the runner", error=error)
+
+
+def _has_begun(live: Live) -> bool:
+    """Whether it has a sandbox, or is about to."""
+    return live.record.state is not State.CONFIGURED

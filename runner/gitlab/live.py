@@ -15,6 +15,7 @@ from runner.execution.cancellation import Cancellation
 from runner.execution.flight import first, stop
 from runner.execution.lease import LeaseSource
 from runner.execution.options import Note, Settings
+from runner.gitlab.install import FORCE_KILL, GRACEFUL_KILL
 from runner.gitlab.options import Options
 from runner.gitlab.record import Lease, Record, State
 from runner.gitlab.stages import Stage
@@ -28,8 +29,8 @@ from runner.service.standby import PATIENCE, Standby
 
 _events = Events(__name__)
 
-#: Seconds that a hook waits for another one of the same job.
-LOCK_DEADLINE: Final = 60.0
+#: Seconds that a hook waits for another one of the same job, which may be a cancelled stage's that still ends.
+LOCK_DEADLINE: Final = float(GRACEFUL_KILL + FORCE_KILL)
 #: Seconds that a sandbox is kept beyond its job's timeout while no runner is heard of; what a keeper grants at most.
 _BEYOND: Final = 3600.0
 _MAX_PATIENCE: Final = 7 * 24 * 3600.0
@@ -86,7 +87,7 @@ class Live:
                 note = self.record.note
             if note.stage and note.stage.call == call:
                 end = await turn.again(note.stage, offset)
-                await self._workplace.after(turn, note.stage.name, end)
+                await self._workplace.after(turn, stage, end)
             elif note.lost:
                 return SystemFailed(f"The sandbox of this job was lost before. {note.lost}")
             elif note.state is not State.PREPARED:

@@ -44,6 +44,11 @@ class Managers:
         self._watched[job] = descriptor
         asyncio.get_running_loop().add_reader(descriptor, ended)
 
+    def close(self) -> None:
+        """Watch nothing any more."""
+        for job in list(self._watched):
+            self.forget(job)
+
     def forget(self, job: str) -> None:
         """Watch nothing for a job any more. Idempotent."""
         if (descriptor := self._watched.pop(job, None)) is not None:

@@ -2,7 +2,7 @@
 
     response.json  the job response, with its secrets
     record.json    where the job is in its life, its lease, and its last stage
-    CALL.log       the output of a stage
+    CALL.log       the output of a stage; aside.log of what was done around it
 
 Killing the runner at any moment leaves either the old or the new record. Nothing is synced to disk: a crash of the host
 ends every sandbox and every hook, so nobody comes back for the job then, and a sync would cost each stage milliseconds.
@@ -10,6 +10,7 @@ ends every sandbox and every hook, so nobody comes back for the job then, and a 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,9 @@ from runner.execution.lease import new_token
 from runner.execution.log import Log
 from runner.execution.marker import Marker
 from runner.gitlab.response import MAX_RESPONSE, GitLabJob, parse
+from runner.logs import Action, Events
+
+_events = Events(__name__)
 
 _RESPONSE: Final = "response.json"
 _RECORD: Final = "record.json"
@@ -97,6 +101,8 @@ class Record:
     folder: Path
     job: GitLabJob
     note: Note
+    #: Whether the note is one that is not in the file yet.
+    _ahead: bool = False
 
     @property
     def name(self) -> str:
@@ -110,9 +116,31 @@ class Record:
 
     def move(self, target: State, **changes: object) -> None:
         """Go to another state, and change what else is noted. Raises GitLabError."""
+        self._check(target)
+        self.change(state=target, **changes)
+
+    def move_soon(self, target: State, **changes: object) -> None:
+        """As `move`, but the file follows when the event loop comes to it: whoever waits for the change need not.
+
+        A life that ends in between leaves the note before, and its next one sees the stage to the same end. Raises
+        GitLabError, but not for the disk.
+        """
+        self._check(target)
+        self.note = self.note.model_copy(update={"state": target, **changes})
+        self._ahead = True
+        asyncio.get_running_loop().call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        if not self._ahead:
+            return
+        try:
+            self.change()
+        except GitLabError as error:
+            _events.warning(Action.STORE_FAILED, str(error), gitlab_job=self.name)
+
+    def _check(self, target: State) -> None:
         if target is not self.state and target not in MOVES[self.state]:
             raise GitLabError(f"GitLab job {self.job.id} is {self.state} and cannot become {target}.")
-        self.change(state=target, **changes)
 
     def change(self, **changes: object) -> None:
         """Have something noted. Raises GitLabError."""
@@ -124,6 +152,7 @@ class Record:
                 f"The job cannot be noted: {error.strerror}. Make room in the runner's state folder."
             ) from error
         self.note = note
+        self._ahead = False
 
     @property
     def marker(self) -> Marker | None:
@@ -136,6 +165,12 @@ class Record:
             old.unlink(missing_ok=True)
         return Log(self._log(call), limit)
 
+    def aside_log(self, limit: int) -> Log:
+        """Make the log of what is no stage; the one before is gone with that, and a stage's stays. Raises LogError."""
+        path = self._log("aside")
+        path.unlink(missing_ok=True)
+        return Log(path, limit)
+
     def old_log(self, call: str, limit: int) -> Log:
         """Go on with the log of a stage that an earlier life started. Raises LogError."""
         return Log.reopen(self._log(call), limit)
@@ -145,6 +180,7 @@ class Record:
 
     def forget(self) -> None:
         """Remove all of it. Never fails: what is left is removed at the next start."""
+        self._ahead = False
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -1,7 +1,8 @@
 """What GitLab says about a job: `JOB_RESPONSE_FILE`, read into a closed vocabulary. No input or output here.
 
-The file is what gitlab-runner got from `POST /api/v4/jobs/request`, encoded again. Most of it is the words of whoever
-wrote the job. What decides about trust comes from fields that a job's variables cannot shadow.
+The file is what gitlab-runner got from `POST /api/v4/jobs/request`, encoded again by Go: what GitLab did not send is
+there as 0, as an empty text, or as null. Most of it is the words of whoever wrote the job. What decides about trust
+comes from fields that a job's variables cannot shadow.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from runner.errors import ResponseError
 
 #: Largest response, in bytes. GitLab's own limit for a job's configuration lies far below.
 MAX_RESPONSE: Final = 64 * 1024 * 1024
-#: Seconds that a job may take when the response does not say: GitLab's own default.
-DEFAULT_TIMEOUT: Final = 3600.0
+#: Seconds that a job may take when the response does not say: gitlab-runner's own default.
+DEFAULT_TIMEOUT: Final = 7200.0
 
 #: In `job_info.project_id`, `git_info.protected`: as `GitLabJob.missing` names them.
 PROJECT_FIELD: Final = "job_info.project_id"
 PROTECTED_FIELD: Final = "git_info.protected"
 
+#: Says the same as `git_info.protected`, which GitLab sends since 18.3, and gitlab-runner passes on since then.
+_PROTECTED: Final = "CI_COMMIT_REF_PROTECTED"
 _MERGE_REQUEST_REF: Final = "refs/merge-requests/"
 _SOURCE_PROJECT: Final = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID"
 _REFERENCE: Final = re.compile(r"\$(?:\{(?P<braced>[^{}]*)\}|(?P<plain>[A-Za-z0-9_]+|\$))")
@@ -76,13 +79,15 @@ class GitLabJob:
     protected: bool
     #: Whether it runs what somebody outside of the project wrote: a fork's merge request.
     fork: bool
-    #: Fields that decide about trust and were not there; the least trust was assumed.
+    #: Fields that decide about trust and were not there: such a job is not trusted at all.
     missing: tuple[str, ...] = ()
     #: Seconds that the whole job may take.
     timeout: float = DEFAULT_TIMEOUT
     image: Image | None = None
     services: tuple[Service, ...] = ()
     credentials: tuple[Credential, ...] = field(default=(), repr=False)
+    #: Whether it has a cache, or artifacts of its own or of earlier jobs, for which its scripts call `gitlab-runner`.
+    needs_helper: bool = False
     #: The job's own and GitLab's, expanded. A later one of the same name has won, as with gitlab-runner.
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     #: Those of them that services get too: the public ones.
@@ -105,7 +110,7 @@ def parse(content: bytes) -> GitLabJob:
         id=response.id,
         token_hash=hashlib.sha256(response.token.encode(errors="surrogatepass")).hexdigest(),
         project=response.job_info.project_id or 0,
-        protected=response.git_info.protected is True,
+        protected=_protection(response) is True,
         fork=_is_from_fork(response),
         missing=tuple(_missing(response)),
         timeout=float(response.runner_info.timeout or DEFAULT_TIMEOUT),
@@ -116,6 +121,7 @@ def parse(content: bytes) -> GitLabJob:
             for entry in response.credentials
             if entry.type == "registry"
         ),
+        needs_helper=bool(response.artifacts or response.cache) or any(map(_has_artifacts, response.dependencies)),
         variables=MappingProxyType(variables),
         service_variables=MappingProxyType(_of_services(response.variables, variables)),
     )
@@ -155,7 +161,7 @@ class _Part(BaseModel):
 
 
 class _JobInfo(_Part):
-    project_id: Annotated[int, Field(strict=True, gt=0)] | None = None
+    project_id: Annotated[int, Field(strict=True, ge=0)] | None = None
 
 
 class _GitInfo(_Part):
@@ -203,9 +209,17 @@ class _Credential(_Part):
     password: str = ""
 
 
+class _Archive(_Part):
+    filename: str = ""
+
+
+class _Dependency(_Part):
+    artifacts_file: _Archive | None = None
+
+
 class _Response(_Part):
     id: Annotated[int, Field(strict=True, gt=0, lt=1 << 63)]
-    token: Annotated[str, Field(min_length=1, max_length=65536)]
+    token: Annotated[str, Field(max_length=65536)] = ""
     job_info: Annotated[_JobInfo, BeforeValidator(_none_is_object)] = _JobInfo()
     git_info: Annotated[_GitInfo, BeforeValidator(_none_is_object)] = _GitInfo()
     runner_info: Annotated[_RunnerInfo, BeforeValidator(_none_is_object)] = _RunnerInfo()
@@ -213,6 +227,9 @@ class _Response(_Part):
     image: _Image | None = None
     services: Annotated[list[_Image], BeforeValidator(_none_is_empty)] = []
     credentials: Annotated[list[_Credential], BeforeValidator(_none_is_empty)] = []
+    artifacts: Annotated[list[Any], BeforeValidator(_none_is_empty)] = []
+    cache: Annotated[list[Any], BeforeValidator(_none_is_empty)] = []
+    dependencies: Annotated[list[_Dependency], BeforeValidator(_none_is_empty)] = []
 
 
 # -- what it means ----------------------------------------------------------------------------------------------------
@@ -253,6 +270,22 @@ def _service(service: _Image, variables: Mapping[str, str]) -> Service:
     )
 
 
+def _has_artifacts(dependency: _Dependency) -> bool:
+    return dependency.artifacts_file is not None and dependency.artifacts_file.filename != ""
+
+
+def _protection(response: _Response) -> bool | None:
+    """Return whether the ref is a protected one, None where GitLab did not say.
+
+    As gitlab-runner's own `IsProtected`, the first variable of that name counts where the field is null: a job's own
+    variables come after GitLab's.
+    """
+    if response.git_info.protected is not None:
+        return response.git_info.protected
+    first = next((variable.value for variable in response.variables if variable.key == _PROTECTED), "")
+    return {"true": True, "false": False}.get(first)
+
+
 def _is_from_fork(response: _Response) -> bool:
     """GitLab lists its own variables and then the job's: a job can add another value, and never take one away."""
     git = response.git_info
@@ -262,9 +295,9 @@ def _is_from_fork(response: _Response) -> bool:
 
 
 def _missing(response: _Response) -> Iterator[str]:
-    if response.job_info.project_id is None:
+    if not response.job_info.project_id:
         yield PROJECT_FIELD
-    if response.git_info.protected is None:
+    if _protection(response) is None:
         yield PROTECTED_FIELD
 
 

@@ -28,6 +28,8 @@ _events = Events(__name__)
 REQUEST_DEADLINE: Final = 60.0
 #: Seconds for a hook to take what it is sent: its output goes to gitlab-runner, which may be slow.
 TAKE_DEADLINE: Final = 3600.0
+#: Seconds before hooks are taken again after that was not possible.
+ACCEPT_PAUSE: Final = 0.5
 _CHUNK: Final = 256 * 1024
 _BACKLOG: Final = 128
 
@@ -55,12 +57,19 @@ class Hook:
             self.cancellation.request("GitLab")
 
     async def out(self, data: bytes) -> None:
-        """Bytes for stdout."""
+        """The stage's own output."""
+        await self._pass_on(b"o", data)
+
+    async def aside(self, data: bytes) -> None:
+        """Other output, which does not count where a hook asks again for what follows."""
+        await self._pass_on(b"a", data)
+
+    async def _pass_on(self, kind: bytes, data: bytes) -> None:
         for start in range(0, len(data), _CHUNK):
-            await self._send(wire.encode(b"o", data[start : start + _CHUNK]))
+            await self._send(wire.encode(kind, data[start : start + _CHUNK]))
 
     async def tell(self, sentence: str) -> None:
-        """A sentence for stderr."""
+        """A line of the runner's own."""
         await self._send(wire.encode(b"e", f"runner: {sentence}\n".encode(errors="replace")))
 
     async def finish(self, end: End) -> None:
@@ -94,6 +103,7 @@ class Server:
         self._metrics = metrics
         self._hooks: set[asyncio.Task[None]] = set()
         self._managers = Managers()
+        jobs.on_end = self._managers.forget
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._accepting: asyncio.Task[None] | None = None
         self._handlers: Final[Mapping[Verb, Callable[[Request, Hook, Manager], Awaitable[End]]]] = {
@@ -121,10 +131,21 @@ class Server:
         self._listener.close()
         for hook in self._hooks:
             hook.cancel()
+        self._managers.close()
 
     async def _accept(self) -> None:
+        """Take hooks, whatever happens: without this nobody would notice until the next job of GitLab's."""
+        told = ""
         while True:
-            connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+            try:
+                connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+            except OSError as error:  # such as too many open files, which passes
+                if told != str(error):
+                    _events.warning(Action.HOOK_UNREADABLE, f"no hook can be taken, trying again: {error}")
+                told = str(error)
+                await asyncio.sleep(ACCEPT_PAUSE)
+                continue
+            told = ""
             task = asyncio.create_task(self._serve(connection))
             self._hooks.add(task)
             task.add_done_callback(self._hooks.discard)
@@ -186,8 +207,7 @@ class Server:
             return await live.run(request.call, stage, request.offset, hook, hook.cancellation)
 
     async def _cleanup(self, request: Request, hook: Hook, manager: Manager) -> End:  # noqa: ARG002 - as the others
-        for name in self._jobs.clean(request.handle, request.body):
-            self._managers.forget(name)
+        self._jobs.clean(request.handle, request.body)
         return Done()
 
     def _watch(self, live: Live, manager: Manager) -> None:

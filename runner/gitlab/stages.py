@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from runner import outcome as outcomes
+from runner.gitlab.containers.inside import enter
 from runner.gitlab.wire import BuildFailed, Done, End, SystemFailed
 from runner.outcome import Killed, Outcome, ScriptFailed, Succeeded
 
@@ -27,6 +28,10 @@ STAGES: Final = HELPED | {
 
 #: What comes after it is the sandbox's own cleaning, which does not care whose a file is.
 LAST: Final = "cleanup_file_variables"
+
+#: How gitlab-runner's scripts begin, and what does the same a millisecond sooner. Every sandbox has bash there.
+_FOUND_BASH: Final = b"#!/usr/bin/env bash\n"
+_BASH: Final = b"#!/bin/bash\n"
 
 _RECLAIM: Final = """\
 [ -d {folder} ] || exit 0
@@ -54,6 +59,11 @@ class Stage:
         return self.name == "get_sources"
 
 
+def direct(script: bytes) -> bytes:
+    """Return a script that is started without looking for bash first."""
+    return _BASH + script.removeprefix(_FOUND_BASH) if script.startswith(_FOUND_BASH) else script
+
+
 def reclaim(folder: str) -> bytes:
     """Return a script that makes everything in a folder the sandbox user's again. Links are not followed.
 
@@ -69,6 +79,8 @@ def end_of(outcome: Outcome) -> End:
             return Done()
         case ScriptFailed(code):
             return BuildFailed(code)
+        case Killed(enter.OURS):
+            return SystemFailed("The sandbox could not run the script. The lines above say why.")
         case Killed(signal):
             return BuildFailed(128 + signal)
     return SystemFailed(outcomes.sentence(outcome)[:_MAX_WHY])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -35,7 +35,10 @@ class Listener(Protocol):
     """Where the words for one hook go. One that is gone takes them too, and they are lost."""
 
     async def out(self, data: bytes) -> None:
-        """Bytes for the job's log, as they are."""
+        """The stage's output for the job's log, as it is."""
+
+    async def aside(self, data: bytes) -> None:
+        """Other output, which a stage that is asked for again does not have."""
 
     async def tell(self, sentence: str) -> None:
         """A sentence of the runner's own for the job's log."""
@@ -65,7 +68,8 @@ class Turn:
             self.record.move(State.RUNNING, stage=note)
 
         attempt = self._attempt(call, log, remarks)
-        outcome = await self._live(log, 0, self._launch(attempt, stage.script, on_start))
+        passing = _pass_on(log, 0, self.hook.out)
+        outcome = await self._live(log, passing, self._launch(attempt, stages.direct(stage.script), on_start))
         return await self._conclude(call, outcome, remarks + _remarks(log))
 
     async def again(self, note: StageNote, offset: int) -> End:
@@ -74,13 +78,13 @@ class Turn:
         log = self.record.old_log(note.call, marker.log_limit)
         if note.end is not None:
             log.close("The stage ended.")
-            await _pass_on(log, offset, self.hook)
+            await _pass_on(log, offset, self.hook.out)
             return await self._tell(note)
         if not self.tenancy.held:
             return await self._conclude(note.call, SandboxLost(self.record.note.lost), [])
         remarks: list[str] = []
         following = self.tenancy.follow(self._attempt(note.call, log, remarks), marker)
-        outcome = await self._live(log, offset, following)
+        outcome = await self._live(log, _pass_on(log, offset, self.hook.out), following)
         return await self._conclude(note.call, outcome, remarks + _remarks(log))
 
     async def give_up(self, note: StageNote) -> None:
@@ -92,9 +96,10 @@ class Turn:
     async def aside(self, script: bytes) -> End:
         """Run a script of our own, which is no stage, in the sandbox. Errors: DetachedError; GitLabError."""
         call = secrets.token_hex(16)
-        log = self.record.new_log(call, self.log_limit)
+        log = self.record.aside_log(self.log_limit)
         attempt = self._attempt(call, log, [])
-        return stages.end_of(await self._live(log, 0, self._launch(attempt, script, lambda _: None)))
+        passing = _pass_on(log, 0, self.hook.aside)
+        return stages.end_of(await self._live(log, passing, self._launch(attempt, script, lambda _: None)))
 
     def _attempt(self, call: str, log: Log, remarks: list[str]) -> Attempt:
         def note(news: Note) -> None:
@@ -110,9 +115,9 @@ class Turn:
             return BadRequest(str(error))
         return await self.tenancy.launch(attempt, job, on_start)
 
-    async def _live(self, log: Log, offset: int, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """See an attempt to its outcome while the hook gets its output, from an offset on."""
-        passing = asyncio.create_task(_pass_on(log, offset, self.hook))
+    async def _live(self, log: Log, pass_on: Coroutine[Any, Any, None], work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """See an attempt to its outcome while the hook gets its output."""
+        passing = asyncio.create_task(pass_on)
         try:
             outcome = await work
             log.close("The stage ended.")
@@ -122,7 +127,7 @@ class Turn:
         return outcome
 
     async def _conclude(self, call: str, outcome: Outcome, remarks: list[str]) -> End:
-        """Note how a stage ended, and then tell it."""
+        """Tell how a stage ended, and note it."""
         end = stages.end_of(outcome)
         lost = outcome.why[:_MAX_TEXT] if isinstance(outcome, SandboxLost) else ""
         note = self.record.note.stage
@@ -132,7 +137,7 @@ class Turn:
             self.record.change(lost=lost)
             return end
         note = note.model_copy(update={"end": stages.to_text(end), "remarks": tuple(remarks[-_MAX_REMARKS:])})
-        self.record.move(State.PREPARED, stage=note, lost=lost)
+        self.record.move_soon(State.PREPARED, stage=note, lost=lost)
         return await self._tell(note)
 
     async def _tell(self, note: StageNote) -> End:
@@ -145,8 +150,8 @@ def _remarks(log: Log) -> list[str]:
     return remarks_on_log(log.dropped, log.limit, log.failure)
 
 
-async def _pass_on(log: Log, offset: int, hook: Listener) -> None:
-    """Have the hook get the output, from an offset on. What follows it in the log is not for the hook."""
+async def _pass_on(log: Log, offset: int, take: Callable[[bytes], Awaitable[None]]) -> None:
+    """Have the hook take the output, from an offset on. What follows it in the log is not for the hook."""
     async for data in log.follow(offset):
-        await hook.out(data[: max(0, log.output - offset)])
+        await take(data[: max(0, log.output - offset)])
         offset += len(data)

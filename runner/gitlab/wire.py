@@ -9,11 +9,13 @@ is one. Then come frames: a type (1 byte), the payload's size (4 bytes, big-endi
 | to service | B    | the stage's script, or the job response, or nothing            | directly after Q            |
 | to service | T    | `.`: gitlab-runner wants the end (TERM)                        | any time after B            |
 | to hook    | o    | bytes for stdout                                               | any time                    |
-| to hook    | e    | bytes for stderr                                               | any time                    |
+| to hook    | a    | bytes for stdout that are no output of the stage               | any time                    |
+| to hook    | e    | whole lines of the runner's own                                | any time                    |
 | to hook    | x    | `ok`, `failed CODE` or `system`                                | last                        |
 
 The call is one that the hook made up: asked for again, after a lost connection, it is the same stage and not started
-again, and `o` goes on at the offset. The hook has its own few lines for all this, as it imports nothing of ours.
+again, and `o` goes on at the offset, which counts nothing else. The hook has its own few lines for all this, as it
+imports nothing of ours.
 """
 
 from __future__ import annotations

@@ -21,6 +21,12 @@ from runner.gitlab.trust import trust_key
 from runner.gitlab.turn import Turn
 from runner.gitlab.wire import BuildFailed, Done, End, SystemFailed
 
+#: Succeeds where the image of the sandbox has it.
+_HAS_HELPER: Final = b"#!/bin/sh\ncommand -v gitlab-runner >/dev/null\n"
+_NO_HELPER: Final = (
+    "WARNING: This job has a cache or artifacts, and the sandbox has no program gitlab-runner: none are kept or "
+    "fetched, and the job goes on without. Whoever looks after the runner sets --gitlab-helper for it."
+)
 #: Seconds that a container's processes are killed before the program that entered it would be.
 _EARLIER: Final = 1.0
 
@@ -58,6 +64,10 @@ class Workplace:
             return BuildFailed(1)
         if remark := credentials.remark(self._job):
             await turn.hook.tell(remark)
+        if self._job.needs_helper and not self._options.helper:
+            end = await turn.aside(_HAS_HELPER)
+            if isinstance(end, BuildFailed):
+                await turn.hook.tell(_NO_HELPER)
         if containers or any(credentials.configuration(self._job).values()):
             end = await turn.aside(credentials.install(self._job, self._options.docker_config))
             if not isinstance(end, Done):
@@ -78,14 +88,14 @@ class Workplace:
         await self._before(turn, stage)
         end = await turn.first(call, stage)
         self._mixed = stage.has_the_users_hooks and not isinstance(end, Done)  # before it is tried again
-        await self.after(turn, stage.name, end)
+        await self.after(turn, stage, end)
         return end
 
-    async def after(self, turn: Turn, stage: str, end: End) -> None:
+    async def after(self, turn: Turn, stage: Stage, end: End) -> None:
         """Keep what a stage made for later jobs. Idempotent; a later life of the service calls it too."""
         cache = self._cache
-        if cache and stage in stages.ARCHIVING and isinstance(end, Done):
-            await self._supply(turn, cache.take_out)
+        if cache and stage.name in stages.ARCHIVING and isinstance(end, Done):
+            await self._supply(turn, lambda session: cache.take_out(session, stage.script))
 
     async def _run_the_users(self, turn: Turn, call: str, stage: Stage) -> End:
         if not self._plan:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tests.gitlab.go import written_again
+
 Response = dict[str, Any]
 
 _VARIABLE: Final = {"public": True, "masked": False, "file": False, "raw": False}
@@ -26,6 +28,7 @@ TEMPLATE: Final[Response] = {
                  "sha": "main", "before_sha": "0" * 40, "ref_type": "branch", "depth": 20, "protected": True,
                  "refspecs": ["+refs/heads/main:refs/remotes/origin/main"]},
     "runner_info": {"timeout": 3600, "runner_session_url": ""},
+    "predefined": {},  # of the simulator: what GitLab says in its own variables otherwise; null for one not sent
     "variables": [],
     "steps": [],
     "image": {"name": ""},
@@ -40,20 +43,30 @@ _ids = itertools.count(1000)
 
 
 def complete(given: Mapping[str, Any]) -> Response:
-    """A whole response from one that names only what matters to it; each gets an id of its own."""
-    response = _merge(copy.deepcopy(TEMPLATE), given)
-    response.setdefault("id", next(_ids))
+    """A whole response from one that names only what matters to it; each gets an id of its own.
+
+    A field that is null is one that GitLab did not send: gitlab-runner makes Go's zero value of it.
+    """
+    merged = _merge(copy.deepcopy(TEMPLATE), given)
+    merged.setdefault("id", next(_ids))
+    response = written_again(merged)
     predefined = [
         {"key": "CI_JOB_ID", "value": str(response["id"])},
         {"key": "CI_JOB_TOKEN", "value": response["token"], "public": False, "masked": True},
         {"key": "CI_PROJECT_ID", "value": str(response["job_info"]["project_id"])},
         {"key": "CI_PROJECT_PATH", "value": response["job_info"]["project_full_path"]},
         {"key": "CI_COMMIT_REF_NAME", "value": response["git_info"]["ref"]},
+        {"key": "CI_COMMIT_REF_PROTECTED", "value": str(response["git_info"]["protected"] is True).lower()},
         {"key": "CI", "value": "true"},
         {"key": "GITLAB_CI", "value": "true"},
     ]
-    response["variables"] = [{**_VARIABLE, **variable} for variable in (*predefined, *response["variables"])]
-    response["steps"] = [{**_STEP, **step} for step in response["steps"]]
+    own = [
+        {**variable, "value": value}
+        for variable in predefined
+        if (value := merged["predefined"].get(variable["key"], variable["value"])) is not None
+    ]
+    response["variables"] = [{**_VARIABLE, **variable} for variable in (*own, *(response["variables"] or ()))]
+    response["steps"] = response["steps"] and [{**_STEP, **step} for step in response["steps"]]
     return response
 
 

@@ -29,6 +29,7 @@ from tests.gitlab.hook import Scope, Why
 __all__ = ["Config", "Manager", "Result", "Stage", "Status"]
 
 PREPARE_ATTEMPTS: Final = 3
+DEFAULT_TIMEOUT: Final = 7200.0
 
 
 class Status(Enum):
@@ -96,7 +97,7 @@ class Manager(Build):
 
     async def run(self) -> Result:
         """Run the job to its end; the end is told only after cleanup_exec has returned."""
-        self._scope = Scope(seconds=float(self.job["runner_info"]["timeout"]))
+        self._scope = Scope(seconds=float(self.job["runner_info"]["timeout"] or DEFAULT_TIMEOUT))
         self.log.line('Preparing the "custom" executor')
         failure: JobFailedError | None = None
         try:
@@ -187,7 +188,7 @@ class Manager(Build):
         self._script_scope = Scope(scope, limit)
         self._phase = Phase.SCRIPT
         failure = None
-        for step in self.job["steps"]:
+        for step in self.job["steps"] or ():
             if step["name"] == "after_script" or failure is not None:
                 continue
             stage = "build_script" if step["name"] == "script" else f"step_{step['name']}"

@@ -94,7 +94,7 @@ class Scripts:
         return [f'echo "Running on $(hostname) via {self.host}..."', f"rm -f {tmp}/gitlab_runner_env {tmp}/masking.db"]
 
     def _hook(self, name: str) -> list[str]:
-        return [line for hook in self.job.get("hooks", []) if hook["name"] == name for line in hook["script"]]
+        return [line for hook in self.job["hooks"] or () if hook["name"] == name for line in hook["script"]]
 
     def _get_sources(self) -> list[str]:
         if self.variables.get("GIT_STRATEGY", "fetch") == "none":
@@ -140,7 +140,7 @@ class Scripts:
         ]
 
     def _user(self, name: str) -> list[str] | None:
-        scripts = [step["script"] for step in self.job["steps"] if step["name"] == name and step["script"]]
+        scripts = [step["script"] for step in self.job["steps"] or () if step["name"] == name and step["script"]]
         if not scripts:
             return None
         return [
@@ -166,7 +166,7 @@ class Scripts:
         self, what: str, program: str, policy: str, words: tuple[str, str], when: str | None = None
     ) -> list[str] | None:
         lines = []
-        for cache in self.job["cache"]:
+        for cache in self.job["cache"] or ():
             if policy not in cache.get("policy", "pull-push") or (when and not _due(cache, when)):
                 continue
             paths = "".join(f" --path {quote(path)}" for path in cache["paths"]) if policy == "push" else ""
@@ -178,7 +178,7 @@ class Scripts:
         return self._with_helper(what, lines) if lines else None
 
     def _download_artifacts(self) -> list[str] | None:
-        with_files = [dependency for dependency in self.job["dependencies"] if dependency.get("artifacts_file")]
+        with_files = [dependency for dependency in self.job["dependencies"] or () if dependency.get("artifacts_file")]
         calls = [
             f"echo 'Downloading artifacts for {d['name']} ({d['id']})...'\n"
             f"gitlab-runner artifacts-downloader --url http://gitlab.test --token {quote(d['token'])} --id {d['id']}"
@@ -191,7 +191,7 @@ class Scripts:
             "echo 'Uploading artifacts...'\n"
             f"gitlab-runner artifacts-uploader --url http://gitlab.test --token {quote(self.job['token'])} "
             f"--id {self.job['id']}" + "".join(f" --path {quote(path)}" for path in artifact["paths"])
-            for artifact in self.job["artifacts"]
+            for artifact in self.job["artifacts"] or ()
             if _due(artifact, when)
         ]
         return self._with_helper("Uploading artifacts", calls) if calls else None

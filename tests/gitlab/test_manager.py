@@ -122,6 +122,19 @@ def test_the_response_file_has_the_job_as_gitlab_sent_it(lab: Lab) -> None:
     assert response["git_info"]["protected"] is True
 
 
+def test_what_gitlab_did_not_send_is_there_as_go_s_zero_values(lab: Lab) -> None:
+    """Trap: a project that nobody named is number 0, and who may push to a ref is null."""
+    lab.hooks(prepare=f'cp "$JOB_RESPONSE_FILE" $NOTES/response; exec {BASH_HOOKS} "$@"')
+    absent: dict[str, Any] = {"image": None, "services": None, "cache": None, "artifacts": None, "credentials": None}
+    lab.run(["true"], job_info={"project_id": None}, git_info={"protected": None}, unknown=1, **absent)
+    response = json.loads((lab.notes / "response").read_text())
+    assert (response["job_info"]["project_id"], response["git_info"]["protected"]) == (0, None)
+    assert [response[name] for name in ("services", "cache", "artifacts", "credentials")] == [None] * 4
+    assert response["image"]["name"] == ""
+    assert set(response["image"]["executor_opts"]) == {"docker", "kubernetes"}
+    assert "unknown" not in response
+
+
 def test_a_job_variable_shadows_the_identity_in_the_environment_only(lab: Lab) -> None:
     """Trap: drivers that name the machine from CUSTOM_ENV_CI_JOB_ID can be aimed at another job's."""
     lab.hooks(prepare=f'echo "$CUSTOM_ENV_CI_JOB_ID" > $NOTES/id; exec {BASH_HOOKS} "$@"')

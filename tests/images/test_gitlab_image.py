@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,20 +28,46 @@ RUN printf '%s\\n' '#!/bin/sh' 'trap "echo drained; exit 0" QUIT' 'echo "called 
 SETTINGS = {"GITLAB_URL": "https://gitlab.example.com", "RUNNER_NAME": "of the test", "CONCURRENCY": "3"}
 
 
+def built(client: docker.DockerClient, context: Path, stand_in: str) -> str:
+    """Build the image on a base with a stand-in, from a context that has an authority of its own."""
+    base = io.BytesIO(stand_in.format(service="sandbox-service:latest").encode())
+    client.images.build(fileobj=base, tag=BASE, rm=True)
+    for name in ("runner", "images"):
+        shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__", "*.crt"))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-keyout", "/dev/null", "-subj", "/CN=of the test",
+         "-out", context / "images" / "ca" / "own.crt"], check=True, capture_output=True,
+    )  # fmt: skip
+    dockerfile = "images/gitlab/Dockerfile"
+    arguments = {"GITLAB_RUNNER_IMAGE": BASE}
+    client.images.build(path=str(context), dockerfile=dockerfile, tag=IMAGE, rm=True, buildargs=arguments)
+    return IMAGE
+
+
 @pytest.fixture(scope="module")
-def image(docker_client: docker.DockerClient) -> Iterator[str]:
-    stand_in = io.BytesIO(STAND_IN.format(service="sandbox-service:latest").encode())
-    docker_client.images.build(fileobj=stand_in, tag=BASE, rm=True)
-    docker_client.images.build(
-        path=str(ROOT),
-        dockerfile="images/gitlab/Dockerfile",
-        tag=IMAGE,
-        rm=True,
-        buildargs={"GITLAB_RUNNER_IMAGE": BASE},
-    )
-    yield IMAGE
+def image(docker_client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    yield built(docker_client, tmp_path_factory.mktemp("context"), STAND_IN)
     for name in (IMAGE, BASE):
         docker_client.images.remove(name, force=True)
+
+
+def test_a_base_whose_python_is_too_old_is_refused_with_a_sentence(
+    docker_client: docker.DockerClient, tmp_path: Path
+) -> None:
+    old = "RUN cd /opt/sandbox-runner/bin && for name in python3 apt-get; do rm -f $name"
+    old += ' && printf "#!/bin/sh\\n[ $name != python3 ]\\n" > $name && chmod 755 $name; done\n'
+    try:
+        with pytest.raises(docker.errors.BuildError) as caught:
+            built(docker_client, tmp_path, STAND_IN + old)
+        log = "".join(str(line.get("stream", "")) for line in caught.value.build_log)
+        assert "which has no Python 3.11. Take one that is made from Ubuntu 24.04" in log
+    finally:
+        docker_client.images.remove(BASE, force=True)
+
+
+def test_it_trusts_the_authorities_of_the_build(docker_client: docker.DockerClient, image: str) -> None:
+    command = ["-c", "import ssl; print([c['subject'] for c in ssl.create_default_context().get_ca_certs()])"]
+    assert "of the test" in docker_client.containers.run(image, command, entrypoint="python3", remove=True).decode()
 
 
 def started(client: docker.DockerClient, image: str, environment: dict[str, str]) -> Container:

@@ -52,6 +52,11 @@ class Ended:
     out: bytes
     err: str
 
+    @property
+    def said(self) -> str:
+        """All of it."""
+        return self.out.decode(errors="replace") + self.err
+
 
 @dataclass
 class Manager:
@@ -176,6 +181,7 @@ class Lab:
         """End a life as a restart does, with everything left running."""
         self.jobs.detach()
         await self.working
+        await self.jobs.leave()
         self.server.close()
 
     def die(self) -> None:
@@ -194,6 +200,7 @@ class Lab:
         """End the last life, and all jobs with it."""
         self.jobs.abort("the test ended")
         await asyncio.wait_for(self.working, DEADLINE)
+        await self.jobs.leave()
         self.server.close()
 
     def manager(self, job: int = 7, **changes: object) -> Manager:

@@ -203,15 +203,16 @@ async def test_a_cache_comes_back_in_another_sandbox(store: CacheStore, session:
     file.write_bytes(b"packed")
     os.utime(file, (1_600_000_000, 1_600_000_000))
     put(store, b"of another branch", "group/project/other/cache.zip")
+    (first / "planted.zip").write_bytes(b"under another key, by the job's script")
 
-    assert await Cache(store, OURS, str(first)).take_out(session) == [f"Kept the cache {PATH} (6 bytes)."]
-    assert await Cache(store, OURS, str(first)).take_out(session) == []
+    assert await Cache(store, OURS, str(first)).take_out(session, script(PATH)) == [f"Kept the cache {PATH} (6 bytes)."]
+    assert await Cache(store, OURS, str(first)).take_out(session, script(PATH)) == []
     told = await Cache(store, OURS, str(second)).bring_in(session, script(PATH))
 
     assert told == [f"Brought in the cache {PATH} (6 bytes)."]
     assert [path.relative_to(second) for path in second.rglob("*") if path.is_file()] == [Path(PATH)]
     assert ((second / PATH).read_bytes(), (second / PATH).stat().st_mtime) == (b"packed", 1_600_000_000)
-    assert await Cache(store, OURS, str(second)).take_out(session) == []
+    assert await Cache(store, OURS, str(second)).take_out(session, script(PATH)) == []
     assert await Cache(store, THEIRS, str(tmp_path / "third")).bring_in(session, script(PATH)) == []
 
 
@@ -219,7 +220,7 @@ async def test_a_cache_comes_back_in_another_sandbox(store: CacheStore, session:
 async def test_what_is_untrusted_has_no_cache(store: CacheStore, session: Session, tmp_path: Path) -> None:
     (tmp_path / "cache.zip").write_bytes(b"poison")
     cache = Cache(store, UNTRUSTED, str(tmp_path))
-    assert await cache.take_out(session) == []
+    assert await cache.take_out(session, script("cache.zip")) == []
     assert await cache.bring_in(session, script("cache.zip")) == ["This job is not trusted with a cache: none is used."]
     assert store.entries(UNTRUSTED) == []
 
@@ -232,7 +233,7 @@ async def test_one_that_cannot_be_kept_or_brought_in_is_told(
     folder.mkdir()
     (folder / "large").write_bytes(b"x" * LIMIT)
     (folder / "small").write_bytes(b"x")
-    large, small = sorted(await Cache(store, OURS, str(folder)).take_out(session), reverse=True)
+    large, small = sorted(await Cache(store, OURS, str(folder)).take_out(session, b"large small"), reverse=True)
     assert large.startswith("The cache large could not be kept: it has")
     assert small.startswith("Kept")
     [line] = await Cache(store, OURS, str(folder / "small")).bring_in(session, b"small")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import BadJobError, InputError
+from runner.gitlab.containers.inside import services
 from runner.gitlab.containers.names import aliases, first_come
 from runner.gitlab.containers.plan import plan
 from runner.gitlab.containers.policy import ImagePolicy, PullPolicy
@@ -51,6 +52,22 @@ def test_an_alias_that_is_no_host_name_is_refused(alias: str) -> None:
 def test_names_from_any_image_are_host_names(image: str) -> None:
     for name in aliases(image, ()):
         assert not set(name) & set(" \t\n\0/#")
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ("docker:dind", True),
+        ("docker:28.0.1-dind-rootless", True),
+        ("registry.example.com:5000/hub/docker:dind@sha256:abc", True),
+        ("docker", False),
+        ("docker:28-cli", False),
+        ("mydocker:dind", False),
+        ("dind", False),
+    ],
+)
+def test_which_service_is_an_engine(image: str, expected: bool) -> None:
+    assert services.is_engine(image) is expected
 
 
 def test_the_first_service_keeps_a_name() -> None:

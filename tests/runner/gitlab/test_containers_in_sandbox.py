@@ -8,6 +8,7 @@ import pytest
 from paramiko.channel import Channel
 
 from runner.gitlab import credentials
+from runner.gitlab.containers.inside import enter
 from runner.gitlab.containers.plan import ImagePolicy, Plan, plan
 from runner.gitlab.response import Credential, GitLabJob, Image, Service
 from tests.e2e.conftest import Keeper, new_keeper
@@ -119,6 +120,17 @@ class _AnyName(ImagePolicy):
         return name
 
 
+def test_an_engine_as_a_service_is_privileged_over_the_sandbox_and_no_other_service_is(lab: Lab) -> None:
+    """`docker:dind` ends at once otherwise. What it needs for that, as a mount, is refused to others."""
+    lab.bash("docker tag hello/server:1 docker:28-dind")
+    engine = Service(Image("docker:28-dind", pull_policies=NEVER), ("docker",))
+    code, output = lab.run(planned(job("box:1", engine, SERVER)).prepare)
+    assert (code, "without this service and DOCKER_HOST" in output) == (0, True), output
+    mount = "docker exec {} /bin/busybox mount -t tmpfs none /tmp && echo mounted || echo refused"
+    assert lab.bash(mount.format("gitlab-service-0")) == "mounted\n"
+    assert lab.bash(mount.format("gitlab-service-1") + " 2>/dev/null").endswith("refused\n")
+
+
 def test_a_service_that_does_not_answer_is_told_of_with_its_log(lab: Lab) -> None:
     broken = Service(Image("broken:1", pull_policies=NEVER))
     code, output = lab.run(planned(job(None, broken)).prepare)
@@ -165,6 +177,40 @@ def _started(lab: Lab, script: bytes) -> tuple[Channel, int]:
     group = labs.pid(running)
     labs.read_until(running, "ready")
     return running, group
+
+
+def test_the_end_of_docker_s_command_is_a_failure_of_ours_and_ends_the_script(lab: Lab) -> None:
+    """The trap: a container that still runs has the exit code 0."""
+    made = prepared(lab, job("box:1"))
+    channel = lab.start(_told(made.enter(b"echo ready; sleep 1000", GRACE)))
+    labs.pid(channel)
+    labs.read_until(channel, "ready")
+    lab.bash("kill -KILL $(pgrep -f '^docker start --attach')")
+    output = labs.finish(channel, began=True)[1]
+    assert f"ended with {128 + enter.OURS}\n" in output
+    assert "Docker's command ended before it" in output
+    assert lab.bash("docker ps -q --filter name=gitlab-job") == ""
+
+
+def test_a_container_that_docker_does_not_start_is_a_failure_of_ours(lab: Lab) -> None:
+    """The trap: the exit code that is there is of the script before."""
+    made = prepared(lab, job("box:1"))
+    assert lab.run(made.enter(b"true", GRACE)) == (0, "")
+    no_docker = b"import os; os.environ['DOCKER_HOST'] = 'unix:///nowhere'\nimport sys, types\n"
+    program = made.enter(b"true", GRACE).replace(b"import sys, types\n", no_docker, 1)
+    output = lab.run(_told(program))[1]
+    assert f"ended with {128 + enter.OURS}\n" in output
+    assert "Docker did not start it" in output
+    lab.bash("docker rm -f gitlab-job")
+    output = lab.run(_told(made.enter(b"true", GRACE)))[1]
+    assert f"ended with {128 + enter.OURS}\n" in output
+    assert "No such container" in output
+
+
+def _told(program: bytes) -> bytes:
+    """Return a script that runs a program and says how it ended."""
+    head = b"#!/bin/bash\nfile=$(mktemp)\ncat >$file <<'END'\n"
+    return head + program + b"END\nchmod 700 $file; $file; echo ended with $?\n"
 
 
 _REGISTRY = """\

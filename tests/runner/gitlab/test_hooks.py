@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import shlex
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +16,9 @@ import pytest
 
 from runner.errors import LeaseLostError
 from runner.gitlab import jobs as jobs_module
+from runner.gitlab import server as server_module
+from runner.gitlab import stages
+from runner.gitlab.containers.inside import enter
 from runner.gitlab.response import parse
 from runner.gitlab.trust import trust_key
 from tests.runner.conftest import alive, hang, lose, refuse, until
@@ -92,8 +97,15 @@ async def test_a_job(lab: Lab) -> None:
     assert (await manager.hook("cleanup")).code == 0
     late = await manager.run("true", "cleanup_file_variables")
     assert late.code == 2
-    assert "does not know this job" in late.err
+    assert "does not know this job" in late.said
     assert len(lab.leases.leases) == 1
+
+
+async def test_a_program_of_ours_that_failed_in_the_sandbox_is_a_system_failure(lab: Lab) -> None:
+    """It says so by a signal, since every exit code can be the script's own."""
+    manager = await lab.prepared()
+    assert (await manager.run(f"kill -{enter.OURS} $$")).code == 2
+    assert (await manager.run(f"exit {128 + enter.OURS}")).code == 1
 
 
 async def test_nobody_reaches_the_job_of_another(lab: Lab) -> None:
@@ -132,7 +144,7 @@ async def test_a_cancelled_stage(lab: Lab, script: str) -> None:
     terminate(stage.process)
     end = await stage.end()
     assert end.code == 2
-    assert "cancelled by GitLab" in end.err
+    assert "cancelled by GitLab" in end.said
     assert not alive(pid)
     assert (await manager.run("echo after", "after_script")).out == b"after\n"
     assert len(lab.leases.leases) == 1
@@ -156,8 +168,8 @@ async def test_more_output_than_is_kept(lab: Lab) -> None:
     object.__setattr__(lab.options, "log_limit", 1000)
     manager = await lab.prepared()
     end = await manager.run("head -c 5000 /dev/zero; exit 3")
-    assert (end.code, end.out, manager.exit_code) == (1, bytes(1000), "3\n")
-    assert end.err == "runner: The log is kept up to 1000 bytes; 4000 bytes were dropped.\n"
+    assert (end.code, end.err, manager.exit_code) == (1, "", "3\n")
+    assert end.out == bytes(1000) + b"\nrunner: The log is kept up to 1000 bytes; 4000 bytes were dropped.\n"
 
 
 async def test_a_large_script(lab: Lab) -> None:
@@ -179,6 +191,29 @@ async def test_the_service_restarts_within_a_stage(lab: Lab) -> None:
     assert (await manager.run("echo more", "after_script")).out == b"more\n"
     assert (await manager.hook("cleanup")).code == 0
     await until(lambda: lab.leases.calls == ["give_back:used"])
+
+
+async def test_a_stage_goes_on_at_the_right_byte_after_output_that_is_not_its_own(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: what we do around a stage writes to the job's log too, and is not in the stage's."""
+    monkeypatch.setattr(stages, "reclaim", lambda _: b"#!/bin/sh\nprintf 'as much as follows'\n")
+    manager = await lab.prepared()
+    await manager.run("true")
+    stage = await start(manager, "echo ready; while [ ! -e go ]; do sleep 0.05; done; echo after", "get_sources")
+    await lab.leave()
+    Path(lab.options.settings.workspace, "go").touch()
+    lab.begin()
+    assert (await stage.end()).out == b"as much as followsready\nafter\n"
+
+
+async def test_our_own_lines_begin_where_no_other_line_is(lab: Lab) -> None:
+    """Among the stage's output, whose order gitlab-runner keeps within one stream alone."""
+    manager = await lab.prepared()
+    stage = await start(manager, "echo ready; printf half; sleep 300")
+    await stage.until(b"half")
+    terminate(stage.process)
+    assert b"half\nrunner: The script was cancelled by GitLab" in (await stage.end()).out
 
 
 async def test_the_service_restarts_between_stages(lab: Lab) -> None:
@@ -266,11 +301,11 @@ async def test_a_sandbox_that_is_lost(lab: Lab) -> None:
     lab.sandbox.cut()
     end = await stage.end()
     assert end.code == 2
-    assert "The sandbox was lost" in end.err
+    assert "The sandbox was lost" in end.said
     for name in ("after_script", "upload_artifacts_on_failure", "cleanup_file_variables"):
         late = await manager.run("true", name)
-        assert (late.code, late.out) == (2, b"")
-        assert "lost before" in late.err
+        assert (late.code, late.out[:28], late.err) == (2, b"runner: The sandbox of this ", "")
+        assert "lost before" in late.said
     assert (await manager.hook("cleanup")).code == 0
     assert len(lab.leases.leases) == 1
 
@@ -285,8 +320,8 @@ async def test_a_sandbox_that_is_lost_between_stages(lab: Lab) -> None:
     lab.leases.leases[0].calls.append("condemn")  # by the keeper
     began = time.monotonic()
     late = await manager.run("true", "get_sources")
-    assert (late.code, late.out) == (2, b"")
-    assert "The lease is gone." in late.err
+    assert (late.code, late.err) == (2, "")
+    assert "The lease is gone." in late.said
     assert time.monotonic() - began < lab.options.settings.keepalive_interval
 
 
@@ -330,7 +365,7 @@ async def test_no_sandbox_to_be_had(lab: Lab) -> None:
     lab.leases.trouble["lend"] = refuse
     end = await manager.hook("prepare")
     assert end.code == 2
-    assert "The keeper says no." in end.err
+    assert "The keeper says no." in end.said
     lab.leases.trouble.clear()
     assert (await manager.hook("prepare")).code == 0
 
@@ -369,17 +404,15 @@ async def test_two_stages_at_once(lab: Lab) -> None:
 
 async def test_a_job_that_nobody_comes_for(lab: Lab) -> None:
     await lab.prepared()
+    assert len(lab.server._managers._watched) == 1
     lab.sweep_after(0.0)
     await until(lambda: lab.leases.calls == ["give_back:used"])
+    assert not lab.server._managers._watched
 
 
 async def test_a_service_that_stops(lab: Lab) -> None:
     manager = await lab.prepared()
     stage = await start(manager, "echo $$ ready; exec sleep 300")
-    lab.jobs.stop()
-    refused = await lab.manager(8).config()
-    assert refused.code == 2
-    assert "stopping" in refused.err
     lab.jobs.abort("it was told to stop.")
     assert (await stage.end()).code == 2
     await asyncio.wait_for(lab.working, DEADLINE)
@@ -398,24 +431,104 @@ async def test_a_job_waits_for_a_drained_service_and_one_that_has_its_sandbox_go
     assert (lab.jobs.running, len(lab.leases.leases)) == (1, 1)
     lab.hold("")
     end = await ended(prepare)
-    assert (end.code, end.err) == (0, "runner: The runner is draining. The job waits.\n")
+    assert (end.code, end.err) == (0, "")
+    assert end.out.startswith(b"runner: The runner is draining. The job waits.\n")
     assert lab.jobs.running == 2
 
 
 async def test_a_drain_that_takes_too_long_is_a_system_failure(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also a stop is one: a job that has no sandbox is not held up by what runs."""
     monkeypatch.setattr(jobs_module, "HELD", 0.05)
     lab.hold("The runner is draining.")
     manager = lab.manager()
     assert (await manager.config()).code == 0
     end = await manager.hook("prepare")
-    assert (end.code, "The runner is draining. The job has waited for 0.05 s." in end.err) == (2, True)
-    monkeypatch.setattr(jobs_module, "HELD", DEADLINE)
-    prepare = await manager.start("prepare")
-    await until(lambda: lab.jobs.live[0].hooks == 1)
-    lab.jobs.stop()
-    assert "takes no more jobs" in (await ended(prepare)).err
+    assert (end.code, "The runner is draining. The job has waited for 0.05 s." in end.said) == (2, True)
     assert lab.leases.leases == []
+
+
+@pytest.mark.parametrize("abort", [False, True])
+async def test_a_job_that_comes_while_the_service_stops_is_the_next_life_s(lab: Lab, *, abort: bool) -> None:
+    """gitlab-runner has taken it from GitLab already. It does not hold the stop up either."""
+    running = await lab.prepared()
+    lab.jobs.stop()
+    waiting = lab.manager(8)
+    assert (await waiting.config()).code == 0
+    prepare = await waiting.start("prepare")
+    await until(lambda: lab.jobs.live[1].hooks == 1)
+    assert lab.jobs.running == 1
+    if abort:
+        lab.jobs.abort("it was told to stop at once.")
+    assert (await running.hook("cleanup")).code == 0
+    await asyncio.wait_for(lab.working, DEADLINE)
+    late = lab.manager(9)
+    assert (await late.config()).code == 0  # the service has jobs of its own still
+    await lab.leave()
+    assert len(lab.leases.leases) == 1
+    lab.begin()
+    end = await ended(prepare)
+    assert (end.code, "The runner is stopping" in end.said) == (0, True)
+    assert (await waiting.run("echo built")).out == b"built\n"
+
+
+async def test_an_exit_code_that_cannot_be_written_is_a_system_failure(lab: Lab) -> None:
+    """The trap: gitlab-runner would tell GitLab the code of an earlier stage, or 1."""
+    manager = await lab.prepared()
+    (manager.folder / "build_exit_code").mkdir()
+    end = await manager.run("exit 42")
+    assert end.code == 2
+    assert "exit code 42 cannot be written" in end.said
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("client.posix.pidfd_open = None", "TypeError"),
+        ("client.finish = lambda _: int('x')", "ValueError"),
+        ("client.finish = lambda _: sys.exit(1)", "SystemExit"),
+    ],
+)
+async def test_an_error_of_the_hook_s_own_is_a_system_failure(lab: Lab, damage: str, said: str) -> None:
+    """The trap: Python's exit code for them is 1, which is the job's own failure and is not tried again."""
+    manager = await lab.prepared()
+    program = f"import posix, sys; sys.path.insert(0, {str(Path(HOOK[-1]).parent)!r}); import client; {damage}; "
+    program += f"posix._exit(client.main(['run', {manager.script('true')!r}, 'build_script']))"
+    end = await ended(await manager.execute(*HOOK[:-1], "-c", program))
+    assert (end.code, said in end.said) == (2, True)
+
+
+async def test_a_hook_whose_program_is_broken_is_a_system_failure(lab: Lab) -> None:
+    manager = lab.manager()
+    (manager.folder / "hook.py").write_text(Path(HOOK[-1]).read_text())
+    (manager.folder / "client.py").write_text("this is no Python")
+    end = await ended(await manager.execute(*HOOK[:-1], str(manager.folder / "hook.py"), "config"))
+    assert (end.code, "SyntaxError" in end.said) == (2, True)
+
+
+async def test_a_python_without_pidfd_does_all_but_see_gitlab_runner_s_end(lab: Lab) -> None:
+    manager = await lab.prepared()
+    program = f"import posix, sys; sys.path.insert(0, {str(Path(HOOK[-1]).parent)!r}); import client; "
+    program += f"del posix.pidfd_open; posix._exit(client.main(['run', {manager.script('echo it runs')!r}, 'x']))"
+    end = await ended(await manager.execute(*HOOK[:-1], "-c", program))
+    assert (end.code, end.out) == (0, b"it runs\n")
+
+
+async def test_hooks_are_taken_again_after_there_were_too_many_open_files(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await lab.leave()
+    errors = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.EMFILE, "Too many open files")]
+    accept = type(asyncio.get_running_loop()).sock_accept
+
+    async def fail(loop: asyncio.BaseEventLoop, listener: socket.socket) -> object:
+        if errors:
+            raise errors.pop()
+        return await accept(loop, listener)
+
+    monkeypatch.setattr(type(asyncio.get_running_loop()), "sock_accept", fail)
+    monkeypatch.setattr(server_module, "ACCEPT_PAUSE", 0.01)
+    lab.begin()
+    assert (await lab.manager().config()).code == 0
+    assert caplog.text.count("Too many open files") == 1
 
 
 async def test_a_response_that_cannot_be_read(lab: Lab) -> None:
@@ -423,7 +536,7 @@ async def test_a_response_that_cannot_be_read(lab: Lab) -> None:
     (manager.folder / "response.json").write_text("{}")
     end = await manager.config()
     assert (end.code, end.out) == (2, b"")
-    assert "The job response cannot be read" in end.err
+    assert "The job response cannot be read" in end.said
 
 
 async def test_a_cancel_while_there_is_no_service(lab: Lab) -> None:
@@ -436,7 +549,7 @@ async def test_a_cancel_while_there_is_no_service(lab: Lab) -> None:
     terminate(hook)
     end = await ended(hook)
     assert end.code == 2
-    assert "Is `runner serve` running there?" in end.err
+    assert "Is `runner serve` running there?" in end.said
 
 
 def _catches(pid: int, number: int) -> bool:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from annotated_types import Le
 from typer.testing import CliRunner
 
+from runner.config.model import GitLab
 from runner.errors import InstallError
-from runner.gitlab import install
+from runner.execution.options import DEFAULTS
+from runner.gitlab import install, jobs, live, tenancy, turn
 from runner.gitlab.cli import app
 from runner.gitlab.client import parse as parse_hook
 from runner.gitlab.install import Setup
@@ -51,6 +55,41 @@ def test_the_hooks_understand_how_they_are_called() -> None:
         assert parse_hook([*words, *about]) == (name, about, install.DEFAULT_SOCKET)
 
 
+def test_the_times_fit_into_each_other() -> None:
+    """The trap: a hook that is killed before its stage has ended, or a stage that ends beside the cleanup."""
+    [runner] = install.parse(install.whole(setup()))["runners"]
+    [longest] = [part.le for part in GitLab.model_fields["grace"].metadata if isinstance(part, Le)]
+    ending = tenancy.WAY_BACK + tenancy.KILL_REPORT + turn.REST
+    graceful, force = (runner["custom"][f"{kind}_kill_timeout"] for kind in ("graceful", "force"))
+    assert float(str(longest)) + ending < graceful
+    assert graceful + force <= live.LOCK_DEADLINE < 300
+    assert jobs.HELD + DEFAULTS.lend_wait + DEFAULTS.open_deadline < install.LEAST_PREPARE < 3600
+    assert runner["custom"]["prepare_exec_timeout"] == 3600
+
+
+def test_a_job_may_choose_where_it_is_built() -> None:
+    [runner] = install.parse(install.whole(setup()))["runners"]
+    assert runner["custom_build_dir"] == {"enabled": True}
+
+
+def test_hooks_run_under_the_python_that_starts_soonest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own = tmp_path / "python3"
+    monkeypatch.setattr(install, "_SYSTEM_PYTHON", str(own))
+    assert install.python_for_hooks() == sys.executable
+    for code, expected in ((1, sys.executable), (0, str(own))):
+        own.write_text(f"#!/bin/sh\nexit {code}\n")
+        own.chmod(0o755)
+        assert install.python_for_hooks() == expected
+
+
+def test_the_hooks_are_compiled_for_their_python(tmp_path: Path) -> None:
+    """Where gitlab-runner's user may not write, each stage would compile them anew otherwise."""
+    (tmp_path / "client.py").write_text("A = 1\n")
+    install.compile_for(Setup("https://gitlab.example.com", python=sys.executable, hook=str(tmp_path / "hook.py")))
+    assert [file.suffix for file in (tmp_path / "__pycache__").iterdir()] == [".pyc"]
+    install.compile_for(Setup("https://gitlab.example.com", python="/no/such", hook=str(tmp_path / "hook.py")))
+
+
 def test_other_runners_are_left_as_they_are(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(FOREIGN)
@@ -68,6 +107,68 @@ def test_our_own_block_is_written_again(tmp_path: Path) -> None:
     before = file.read_text()
     install.write(file, setup(token="glrt-new"))
     assert file.read_text() == before.replace("glrt-secret", "glrt-new", 1)
+
+
+def test_what_is_ours_alone_says_what_is_set_now(tmp_path: Path) -> None:
+    """Jobs at once, a new name, a new token: nothing of the start before stays."""
+    file = tmp_path / "config.toml"
+    install.own(file, setup("before", limit=1))
+    install.own(file, setup("after", token="glrt-new", limit=3))
+    document = install.read(file)
+    assert (document["concurrent"], install.check(document, warm=3)) == (3, [])
+    [runner] = document["runners"]
+    assert (runner["name"], runner["limit"], runner["token"]) == ("after", 3, "glrt-new")
+    file.write_text("half a [[")
+    install.own(file, setup())
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+#: As gitlab-runner writes its configuration itself.
+ROTATED = """\
+concurrent = 2
+
+[[runners]]
+  name = "ours"
+  url = "https://gitlab.example.com"
+  id = 12
+  token = "glrt-of-gitlab-runner"
+  token_obtained_at = 2026-11-01T10:00:00Z
+  token_expires_at = {expires}
+  executor = "custom"
+"""
+
+
+def test_a_token_that_gitlab_runner_has_changed_stays(tmp_path: Path) -> None:
+    """The trap: the one that was given is not valid any more, and the file has no comments any more."""
+    file = tmp_path / "config.toml"
+    install.own(file, setup())
+    file.write_text(ROTATED.format(expires="2026-12-01T10:00:00Z"))
+    for _ in range(2):
+        install.own(file, setup("renamed", limit=3))
+        [runner] = install.read(file)["runners"]
+        assert (runner["name"], runner["id"], runner["token"]) == ("renamed", 12, "glrt-of-gitlab-runner")
+        assert (runner["token_obtained_at"].day, runner["token_expires_at"].month) == (1, 12)
+    install.own(file, setup(token="glrt-of-another-runner"))
+    [runner] = install.read(file)["runners"]
+    assert (runner["token"], "token_expires_at" in runner) == ("glrt-of-another-runner", False)
+
+
+def test_a_token_that_never_expires_is_the_one_that_is_given(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(ROTATED.format(expires="0001-01-01T00:00:00Z"))
+    install.own(file, setup())
+    assert install.read(file)["runners"][0]["token"] == "glrt-secret"
+
+
+def test_what_others_in_the_file_decide_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f"shutdown_timeout = 120\n{FOREIGN}")
+    assert install.write(file, setup(limit=4)) == []
+    [finding] = install.write(file, setup(limit=5))
+    assert "concurrent = 4 allows fewer jobs than limit = 5" in finding.what
+    words = ["install", "--url", "https://gitlab.example.com", "--name", "ours", "--concurrency", "6"]
+    told = CliRunner().invoke(app, [*words, "--write", str(file)], env={"GITLAB_TOKEN": "glrt-secret"})
+    assert (told.exit_code, "Set concurrent = 6." in told.output) == (0, True)
 
 
 def test_a_runner_of_that_name_which_is_not_ours_is_not_touched(tmp_path: Path) -> None:
@@ -88,7 +189,8 @@ def test_a_runner_of_that_name_which_is_not_ours_is_not_touched(tmp_path: Path) 
         (lambda d: d["runners"][0]["custom"].pop("cleanup_exec"), "does not call the hook `cleanup`"),
         (lambda d: d["runners"][0]["custom"].pop("graceful_kill_timeout"), "graceful_kill_timeout = 600"),
         (lambda d: d["runners"][0]["custom"].update(force_kill_timeout=600), "force_kill_timeout above"),
-        (lambda d: d["runners"][0]["custom"].update(prepare_exec_timeout=10), "less than a minute"),
+        (lambda d: d["runners"][0]["custom"].update(prepare_exec_timeout=240), "less time than it may wait"),
+        (lambda d: d["runners"][0]["custom"].update(graceful_kill_timeout=30), "may take longer to end"),
         (lambda d: d.pop("shutdown_timeout"), "shutdown_timeout is below a minute"),
         (lambda d: d.update(concurrent=1), "concurrent = 1 allows fewer jobs"),
         (lambda d: (d.update(concurrent=9), d["runners"][0].update(limit=9)), "9 jobs at once and 2 warm"),

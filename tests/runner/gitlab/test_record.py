@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,33 @@ def test_moves(tmp_path: Path, state: State, target: State) -> None:
         with pytest.raises(GitLabError, match=f"{state} and cannot become {target}"):
             record.move(target)
         assert record.state is state
+
+
+@pytest.mark.anyio
+async def test_what_is_noted_soon_is_there_at_once_and_on_disk_a_moment_later(tmp_path: Path) -> None:
+    """Also when another note or the job's end comes first."""
+    record, _ = create(tmp_path)
+    record.change(state=State.RUNNING)
+    record.move_soon(State.PREPARED, lost="one")
+    assert (record.state, [found.state for found in records.load(tmp_path)]) == (State.PREPARED, [State.RUNNING])
+    await asyncio.sleep(0)
+    assert [found.note for found in records.load(tmp_path)] == [record.note]
+    record.move_soon(State.PREPARED, lost="two")
+    record.move(State.RUNNING)
+    [found] = records.load(tmp_path)
+    assert (found.state, found.note.lost) == (State.RUNNING, "two")
+    record.move_soon(State.PREPARED)
+    record.forget()
+    await asyncio.sleep(0)
+    assert not record.folder.exists()
+
+
+@pytest.mark.anyio
+async def test_a_disk_that_refuses_what_is_noted_soon_is_told_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record, _ = create(tmp_path)
+    shutil.rmtree(record.folder)
+    record.move_soon(State.PREPARING)
+    await asyncio.sleep(0)
+    assert "The job cannot be noted" in caplog.text

@@ -28,13 +28,29 @@ def test_what_is_not_there_is_assumed_to_be_least() -> None:
     least = job()
     assert (least.project, least.protected, least.fork) == (0, False, False)
     assert least.missing == (PROJECT_FIELD, PROTECTED_FIELD)
-    assert (least.image, least.services, least.credentials, least.timeout) == (None, (), (), 3600.0)
+    assert (least.image, least.services, least.credentials, least.timeout) == (None, (), (), 7200.0)
     assert trust_key(least) == UNTRUSTED
 
 
 def test_lists_that_go_wrote_as_null() -> None:
     nulls = dict.fromkeys(("variables", "services", "credentials", "job_info", "git_info", "runner_info", "image"))
     assert job(**nulls) == job()
+
+
+def test_what_was_not_sent_is_there_as_go_s_zero_values() -> None:
+    """The trap: a project that nobody named is number 0, and would be everybody's."""
+    zeros = job(
+        token="",
+        job_info={"name": "", "stage": "", "project_id": 0, "project_name": ""},
+        git_info={"ref": "", "refspecs": None, "protected": None},
+        runner_info={"timeout": 0, "runner_session_url": ""},
+        image={"name": "", "executor_opts": {"docker": {"platform": "", "user": ""}, "kubernetes": {}}},
+        services=[{"name": "redis", "alias": "", "entrypoint": None, "command": None, "pull_policy": None}],
+    )
+    assert trust_key(zeros) == UNTRUSTED
+    assert zeros.missing == (PROJECT_FIELD, PROTECTED_FIELD)
+    assert (zeros.project, zeros.image, zeros.timeout) == (0, None, job().timeout)
+    assert [(service.aliases, service.command, service.image.user) for service in zeros.services] == [((), None, None)]
 
 
 def test_a_whole_job() -> None:
@@ -78,6 +94,22 @@ def test_a_whole_job() -> None:
     assert whole.timeout == 60
 
 
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({"artifacts": None, "cache": None, "dependencies": None}, False),
+        ({"artifacts": [], "cache": [], "dependencies": [{"artifacts_file": None}]}, False),
+        # As Go writes an earlier job that has none.
+        ({"dependencies": [{"id": 1, "artifacts_file": {"filename": "", "size": 0}}]}, False),
+        ({"dependencies": [{"id": 1, "artifacts_file": {"filename": "artifacts.zip", "size": 3}}]}, True),
+        ({"artifacts": [{"paths": ["out"]}]}, True),
+        ({"cache": [{"key": "deps", "paths": ["vendor"]}]}, True),
+    ],
+)
+def test_whether_a_job_s_scripts_call_gitlab_runner(changes: dict[str, object], needed: bool) -> None:
+    assert job(**changes).needs_helper is needed
+
+
 def test_no_secret_is_in_the_words_for_a_job() -> None:
     told = repr(
         job(
@@ -90,6 +122,8 @@ def test_no_secret_is_in_the_words_for_a_job() -> None:
 
 
 PROJECT = {"job_info": {"project_id": 3}}
+OPEN = {"git_info": {"protected": False}}
+PROTECTION = [variable("CI_COMMIT_REF_PROTECTED", "true"), variable("CI_COMMIT_REF_PROTECTED", "false")]
 SOURCE = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID"
 
 
@@ -98,16 +132,20 @@ SOURCE = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID"
     [
         ({**PROJECT, "git_info": {"protected": True}}, "gitlab-3-protected"),
         ({**PROJECT, "git_info": {"protected": False}}, "gitlab-3-unprotected"),
-        ({**PROJECT}, "gitlab-3-unprotected"),
+        ({**PROJECT}, UNTRUSTED),
         ({"git_info": {"protected": True}}, UNTRUSTED),
-        ({**PROJECT, "variables": [variable(SOURCE, "3")]}, "gitlab-3-unprotected"),
+        ({**PROJECT, **OPEN, "variables": [variable(SOURCE, "3")]}, "gitlab-3-unprotected"),
         ({**PROJECT, "variables": [variable(SOURCE, "4")]}, UNTRUSTED),
         # A fork's author adds the answer that would be right: GitLab's own stays before it.
         ({**PROJECT, "variables": [variable(SOURCE, "4"), variable(SOURCE, "3")]}, UNTRUSTED),
         ({**PROJECT, "git_info": {"ref": "refs/merge-requests/1/head"}}, UNTRUSTED),
         ({**PROJECT, "git_info": {"refspecs": ["+refs/merge-requests/1/head:refs/x"]}}, UNTRUSTED),
-        ({**PROJECT, "variables": [variable("CI_COMMIT_REF_PROTECTED", "true")]}, "gitlab-3-unprotected"),
-        ({**PROJECT, "variables": [variable("CI_PROJECT_ID", "9")]}, "gitlab-3-unprotected"),
+        ({**PROJECT, **OPEN, "variables": [variable("CI_COMMIT_REF_PROTECTED", "true")]}, "gitlab-3-unprotected"),
+        ({**PROJECT, **OPEN, "variables": [variable("CI_PROJECT_ID", "9")]}, "gitlab-3-unprotected"),
+        # A GitLab before 18.3. What a job adds comes after GitLab's own.
+        ({**PROJECT, "variables": PROTECTION}, "gitlab-3-protected"),
+        ({**PROJECT, "variables": PROTECTION[::-1]}, "gitlab-3-unprotected"),
+        ({**PROJECT, "variables": [variable("CI_COMMIT_REF_PROTECTED", "yes")]}, UNTRUSTED),
     ],
 )
 def test_the_trust_key(changes: dict[str, object], key: str) -> None:
@@ -129,7 +167,6 @@ def test_what_is_said_of_missing_trust() -> None:
         b"{}",
         b'{"id": true, "token": "t"}',
         b'{"id": 0, "token": "t"}',
-        b'{"id": 1, "token": ""}',
         b'{"id": 1, "token": "t", "image": 7}',
         b"[" * 100_000,
         b'{"id": 1, "token": "t", "variables": [{"key": "K", "value": {"secret": 1}}]}',

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from runner.errors import GitLabError
 from runner.gitlab import client, stages, wire
+from runner.gitlab.containers.inside import enter
 from runner.gitlab.stages import Stage
 from runner.gitlab.wire import BuildFailed, Done, End, Request, SystemFailed, Verb
 from runner.outcome import Cancelled, Killed, Limit, Outcome, SandboxLost, ScriptFailed, Succeeded, TimedOut
@@ -79,6 +80,8 @@ def test_a_head_is_bounded(head: bytes) -> None:
         (Succeeded(), Done()),
         (ScriptFailed(3), BuildFailed(3)),
         (Killed(9), BuildFailed(137)),
+        (Killed(enter.OURS), SystemFailed("The sandbox could not run the script. The lines above say why.")),
+        (ScriptFailed(128 + enter.OURS), BuildFailed(128 + enter.OURS)),
         (TimedOut(Limit.JOB), SystemFailed("The script ran into the job timeout and was ended.")),
         (Cancelled("GitLab"), SystemFailed("The script was cancelled by GitLab.")),
         (SandboxLost("It is gone."), SystemFailed("The sandbox was lost: It is gone.")),
@@ -101,3 +104,9 @@ def test_what_an_outcome_is_to_gitlab(outcome: Outcome, end: End) -> None:
 )
 def test_whose_a_stage_is(name: str, is_the_users: bool) -> None:
     assert Stage(name, b"").is_the_users is is_the_users
+
+
+def test_a_script_of_gitlab_runner_s_is_started_without_looking_for_bash() -> None:
+    assert stages.direct(b"#!/usr/bin/env bash\n\ntrue\n") == b"#!/bin/bash\n\ntrue\n"
+    for other in (b"#!/usr/bin/env bash -x\n", b"#!/usr/bin/env bash", b"true\n#!/usr/bin/env bash\n", b""):
+        assert stages.direct(other) == other

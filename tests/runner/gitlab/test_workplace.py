@@ -47,9 +47,9 @@ async def test_a_cache_is_there_for_the_next_job_and_the_helper_only_where_it_is
     one = await supplied.prepared(1)
     assert (await one.run("command -v gitlab-runner || echo none")).out == b"none\n"
     end = await one.run(writing(supplied, "kept") + "; gitlab-runner", "archive_cache")
-    assert (end.code, end.out) == (0, b"helped\n")
-    assert f"Kept the cache {KEY}" in end.err
-    assert (await one.run("true", "archive_cache")).err == ""
+    assert (end.code, end.out[:7], end.err) == (0, b"helped\n", "")
+    assert f"Kept the cache {KEY}" in end.said
+    assert (await one.run("true", "archive_cache")).said == ""
 
     file = Path(supplied.options.cache, KEY)
     file.unlink()
@@ -57,7 +57,7 @@ async def test_a_cache_is_there_for_the_next_job_and_the_helper_only_where_it_is
     assert (await other.run(f"cat {file}", "restore_cache")).code == 1
     same = await supplied.prepared(3)
     end = await same.run(f"cat {file}", "restore_cache")
-    assert (end.out, f"Brought in the cache {KEY}" in end.err) == (b"kept\n", True)
+    assert (end.out[-6:], f"Brought in the cache {KEY}" in end.said) == (b"\nkept\n", True)
 
 
 async def test_what_failed_to_be_archived_is_not_kept(supplied: Lab) -> None:
@@ -80,9 +80,20 @@ async def test_a_cache_is_kept_over_a_restart_of_the_service(supplied: Lab) -> N
     assert [entry.path for entry in supplied.options.caches.entries("gitlab-3-protected")] == [KEY]
 
 
+async def test_a_job_whose_artifacts_would_vanish_is_told_so(lab: Lab) -> None:
+    """gitlab-runner's scripts only say "Missing gitlab-runner", and the job is green."""
+    artifacts = [{"paths": ["out"]}]
+    assert "WARNING: This job has a cache or artifacts" in (await lab.prepared(1, artifacts=artifacts)).said
+    assert "WARNING" not in (await lab.prepared(2)).said
+
+
+async def test_a_helper_that_is_given_is_not_missed(supplied: Lab) -> None:
+    assert "WARNING" not in (await supplied.prepared(1, artifacts=[{"paths": ["out"]}])).said
+
+
 async def test_an_image_that_is_refused_is_the_jobs_own_failure(supplied: Lab) -> None:
     manager = supplied.manager(image={"name": "other:1"})
     assert (await manager.config()).code == 0
     end = await manager.hook("prepare")
     assert end.code == 1
-    assert "does not allow the image other:1. Use one of: box:*" in end.err
+    assert "does not allow the image other:1. Use one of: box:*" in end.said

@@ -14,24 +14,48 @@ import subprocess
 import sys
 import tarfile
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from runner.gitlab.containers.inside import engine
 
-#: What Docker itself exits with when it could not start a container.
-NOT_STARTED = 125
+#: The signal by which this program ends itself when it failed and not the script: no exit code of a script can say
+#: that. Nothing else uses it.
+OURS = 61
 #: Seconds for giving a folder's files to another user.
 OWNING_SECONDS = 600
 #: Seconds for a killed container to be gone.
 KILL_SECONDS = 10.0
+#: Seconds for a container's end to be noted after Docker's command has ended.
+NOTED_SECONDS = 2.0
+_PAUSE = 0.05
 
 
 class Interrupted(Exception):
     """This process was told to end."""
 
 
+class Broken(Exception):
+    """The script did not run to its end, and it is not to blame. The text says why."""
+
+
 def in_container(order: dict[str, Any]) -> int:
-    """Run the script in the container and return its exit code."""
+    """Run the script in the container and return its exit code. Does not return when that was not possible."""
+    try:
+        return _in_container(order)
+    except Exception as error:  # noqa: BLE001 - Python's own exit code would be the script's
+        fail(f"The script could not be run in its container: {str(error) or type(error).__name__}")
+
+
+def fail(why: str) -> NoReturn:
+    """End this process by the signal that says that it failed, and not the script."""
+    print(f"ERROR: {why}", flush=True)
+    signal.signal(OURS, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [OURS])
+    os.kill(os.getpid(), OURS)
+    os._exit(OURS)  # is not reached
+
+
+def _in_container(order: dict[str, Any]) -> int:
     name, folders = order["container"], order["folders"]
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -44,9 +68,6 @@ def in_container(order: dict[str, Any]) -> int:
     except Interrupted:
         _kill(name)
         return 128 + signal.SIGTERM
-    except (engine.Failed, OSError, ValueError, LookupError, TypeError, subprocess.SubprocessError) as error:
-        print(f"ERROR: The script could not be run in its container: {error}", flush=True)
-        return NOT_STARTED
 
 
 def _interrupt(*_: object) -> None:
@@ -56,16 +77,37 @@ def _interrupt(*_: object) -> None:
 
 def _run(name: str, script: bytes, grace: float) -> int:
     command = ["docker", "start", "--attach", "--interactive", name]
+    before = _state(name)["StartedAt"]
     # A group of its own: what signals this process must not end the one that brings the output.
     running = subprocess.Popen(command, stdin=_file(script), process_group=0)
     try:
         running.wait()
     except Interrupted:
         _end(name, running, grace)
-    state = engine.call("GET", engine.container(name, "/json"))["State"]
-    if state["Error"]:
+    state = _ended(name)
+    if state["Error"] and state["ExitCode"]:
         print(f"ERROR: The container did not start: {state['Error']}. Check `image:entrypoint`.", flush=True)
+    elif state["StartedAt"] == before:  # its exit code is of the script before
+        raise Broken(f"Docker did not start it, and exited with {running.returncode}.")
     return int(state["ExitCode"])
+
+
+def _state(name: str) -> dict[str, Any]:
+    return dict(engine.call("GET", engine.container(name, "/json"))["State"])
+
+
+def _ended(name: str) -> dict[str, Any]:
+    """Return the state of the container after Docker's command has ended.
+
+    That command ends with the container, unless something ends it: what the script does then is seen by nobody.
+    """
+    deadline = time.monotonic() + NOTED_SECONDS
+    while (state := _state(name))["Running"]:
+        if time.monotonic() > deadline:
+            _kill(name)
+            raise Broken("Docker's command ended before it, so it was ended too.")
+        time.sleep(_PAUSE)
+    return state
 
 
 def _end(name: str, running: subprocess.Popen[bytes], grace: float) -> None:
@@ -110,9 +152,17 @@ def own(folders: list[str], user: int) -> None:
 
 def beside_services(order: dict[str, Any]) -> int:
     """Become the script, in the sandbox itself, with a hosts file of its own that has the services' names."""
+    try:
+        _become(order)
+    except OSError as error:
+        fail(f"The script could not be run beside its services: {error}")
+
+
+def _become(order: dict[str, Any]) -> NoReturn:
     os.dup2(_file(order["script"]), 0)
     words = [f"{name}={value}" for name, value in os.environ.items()]
-    script = 'mount --bind "$1" /etc/hosts && shift && exec "$@"'
+    # sudo ends by the signal that ended what it ran.
+    script = f'mount --bind "$1" /etc/hosts || kill -{OURS} $$; shift && exec "$@"'
     user = ["setpriv", "--reuid", str(os.getuid()), "--regid", str(os.getgid()), "--init-groups", "--"]
     own_mounts = ["unshare", "--mount", "--propagation", "slave", "--"]
     command = ["sudo", "-n", *own_mounts, "sh", "-c", script, "sh", order["hosts"], *user, "env", "-i", *words, "bash"]

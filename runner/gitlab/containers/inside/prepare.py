@@ -46,6 +46,10 @@ def _prepare(order: dict[str, Any]) -> None:
         print(f"WARNING: Service {name} is already created. Ignoring.", flush=True)
     for service in started:
         print(f"Starting service {service['image']['name']} ...", flush=True)
+        if services.is_engine(service["image"]["name"]):
+            print(
+                "The sandbox has a Docker Engine: without this service and DOCKER_HOST, the job uses that.", flush=True
+            )
         get_image(service["image"])
         _create(service["container"], services.configuration(service, order))
         _start_service(service)

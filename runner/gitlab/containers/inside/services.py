@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 import time
@@ -16,6 +17,8 @@ MAX_LOG = 64 * 1024
 MAX_PORTS = 20
 _PAUSE = 0.1
 _OWN_PORT = "HEALTHCHECK_TCP_PORT"
+#: Docker's own image of an engine, from any registry: `docker:dind`, `docker:28.0-dind-rootless`.
+_ENGINE = re.compile(r"(.*/)?docker:[^/:@]*dind[^/:@]*(@.*)?")
 
 
 def configuration(service: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:
@@ -28,9 +31,19 @@ def configuration(service: dict[str, Any], order: dict[str, Any]) -> dict[str, A
         "User": image["user"],
         "Cmd": service["command"],
         "Env": [f"{name}={value}" for name, value in service["environment"].items()],
-        "HostConfig": {"NetworkMode": network, "Binds": [f"{order['workspace']}:{order['workspace']}"]},
+        "HostConfig": {
+            "NetworkMode": network,
+            "Binds": [f"{order['workspace']}:{order['workspace']}"],
+            # It does not start otherwise. Privileged over the sandbox is less than the job is anyway.
+            "Privileged": is_engine(image["name"]),
+        },
         "NetworkingConfig": {"EndpointsConfig": {network: {"Aliases": service["aliases"]}}},
     }
+
+
+def is_engine(image: str) -> bool:
+    """Say whether a service is a Docker Engine of its own."""
+    return _ENGINE.fullmatch(image) is not None
 
 
 def wait(services: list[dict[str, Any]], seconds: float) -> None:
