@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import BadJobError, InputError
-from runner.gitlab.containers.inside import services
+from runner.gitlab.containers.inside import enter, services
 from runner.gitlab.containers.names import aliases, first_come
 from runner.gitlab.containers.plan import plan
 from runner.gitlab.containers.policy import ImagePolicy, PullPolicy
@@ -166,11 +166,18 @@ def test_a_stages_script_arrives_as_it_is(script: bytes) -> None:
 
 def test_a_traceback_does_not_show_what_a_program_was_told() -> None:
     """The trap: Python prints the line that failed, and the line could hold a job's secrets."""
-    script = program("in_container", {"container": "x", "script": b"the secret"})
+    script = program("tell_all", {"container": "x", "script": b"the secret"})
     done = subprocess.run(["python3", "-I", "-S", "-"], input=script, capture_output=True, check=False)
     assert done.returncode == 1
     assert b"KeyError" in done.stderr
     assert b"secret" not in done.stderr
+
+
+def test_a_program_around_a_script_that_fails_ends_by_a_signal_and_tells_no_secret() -> None:
+    script = program("in_container", {"container": "x", "script": b"the secret"})
+    done = subprocess.run(["python3", "-I", "-S", "-"], input=script, capture_output=True, check=False)
+    assert (done.returncode, b"could not be run" in done.stdout) == (-enter.OURS, True)
+    assert b"secret" not in done.stdout + done.stderr
 
 
 def order_of(script: bytes) -> Any:  # noqa: ANN401 - it is what a test makes of it

@@ -129,6 +129,7 @@ def test_an_engine_as_a_service_is_privileged_over_the_sandbox_and_no_other_serv
     mount = "docker exec {} /bin/busybox mount -t tmpfs none /tmp && echo mounted || echo refused"
     assert lab.bash(mount.format("gitlab-service-0")) == "mounted\n"
     assert lab.bash(mount.format("gitlab-service-1") + " 2>/dev/null").endswith("refused\n")
+    lab.bash("docker rm -f gitlab-service-1")
 
 
 def test_a_service_that_does_not_answer_is_told_of_with_its_log(lab: Lab) -> None:
