@@ -27,8 +27,6 @@ DEFAULT_TIMEOUT: Final = 7200.0
 PROJECT_FIELD: Final = "job_info.project_id"
 PROTECTED_FIELD: Final = "git_info.protected"
 
-#: Says the same as `git_info.protected`, which GitLab sends since 18.3, and gitlab-runner passes on since then.
-_PROTECTED: Final = "CI_COMMIT_REF_PROTECTED"
 _MERGE_REQUEST_REF: Final = "refs/merge-requests/"
 _SOURCE_PROJECT: Final = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID"
 _REFERENCE: Final = re.compile(r"\$(?:\{(?P<braced>[^{}]*)\}|(?P<plain>[A-Za-z0-9_]+|\$))")
@@ -79,7 +77,7 @@ class GitLabJob:
     protected: bool
     #: Whether it runs what somebody outside of the project wrote: a fork's merge request.
     fork: bool
-    #: Fields that decide about trust and were not there: such a job is not trusted at all.
+    #: Fields that decide about trust and were not there; the least trust was assumed.
     missing: tuple[str, ...] = ()
     #: Seconds that the whole job may take.
     timeout: float = DEFAULT_TIMEOUT
@@ -110,7 +108,7 @@ def parse(content: bytes) -> GitLabJob:
         id=response.id,
         token_hash=hashlib.sha256(response.token.encode(errors="surrogatepass")).hexdigest(),
         project=response.job_info.project_id or 0,
-        protected=_protection(response) is True,
+        protected=response.git_info.protected is True,
         fork=_is_from_fork(response),
         missing=tuple(_missing(response)),
         timeout=float(response.runner_info.timeout or DEFAULT_TIMEOUT),
@@ -274,18 +272,6 @@ def _has_artifacts(dependency: _Dependency) -> bool:
     return dependency.artifacts_file is not None and dependency.artifacts_file.filename != ""
 
 
-def _protection(response: _Response) -> bool | None:
-    """Return whether the ref is a protected one, None where GitLab did not say.
-
-    As gitlab-runner's own `IsProtected`, the first variable of that name counts where the field is null: a job's own
-    variables come after GitLab's.
-    """
-    if response.git_info.protected is not None:
-        return response.git_info.protected
-    first = next((variable.value for variable in response.variables if variable.key == _PROTECTED), "")
-    return {"true": True, "false": False}.get(first)
-
-
 def _is_from_fork(response: _Response) -> bool:
     """GitLab lists its own variables and then the job's: a job can add another value, and never take one away."""
     git = response.git_info
@@ -297,7 +283,7 @@ def _is_from_fork(response: _Response) -> bool:
 def _missing(response: _Response) -> Iterator[str]:
     if not response.job_info.project_id:
         yield PROJECT_FIELD
-    if _protection(response) is None:
+    if response.git_info.protected is None:
         yield PROTECTED_FIELD
 
 

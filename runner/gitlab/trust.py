@@ -13,10 +13,9 @@ UNTRUSTED: Final = "untrusted"
 def trust_key(job: GitLabJob) -> str:
     """Return the trust key: the project, and whether the ref is protected.
 
-    Somebody else's code is `untrusted`, and so is a job of which GitLab did not say all of that: the cache and the
-    images of unprotected refs are not for it either, as it may be what poisons them.
+    Somebody else's code, and a job whose project is not known, are `untrusted`.
     """
-    if job.fork or job.missing:
+    if job.fork or not job.project:
         return UNTRUSTED
     return f"gitlab-{job.project}-{'protected' if job.protected else 'unprotected'}"
 
@@ -27,4 +26,5 @@ def remark(job: GitLabJob) -> str | None:
         return "This job is for a fork's merge request: it gets a fresh sandbox that nobody inherits."
     if not job.missing:
         return None
-    return f"GitLab did not send {' and '.join(job.missing)}: this job gets a fresh sandbox that nobody inherits."
+    assumed = "a fresh sandbox that nobody inherits" if not job.project else "an unprotected ref"
+    return f"GitLab did not send {' and '.join(job.missing)}: {assumed} is assumed."

@@ -122,8 +122,6 @@ def test_no_secret_is_in_the_words_for_a_job() -> None:
 
 
 PROJECT = {"job_info": {"project_id": 3}}
-OPEN = {"git_info": {"protected": False}}
-PROTECTION = [variable("CI_COMMIT_REF_PROTECTED", "true"), variable("CI_COMMIT_REF_PROTECTED", "false")]
 SOURCE = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID"
 
 
@@ -132,20 +130,16 @@ SOURCE = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID"
     [
         ({**PROJECT, "git_info": {"protected": True}}, "gitlab-3-protected"),
         ({**PROJECT, "git_info": {"protected": False}}, "gitlab-3-unprotected"),
-        ({**PROJECT}, UNTRUSTED),
+        ({**PROJECT}, "gitlab-3-unprotected"),
         ({"git_info": {"protected": True}}, UNTRUSTED),
-        ({**PROJECT, **OPEN, "variables": [variable(SOURCE, "3")]}, "gitlab-3-unprotected"),
+        ({**PROJECT, "variables": [variable(SOURCE, "3")]}, "gitlab-3-unprotected"),
         ({**PROJECT, "variables": [variable(SOURCE, "4")]}, UNTRUSTED),
         # A fork's author adds the answer that would be right: GitLab's own stays before it.
         ({**PROJECT, "variables": [variable(SOURCE, "4"), variable(SOURCE, "3")]}, UNTRUSTED),
         ({**PROJECT, "git_info": {"ref": "refs/merge-requests/1/head"}}, UNTRUSTED),
         ({**PROJECT, "git_info": {"refspecs": ["+refs/merge-requests/1/head:refs/x"]}}, UNTRUSTED),
-        ({**PROJECT, **OPEN, "variables": [variable("CI_COMMIT_REF_PROTECTED", "true")]}, "gitlab-3-unprotected"),
-        ({**PROJECT, **OPEN, "variables": [variable("CI_PROJECT_ID", "9")]}, "gitlab-3-unprotected"),
-        # A GitLab before 18.3. What a job adds comes after GitLab's own.
-        ({**PROJECT, "variables": PROTECTION}, "gitlab-3-protected"),
-        ({**PROJECT, "variables": PROTECTION[::-1]}, "gitlab-3-unprotected"),
-        ({**PROJECT, "variables": [variable("CI_COMMIT_REF_PROTECTED", "yes")]}, UNTRUSTED),
+        ({**PROJECT, "variables": [variable("CI_COMMIT_REF_PROTECTED", "true")]}, "gitlab-3-unprotected"),
+        ({**PROJECT, "variables": [variable("CI_PROJECT_ID", "9")]}, "gitlab-3-unprotected"),
     ],
 )
 def test_the_trust_key(changes: dict[str, object], key: str) -> None:
