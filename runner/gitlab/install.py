@@ -33,6 +33,8 @@ MAX_GRACE: Final = 120
 GRACEFUL_KILL: Final = 150
 FORCE_KILL: Final = 10
 LONGEST_GRACEFUL_KILL: Final = 240
+#: What fits the usual `--gitlab-grace`.
+LEAST_GRACEFUL_KILL: Final = 30
 #: Seconds for `prepare`: it waits for a drain, then for a sandbox, and then for images. gitlab-runner's own default.
 PREPARE: Final = 3600
 #: The first two of these.
@@ -287,7 +289,7 @@ def _check_custom(name: str, custom: Mapping[str, Any]) -> Iterator[Finding]:
     if grace > LONGEST_GRACEFUL_KILL:
         what = f"{name} has graceful_kill_timeout = {grace}: `cleanup` may start while a cancelled stage still runs."
         yield Finding(what, f"Set graceful_kill_timeout = {GRACEFUL_KILL}.")
-    if grace < GRACEFUL_KILL:
+    if grace < LEAST_GRACEFUL_KILL:
         what = f"{name} has graceful_kill_timeout = {grace}: a stage may take longer to end (`--gitlab-grace`)."
         yield Finding(what, f"Set graceful_kill_timeout = {GRACEFUL_KILL}.")
     if _number(custom, "force_kill_timeout", FORCE_KILL) > 60:
