@@ -66,6 +66,8 @@ class Sandbox:
     trust_key: str | None = None
     """Whose leftovers it may carry; None while it has served nobody."""
     jobs: int = 0
+    served: float = 0.0
+    """When its last job was over."""
     lease: Lease | None = None
     hold: float | None = None
     """Seconds to keep it for a person once it serves nobody any more."""
@@ -204,8 +206,9 @@ class Pool:
         fit = [s for s in self._sandboxes.values() if _suits(s, want) and s.state is State.READY]
         if not fit:
             return None
-        # One that has this key's caches first; then a fresh one, the longest ready of those from the present image.
-        chosen = min(fit, key=lambda s: (s.trust_key is None, self.is_outdated(s), s.since))
+        # Of those that have this key's caches the one with the newest, as a job builds on what the one before it made;
+        # then a fresh one, the longest ready of those from the present image.
+        chosen = min(fit, key=lambda s: (s.trust_key is None, self.is_outdated(s), -s.served, s.since))
         lent = lease.extended(now, renewed=False)
         return self._move(chosen.name, State.LEASED, now, lease=lent, trust_key=want.trust_key)
 
@@ -238,7 +241,10 @@ class Pool:
             return self.condemn(sandbox.name, Fault.RECREATE_POLICY, always, now)
         # Unused by a fresh sandbox's first lease: nobody's leftovers are in it, so it belongs to nobody again.
         key = sandbox.trust_key if used or sandbox.jobs else None
-        return self._move(sandbox.name, State.INSPECTING, now, lease=None, jobs=sandbox.jobs + used, trust_key=key)
+        served = now if used else sandbox.served
+        return self._move(
+            sandbox.name, State.INSPECTING, now, lease=None, jobs=sandbox.jobs + used, served=served, trust_key=key
+        )
 
     def probing(self, name: str, now: float) -> Sandbox:
         """An idle sandbox is being proven again."""

@@ -76,6 +76,19 @@ def test_a_key_gets_its_own_sandbox_before_a_fresh_one() -> None:
     assert world.lend(ALICE, "a2").name == own
 
 
+def test_of_its_own_a_key_gets_the_one_that_served_it_last() -> None:
+    """The trap: an older one was proven again meanwhile, and its caches are as old as before."""
+    world = World()
+    older, newer = world.ready(), world.ready()
+    for attempt in ("a1", "a2"):
+        world.lend(ALICE, attempt)
+    world.pool.give_back("token-of-a1", used=True, now=1.0)
+    world.pool.give_back("token-of-a2", used=True, now=2.0)
+    world.pool.fit(newer, 3.0)
+    world.pool.fit(older, 60.0)
+    assert world.lend(ALICE, "a3", now=61.0).name == newer
+
+
 def test_without_its_own_a_key_gets_the_longest_ready_fresh_one() -> None:
     world = World()
     world.ready(now=5.0)
