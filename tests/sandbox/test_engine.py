@@ -105,7 +105,7 @@ class Api:
             case "GET", ["version"]:
                 return 200, {"ApiVersion": "1.47"}
             case "GET", ["info"]:
-                return 200, {"Runtimes": {"runc": {}, "sysbox-runc": {}}, "DockerRootDir": "/"}
+                return 200, info(Driver="overlay2", Runtimes={"runc": {}, "sysbox-runc": {}}, DockerRootDir="/")
             case "GET", ["containers", "json"] | ["networks"] | ["volumes"]:
                 kind = request.path.strip("/").split("/")[0]
                 wanted = json.loads(request.query.get("filters", "{}")).get("label", [])
