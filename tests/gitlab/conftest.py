@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +88,10 @@ class Installation:
 
     def lent(self) -> list[SandboxReport]:
         """The sandboxes that GitLab jobs have by the runner's own notes; its standby has another one."""
-        notes = [json.loads(file.read_text()) for file in (self.service.state / "gitlab").glob("*/record.json")]
+        notes = []
+        for file in (self.service.state / "gitlab").glob("*/record.json"):
+            with suppress(FileNotFoundError):  # the job is over
+                notes.append(json.loads(file.read_text()))
         attempts = {note["lease"]["attempt"] for note in notes if note["lease"]}
         return [sandbox for sandbox in self._sandboxes() if sandbox.attempt in attempts]
 
@@ -104,9 +108,16 @@ class Installation:
         until(f"{name} is inspected", lambda: {s.state for s in self._sandboxes() if s.name == name} <= FIT)
         for sandbox in self._sandboxes():
             if sandbox.name == name and sandbox.state in (State.READY, State.LEASED):
-                container = self.docker.containers.get(name).id
-                assert container is not None
-                assert {p.pid for p in processes.at_rest(container)} == set(sandbox.processes_at_ready)
+                self._as_at_ready(sandbox)
+
+    def _as_at_ready(self, sandbox: SandboxReport) -> None:
+        container = self.docker.containers.get(sandbox.name).id
+        assert container is not None
+
+        def alike() -> bool:  # the last process of the standby's session may need a moment to end
+            return {process.pid for process in processes.at_rest(container)} == set(sandbox.processes_at_ready)
+
+        until(f"{sandbox.name} has the processes that it had at ready", alike)
 
     def _sandboxes(self) -> list[SandboxReport]:
         return self.keeper.client.listing().sandboxes
