@@ -42,12 +42,13 @@ _V2: Final = _Version("cgroup.freeze", "1", "0", "cgroup.events", "frozen 1")
 
 
 def group_of(pid: int, container_id: str) -> Path:
-    """The cgroup that all processes of a container are in, or below, from one of them. Raises `EngineError`.
+    """The cgroup that all processes of a container are in, or below, from one of them.
 
-    To be asked before a job runs: a process that was nested deep enough does not tell any more.
+    To be asked before a job runs: a process that was nested deep enough does not tell any more. Raises `EngineError`,
+    or `SandboxFault` when it has ended.
     """
     # In reverse: on a host with both versions the engine uses the first, and the second is number 0.
-    for line in sorted((_PROC / str(pid) / "cgroup").read_text().splitlines(), reverse=True):
+    for line in sorted(_read(_PROC / str(pid) / "cgroup").splitlines(), reverse=True):
         _, controllers, path = line.split(":", 2)
         parts = Path(path).parts[1:]
         level = next((number for number, part in enumerate(parts, 1) if container_id in part), None)

@@ -104,6 +104,15 @@ def test_a_keeper_that_cannot_see_a_containers_cgroup_says_what_it_needs(echo: E
         freezer.group_of(os.getpid(), echo.id)
 
 
+def test_a_container_that_has_ended_is_told_as_such() -> None:
+    """The trap: it dies while it boots, and that is taken for a defect of the keeper's."""
+    with subprocess.Popen(["true"]) as process:
+        process.wait(MARGIN)
+    with pytest.raises(SandboxFault) as caught:
+        freezer.group_of(process.pid, "0" * 64)
+    assert caught.value.fault is Fault.STOPPED
+
+
 def test_a_container_stands_still_for_the_length_of_a_block(echo: Echo) -> None:
     with Freezer().still(echo.group):
         assert echo.is_still()
