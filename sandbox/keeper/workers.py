@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from ipaddress import IPv4Network
 
 from sandbox.engine import Engine
@@ -197,11 +196,12 @@ class Workers:
         stock.remove(str(name))
 
     def _try_runtime(self, name: str, container_id: str) -> None:
-        with suppress(EngineError):  # what is refused was answered; the next look at it tells what is wrong
-            try:
-                self._engine.probe(container_id)
-            except EngineTimeout as error:
-                self._stock.condemn(name, Fault.ENGINE_FAILED, f"The runtime does not answer about it: {error}")
+        try:
+            self._engine.probe(container_id)
+        except EngineTimeout as error:
+            self._stock.condemn(name, Fault.ENGINE_FAILED, f"The runtime does not answer about it: {error}")
+        except EngineError:
+            return  # what is refused was answered; the next look at it tells what is wrong
 
     def _remove_stranger(self, name: str) -> None:
         try:
