@@ -6,7 +6,6 @@ Every function blocks for as long as the disk takes, and raises OSError.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -14,27 +13,9 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from sandbox.durable import replace, sync, write
 
-def write(path: Path, content: bytes) -> None:
-    """Put bytes in the place of whatever the file held, readable for its owner only."""
-    replace(path, content, synced=True)
-    sync(path.parent)
-
-
-def replace(path: Path, content: bytes, *, synced: bool = False) -> None:
-    """As `write`, but not on disk when it returns: a crash of this process loses nothing, one of the host may."""
-    new = path.with_name(f"{path.name}.new")
-    try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            if synced:
-                os.fsync(file.fileno())
-        new.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            new.unlink()  # on a full disk, a part of it is in everybody's way
-        raise
+__all__ = ["end_with", "lock", "open_to_read", "read", "read_json", "replace", "sync", "write", "write_json"]
 
 
 def read(path: Path, limit: int) -> bytes:
@@ -74,15 +55,6 @@ def end_with(path: Path, start: int, ending: bytes) -> None:
             file.truncate(min(start, os.fstat(file.fileno()).st_size))
             file.seek(0, os.SEEK_END)
             file.write(ending)
-
-
-def sync(path: Path) -> None:
-    """Have what a file holds, or which entries a folder has, on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def lock(path: Path) -> BinaryIO | None:

@@ -13,16 +13,21 @@ _LOOK_INTERVAL = 0.1
 def write(path: Path, content: bytes) -> None:
     """Put `content` in the place of what the file held. It is on disk when this returns. Raises `OSError`."""
     _replace(path, content, 0o600, synced=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)
 
 
 def replace(path: Path, content: bytes, mode: int = 0o600) -> None:
     """As `write`, but a crash of the host may undo it, or leave the file empty. Raises `OSError`."""
     _replace(path, content, mode, synced=False)
+
+
+def sync(path: Path) -> None:
+    """Have what a file holds, or which entries a folder has, on disk. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def lock(path: Path, seconds: float = 0.0) -> int | None:
