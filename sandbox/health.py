@@ -38,6 +38,9 @@ TOGETHER = 60.0
 """Seconds within which several sandboxes fail "at once". What nothing joined by then was that sandbox's own."""
 PROBE_INTERVAL = 15.0
 """Seconds after which the runtime is asked something, if nothing else was asked of it meanwhile."""
+LISTING_INTERVAL = 0.5
+"""Seconds between two listings at least. A busy keeper looks again at each lease and return, ten times a second, and
+each listing costs the engine and the walls' guard more than the rest of such a look."""
 WEDGED_LISTING_INTERVAL = 5.0
 """Seconds between two listings while the host is wedged."""
 MAX_TRIAL_INTERVAL = 30.0
@@ -234,10 +237,11 @@ class HostHealth:
         return due
 
     def listing_due(self, now: float) -> bool:
-        """Whether the engine should be asked for its containers: at every pass while all is well, less often if not."""
+        """Whether the engine should be asked for its containers: often while all is well, less often if not."""
+        interval = WEDGED_LISTING_INTERVAL if self._state is HostState.WEDGED else LISTING_INTERVAL
         if self._listing_failures:
-            return now - self._listing_asked >= min(2.0 ** min(self._listing_failures - 1, 10), WEDGED_LISTING_INTERVAL)
-        return self._state is not HostState.WEDGED or now - self._listing_asked >= WEDGED_LISTING_INTERVAL
+            interval = min(2.0 ** min(self._listing_failures - 1, 10), WEDGED_LISTING_INTERVAL)
+        return now - self._listing_asked >= interval
 
     # -- what happened -------------------------------------------------------------------------------------------
 
