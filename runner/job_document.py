@@ -16,6 +16,9 @@ from runner.errors import BadJobError
 #: Largest job file, in bytes: the largest script, with what YAML adds.
 MAX_FILE: Final = 80 * 1024 * 1024
 _MAX_DEPTH: Final = 20
+_NO_JOB: Final = (
+    "this is no job: a job has fields, such as `script: make test`. A script by itself is run by `runner run SCRIPT`."
+)
 _Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -30,7 +33,11 @@ def parse(content: bytes, name: str) -> JobRequest:
     """Return the job in a file. Raises BadJobError, which begins with `NAME:LINE:COLUMN:` and the field."""
     if len(content) > MAX_FILE:
         raise BadJobError(f"{name}: a job file has at most {MAX_FILE} bytes. Fetch the data from within the script.")
+    if content.startswith(b"#!"):  # much of what a script holds is YAML
+        raise BadJobError(f"{name}:1:1: {_NO_JOB}")
     document, node = _read_json(content, name) if content.lstrip().startswith(b"{") else _read_yaml(content, name)
+    if not isinstance(document, dict):
+        raise BadJobError(f"{_place(name, _mark(node, ()))}: {_NO_JOB}")
     _check_keys(node, name)
     try:
         request = JobRequest.model_validate(document, strict=True)

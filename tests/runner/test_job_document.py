@@ -51,7 +51,10 @@ def test_what_only_json_has_is_read_as_json_has_it() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "f: the job: Input should be a valid dictionary"),
+        (b"", "f: this is no job: a job has fields"),
+        (b"make test\n", "f:1:1: this is no job: a job has fields, such as `script: make test`."),
+        (b"#!/bin/sh\nset -e; x: {\n", "f:1:1: this is no job"),
+        (b"- script: x\n", "f:1:1: this is no job"),
         (b"args: []\n", "f: The script is empty. Give a script with at least one command, or steps"),
         (b"script: x\nscrpt: y\n", "f:2:1: scrpt: Extra inputs"),
         (b"script: x\nargs:\n  - a\n  - [b]\n", "f:4:5: args.1: Input should be a valid string"),
