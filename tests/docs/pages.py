@@ -36,6 +36,12 @@ def blocks(*languages: str) -> list[Block]:
     return [block for page in PAGES for block in blocks_of(page) if block.language in languages]
 
 
+def block_of(page: str, beginning: str) -> Block:
+    """The one shell block of a page that begins so."""
+    [found] = [block for block in blocks("sh") if block.page.stem == page and block.text.startswith(beginning)]
+    return found
+
+
 def blocks_of(page: Path) -> Iterator[Block]:
     """The blocks of a page, in order."""
     text = page.read_text()

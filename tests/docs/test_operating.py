@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.docs.pages import Block, blocks
+from tests.docs.pages import Block, block_of, blocks
 from tests.docs.reader import Reader
 from tests.e2e.test_compose import Installation
 
@@ -20,6 +20,7 @@ HERE: Final = {"localhost:8080": f"localhost:{PORT}"}
 _BY_HAND: Final = "tests/images types the same against the image, with keys and ports of its own"
 _ADHOC: Final = "tests/e2e/test_adhoc.py runs each of these commands, with a terminal where one is shown"
 _REGISTRY: Final = "it needs an image registry; tests/images/test_build.py looks at the commands that it comes to"
+_SYSTEMD: Final = "test_systemd types it, in a machine of its own"
 _HOST: Final = "it changes the host that the tests run on"
 #: Why a block is not typed in by a test, by the page and the beginning of its first line.
 ELSEWHERE: Final = {
@@ -57,19 +58,13 @@ ELSEWHERE: Final = {
     ("sandbox-image", "sandbox images build"): _BY_HAND,
     ("sandbox-image", "export DOCKER_HOST"): _BY_HAND,
     ("sandbox-image", "docker buildx create"): _REGISTRY,
-    ("systemd", "apt-get install"): _HOST,
+    ("systemd", "apt-get install"): _SYSTEMD,
     ("uninstall", "docker run --rm"): "it would remove the sandboxes of other tests",
-    ("upgrade", "python3 -m venv"): _HOST,
+    ("upgrade", "python3 -m venv"): _SYSTEMD,
     ("userns-runc", "sandbox evaluation up"): "tests/sandbox/evaluation brings up engines of its own",
     ("userns-runc", "sandbox evaluation down"): _HOST,
-    ("userns-runc", "cp sandbox/evaluation"): _HOST,
+    ("userns-runc", "cp sandbox/evaluation"): _SYSTEMD,
 }
-
-
-def block_of(page: str, beginning: str) -> Block:
-    """The one block of a page that begins so."""
-    [found] = [b for b in blocks("sh") if b.page.stem == page and b.text.startswith(beginning)]
-    return found
 
 
 class Operator(Reader):
