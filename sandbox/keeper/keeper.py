@@ -15,6 +15,7 @@ from sandbox.keeper.guard import Guard
 from sandbox.keeper.home import Home
 from sandbox.keeper.images import Images
 from sandbox.keeper.metrics import Metrics
+from sandbox.keeper.parts import Parts
 from sandbox.keeper.records import Records
 from sandbox.keeper.stock import Stock
 from sandbox.keeper.storage import Storage
@@ -63,19 +64,9 @@ class Keeper:
         self._watch = watch or HostWatch(metrics)
         self._images = Images(self._stock, engine)
         self._storage = Storage(config, self._stock, engine, self._builder)
-        self._workers = Workers(
-            self._stock, engine, self._builder, self._guard, self._watch, self._storage, home, metrics
-        )
-        self.verbs = Verbs(
-            home.installation,
-            self._stock,
-            self._builder,
-            self._guard,
-            self._watch,
-            self._storage,
-            self._workers,
-            metrics,
-        )
+        parts = Parts(home, engine, self._stock, self._builder, self._guard, self._watch, self._storage, metrics)
+        self._workers = Workers(parts)
+        self.verbs = Verbs(parts, self._workers)
         self._stopping = threading.Event()
         self._hurried = False
         self._next_leftovers = 0.0

@@ -9,19 +9,15 @@ from sandbox import readiness
 from sandbox.errors import EngineError, Fault, KeeperRefused, NoWayIn, SandboxFault
 from sandbox.inspection.judge import ReasonKind
 from sandbox.keeper import protocol
-from sandbox.keeper.builder import Builder, Built, as_fault
+from sandbox.keeper.builder import Built, as_fault
 from sandbox.keeper.gauges import Gauges
-from sandbox.keeper.guard import Guard
-from sandbox.keeper.metrics import Metrics
-from sandbox.keeper.stock import Stock
-from sandbox.keeper.storage import Storage
-from sandbox.keeper.watch import HostWatch
+from sandbox.keeper.parts import Parts
 from sandbox.keeper.workers import FROZEN_DEADLINE, Workers
 from sandbox.logs import Action, Events
 from sandbox.network import WallsDown
 from sandbox.pool import LEASE_TERM, Lease, Sandbox, Want
 from sandbox.state import State, is_alive
-from sandbox.template import LOGIN_USER, InstallationId
+from sandbox.template import LOGIN_USER
 
 events = Events("keeper")
 
@@ -36,26 +32,16 @@ _HOLDABLE = frozenset({State.READY, State.LEASED, State.ORPHANED, State.INSPECTI
 class Verbs:
     """Answers for one keeper, until `close`: then nothing is lent any more."""
 
-    def __init__(
-        self,
-        installation: InstallationId,
-        stock: Stock,
-        builder: Builder,
-        guard: Guard,
-        watch: HostWatch,
-        storage: Storage,
-        workers: Workers,
-        metrics: Metrics,
-    ) -> None:
-        self._installation = installation
-        self._stock = stock
-        self._builder = builder
-        self._guard = guard
-        self._watch = watch
-        self._storage = storage
+    def __init__(self, parts: Parts, workers: Workers) -> None:
+        self._installation = parts.home.installation
+        self._stock = parts.stock
+        self._builder = parts.builder
+        self._guard = parts.guard
+        self._watch = parts.watch
+        self._storage = parts.storage
+        self._metrics = parts.metrics
         self._workers = workers
-        self._metrics = metrics
-        self._gauges = Gauges(metrics, stock, guard, watch, storage)
+        self._gauges = Gauges(parts.metrics, parts.stock, parts.guard, parts.watch, parts.storage)
         self._closed = threading.Event()
 
     def close(self) -> None:

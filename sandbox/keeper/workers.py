@@ -6,16 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Network
 
-from sandbox.engine import Engine
 from sandbox.errors import ConfigError, EngineError, EngineTimeout, Fault, SandboxFault
 from sandbox.health import CreationBegan, CreationEnded, FreshUnfit
-from sandbox.keeper.builder import Builder, Built, as_fault
-from sandbox.keeper.guard import Guard
-from sandbox.keeper.home import Home
-from sandbox.keeper.metrics import Metrics
-from sandbox.keeper.stock import Stock
-from sandbox.keeper.storage import Storage
-from sandbox.keeper.watch import HostWatch
+from sandbox.keeper.builder import Built, as_fault
+from sandbox.keeper.parts import Parts
 from sandbox.logs import Action, Events
 from sandbox.network import WallsDown
 from sandbox.pool import Action as Act
@@ -33,25 +27,15 @@ FROZEN_DEADLINE = 30.0
 class Workers:
     """Acts on what the pool decided, and tells the stock what came of it."""
 
-    def __init__(
-        self,
-        stock: Stock,
-        engine: Engine,
-        builder: Builder,
-        guard: Guard,
-        watch: HostWatch,
-        storage: Storage,
-        home: Home,
-        metrics: Metrics,
-    ) -> None:
-        self._stock = stock
-        self._guard = guard
-        self._engine = engine
-        self._builder = builder
-        self._watch = watch
-        self._storage = storage
-        self._home = home
-        self._metrics = metrics
+    def __init__(self, parts: Parts) -> None:
+        self._home = parts.home
+        self._engine = parts.engine
+        self._stock = parts.stock
+        self._builder = parts.builder
+        self._guard = parts.guard
+        self._watch = parts.watch
+        self._storage = parts.storage
+        self._metrics = parts.metrics
         self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="keeper")
         self._stopping = threading.Event()
         self._strangers: set[str] = set()
