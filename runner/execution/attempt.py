@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Final
 
 from runner import outcome as outcomes
@@ -74,8 +75,8 @@ async def run(
     if not prepared.usable:
         await prepared.release()
         raise ConnectError("The sandbox broke while it waited for a job.")
-    report = _Report(log, notes, on_end)
-    return await _to_the_end(_start(prepared, job, log, cancellation, report, on_start, files), report, cancellation)
+    course = _Course(cancellation, files, _Report(log, notes, on_end))
+    return await _to_the_end(course, _start(course, prepared, job, log, on_start))
 
 
 async def run_attempt(
@@ -113,10 +114,10 @@ async def run_attempt(
         if not prepared.usable:
             await prepared.release()
             return SetupFailed("The sandbox broke before the script was sent.")
-        return await _start(prepared, job, log, cancellation, report, on_start, files)
+        return await _start(course, prepared, job, log, on_start)
 
-    report = _Report(log, notes, on_end)
-    return await _to_the_end(attempt(), report, cancellation)
+    course = _Course(cancellation, files, _Report(log, notes, on_end))
+    return await _to_the_end(course, attempt())
 
 
 async def resume_attempt(
@@ -147,11 +148,10 @@ async def resume_attempt(
         await asyncio.wait([regaining])
         if error := regaining.exception():
             return cancellation.cause or SandboxLost(sentence(error))
-        held = Held(regaining.result(), settings)
-        return await _fly(pursuit, held, marker, cancellation, report, settings, pursuit.follow(), files)
+        return await _fly(course, pursuit, Held(regaining.result(), settings), pursuit.follow())
 
-    report = _Report(log, notes, on_end)
-    return await _to_the_end(attempt(), report, cancellation)
+    course = _Course(cancellation, files, _Report(log, notes, on_end))
+    return await _to_the_end(course, attempt())
 
 
 _DETACHED: Final = "The runner left."
@@ -187,48 +187,48 @@ class _Report:
         self.notes(Note(Action.ENDED, outcomes.sentence(outcome)))
 
 
-async def _to_the_end(work: Coroutine[Any, Any, Outcome], report: _Report, cancellation: Cancellation) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """What goes with an attempt from its beginning to its end."""
+
+    cancellation: Cancellation
+    files: JobFiles
+    report: _Report
+
+
+async def _to_the_end(course: _Course, work: Coroutine[Any, Any, Outcome]) -> Outcome:
     """See the attempt through, and have told how it ended."""
 
     async def telling() -> Outcome:
         outcome = await work
-        await report.tell(outcome)
+        await course.report.tell(outcome)
         return outcome
 
-    return await see_through(telling(), lambda: cancellation.stop_runner("Its task was cancelled."))
+    return await see_through(telling(), lambda: course.cancellation.stop_runner("Its task was cancelled."))
 
 
-async def _start(
-    prepared: Prepared,
-    job: Job,
-    log: Log,
-    cancellation: Cancellation,
-    report: _Report,
-    on_start: OnStart,
-    files: JobFiles,
-) -> Outcome:
+async def _start(course: _Course, prepared: Prepared, job: Job, log: Log, on_start: OnStart) -> Outcome:
     """Run a job on a prepared sandbox, unless somebody asked for the end before."""
-    refusal = await _fill(prepared, cancellation, files) if files.source else None
+    cancellation, filled = course.cancellation, course.files.source is not None
+    refusal = await _fill(course, prepared) if filled else None
     if refusal or cancellation.cause or cancellation.detached:
-        await prepared.release(used=files.source is not None)
+        await prepared.release(used=filled)
         return refusal or _unstarted(cancellation)
     marker = prepared.marker(job.timeout, log.limit)
     try:
         on_start(marker)
     except Exception as error:  # noqa: BLE001 - whatever it is, nothing was sent and the sandbox goes back
-        await prepared.release(used=files.source is not None)
+        await prepared.release(used=filled)
         return SetupFailed(sentence(error))
     prepared.held.heartbeat.beat()
-    settings = prepared.settings
-    pursuit = Pursuit(prepared.leases, marker, log, settings, report.notes, prepared.session)
-    script = pursuit.launch(job, filled=files.source is not None)
-    return await _fly(pursuit, prepared.held, marker, cancellation, report, settings, script, files)
+    pursuit = Pursuit(prepared.leases, marker, log, prepared.settings, course.report.notes, prepared.session)
+    return await _fly(course, pursuit, prepared.held, pursuit.launch(job, filled=filled))
 
 
-async def _fill(prepared: Prepared, cancellation: Cancellation, files: JobFiles) -> Outcome | None:
+async def _fill(course: _Course, prepared: Prepared) -> Outcome | None:
     """Have the job's source in the working folder. Returns why not, unless somebody asks for the end meanwhile."""
-    filling = asyncio.create_task(bring_in(prepared.session, files, prepared.settings.workspace))
-    await first(filling, cancellation.wait())
+    filling = asyncio.create_task(bring_in(prepared.session, course.files, prepared.settings.workspace))
+    await first(filling, course.cancellation.wait())
     if not filling.done():
         await stop(filling)
         return None
@@ -248,18 +248,10 @@ def _unstarted(cancellation: Cancellation) -> Outcome:
     return cancellation.cause
 
 
-async def _fly(
-    pursuit: Pursuit,
-    held: Held,
-    marker: Marker,
-    cancellation: Cancellation,
-    report: _Report,
-    settings: Settings,
-    seeing: Coroutine[Any, Any, wire.Ended],
-    files: JobFiles,
-) -> Outcome:
+async def _fly(course: _Course, pursuit: Pursuit, held: Held, seeing: Coroutine[Any, Any, wire.Ended]) -> Outcome:
     """See the script through, have its outcome kept, and only then return the sandbox: the first cause counts."""
-    flight = Flight(pursuit, held.heartbeat, marker, cancellation, settings)
+    report = course.report
+    flight = Flight(pursuit, held.heartbeat, course.cancellation)
     script = asyncio.create_task(seeing)
     try:
         outcome = await flight.first_cause(script)
@@ -268,7 +260,7 @@ async def _fly(
         else:
             broken = outcome.why if isinstance(outcome, SandboxLost | SetupFailed) else None
         await stop(script)
-        await _keep(pursuit, marker, cancellation, report, outcome, files)
+        await _keep(course, pursuit, outcome)
         await report.tell(outcome)
     except DetachedError:
         await stop(script)
@@ -277,18 +269,17 @@ async def _fly(
         raise
     await pursuit.close()
     if broken:
-        report.notes(Note(Action.CONDEMNED, f"Sandbox {marker.sandbox} is not used again: {broken}"))
+        report.notes(Note(Action.CONDEMNED, f"Sandbox {pursuit.marker.sandbox} is not used again: {broken}"))
     await held.hand_in(broken, used=True)
     return outcome
 
 
-async def _keep(
-    pursuit: Pursuit, marker: Marker, cancellation: Cancellation, report: _Report, outcome: Outcome, files: JobFiles
-) -> None:
+async def _keep(course: _Course, pursuit: Pursuit, outcome: Outcome) -> None:
     """Take out what is kept of the job. Errors: DetachedError when the runner leaves before that is done."""
+    files, cancellation, report = course.files, course.cancellation, course.report
     if not files.wanted(outcome):
         return
-    taking = asyncio.create_task(take_out(pursuit.reach, files, outcome, marker.workspace))
+    taking = asyncio.create_task(take_out(pursuit.reach, files, outcome, pursuit.marker.workspace))
     await first(taking, cancellation.wait())
     if taking.done():
         report.remark(*taking.result())

@@ -12,8 +12,6 @@ from runner.execution import wire
 from runner.execution.cancellation import Cancellation
 from runner.execution.ending import outcome_of
 from runner.execution.heartbeat import Heartbeat
-from runner.execution.marker import Marker
-from runner.execution.options import Settings
 from runner.execution.pursuit import CATCH_UP, Pursuit
 from runner.logs import Action, Events
 from runner.outcome import Limit, Outcome, SandboxLost, SetupFailed, TimedOut
@@ -27,19 +25,10 @@ BACKSTOP: Final = 10.0
 class Flight:
     """Watches over a script that is seen through by a task of its own, a `Pursuit`'s `launch` or `follow`."""
 
-    def __init__(
-        self,
-        pursuit: Pursuit,
-        heartbeat: Heartbeat,
-        marker: Marker,
-        cancellation: Cancellation,
-        settings: Settings,
-    ) -> None:
+    def __init__(self, pursuit: Pursuit, heartbeat: Heartbeat, cancellation: Cancellation) -> None:
         self._pursuit = pursuit
         self._heartbeat = heartbeat
-        self._marker = marker
         self._cancellation = cancellation
-        self._settings = settings
 
     async def first_cause(self, script: asyncio.Task[wire.Ended]) -> Outcome:
         """Wait for the outcome: the first cause counts. Errors: DetachedError when the runner is to leave."""
@@ -64,7 +53,7 @@ class Flight:
 
         Returns whether its end, and that of all it started, was told. How it ended no longer matters.
         """
-        for number, seconds in ((signal.SIGTERM, self._settings.grace), (signal.SIGKILL, report)):
+        for number, seconds in ((signal.SIGTERM, self._pursuit.settings.grace), (signal.SIGKILL, report)):
             if script.done() or not self._pursuit.connected:
                 break
             self._pursuit.signal(number)
@@ -77,10 +66,15 @@ class Flight:
 
         The launcher enforces the timeout, so a script may well have ended in time while there was no connection.
         """
-        if self._marker.timeout is None:
+        if self._pursuit.marker.timeout is None:
             return [None]
-        left = self._marker.timeout + self._settings.grace + BACKSTOP - self._marker.started.elapsed()
-        return [max(0.0, left), self._settings.reconnect_deadline + CATCH_UP]
+        left = (
+            self._pursuit.marker.timeout
+            + self._pursuit.settings.grace
+            + BACKSTOP
+            - self._pursuit.marker.started.elapsed()
+        )
+        return [max(0.0, left), self._pursuit.settings.reconnect_deadline + CATCH_UP]
 
     async def _news(self, script: asyncio.Task[wire.Ended], timeout: float | None) -> None:
         await first(script, self._cancellation.wait(), self._heartbeat.wait_lost(), timeout=timeout)

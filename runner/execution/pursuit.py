@@ -53,9 +53,10 @@ class Pursuit:
     ) -> None:
         """`session` is the one that waits for the job; None for an attempt of an earlier life. Owns it from here on."""
         self._leases = leases
-        self._marker = marker
+        #: Of the attempt that is followed.
+        self.marker = marker
         self._log = log
-        self._settings = settings
+        self.settings = settings
         self._notes = notes
         self._session = session
         self._access: Access | None = None
@@ -122,7 +123,7 @@ class Pursuit:
             await self._session.close()
             self._session = None
         access, self._access = self._access or (await self._resume()).access, None
-        session = self._session = await Session.open(access, self._settings)
+        session = self._session = await Session.open(access, self.settings)
         return session
 
     def let_go(self) -> Session | None:
@@ -148,7 +149,7 @@ class Pursuit:
             self._session = None
 
     async def _send(self, session: Session, job: Job, *, filled: bool) -> None:
-        settings, marker = self._settings, self._marker
+        settings, marker = self.settings, self.marker
         launch = wire.Launch(
             attempt=marker.attempt,
             args=job.args,
@@ -185,7 +186,7 @@ class Pursuit:
         while True:
             await asyncio.sleep(wait)
             try:
-                async with asyncio.timeout(LEND_SLACK + self._settings.open_deadline):
+                async with asyncio.timeout(LEND_SLACK + self.settings.open_deadline):
                     return await act()
             except LeaseLostError:
                 raise
@@ -194,7 +195,7 @@ class Pursuit:
             wait = PAUSE
 
     async def _resume(self) -> Lease:
-        marker = self._marker
+        marker = self.marker
         lease = await self._leases.resume(marker.attempt, marker.token)
         if (lease.sandbox, lease.generation) != (marker.sandbox, marker.generation):
             lease.access.socket.close()
@@ -206,8 +207,8 @@ class Pursuit:
             await self._session.close()  # not a byte of it may come once the offset was told to the next one
             self._session = None
         access, self._access = self._access or (await self._resume()).access, None
-        session = self._session = await Session.open(access, self._settings)
-        marker = self._marker
+        session = self._session = await Session.open(access, self.settings)
+        marker = self.marker
         if session.hello.boot_id != marker.boot_id:
             raise AttemptLostError("The sandbox's host was restarted, which ended the script.")
         follow = wire.Follow(marker.attempt, marker.attempts, self._received, marker.log_limit)
@@ -219,7 +220,7 @@ class Pursuit:
 
     def _take(self, pieces: Sequence[memoryview]) -> None:
         self._received += sum(map(len, pieces))
-        if self._received > self._marker.log_limit:
+        if self._received > self.marker.log_limit:
             raise ProtocolError("The sandbox sent more output than was agreed.")
         self._log.append(*pieces)
 
@@ -241,7 +242,7 @@ class Pursuit:
         return ended
 
     def _check_deadline(self, error: Exception) -> None:
-        seconds = self._settings.reconnect_deadline
+        seconds = self.settings.reconnect_deadline
         if _now() >= self._reached + seconds:
             raise AttemptLostError(f"There was no way back into it for {seconds:g} s. {error}".rstrip()) from error
 

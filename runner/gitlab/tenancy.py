@@ -118,14 +118,14 @@ class Tenancy:
             self._session = session
             return SetupFailed(sentence(error))
         pursuit = Pursuit(self._leases, marker, attempt.log, self._settings, attempt.notes, session)
-        return await self._fly(self._held, pursuit, marker, attempt, pursuit.launch(job))
+        return await self._fly(self._held, pursuit, attempt, pursuit.launch(job))
 
     async def follow(self, attempt: Attempt, marker: Marker) -> Outcome:
         """See a script of an earlier life to its outcome."""
         assert self._held
         await self._close()
         pursuit = Pursuit(self._leases, marker, attempt.log, self._settings, attempt.notes, None)
-        return await self._fly(self._held, pursuit, marker, attempt, pursuit.follow())
+        return await self._fly(self._held, pursuit, attempt, pursuit.follow())
 
     async def session(self) -> Session:
         """Return the way into the sandbox between two stages. It stays the tenancy's own. Errors: RunnerError."""
@@ -180,14 +180,9 @@ class Tenancy:
         )
 
     async def _fly(
-        self,
-        held: Held,
-        pursuit: Pursuit,
-        marker: Marker,
-        attempt: Attempt,
-        seeing: Coroutine[Any, Any, wire.Ended],
+        self, held: Held, pursuit: Pursuit, attempt: Attempt, seeing: Coroutine[Any, Any, wire.Ended]
     ) -> Outcome:
-        flight = Flight(pursuit, held.heartbeat, marker, attempt.cancellation, self._settings)
+        flight = Flight(pursuit, held.heartbeat, attempt.cancellation)
         script = asyncio.create_task(seeing)
         try:
             with self.asking():
