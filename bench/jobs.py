@@ -25,6 +25,7 @@ import httpx
 from bench.recreate import DEADLINE, until
 from bench.stream import SANDBOXES, keeper
 from sandbox.keeper.places import SOCKET_IN_RUN_FOLDER
+from tests.web import answers
 
 CLIENTS, FOLLOWERS = 4, 50
 #: Writes all the time, so that every follower has something to be sent.
@@ -40,6 +41,7 @@ class Runner:
         self.api = httpx.Client(
             base_url=f"http://127.0.0.1:{port}",
             headers={"Authorization": f"Bearer {token}"},
+            verify=False,
             timeout=DEADLINE,
             limits=httpx.Limits(max_connections=FOLLOWERS + CLIENTS),
         )
@@ -74,19 +76,12 @@ def runner(folder: Path) -> Iterator[Runner]:
     with (folder / "runner.log").open("wb") as log:
         process = subprocess.Popen([*command, "--slots", str(SANDBOXES)], stderr=log)
     try:
-        until(lambda: _answers(port))
+        until(lambda: answers(f"http://127.0.0.1:{port}/ready"))
         yield Runner(folder, port, process)
     finally:
         for _ in range(2):
             process.send_signal(signal.SIGTERM)
         process.wait(DEADLINE)
-
-
-def _answers(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/ready").is_success
-    except httpx.TransportError:
-        return False
 
 
 def throughput(service: Runner, jobs: int) -> float:

@@ -58,7 +58,7 @@ def ping(
     import httpx  # noqa: PLC0415 - `runner run` does not pay for it
 
     try:
-        answer = httpx.get(f"{url}/{'live' if live else 'ready'}", timeout=5)
+        answer = httpx.get(f"{url}/{'live' if live else 'ready'}", timeout=5, verify=not url.startswith("http:"))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise InputError(f"No runner answers at {url}: {error}.") from error
     print(answer.text)

@@ -9,8 +9,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,13 +143,14 @@ class Lab:
 
     def _submit(self, script: str) -> None:
         headers = {"Authorization": self.runner.api.headers["Authorization"], "Idempotency-Key": "the-job"}
-        while not self.job:
-            try:
-                answer = httpx.post(f"{self.runner.url}/v1/jobs", json={"script": script}, headers=headers, timeout=5)
-            except httpx.TransportError:
-                continue
-            if answer.status_code == codes.ACCEPTED:
-                self.job = answer.json()["id"]
+        with httpx.Client(base_url=self.runner.url, headers=headers, timeout=5, verify=False) as client:
+            while not self.job:
+                with suppress(httpx.TransportError):
+                    answer = client.post("/v1/jobs", json={"script": script})
+                    if answer.status_code == codes.ACCEPTED:
+                        self.job = answer.json()["id"]
+                        return
+                time.sleep(0.05)  # it may be dead, and its next life needs the processor
 
     def finished(self) -> bool:
         """Whether the job is known, and over. Counts its starts meanwhile: it may run in a new sandbox."""

@@ -26,6 +26,7 @@ from tests.crash.lab import small_disk
 from tests.e2e.conftest import DEADLINE, RUNNER, Keeper, until
 from tests.faults.engine_proxy import EngineProxy
 from tests.monitoring.source import ROOT
+from tests.web import answers
 
 EXAMPLES = ROOT / "examples/monitoring"
 #: What is waited for in production, and what a test waits instead. Nothing else about the rules is changed.
@@ -75,7 +76,7 @@ class WatchedKeeper(Keeper):
         yield
         shim.unlink()
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         try:
             return bool(self.client.listing().installation)
         except KeeperError:
@@ -110,7 +111,7 @@ class Site:
         try:
             until("the runner answers", self._lives)
             bearer = {"Authorization": f"Bearer {(self.state / 'token').read_text().strip()}"}
-            self.client = httpx.Client(base_url=f"http://{self.api}", headers=bearer, timeout=DEADLINE)
+            self.client = httpx.Client(base_url=f"http://{self.api}", headers=bearer, timeout=DEADLINE, verify=False)
             with self.client, self._watched():
                 yield
         finally:
@@ -179,7 +180,7 @@ class Site:
 
     def _lives(self) -> bool:
         assert self.runner.poll() is None, (self.folder / "runner.log").read_text()
-        return _answers(f"http://{self.api}/live")
+        return answers(f"http://{self.api}/live")
 
     # -- Prometheus ----------------------------------------------------------------------------------------------
 
@@ -199,7 +200,7 @@ class Site:
             command = ["prometheus", *places, f"--web.listen-address={self.prometheus}"]
             process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            until("Prometheus is ready", lambda: _answers(f"http://{self.prometheus}/-/ready"), DEADLINE)
+            until("Prometheus is ready", lambda: answers(f"http://{self.prometheus}/-/ready"), DEADLINE)
             yield
         finally:
             process.terminate()
@@ -207,13 +208,15 @@ class Site:
 
     def query(self, expression: str) -> list[float]:
         """The values that an expression has now."""
-        answer = httpx.get(f"http://{self.prometheus}/api/v1/query", params={"query": expression}, timeout=10).json()
+        answer = httpx.get(
+            f"http://{self.prometheus}/api/v1/query", params={"query": expression}, timeout=10, verify=False
+        ).json()
         assert answer["status"] == "success", answer
         return [float(sample["value"][1]) for sample in answer["data"]["result"]]
 
     def firing(self) -> set[str]:
         """The alerts that fire now."""
-        answer = httpx.get(f"http://{self.prometheus}/api/v1/alerts", timeout=10).json()
+        answer = httpx.get(f"http://{self.prometheus}/api/v1/alerts", timeout=10, verify=False).json()
         return {alert["labels"]["alertname"] for alert in answer["data"]["alerts"] if alert["state"] == "firing"}
 
     def fires(self, *alerts: str) -> None:
@@ -240,13 +243,6 @@ class _Receiver(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Tell nobody."""
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=10).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def _tried(connection: sqlite3.Connection, statement: str) -> bool:

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-
 from tests.e2e.conftest import RUNNER, until
+from tests.web import answers
 
 
 @contextmanager
@@ -24,15 +23,8 @@ def service(state: Path) -> Iterator[str]:
     with (state / "log").open("wb") as log:
         running = subprocess.Popen([sys.executable, *RUNNER[1:], "serve", *places], stderr=log)
     try:
-        until("the service answers", lambda: _answers(url))
+        until("the service answers", lambda: answers(f"{url}/live"))
         yield url
     finally:
         running.kill()
         running.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/live").status_code == 200
-    except httpx.TransportError:
-        return False
