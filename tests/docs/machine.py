@@ -7,6 +7,7 @@ in it runs there. It takes the host's cgroups as they are, of either version.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -132,6 +133,7 @@ def booted(folder: Path) -> Iterator[Machine]:
         process.wait(DEADLINE)
         for group in groups:
             _remove(group)
+        shutil.rmtree(folder / "docker", ignore_errors=True)  # pytest would keep it for three more runs
 
 
 def _hierarchies() -> Iterator[tuple[str, str, str]]:
