@@ -76,7 +76,7 @@ class WatchedKeeper(Keeper):
         yield
         shim.unlink()
 
-    def answers(self) -> bool:
+    def _answers(self) -> bool:
         try:
             return bool(self.client.listing().installation)
         except KeeperError:
