@@ -64,7 +64,3 @@ def ping(
     print(answer.text)
     if answer.status_code != 200:
         raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    main()

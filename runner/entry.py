@@ -17,6 +17,9 @@ def main() -> None:
             from runner.gitlab import client  # noqa: PLC0415 - nobody else needs it
 
             sys.exit(client.main(sys.argv[2:]))
-    from runner import cli  # noqa: PLC0415 - a hook does not pay for it
+    from runner import lean  # noqa: PLC0415 - a hook does not pay for it
+
+    lean.do_without()
+    from runner import cli  # noqa: PLC0415 - after what it does without
 
     cli.main()

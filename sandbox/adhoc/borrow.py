@@ -1,5 +1,7 @@
 """A login to a sandbox of the keeper's: a ready one for one command, which nobody waits for, or a held one."""
 
+from __future__ import annotations
+
 import os
 import secrets
 import threading

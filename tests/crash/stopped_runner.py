@@ -15,6 +15,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from runner import lean
 from tests.crash import clock
 from tests.crash.matrix import Point
 
@@ -34,6 +35,7 @@ FIRST_BYTES = 8 * 1024 * 1024
 def main() -> None:
     """Be `runner`, with everything arranged."""
     folder = Path(sys.argv.pop(1))
+    lean.do_without()
     clock.follow(folder / CLOCK)
     _notice_silence_soon()
     _stop_at_points(folder)

@@ -23,7 +23,7 @@ from sandbox.keeper.client import KeeperClient
 from sandbox.state import State
 from sandbox.template import LABEL_INSTALLATION
 
-RUNNER = (sys.executable, "-m", "runner.cli")
+RUNNER = (str(Path(sys.executable).with_name("runner")),)
 SANDBOX = (sys.executable, "-m", "sandbox.cli")
 DEADLINE = 120.0
 

@@ -1,0 +1,24 @@
+"""The `sandbox` command loads what it needs, when it needs it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.starts import start
+
+LATER = {"paramiko", "invoke", "docker", "requests", "jinja2", "asyncio"}
+
+
+@pytest.mark.parametrize("command", ["up", "run", "ls", "inspect", "ping", "keeper"])
+def test_no_command_waits_for_ssh_or_docker_before_it_knows_what_to_do(command: str) -> None:
+    """The trap: an annotation that is evaluated, such as `-> ssh.Transport`, imports paramiko at the start."""
+    loaded, children = start("sandbox", command, "--help", does="from sandbox import cli; cli.main()")
+    assert "sandbox.cli" in loaded
+    assert loaded & LATER == set()
+    assert children == []
+
+
+def test_docker_and_paramiko_come_without_what_we_never_use() -> None:
+    loaded, _ = start("sandbox", does="from sandbox import lean; lean.do_without(); import paramiko, sandbox.engine")
+    assert {"docker", "paramiko"} <= loaded
+    assert loaded & {"invoke", "docker.transport.sshconn"} == set()
