@@ -8,6 +8,9 @@ SHELL := /bin/bash
 # A company's own certificate authority, for image builds (images/ca/README.md).
 EXTRA_CA ?= $(or $(SSL_CERT_FILE),$(REQUESTS_CA_BUNDLE))
 
+# Hundreds of our own commands start in a test run, and each would compile all of its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 WITH_ENGINE = set -a; . .state/environment; set +a;
 
 .PHONY: help demo test check bench images clean

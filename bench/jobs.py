@@ -71,7 +71,7 @@ def runner(folder: Path) -> Iterator[Runner]:
     """A service on a keeper of its own."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "runner.cli", "serve", "--listen", f"127.0.0.1:{port}"]
+    command = [str(Path(sys.executable).with_name("runner")), "serve", "--listen", f"127.0.0.1:{port}"]
     command += ["--state", f"{folder}/state", "--keeper", f"{folder}/run/{SOCKET_IN_RUN_FOLDER}"]
     with (folder / "runner.log").open("wb") as log:
         process = subprocess.Popen([*command, "--slots", str(SANDBOXES)], stderr=log)
