@@ -3,9 +3,11 @@
 The runner sends it over the connection, together with the modules of `program.py`. Two processes come of it:
 
 - the **follower** is on the connection. It waits there before there is a job. Then it either lays out the attempt's
-  folder and starts the supervisor, or looks for the supervisor of an attempt that was launched before; and sends the
-  log as it grows and, after every byte of it, how the script ended. Then it waits for the next script, if there is one.
-- the **supervisor** is detached and sees the script to its end. It lives on when the connection does not.
+  folder and hands it to the supervisor, or looks for the supervisor of an attempt that was launched before; and sends
+  the log as it grows and, after every byte of it, how the script ended. Then it waits for the next script, if there is
+  one.
+- the **supervisor** is detached, waits for one attempt, and sees the script to its end. It lives on when the connection
+  does not. It is there before there is a job, as to fork it takes a third of the time in which a job could start.
 
 Standard library only, Python 3.11 or later, run with `-I -S`: nothing here may import anything of ours but
 those modules. Frames are described in `wire.py`. All of this runs as the job's user, so a job can break it: the
@@ -27,12 +29,12 @@ import socket
 import struct
 
 from runner.execution.folder import Attempt, Folder, RefusedError, plain
-from runner.execution.supervisor import Supervisor, enlarge, run_briefly
+from runner.execution.supervisor import SIZE, Supervisor, enlarge, run_briefly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing costs milliseconds
     from collections.abc import Iterator
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
 STDIN, STDOUT = 0, 1
 HEAD = struct.Struct(">cI")
@@ -47,11 +49,13 @@ class ConnectionGoneError(Exception):
 
 def main() -> None:
     """Greet the runner, and do what it asks for until it is gone: one script after another, started or found again."""
+    warm_up()
+    link = fork_supervisor()
     try:
         send_json(b"h", {"boot_id": boot_id()})
-        warm_up()
-        while serve():
+        while serve(link):
             reap()
+            link = fork_supervisor()
     except (ConnectionGoneError, BrokenPipeError):
         pass
 
@@ -62,17 +66,28 @@ def warm_up() -> None:
         pwd.getpwuid(os.getuid())
 
 
-def serve() -> bool:
-    """Do one thing that the runner asks for. Returns whether there may be more: not after a script that was refused."""
-    kind, size = read_head()
-    content = b"".join(read_pieces(size))
-    if kind == b"F":
-        request = json.loads(content)
-        folder = Folder(request["root"], request["attempt"])
-        Follower(folder, find_supervisor(folder), request["offset"], request["log_limit"]).run()
-    elif kind == b"L":
-        return launch(json.loads(content))
-    return True  # a signal for a script that ended meanwhile
+def serve(link: socket.socket) -> bool:
+    """Do one thing that the runner asks for, with the supervisor that waits on `link`.
+
+    Returns whether there may be more: not after a script that was refused.
+    """
+    kind, content = next_request()
+    if kind == b"L":
+        return launch(content, link)
+    link.close()
+    request = json.loads(content)
+    folder = Folder(request["root"], request["attempt"])
+    Follower(folder, find_supervisor(folder), request["offset"], request["log_limit"]).run()
+    return True
+
+
+def next_request() -> tuple[bytes, bytes]:
+    """Return the kind and the content of what the runner asks for."""
+    while True:
+        kind, size = read_head()
+        content = b"".join(read_pieces(size))
+        if kind in (b"L", b"F"):  # else a signal for a script that ended meanwhile
+            return kind, content
 
 
 def reap() -> None:
@@ -85,15 +100,15 @@ def reap() -> None:
 # -- launching --------------------------------------------------------------------------------------------------------
 
 
-def launch(request: dict[str, Any]) -> bool:
+def launch(request: bytes, link: socket.socket) -> bool:
     """Start a script and follow it. Returns whether it was started: most of what was sent is unread otherwise."""
     try:
-        attempt = Attempt(request)
-        listener = receive(attempt)
+        attempt = Attempt(json.loads(request))
+        hand_over(request, attempt, receive(attempt), link)
     except (OSError, RefusedError) as error:
         send_json(b"r", {"why": describe(error)})
         return False
-    Follower(attempt, start_supervisor(attempt, listener), 0, attempt.log_limit).run()
+    Follower(attempt, link, 0, attempt.log_limit).run()
     return True
 
 
@@ -137,22 +152,33 @@ def empty_workspace(path: str) -> None:
         raise RefusedError(f"The workspace {path} holds files of an earlier attempt that cannot be removed.")
 
 
-def start_supervisor(attempt: Attempt, listener: socket.socket) -> socket.socket:
-    """Fork the supervisor and return the link to it."""
+def hand_over(request: bytes, attempt: Attempt, listener: socket.socket, link: socket.socket) -> None:
+    """Give an attempt to the supervisor that waits on `link`: from here on it is the supervisor's."""
+    try:
+        socket.send_fds(link, [SIZE.pack(len(request))], [listener.fileno(), attempt.log, attempt.record])
+        link.sendall(request)
+    except OSError:
+        raise RefusedError("The process that was to see the script to its end was ended while it waited.") from None
+    listener.close()
+
+
+def fork_supervisor() -> socket.socket:
+    """Fork a supervisor, which waits for an attempt, and return the link to it."""
     mine, its = socket.socketpair()
     if os.fork() == 0:
         mine.close()
-        supervise(attempt, listener, its)
+        supervise(its)
     its.close()
-    listener.close()
     return mine
 
 
-def supervise(attempt: Attempt, listener: socket.socket, link: socket.socket) -> NoReturn:
-    """Be the supervisor, to the end of this process."""
+def supervise(link: socket.socket) -> NoReturn:
+    """Be a supervisor, to the end of this process."""
     os.setsid()
     try:
-        Supervisor(attempt, listener, link).run()
+        supervisor = Supervisor(link)
+        if supervisor.take_over():
+            supervisor.run()
     finally:
         os._exit(0)
 

@@ -1,13 +1,15 @@
 """The supervisor: the process in the sandbox that sees one job to its end, whether or not anyone follows.
 
-It is detached from every connection. It starts the job's steps one after the other, each in a session of its own,
-moves their output to the log file, enforces the log's limit and the deadlines, and records how far they are and the
-end. A job that is one script is one step without a name. Sent into the sandbox together with `launcher.py`, whose rules
-apply: standard library only, Python 3.11 or later, nothing heavy at the start.
+It is detached from every connection, and waits for an attempt that the launcher has laid out. It starts the job's steps
+one after the other, each in a session of its own, moves their output to the log file, enforces the log's limit and the
+deadlines, and records how far they are and the end. A job that is one script is one step without a name. Sent into the
+sandbox together with `launcher.py`, whose rules apply: standard library only, Python 3.11 or later, nothing heavy at
+the start.
 
 Whoever follows the script has a link to it, a stream socket: the supervisor writes a byte when there is news, the
-follower writes the number of a signal for the script, and the end of file is the other's end. The first link comes with
-the start; later ones come over the attempt's address, and are welcomed with the open log and record.
+follower writes the number of a signal for the script, and the end of file is the other's end. The first link is there
+before the attempt, which comes over it; later ones come over the attempt's address, and are welcomed with the open log
+and record.
 """
 # pathlib costs milliseconds at every start
 # ruff: noqa: PTH123
@@ -18,6 +20,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import json
 import os
 import select
 import signal
@@ -34,21 +37,27 @@ SPLICE_NONBLOCK = 2
 PR_SET_CHILD_SUBREAPER = 36
 LIBC = ctypes.CDLL(None)
 LEFTOVER_SECONDS = 5
+SIGNALS = signal.valid_signals()
+#: Of the request in bytes, before it on the link.
+SIZE = struct.Struct(">I")
 
 
 class Supervisor:
     """Starts the steps and sees them to their end, whether or not anyone follows."""
 
-    def __init__(self, attempt: Attempt, listener: socket.socket, link: socket.socket) -> None:
-        self.attempt = attempt
-        self.listener = listener
+    attempt: Attempt
+    listener: socket.socket
+    rows: list[Row]
+
+    def __init__(self, link: socket.socket) -> None:
+        self.link = link
         self.links = {link.fileno(): link}
         self.logged = self.dropped = self.removed = 0
         self.log_error = ""
         self.script = 0
         self.status: int | None = 0
-        self.identity: list[int] = []  # asked for once: a job that closes / to us closes /proc as well
-        self.rows = [Row() for _ in attempt.steps]
+        #: Of this process; asked for once: a job that closes / to us closes /proc as well.
+        self.identity = identity(os.getpid())
         #: How the steps that ran ended, for the record.
         self.ends: dict[int, dict[str, object]] = {}
         self.deadline: float | None = None
@@ -58,10 +67,30 @@ class Supervisor:
         self.output, self.output_end = os.pipe()
         self.marks, self.marks_end = os.pipe()
         self.wakeup, self.wakeup_end = os.pipe()
+        self.become_detached()
+
+    def take_over(self) -> bool:
+        """Wait for an attempt, as `launcher.hand_over` sends it. Returns whether one came before the runner left."""
+        head, descriptors, _, _ = socket.recv_fds(self.link, SIZE.size, 3)
+        if not head:
+            return False
+        (size,) = SIZE.unpack(head)
+        request = self.link.recv(size, socket.MSG_WAITALL)
+        if len(request) < size:
+            return False
+        self.attempt = Attempt(json.loads(request))
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # recv_fds leaves them to every child, whatever its flags
+        listener, self.attempt.log, self.attempt.record = descriptors
+        self.listener = socket.socket(fileno=listener)
+        self.rows = [Row() for _ in self.attempt.steps]
+        for source in (self.listener, self.link):
+            source.setblocking(False)
+            self.poller.register(source, select.POLLIN)
+        return True
 
     def run(self) -> None:
         """Run the steps and record how it ended."""
-        self.become_detached()
         if self.attempt.timeout is not None:
             # The monotonic clock: a job that is root may set the other one.
             self.deadline = time.monotonic() + self.attempt.timeout
@@ -138,11 +167,10 @@ class Supervisor:
         actions = [(os.POSIX_SPAWN_DUP2, self.null, 0)]
         actions += [(os.POSIX_SPAWN_DUP2, self.output_end, target) for target in (1, 2)]
         variables = self.attempt.variables(number)
-        everything = range(1, signal.NSIG)
         self.status = None
         try:
             self.script = os.posix_spawn(
-                command[0], command, variables, file_actions=actions, setsid=True, setsigmask=(), setsigdef=everything
+                command[0], command, variables, file_actions=actions, setsid=True, setsigmask=(), setsigdef=SIGNALS
             )
         except OSError:
             self.status = 0
@@ -180,7 +208,6 @@ class Supervisor:
 
     def become_detached(self) -> None:
         """Leave the connection's session, adopt what the script orphans, and turn signals into readable bytes."""
-        self.identity = identity(os.getpid())
         for descriptor in (0, 1, 2):
             os.dup2(self.null, descriptor)
         LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -191,9 +218,7 @@ class Supervisor:
         signal.set_wakeup_fd(self.wakeup_end, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self.poller = select.poll()
-        for link in (self.listener, *self.links.values()):
-            link.setblocking(False)
-        for descriptor in (self.output, self.wakeup, self.listener.fileno(), *self.links):
+        for descriptor in (self.output, self.wakeup):
             self.poller.register(descriptor, select.POLLIN)
 
     def wait_for_news(self) -> None:

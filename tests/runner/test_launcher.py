@@ -204,7 +204,7 @@ def test_one_script_after_another(launcher: Launcher) -> None:
     def collected() -> bool:
         launcher.start_next(b"true", attempt=f"c{next(numbers)}")
         launcher.end()
-        return len(children_of(launcher.process.pid)) <= 1  # the last one may just be ending
+        return len(children_of(launcher.process.pid)) <= 2  # the one that waits; the last one may just be ending
 
     until(collected)
     until(lambda: len(list(descriptors.iterdir())) == open_files)
@@ -248,6 +248,37 @@ def test_a_connection_that_ends_before_a_job(launcher: Launcher) -> None:
     assert isinstance(launcher.next(), wire.Hello)
     assert launcher.leave() == 0
     assert not launcher.file("").exists()
+
+
+def test_the_supervisor_that_waits_goes_with_the_connection(launcher: Launcher) -> None:
+    assert isinstance(launcher.next(), wire.Hello)
+    [supervisor] = children_of(launcher.process.pid)
+    assert launcher.leave() == 0
+    until(lambda: not alive(supervisor))
+
+
+def test_a_supervisor_that_was_ended_while_it_waited_starts_nothing(launcher: Launcher) -> None:
+    assert isinstance(launcher.next(), wire.Hello)
+    [supervisor] = children_of(launcher.process.pid)
+    os.kill(supervisor, signal.SIGKILL)
+    until(lambda: not alive(supervisor))
+    launcher.start_next(b"touch started")
+    assert launcher.end()[1] == wire.Refused(
+        "The process that was to see the script to its end was ended while it waited."
+    )
+    assert launcher.leave() == 0
+    assert not Path(launcher.launch.workspace, "started").exists()
+
+
+def test_a_script_has_no_files_of_ours_and_no_signal_ignored(launcher: Launcher) -> None:
+    """The trap: `socket.recv_fds` drops its flags, so that what it takes is left to each child."""
+    launcher.start(b"ls -x /proc/self/fd; grep Sig /proc/self/status")
+    output, end = launcher.end()
+    assert isinstance(end, wire.Ended)
+    assert output.split(b"\n")[0].split() == [b"0", b"1", b"2", b"3"]  # the last is the listing's own
+    signals = {name: int(mask, 16) for name, mask in re.findall(rb"(Sig[BI]\w+):\t([0-9a-f]+)", output)}
+    of_the_c_library = 1 << 31 | 1 << 32
+    assert {name: mask & ~of_the_c_library for name, mask in signals.items()} == {b"SigBlk": 0, b"SigIgn": 0}
 
 
 def test_a_connection_that_ends_within_the_script(launcher: Launcher) -> None:
