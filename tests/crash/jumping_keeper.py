@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from sandbox.cli import main as sandbox
 from tests.crash import clock
 from tests.crash.stopped_runner import CLOCK
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Be `sandbox`, with that clock."""
     clock.follow(Path(sys.argv.pop(1)) / CLOCK)
-
-    from sandbox.cli import main
-
-    main()
+    sandbox()

@@ -7,7 +7,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,12 +23,14 @@ from httpx import codes
 from runner.store.states import JobState
 from sandbox.keeper import protocol
 from sandbox.template import LABEL_INSTALLATION
+from tests.crash import jumping_keeper, stopped_runner
 from tests.crash.matrix import Point
 from tests.crash.starts import Starts
 from tests.crash.stopped_runner import CLOCK, STOP_AT, STOPPED_AT
 from tests.crash.wire_cutter import WireCutter
-from tests.e2e.conftest import Keeper, in_network_of_engine, until
+from tests.e2e.conftest import Keeper, until
 from tests.e2e.test_service import Service
+from tests.programs import Program, fork
 
 #: Bytes of the file system that holds a runner's state.
 DISK = 128 * 1024 * 1024
@@ -40,10 +41,11 @@ BALLAST = "ballast"
 class CrashKeeper(Keeper):
     """A keeper that can be killed and started again on the same state, with a clock that a test sets."""
 
-    def command(self, *more: str) -> list[str]:
+    def begin(self, *options: str) -> Program:
         folders = ["--run-folder", str(self.folder / "run"), "--home", str(self.folder / "home")]
-        program = [sys.executable, "-m", "tests.crash.jumping_keeper", str(self.folder), "keeper"]
-        return [*in_network_of_engine(), *program, *folders, *more]
+        argv = ["sandbox", str(self.folder), "keeper", *folders, *options]
+        netns = self.netns or os.environ.get("DOCKER_NETNS")
+        return fork(jumping_keeper.main, argv, self.folder / "keeper.log", self.environment, netns)
 
     @property
     def only(self) -> protocol.SandboxReport:
@@ -62,9 +64,9 @@ class CrashKeeper(Keeper):
 class CrashRunner(Service):
     """`runner serve` that stops at a point, with a clock that a test sets."""
 
-    def command(self) -> list[str]:
-        program = [sys.executable, "-m", "tests.crash.stopped_runner", str(self.folder)]
-        return [*program, *super().command()[super().command().index("serve") :]]
+    def begin(self) -> Program:
+        argv = ["runner", str(self.folder), *self.words]
+        return fork(stopped_runner.main, argv, self.folder / "service.log", os.environ)
 
     @property
     def folder(self) -> Path:

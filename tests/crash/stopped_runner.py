@@ -13,16 +13,19 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
-from runner import lean
+from runner import serve
+from runner.cli import main as runner
+from runner.execution.log import Log
+from runner.execution.marker import Marker
+from runner.execution.session import Session
+from runner.keeper_leases import KeeperLeases
+from runner.service.record import Record
+from runner.service.records import Records
+from runner.service.service import SETTINGS
 from tests.crash import clock
 from tests.crash.matrix import Point
-
-if TYPE_CHECKING:
-    from runner.execution.marker import Marker
-    from runner.service.record import Record
-    from runner.service.records import Records
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -35,30 +38,17 @@ FIRST_BYTES = 8 * 1024 * 1024
 def main() -> None:
     """Be `runner`, with everything arranged."""
     folder = Path(sys.argv.pop(1))
-    lean.do_without()
     clock.follow(folder / CLOCK)
     _notice_silence_soon()
     _stop_at_points(folder)
-
-    from runner.cli import main as runner  # noqa: PLC0415 - the clock was to be changed first
-
     runner()
 
 
 def _notice_silence_soon() -> None:
-    from runner.service import service  # noqa: PLC0415 - the clock was to be changed first
-
-    settings = replace(service.SETTINGS, keepalive_interval=1.0, keepalive_count=2, open_deadline=5.0)
-    service.SETTINGS = settings  # type: ignore[misc]
+    vars(serve)["SETTINGS"] = replace(SETTINGS, keepalive_interval=1.0, keepalive_count=2, open_deadline=5.0)
 
 
 def _stop_at_points(folder: Path) -> None:
-    from runner.execution.log import Log  # noqa: PLC0415 - as above
-    from runner.execution.session import Session  # noqa: PLC0415
-    from runner.keeper_leases import KeeperLeases  # noqa: PLC0415
-    from runner.service.record import Record  # noqa: PLC0415
-    from runner.service.records import Records  # noqa: PLC0415
-
     def stop(point: Point) -> None:
         if _read(folder / STOP_AT) == point:
             (folder / STOP_AT).rename(folder / STOPPED_AT)
@@ -117,7 +107,3 @@ def _read(file: Path) -> str:
         return file.read_text()
     except FileNotFoundError:
         return ""
-
-
-if __name__ == "__main__":
-    main()

@@ -22,6 +22,7 @@ from sandbox.keeper import places, protocol
 from sandbox.keeper.client import KeeperClient
 from sandbox.state import State
 from sandbox.template import LABEL_INSTALLATION
+from tests.programs import Program
 
 RUNNER = (str(Path(sys.executable).with_name("runner")),)
 SANDBOX = (sys.executable, "-m", "sandbox.cli")
@@ -55,7 +56,7 @@ class Keeper:
     """Where its Docker Engine is; None for the one that the environment names."""
     netns: Path | None = None
     """That engine's network namespace."""
-    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    process: Program | None = field(default=None, repr=False)
 
     @property
     def socket(self) -> Path:
@@ -89,9 +90,12 @@ class Keeper:
         if self.config:
             (self.folder / "keeper.toml").write_text(self.config)
             options = ["--config", str(self.folder / "keeper.toml")]
-        with (self.folder / "keeper.log").open("ab") as log:
-            self.process = subprocess.Popen(self.command(*options), env=self.environment, stderr=log)
+        self.process = self.begin(*options)
         self.settle()
+
+    def begin(self, *options: str) -> Program:
+        with (self.folder / "keeper.log").open("ab") as log:
+            return subprocess.Popen(self.command(*options), env=self.environment, stderr=log)
 
     def settle(self) -> None:
         """Wait until as many sandboxes as there should be are ready, and nothing else is going on."""
@@ -114,8 +118,7 @@ class Keeper:
 
     def restart(self) -> None:
         """Start it as a supervisor does, and wait until it answers: sandboxes may be lent."""
-        with (self.folder / "keeper.log").open("ab") as log:
-            self.process = subprocess.Popen(self.command(), env=self.environment, stderr=log)
+        self.process = self.begin()
         until("the keeper answers", self._answers)
 
     def kill(self) -> None:

@@ -17,7 +17,7 @@ def test_a_runner_that_works_passes_with_a_job_and_the_checks_of_its_host(
     new_service: Callable[[], Service],
 ) -> None:
     service = new_service()
-    options = service.command()[len([*RUNNER, "serve"]) :]
+    options = service.words[1:]
     ran = subprocess.run(
         [*RUNNER, "doctor", "--canary", "--json", *options],
         env=keeper.environment,

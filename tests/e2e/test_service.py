@@ -20,6 +20,7 @@ import pytest
 from sandbox.pool import LEASE_TERM
 from sandbox.state import State
 from tests.e2e.conftest import DEADLINE, RUNNER, Keeper, until
+from tests.programs import Program
 from tests.web import answers
 
 
@@ -30,16 +31,21 @@ class Service:
     keeper: Keeper
     state: Path
     port: int
-    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    process: Program | None = field(default=None, repr=False)
 
-    def command(self) -> list[str]:
+    @property
+    def words(self) -> list[str]:
+        """The command's arguments."""
         places = ["--keeper", str(self.keeper.socket), "--state", str(self.state)]
-        return [*RUNNER, "serve", *places, "--listen", f"127.0.0.1:{self.port}"]
+        return ["serve", *places, "--listen", f"127.0.0.1:{self.port}"]
 
     def start(self) -> None:
-        with (self.state.parent / "service.log").open("ab") as log:
-            self.process = subprocess.Popen(self.command(), stderr=log)
+        self.process = self.begin()
         until("the service answers", self._answers)
+
+    def begin(self) -> Program:
+        with (self.state.parent / "service.log").open("ab") as log:
+            return subprocess.Popen([*RUNNER, *self.words], stderr=log)
 
     def _answers(self) -> bool:
         return answers(f"{self.url}/live")
@@ -255,7 +261,7 @@ def test_a_second_service_on_the_same_folder_is_refused(new_service: Callable[[]
     service = new_service()
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = Service(service.keeper, service.state, port).command()
+    command = [*RUNNER, *Service(service.keeper, service.state, port).words]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert refused.returncode == 69
     assert "Another runner uses the state folder" in refused.stderr

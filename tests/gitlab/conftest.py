@@ -40,11 +40,12 @@ class GitLabService(Service):
     def socket(self) -> Path:
         return self.state.parent / "gitlab.sock"
 
-    def command(self) -> list[str]:
+    @property
+    def words(self) -> list[str]:
         folder = self.state.parent
         gitlab = ["--gitlab-socket", str(self.socket), "--gitlab-grace", "2", "--gitlab-helper", str(HELPER)]
         gitlab += ["--gitlab-service-wait", "5"]
-        return [*super().command(), *gitlab, "--gitlab-cache", str(folder / "cache")]
+        return [*super().words, *gitlab, "--gitlab-cache", str(folder / "cache")]
 
 
 @dataclass(frozen=True)

@@ -53,12 +53,10 @@ class WatchedKeeper(Keeper):
     def environment(self) -> dict[str, str]:
         return {**super().environment, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
 
-    def begin(self, config: str = "") -> None:
+    def come_up(self, config: str = "") -> None:
         """Start it, and wait until it answers."""
         (self.folder / "keeper.toml").write_text(config)
-        with (self.folder / "keeper.log").open("ab") as log:
-            command = self.command("--config", str(self.folder / "keeper.toml"))
-            self.process = subprocess.Popen(command, env=self.environment, stderr=log)
+        self.process = self.begin("--config", str(self.folder / "keeper.toml"))
         until("the keeper answers", self._answers, DEADLINE)
 
     def kill(self) -> None:
@@ -260,7 +258,7 @@ def site(folder: Path, runtime: str, image: str, engine: str) -> Iterator[Site]:
         (folder / "keeper").mkdir()
         keeper = WatchedKeeper(folder / "keeper", runtime, image, engine=proxy.url)
         there = Site(folder, keeper, proxy, state)
-        keeper.begin('disk_reserve = "1EiB"\n')
+        keeper.come_up('disk_reserve = "1EiB"\n')
         try:
             with there.running():
                 yield there

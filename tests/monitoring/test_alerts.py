@@ -65,7 +65,7 @@ def a_full_disk_and_a_killed_keeper(there: Site) -> None:
     there.fires("SandboxDiskLow")
     there.keeper.kill()
     there.fires("SandboxKeeperDown")
-    there.keeper.begin()
+    there.keeper.come_up()
     there.clears()
     there.keeper.settle()
 
