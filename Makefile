@@ -30,11 +30,11 @@ test: check images test-tools
 	  .venv/bin/pytest $(PYTEST_ARGS) $(FIRST_HALF); first=$$?; \
 	  wait $$second; second=$$?; cat .state/test.log; exit $$((first > second ? first : second))
 
-# A real SSH server, clients, an editor, a Prometheus and a systemd; started by the tests, never as services.
+# A real SSH server, clients, an editor, a Prometheus, a registry and a systemd; started by the tests, never as services.
 .PHONY: test-tools
 test-tools: .venv/.ready | .state/environment
 	@.venv/bin/python -c 'from sandbox.evaluation import packages; \
-	  packages.ensure({"sshd": "openssh-server", "ssh": "openssh-client", "vim": "vim", "prometheus": "prometheus", "systemd-analyze": "systemd"}, print)'
+	  packages.ensure({"sshd": "openssh-server", "ssh": "openssh-client", "vim": "vim", "prometheus": "prometheus", "docker-registry": "docker-registry", "systemd-analyze": "systemd"}, print)'
 
 check: .venv/.ready
 	@.venv/bin/ruff format --check --quiet .

@@ -44,12 +44,7 @@ class Lab:
     def start(self, script: bytes) -> Channel:
         """Start a script as the launcher would: as a file, in a process group of its own. Its pid is its first line."""
         path = f"/tmp/script-{uuid.uuid4().hex}"
-        receive = self.transport.open_session()
-        receive.settimeout(DEADLINE)
-        receive.exec_command(f"cat >{path} && chmod 700 {path}")
-        receive.sendall(script)
-        receive.shutdown_write()
-        assert receive.recv_exit_status() == 0
+        self.put(script, path)
         channel = self.transport.open_session()
         channel.settimeout(DEADLINE)
         channel.set_combine_stderr(True)
@@ -57,6 +52,15 @@ class Lab:
             f"DOCKER_CONFIG={CONFIG} setsid --wait bash -c 'echo $$; exec {path} </dev/null' </dev/null"
         )
         return channel
+
+    def put(self, program: bytes, path: str) -> None:
+        """Have a program as a file."""
+        receive = self.transport.open_session()
+        receive.settimeout(DEADLINE)
+        receive.exec_command(f"cat >{path} && chmod 700 {path}")
+        receive.sendall(program)
+        receive.shutdown_write()
+        assert receive.recv_exit_status() == 0
 
     def run(self, script: bytes) -> tuple[int, str]:
         """Return a script's exit code and what it wrote."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from paramiko.channel import Channel
@@ -214,42 +216,60 @@ def _told(program: bytes) -> bytes:
     return head + program + b"END\nchmod 700 $file; $file; echo ended with $?\n"
 
 
+#: For one user, whose password is `secret`.
 _REGISTRY = """\
-#!/usr/bin/python3
-import base64, http.server
-class Registry(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        told = self.headers.get("Authorization", "")
-        if told != "Basic " + base64.b64encode(b"me:secret").decode():
-            self.answer(401, "UNAUTHORIZED")
-        elif "manifests" in self.path:
-            self.answer(404, "MANIFEST_UNKNOWN")
-        else:
-            self.answer(200, "")
-    def answer(self, status, code):
-        self.send_response(status)
-        if status == 401: self.send_header("WWW-Authenticate", 'Basic realm="r"')
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(b'{"errors": [{"code": "%s", "message": "no"}]}' % code.encode())
-    do_HEAD = do_GET
-    def log_message(self, *_): pass
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 5000), Registry)
-print("ready", flush=True)
-server.serve_forever()
+#!/bin/sh
+cd $(mktemp -d)
+echo 'me:$2b$04$/gDUYmqCRq3.iPYEFHXaMOf3JBsq0ioGXOxGj.uWypYE/23B1BmhO' >users
+cat >config.yml <<END
+version: 0.1
+storage: {filesystem: {rootdirectory: $PWD/images}}
+http: {addr: "127.0.0.1:5000"}
+auth: {htpasswd: {realm: registry, path: $PWD/users}}
+END
+exec /tmp/docker-registry serve config.yml 2>&1
 """
+OWN = "127.0.0.1:5000/team/app:1"
 
 
+@pytest.fixture
+def registry(lab: Lab) -> Iterator[None]:
+    """A real one, in the sandbox."""
+    program = shutil.which("docker-registry")
+    assert program, "`make test-tools` installs docker-registry."
+    lab.put(Path(program).read_bytes(), "/tmp/docker-registry")
+    running = lab.start(_REGISTRY.encode())
+    number = labs.pid(running)
+    labs.read_until(running, "listening on")
+    yield
+    lab.bash(f"kill {number}; rm /tmp/docker-registry")
+
+
+def private(password: str) -> GitLabJob:
+    return job(Image(OWN, pull_policies=("always",)), credentials=(Credential("127.0.0.1:5000", "me", password),))
+
+
+@pytest.mark.usefixtures("registry")
 def test_a_jobs_logins_are_used_for_its_images(lab: Lab) -> None:
-    """A registry that knows one user and no image: who may not come in is told another thing."""
-    registry = lab.start(_REGISTRY.encode())
-    number = labs.pid(registry)
-    labs.read_until(registry, "ready")
+    """Who may not come in is told another thing than who asks for what is not there; and no log has the password."""
     for password, said in (("wrong", "unauthorized"), ("secret", "manifest unknown")):
-        login = Credential("127.0.0.1:5000", "me", password)
-        private = job(Image("127.0.0.1:5000/app:1"), credentials=(login,))
-        assert lab.run(credentials.install(private, CONFIG)) == (0, "")
-        code, output = lab.run(planned(private).prepare)
+        assert lab.run(credentials.install(private(password), CONFIG)) == (0, "")
+        code, output = lab.run(planned(private(password)).prepare)
         assert (code, said in output.lower()) == (1, True), output
         assert password not in output
-    lab.bash(f"kill {number}")
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_job_pushes_to_its_registry_and_the_next_one_runs_in_that_image(lab: Lab) -> None:
+    """By the logins of GitLab alone, from within its container, and no longer once they are gone."""
+    lab.bash(credentials.install(private("secret"), CONFIG).decode())
+    made = prepared(lab, job("box:1"))
+    push = f"docker tag worker:1 {OWN} && docker push {OWN} && docker rmi {OWN}"
+    code, output = lab.run(made.enter(push.encode(), GRACE))
+    assert (code, "digest: sha256:" in output) == (0, True), output
+
+    made = prepared(lab, private("secret"))
+    assert lab.run(made.enter(b"id -u", GRACE)) == (0, "1234\n")
+    lab.bash(f"rm -r {CONFIG} && mkdir {CONFIG}")
+    code, output = lab.run(b"#!/bin/sh\ndocker push " + OWN.encode())
+    assert (code, "no basic auth credentials" in output) == (1, True), output
