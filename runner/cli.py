@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from runner import authorities
 from runner.commands import artifacts, config, jobs, operation, run, serve, state, tokens
 from runner.config.model import Api
 from runner.doctor.cli import doctor
@@ -58,7 +59,7 @@ def ping(
     import httpx  # noqa: PLC0415 - `runner run` does not pay for it
 
     try:
-        answer = httpx.get(f"{url}/{'live' if live else 'ready'}", timeout=5, verify=not url.startswith("http:"))
+        answer = httpx.get(f"{url}/{'live' if live else 'ready'}", timeout=5, verify=authorities.needed(url))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise InputError(f"No runner answers at {url}: {error}.") from error
     print(answer.text)

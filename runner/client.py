@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 import httpx
 
+from runner import authorities
 from runner.errors import BadJobError, ClientError
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
@@ -42,10 +43,10 @@ class Client:
     def __init__(self, url: str, token: str, verify: ssl.SSLContext | bool = True) -> None:
         """`verify`: whose certificate is trusted; by default that of the authorities which are known here."""
         headers = {"Authorization": f"Bearer {token}", "User-Agent": "runner"}
-        if url.startswith("http:"):
-            verify = False  # nobody to verify, and reading the authorities takes longer than the rest of a command
         try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT, verify=verify)
+            self._http = httpx.Client(
+                base_url=url, headers=headers, timeout=_TIMEOUT, verify=authorities.needed(url) and verify
+            )
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise ClientError(f"The service's address {url!r} or its token is not usable: {error}.") from error
         self._url = url

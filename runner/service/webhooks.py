@@ -15,6 +15,7 @@ from typing import Final
 
 import httpx
 
+from runner import authorities
 from runner.errors import StateError
 from runner.logs import Action, Events
 from runner.service.signing import LONGEST_WAIT, headers, shown, verdict, wait_after
@@ -79,9 +80,8 @@ class Webhooks:
                 await asyncio.gather(*sending, return_exceptions=True)
 
     def _client(self) -> httpx.AsyncClient:
-        """One that reads the certificate authorities, which takes time and memory, unless no receiver needs them."""
-        plain = all(receiver.startswith("http:") for receiver in self._receivers)
-        return httpx.AsyncClient(timeout=self._timeout, follow_redirects=False, verify=not plain)
+        verify = authorities.needed(*self._receivers)
+        return httpx.AsyncClient(timeout=self._timeout, follow_redirects=False, verify=verify)
 
     async def _serve(self, http: httpx.AsyncClient, receiver: str) -> None:
         news = self._news[receiver]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ def service(state: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     places = ["--state", str(state), "--listen", f"127.0.0.1:{port}", "--keeper", str(state / "no-keeper")]
     with (state / "log").open("wb") as log:
-        running = subprocess.Popen([sys.executable, *RUNNER[1:], "serve", *places], stderr=log)
+        running = subprocess.Popen([*RUNNER, "serve", *places], stderr=log)
     try:
         until("the service answers", lambda: answers(f"{url}/live"))
         yield url
