@@ -21,7 +21,7 @@ demo: images
 	@$(WITH_ENGINE) examples/demo.sh
 
 # In two halves at once: most of the time goes by waiting for sandboxes.
-FIRST_HALF := tests/crash tests/e2e
+FIRST_HALF := tests/crash tests/docs tests/e2e tests/limits
 SECOND_HALF = $(filter-out $(FIRST_HALF) tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 
 test: check images test-tools

@@ -20,6 +20,7 @@ def main() -> None:
     from runner import lean  # noqa: PLC0415 - a hook does not pay for it
 
     lean.do_without()
-    from runner import cli  # noqa: PLC0415 - after what it does without
+    with lean.loading():
+        from runner import cli  # noqa: PLC0415 - after what it does without
 
     cli.main()

@@ -90,7 +90,8 @@ def keeper(
     HUP reads the configuration anew: networks and disk_* change at once, the rest for sandboxes that are made from then
     on. A file with a mistake changes nothing.
     """
-    from sandbox.keeper import process
+    with lean.loading():
+        from sandbox.keeper import process
 
     process.run(configuration, run_folder, group, home, patience, log_format)
 

@@ -12,6 +12,7 @@ import typer
 from runner.commands.options import source_of
 from runner.config.load import load
 from runner.config.options import given_settings, takes_settings
+from runner.lean import loading
 from runner.logs import Action, Events, configure
 
 app = typer.Typer()
@@ -39,7 +40,8 @@ def serve(
 
     HUP reads the settings anew and takes up those that are live. A file with a mistake changes nothing.
     """
-    from runner import serve as service  # noqa: PLC0415 - `runner run` does not pay for the web framework
+    with loading():
+        from runner import serve as service  # noqa: PLC0415 - `runner run` does not pay for the web framework
 
     read = partial(load, configuration, options=given_settings(given))
     loaded = read()

@@ -288,7 +288,8 @@ def test_an_answer_in_drips_is_given_up_in_time_and_nothing_of_the_call_is_left(
     with pytest.raises(EngineTimeout):
         engine._call(Step.LIST, lambda client: client.containers(), 0.3)
     assert time.monotonic() - began < 0.3 + 0.7
-    until("the server noticed", lambda: (threading.active_count(), _open_files()) == (threads, files))
+    # Fewer, where the server was not yet done with the first question.
+    until("the server noticed", lambda: threading.active_count() <= threads and _open_files() <= files)
 
 
 def test_an_endless_answer_is_dropped(api: Api, engine: Engine) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
+from sandbox import lean
 from tests.starts import start
 
 LATER = {"paramiko", "invoke", "docker", "requests", "jinja2", "asyncio"}
@@ -22,3 +25,15 @@ def test_docker_and_paramiko_come_without_what_we_never_use() -> None:
     loaded, _ = start("sandbox", does="from sandbox import lean; lean.do_without(); import paramiko, sandbox.engine")
     assert {"docker", "paramiko"} <= loaded
     assert loaded & {"invoke", "docker.transport.sshconn"} == set()
+
+
+def test_what_is_loaded_is_never_searched_for_garbage_and_the_rest_is() -> None:
+    frozen = gc.get_freeze_count()
+    try:
+        with pytest.raises(ImportError), lean.loading():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > frozen
+    finally:
+        gc.unfreeze()
