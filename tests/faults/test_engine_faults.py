@@ -10,7 +10,7 @@ from sandbox.engine import Engine, NameTaken, api
 from sandbox.errors import EngineError, EngineTimeout, EngineUnreachable
 from sandbox.health import HostHealth, HostState
 from sandbox.template import ContainerSpec, InstallationId
-from tests.faults.conftest import left_in_this_process, until
+from tests.faults.conftest import in_this_process, nothing_is_left, until
 from tests.faults.engine_proxy import Delay, Drip, EngineProxy, Fault, Flood, Garbage, Hold, Refuse, Stall, Swallow
 
 Spec = Callable[[int], ContainerSpec]
@@ -66,13 +66,13 @@ def test_no_call_outlives_its_deadline_and_nothing_of_it_is_left(
     assert engine.owned(installation) == []
     proxy.misbehave("GET /networks", fault)
     until("the proxy is idle", lambda: proxy.is_idle)
-    before = left_in_this_process()
+    before = in_this_process()
     began = time.monotonic()
     with pytest.raises(kind):
         engine._call(Step.LIST_NETWORKS, lambda client: client.networks(), SHORT)
     assert time.monotonic() - began < SHORT + 1
     proxy.clear()
-    until("nothing is left", lambda: left_in_this_process() == before, 1.0)
+    until("nothing is left", lambda: nothing_is_left(before), 1.0)
     assert engine.owned(installation) == []
 
 
