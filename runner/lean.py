@@ -5,19 +5,15 @@ For a whole process of ours, before the libraries are imported.
 
 import ctypes.util
 import os
-import sys
 
-from sandbox.lean import loading
+from sandbox.lean import leave_out, loading
 
 __all__ = ["do_without", "loading"]
-
-_NOT_NEEDED = ("httpx._main",)  # httpx's own command line; brings rich and pygments
 
 
 def do_without() -> None:
     """Have the libraries take these for extras that are not there, which they can do without as well."""
-    for name in _NOT_NEEDED:
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+    leave_out("httpx._main")  # httpx's own command line; brings rich and pygments
     # Plugins, for which pydantic reads what every installed package says of itself.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # asyncssh asks for liboqs and nettle, for algorithms that sessions with sandboxes never use. Each question starts

@@ -16,7 +16,12 @@ _NOT_NEEDED = (
 
 def do_without() -> None:
     """For this whole process, and before the libraries are imported: both take these for extras that are missing."""
-    for name in _NOT_NEEDED:
+    leave_out(*_NOT_NEEDED)
+
+
+def leave_out(*modules: str) -> None:
+    """Have each import of these fail as if they were not installed."""
+    for name in modules:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 
