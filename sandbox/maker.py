@@ -27,6 +27,16 @@ _LOOK_INTERVAL = 0.25
 
 
 @dataclass(frozen=True, slots=True)
+class Created:
+    """A sandbox that has everything, and was not started."""
+
+    container_id: str
+    subnet: IPv4Network
+    host: host.HostFacts
+    """What it was made to follow."""
+
+
+@dataclass(frozen=True, slots=True)
 class Boot:
     """A sandbox that was started a moment ago."""
 
@@ -59,14 +69,31 @@ class Maker:
 
         Raises `EngineError`, or `ConfigError` when no subnet is left; what was made then stays to be removed.
         """
+        created = self.create(name, profile_name, profile, identity, docker)
+        self.start(created, started)
+        return created.container_id
+
+    def create(
+        self,
+        name: SandboxName,
+        profile_name: str,
+        profile: Profile,
+        identity: Identity,
+        docker: InnerDocker = InnerDocker.EAGER,
+    ) -> Created:
+        """Make all of a sandbox that is made before its start. Raises as `make` does."""
+        facts = host.look()
         # Which subnets are taken is looked up and acted on under one lock: two creations must not pick the same.
         with self._networks:
             subnet = self._free_subnet(name)
-            spec = container_spec(name, profile_name, profile, identity, subnet, host.look(), docker)
+            spec = container_spec(name, profile_name, profile, identity, subnet, facts, docker)
             container_id, subnet = self._create(spec)
-        self._engine.start(container_id)
-        started(subnet)
-        return container_id
+        return Created(container_id, subnet, facts)
+
+    def start(self, created: Created, started: Callable[[IPv4Network], None]) -> None:
+        """Start what was created; `started` is told its subnet when its container runs. Raises `EngineError`."""
+        self._engine.start(created.container_id)
+        started(created.subnet)
 
     @contextmanager
     def booting(self, container_id: str, profile: Profile) -> Iterator[Boot]:

@@ -21,7 +21,7 @@ from sandbox.identity import Identity, new_identity
 from sandbox.inspection import inspector
 from sandbox.inspection.evidence import Baseline
 from sandbox.inspection.judge import Verdict, VerdictKind
-from sandbox.maker import Maker, check_running
+from sandbox.maker import Created, Maker, check_running
 from sandbox.network import WallsDown
 from sandbox.processes import Process
 from sandbox.profile import Profile
@@ -66,6 +66,20 @@ class Built:
     """What all of its processes are in, or below."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A sandbox that only has to be started and proven."""
+
+    name: SandboxName
+    identity: Identity
+    profile: Profile
+    created: Created
+
+    def fits(self, profile: Profile) -> bool:
+        """Whether it would be made in the same way now: not once its profile or its host is another."""
+        return self.profile.makes_the_same_as(profile) and self.created.host == host.look()
+
+
 class Builder:
     """Makes and unmakes sandboxes on one engine, with subnets out of one range."""
 
@@ -82,9 +96,17 @@ class Builder:
         Raises `SandboxFault`, `EngineError`, or `ConfigError` when no subnet is left; what was made then stays to be
         removed.
         """
+        return self.boot(self.prepare(name, profile_name, profile), started)
+
+    def prepare(self, name: SandboxName, profile_name: str, profile: Profile) -> Prepared:
+        """Make a sandbox up to its start. Raises as `build` does."""
         identity = new_identity(str(name))
-        container_id = self._maker.make(name, profile_name, profile, identity, started)
-        return self._prove_new(container_id, str(name), identity, profile)
+        return Prepared(name, identity, profile, self._maker.create(name, profile_name, profile, identity))
+
+    def boot(self, prepared: Prepared, started: Callable[[IPv4Network], None]) -> Built:
+        """Start and prove a sandbox that was prepared. Raises `SandboxFault` or `EngineError`."""
+        self._maker.start(prepared.created, started)
+        return self._prove_new(prepared)
 
     def adopt(self, built: Built) -> None:
         """Prove that a sandbox which an earlier life of the keeper lent is there, and is still the same.
@@ -179,7 +201,8 @@ class Builder:
         readiness.prove(dial, built.identity, deadline, cleaning, container=container)
         self._end_others(built)
 
-    def _prove_new(self, container_id: str, volume: str, identity: Identity, profile: Profile) -> Built:
+    def _prove_new(self, prepared: Prepared) -> Built:
+        container_id, identity, profile = prepared.created.container_id, prepared.identity, prepared.profile
         with self._maker.booting(container_id, profile) as boot:
             proof = readiness.prove(boot.dial, identity, boot.deadline)
         facts = boot.facts
@@ -202,7 +225,7 @@ class Builder:
             profile=profile,
             boot_id=host.boot_id(),
             evidence=recorded.with_services(services),
-            trees=(recorded.evidence.upper, self._engine.volume_path(volume)),
+            trees=(recorded.evidence.upper, self._engine.volume_path(str(prepared.name))),
             cgroup=cgroup,
         )
 
