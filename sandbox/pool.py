@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from sandbox.errors import ConfigError, Fault, KeeperRefused
 from sandbox.profile import Profile, Recreate
 from sandbox.rollout import Rollout
-from sandbox.state import State, check_move, is_alive
+from sandbox.state import IN_ADVANCE, State, can_be_condemned, check_move, is_alive
 
 LEASE_TERM = 30.0
 """Seconds a lease lasts without being renewed."""
@@ -93,6 +93,22 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepare:
+    """Make what the next sandbox of this profile needs, but do not start it."""
+
+    profile: str
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A sandbox is needed: let this prepared one become it."""
+
+    name: str
+    profile: str
+
+
+@dataclass(frozen=True, slots=True)
 class Try:
     """Make one sandbox of this profile from a new image, to see whether it is fit."""
 
@@ -102,7 +118,7 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Give up this idle sandbox for one from its profile's new image, which is there already."""
+    """Give up this idle or prepared sandbox for one from its profile's new image, which is there already."""
 
     name: str
 
@@ -121,7 +137,7 @@ class Probe:
     name: str
 
 
-Action = Create | Try | Replace | Destroy | Probe
+Action = Create | Prepare | Start | Try | Replace | Destroy | Probe
 
 
 class Pool:
@@ -167,6 +183,18 @@ class Pool:
     def creating(self, name: str, generation: int, profile: str, image: str, now: float) -> Sandbox:
         """A sandbox is being made."""
         return self._put(Sandbox(name, generation, profile, State.CREATING, now, image))
+
+    def preparing(self, name: str, generation: int, profile: str, image: str, now: float) -> Sandbox:
+        """One is being made in advance."""
+        return self._put(Sandbox(name, generation, profile, State.PREPARING, now, image))
+
+    def prepared(self, name: str, now: float) -> Sandbox:
+        """It only has to be started."""
+        return self._move(name, State.PREPARED, now)
+
+    def starting(self, name: str, now: float) -> Sandbox:
+        """It is needed: what is left of its making is under way."""
+        return self._move(name, State.CREATING, now)
 
     def booting(self, name: str, now: float) -> Sandbox:
         """Its container was started."""
@@ -253,11 +281,11 @@ class Pool:
     def condemn(self, name: str, fault: Fault, reason: str, now: float) -> Sandbox:
         """It is not fit for another job. The first cause is kept; a sandbox on its way out stays there."""
         sandbox = self._sandboxes[name]
-        if not is_alive(sandbox.state):
+        if not can_be_condemned(sandbox.state):
             return sandbox
         if sandbox.lease is not None:
             self._ended.appendleft((sandbox.lease.token, reason))
-        if sandbox.state is not State.HELD:
+        if sandbox.state is not State.HELD and sandbox.state not in IN_ADVANCE:
             self.counts[fault] += 1
         if sandbox.state in _COMING and (rollout := self.rollouts.get(sandbox.profile)):
             rollout.failed(sandbox.image, sandbox.since, fault, reason, now)
@@ -271,7 +299,7 @@ class Pool:
             reason=sandbox.reason or reason,
             held_until=now + (hold or 0.0),
         )
-        if hold is None:
+        if hold is None and sandbox.state not in IN_ADVANCE:  # nobody had it
             self.condemned.appendleft(moved)
         return moved
 
@@ -320,17 +348,33 @@ class Pool:
             if sandbox.state is State.CONDEMNED or overdue:
                 actions.append(Destroy(sandbox.name))
         for profile in self.profiles:
-            actions += [Create(profile, self._image(profile))] * self._room(profile)
-            actions += self._to_renew(profile, now) or self._to_probe(profile, now)
+            actions += self._to_fill(profile)
+            actions += self._to_renew(profile, now) or self._to_probe(profile, now) or self._to_prepare(profile)
         return actions
 
     def is_outdated(self, sandbox: Sandbox) -> bool:
         """Whether it was made from another image than its profile's present one."""
         return sandbox.profile in self.rollouts and sandbox.image != self.rollouts[sandbox.profile].image
 
+    def _to_fill(self, profile: str) -> list[Action]:
+        """What makes up for the sandboxes that are lacking: those that are prepared come first."""
+        image, room = self._image(profile), self._room(profile)
+        prepared = [s for s in self if s.profile == profile and s.state is State.PREPARED and s.image == image]
+        starts = [Start(sandbox.name, profile) for sandbox in prepared[:room]]
+        return [*starts, *[Create(profile, image)] * (room - len(starts))]
+
+    def _to_prepare(self, profile: str) -> list[Action]:
+        """While nothing else is to be made: what the next one to be recreated is recreated from."""
+        mine = [s for s in self if s.profile == profile]
+        if self._room(profile) or any(s.state in _COMING | IN_ADVANCE | {State.STUCK} for s in mine):
+            return []
+        return [Prepare(profile, self._image(profile))]
+
     def _to_renew(self, profile: str, now: float) -> list[Action]:
         """The next step to a new image: one sandbox more, which proves it, then the others one by one."""
         rollout = self.rollouts.get(profile)
+        if old := [s for s in self if s.profile == profile and s.state is State.PREPARED and self.is_outdated(s)]:
+            return [Replace(sandbox.name) for sandbox in old]
         mine = [s for s in self if s.profile == profile and _counts(s.state)]
         if rollout is None or any(s.state in _COMING or s.state is State.STUCK for s in mine):
             return []

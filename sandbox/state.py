@@ -10,6 +10,10 @@ from sandbox.errors import SandboxError
 class State(StrEnum):
     """Where a sandbox is in its life. The values are stable: logs and `sandbox ls --json` carry them."""
 
+    PREPARING = "preparing"
+    """Being made in advance."""
+    PREPARED = "prepared"
+    """Made in advance and not started: what the next one that is needed becomes."""
     CREATING = "creating"
     BOOTING = "booting"
     READY = "ready"
@@ -27,12 +31,16 @@ class IllegalMove(SandboxError):
     """A sandbox cannot go from its state to the one asked for: a defect of the keeper, never of a job."""
 
 
+IN_ADVANCE = frozenset({State.PREPARING, State.PREPARED})
+"""No sandbox yet: it takes up no place, and nobody waits for it."""
 _ALIVE = frozenset(
     {State.CREATING, State.BOOTING, State.READY, State.LEASED, State.ORPHANED, State.INSPECTING, State.HELD}
 )
 
 MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
     {
+        State.PREPARING: frozenset({State.PREPARED, State.CONDEMNED}),
+        State.PREPARED: frozenset({State.CREATING, State.CONDEMNED}),
         State.CREATING: frozenset({State.BOOTING, State.CONDEMNED}),
         State.BOOTING: frozenset({State.READY, State.CONDEMNED}),
         State.READY: frozenset({State.LEASED, State.INSPECTING, State.HELD, State.CONDEMNED}),
@@ -56,5 +64,10 @@ def check_move(name: str, current: State, target: State) -> None:
 
 
 def is_alive(state: State) -> bool:
-    """Whether a sandbox in this state takes up a place, and can be condemned."""
+    """Whether a sandbox in this state takes up a place, and serves or will serve."""
     return state in _ALIVE
+
+
+def can_be_condemned(state: State) -> bool:
+    """Whether a sandbox in this state is not on its way out yet."""
+    return State.CONDEMNED in MOVES[state]

@@ -17,10 +17,10 @@ from sandbox.keeper.stock import Stock
 from sandbox.keeper.storage import Storage
 from sandbox.keeper.watch import HostWatch
 from sandbox.network import WallsDown
-from sandbox.state import State
+from sandbox.state import IN_ADVANCE, State
 
 _Label = TypeVar("_Label", bound=str)
-_STATES = [state for state in State if state is not State.GONE]
+_STATES = [state for state in State if state is not State.GONE and state not in IN_ADVANCE]
 
 
 class Gauges(Collector):

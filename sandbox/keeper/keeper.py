@@ -25,8 +25,8 @@ from sandbox.keeper.workers import Workers
 from sandbox.logs import Action, Events
 from sandbox.network import Walls, subnet_of
 from sandbox.pool import Action as Act
-from sandbox.pool import Create, Destroy, Try
-from sandbox.state import State
+from sandbox.pool import Create, Destroy, Prepare, Sandbox, Start, Try
+from sandbox.state import IN_ADVANCE, State
 from sandbox.template import SandboxName
 
 events = Events("keeper")
@@ -34,7 +34,7 @@ events = Events("keeper")
 RECONCILE_INTERVAL = 1.0
 LEFTOVERS_INTERVAL = 30.0
 """Seconds between two looks for networks and volumes that belong to no sandbox."""
-_AT_REST = frozenset({State.READY, State.LEASED, State.ORPHANED, State.HELD})
+_AT_REST = frozenset({State.PREPARED, State.READY, State.LEASED, State.ORPHANED, State.HELD})
 
 
 class Keeper:
@@ -158,7 +158,7 @@ class Keeper:
 
     def _admits(self, action: Act) -> bool:
         """Whether the host can bear it now."""
-        if isinstance(action, Create | Try) and self._storage.refusal:
+        if isinstance(action, Create | Prepare | Start | Try) and self._storage.refusal:
             return False
         return self._watch.admits(action)
 
@@ -178,10 +178,10 @@ class Keeper:
         for sandbox in self._stock.pool:
             found = listed.get(sandbox.name)
             # The listing says nothing about one that moved while it was being made.
-            settled = sandbox.state in _AT_REST and sandbox.since < began
-            if settled and not (found and found.running):
-                fault, what = (Fault.STOPPED, found.status) if found else (Fault.GONE, "it is gone")
-                self._stock.condemn(sandbox.name, fault, f"Its container does not run any more: {what}.")
+            if sandbox.state not in _AT_REST or sandbox.since >= began or _as_it_should_be(sandbox, found):
+                continue
+            fault, what = (Fault.STOPPED, found.status) if found else (Fault.GONE, "it is gone")
+            self._stock.condemn(sandbox.name, fault, f"Its container does not run any more: {what}.")
 
     def _leftovers(self, now: float) -> set[str]:
         """Every so often, also the names of networks and volumes whose container is gone."""
@@ -223,7 +223,7 @@ class Keeper:
         self._close()
         self._storage.stop()
         self._workers.stop(wait=True)
-        left = sum(1 for _ in self._stock.pool)
+        left = sum(sandbox.state not in IN_ADVANCE for sandbox in self._stock.pool)
         events.info(Action.STOPPED, f"stopped; {left} sandboxes are left for the next keeper")
 
     def follow(self, config: KeeperConfig) -> None:
@@ -267,3 +267,8 @@ class Keeper:
         """Remove all of this installation but what these sandboxes have. Returns how many sandboxes went."""
         leftovers = self._engine.names(self._home.installation) - kept
         return sum(bool(self._engine.remove(self._home.installation, name)) for name in leftovers)
+
+
+def _as_it_should_be(sandbox: Sandbox, found: Owned | None) -> bool:
+    """Whether a sandbox at rest is there: one that is only prepared does not run yet."""
+    return found is not None and (found.running or sandbox.state is State.PREPARED)

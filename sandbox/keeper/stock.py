@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from sandbox.errors import Fault
-from sandbox.keeper.builder import Built
+from sandbox.keeper.builder import Built, Prepared
 from sandbox.keeper.records import Records
 from sandbox.logs import Action, Events
 from sandbox.pool import Pool, Sandbox, Want
 from sandbox.profile import Profile
 from sandbox.rollout import short
-from sandbox.state import State, is_alive
+from sandbox.state import State, can_be_condemned
 
 events = Events("keeper")
 
@@ -27,6 +27,8 @@ class Stock:
         self.changed = threading.Condition()
         self.records = records
         self.pool = Pool(profiles, records.keep)
+        self.prepared: dict[str, Prepared] = {}
+        """What was made in advance."""
         self.built: dict[str, Built] = {}
         self.wants: list[Want] = []
         """Who waits for a sandbox."""
@@ -42,6 +44,15 @@ class Stock:
                 self.pool.fit(name, time.monotonic())
             self.changed.notify_all()
 
+    def put_aside(self, name: str, prepared: Prepared) -> None:
+        """A sandbox was made in advance."""
+        with self.changed:
+            sandbox = self.pool.get(name)
+            if sandbox and sandbox.state is State.PREPARING:
+                self.prepared[name] = prepared
+                self.pool.prepared(name, time.monotonic())
+                self.changed.notify_all()
+
     def take_over(self, sandbox: Sandbox, built: Built) -> Sandbox:
         """A sandbox of an earlier life of the keeper goes on."""
         with self.changed:
@@ -54,13 +65,14 @@ class Stock:
         with self.changed:
             self.pool.gone(name, time.monotonic())
             self.built.pop(name, None)
+            self.prepared.pop(name, None)
             self.changed.notify_all()
 
     def condemn(self, name: str, fault: Fault, reason: str) -> None:
         """A sandbox is not fit for another job; it is recreated, or kept for a person where that was asked for."""
         with self.changed:
             sandbox = self.pool.get(name)
-            if sandbox is None or not is_alive(sandbox.state):  # another thread found it unfit first
+            if sandbox is None or not can_be_condemned(sandbox.state):  # another thread found it unfit first
                 return
             with self._images_told(name):
                 sandbox = self.pool.condemn(name, fault, reason, time.monotonic())

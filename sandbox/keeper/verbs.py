@@ -16,7 +16,7 @@ from sandbox.keeper.workers import FROZEN_DEADLINE, Workers
 from sandbox.logs import Action, Events
 from sandbox.network import WallsDown
 from sandbox.pool import LEASE_TERM, Lease, Sandbox, Want
-from sandbox.state import State, is_alive
+from sandbox.state import IN_ADVANCE, State, is_alive
 from sandbox.template import LOGIN_USER
 
 events = Events("keeper")
@@ -154,7 +154,7 @@ class Verbs:
                 installation=self._installation,
                 host=state,
                 trouble=self._wrong(),
-                sandboxes=[self._report(sandbox) for sandbox in self._stock.pool],
+                sandboxes=[self._report(sandbox) for sandbox in self._stock.pool if sandbox.state not in IN_ADVANCE],
                 condemned=[self._report(sandbox) for sandbox in self._stock.pool.condemned],
                 counts=dict(self._stock.pool.counts),
             )
@@ -272,7 +272,8 @@ class Verbs:
         return self._storage.refusal or wrong or " ".join(self._stock.refused_images())
 
     def _none_in_time(self, request: protocol.Lend) -> str:
-        states = [sandbox.state for sandbox in self._stock.pool if sandbox.profile == request.profile]
+        mine = [sandbox.state for sandbox in self._stock.pool if sandbox.profile == request.profile]
+        states = [state for state in mine if state not in IN_ADVANCE]
         doing = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))) or "none"
         wrong = self._wrong()
         trouble = "" if State.LEASED in states and not wrong else f" {wrong or f'Last trouble: {self._stock.trouble}'}"

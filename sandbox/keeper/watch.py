@@ -7,7 +7,7 @@ from sandbox.health import Blame, Event, HostHealth, HostState
 from sandbox.keeper.metrics import Metrics
 from sandbox.logs import Action, Events
 from sandbox.pool import Action as Act
-from sandbox.pool import Create, Destroy, Probe, Replace, Try
+from sandbox.pool import Create, Destroy, Prepare, Probe, Replace, Start, Try
 
 events = Events("keeper")
 
@@ -57,8 +57,10 @@ class HostWatch:
         now = time.monotonic()
         with self._lock:
             match action:
-                case Create(profile, _):
+                case Create(profile, _) | Start(_, profile):
                     return self._health.admit_creation(profile, now)
+                case Prepare(profile, _):
+                    return self._health.may_prepare(profile)
                 case Destroy():
                     return self._health.admit_removal(now)
                 case Try() | Replace() | Probe():

@@ -8,12 +8,13 @@ from ipaddress import IPv4Network
 
 from sandbox.errors import ConfigError, EngineError, EngineTimeout, Fault, SandboxFault
 from sandbox.health import CreationBegan, CreationEnded, FreshUnfit
-from sandbox.keeper.builder import Built, as_fault
+from sandbox.keeper.builder import Built, Prepared, as_fault
 from sandbox.keeper.parts import Parts
 from sandbox.logs import Action, Events
 from sandbox.network import WallsDown
 from sandbox.pool import Action as Act
-from sandbox.pool import Create, Destroy, Probe, Replace, Try
+from sandbox.pool import Create, Destroy, Prepare, Probe, Replace, Start, Try
+from sandbox.profile import Profile
 from sandbox.state import State
 from sandbox.template import SandboxName
 
@@ -48,6 +49,12 @@ class Workers:
                 name = self._begin(profile, image)
                 self._watch.observe(CreationBegan(profile, str(name)))
                 self._submit(str(name), self._create, name, profile, image)
+            case Prepare(profile, image):
+                name = self._next_name()
+                pool.preparing(str(name), name.generation, profile, image, now)
+                self._submit(str(name), self._prepare, name, profile, image)
+            case Start(name_, profile):
+                self._start(name_, profile, now)
             case Try(profile, image):  # how it ends says nothing about the host, and nothing about other sandboxes
                 name = self._begin(profile, image)
                 self._submit(str(name), self._try, name, profile, image)
@@ -80,16 +87,38 @@ class Workers:
         self._stopping.set()
         self._threads.shutdown(wait=wait, cancel_futures=True)
 
+    def _next_name(self) -> SandboxName:
+        return SandboxName(self._home.installation, self._home.next_generation())
+
     def _begin(self, profile: str, image: str) -> SandboxName:
-        name = SandboxName(self._home.installation, self._home.next_generation())
+        name = self._next_name()
         self._stock.pool.creating(str(name), name.generation, profile, image, time.monotonic())
         return name
 
-    def _create(self, name: SandboxName, profile: str, image: str) -> None:
+    def _start(self, name: str, profile: str, now: float) -> None:
+        """Let a prepared sandbox become the next one, unless that would be made in another way by now."""
+        stock = self._stock
+        prepared = stock.prepared.pop(name)
+        if not prepared.fits(stock.pool.profiles[profile]):
+            stock.condemn(name, Fault.RECREATE_POLICY, f"The profile {profile} or the host was changed.")
+            return
+        image = stock.pool.starting(name, now).image
+        self._watch.observe(CreationBegan(profile, name))
+        self._submit(name, self._create, prepared.name, profile, image, prepared)
+
+    def _prepare(self, name: SandboxName, profile: str, image: str) -> None:
+        try:
+            self._stock.put_aside(str(name), self._builder.prepare(name, profile, self._wanted(profile, image)))
+        except (SandboxFault, EngineError, ConfigError) as error:
+            fault = as_fault(error).fault
+            self._stock.condemn(str(name), fault, str(error))
+            self._watch.observe(CreationEnded(profile, str(name), fault, str(error)))
+
+    def _create(self, name: SandboxName, profile: str, image: str, prepared: Prepared | None = None) -> None:
         fault: Fault | None = Fault.KEEPER_DEFECT
         reason = "The keeper itself failed; its log has the details."
         try:
-            self._stock.add(str(name), self._make(name, profile, image))
+            self._stock.add(str(name), self._make(name, profile, image, prepared))
             fault = None
         except (SandboxFault, EngineError, ConfigError, WallsDown) as error:
             fault, reason = as_fault(error).fault, str(error)
@@ -105,7 +134,7 @@ class Workers:
         except (SandboxFault, EngineError, ConfigError, WallsDown) as error:
             self._stock.condemn(str(name), as_fault(error).fault, str(error))
 
-    def _make(self, name: SandboxName, profile: str, image: str) -> Built:
+    def _make(self, name: SandboxName, profile: str, image: str, prepared: Prepared | None = None) -> Built:
         began = time.monotonic()
         stock = self._stock
 
@@ -114,13 +143,16 @@ class Workers:
             with stock.changed:
                 stock.pool.booting(str(name), time.monotonic())
 
-        wanted = stock.pool.profiles[profile].model_copy(update={"image": image})
-        built = self._builder.build(name, profile, wanted, started)
+        prepared = prepared or self._builder.prepare(name, profile, self._wanted(profile, image))
+        built = self._builder.boot(prepared, started)
         took = time.monotonic() - began
         self._metrics.boot.labels(profile).observe(took)
         how = f"ready after {took:.1f} s (runtime {built.runtime}, inner Docker {built.docker_version})"
         events.info(Action.READY, how, sandbox=str(name))
         return built
+
+    def _wanted(self, profile: str, image: str) -> Profile:
+        return self._stock.pool.profiles[profile].model_copy(update={"image": image})
 
     def _prove_after_job(self, name: str) -> None:
         def prove(built: Built) -> None:

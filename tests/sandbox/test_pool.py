@@ -10,10 +10,12 @@ from sandbox.pool import (
     PROBE_INTERVAL,
     STUCK_RETRY,
     UNTRUSTED,
+    Action,
     Create,
     Destroy,
     Lease,
     Pool,
+    Prepare,
     Probe,
     Sandbox,
     Want,
@@ -55,6 +57,10 @@ class World:
         self.pool.give_back(f"token-of-{attempt}", used=True, now=now)
         self.pool.fit(name, now)
         return name
+
+    def plan(self, now: float) -> list[Action]:
+        """What is to be done now, but for what is made in advance."""
+        return [action for action in self.pool.plan(now) if not isinstance(action, Prepare)]
 
     def state(self, name: str) -> State:
         sandbox = self.pool.get(name)
@@ -201,7 +207,7 @@ def test_an_orphan_is_neither_lent_nor_replaced() -> None:
     world = World(warm=1)
     orphan(world)
     assert world.pool.lend(BOB, Lease("b1", "token-of-b1", 0.0), LEASE_TERM + 1) is None
-    assert world.pool.plan(LEASE_TERM + 1) == []
+    assert world.plan(LEASE_TERM + 1) == []
     assert world.pool.to_evict([BOB]) == []
 
 
@@ -386,23 +392,23 @@ def test_an_empty_pool_is_filled() -> None:
 def test_a_full_pool_has_nothing_to_do() -> None:
     world = World(warm=1)
     world.ready(now=0.0)
-    assert world.pool.plan(1.0) == []
+    assert world.plan(1.0) == []
 
 
 def test_a_lent_sandbox_takes_up_a_place() -> None:
     world = World(warm=1)
     world.ready()
     world.lend(ALICE, "a1")
-    assert world.pool.plan(1.0) == []
+    assert world.plan(1.0) == []
 
 
 def test_the_successor_is_made_beside_the_removal() -> None:
     world = World(warm=1)
     name = world.ready()
     world.pool.condemn(name, Fault.GONE, "it is gone", 1.0)
-    assert world.pool.plan(1.0) == [Destroy(name), Create("default", IMAGE)]
+    assert world.plan(1.0) == [Destroy(name), Create("default", IMAGE)]
     world.pool.destroying(name, 1.0)
-    assert world.pool.plan(1.0) == [Create("default", IMAGE)]
+    assert world.plan(1.0) == [Create("default", IMAGE)]
 
 
 def test_a_stuck_removal_takes_up_a_place_and_is_tried_again_later() -> None:
@@ -411,35 +417,35 @@ def test_a_stuck_removal_takes_up_a_place_and_is_tried_again_later() -> None:
     world.pool.condemn(name, Fault.GONE, "it is gone", 1.0)
     world.pool.destroying(name, 1.0)
     world.pool.stuck(name, 2.0)
-    assert world.pool.plan(2.0 + STUCK_RETRY - 0.1) == []
-    assert world.pool.plan(2.0 + STUCK_RETRY) == [Destroy(name)]
+    assert world.plan(2.0 + STUCK_RETRY - 0.1) == []
+    assert world.plan(2.0 + STUCK_RETRY) == [Destroy(name)]
 
 
 def test_an_idle_sandbox_is_proven_again_and_only_then() -> None:
     world = World(warm=1)
     name = world.ready(now=0.0)
-    assert world.pool.plan(PROBE_INTERVAL - 0.1) == []
-    assert world.pool.plan(PROBE_INTERVAL) == [Probe(name)]
+    assert world.plan(PROBE_INTERVAL - 0.1) == []
+    assert world.plan(PROBE_INTERVAL) == [Probe(name)]
     world.pool.probing(name, PROBE_INTERVAL)
     world.pool.fit(name, PROBE_INTERVAL + 1)
-    assert world.pool.plan(2 * PROBE_INTERVAL) == []
+    assert world.plan(2 * PROBE_INTERVAL) == []
 
 
 def test_idle_sandboxes_are_proven_one_after_the_other() -> None:
     """The trap: those that were made at once are due at once, and whoever comes then would wait for all of them."""
     world = World(warm=2)
     first, second = world.ready(now=0.0), world.ready(now=1.0)
-    assert world.pool.plan(PROBE_INTERVAL + 5) == [Probe(first)]
+    assert world.plan(PROBE_INTERVAL + 5) == [Probe(first)]
     world.pool.probing(first, PROBE_INTERVAL + 5)
-    assert world.pool.plan(PROBE_INTERVAL + 5) == []
+    assert world.plan(PROBE_INTERVAL + 5) == []
     world.pool.fit(first, PROBE_INTERVAL + 6)
-    assert world.pool.plan(PROBE_INTERVAL + 6) == [Probe(second)]
+    assert world.plan(PROBE_INTERVAL + 6) == [Probe(second)]
 
 
 def test_losing_a_sandbox_that_was_fit_delays_no_creation() -> None:
     world = World(warm=1)
     world.pool.condemn(world.ready(), Fault.GONE, "it is gone", 1.0)
-    assert Create("default", IMAGE) in world.pool.plan(1.0)
+    assert Create("default", IMAGE) in world.plan(1.0)
 
 
 def test_what_is_thrown_away_is_counted_once_by_its_first_cause() -> None:
@@ -464,7 +470,7 @@ def test_a_held_sandbox_is_left_alone_until_its_time_is_over() -> None:
     name = world.ready()
     world.pool.hold(name, 60.0, now=0.0)
     assert world.pool.lend(ALICE, Lease("a1", "token-of-a1", 0.0), 1.0) is None
-    assert world.pool.plan(PROBE_INTERVAL + 1) == []
+    assert world.plan(PROBE_INTERVAL + 1) == []
     assert world.pool.to_evict([ALICE]) == []
     assert world.pool.held_too_long(59.0) == []
     assert [s.name for s in world.pool.held_too_long(61.0)] == [name]

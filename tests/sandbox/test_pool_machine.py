@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sandbox.errors import Fault, KeeperRefused
-from sandbox.pool import UNTRUSTED, Create, Destroy, Lease, Pool, Probe, Replace, Sandbox, Try, Want
+from sandbox.pool import UNTRUSTED, Create, Destroy, Lease, Pool, Prepare, Probe, Replace, Sandbox, Start, Try, Want
 from sandbox.profile import Profile, Recreate
-from sandbox.state import MOVES, State
+from sandbox.state import IN_ADVANCE, MOVES, State
 
 PROFILES = {"default": Profile(warm=2), "always": Profile(warm=1, recreate=Recreate.ALWAYS)}
 IMAGES = ("sha256:a", "sha256:b", "sha256:c")
@@ -43,8 +43,8 @@ class PoolMachine(RuleBasedStateMachine):
         return data.draw(st.sampled_from(names)) if names else None
 
     def alive(self, profile: str) -> int:
-        on_their_way_out = (State.CONDEMNED, State.DESTROYING, State.STUCK)
-        return sum(s.profile == profile and s.state not in on_their_way_out for s in self.pool)
+        elsewhere = {*IN_ADVANCE, State.CONDEMNED, State.DESTROYING, State.STUCK}
+        return sum(s.profile == profile and s.state not in elsewhere for s in self.pool)
 
     def note(self, sandbox: Sandbox | None) -> None:
         if sandbox and sandbox.lease is None:
@@ -59,6 +59,8 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule()
     def everything_comes_up(self) -> None:
+        for name in self.names(State.PREPARING):
+            self.pool.prepared(name, self.now)
         for name in self.names(State.CREATING):
             self.pool.booting(name, self.now)
         for name in self.names(State.BOOTING, State.INSPECTING):
@@ -67,11 +69,11 @@ class PoolMachine(RuleBasedStateMachine):
     @rule()
     def follow_the_plan(self) -> None:
         plan = self.pool.plan(self.now)
-        named = [action.name for action in plan if not isinstance(action, Create | Try)]
+        named = [action.name for action in plan if not isinstance(action, Create | Prepare | Try)]
         assert len(named) == len(set(named)), "two things at once to one sandbox"
         for profile, warm in WARM.items():
             wedged = sum(s.profile == profile and s.state is State.STUCK for s in self.pool)
-            made = sum(isinstance(action, Create | Try) and action.profile == profile for action in plan)
+            made = sum(isinstance(action, Create | Start | Try) and action.profile == profile for action in plan)
             assert made <= warm + 1
             assert not made or made + self.alive(profile) + wedged <= warm + 1, "a wedged host is flooded"
         for action in plan:
@@ -79,6 +81,13 @@ class PoolMachine(RuleBasedStateMachine):
                 case Create(profile, image) | Try(profile, image):
                     self.generation += 1
                     self.pool.creating(f"s{self.generation}", self.generation, profile, image, self.now)
+                case Prepare(profile, image):
+                    assert self.alive(profile) >= WARM[profile], "one that is needed comes first"
+                    self.generation += 1
+                    self.pool.preparing(f"s{self.generation}", self.generation, profile, image, self.now)
+                case Start(name, profile):
+                    assert name in self.names(State.PREPARED)
+                    assert not self.pool.is_outdated(self.pool.starting(name, self.now))
                 case Replace(name):
                     self.replace(name)
                 case Destroy(name):
@@ -92,9 +101,10 @@ class PoolMachine(RuleBasedStateMachine):
         sandbox = self.pool.get(name)
         assert sandbox is not None
         assert self.pool.is_outdated(sandbox)
-        assert sandbox.state is State.READY
+        assert sandbox.state in (State.READY, State.PREPARED)
         self.pool.condemn(name, Fault.IMAGE_REPLACED, "a new image", self.now)
-        assert self.alive(sandbox.profile) >= WARM[sandbox.profile], "its successor was not there yet"
+        if sandbox.state is State.READY:
+            assert self.alive(sandbox.profile) >= WARM[sandbox.profile], "its successor was not there yet"
 
     @rule(profile=st.sampled_from(sorted(PROFILES)), image=st.sampled_from(IMAGES))
     def an_image_is_built(self, profile: str, image: str) -> None:
@@ -109,6 +119,11 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 5.0, 31.0, 61.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
+
+    @rule(data=st.data())
+    def one_is_prepared(self, data: st.DataObject) -> None:
+        if name := self.some(data, State.PREPARING):
+            self.pool.prepared(name, self.now)
 
     @rule(data=st.data())
     def a_container_starts(self, data: st.DataObject) -> None:
@@ -226,13 +241,18 @@ class PoolMachine(RuleBasedStateMachine):
         assert all(self.alive(profile) <= warm + 1 for profile, warm in WARM.items())
 
     @invariant()
+    def no_more_than_one_is_made_in_advance(self) -> None:
+        in_advance = [s.profile for s in self.pool if s.state in IN_ADVANCE]
+        assert len(in_advance) == len(set(in_advance))
+
+    @invariant()
     def no_image_is_given_up_for_one_that_nothing_was_made_from(self) -> None:
         assert all(rollout.image in self.trusted[profile] for profile, rollout in self.pool.rollouts.items())
 
     @invariant()
     def only_moves_of_the_table(self) -> None:
         for sandbox in self.pool:
-            before = self.seen.get(sandbox.name, State.CREATING)
+            before = self.seen.get(sandbox.name, State.PREPARING)
             assert sandbox.state in _reachable(before), (sandbox.name, before, sandbox.state)
             self.seen[sandbox.name] = sandbox.state
 

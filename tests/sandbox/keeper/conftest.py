@@ -14,6 +14,7 @@ from sandbox import readiness
 from sandbox.config import KeeperConfig
 from sandbox.engine import Engine, Owned
 from sandbox.errors import Fault, SandboxFault
+from sandbox.host import look
 from sandbox.identity import new_identity
 from sandbox.inspection.evidence import Baseline, Events, Evidence, Network
 from sandbox.inspection.judge import Verdict, VerdictKind
@@ -22,9 +23,10 @@ from sandbox.keeper import images as images_module
 from sandbox.keeper import keeper as keeper_module
 from sandbox.keeper import protocol
 from sandbox.keeper import verbs as verbs_module
-from sandbox.keeper.builder import Builder, Built
+from sandbox.keeper.builder import Builder, Built, Prepared
 from sandbox.keeper.home import Home
 from sandbox.keeper.keeper import Keeper
+from sandbox.maker import Created
 from sandbox.network import Count, Refusal, Wall, Walls, WallState
 from sandbox.processes import Process
 from sandbox.profile import Profile
@@ -33,6 +35,7 @@ from sandbox.template import InstallationId, SandboxName
 
 MARGIN = 10.0
 IDENTITY = new_identity("sandbox-1")
+SUBNET = IPv4Network("10.213.0.8/29")
 EVIDENCE = Baseline(
     "id",
     7,
@@ -74,6 +77,9 @@ class Host:
         self.verdict_of = Verdict(VerdictKind.CLEAN, ())
         self.on_check: Callable[[], object] = lambda: None
         self.on_check_storage: Callable[[], object] = lambda: None
+        self.facts = look()
+        """What it looks like, by which sandboxes are made."""
+        self.on_prepare: Callable[[], object] = lambda: None
         self.on_build: Callable[[], object] = lambda: None
         self.on_inspect: Callable[[], object] = lambda: None
         self.on_adopt: Callable[[], object] = lambda: None
@@ -87,7 +93,7 @@ class Host:
         return Path("/")
 
     def taken_subnets(self, driver: str | None = None) -> list[IPv4Network]:
-        return [IPv4Network("172.17.0.0/16"), IPv4Network("10.213.0.8/29")]
+        return [IPv4Network("172.17.0.0/16"), SUBNET]
 
     def check(self, runtime: str, image: str) -> None:
         self.on_check()
@@ -125,14 +131,19 @@ class Host:
 
     # the builder's part
 
-    def build(
-        self, name: SandboxName, profile_name: str, profile: Profile, started: Callable[[IPv4Network], None]
-    ) -> Built:
+    def prepare(self, name: SandboxName, profile_name: str, profile: Profile) -> Prepared:
+        self.on_prepare()
+        with self.lock:
+            self.containers[str(name)] = False
+        return Prepared(name, IDENTITY, profile, Created(f"id-of-{name}", SUBNET, self.facts))
+
+    def boot(self, prepared: Prepared, started: Callable[[IPv4Network], None]) -> Built:
+        name, profile = prepared.name, prepared.profile
         with self.lock:
             self.made.append(str(name))
             self.containers[str(name)] = True
             self.made_from[str(name)] = profile.image
-        started(IPv4Network("10.213.0.8/29"))
+        started(SUBNET)
         self.on_build()
         if profile.image in self.unfit_images:
             raise SandboxFault(Fault.SSH_DEAD, "Its sshd never came up.")

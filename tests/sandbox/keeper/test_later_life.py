@@ -124,7 +124,8 @@ def test_an_engine_that_stumbles_costs_no_job(lives: Lives) -> None:
 def test_after_another_boot_of_the_host_nothing_is_what_it_was() -> None:
     """The trap: process ids and start times of an earlier boot may be anybody's by now."""
     name = SandboxName(InstallationId("0123abcd"), 1)
-    built = Host().build(name, "default", Profile(), lambda _: None)
+    host = Host()
+    built = host.boot(host.prepare(name, "default", Profile()), lambda _: None)
     with pytest.raises(SandboxFault, match="The host was restarted") as caught:
         Builder(cast(Engine, None), IPv4Network("10.213.0.0/16")).adopt(built)
     assert caught.value.fault is Fault.STOPPED
