@@ -127,8 +127,8 @@ def report(profile: Profile, rounds: int) -> None:
     numbers = measure(profile, rounds)
     print(json.dumps({"bench": "recreate", "runtime": profile.runtime, "rounds": rounds, **numbers}))
     print(
-        f"A sandbox was proven fit after {numbers['recreate_s']} s ({numbers['from_nothing_s']} with what a keeper does "
-        f"in advance), `docker run` and its inner Docker took {numbers['docker_run_s']} s: {numbers['ratio']} times as "
+        f"A sandbox was proven fit after {numbers['recreate_s']} s ({numbers['from_nothing_s']} with what is done in "
+        f"advance), `docker run` and its inner Docker took {numbers['docker_run_s']} s: {numbers['ratio']} times as "
         "long; the goal is 1.2."
     )
 
