@@ -217,10 +217,6 @@ class HostHealth:
             case HostState.WELL:
                 return breaker.may_begin(now)
 
-    def may_prepare(self, profile: str) -> bool:
-        """Whether one of this profile may be made in advance: while all is well, and the last creation worked."""
-        return self._state is HostState.WELL and self._of(profile).fault is None
-
     def admit_removal(self, now: float) -> bool:
         """Whether a sandbox may be removed now. True takes the turn, where there are turns."""
         self.look(now)

@@ -48,7 +48,7 @@ def _nameservers(configuration: Path) -> tuple[IPv4Address, ...]:
     """The resolvers that answer from elsewhere than this host's loopback, which a sandbox cannot reach."""
     found = []
     with suppress(OSError):
-        for words in map(str.split, configuration.read_text().splitlines()):
+        for words in map(str.split, configuration.read_text(errors="replace").splitlines()):
             if words[:1] == ["nameserver"]:
                 with suppress(ValueError, IndexError):
                     found.append(IPv4Address(words[1]))

@@ -22,6 +22,8 @@ UNTRUSTED = "untrusted"
 """The trust key of jobs that may not even follow each other: always a fresh sandbox, thrown away after."""
 STUCK_RETRY = 30.0
 """Seconds between attempts to remove a sandbox whose removal hangs."""
+PREPARE_RETRY = 60.0
+"""Seconds until another one is made in advance after one could not be made, or was taken away. Nobody waits for it."""
 _REMEMBERED = 50
 _COMING = frozenset({State.CREATING, State.BOOTING})
 _PROVEN = frozenset({State.READY, State.LEASED, State.ORPHANED, State.INSPECTING, State.HELD})
@@ -118,7 +120,7 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Give up this idle or prepared sandbox for one from its profile's new image, which is there already."""
+    """Give up this sandbox, idle or prepared: its profile has a new image."""
 
     name: str
 
@@ -153,6 +155,8 @@ class Pool:
         self.counts: Counter[Fault] = Counter()
         """How many sandboxes were thrown away, by why."""
         self._sandboxes: dict[str, Sandbox] = {}
+        self._prepare_from: dict[str, float] = {}
+        """By profile: when one may be made in advance again."""
         self._ended: deque[tuple[str, str]] = deque(maxlen=_REMEMBERED)
         """The tokens of leases that were taken away, and why."""
 
@@ -285,7 +289,10 @@ class Pool:
             return sandbox
         if sandbox.lease is not None:
             self._ended.appendleft((sandbox.lease.token, reason))
-        if sandbox.state is not State.HELD and sandbox.state not in IN_ADVANCE:
+        if sandbox.state in IN_ADVANCE:  # nobody had it: it is neither counted nor remembered
+            self._prepare_from[sandbox.profile] = now if fault.is_quiet else now + PREPARE_RETRY
+            return self._move(name, State.CONDEMNED, now, fault=fault, reason=reason)
+        if sandbox.state is not State.HELD:
             self.counts[fault] += 1
         if sandbox.state in _COMING and (rollout := self.rollouts.get(sandbox.profile)):
             rollout.failed(sandbox.image, sandbox.since, fault, reason, now)
@@ -299,7 +306,7 @@ class Pool:
             reason=sandbox.reason or reason,
             held_until=now + (hold or 0.0),
         )
-        if hold is None and sandbox.state not in IN_ADVANCE:  # nobody had it
+        if hold is None:
             self.condemned.appendleft(moved)
         return moved
 
@@ -349,32 +356,44 @@ class Pool:
                 actions.append(Destroy(sandbox.name))
         for profile in self.profiles:
             actions += self._to_fill(profile)
-            actions += self._to_renew(profile, now) or self._to_probe(profile, now) or self._to_prepare(profile)
-        return actions
+            actions += self._to_renew(profile, now) or self._to_probe(profile, now)
+        return actions or self._to_prepare(now)
 
     def is_outdated(self, sandbox: Sandbox) -> bool:
         """Whether it was made from another image than its profile's present one."""
         return sandbox.profile in self.rollouts and sandbox.image != self.rollouts[sandbox.profile].image
 
-    def _to_fill(self, profile: str) -> list[Action]:
-        """What makes up for the sandboxes that are lacking: those that are prepared come first."""
-        image, room = self._image(profile), self._room(profile)
-        prepared = [s for s in self if s.profile == profile and s.state is State.PREPARED and s.image == image]
-        starts = [Start(sandbox.name, profile) for sandbox in prepared[:room]]
-        return [*starts, *[Create(profile, image)] * (room - len(starts))]
+    def image_of(self, profile: str) -> str:
+        """What sandboxes of this profile are made from."""
+        return self.rollouts[profile].image if profile in self.rollouts else self.profiles[profile].image
 
-    def _to_prepare(self, profile: str) -> list[Action]:
-        """While nothing else is to be made: what the next one to be recreated is recreated from."""
-        mine = [s for s in self if s.profile == profile]
-        if self._room(profile) or any(s.state in _COMING | IN_ADVANCE | {State.STUCK} for s in mine):
+    def _to_fill(self, profile: str) -> list[Action]:
+        """What makes up for the sandboxes that are lacking: the one that is prepared comes first."""
+        image, room = self.image_of(profile), self._room(profile)
+        prepared = next((s for s in self if s.profile == profile and s.state is State.PREPARED), None)
+        lacking: list[Action] = [Create(profile, image)] * room
+        if room and prepared and prepared.image == image:
+            lacking[0] = Start(prepared.name, profile)
+        return lacking
+
+    def _to_prepare(self, now: float) -> list[Action]:
+        """While nothing else is to be done for any profile: what its next sandbox is started from, one at a time."""
+        if any(s.state in _COMING | {State.PREPARING, State.STUCK} for s in self):
             return []
-        return [Prepare(profile, self._image(profile))]
+        have = {s.profile for s in self if s.state is State.PREPARED}
+        lacking = (p for p in self.profiles if p not in have and not self._candidate(p))
+        due = (profile for profile in lacking if now >= self._prepare_from.get(profile, now))
+        profile = next(due, None)
+        return [] if profile is None else [Prepare(profile, self.image_of(profile))]
 
     def _to_renew(self, profile: str, now: float) -> list[Action]:
         """The next step to a new image: one sandbox more, which proves it, then the others one by one."""
         rollout = self.rollouts.get(profile)
-        if old := [s for s in self if s.profile == profile and s.state is State.PREPARED and self.is_outdated(s)]:
-            return [Replace(sandbox.name) for sandbox in old]
+        for sandbox in self:
+            # One that is prepared may have the last subnet, which the new image's trial needs.
+            given_up = self.is_outdated(sandbox) or self._candidate(profile)
+            if sandbox.profile == profile and sandbox.state is State.PREPARED and given_up:
+                return [Replace(sandbox.name)]
         mine = [s for s in self if s.profile == profile and _counts(s.state)]
         if rollout is None or any(s.state in _COMING or s.state is State.STUCK for s in mine):
             return []
@@ -428,8 +447,8 @@ class Pool:
         rollout = self.rollouts.get(sandbox.profile)
         return rollout is not None and sandbox.state in _COMING and sandbox.image == rollout.candidate
 
-    def _image(self, profile: str) -> str:
-        return self.rollouts[profile].image if profile in self.rollouts else self.profiles[profile].image
+    def _candidate(self, profile: str) -> str | None:
+        return self.rollouts[profile].candidate if profile in self.rollouts else None
 
     def _image_in_use(self, profile: str) -> str | None:
         """What the sandboxes of a profile were made from that an earlier life of the keeper left."""

@@ -2,9 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from sandbox.config import KeeperConfig
 from sandbox.engine import Engine, Owned, StaleSocket
@@ -25,7 +25,7 @@ from sandbox.keeper.workers import Workers
 from sandbox.logs import Action, Events
 from sandbox.network import Walls, subnet_of
 from sandbox.pool import Action as Act
-from sandbox.pool import Create, Destroy, Prepare, Sandbox, Start, Try
+from sandbox.pool import Create, Destroy, Prepare, Start, Try
 from sandbox.state import IN_ADVANCE, State
 from sandbox.template import SandboxName
 
@@ -34,7 +34,7 @@ events = Events("keeper")
 RECONCILE_INTERVAL = 1.0
 LEFTOVERS_INTERVAL = 30.0
 """Seconds between two looks for networks and volumes that belong to no sandbox."""
-_AT_REST = frozenset({State.PREPARED, State.READY, State.LEASED, State.ORPHANED, State.HELD})
+_AT_REST = frozenset({State.READY, State.LEASED, State.ORPHANED, State.HELD})
 
 
 class Keeper:
@@ -167,9 +167,11 @@ class Keeper:
         began = time.monotonic()
         listed = {found.name: found for found in self._engine.owned(self._home.installation)}
         there = listed.keys() | self._leftovers(began)
-        self._guard.look(self._engine.taken_subnets("bridge"))
+        subnets = self._engine.taken_subnets("bridge")
+        self._guard.look(subnets)
         with self._stock.changed:
             self._condemn_what_stopped(listed, began)
+            self._give_up_what_was_taken_away(listed, subnets, began)
             for name in there - {sandbox.name for sandbox in self._stock.pool}:
                 if not self._stopping.is_set() and self._watch.admits(Destroy(name)):
                     self._workers.remove_stranger(name)
@@ -178,10 +180,21 @@ class Keeper:
         for sandbox in self._stock.pool:
             found = listed.get(sandbox.name)
             # The listing says nothing about one that moved while it was being made.
-            if sandbox.state not in _AT_REST or sandbox.since >= began or _as_it_should_be(sandbox, found):
+            settled = sandbox.state in _AT_REST and sandbox.since < began
+            if settled and not (found and found.running):
+                fault, what = (Fault.STOPPED, found.status) if found else (Fault.GONE, "it is gone")
+                self._stock.condemn(sandbox.name, fault, f"Its container does not run any more: {what}.")
+
+    def _give_up_what_was_taken_away(
+        self, listed: Mapping[str, Owned], subnets: Collection[IPv4Network], began: float
+    ) -> None:
+        """To `docker container prune` and `docker network prune`, what was made in advance is not in use."""
+        for sandbox in self._stock.pool:
+            if sandbox.state is not State.PREPARED or sandbox.since >= began:
                 continue
-            fault, what = (Fault.STOPPED, found.status) if found else (Fault.GONE, "it is gone")
-            self._stock.condemn(sandbox.name, fault, f"Its container does not run any more: {what}.")
+            found = listed.get(sandbox.name)
+            if found is None or found.running or self._stock.prepared[sandbox.name].created.subnet not in subnets:
+                self._stock.condemn(sandbox.name, Fault.GONE, "Its container or network was removed, or started.")
 
     def _leftovers(self, now: float) -> set[str]:
         """Every so often, also the names of networks and volumes whose container is gone."""
@@ -223,6 +236,9 @@ class Keeper:
         self._close()
         self._storage.stop()
         self._workers.stop(wait=True)
+        for name in self._stock.prepared:
+            with suppress(EngineError):  # the next keeper tries again
+                self._engine.remove(self._home.installation, name)
         left = sum(sandbox.state not in IN_ADVANCE for sandbox in self._stock.pool)
         events.info(Action.STOPPED, f"stopped; {left} sandboxes are left for the next keeper")
 
@@ -267,8 +283,3 @@ class Keeper:
         """Remove all of this installation but what these sandboxes have. Returns how many sandboxes went."""
         leftovers = self._engine.names(self._home.installation) - kept
         return sum(bool(self._engine.remove(self._home.installation, name)) for name in leftovers)
-
-
-def _as_it_should_be(sandbox: Sandbox, found: Owned | None) -> bool:
-    """Whether a sandbox at rest is there: one that is only prepared does not run yet."""
-    return found is not None and (found.running or sandbox.state is State.PREPARED)

@@ -12,7 +12,7 @@ from sandbox.logs import Action, Events
 from sandbox.pool import Pool, Sandbox, Want
 from sandbox.profile import Profile
 from sandbox.rollout import short
-from sandbox.state import State, can_be_condemned
+from sandbox.state import IN_ADVANCE, State, can_be_condemned
 
 events = Events("keeper")
 
@@ -73,6 +73,11 @@ class Stock:
         with self.changed:
             sandbox = self.pool.get(name)
             if sandbox is None or not can_be_condemned(sandbox.state):  # another thread found it unfit first
+                return
+            if sandbox.state in IN_ADVANCE:
+                self.pool.condemn(name, fault, reason, time.monotonic())
+                events.info(Action.CONDEMNED, f"made in advance and given up ({fault}): {reason}", sandbox=name)
+                self.changed.notify_all()
                 return
             with self._images_told(name):
                 sandbox = self.pool.condemn(name, fault, reason, time.monotonic())

@@ -59,11 +59,9 @@ class HostWatch:
             match action:
                 case Create(profile, _) | Start(_, profile):
                     return self._health.admit_creation(profile, now)
-                case Prepare(profile, _):
-                    return self._health.may_prepare(profile)
                 case Destroy():
                     return self._health.admit_removal(now)
-                case Try() | Replace() | Probe():
+                case Prepare() | Try() | Replace() | Probe():
                     return self._health.state is HostState.WELL
 
     def admits_trial(self, containers: frozenset[str]) -> str | None:

@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 from sandbox.errors import ConfigError, EngineError, EngineTimeout, Fault, SandboxFault
@@ -50,16 +52,17 @@ class Workers:
                 self._watch.observe(CreationBegan(profile, str(name)))
                 self._submit(str(name), self._create, name, profile, image)
             case Prepare(profile, image):
-                name = self._next_name()
-                pool.preparing(str(name), name.generation, profile, image, now)
-                self._submit(str(name), self._prepare, name, profile, image)
+                with suppress(ConfigError):  # no number for it can be written down; told when a sandbox is needed
+                    name = self._next_name()
+                    pool.preparing(str(name), name.generation, profile, image, now)
+                    self._submit(str(name), self._prepare, name, profile, image)
             case Start(name_, profile):
-                self._start(name_, profile, now)
+                self._start(name_, profile)
             case Try(profile, image):  # how it ends says nothing about the host, and nothing about other sandboxes
                 name = self._begin(profile, image)
                 self._submit(str(name), self._try, name, profile, image)
             case Replace(name_):
-                why = "Its profile's image was replaced, and there is a sandbox from the new one."
+                why = "Its profile's image was replaced."
                 self._stock.condemn(name_, Fault.IMAGE_REPLACED, why)
             case Destroy(name_):
                 sandbox = pool.destroying(name_, now)
@@ -95,24 +98,25 @@ class Workers:
         self._stock.pool.creating(str(name), name.generation, profile, image, time.monotonic())
         return name
 
-    def _start(self, name: str, profile: str, now: float) -> None:
+    def _start(self, name: str, profile: str) -> None:
         """Let a prepared sandbox become the next one, unless that would be made in another way by now."""
         stock = self._stock
-        prepared = stock.prepared.pop(name)
-        if not prepared.fits(stock.pool.profiles[profile]):
+        prepared, image = stock.prepared[name], stock.pool.image_of(profile)
+        wanted = self._wanted(profile, image)
+        if not prepared.fits(wanted):
             stock.condemn(name, Fault.RECREATE_POLICY, f"The profile {profile} or the host was changed.")
+            self.begin(Create(profile, image))
             return
-        image = stock.pool.starting(name, now).image
+        del stock.prepared[name]
+        stock.pool.starting(name, time.monotonic())
         self._watch.observe(CreationBegan(profile, name))
-        self._submit(name, self._create, prepared.name, profile, image, prepared)
+        self._submit(name, self._create, prepared.name, profile, image, replace(prepared, profile=wanted))
 
     def _prepare(self, name: SandboxName, profile: str, image: str) -> None:
         try:
             self._stock.put_aside(str(name), self._builder.prepare(name, profile, self._wanted(profile, image)))
         except (SandboxFault, EngineError, ConfigError) as error:
-            fault = as_fault(error).fault
-            self._stock.condemn(str(name), fault, str(error))
-            self._watch.observe(CreationEnded(profile, str(name), fault, str(error)))
+            self._stock.condemn(str(name), as_fault(error).fault, str(error))
 
     def _create(self, name: SandboxName, profile: str, image: str, prepared: Prepared | None = None) -> None:
         fault: Fault | None = Fault.KEEPER_DEFECT

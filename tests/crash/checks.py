@@ -12,7 +12,7 @@ from sandbox.state import State
 from tests.crash.lab import Lab
 from tests.crash.matrix import LogPromise, Promise
 from tests.crash.starts import PORT
-from tests.e2e.conftest import DEADLINE, left_of, until
+from tests.e2e.conftest import DEADLINE, until, until_only_these_are_left
 
 #: MiB that the script writes before it is let go, and in all.
 HALF, ALL = 24, 52
@@ -111,8 +111,7 @@ def check_nothing_is_left(lab: Lab) -> None:
     assert (sandbox.state, sandbox.attempt) == (State.READY, None)
     listing = lab.keeper.client.listing()
     assert sandbox.name not in {gone.name for gone in listing.condemned}
-    things = [name.removeprefix("/") for name in left_of(lab.engine, listing.installation)]
-    assert things == [sandbox.name] * 3  # its container, network and volume
+    until_only_these_are_left(lab.engine, listing.installation, [sandbox.name])
     left = "SELECT state, marker, sealed FROM job LEFT JOIN content ON job = number WHERE id = ?"
     assert _stored(lab, left) == [("finished", None, None)]
     assert [path.name for path in (lab.runner.state / "logs").iterdir()] == [lab.job]

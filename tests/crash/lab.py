@@ -54,10 +54,10 @@ class CrashKeeper(Keeper):
         return sandbox
 
     def containers(self, client: docker.DockerClient) -> list[Container]:
-        """What it has made, as the engine knows it."""
+        """Its sandboxes, as the engine knows them."""
         installation = (self.folder / "home" / "installation").read_text().strip()
         label = f"{LABEL_INSTALLATION}={installation}"
-        return client.containers.list(all=True, filters={"label": label}, ignore_removed=True)
+        return client.containers.list(filters={"label": label}, ignore_removed=True)
 
 
 @dataclass

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,17 @@ def left_of(client: docker.DockerClient, installation: str) -> list[str]:
         *client.volumes.list(filters=by_label),
     ]
     return [str(thing.attrs["Name"]) for thing in things]
+
+
+def until_only_these_are_left(client: docker.DockerClient, installation: str, sandboxes: Sequence[str]) -> None:
+    """Wait until there is nothing but a container, a network and a volume of each, and of one made in advance."""
+
+    def only_these() -> bool:
+        things = Counter(name.removeprefix("/") for name in left_of(client, installation))
+        in_advance = things.keys() - set(sandboxes)
+        return set(sandboxes) <= things.keys() and set(things.values()) == {3} and len(in_advance) <= 1
+
+    until(f"only {sandboxes} are left, and one made in advance", only_these)
 
 
 @pytest.fixture(scope="session")

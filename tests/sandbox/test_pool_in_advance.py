@@ -5,11 +5,25 @@ from itertools import count
 import pytest
 
 from sandbox.errors import Fault
-from sandbox.pool import Action, Create, Destroy, Lease, Pool, Prepare, Probe, Replace, Sandbox, Start, Want
+from sandbox.pool import (
+    PREPARE_RETRY,
+    Action,
+    Create,
+    Destroy,
+    Lease,
+    Pool,
+    Prepare,
+    Probe,
+    Replace,
+    Sandbox,
+    Start,
+    Try,
+    Want,
+)
 from sandbox.profile import Profile
 from sandbox.state import IN_ADVANCE, State
 
-OLD, NEW = "sha256:old", "sha256:new"
+IMAGE, OLD, NEW = Profile().image, "sha256:old", "sha256:new"
 LATER = 100.0
 ALICE, BOB = Want("default", "alice"), Want("default", "bob")
 
@@ -39,6 +53,10 @@ class World:
     def lose(self, name: str) -> Sandbox:
         return self.pool.condemn(name, Fault.SSH_DEAD, "a test says so", 0.0)
 
+    def gone(self, name: str) -> None:
+        self.pool.destroying(name, 0.0)
+        self.pool.gone(name, 0.0)
+
     def plan(self, now: float = 0.0) -> list[Action]:
         return self.pool.plan(now)
 
@@ -48,6 +66,22 @@ def test_a_full_pool_makes_the_next_one_in_advance() -> None:
     assert world.plan() == [Prepare("default", OLD)]
     world.prepared()
     assert world.plan() == []
+
+
+def test_one_is_made_after_the_other() -> None:
+    pool = Pool({"a": Profile(warm=1), "b": Profile(warm=1)})
+    for number, profile in enumerate(("a", "b")):
+        pool.creating(f"s{number}", number, profile, IMAGE, 0.0)
+        pool.booting(f"s{number}", 0.0)
+    assert pool.plan(0.0) == []
+    pool.fit("s0", 0.0)
+    assert pool.plan(0.0) == [], "another profile still waits for one"
+    pool.fit("s1", 0.0)
+    assert pool.plan(0.0) == [Prepare("a", IMAGE)]
+    pool.preparing("s2", 2, "a", IMAGE, 0.0)
+    assert pool.plan(0.0) == []
+    pool.prepared("s2", 0.0)
+    assert pool.plan(0.0) == [Prepare("b", IMAGE)]
 
 
 @pytest.mark.parametrize("busy", ["lacking", "booting", "preparing", "stuck", "to be proven"])
@@ -95,14 +129,17 @@ def test_one_that_is_not_there_yet_is_not_waited_for() -> None:
     assert world.plan() == [Destroy(world.first), Create("default", OLD)]
 
 
-def test_one_from_an_image_that_was_replaced_goes() -> None:
+def test_it_makes_room_for_the_trial_of_a_new_image() -> None:
+    """The trap: in a small range it has the last subnet, and no trial would ever come to its end."""
     world = World()
     prepared = world.prepared()
     world.pool.named("default", NEW)
-    world.pool.fit(world.booting(NEW), 0.0)
     assert world.plan() == [Replace(prepared)]
     world.pool.condemn(prepared, Fault.IMAGE_REPLACED, "a new image", 0.0)
-    assert Replace(world.first) in world.plan()
+    assert world.plan() == [Destroy(prepared), Try("default", NEW)]
+    world.gone(prepared)
+    world.pool.fit(world.booting(NEW), 0.0)
+    assert world.plan() == [Replace(world.first)]
 
 
 def test_one_from_an_image_that_was_replaced_is_not_started() -> None:
@@ -123,3 +160,15 @@ def test_no_loss_is_counted_that_nobody_had(state: State) -> None:
     name = world.preparing() if state is State.PREPARING else world.prepared()
     assert world.lose(name).state is State.CONDEMNED
     assert (list(world.pool.condemned), dict(world.pool.counts)) == ([], {})
+
+
+@pytest.mark.parametrize(("fault", "pause"), [(Fault.ENGINE_FAILED, PREPARE_RETRY), (Fault.RECREATE_POLICY, 0.0)])
+def test_after_a_failure_another_one_has_time(fault: Fault, pause: float) -> None:
+    """The trap: nothing else fails meanwhile, so that nothing else would slow it down."""
+    world = World()
+    world.pool.condemn(world.preparing(), fault, "a test says so", 0.0)
+    world.gone("s2")
+    assert world.plan(max(0.0, pause - 1)) == ([] if pause else [Prepare("default", OLD)])
+    world.pool.probing(world.first, pause)
+    world.pool.fit(world.first, pause)
+    assert world.plan(pause) == [Prepare("default", OLD)]

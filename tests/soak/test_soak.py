@@ -16,7 +16,7 @@ import pytest
 from sandbox.network.ruleset import table_name
 from sandbox.template import InstallationId
 from tests.crash.lab import CrashKeeper
-from tests.e2e.conftest import in_network_of_engine, left_of
+from tests.e2e.conftest import in_network_of_engine, until_only_these_are_left
 from tests.e2e.test_service import Service
 from tests.faults.engine_proxy import EngineProxy
 from tests.soak.lab import CALM, IMAGE, Lab
@@ -74,7 +74,6 @@ def test_nothing_is_lost_started_twice_or_left_whatever_breaks(lab: Lab, docker_
     assert lab.open_files() <= files + MORE_FILES
     assert lab.memory() <= memory + MORE_MEMORY
     installation = lab.keeper.client.listing().installation
-    things = sorted(name.removeprefix("/") for name in left_of(docker_client, installation))
     sandboxes = [sandbox.name for sandbox in lab.keeper.client.listing().sandboxes]
-    assert things == sorted(3 * sandboxes), "a container, a network and a volume for each sandbox, and nothing else"
+    until_only_these_are_left(docker_client, installation, sandboxes)
     assert len(rules_of(installation)) == rules, "rules in the firewall"

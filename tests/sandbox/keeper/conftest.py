@@ -77,6 +77,7 @@ class Host:
         self.verdict_of = Verdict(VerdictKind.CLEAN, ())
         self.on_check: Callable[[], object] = lambda: None
         self.on_check_storage: Callable[[], object] = lambda: None
+        self.subnets = [IPv4Network("172.17.0.0/16"), SUBNET]
         self.facts = look()
         """What it looks like, by which sandboxes are made."""
         self.on_prepare: Callable[[], object] = lambda: None
@@ -93,7 +94,7 @@ class Host:
         return Path("/")
 
     def taken_subnets(self, driver: str | None = None) -> list[IPv4Network]:
-        return [IPv4Network("172.17.0.0/16"), SUBNET]
+        return list(self.subnets)
 
     def check(self, runtime: str, image: str) -> None:
         self.on_check()

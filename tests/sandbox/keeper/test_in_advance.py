@@ -1,14 +1,15 @@
 """What a keeper makes in advance, and when it does not use it."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from sandbox.errors import EngineError, Fault, KeeperRefused
+from sandbox.errors import ConfigError, EngineError, Fault, KeeperRefused
 from sandbox.health import HostState
 from sandbox.state import State
-from tests.sandbox.keeper.conftest import Host, World, fail_once
+from tests.sandbox.keeper.conftest import MARGIN, SUBNET, Host, World, fail_once
 
 
 @pytest.fixture
@@ -68,13 +69,31 @@ def test_one_of_a_host_that_has_changed_is_not_started(world: World, host: Host)
     assert old not in host.made
 
 
-def test_one_that_somebody_removed_is_made_again_before_it_is_needed(world: World, prepared: str) -> None:
-    """As `docker container prune` does: to Docker it is a container that has stopped."""
-    del world.host.containers[prepared]
-    again = wait_for_prepared(world, but=prepared)
-    assert world.condemned() == []
+@pytest.mark.parametrize("taken", ["container", "network", "started"])
+def test_one_that_was_taken_away_is_given_up_before_it_is_needed(
+    world: World, prepared: str, taken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `docker container prune`, `docker network prune` and `docker start` do it."""
+    match taken:
+        case "container":
+            del world.host.containers[prepared]
+        case "network":
+            world.host.subnets.remove(SUBNET)
+        case "started":
+            world.host.containers[prepared] = True
+    world.wait_for("its end", lambda: prepared not in world.host.containers and not names(world, State.PREPARED))
     lose(world)
-    assert world.lend("a2").sandbox == again
+    assert world.lend("a2").sandbox != prepared
+    assert prepared not in dict(world.condemned())
+    assert not [record for record in caplog.records if record.levelname == "WARNING" and prepared in record.message]
+
+
+def test_what_is_started_has_the_limits_of_today(world: World, prepared: str) -> None:
+    """The trap: the container has no limit of its disk, so it still fits; but the keeper ends jobs by it."""
+    world.follow(disk="60GiB")
+    lose(world)
+    assert world.lend("a2").sandbox == prepared
+    assert world.keeper._stock.built[prepared].profile.disk == 60 * 1024**3
 
 
 def test_one_that_does_not_start_costs_its_own_place_only(world: World, prepared: str) -> None:
@@ -84,19 +103,22 @@ def test_one_that_does_not_start_costs_its_own_place_only(world: World, prepared
     assert (prepared, Fault.ENGINE_FAILED) in world.condemned()
 
 
-def test_what_cannot_be_made_in_advance_is_not_tried_over_and_over(make: Callable[..., World], host: Host) -> None:
+@pytest.mark.parametrize("error", [EngineError("No subnet is left."), ZeroDivisionError()])
+def test_what_cannot_be_made_in_advance_is_not_tried_over_and_over(
+    make: Callable[..., World], host: Host, error: Exception
+) -> None:
     """The trap: nothing else fails meanwhile, so that nothing would slow it down."""
     tries: list[None] = []
 
     def prepare() -> None:
         tries.append(None)
         if len(tries) > 1:
-            raise EngineError("No subnet is left.")
+            raise error
 
     host.on_prepare = prepare
     world = make()
     first = world.lend()
-    world.wait_for("the failure", lambda: len(tries) == 2 and not names(world, State.PREPARING))
+    world.wait_for("the failure", lambda: len(tries) == 2 and list(host.containers) == [first.sandbox])
     for _ in range(20):
         world.keeper.reconcile_once()
     assert len(tries) == 2
@@ -104,3 +126,29 @@ def test_what_cannot_be_made_in_advance_is_not_tried_over_and_over(make: Callabl
     assert world.condemned() == []
     world.give_back(first)
     assert world.lend("a2").sandbox == first.sandbox
+
+
+def test_a_state_folder_that_cannot_be_written_stops_nothing_else(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: a full pool needed nothing of it, and what comes after the plan was not reached any more."""
+    world, asked = make(), threading.Event()
+    first = world.lend()
+    wait_for_prepared(world)
+
+    def no_generation() -> int:
+        asked.set()
+        raise ConfigError("The keeper's state folder is not usable.")
+
+    monkeypatch.setattr(world.home, "next_generation", no_generation)
+    world.keeper._stock.condemn(wait_for_prepared(world), Fault.RECREATE_POLICY, "a test says so")
+    assert asked.wait(MARGIN)
+    world.keeper.reconcile_once()
+    world.give_back(first)
+    assert world.lend("a2").sandbox == first.sandbox
+
+
+def test_a_keeper_that_leaves_its_sandboxes_leaves_only_these(world: World, prepared: str) -> None:
+    grant = world.lend()
+    world.keeper.detach()
+    assert list(world.host.containers) == [grant.sandbox]
