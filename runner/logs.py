@@ -54,6 +54,8 @@ class Action(StrEnum):
     """A job waits, and is on disk."""
     LENDING = "lending"
     """A sandbox is asked for."""
+    UNAVAILABLE = "unavailable"
+    """No sandbox is to be had from the keeper now; it is asked again."""
     LEASED = "leased"
     """There is a sandbox."""
     CAVEAT = "caveat"

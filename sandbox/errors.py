@@ -23,7 +23,7 @@
     └── KeeperError           the keeper did not do what was asked
         ├── KeeperUnreachable nobody answers on the keeper's socket
         ├── KeeperRefused     the keeper answered no
-        ├── NoWayIn           it cannot connect to the sandbox now; asking again may help
+        ├── NotNow            it cannot do it now; asking again may help
         └── ProtocolError     the other side of the socket does not speak our protocol
 
 A message is a sentence with the cause, followed by the next step where there is one.
@@ -168,8 +168,8 @@ class KeeperRefused(KeeperError):
     """The keeper answered no; the message is the keeper's own."""
 
 
-class NoWayIn(KeeperError):
-    """The keeper answered that a sandbox cannot be reached now. It is not lost: asking again may help."""
+class NotNow(KeeperError):
+    """The keeper answered that it cannot do it now. Nothing is lost: asking again may help."""
 
 
 class ProtocolError(KeeperError):

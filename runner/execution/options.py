@@ -17,7 +17,7 @@ class Settings:
 
     #: How long to wait for a sandbox to become free.
     lend_wait: float = 600.0
-    #: How long a source of leases that does not answer is asked again before a job is given up.
+    #: How long a source of leases that does not answer, or cannot lend now, is asked again before a job is given up.
     source_deadline: float = 60.0
     #: How long beyond its term a sandbox is kept for an attempt that nobody is heard of: 0 when nobody can come back.
     patience: float = 0.0

@@ -95,7 +95,7 @@ async def prepare(
     async def once() -> Prepared:
         attempt, token = new_attempt(), new_token()
         notes(Note(Action.LENDING, f"Waiting for a sandbox of profile {profile}."))
-        held = await _lend(leases, attempt, token, profile, trust_key, settings)
+        held = await _lend(leases, attempt, token, profile, trust_key, settings, notes)
         session = await _open(held, settings)
         lease = held.lease
         prepared = Prepared(leases, held, session, settings, token, profile, trust_key)
@@ -113,11 +113,11 @@ async def prepare(
 
 
 async def _lend(
-    leases: LeaseSource, attempt: str, token: str, profile: str, trust_key: str, settings: Settings
+    leases: LeaseSource, attempt: str, token: str, profile: str, trust_key: str, settings: Settings, notes: Notes
 ) -> Held:
     """Lend; also from a source that restarts meanwhile: it gives the same lease to the same request."""
     loop = asyncio.get_running_loop()
-    deadline = math.inf
+    deadline, told = math.inf, ""
     while True:
         try:
             async with asyncio.timeout(settings.lend_wait + LEND_SLACK):
@@ -125,10 +125,12 @@ async def _lend(
             return Held(lease, settings)
         except TimeoutError:
             raise LeaseError(f"No answer came to the request for a sandbox within {settings.lend_wait:g} s.") from None
-        except LeaseUnreachableError:
+        except LeaseUnreachableError as error:
             deadline = min(deadline, loop.time() + settings.source_deadline)
             if loop.time() >= deadline:
                 raise
+            if told != (told := str(error)):
+                notes(Note(Action.UNAVAILABLE, f"{told} It is asked again."))
         await asyncio.sleep(PAUSE)
 
 

@@ -47,8 +47,9 @@ _FLUSH: Final = 2.0
 #: Seconds that a sandbox is kept beyond a job's timeout while no runner is heard of, and the most that a keeper grants.
 _BEYOND: Final = 3600.0
 _MAX_PATIENCE: Final = 7 * 24 * 3600.0
-SETTINGS: Final = Settings(reconnect_deadline=_BEYOND)
-"""A keeper may be away for as long as its upgrade takes: the job goes on meanwhile."""
+SETTINGS: Final = Settings(reconnect_deadline=_BEYOND, source_deadline=PATIENCE)
+"""A keeper may be away for as long as its upgrade takes: the job goes on meanwhile, and one that was not started waits
+for as long as somebody may need to come and repair the host."""
 
 
 class Service:
@@ -84,6 +85,8 @@ class Service:
         self._per_key = per_key or slots
         self._labels = frozenset(labels)
         self._running: dict[Record, asyncio.Task[None]] = {}
+        self._unavailable: dict[Record, str] = {}
+        """The jobs that were told that there is no sandbox to be had now, and why."""
         self._changed = asyncio.Event()
         self._reconciled = False
         self._mode = Mode.DRAINING if records.hold() else Mode.WORKING
@@ -109,7 +112,8 @@ class Service:
         """Why nothing that waits may start, as a sentence; empty when it may."""
         if self._mode is not Mode.WORKING:
             return f"The runner is {self._mode}."
-        return self.housekeeper.shortage
+        # A job that is told so asks again until there is one; those after it wait in the queue, and lose nothing there.
+        return self.housekeeper.shortage or next(iter(self._unavailable.values()), "")
 
     @property
     def running(self) -> int:
@@ -162,6 +166,8 @@ class Service:
         """Start nothing more and take no more jobs; `work` ends when nothing runs. Idempotent."""
         if self._mode.takes:
             self._move(Mode.STOPPING)
+        for record in self._unavailable:
+            record.cancellation.detach()  # it was not started, and waits in the next life
 
     def abort(self, why: str) -> None:
         """As `stop`, and end what runs; `why` is a sentence. Idempotent."""
@@ -298,6 +304,7 @@ class Service:
         finally:
             if self._running.get(record) is asyncio.current_task():  # else it was put back, and runs again already
                 del self._running[record]
+            self._unavailable.pop(record, None)
             self._changed.set()
 
     async def _outcome(self, record: Record) -> Outcome:
@@ -319,8 +326,10 @@ class Service:
         def tell(note: Note) -> None:
             if isinstance(note, StepNote):
                 record.note(note)
+            self._take_note_of(record, note)
             self.records.metrics.noted(note.action)
-            _events.info(note.action, note.text, job=record.id)
+            where = {"sandbox": record.marker.sandbox, "attempt": record.marker.attempt} if record.marker else {}
+            _events.info(note.action, note.text, job=record.id, **where)
 
         async def on_end(outcome: Outcome) -> None:
             record.again = record.may_retry(outcome)
@@ -366,6 +375,16 @@ class Service:
             on_end=on_end,
             files=files,
         )
+
+    def _take_note_of(self, record: Record, note: Note) -> None:
+        """Know which jobs are told that there is no sandbox to be had now."""
+        if note.action is Action.UNAVAILABLE:
+            self._unavailable[record] = note.text
+            if self._mode is Mode.STOPPING:
+                record.cancellation.detach()
+        elif note.action is Action.LEASED:
+            self._unavailable.pop(record, None)
+            self._changed.set()
 
     def _files_of(self, record: Record) -> JobFiles:
         job = record.job

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from typing import TypeVar
 
-from sandbox.errors import KeeperRefused, KeeperUnreachable, NoWayIn, ProtocolError
+from sandbox.errors import KeeperRefused, KeeperUnreachable, NotNow, ProtocolError
 from sandbox.keeper import protocol
 from sandbox.text import one_line
 
@@ -36,7 +36,7 @@ class KeeperClient:
         return self._connected(request, protocol.LeaseGrant, request.wait + ANSWER_DEADLINE)
 
     def resume(self, token: str) -> tuple[protocol.LeaseGrant, socket.socket]:
-        """The lease that one has, and a new connection. Refused when it is over; `NoWayIn` when it is not."""
+        """The lease that one has, and a new connection. Refused when it is over; `NotNow` when it is not."""
         return self._connected(protocol.Resume(token=token), protocol.LeaseGrant)
 
     def renew(self, token: str) -> None:
@@ -153,7 +153,7 @@ def _close(descriptors: list[int]) -> None:
 def _parse(line: bytes, expected: type[_R]) -> _R:
     reply = protocol.decode_reply(line, expected)
     if isinstance(reply, protocol.Refusal):
-        raise (NoWayIn if reply.again else KeeperRefused)(reply.refused)
+        raise (NotNow if reply.again else KeeperRefused)(reply.refused)
     return reply
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from sandbox.errors import ConfigError, KeeperError, NoWayIn, ProtocolError, SandboxError
+from sandbox.errors import ConfigError, KeeperError, NotNow, ProtocolError, SandboxError
 from sandbox.keeper import places, protocol
 from sandbox.keeper.verbs import Verbs
 from sandbox.logs import Action, Events
@@ -63,7 +63,7 @@ class _Handler(socketserver.BaseRequestHandler):
             except SandboxError as error:
                 if not isinstance(error, KeeperError):
                     events.warning(Action.REQUEST_FAILED, f"a request failed: {error}")
-                _send(client, protocol.Refusal(refused=str(error), again=isinstance(error, NoWayIn)))
+                _send(client, protocol.Refusal(refused=str(error), again=isinstance(error, NotNow)))
         except OSError as error:
             events.info(Action.CLIENT_LEFT, f"a client went away: {error}")
         except Exception as error:  # noqa: BLE001 - the other clients are still served

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 
 from sandbox import readiness
-from sandbox.errors import EngineError, Fault, KeeperRefused, NoWayIn, SandboxFault
+from sandbox.errors import EngineError, Fault, KeeperRefused, NotNow, SandboxFault
 from sandbox.inspection.judge import ReasonKind
 from sandbox.keeper import protocol
 from sandbox.keeper.builder import Built, as_fault
@@ -53,7 +53,11 @@ class Verbs:
     # -- of an attempt -------------------------------------------------------------------------------------------
 
     def lend(self, request: protocol.Lend) -> tuple[protocol.LeaseGrant, socket.socket]:
-        """Lend a sandbox and connect to its port 22. Raises `KeeperRefused` when none is fit in time."""
+        """Lend a sandbox and connect to its port 22.
+
+        Raises `KeeperRefused` when none is free in time, and `NotNow` while the keeper lends none at all: it stops, its
+        host is not fit, or there are no walls.
+        """
         profiles = self._stock.pool.profiles
         if request.profile not in profiles:
             known = ", ".join(profiles)
@@ -78,7 +82,7 @@ class Verbs:
     def resume(self, request: protocol.Resume) -> tuple[protocol.LeaseGrant, socket.socket]:
         """Connect an attempt to its sandbox again.
 
-        Raises `KeeperRefused` when its lease is over, and `NoWayIn` when its sandbox does not answer: its job may well
+        Raises `KeeperRefused` when its lease is over, and `NotNow` when its sandbox does not answer: its job may well
         go on behind a network that is cut.
         """
         with self._stock.changed:
@@ -90,7 +94,7 @@ class Verbs:
             # Refused, its sshd has ended, and nothing starts it again.
             lasting = fault if isinstance(fault.__cause__, ConnectionRefusedError) else self._closed_itself_off(built)
             if lasting is None:
-                raise NoWayIn(f"There is no way into sandbox {sandbox.name} now. {fault}") from fault
+                raise NotNow(f"There is no way into sandbox {sandbox.name} now. {fault}") from fault
             self._stock.condemn(sandbox.name, lasting.fault, str(lasting))
             raise KeeperRefused(str(lasting)) from fault
         assert sandbox.lease is not None
@@ -234,18 +238,18 @@ class Verbs:
                     if self._host_can() and (sandbox := stock.pool.lend(want, lease, time.monotonic())):
                         return sandbox, stock.built[sandbox.name]
                     if (left := deadline - time.monotonic()) <= 0:
-                        raise KeeperRefused(self._none_in_time(request))
+                        raise (KeeperRefused if self._host_can() else NotNow)(self._none_in_time(request))
                     stock.changed.wait(min(left, LOOK_INTERVAL))
             finally:
                 stock.wants.remove(want)
-        raise KeeperRefused("The keeper is stopping and lends no more sandboxes.")
+        raise NotNow("The keeper is stopping and lends no more sandboxes.")
 
     def _refuse_without_walls(self, request: protocol.Lend) -> None:
         try:
             self._guard.look()
         except WallsDown as error:
             self.take_back(request)
-            raise KeeperRefused(f"No sandbox is lent while there are no walls around it. {error}") from error
+            raise NotNow(f"No sandbox is lent while there are no walls around it. {error}") from error
 
     def _connect(self, name: str, built: Built) -> socket.socket:
         try:

@@ -12,7 +12,7 @@ import pytest
 
 from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
 from runner.keeper_leases import KeeperLeases
-from sandbox.errors import KeeperRefused, KeeperUnreachable, NoWayIn
+from sandbox.errors import KeeperRefused, KeeperUnreachable, NotNow
 from sandbox.errors import ProtocolError as KeeperProtocolError
 from sandbox.keeper import protocol
 from sandbox.keeper.server import KeeperServer
@@ -104,7 +104,7 @@ async def test_a_resumed_lease_is_the_same(leases: KeeperLeases, client: Client)
     [
         (KeeperRefused("It is over."), LeaseLostError),
         (KeeperUnreachable("No keeper."), LeaseUnreachableError),
-        (NoWayIn("It does not answer."), LeaseUnreachableError),
+        (NotNow("It does not answer."), LeaseUnreachableError),
         (KeeperProtocolError("It broke off."), LeaseUnreachableError),
     ],
 )

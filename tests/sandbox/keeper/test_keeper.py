@@ -19,7 +19,7 @@ from sandbox.errors import (
     EngineTimeout,
     Fault,
     KeeperRefused,
-    NoWayIn,
+    NotNow,
     RuntimeMissing,
     SandboxFault,
     StorageUnfit,
@@ -302,7 +302,7 @@ def test_a_lease_that_was_taken_away_says_why(world: World) -> None:
 @pytest.mark.parametrize(
     ("error", "changed", "expected", "kept"),
     [
-        (TimeoutError(), ReasonKind.SYSTEM, NoWayIn, True),  # the network is cut, and the job behind it goes on
+        (TimeoutError(), ReasonKind.SYSTEM, NotNow, True),  # the network is cut, and the job behind it goes on
         (TimeoutError(), ReasonKind.NETWORK, KeeperRefused, False),  # the job has cut itself off
         (ConnectionRefusedError(), ReasonKind.SYSTEM, KeeperRefused, False),  # its sshd has ended
     ],
@@ -440,7 +440,7 @@ def test_every_sandbox_that_was_started_has_a_wall_and_its_profiles_policy(make:
 def test_nothing_is_lent_without_walls(world: World) -> None:
     world.wait_for("a sandbox", lambda: world.states() == [State.READY])
     world.host.on_walls = without_walls(WallsDown("nft did not finish."))
-    with pytest.raises(KeeperRefused, match=r"no walls around it\. nft did not finish"):
+    with pytest.raises(NotNow, match=r"no walls around it\. nft did not finish"):
         world.lend()
     world.host.on_walls = lambda: WallState.STANDING
     assert world.lend("a2").sandbox == world.host.made[0]
@@ -557,7 +557,7 @@ def test_stop_waits_for_what_is_lent_and_removes_everything(world: World, host: 
     stopping.start()
     world.wait_for("stopping", world.keeper._stopping.is_set)
     assert host.containers[grant.sandbox]
-    with pytest.raises(KeeperRefused, match="stopping"):
+    with pytest.raises(NotNow, match="stopping"):
         world.lend("a2")
     world.give_back(grant)
     stopping.join(MARGIN)
@@ -597,7 +597,7 @@ def test_stop_ends_waiting_requests(world: World) -> None:
     def ask() -> None:
         try:
             world.lend("a2", wait=60)
-        except KeeperRefused as error:
+        except NotNow as error:
             caught.append(str(error))
 
     asking = threading.Thread(target=ask)

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sandbox.breaker import IN_A_ROW
 from sandbox.calls import CallBegan, CallEnded, End, Step
-from sandbox.errors import Fault, KeeperRefused, SandboxFault
+from sandbox.errors import Fault, NotNow, SandboxFault
 from sandbox.health import CreationEnded
 from sandbox.inspection.judge import ReasonKind
 from sandbox.keeper import protocol
@@ -116,7 +116,7 @@ def _series(world: World) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def _refused(world: World) -> None:
-    with pytest.raises(KeeperRefused, match="stopping"):
+    with pytest.raises(NotNow, match="stopping"):
         world.lend("a2", key="other")
 
 

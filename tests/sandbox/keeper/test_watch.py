@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from sandbox.calls import CallBegan, CallEnded, End, Listed, Step
-from sandbox.errors import Fault, KeeperRefused
+from sandbox.errors import Fault, NotNow
 from sandbox.health import FreshUnfit
 from sandbox.keeper import protocol
 from sandbox.state import State
@@ -32,7 +32,7 @@ def recover(world: World) -> None:
 def test_nothing_is_lent_on_a_wedged_host_and_the_refusal_says_why(world: World) -> None:
     world.wait_for("a sandbox", lambda: world.states() == [State.READY])
     wedge(world)
-    with pytest.raises(KeeperRefused, match="The host: 2 sandboxes fail at once"):
+    with pytest.raises(NotNow, match="The host: 2 sandboxes fail at once"):
         world.lend(wait=0.1)
     pong, listing = world.keeper.verbs.ping(), world.keeper.verbs.listing()
     assert (pong.fit, listing.host) == (False, "wedged")
