@@ -95,8 +95,8 @@ def show(job: JobId, as_json: AsJson = False) -> None:
         print(f"started again {view['retries']} times: its sandbox was lost, or none could be made")
     if view["steps"]:
         table(["STEP", "STATE", "EXIT CODE", "SECONDS"], map(_step, view["steps"]))
-    if view["outcome"]:
-        print(view["outcome"]["message"])
+    if outcome := view["outcome"]:
+        print(f"{outcome['outcome']} (exit code {outcome['exit_code']}): {outcome['message']}")
 
 
 @app.command()

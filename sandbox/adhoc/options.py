@@ -88,4 +88,8 @@ def keeper_of(socket: Path | None) -> KeeperClient | None:
     """The keeper: the one that was named, or the usual one if its socket is there and may be used."""
     if socket is not None:
         return KeeperClient(socket)
-    return KeeperClient(DEFAULT_SOCKET) if DEFAULT_SOCKET.is_socket() else None
+    try:
+        there = DEFAULT_SOCKET.is_socket()
+    except PermissionError:  # a keeper's folder is its group's
+        there = False
+    return KeeperClient(DEFAULT_SOCKET) if there else None

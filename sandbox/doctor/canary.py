@@ -32,7 +32,7 @@ def try_one(config: KeeperConfig, profile_name: str, engine: Engine) -> Canary:
         found = Canary(fault=Fault.ENGINE_FAILED, complaint=str(error))
     finally:
         left = _removed(name, engine)
-    return found if not left else replace(found, left=left)
+    return found if not left else replace(found, left=left, installation=name.installation)
 
 
 def _try(name: SandboxName, profile_name: str, config: KeeperConfig, engine: Engine) -> Canary:

@@ -35,6 +35,8 @@ class Canary:
     """Why it would not serve another job after that use; empty when it would."""
     left: str = ""
     """Why it could not be removed again; empty when it was."""
+    installation: str = ""
+    """By whose label it is found where it is left."""
 
 
 @dataclass(frozen=True, slots=True)

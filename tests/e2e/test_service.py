@@ -330,7 +330,7 @@ def test_the_commands_of_a_user(new_service: Callable[[], Service]) -> None:
     assert "1 of 2 jobs run, 0 wait" in command(service, "status").stdout
     assert command(service, "cancel", waiting).returncode == 0
     assert service.outcome(waiting)["outcome"] == "cancelled"
-    assert "The script was cancelled by" in command(service, "show", waiting).stdout
+    assert "\ncancelled (exit code 130): The script was cancelled by" in command(service, "show", waiting).stdout
 
 
 def test_commands_say_what_is_wrong(new_service: Callable[[], Service]) -> None:
