@@ -23,7 +23,11 @@ clean_up() {
 
 say "docker compose up: a keeper, a runner and one warm sandbox (runtime $SANDBOX_RUNTIME)"
 trap clean_up EXIT
-compose up --detach --no-build --wait --wait-timeout 180
+if ! compose up --detach --no-build --wait --wait-timeout 180; then
+    say "it did not come up; the keeper's last words:"
+    compose logs --no-log-prefix --tail 20 keeper
+    exit 1
+fi
 
 say "1. a script builds an image and runs a container inside its sandbox"
 run build-and-run.sh

@@ -6,6 +6,7 @@ bit, and takes the longer the more a job has written. A root inside can neither 
 move a process out of this cgroup.
 """
 
+import errno
 import threading
 import time
 from collections import defaultdict
@@ -136,6 +137,8 @@ def _tell(file: Path, word: str) -> None:
     except (FileNotFoundError, ProcessLookupError):
         raise _ended() from None
     except OSError as error:
+        if error.errno == errno.ENODEV:  # removed between being opened and being written
+            raise _ended() from None
         raise EngineError(
             f"The keeper may not freeze its sandboxes: {error}. {_CGROUPS} must be the host's and writable, "
             "as compose.yaml gives it."

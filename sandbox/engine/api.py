@@ -146,6 +146,8 @@ class Engine:
                 options={
                     "com.docker.network.bridge.name": spec.name.bridge,
                     "com.docker.network.driver.mtu": str(spec.mtu),
+                    # The walls drop IPv6, and an engine may be told to give it to every network that does not say no.
+                    "com.docker.network.enable_ipv6": "false",
                 },
             ),
         )

@@ -65,7 +65,7 @@ def in_our_words(step: Step, error: Exception, call: Call, seconds: float) -> Ex
 def _refused(step: Step, error: APIError) -> EngineError:
     sentence = f"The Docker Engine refused '{step}': {_said(error)}"
     if isinstance(error, NotFound):
-        its_network = step in (Step.CREATE, Step.START) and re.match(r"network .* not found", _said(error))
+        its_network = step in (Step.CREATE, Step.START) and re.search(r"\bnetwork .* not found", _said(error))
         return NetworkMissing(sentence) if its_network else NotThere(sentence)
     if step is Step.CREATE_NETWORK and "overlaps" in _said(error):
         return SubnetTaken(sentence)

@@ -62,6 +62,7 @@ def prepare(state: State = DEFAULT_STATE, run: Run = DEFAULT_RUN) -> None:
 
     An engine with sysbox-runc is used as it is; otherwise the private engine is started.
     """
+    from sandbox.engine import Engine
     from sandbox.evaluation import base_image, choose, engine_api, private_engine
 
     layout = Layout(state, run)
@@ -69,6 +70,7 @@ def prepare(state: State = DEFAULT_STATE, run: Run = DEFAULT_RUN) -> None:
     _say(f"runtime {chosen.runtime}: {chosen.because}")
     if chosen.is_private:
         private_engine.up(layout, _say)
+    Engine(chosen.url).check_storage()  # before minutes of building images that a keeper would not use
     settings = {
         "SANDBOX_RUNTIME": chosen.runtime,
         "BASE_IMAGE": base_image.ensure(chosen.url, _say),

@@ -224,7 +224,10 @@ class Sandbox:
     def events(self) -> list[int]:
         """How often the cgroup's memory and process limits were hit, on cgroup v2 or v1."""
         memory = self._counter("memory.events", "oom_kill") or self._counter("memory/memory.oom_control", "oom_kill")
-        return [memory, self._counter("pids.events", "max") or self._counter("pids/pids.events", "max")]
+        # Before Linux 6.11 (commit 73e75e6fc352) a refused fork is counted only where the process is that forks: with
+        # sysbox in its `init.scope`, else in the image's own `init`.
+        groups = ("", "init.scope/", "init/", "pids/")
+        return [memory, max(self._counter(f"{group}pids.events", "max") for group in groups)]
 
     def _counter(self, file: str, name: str) -> int:
         folder, _, last = ("/sys/fs/cgroup/" + file).rpartition("/")
