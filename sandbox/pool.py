@@ -390,9 +390,13 @@ class Pool:
         """The next step to a new image: one sandbox more, which proves it, then the others one by one."""
         rollout = self.rollouts.get(profile)
         for sandbox in self:
-            # One that is prepared may have the last subnet, which the new image's trial needs.
-            given_up = self.is_outdated(sandbox) or self._candidate(profile)
-            if sandbox.profile == profile and sandbox.state is State.PREPARED and given_up:
+            # One that is prepared and not needed may have the last subnet, which the new image's trial needs.
+            unneeded = self._candidate(profile) and not self._room(profile)
+            if (
+                sandbox.profile == profile
+                and sandbox.state is State.PREPARED
+                and (unneeded or self.is_outdated(sandbox))
+            ):
                 return [Replace(sandbox.name)]
         mine = [s for s in self if s.profile == profile and _counts(s.state)]
         if rollout is None or any(s.state in _COMING or s.state is State.STUCK for s in mine):
