@@ -62,7 +62,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class SandboxLost:
-    """The sandbox or the way to it broke after the script may have started. Never retried by itself."""
+    """The sandbox or the way to it broke after the script may have started. Tried again only if the job has `retry`."""
 
     why: str
 

@@ -219,15 +219,15 @@ class Webhooks(Section):
 
 
 class Retention(Section):
-    """What is kept of finished jobs: the oldest go, with their logs, as soon as one of these is reached."""
+    """What is kept of finished jobs: the oldest go, with logs and artifacts, as soon as one of these is reached."""
 
     age: Annotated[float, Field(gt=0), About(live=True)] = RETENTION.age
-    """Seconds that a finished job and its log are kept. A month: whoever asks later why a build broke has rebuilt it by
+    """Seconds that a finished job is kept. A month: whoever asks later why a build broke has rebuilt it by
     then."""
 
     bytes: Annotated[ByteSize, About(live=True)] = ByteSize(RETENTION.bytes)
-    """Bytes that the logs of finished jobs may have together. Ten of the largest (2 GiB), or ten thousand usual ones (2
-    MiB)."""
+    """Bytes that logs and artifacts of finished jobs may have together. Ten of the largest logs (2 GiB), or ten
+    thousand usual ones (2 MiB)."""
 
     jobs: Annotated[int, Field(ge=0), About(live=True)] = RETENTION.jobs
     """Finished jobs that are kept at most. Each takes about 1 KiB in the database."""

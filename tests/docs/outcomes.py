@@ -30,7 +30,7 @@ EXAMPLES: Final[tuple[Outcome, ...]] = (
     *(TimedOut(limit) for limit in Limit),
     Cancelled("ci"),
     SandboxLost("Its container does not run any more."),
-    SetupFailed("No sandbox of profile default was ready within 300 s."),
+    SetupFailed("No sandbox of profile default was ready within 600 s."),
     RunnerStopped("it was told to stop at once."),
     BadRequest("The script is empty."),
     BadSource("The commit is not there."),
