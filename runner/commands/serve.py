@@ -14,6 +14,7 @@ from runner.config.load import load
 from runner.config.options import given_settings, takes_settings
 from runner.lean import loading
 from runner.logs import Action, Events, configure
+from sandbox import open_files
 
 app = typer.Typer()
 _events = Events("runner")
@@ -46,6 +47,7 @@ def serve(
     read = partial(load, configuration, options=given_settings(given))
     loaded = read()
     configure(loaded.config.log.format)
+    open_files.raise_limit()
     for remark in loaded.remarks:
         _events.warning(Action.CONFIGURATION_REMARK, remark)
     asyncio.run(service.serve(loaded, read, source_of(loaded.config.sandboxes)))

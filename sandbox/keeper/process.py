@@ -5,7 +5,7 @@ import threading
 from functools import partial
 from pathlib import Path
 
-from sandbox import config
+from sandbox import config, open_files
 from sandbox.engine import Engine
 from sandbox.errors import ConfigError
 from sandbox.keeper.home import Home
@@ -23,6 +23,7 @@ def run(
 ) -> None:
     """Be the keeper until a signal ends it. `patience` is the seconds that running jobs have then."""
     configure(log_format)
+    open_files.raise_limit()
     settings = config.read(configuration)
     metrics = Metrics(settings.config.profiles)
     watch = HostWatch(metrics)
