@@ -49,6 +49,7 @@ def machine(tmp_path: Path, sandbox_image: str) -> Iterator[Machine]:
 @pytest.mark.timeout(600)
 def test_the_units_run_jobs_through_reload_and_upgrade(machine: Machine) -> None:
     installed(machine)
+    opened_to_a_gitlab_runner(machine)
     assert "The script succeeded." in submitted(machine, "docker version")
     machine.type("systemctl reload sandbox-keeper && systemctl reload runner")
     upgraded_under_a_job(machine)
@@ -64,6 +65,13 @@ def installed(machine: Machine) -> None:
     runtime = """sed -i 's/^# runtime = "sysbox-runc"/runtime = "userns-runc" #/' /etc/sandbox/keeper.toml"""
     machine.type(page.replace(build, runtime), environment=OFFLINE)
     until_it_answers(machine)
+
+
+def opened_to_a_gitlab_runner(machine: Machine) -> None:
+    machine.type("useradd --system gitlab-runner")  # as its package does
+    machine.type(block_of("gitlab", "install -d /etc/systemd").text)
+    until_it_answers(machine)
+    assert machine.type("stat -c %U /run/runner; id -nG gitlab-runner").split() == ["runner", "gitlab-runner", "runner"]
 
 
 def until_it_answers(machine: Machine) -> None:

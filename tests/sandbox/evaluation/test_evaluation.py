@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sandbox.config import KeeperConfig
+from sandbox.engine import Engine
+from sandbox.errors import StorageUnfit
 from sandbox.evaluation import base_image, choose, cli, engine_api, host, network, packages, private_engine
 from sandbox.evaluation.errors import CommandFailed, PackagesMissing
 from sandbox.evaluation.layout import KEEPER_RANGE, Layout
@@ -39,6 +41,7 @@ def test_prepare_prints_settings_for_a_shell_and_says_why_elsewhere(monkeypatch:
     monkeypatch.setattr(private_engine, "up", lambda layout, say: say("up"))
     monkeypatch.setattr(base_image, "ensure", lambda url, say: base_image.REFERENCE)
     monkeypatch.setattr(engine_api, "data_root", lambda url: "/srv/my engine")
+    monkeypatch.setattr(Engine, "check_storage", lambda engine: None)
     result = CliRunner().invoke(cli.app, ["prepare", "--run", "/run/my engine"])
     assert result.stdout.splitlines() == [
         "SANDBOX_RUNTIME=userns-runc",
@@ -51,11 +54,28 @@ def test_prepare_prints_settings_for_a_shell_and_says_why_elsewhere(monkeypatch:
     assert "no Docker Engine answers on this host" in result.stderr
 
 
+def test_prepare_refuses_an_engine_that_no_keeper_uses_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The trap: Docker 29 with sysbox. The images took minutes, and then the keeper did not come up."""
+
+    def unfit(engine: Engine) -> None:
+        raise StorageUnfit("Its storage driver is overlayfs.")
+
+    monkeypatch.setattr(engine_api, "runtimes", lambda url: {"runc", "sysbox-runc"})
+    monkeypatch.setattr(base_image, "ensure", lambda url, say: pytest.fail("a base image was made"))
+    monkeypatch.setattr(Engine, "check_storage", unfit)
+    result = CliRunner().invoke(cli.app, ["prepare"])
+    assert isinstance(result.exception, StorageUnfit)
+    assert result.stdout == ""
+
+
 def test_prepare_leaves_a_host_with_sysbox_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_api, "runtimes", lambda url: {"runc", "sysbox-runc"})
     monkeypatch.setattr(private_engine, "up", lambda layout, say: pytest.fail("a private engine was started"))
     monkeypatch.setattr(base_image, "ensure", lambda url, say: base_image.REFERENCE)
     monkeypatch.setattr(engine_api, "data_root", lambda url: "/var/lib/docker")
+    monkeypatch.setattr(Engine, "check_storage", lambda engine: None)
     result = CliRunner().invoke(cli.app, ["prepare"])
     assert result.stdout.splitlines() == [
         "SANDBOX_RUNTIME=sysbox-runc",
