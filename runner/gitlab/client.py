@@ -24,12 +24,16 @@ if TYPE_CHECKING:  # importing typing costs milliseconds
 DEFAULT_SOCKET = "/run/runner/gitlab.sock"
 SOCKET_VARIABLE = "RUNNER_GITLAB_SOCKET"
 JOB_VARIABLE = "RUNNER_GITLAB_JOB"
+LOGINS_VARIABLE = "CUSTOM_ENV_DOCKER_AUTH_CONFIG"
+"""The job's DOCKER_AUTH_CONFIG, or that of gitlab-runner's configuration, which no job response has."""
 PATIENCE = {"config": 30.0, "prepare": 300.0, "run": 300.0, "cleanup": 20.0}
 """The hooks, and for how many seconds each waits for a service that does not answer: it may be restarting."""
 TERM_PATIENCE = 2.0
 CONNECT_SECONDS = 10.0
 SEND_SECONDS = 60.0
 PAUSE = 0.1
+LOOK = 1.0
+"""A signal that comes just before a wait is seen after it: no wait is longer than this."""
 CHUNK = 256 * 1024
 
 
@@ -114,9 +118,15 @@ class Hook:
         self.told_to_end = False
 
     def content(self, about: list[str]) -> bytes:
-        """Return the script of a stage, and the job response where there is no handle yet that says which job it is."""
+        """Return what goes with the request.
+
+        That is the script of a stage, the logins for `prepare`, and the job response where there is no handle yet that
+        says which job it is.
+        """
         if self.name == "run":
             return read(about[0])
+        if self.name == "prepare":
+            return posix.environ.get(LOGINS_VARIABLE.encode(), b"")
         known = self.handle and self.name != "config"
         return b"" if known else read(variable("JOB_RESPONSE_FILE"))
 
@@ -160,7 +170,7 @@ class Hook:
             link.settimeout(SEND_SECONDS)
             greet(link)
             link.sendall(frame(b"Q", request) + frame(b"B", self.body))
-            link.settimeout(None)
+            link.settimeout(LOOK)
         except OSError as error:
             raise UnreachableError(error.strerror or str(error)) from None
         self.greeted = link
@@ -186,9 +196,11 @@ class Frames:
         self.held = bytearray()
 
     def receive(self) -> "Iterator[tuple[bytes, bytes]]":
-        """Yield the frames that are complete by now. Waits for more bytes once."""
+        """Yield the frames that are complete by now. Waits for more bytes once, and not for long."""
         try:
             data = self.link.recv(CHUNK)
+        except TimeoutError:
+            return
         except OSError as error:
             raise UnreachableError(error.strerror or str(error)) from None
         if not data:

@@ -44,6 +44,8 @@ concurrent = {limit}            # jobs at once, of all runners in this file
 check_interval = 3
 shutdown_timeout = 120    # seconds for cleanup when gitlab-runner is stopped; its own default is 30
 """
+#: What GitLab gives a runner, and gitlab-runner writes down.
+_TOKEN: Final = ("id", "token", "token_obtained_at", "token_expires_at")
 
 
 #: A distribution's own Python starts milliseconds sooner than one in a virtual environment or with a shared library.
@@ -81,6 +83,15 @@ class Rotated:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Lines for what somebody else wrote into what is ours: settings that we do not write, such as `output_limit`."""
+
+    general: str = ""
+    runner: str = ""
+    custom: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Setup:
     """What one runner's block says."""
 
@@ -94,6 +105,7 @@ class Setup:
     hook: str = str(Path(__file__).with_name("hook.py"))
     #: In place of the token.
     rotated: Rotated | None = None
+    kept: Kept = field(default=Kept(), repr=False)
 
     def __post_init__(self) -> None:
         """Errors: InstallError, for what would not make a block that works."""
@@ -126,7 +138,9 @@ def block(setup: Setup) -> str:
   executor = "custom"
   shell = "bash"                  # the hooks run the scripts with the sandbox's bash
   limit = {setup.limit}                       # no more than there are warm sandboxes: others would wait in `prepare`
-
+  # GitLab lets a request wait for a job: with fewer requests than jobs at once, one that waits holds others up.
+  request_concurrency = {setup.limit}
+{setup.kept.runner}
   [runners.custom]
     # Where jobs are built and cached is inside the sandbox: `config` says it for each job.
 {_hooks(setup)}
@@ -138,7 +152,7 @@ def block(setup: Setup) -> str:
     # longer than the 300 after which it starts `cleanup` beside a stage that still runs.
     graceful_kill_timeout = {GRACEFUL_KILL}
     force_kill_timeout = {FORCE_KILL}
-
+{setup.kept.custom}
   # GIT_CLONE_PATH works. A job has its sandbox to itself, so it cannot take another one's folder.
   [runners.custom_build_dir]
     enabled = true
@@ -148,7 +162,7 @@ def block(setup: Setup) -> str:
 
 def whole(setup: Setup) -> str:
     """Return a configuration for a gitlab-runner that has no other runners."""
-    return f"{_GLOBAL.format(limit=setup.limit)}\n{block(setup)}"
+    return f"{_GLOBAL.format(limit=setup.limit)}{setup.kept.general}\n{block(setup)}"
 
 
 def _token(setup: Setup) -> str:
@@ -179,12 +193,14 @@ def _end(name: str) -> str:
 
 
 def _text(value: str) -> str:
-    """A TOML basic string; JSON's escapes are TOML's, but for DEL, which is not printable and so refused."""
-    return json.dumps(value)
+    """A TOML basic string: JSON's, but for DEL, and for what is no pair of escapes in TOML."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def own(file: Path, setup: Setup) -> None:
     """Write the configuration of a gitlab-runner that is ours alone, anew at each of its starts.
+
+    What others set in it and in its first runner, and we do not, is kept.
 
     gitlab-runner rewrites it too, without comments, when GitLab gives it a new token in place of one that expires. What
     it noted of that stays as long as it is the same runner: the token that was given to us, of which a digest is kept
@@ -196,8 +212,44 @@ def own(file: Path, setup: Setup) -> None:
     digest = hashlib.sha256(f"{setup.url} {setup.token}".encode()).hexdigest()
     if _read(given) in (None, digest):
         setup = replace(setup, rotated=_rotated(_read(file) or "", setup.url))
-    _replace(file, whole(setup))
+    _replace(file, whole(replace(setup, kept=_kept(_read(file) or "", setup))))
     _replace(given, digest)
+
+
+def _kept(text: str, setup: Setup) -> Kept:
+    """Return what a configuration has beside ours; nothing of one that cannot be read."""
+    with contextlib.suppress(InstallError):
+        before, ours = parse(text), parse(whole(setup))
+        runner, our_runner = next(iter(_runners(before)), {}), _runners(ours)[0]
+        return Kept(
+            _others(before, ours, ""),
+            _others(runner, {**our_runner, **dict.fromkeys(_TOKEN)}, "  "),
+            _others(runner.get("custom"), our_runner["custom"], "    "),
+        )
+    return Kept()
+
+
+def _others(table: object, ours: Mapping[str, Any], indent: str) -> str:
+    found = table.items() if isinstance(table, dict) else ()
+    return "".join(f"{indent}{_key(key)} = {_value(value)}\n" for key, value in found if key not in ours)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _text(key)
+
+
+def _value(value: object) -> str:
+    """A TOML value in one line."""
+    match value:
+        case dict():
+            return f"{{{', '.join(f'{_key(key)} = {_value(inner)}' for key, inner in value.items())}}}"
+        case list():
+            return f"[{', '.join(map(_value, value))}]"
+        case str():
+            return _text(value)
+        case bool():
+            return str(value).lower()
+    return str(value)  # numbers, dates and times
 
 
 def _rotated(text: str, url: str) -> Rotated | None:
@@ -229,11 +281,15 @@ def write(file: Path, setup: Setup) -> list[Finding]:
 
 
 def merged(before: str, setup: Setup) -> str:
-    """Return the configuration with the runner's block in it. Errors: InstallError. Pure."""
+    """Return the configuration with the runner's block in it. Errors: InstallError. Pure.
+
+    What others set within our older block, and we do not, is kept.
+    """
     begin, end = _begin(setup.name), _end(setup.name)
     if begin in before and end in before:
         head, _, rest = before.partition(begin)
-        return head + block(setup) + rest.partition(end)[2].removeprefix("\n")
+        inside, _, rest = rest.partition(end)
+        return head + block(replace(setup, kept=_kept(inside, setup))) + rest.removeprefix("\n")
     if any(runner.get("name") == setup.name for runner in _runners(parse(before))):
         raise InstallError(
             f"There is a runner named {setup.name!r} already, and it was not written by this command (gitlab-runner "
@@ -267,6 +323,10 @@ def _check_runner(runner: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding(f"{name} has no {key}.", f'Set {key} = "…".')
     if runner.get("executor") != "custom":
         yield Finding(f"{name} has executor = {runner.get('executor')!r}.", 'Set executor = "custom".')
+    requests, limit = _number(runner, "request_concurrency", 1), _number(runner, "limit", 0)
+    if requests < limit:
+        what = f"{name} has request_concurrency = {requests}: a request that waits holds up others of its {limit} jobs."
+        yield Finding(what, f"Set request_concurrency = {limit}.")
     if runner.get("shell", "bash") != "bash":
         yield Finding(
             f"{name} has shell = {runner['shell']!r}: its scripts are not run by bash.", 'Set shell = "bash".'

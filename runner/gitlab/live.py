@@ -60,15 +60,15 @@ class Live:
 
     # What hooks ask for.
 
-    async def prepare(self, hook: Listener, cancellation: Cancellation) -> End:
-        """Have a sandbox. Idempotent. Errors: GitLabError; DetachedError."""
+    async def prepare(self, hook: Listener, cancellation: Cancellation, logins: str) -> End:
+        """Have a sandbox. Idempotent. `logins` are as for `Workplace.prepare`. Errors: GitLabError; DetachedError."""
         async with self._turn(hook, cancellation) as turn:
             if self.record.state in (State.PREPARED, State.RUNNING):
                 return Done()
             await self._tenancy.end(None)  # of a try that an earlier life of the service did not finish
             self.record.move(State.PREPARING, lease=None, lost="")
             try:
-                end = await self._prepare(turn)
+                end = await self._prepare(turn, logins)
             except RunnerError:
                 await self._undo()
                 raise
@@ -176,7 +176,7 @@ class Live:
         finally:
             self._lock.release()
 
-    async def _prepare(self, turn: Turn) -> End:
+    async def _prepare(self, turn: Turn, logins: str) -> End:
         if sentence := remark(self.record.job):
             await turn.hook.tell(sentence)
         taking = asyncio.create_task(self._take())
@@ -190,7 +190,7 @@ class Live:
             await turn.hook.out(f"{taking.result()}\n".encode())
         except RunnerError as error:
             return SystemFailed(f"There is no sandbox for this job: {error}")
-        return await self._workplace.prepare(turn)
+        return await self._workplace.prepare(turn, logins)
 
     async def _take(self) -> str:
         """Have a sandbox, the one that was prepared in advance or another one, and return a sentence on it."""

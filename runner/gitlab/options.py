@@ -52,5 +52,10 @@ class Options:
 
     @property
     def docker_config(self) -> str:
-        """Where the job's logins to registries are."""
+        """Where the sandbox user's Docker configuration is: usually a link to `logins`."""
+        return f"{self.home}/.docker"
+
+    @property
+    def logins(self) -> str:
+        """Where the job's logins to registries are, as a Docker configuration."""
         return f"{self.home}/.gitlab-docker"

@@ -2,7 +2,8 @@
 
 The file is what gitlab-runner got from `POST /api/v4/jobs/request`, encoded again by Go: what GitLab did not send is
 there as 0, as an empty text, or as null. Most of it is the words of whoever wrote the job. What decides about trust
-comes from fields that a job's variables cannot shadow.
+comes from where a job's variables cannot shadow it: from fields, and from what GitLab says in variables before the job
+does.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ PROTECTED_FIELD: Final = "git_info.protected"
 
 _MERGE_REQUEST_REF: Final = "refs/merge-requests/"
 _SOURCE_PROJECT: Final = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID"
+_REF_PROTECTED: Final = "CI_COMMIT_REF_PROTECTED"
 _REFERENCE: Final = re.compile(r"\$(?:\{(?P<braced>[^{}]*)\}|(?P<plain>[A-Za-z0-9_]+|\$))")
 
 
@@ -108,7 +110,7 @@ def parse(content: bytes) -> GitLabJob:
         id=response.id,
         token_hash=hashlib.sha256(response.token.encode(errors="surrogatepass")).hexdigest(),
         project=response.job_info.project_id or 0,
-        protected=response.git_info.protected is True,
+        protected=_is_protected(response) is True,
         fork=_is_from_fork(response),
         missing=tuple(_missing(response)),
         timeout=float(response.runner_info.timeout or DEFAULT_TIMEOUT),
@@ -272,6 +274,17 @@ def _has_artifacts(dependency: _Dependency) -> bool:
     return dependency.artifacts_file is not None and dependency.artifacts_file.filename != ""
 
 
+def _is_protected(response: _Response) -> bool | None:
+    """Return what GitLab says of the ref, None where it says nothing.
+
+    The field is there from GitLab and gitlab-runner 18.3. Before, the variable says it, and of several the first one is
+    GitLab's: as gitlab-runner's own `IsProtected` (`common/build.go`).
+    """
+    if response.git_info.protected is not None:
+        return response.git_info.protected
+    return next((variable.value == "true" for variable in response.variables if variable.key == _REF_PROTECTED), None)
+
+
 def _is_from_fork(response: _Response) -> bool:
     """GitLab lists its own variables and then the job's: a job can add another value, and never take one away."""
     git = response.git_info
@@ -283,7 +296,7 @@ def _is_from_fork(response: _Response) -> bool:
 def _missing(response: _Response) -> Iterator[str]:
     if not response.job_info.project_id:
         yield PROJECT_FIELD
-    if response.git_info.protected is None:
+    if _is_protected(response) is None:
         yield PROTECTED_FIELD
 
 

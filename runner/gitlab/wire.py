@@ -6,7 +6,7 @@ is one. Then come frames: a type (1 byte), the payload's size (4 bytes, big-endi
 | direction  | type | payload                                                        | when                        |
 |------------|------|----------------------------------------------------------------|-----------------------------|
 | to service | Q    | hook, handle, stage, call, offset, with a NUL between each two | first                       |
-| to service | B    | the stage's script, or the job response, or nothing            | directly after Q            |
+| to service | B    | a stage's script, the job response, `prepare`'s logins, or ""  | directly after Q            |
 | to service | T    | `.`: gitlab-runner wants the end (TERM)                        | any time after B            |
 | to hook    | o    | bytes for stdout                                               | any time                    |
 | to hook    | a    | bytes for stdout that are no output of the stage               | any time                    |

@@ -47,30 +47,41 @@ class Workplace:
     def _plan(self) -> Plan | None:
         """Errors: BadJobError, for what the job asks for."""
         options = self._options
-        return plan(self._job, options.images, options.builds, options.docker_config, options.service_wait)
+        return plan(self._job, options.images, options.builds, options.logins, options.service_wait)
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Of every stage. The rest is in the stages' scripts."""
+        """Of every stage. The rest is in the stages' scripts.
+
+        DOCKER_CONFIG is the user's own folder, where Docker looks anyway: so what `sudo` starts finds the logins too.
+        """
         path = {"PATH": f"{self._options.commands}:{PATH}"} if self._options.helper else {}
         return {"DOCKER_CONFIG": self._options.docker_config, **path}
 
-    async def prepare(self, turn: Turn) -> End:
-        """Make all of it in the sandbox. What the job asks for and cannot have is its own failure."""
+    async def prepare(self, turn: Turn, logins: str) -> End:
+        """Make all of it in the sandbox. What the job asks for and cannot have is its own failure.
+
+        `logins`: what gitlab-runner has in DOCKER_AUTH_CONFIG, or nothing.
+        """
         try:
             containers = self._plan
         except BadJobError as error:
             await turn.hook.tell(str(error))
             return BuildFailed(1)
-        if remark := credentials.remark(self._job):
+        given = credentials.given(self._job, logins)
+        if remark := credentials.remark(given):
             await turn.hook.tell(remark)
         if self._job.needs_helper and not self._options.helper:
             end = await turn.aside(_HAS_HELPER)
             if isinstance(end, BuildFailed):
                 await turn.hook.tell(_NO_HELPER)
-        if containers or any(credentials.configuration(self._job).values()):
-            end = await turn.aside(credentials.install(self._job, self._options.docker_config))
-            if not isinstance(end, Done):
+        configuration = credentials.configuration(self._job, given)
+        if containers or any(configuration.values()):
+            places = self._options.logins, self._options.docker_config
+            end = await turn.aside(credentials.install(configuration, *places))
+            if end == BuildFailed(credentials.LEFT_ALONE):
+                await turn.hook.tell(credentials.LEFT_ALONE_REMARK)
+            elif not isinstance(end, Done):
                 return _ours(end, "The job's logins could not be written in the sandbox.")
         if containers is None:
             return Done()

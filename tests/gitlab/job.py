@@ -17,6 +17,8 @@ from tests.gitlab.go import written_again
 
 Response = dict[str, Any]
 
+#: The commit that `origin.py` makes of its project.
+SHA: Final = "4735d1eb75eff9300fa5d213002c71ced7d60031"
 _VARIABLE: Final = {"public": True, "masked": False, "file": False, "raw": False}
 _STEP: Final = {"timeout": 3600, "when": "on_success", "allow_failure": False}
 TEMPLATE: Final[Response] = {
@@ -25,7 +27,7 @@ TEMPLATE: Final[Response] = {
     "job_info": {"name": "build", "stage": "test", "project_id": 42, "project_name": "app",
                  "project_full_path": "group/app", "pipeline_id": 7, "namespace_id": 3, "root_namespace_id": 3},
     "git_info": {"repo_url": "http://gitlab-ci-token:secret@127.0.0.1:8999/group/app.git", "ref": "main",
-                 "sha": "main", "before_sha": "0" * 40, "ref_type": "branch", "depth": 20, "protected": True,
+                 "sha": SHA, "before_sha": "0" * 40, "ref_type": "branch", "depth": 20, "protected": True,
                  "refspecs": ["+refs/heads/main:refs/remotes/origin/main"]},
     "runner_info": {"timeout": 3600, "runner_session_url": ""},
     "predefined": {},  # of the simulator: what GitLab says in its own variables otherwise; null for one not sent
@@ -109,7 +111,7 @@ class Variables:
     def __init__(self, response: Response, folders: Folders | None) -> None:
         own = _of_the_runner(response, folders)
         found: dict[str, dict[str, Any]] = {}
-        for variable in (*own, *response["variables"], _plain("CI_DISPOSABLE_ENVIRONMENT", "true")):
+        for variable in (*own, *response["variables"], _plain("CI_SHARED_ENVIRONMENT", "true")):
             found[variable["key"]] = dict(variable)
         values = {key: str(variable["value"]) for key, variable in found.items()}
         for variable in found.values():

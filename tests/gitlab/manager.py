@@ -87,8 +87,8 @@ class Manager(Build):
             self._script_scope.end(Why.CANCELLED)
 
     def terminate(self) -> None:
-        """TERM or INT to the manager: the job is aborted, cleanup still runs."""
-        self._end(JobFailedError("runner_interrupted", "aborted: terminated"))
+        """TERM or INT to the manager: the job is aborted, cleanup still runs. 19.4 says `runner_interrupted`."""
+        self._end(JobFailedError("runner_system_failure", "aborted: terminated"))
 
     def _end(self, cause: JobFailedError) -> None:
         assert self._scope is not None
@@ -206,7 +206,8 @@ class Manager(Build):
     async def _after_script(
         self, executor: Executor, scope: Scope, failure: JobFailedError | None
     ) -> JobFailedError | None:
-        state = {None: "success", "job_canceled": "canceled"}.get(failure.reason if failure else None, "failed")
+        ends = {None: "success", "job_canceled": "canceled", "job_execution_timeout": "timedout"}
+        state = ends.get(failure.reason if failure else None, "failed")  # `timedout` came with 18
         self.variables.set("CI_JOB_STATUS", state)
         limit = _seconds(self.variables.get("RUNNER_AFTER_SCRIPT_TIMEOUT")) or 300.0
         error = await self._try(executor, "after_script", Scope(scope, limit))

@@ -3,7 +3,8 @@
     python3 origin.py FOLDER        makes FOLDER/up when it listens
 
 The protocol is git's own (`git http-backend`) on port 8999 of the sandbox's loopback: from a sandbox no other server of
-a test can be reached. LFS is the batch API with downloads only. Standard library only.
+a test can be reached. LFS is the batch API with downloads only. Standard library only. The commits are the same each
+time: `job.SHA` names the project's.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ CLEAN = {
     **{
         f"GIT_{role}_{part}": value
         for role in ("AUTHOR", "COMMITTER")
-        for part, value in (("NAME", "a"), ("EMAIL", "a@b"))
+        for part, value in (("NAME", "a"), ("EMAIL", "a@b"), ("DATE", "2026-01-01T00:00:00Z"))
     },
 }
 

@@ -119,7 +119,8 @@ class Scripts:
             "  echo 'Created fresh repository.'",
             f"else\n  git remote set-url origin {url}\nfi",
             f"git fetch origin --no-recurse-submodules {refspecs} --depth {depth} --prune --quiet",
-            f"git -c submodule.recurse=false checkout -f -q --detach {quote('origin/' + git['sha'])}",
+            f"echo 'Checking out {git['sha'][:8]} as detached HEAD (ref is {git['ref']})...'",
+            f"git -c submodule.recurse=false checkout -f -q --detach {quote(git['sha'])}",
             "git clean -ffdx",
         ]
 

@@ -314,7 +314,7 @@ def test_the_job_s_time_is_an_abort_and_the_script_s_time_a_cancel(lab: Lab) -> 
     assert (result.reason, names(result)[-2:]) == ("job_execution_timeout", ("build_script", "cleanup"))
     result = lab.run(wait, steps=[after], variables=[{"key": "RUNNER_SCRIPT_TIMEOUT", "value": "1s"}])
     assert result.reason == "job_execution_timeout"
-    assert "after failed\n" in result.log
+    assert "after timedout\n" in result.log
 
 
 def test_a_hook_that_ignores_term_is_killed_and_one_that_cannot_be_is_abandoned(lab: Lab) -> None:
@@ -369,7 +369,7 @@ def test_by_hand_and_term(lab: Lab) -> None:
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert json.loads(told)["reason"] == "runner_interrupted"
+    assert json.loads(told)["reason"] == "runner_system_failure"
     assert json.loads(told)["stages"][-1] == ["cleanup", 0]
 
 

@@ -51,22 +51,24 @@ class Plan:
 
 
 def plan(
-    job: GitLabJob, policy: ImagePolicy, workspace: str, docker_config: str, service_wait: float = SERVICES_WAIT
+    job: GitLabJob, policy: ImagePolicy, workspace: str, logins: str, service_wait: float = SERVICES_WAIT
 ) -> Plan | None:
     """Return what a job's containers need, None when it has neither image nor services.
 
-    `workspace` and `docker_config` are folders in the sandbox, and the container has them at the same path.
+    `workspace` and `logins`, which has a Docker configuration, are folders in the sandbox, and the container has them
+    at the same path. Where it looks for a Docker configuration and its image has none, a link leads to the job's.
     `service_wait`: seconds for all services together to answer.
     Raises BadJobError when the job asks for what the policy does not allow or what cannot be.
     """
     if job.image is None and not job.services:
         return None
     services, ignored = _services(job, policy)
-    folders = (workspace, docker_config)
-    hosts = f"{docker_config}/hosts"
+    folders = (workspace, logins)
+    hosts = f"{logins}/hosts"
     order = {
         "network": _NETWORK,
         "workspace": workspace,
+        "logins": logins,
         "services": services,
         "ignored": ignored,
         "wait": service_wait,
@@ -88,7 +90,6 @@ def _container(image: Image, policy: ImagePolicy, folders: tuple[str, ...]) -> d
         "image": _image(image, policy),
         "command": ["sh", "-c", _SHELL],
         "folders": [*folders],
-        "environment": {"DOCKER_CONFIG": folders[1]},
     }
 
 

@@ -9,7 +9,7 @@ from typing import Final
 _PACKAGE: Final = "runner.gitlab.containers.inside"
 #: What each entry consists of, in the order in which the modules need each other; the last one has the function.
 _ENTRIES: Final = {
-    "main": ("engine", "commands", "services", "prepare"),
+    "main": ("engine", "commands", "logins", "services", "prepare"),
     "tell_all": ("engine", "services"),
     "in_container": ("engine", "enter"),
     "beside_services": ("engine", "enter"),
@@ -34,7 +34,7 @@ sys.exit(module.{function}(order))
 
 _SOURCES: Final = {
     name: resources.files(_PACKAGE).joinpath(f"{name}.py").read_text()
-    for name in ("engine", "commands", "services", "prepare", "enter")
+    for name in ("engine", "commands", "logins", "services", "prepare", "enter")
 }
 
 

@@ -23,7 +23,9 @@ CONFIG = "/home/sandbox/docker-config"
 #: An image of busybox alone, with what its name says.
 _IMAGES = """\
 mkdir -p tree/bin tree/etc tree/tmp tree/usr/local/bin && cp /bin/busybox tree/bin/
-for command in sh ls cat id sleep echo stat env nc wc touch hostname ps; do ln -s busybox tree/bin/$command; done
+for command in sh ls cat id sleep echo stat env nc wc touch hostname ps mkdir readlink; do
+    ln -s busybox tree/bin/$command
+done
 printf 'root:x:0:0::/:/bin/sh\\nworker:x:1234:1234::/:/bin/sh\\n' >tree/etc/passwd
 tar -c -C tree . >tree.tar
 docker import - box:1 <tree.tar

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import subprocess
+import tarfile
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import BadJobError, InputError
-from runner.gitlab.containers.inside import enter, services
+from runner.gitlab.containers.inside import engine, enter, logins, services
 from runner.gitlab.containers.names import aliases, first_come
 from runner.gitlab.containers.plan import plan
 from runner.gitlab.containers.policy import ImagePolicy, PullPolicy
@@ -155,6 +157,64 @@ def test_an_image_that_is_refused_is_the_jobs_fault() -> None:
     for refused in (job(Image("no")), job(None, Service(Image("no")))):
         with pytest.raises(BadJobError, match="does not allow"):
             plan(refused, ImagePolicy.parse(["yes"], []), "/builds", "/docker")
+
+
+ROOT = "root:x:0:0::/root:/bin/sh\nworker:x:7:7::/work:/bin/sh\nodd\nodder:x:y:0::/odd:\n"
+
+
+@pytest.mark.parametrize(
+    ("user", "environment", "there", "link"),
+    [
+        ("", [], [], ("/root/.docker", "/job")),
+        ("worker:staff", ["PATH=/bin"], [], ("/work/.docker", "/job")),
+        ("7", None, [], ("/work/.docker", "/job")),
+        ("1234", [], [], ("/.docker", "/job")),
+        ("", ["HOME=/home/a"], [], ("/home/a/.docker", "/job")),
+        # As kaniko's.
+        ("", ["DOCKER_CONFIG=/kaniko/.docker/"], [], ("/kaniko/.docker", "/job")),
+        ("", ["DOCKER_CONFIG=/own"], ["/own"], ("/own/config.json", "/job/config.json")),
+        ("", ["DOCKER_CONFIG=/own"], ["/own", "/own/config.json"], None),
+        # A link to itself would be in the way of the mount.
+        ("", ["DOCKER_CONFIG=/job"], [], None),
+    ],
+)
+def test_where_a_container_finds_the_jobs_logins(
+    user: str,
+    environment: list[str] | None,
+    there: list[str],
+    link: tuple[str, str] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An image's own configuration is left alone."""
+    made = []
+    accounts = tar("etc/passwd", ROOT.encode())
+    monkeypatch.setattr(engine, "call", lambda *_: {"Config": {"User": user, "Env": environment}})
+    monkeypatch.setattr(engine, "read", lambda *_, **__: (None, accounts))
+    monkeypatch.setattr(engine, "has_path", lambda _, path: path in there)
+    monkeypatch.setattr(logins, "_link", lambda _, path, target: made.append((path, target)))
+    logins.link("x", "/job")
+    assert made == [link] * (link is not None)
+
+
+def test_a_container_that_cannot_have_logins_does_without(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise engine.Failed(500, "not a directory")
+
+    monkeypatch.setattr(engine, "call", fail)
+    logins.link("x", "/job")
+    assert "cannot be brought into its container: not a directory." in capsys.readouterr().out
+
+
+def tar(name: str, content: bytes) -> bytes:
+    """Return an archive of one file."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    return file.getvalue()
 
 
 @given(st.binary(max_size=50))

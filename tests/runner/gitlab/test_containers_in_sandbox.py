@@ -61,7 +61,7 @@ def test_a_script_runs_in_its_image_with_services_and_docker(lab: Lab) -> None:
 
     script = (
         f"id -u; stat -c %u {BUILDS} {BUILDS}/before; nc srv 7; nc hello-server 7; docker run --rm box:1 echo inner\n"
-        f"docker buildx version && docker compose version; echo $DOCKER_CONFIG; touch {BUILDS}/after /kept\n"
+        f"docker buildx version && docker compose version; readlink ~/.docker; touch {BUILDS}/after /kept\n"
         "docker inspect -f '{{json .Config.Env}}' gitlab-service-0\n"
         f"docker run --rm -v {BUILDS}:/b box:1 ls /b\nexit 42\n"
     )
@@ -249,11 +249,15 @@ def private(password: str) -> GitLabJob:
     return job(Image(OWN, pull_policies=("always",)), credentials=(Credential("127.0.0.1:5000", "me", password),))
 
 
+def log_in(lab: Lab, job: GitLabJob) -> tuple[int, str]:
+    return lab.run(credentials.install(credentials.configuration(job, ""), CONFIG, "/home/sandbox/.docker"))
+
+
 @pytest.mark.usefixtures("registry")
 def test_a_jobs_logins_are_used_for_its_images(lab: Lab) -> None:
     """Who may not come in is told another thing than who asks for what is not there; and no log has the password."""
     for password, said in (("wrong", "unauthorized"), ("secret", "manifest unknown")):
-        assert lab.run(credentials.install(private(password), CONFIG)) == (0, "")
+        assert log_in(lab, private(password)) == (0, "")
         code, output = lab.run(planned(private(password)).prepare)
         assert (code, said in output.lower()) == (1, True), output
         assert password not in output
@@ -262,7 +266,7 @@ def test_a_jobs_logins_are_used_for_its_images(lab: Lab) -> None:
 @pytest.mark.usefixtures("registry")
 def test_a_job_pushes_to_its_registry_and_the_next_one_runs_in_that_image(lab: Lab) -> None:
     """By the logins of GitLab alone, from within its container, and no longer once they are gone."""
-    lab.bash(credentials.install(private("secret"), CONFIG).decode())
+    assert log_in(lab, private("secret")) == (0, "")
     made = prepared(lab, job("box:1"))
     push = f"docker tag worker:1 {OWN} && docker push {OWN} && docker rmi {OWN}"
     code, output = lab.run(made.enter(push.encode(), GRACE))
@@ -273,3 +277,32 @@ def test_a_job_pushes_to_its_registry_and_the_next_one_runs_in_that_image(lab: L
     lab.bash(f"rm -r {CONFIG} && mkdir {CONFIG}")
     code, output = lab.run(b"#!/bin/sh\ndocker push " + OWN.encode())
     assert (code, "no basic auth credentials" in output) == (1, True), output
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("image", ["box:1", "worker:1"])
+def test_a_job_s_own_docker_configuration_is_what_counts(lab: Lab, image: str) -> None:
+    """The trap: with a variable of ours, Docker would look elsewhere than where GitLab's manual has jobs write it."""
+    assert log_in(lab, private("wrong")) == (0, "")
+    own = '{"auths": {"127.0.0.1:5000": {"auth": "bWU6c2VjcmV0"}}}'
+    script = (
+        f"docker tag box:1 {OWN}; docker push {OWN} || echo refused\n"
+        f"mkdir -p ~/.docker && echo '{own}' >~/.docker/config.json && docker push {OWN} && docker rmi {OWN}\n"
+    )
+    code, output = lab.run(prepared(lab, job(image)).enter(script.encode(), GRACE))
+    assert (code, "refused\n" in output, "digest: sha256:" in output) == (0, True, True), output
+
+
+def test_an_image_s_own_docker_configuration_is_left_alone(lab: Lab) -> None:
+    """As kaniko's, which says where it is; one that has none there gets the job's."""
+    assert log_in(lab, private("secret")) == (0, "")
+    lab.bash(
+        "cd $(mktemp -d); echo '{}' >own\n"
+        "head='FROM box:1\\nENV DOCKER_CONFIG=/kaniko/.docker/\\nCOPY own /kaniko/.docker'\n"
+        'printf "$head/config.json" | docker build -q -t full:1 -f - . >/dev/null\n'
+        'printf "$head/other" | docker build -q -t half:1 -f - . >/dev/null\n'
+    )
+    script = b"echo $DOCKER_CONFIG; cat /kaniko/.docker/config.json; readlink ~/.docker || echo no link"
+    assert lab.run(prepared(lab, job("full:1")).enter(script, GRACE)) == (0, "/kaniko/.docker/\n{}\nno link\n")
+    code, output = lab.run(prepared(lab, job("half:1")).enter(script, GRACE))
+    assert (code, '{"auths": {"127.0.0.1:5000":' in output, "no link" in output) == (0, True, True), output

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from annotated_types import Le
 from typer.testing import CliRunner
 
@@ -109,6 +110,19 @@ def test_our_own_block_is_written_again(tmp_path: Path) -> None:
     assert file.read_text() == before.replace("glrt-secret", "glrt-new", 1)
 
 
+def test_what_an_operator_has_set_in_our_block_stays(tmp_path: Path) -> None:
+    """What follows the block is the runner's too, and must not be said twice."""
+    file = tmp_path / "config.toml"
+    install.write(file, setup())
+    text = file.read_text().replace("  limit = 2", "  output_limit = 8192\n  limit = 1")
+    file.write_text(f"{text}[runners.cache]\n  Type = 's3'\n")
+    for _ in range(2):
+        install.write(file, setup())
+        [runner] = install.read(file)["runners"]
+        assert (runner["output_limit"], runner["limit"], runner["cache"]) == (8192, 2, {"Type": "s3"})
+    assert install.parse(install.block(setup("🐳")))["runners"][0]["name"] == "🐳"
+
+
 def test_what_is_ours_alone_says_what_is_set_now(tmp_path: Path) -> None:
     """Jobs at once, a new name, a new token: nothing of the start before stays."""
     file = tmp_path / "config.toml"
@@ -121,6 +135,29 @@ def test_what_is_ours_alone_says_what_is_set_now(tmp_path: Path) -> None:
     file.write_text("half a [[")
     install.own(file, setup())
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_what_an_operator_has_set_stays_in_what_is_ours_alone(tmp_path: Path) -> None:
+    """The trap: our entrypoint writes the file anew at each start, and a cache in an object store was gone."""
+    file = tmp_path / "config.toml"
+    install.own(file, setup())
+    text = 'log_level = "debug"\n' + file.read_text()
+    text = text.replace("  limit = 2", '  output_limit = 8192\n  environment = ["A=é\\"\\u007f 🐳"]\n  limit = 9')
+    text = text.replace("  [runners.custom]\n", "  [runners.custom]\n  x = [1.5, inf, {a = true, b = 07:32:00}]\n")
+    text += '[runners.cache]\n  Type = "s3"\n[runners.cache.s3]\n  "Access Key" = "k"\n'
+    text += "[session_server]\n  a = 2026-01-02\n"
+    file.write_text(text)
+    before = install.read(file)
+    for _ in range(2):
+        install.own(file, setup())
+        after = install.read(file)
+        assert after["runners"][0]["limit"] == 2
+        assert {**after, "runners": [{**after["runners"][0], "limit": 9}]} == before
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert "\n  output_limit = 8192\n" in file.read_text()  # as a person would write it, for their next change
+    install.own(file, setup(token="glrt-of-another"))
+    [runner] = install.read(file)["runners"]
+    assert (runner["token"], runner["output_limit"]) == ("glrt-of-another", 8192)
 
 
 #: As gitlab-runner writes its configuration itself.
@@ -184,6 +221,7 @@ def test_a_runner_of_that_name_which_is_not_ours_is_not_touched(tmp_path: Path) 
     [
         (lambda d: d["runners"][0].update(executor="shell"), "executor = 'shell'"),
         (lambda d: d["runners"][0].update(shell="sh"), "shell = 'sh'"),
+        (lambda d: d["runners"][0].pop("request_concurrency"), "request_concurrency = 1"),
         (lambda d: d["runners"][0].pop("token"), "has no token"),
         (lambda d: d["runners"][0].update(builds_dir="/builds"), "builds_dir = '/builds'"),
         (lambda d: d["runners"][0]["custom"].pop("cleanup_exec"), "does not call the hook `cleanup`"),
@@ -193,7 +231,10 @@ def test_a_runner_of_that_name_which_is_not_ours_is_not_touched(tmp_path: Path) 
         (lambda d: d["runners"][0]["custom"].update(graceful_kill_timeout=10), "may take longer to end"),
         (lambda d: d.pop("shutdown_timeout"), "shutdown_timeout is below a minute"),
         (lambda d: d.update(concurrent=1), "concurrent = 1 allows fewer jobs"),
-        (lambda d: (d.update(concurrent=9), d["runners"][0].update(limit=9)), "9 jobs at once and 2 warm"),
+        (
+            lambda d: (d.update(concurrent=9), d["runners"][0].update(limit=9, request_concurrency=9)),
+            "9 jobs at once and 2 warm",
+        ),
         (lambda d: d.update(runners=[]), "No runner calls these hooks"),
     ],
 )
@@ -222,6 +263,13 @@ def test_a_configuration_that_is_none_is_refused(tmp_path: Path, text: str) -> N
 def test_what_would_not_work_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(InstallError):
         Setup(**{"url": "https://gitlab.example.com", **bad})
+
+
+def test_gitlab_runner_has_the_proxies_when_it_runs() -> None:
+    """The trap: what is given to the build alone is not there for the way to GitLab."""
+    service = yaml.safe_load((Path(__file__).parents[3] / "compose.yaml").read_text())["services"]["gitlab"]
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        assert service["environment"][name] == service["build"]["args"][name] == f"${{{name}:-}}"
 
 
 def test_the_command_never_prints_the_token(tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ def test_no_secret_is_in_the_words_for_a_job() -> None:
 
 PROJECT = {"job_info": {"project_id": 3}}
 SOURCE = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID"
+PROTECTED = "CI_COMMIT_REF_PROTECTED"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,15 @@ SOURCE = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID"
         ({**PROJECT, "variables": [variable(SOURCE, "4"), variable(SOURCE, "3")]}, UNTRUSTED),
         ({**PROJECT, "git_info": {"ref": "refs/merge-requests/1/head"}}, UNTRUSTED),
         ({**PROJECT, "git_info": {"refspecs": ["+refs/merge-requests/1/head:refs/x"]}}, UNTRUSTED),
-        ({**PROJECT, "variables": [variable("CI_COMMIT_REF_PROTECTED", "true")]}, "gitlab-3-unprotected"),
+        ({**PROJECT, "variables": [variable(PROTECTED, "true")]}, "gitlab-3-protected"),
+        ({**PROJECT, "variables": [variable(PROTECTED, "false")]}, "gitlab-3-unprotected"),
+        ({**PROJECT, "variables": [variable(PROTECTED, "yes")]}, "gitlab-3-unprotected"),
+        # As before, the job's own answer is after GitLab's; and where there is the field, no variable counts.
+        ({**PROJECT, "variables": [variable(PROTECTED, "false"), variable(PROTECTED, "true")]}, "gitlab-3-unprotected"),
+        (
+            {**PROJECT, "git_info": {"protected": False}, "variables": [variable(PROTECTED, "true")]},
+            "gitlab-3-unprotected",
+        ),
         ({**PROJECT, "variables": [variable("CI_PROJECT_ID", "9")]}, "gitlab-3-unprotected"),
     ],
 )
@@ -151,6 +160,7 @@ def test_what_is_said_of_missing_trust() -> None:
     assert PROJECT_FIELD in (remark(job()) or "")
     assert "fork" in (remark(job(**PROJECT, variables=[variable(SOURCE, "4")])) or "")
     assert remark(job(**PROJECT, git_info={"protected": False})) is None
+    assert remark(job(**PROJECT, variables=[variable(PROTECTED, "false")])) is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import posix
+import socket
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +36,19 @@ def test_the_last_word(end: End, code: int, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("BUILD_EXIT_CODE_FILE", raising=False)
     last = wire.encode_end(end).rpartition(b"x\0\0\0")[2][1:]
     assert client.finish(last) == code
+
+
+def test_a_hook_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap: TERM just before a wait is seen by Python only after it, and a silent stage would be cancelled late."""
+    monkeypatch.setattr(client, "LOOK", 0.01)
+    monkeypatch.setitem(posix.environ, client.JOB_VARIABLE.encode(), b"7.x")
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as service, socket.socket(socket.AF_UNIX) as link:
+        service.bind(path)
+        service.listen()
+        client.Hook("cleanup", [], path, client.Voice("cleanup")).connect(link)
+        assert link.gettimeout() == client.LOOK
+        assert list(client.Frames(link).receive()) == []
 
 
 def test_the_hooks_have_the_same_names() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.store import CacheStore
-from tests.runner.gitlab.conftest import Lab
+from tests.runner.gitlab.conftest import Lab, Manager
 from tests.runner.gitlab.test_hooks import start
 
 pytestmark = pytest.mark.anyio
@@ -89,6 +91,44 @@ async def test_a_job_whose_artifacts_would_vanish_is_told_so(lab: Lab) -> None:
 
 async def test_a_helper_that_is_given_is_not_missed(supplied: Lab) -> None:
     assert "WARNING" not in (await supplied.prepared(1, artifacts=[{"paths": ["out"]}])).said
+
+
+async def prepared_with(lab: Lab, logins: str) -> Manager:
+    """Return the manager of a job for which gitlab-runner has logins."""
+    manager = lab.manager()
+    assert (await manager.config()).code == 0
+    manager.environment["CUSTOM_ENV_DOCKER_AUTH_CONFIG"] = logins
+    end = await manager.hook("prepare")
+    assert end.code == 0
+    manager.said = end.said
+    return manager
+
+
+async def test_logins_of_gitlab_runner_s_own_configuration_are_the_job_s(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The trap: they are in the environment of the hooks alone. And they are noted nowhere."""
+    caplog.set_level(logging.DEBUG)
+    file = Path(lab.options.home, ".docker", "config.json")
+    manager = await prepared_with(lab, '{"auths": {"r.example.com": {"auth": "the-secret"}}}')
+    assert json.loads(file.read_text()) == {"auths": {"r.example.com": {"auth": "the-secret"}}}
+    assert (await manager.run("echo $DOCKER_CONFIG")).out == f"{file.parent}\n".encode()
+    noted = [path.read_text() for path in (lab.folder / "jobs").rglob("*") if path.is_file()]
+    assert not [text for text in (*noted, caplog.text, manager.said) if "the-secret" in text]
+
+
+async def test_logins_that_are_none_are_told(lab: Lab) -> None:
+    said = (await prepared_with(lab, "nonsense")).said
+    assert "The variable DOCKER_AUTH_CONFIG is no Docker configuration" in said
+    assert "nonsense" not in said
+
+
+async def test_a_docker_configuration_of_the_sandbox_s_own_is_left_alone_and_told(lab: Lab) -> None:
+    file = Path(lab.options.home, ".docker", "config.json")
+    file.parent.mkdir(parents=True)
+    file.write_text("the image's")
+    assert "none of the job's logins" in (await prepared_with(lab, '{"auths": {"r": {}}}')).said
+    assert file.read_text() == "the image's"
 
 
 async def test_an_image_that_is_refused_is_the_jobs_own_failure(supplied: Lab) -> None:

@@ -52,17 +52,8 @@ def find(container: str, program: str) -> bool:
     environment = engine.call("GET", engine.container(container, "/json"))["Config"]["Env"] or []
     path = next((line.partition("=")[2] for line in environment if line.startswith("PATH=")), _PATH)
     folders = [folder for folder in path.split(":") if folder.startswith("/")]
-    return any(_exists(container, f"{folder}/{program}") for folder in reversed(folders))  # most are in the last ones
-
-
-def _exists(container: str, path: str) -> bool:
-    try:
-        engine.read("HEAD", engine.container(container, "/archive"), path=path)
-    except engine.Failed as error:
-        if error.status == 404:
-            return False
-        raise
-    return True
+    # Most are in the last ones.
+    return any(engine.has_path(container, f"{folder}/{program}") for folder in reversed(folders))
 
 
 def install(container: str) -> None:

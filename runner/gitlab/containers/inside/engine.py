@@ -6,9 +6,11 @@ Raises Failed for what the engine refuses and OSError for what never reached it.
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import socket
-from typing import Any
+import tarfile
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 SOCKET = "/var/run/docker.sock"
@@ -57,6 +59,41 @@ def read(method: str, path: str, body: object = None, /, **query: object) -> tup
 def container(name: str, action: str = "") -> str:
     """Return the path of a container or of one of its actions."""
     return f"/containers/{quote(name, safe='')}{action}"
+
+
+def has_path(name: str, path: str) -> bool:
+    """Say whether a container has something at a path, if only a link."""
+    try:
+        read("HEAD", container(name, "/archive"), path=path)
+    except Failed as error:
+        if error.status == 404:
+            return False
+        raise
+    return True
+
+
+class Account(NamedTuple):
+    """What a line of /etc/passwd says; any program can have written it."""
+
+    name: str
+    id: str
+    home: str
+
+
+def accounts(name: str) -> list[Account]:
+    """Return the accounts of a container, none where it has no file of them."""
+    try:
+        content = read("GET", container(name, "/archive"), path="/etc/passwd")[1]
+    except Failed as error:
+        if error.status == 404:
+            return []
+        raise
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        found = archive.next()
+        file = archive.extractfile(found) if found and found.isfile() else None
+        lines = file.read().decode(errors="replace").splitlines() if file else []
+    parts = [line.split(":") for line in lines]
+    return [Account(part[0], part[2], part[5]) for part in parts if len(part) > 5 and part[2].isdecimal()]
 
 
 def has_image(name: str) -> bool:

@@ -7,12 +7,10 @@ and what it changed in the container's own file system is there for the next one
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from typing import Any, NoReturn
 
@@ -137,11 +135,7 @@ def user_of(name: str) -> int:
     user = engine.call("GET", engine.container(name, "/json"))["Config"]["User"].partition(":")[0]
     if not user or user.isdecimal():
         return int(user or 0)
-    _, content = engine.read("GET", engine.container(name, "/archive"), path="/etc/passwd")
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        file = archive.extractfile(archive.next() or "")
-        lines = file.read().decode(errors="replace").splitlines() if file else []
-    return next((int(line.split(":")[2]) for line in lines if line.startswith(f"{user}:")), 0)
+    return next((int(account.id) for account in engine.accounts(name) if account.name == user), 0)
 
 
 def own(folders: list[str], user: int) -> None:

@@ -5,11 +5,12 @@ Exits 0 when all stands, 1 when the job asks for what cannot be (trying again ca
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from runner.gitlab.containers.inside import commands, engine, services
+from runner.gitlab.containers.inside import commands, engine, logins, services
 
 OK, USERS_FAULT, OURS = 0, 1, 2
 
@@ -39,6 +40,7 @@ def main(order: dict[str, Any]) -> int:
 
 def _prepare(order: dict[str, Any]) -> None:
     network, container, started = order["network"], order["container"], order["services"]
+    os.environ["DOCKER_CONFIG"] = order["logins"]  # for pulls: the user may have another configuration
     # Docker would make a folder that it mounts and that is not there, and root would own it.
     Path(order["workspace"]).mkdir(parents=True, exist_ok=True)
     _make_network(network)
@@ -58,6 +60,7 @@ def _prepare(order: dict[str, Any]) -> None:
         get_image(container["image"])
         _create(container["name"], _configuration(container, network))
         _complete(container)
+        logins.link(container["name"], order["logins"])
     services.wait(started, order["wait"])
     if not container:
         services.write_hosts(started, network, order["hosts"])
@@ -130,7 +133,6 @@ def _configuration(container: dict[str, Any], network: str) -> dict[str, Any]:
         "Entrypoint": image["entrypoint"],
         "User": image["user"],
         "Cmd": container["command"],
-        "Env": [f"{name}={value}" for name, value in container["environment"].items()],
         "OpenStdin": True,
         "StdinOnce": True,
         "AttachStdin": True,
