@@ -236,7 +236,7 @@ class Keeper:
         self._close()
         self._storage.stop()
         self._workers.stop(wait=True)
-        for name in self._stock.prepared:
+        for name in list(self._stock.prepared):
             with suppress(EngineError):  # the next keeper tries again
                 self._engine.remove(self._home.installation, name)
         left = sum(sandbox.state not in IN_ADVANCE for sandbox in self._stock.pool)
