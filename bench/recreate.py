@@ -44,24 +44,26 @@ class Maker:
     @contextmanager
     def built(self) -> Iterator[Built]:
         """A sandbox, removed at the end."""
-        name = SandboxName(self._installation, next(self._generations))
-        try:
+        with self._name() as name:
             yield self._builder.build(name, "bench", self.profile, lambda _: None)
-        finally:
-            self._engine.remove(self._installation)
 
     def seconds(self) -> tuple[float, float]:
         """Make one, and return the seconds until it is proven fit: from its start on, and from nothing."""
-        name = SandboxName(self._installation, next(self._generations))
-        began = time.perf_counter()
-        try:
+        with self._name() as name:
+            began = time.perf_counter()
             prepared = self._builder.prepare(name, "bench", self.profile)
             start = time.perf_counter()
             self._builder.boot(prepared, lambda _: None)
             end = time.perf_counter()
+        return end - start, end - began
+
+    @contextmanager
+    def _name(self) -> Iterator[SandboxName]:
+        """The name of a sandbox, of which nothing is left at the end."""
+        try:
+            yield SandboxName(self._installation, next(self._generations))
         finally:
             self._engine.remove(self._installation)
-        return end - start, end - began
 
 
 def plain(profile: Profile) -> float:

@@ -370,9 +370,8 @@ class Pool:
     def _to_fill(self, profile: str) -> list[Action]:
         """What makes up for the sandboxes that are lacking: the one that is prepared comes first."""
         image, room = self.image_of(profile), self._room(profile)
-        prepared = next((s for s in self if s.profile == profile and s.state is State.PREPARED), None)
         lacking: list[Action] = [Create(profile, image)] * room
-        if room and prepared and prepared.image == image:
+        if room and (prepared := self._prepared(profile)) and prepared.image == image:
             lacking[0] = Start(prepared.name, profile)
         return lacking
 
@@ -380,8 +379,7 @@ class Pool:
         """While nothing else is to be done for any profile: what its next sandbox is started from, one at a time."""
         if any(s.state in _COMING | {State.PREPARING, State.STUCK} for s in self):
             return []
-        have = {s.profile for s in self if s.state is State.PREPARED}
-        lacking = (p for p in self.profiles if p not in have and not self._candidate(p))
+        lacking = (p for p in self.profiles if not self._prepared(p) and not self._candidate(p))
         due = (profile for profile in lacking if now >= self._prepare_from.get(profile, now))
         profile = next(due, None)
         return [] if profile is None else [Prepare(profile, self.image_of(profile))]
@@ -389,15 +387,11 @@ class Pool:
     def _to_renew(self, profile: str, now: float) -> list[Action]:
         """The next step to a new image: one sandbox more, which proves it, then the others one by one."""
         rollout = self.rollouts.get(profile)
-        for sandbox in self:
-            # One that is prepared and not needed may have the last subnet, which the new image's trial needs.
+        if prepared := self._prepared(profile):
+            # One that is not needed may have the last subnet, which the new image's trial needs.
             unneeded = self._candidate(profile) and not self._room(profile)
-            if (
-                sandbox.profile == profile
-                and sandbox.state is State.PREPARED
-                and (unneeded or self.is_outdated(sandbox))
-            ):
-                return [Replace(sandbox.name)]
+            if unneeded or self.is_outdated(prepared):
+                return [Replace(prepared.name)]
         mine = [s for s in self if s.profile == profile and _counts(s.state)]
         if rollout is None or any(s.state in _COMING or s.state is State.STUCK for s in mine):
             return []
@@ -450,6 +444,10 @@ class Pool:
         """Whether it tries a new image, and may well come to nothing."""
         rollout = self.rollouts.get(sandbox.profile)
         return rollout is not None and sandbox.state in _COMING and sandbox.image == rollout.candidate
+
+    def _prepared(self, profile: str) -> Sandbox | None:
+        """The one of this profile that was made in advance: there is one at most."""
+        return next((s for s in self if s.profile == profile and s.state is State.PREPARED), None)
 
     def _candidate(self, profile: str) -> str | None:
         return self.rollouts[profile].candidate if profile in self.rollouts else None

@@ -182,15 +182,14 @@ def _image(facts: Facts) -> Result:
     return good(f"The engine has {', '.join(sorted(facts.images))}.")
 
 
-def _purge(canary: Canary) -> str:
-    return f"Remove it: sandbox purge --installation {canary.installation}."
-
-
 def _canary_login(facts: Facts) -> Result:
     if isinstance(facts.canary, Unknown):
         return unchecked(facts.canary.why)
     if facts.canary.left:
-        return bad(f"The throw-away sandbox could not be removed: {facts.canary.left}", _purge(facts.canary))
+        return bad(
+            f"The throw-away sandbox could not be removed: {facts.canary.left}",
+            f"Remove it: sandbox purge --installation {facts.canary.installation}.",
+        )
     if facts.canary.fault is None or facts.canary.fault in _INNER_FAULTS:
         return good("A login with the pinned host key works.")
     what = "It cannot be logged in to" if facts.canary.fault in _LOGIN_FAULTS else "It could not be made"
