@@ -171,7 +171,7 @@ def left_of(client: docker.DockerClient, installation: str) -> list[str]:
     """The names of every container, network and volume of an installation."""
     by_label: dict[str, str | list[str] | bool] = {"label": f"{LABEL_INSTALLATION}={installation}"}
     things = [
-        *client.containers.list(all=True, filters=by_label),
+        *client.containers.list(all=True, filters=by_label, ignore_removed=True),
         *client.networks.list(filters=by_label),
         *client.volumes.list(filters=by_label),
     ]

@@ -174,7 +174,8 @@ def test_a_container_that_was_finished_too_late_is_removed(
     """The trap: a create that timed out for us and succeeded in the engine."""
     labels = {LABEL_INSTALLATION: keeper.client.listing().installation, LABEL_NAME: "sandbox-late"}
     docker_client.containers.create(sandbox_image, name="sandbox-late", labels=labels)
-    until("it is gone", lambda: not docker_client.containers.list(all=True, filters={"name": "sandbox-late"}))
+    late: dict[str, str | list[str] | bool] = {"name": "sandbox-late"}
+    until("it is gone", lambda: not docker_client.containers.list(all=True, filters=late, ignore_removed=True))
 
 
 def test_the_next_keeper_takes_over_what_a_killed_one_left_and_a_second_term_does_not_wait_for_the_jobs(

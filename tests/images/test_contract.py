@@ -106,7 +106,7 @@ def tag(docker_client: docker.DockerClient) -> Iterator[str]:
     """A name for an image, which is removed with what was made from it."""
     name = f"sandbox-test:{uuid.uuid4().hex[:8]}"
     yield name
-    left = docker_client.containers.list(all=True, filters={"ancestor": name})
+    left = docker_client.containers.list(all=True, filters={"ancestor": name}, ignore_removed=True)
     docker_client.images.remove(name)
     assert left == [], "the check must remove its sandbox"
 

@@ -36,7 +36,7 @@ def test_a_good_host_and_nothing_left(
     assert [results[name]["status"] for name in CANARY] == ["pass"] * len(CANARY)
     assert results["runtime"]["status"] == ("pass" if sandbox_runtime == "sysbox-runc" else "warn")
     left: dict[str, str | list[str] | bool] = {"label": f"{LABEL_PROFILE}=doctor-test"}
-    assert docker_client.containers.list(all=True, filters=left) == []
+    assert docker_client.containers.list(all=True, filters=left, ignore_removed=True) == []
     assert docker_client.networks.list(filters=left) == []
     assert docker_client.volumes.list(filters=left) == []
 
