@@ -3,65 +3,47 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Final
+from collections.abc import Sequence
+from typing import Final
 
 import typer
 
-from runner import authorities
-from runner.commands import artifacts, config, jobs, operation, run, serve, state, tokens
-from runner.config.model import Api
-from runner.doctor.cli import doctor
 from runner.errors import BadJobError, ConfigError, InputError, RunnerError
-from runner.gitlab.cli import app as gitlab
+from sandbox import command_line
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Run scripts in sandboxes: each may become root and break everything, and never reaches the host.",
-)
-
-app.add_typer(run.app)
-app.add_typer(serve.app)
-app.add_typer(jobs.app)
-app.add_typer(artifacts.app)
-app.add_typer(operation.app)
-app.add_typer(state.app)
-app.add_typer(tokens.app, name="token")
-app.add_typer(config.app, name="config")
-app.add_typer(gitlab, name="gitlab")
-app.command()(doctor)
-
+_HELP: Final = "Run scripts in sandboxes: each may become root and break everything, and never reaches the host."
+_MODULES: Final = {
+    "run": "runner.commands.run",
+    "serve": "runner.commands.serve",
+    **dict.fromkeys(("submit", "validate", "ls", "show", "logs", "cancel"), "runner.commands.jobs"),
+    "artifacts": "runner.commands.artifacts",
+    **dict.fromkeys(("status", "drain", "resume", "webhooks", "stop"), "runner.commands.operation"),
+    "ping": "runner.commands.ping",
+    **dict.fromkeys(("backup", "restore"), "runner.commands.state"),
+    "doctor": "runner.doctor.cli",
+    "token": "runner.commands.tokens",
+    "config": "runner.commands.config",
+    "gitlab": "runner.gitlab.cli",
+}
 _EXIT_CODES: Final = ((BadJobError, 64), (InputError, 66), (ConfigError, 78))
 """By kind, as in sysexits.h: 64 usage, 66 no input, 78 configuration; for the rest 69, something needed is
 not there."""
 
 
+def app(words: Sequence[str] = ()) -> typer.Typer:
+    """The command line, as far as a command of these words needs it; all of it when they name none."""
+    made = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=_HELP, callback=_runner)
+    return command_line.assemble(made, _MODULES, words)
+
+
 def main() -> None:
     """Entry point: any error of ours becomes one line on stderr and an exit code."""
     try:
-        app()
+        app(sys.argv[1:])()
     except RunnerError as error:
         print(f"runner: {error}", file=sys.stderr)
         sys.exit(next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 69))
 
 
-@app.command()
-def ping(
-    url: Annotated[str, typer.Option(envvar="RUNNER_URL", help="Where the API is.")] = f"http://{Api().listen}",
-    live: Annotated[
-        bool, typer.Option("--live", help="Only whether it answers at all, even while it drains or has no keeper.")
-    ] = False,
-) -> None:
-    """Exit with 0 when the service answers, and a job that is submitted now would be run. For health checks.
-
-    A supervisor that restarts what fails should ask with --live: a restart ends no drain and brings back no keeper.
-    """
-    import httpx  # noqa: PLC0415 - `runner run` does not pay for it
-
-    try:
-        answer = httpx.get(f"{url}/{'live' if live else 'ready'}", timeout=5, verify=authorities.needed(url))
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise InputError(f"No runner answers at {url}: {error}.") from error
-    print(answer.text)
-    if answer.status_code != 200:
-        raise typer.Exit(1)
+def _runner() -> None:
+    """Have a command be a word of its own: typer would make one alone the whole."""

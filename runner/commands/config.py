@@ -11,7 +11,9 @@ import typer
 from runner.config.load import load
 from sandbox.settings.loaded import document, table
 
-app = typer.Typer(no_args_is_help=True, help="The settings of `runner serve`: what is wrong, and what counts.")
+app = typer.Typer(
+    name="config", no_args_is_help=True, help="The settings of `runner serve`: what is wrong, and what counts."
+)
 
 _FILE_HELP = "The file (TOML). Default: /etc/runner/runner.toml, if it is there."
 

@@ -9,7 +9,7 @@ import typer
 
 from runner.commands.jobs import AsJson, client, table, when
 
-app = typer.Typer(no_args_is_help=True, help="Tokens of the service's clients.")
+app = typer.Typer(name="token", no_args_is_help=True, help="Tokens of the service's clients.")
 
 
 @app.command()

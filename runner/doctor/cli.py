@@ -13,7 +13,10 @@ from runner.config.load import load
 from runner.config.options import given_settings, takes_settings
 from sandbox import report
 
+app = typer.Typer()
 
+
+@app.command()
 @takes_settings()
 def doctor(
     configuration: Annotated[

@@ -13,6 +13,7 @@ from runner.errors import InstallError
 from runner.gitlab import install as installing
 
 app = typer.Typer(
+    name="gitlab",
     no_args_is_help=True,
     help="GitLab: hooks of gitlab-runner's custom executor (`config`, `prepare`, `run`, `cleanup`), and their set-up.",
 )

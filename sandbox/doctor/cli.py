@@ -15,7 +15,10 @@ from sandbox import report
 from sandbox.config import DEFAULT_PROFILE, load
 from sandbox.errors import ConfigError
 
+app = typer.Typer()
 
+
+@app.command()
 def doctor(
     configuration: Annotated[
         Path | None, typer.Option("--config", help="The keeper's configuration file (TOML); without it, its defaults.")

@@ -12,6 +12,7 @@ import typer
 from sandbox.evaluation.layout import DEFAULT_RUN, DEFAULT_STATE, Layout
 
 app = typer.Typer(
+    name="evaluation",
     help="A private Docker Engine with userns-runc, for evaluation and tests on hosts without sysbox.",
     no_args_is_help=True,
 )

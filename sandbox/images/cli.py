@@ -10,7 +10,9 @@ import typer
 from sandbox.images.contract import Finding, Standing
 from sandbox.profile import Profile
 
-app = typer.Typer(help="Build the sandbox image, and check images that were built on it.", no_args_is_help=True)
+app = typer.Typer(
+    name="images", help="Build the sandbox image, and check images that were built on it.", no_args_is_help=True
+)
 
 _DEFAULT = str(Profile.model_fields["image"].default)
 _RUNTIME = str(Profile.model_fields["runtime"].default)

@@ -7,7 +7,6 @@ from pathlib import Path
 from sandbox import durable, installation
 from sandbox.errors import ConfigError
 
-DEFAULT_HOME = "/var/lib/sandbox"
 _GENERATION = "generation"
 
 

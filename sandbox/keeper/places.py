@@ -1,5 +1,6 @@
-"""Where the keeper's socket is. Vocabulary: whoever only names it pays for nothing else."""
+"""Where the keeper's socket and state are. Vocabulary: whoever only names it pays for nothing else."""
 
 DEFAULT_RUN_FOLDER = "/run/sandbox"
 SOCKET_IN_RUN_FOLDER = "keeper/socket"
 DEFAULT_SOCKET = f"{DEFAULT_RUN_FOLDER}/{SOCKET_IN_RUN_FOLDER}"
+DEFAULT_HOME = "/var/lib/sandbox"

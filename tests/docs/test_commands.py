@@ -20,7 +20,7 @@ from runner import cli as runner_cli
 from sandbox import cli as sandbox_cli
 from tests.docs.pages import ROOT, Block, blocks, commands
 
-OURS: Final = {"runner": typer.main.get_command(runner_cli.app), "sandbox": typer.main.get_command(sandbox_cli.app)}
+OURS: Final = {"runner": typer.main.get_command(runner_cli.app()), "sandbox": typer.main.get_command(sandbox_cli.app())}
 #: What the parser raises: Typer brings its own copy of Click, whose errors have no public name but this one's.
 Misunderstood: Final[type[Exception]] = typer.BadParameter.__bases__[0]
 SHELL: Final = blocks("sh")

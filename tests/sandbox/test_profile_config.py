@@ -141,7 +141,7 @@ def test_an_unreadable_file_is_told(tmp_path: Path) -> None:
 
 def test_show_says_where_each_value_comes_from(file: Path) -> None:
     file.write_text('disk_reserve = "9GiB"\n[profiles.big]\nmemory = "8GiB"\n')
-    ran = CliRunner().invoke(app, ["config", "show", "--config", str(file), "--json"], env={"SANDBOX_WARM": "3"})
+    ran = CliRunner().invoke(app(), ["config", "show", "--config", str(file), "--json"], env={"SANDBOX_WARM": "3"})
     shown = {one.pop("setting"): one for one in json.loads(ran.stdout)["settings"]}
     assert shown["disk_reserve"] == {"value": 9 * 1024**3, "source": "file", "place": f"{file}:1", "live": True}
     assert shown["profiles.big.memory"]["place"] == f"{file}:3"
@@ -151,9 +151,9 @@ def test_show_says_where_each_value_comes_from(file: Path) -> None:
 
 
 def test_check_tells_the_nearest_right_name(file: Path) -> None:
-    assert CliRunner().invoke(app, ["config", "check"], env={}).exit_code == 0
+    assert CliRunner().invoke(app(), ["config", "check"], env={}).exit_code == 0
     file.write_text("[profiles.default]\nmemroy = 3\n[opening.registry]\n")
-    ran = CliRunner().invoke(app, ["config", "check", str(file)])
+    ran = CliRunner().invoke(app(), ["config", "check", str(file)])
     assert isinstance(ran.exception, ConfigError)
     assert f"{file}:2: profiles.default.memroy: there is no such setting. Did you mean memory?" in str(ran.exception)
     assert f"{file}:3: opening: there is no such setting. Did you mean openings?" in str(ran.exception)

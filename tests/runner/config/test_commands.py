@@ -33,18 +33,18 @@ def file(tmp_path: Path) -> Path:
 
 def test_show_says_where_each_value_comes_from_and_hides_secrets(file: Path) -> None:
     options = ["config", "show", "--config", str(file), "--json"]
-    ran = CliRunner().invoke(app, options, env={"RUNNER_JOBS_LABELS": "gpu big"})
+    ran = CliRunner().invoke(app(), options, env={"RUNNER_JOBS_LABELS": "gpu big"})
     shown = {one.pop("setting"): one for one in json.loads(ran.stdout)["settings"]}
     assert shown["jobs.slots"] == {"value": 3, "source": "file", "place": f"{file}:2", "live": True}
     assert shown["jobs.labels"]["value"] == ["gpu", "big"]
     assert shown["jobs.labels"]["place"] == "RUNNER_JOBS_LABELS"
     assert shown["api.token"] == {"value": "(hidden)", "source": "file", "place": f"{file}:4", "live": False}
     assert shown["state"] == {"value": "/var/lib/runner", "source": "default", "place": "default", "live": False}
-    assert TOKEN not in ran.output + CliRunner().invoke(app, options[:-1]).output
+    assert TOKEN not in ran.output + CliRunner().invoke(app(), options[:-1]).output
 
 
 def test_check_tells_every_mistake_and_never_a_secret(file: Path) -> None:
-    assert CliRunner().invoke(app, ["config", "check", str(file)]).exit_code == 0
+    assert CliRunner().invoke(app(), ["config", "check", str(file)]).exit_code == 0
     file.write_text('[jobs]\nslot = 3\n[api]\ntoken = "too short"\ntokn = "another secret"\n')
     ran = subprocess.run([*RUNNER, "config", "check", str(file)], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (78, "")
@@ -57,7 +57,7 @@ def test_check_tells_every_mistake_and_never_a_secret(file: Path) -> None:
 
 
 def test_a_variable_that_has_no_effect_is_told() -> None:
-    ran = CliRunner().invoke(app, ["config", "check"], env={"RUNNER_JOBS_SLOT": "3"})
+    ran = CliRunner().invoke(app(), ["config", "check"], env={"RUNNER_JOBS_SLOT": "3"})
     assert (ran.exit_code, "Did you mean RUNNER_JOBS_SLOTS?" in ran.stdout) == (0, True)
 
 
@@ -75,7 +75,7 @@ def test_a_secret_that_cannot_be_had_is_told_by_where_it_was_named(
     file: Path, text: str, environment: dict[str, str], said: str
 ) -> None:
     file.write_text(text)
-    ran = CliRunner().invoke(app, ["config", "check", str(file)], env=environment)
+    ran = CliRunner().invoke(app(), ["config", "check", str(file)], env=environment)
     assert isinstance(ran.exception, ConfigError)
     assert said in str(ran.exception)
     assert "hunter2" not in str(ran.exception)

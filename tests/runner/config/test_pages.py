@@ -50,7 +50,7 @@ def test_every_setting_says_what_it_means() -> None:
 
 
 def test_every_setting_is_an_option_of_serve() -> None:
-    serve = get_command(app).get_command(None, "serve")  # type: ignore[attr-defined]
+    serve = get_command(app()).get_command(None, "serve")  # type: ignore[attr-defined]
     offered = {name for parameter in serve.params for name in parameter.opts}
     assert offered == {option(setting) for setting in settings()} | {"--config"}
 

@@ -30,7 +30,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def doctor(*options: str, **environment: str) -> tuple[int, dict[str, dict[str, str]]]:
     no_docker = {"DOCKER_HOST": "unix:///none/such"}
-    ran = CliRunner().invoke(app, ["doctor", "--json", *options], env=no_docker | environment)
+    ran = CliRunner().invoke(app(), ["doctor", "--json", *options], env=no_docker | environment)
     assert ran.exception is None or isinstance(ran.exception, SystemExit), ran.exception
     return ran.exit_code, {one["check"]: one for one in json.loads(ran.stdout)["checks"]}
 
@@ -82,7 +82,7 @@ def test_a_wrong_configuration_is_a_finding(tmp_path: Path) -> None:
 
 
 def test_for_people_a_failure_has_its_fix_and_page_below(tmp_path: Path) -> None:
-    ran = CliRunner().invoke(app, ["doctor", "--state", str(tmp_path)], env={"DOCKER_HOST": "unix:///none/such"})
+    ran = CliRunner().invoke(app(), ["doctor", "--state", str(tmp_path)], env={"DOCKER_HOST": "unix:///none/such"})
     lines = ran.stdout.splitlines()
     [index] = [number for number, line in enumerate(lines) if line.startswith("fail         keeper ")]
     assert "(docs/runner-doctor.md#keeper)" in lines[index + 1]

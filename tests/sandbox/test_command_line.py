@@ -1,0 +1,43 @@
+"""Both command lines load the modules of the command that is given, and say of each command where it is."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from runner import cli as runner
+from sandbox import cli as sandbox
+from tests.starts import start
+
+BOTH = pytest.mark.parametrize("cli", [runner, sandbox], ids=["runner", "sandbox"])
+
+
+@BOTH
+def test_the_table_has_every_command_and_each_is_where_it_says(cli: ModuleType) -> None:
+    table = vars(cli)["_MODULES"]
+    assert list(get_command(cli.app()).commands) == list(table)  # type: ignore[attr-defined]
+    for name in table:
+        assert name in get_command(cli.app([name])).commands, name  # type: ignore[attr-defined]
+
+
+@BOTH
+@pytest.mark.parametrize("words", [["pign"], ["--help"], []], ids=["a wrong name", "help", "nothing"])
+def test_where_no_command_is_named_all_are_known(cli: ModuleType, words: list[str]) -> None:
+    shown = CliRunner().invoke(cli.app(words), words).output
+    assert "ping" in shown
+
+
+@pytest.mark.parametrize(
+    ("program", "does", "others"),
+    [
+        ("runner", "from runner import entry; entry.main()", {"runner.config", "runner.job"}),
+        ("sandbox", "from sandbox import cli; cli.main()", {"sandbox.adhoc", "sandbox.config", "sandbox.network"}),
+    ],
+)
+def test_a_health_check_loads_no_other_command(program: str, does: str, others: set[str]) -> None:
+    """The trap: it runs four times a minute for ever."""
+    loaded, _ = start(program, "ping", "--help", does=does)
+    assert loaded & others == set()
