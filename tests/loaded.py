@@ -1,4 +1,4 @@
-"""Loaded by the process that `programs` forks from: what runner and keeper load at their own start."""
+"""Loaded by the process that `programs` forks from: what every command of ours loads."""
 
 from importlib import import_module
 
@@ -10,7 +10,9 @@ clock.install()  # before anything keeps `time.time` for itself
 runner_lean.do_without()
 sandbox_lean.do_without()
 for _name in (
-    "runner.cli", "runner.serve", "sandbox.cli", "sandbox.keeper.process", "paramiko",
+    "runner.serve", "runner.run", "sandbox.keeper.process", "sandbox.adhoc.machine", "sandbox.engine", "paramiko",
     "pytest",  # each fork has the main program's script loaded, which imports that
 ):  # fmt: skip
     import_module(_name)
+for _name in ("runner.cli", "sandbox.cli"):
+    import_module(_name).app()

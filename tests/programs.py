@@ -1,7 +1,8 @@
-"""Runners and keepers that tests start by the hundred, forked from a process that has loaded them.
+"""Our two commands, which tests start by the hundred, forked from a process that has loaded them.
 
 To load one takes a second and more of processor time, which is as long as the rest of what a test does with it. What
-runs is the same from its main function on; that it starts by its own command is what other tests see.
+runs is the same from its main function on; that it starts by its own command is what the tests of documentation, images
+and compose see.
 """
 
 from __future__ import annotations
@@ -12,68 +13,179 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Final
+from typing import IO, Any, Final, TextIO
 
+from runner.entry import main as runner
+from sandbox.cli import main as sandbox
+
+__all__ = ["PIPE", "Program", "run", "runner", "sandbox", "start"]
+
+#: For a stream that the test reads or writes, as text.
+PIPE: Final = subprocess.PIPE
 _CLONE_NEWNET: Final = 0x40000000
 _FORKS: Final = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.loaded"])
 
 
-class Forked:
-    """A forked program, as `subprocess.Popen` is one that was started."""
+class Program:
+    """A program that was started, with the methods of a `subprocess.Popen`."""
 
-    def __init__(self, process: multiprocessing.process.BaseProcess) -> None:
-        self._process = process
+    def __init__(
+        self,
+        process: multiprocessing.process.BaseProcess,
+        stdin: TextIO | None,
+        stdout: TextIO | None,
+        stderr: TextIO | None,
+    ) -> None:
         assert process.pid is not None
         self.pid = process.pid
+        self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
+        self._process = process
 
-    def poll(self) -> int | None:
+    @property
+    def returncode(self) -> int | None:
         """Its exit code, negative for a signal; None while it runs."""
         return self._process.exitcode
 
+    def poll(self) -> int | None:
+        """The same."""
+        return self.returncode
+
     def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end, and return its exit code."""
         self._process.join(timeout)
-        if (code := self._process.exitcode) is None:
+        if (code := self.returncode) is None:
             raise subprocess.TimeoutExpired(self._process.name, timeout or 0)
         return code
 
+    def communicate(self, text: str = "", timeout: float | None = None) -> tuple[str, str]:
+        """Give it this, if anything, and return what it says on standard output and error until its end."""
+        with ThreadPoolExecutor(3) as threads:
+            writing = threads.submit(_write, self.stdin, text)
+            said = [threads.submit(_read, stream) for stream in (self.stdout, self.stderr)]
+            try:
+                writing.result(timeout)
+                out, err = (each.result(timeout) for each in said)
+            except TimeoutError:
+                self.kill()  # which ends the threads
+                raise
+        self.wait(timeout)
+        return out, err
+
     def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        """Ask for its end."""
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
+        """End it."""
         self.send_signal(signal.SIGKILL)
 
 
-Program = subprocess.Popen[bytes] | Forked
-
-
-def fork(
+def start(
     main: Callable[[], None],
-    argv: Sequence[str],
-    log: Path,
-    environment: Mapping[str, str],
+    *words: str,
+    stdin: int | None = None,
+    stdout: int | IO[bytes] | None = None,
+    stderr: int | IO[bytes] | None = None,
+    environment: Mapping[str, str] | None = None,
     netns: Path | str | None = None,
-) -> Forked:
-    """Start `main`, a function of a module, as a program with these arguments, its standard error in `log`.
+    cwd: Path | None = None,
+) -> Program:
+    """Start a main function, of this process's command line with these words.
 
-    With `netns`, in that network namespace.
+    What it reads is nothing unless given, and what it writes goes where this process writes. With `netns`, it is in
+    that network namespace.
     """
-    given = (main, list(argv), str(log), dict(environment), str(netns) if netns else None)
-    process = _FORKS.Process(target=_live, args=given, name=argv[0])
+    streams = (
+        _end_to_read(stdin),
+        _end_to_write(sys.__stdout__ if stdout is None else stdout),
+        _end_to_write(sys.__stderr__ if stderr is None else stderr),
+    )
+    theirs = [theirs for theirs, _ in streams]
+    given = (main, words, theirs, dict(environment or os.environ), netns and str(netns), str(cwd or Path.cwd()))
+    process = _FORKS.Process(target=_live, args=given, daemon=True)
     process.start()
-    return Forked(process)
+    for end in theirs:
+        end.close()
+    return Program(process, *(ours for _, ours in streams))
 
 
-def _live(main: Callable[[], None], argv: list[str], log: str, environment: dict[str, str], netns: str | None) -> None:
-    sys.argv = argv
+def run(
+    main: Callable[[], None],
+    *words: str,
+    given: str = "",
+    environment: Mapping[str, str] | None = None,
+    netns: Path | str | None = None,
+    cwd: Path | None = None,
+    timeout: float = 120.0,
+) -> subprocess.CompletedProcess[str]:
+    """Start it, with this to read, and return what it said when it has ended."""
+    program = start(
+        main, *words, stdin=PIPE, stdout=PIPE, stderr=PIPE, environment=environment, netns=netns, cwd=cwd
+    )  # fmt: skip
+    out, err = program.communicate(given, timeout)
+    return subprocess.CompletedProcess(words, program.wait(timeout), out, err)
+
+
+def _end_to_read(stream: int | None) -> tuple[Connection, TextIO | None]:
+    """What the program is given to read from, and where the test writes."""
+    if stream != PIPE:
+        return Connection(os.open(os.devnull, os.O_RDONLY) if stream is None else os.dup(stream), writable=False), None
+    theirs, ours = os.pipe()
+    return Connection(theirs, writable=False), os.fdopen(ours, "w")
+
+
+def _end_to_write(stream: int | IO[Any] | None) -> tuple[Connection, TextIO | None]:
+    """What the program is given to write to, and where the test reads."""
+    assert stream is not None
+    if stream != PIPE:
+        return Connection(os.dup(stream if isinstance(stream, int) else stream.fileno()), readable=False), None
+    ours, theirs = os.pipe()
+    return Connection(theirs, readable=False), os.fdopen(ours)
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is not None:
+        with suppress(BrokenPipeError), stream:
+            stream.write(text)
+
+
+def _read(stream: TextIO | None) -> str:
+    if stream is None:
+        return ""
+    with stream:
+        return stream.read()
+
+
+def _live(
+    main: Callable[[], None],
+    words: tuple[str, ...],
+    streams: list[Connection],
+    environment: dict[str, str],
+    netns: str | None,
+    cwd: str,
+) -> None:
+    """Be the program, in the process that was forked."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream.fileno(), number)
+        stream.close()
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    sys.argv = [main.__module__.partition(".")[0], *words]
     os.environ.clear()
     os.environ.update(environment)
-    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(said, 2)
-    os.close(said)
+    os.chdir(cwd)
     if netns is not None:
         with Path(netns).open() as namespace:
             if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET) != 0:

@@ -23,14 +23,15 @@ from httpx import codes
 from runner.store.states import JobState
 from sandbox.keeper import protocol
 from sandbox.template import LABEL_INSTALLATION
+from tests import programs
 from tests.crash import jumping_keeper, stopped_runner
 from tests.crash.matrix import Point
 from tests.crash.starts import Starts
 from tests.crash.stopped_runner import CLOCK, STOP_AT, STOPPED_AT
 from tests.crash.wire_cutter import WireCutter
-from tests.e2e.conftest import Keeper, until
+from tests.e2e.conftest import NETNS, Keeper, until
 from tests.e2e.test_service import Service
-from tests.programs import Program, fork
+from tests.programs import Program
 
 #: Bytes of the file system that holds a runner's state.
 DISK = 128 * 1024 * 1024
@@ -42,10 +43,11 @@ class CrashKeeper(Keeper):
     """A keeper that can be killed and started again on the same state, with a clock that a test sets."""
 
     def begin(self, *options: str) -> Program:
-        folders = ["--run-folder", str(self.folder / "run"), "--home", str(self.folder / "home")]
-        argv = ["sandbox", str(self.folder), "keeper", *folders, *options]
-        netns = self.netns or os.environ.get("DOCKER_NETNS")
-        return fork(jumping_keeper.main, argv, self.folder / "keeper.log", self.environment, netns)
+        with (self.folder / "keeper.log").open("ab") as log:
+            return programs.start(
+                jumping_keeper.main, str(self.folder), *self.words, *options,
+                stderr=log, environment=self.environment, netns=self.netns or NETNS,
+            )  # fmt: skip
 
     @property
     def only(self) -> protocol.SandboxReport:
@@ -65,8 +67,8 @@ class CrashRunner(Service):
     """`runner serve` that stops at a point, with a clock that a test sets."""
 
     def begin(self) -> Program:
-        argv = ["runner", str(self.folder), *self.words]
-        return fork(stopped_runner.main, argv, self.folder / "service.log", os.environ)
+        with (self.folder / "service.log").open("ab") as log:
+            return programs.start(stopped_runner.main, str(self.folder), *self.words, stderr=log)
 
     @property
     def folder(self) -> Path:

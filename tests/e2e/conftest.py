@@ -23,11 +23,14 @@ from sandbox.keeper import places, protocol
 from sandbox.keeper.client import KeeperClient
 from sandbox.state import State
 from sandbox.template import LABEL_INSTALLATION
-from tests.programs import Program
+from tests import programs
+from tests.programs import PIPE, Program
 
 RUNNER = (str(Path(sys.executable).with_name("runner")),)
 SANDBOX = (sys.executable, "-m", "sandbox.cli")
 DEADLINE = 120.0
+NETNS = os.environ.get("DOCKER_NETNS")
+"""Where the engine's bridges are, when that is a network namespace of its own."""
 
 
 def until(what: str, condition: Callable[[], object], deadline: float = 60.0) -> None:
@@ -40,7 +43,7 @@ def until(what: str, condition: Callable[[], object], deadline: float = 60.0) ->
 
 def in_network_of_engine(namespace: Path | str | None = None) -> list[str]:
     """What to put before a command that must be in the engine's network namespace, where the bridges are."""
-    namespace = namespace or os.environ.get("DOCKER_NETNS")
+    namespace = namespace or NETNS
     return ["nsenter", f"--net={namespace}"] if namespace else []
 
 
@@ -71,9 +74,10 @@ class Keeper:
     def log(self) -> str:
         return (self.folder / "keeper.log").read_text()
 
-    def command(self, *more: str) -> list[str]:
-        folders = ["--run-folder", str(self.folder / "run"), "--home", str(self.folder / "home")]
-        return [*in_network_of_engine(self.netns), *SANDBOX, "keeper", *folders, *more]
+    @property
+    def words(self) -> list[str]:
+        """The command's arguments."""
+        return ["keeper", "--run-folder", str(self.folder / "run"), "--home", str(self.folder / "home")]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -96,7 +100,10 @@ class Keeper:
 
     def begin(self, *options: str) -> Program:
         with (self.folder / "keeper.log").open("ab") as log:
-            return subprocess.Popen(self.command(*options), env=self.environment, stderr=log)
+            return programs.start(
+                programs.sandbox, *self.words, *options,
+                stderr=log, environment=self.environment, netns=self.netns or NETNS,
+            )  # fmt: skip
 
     def settle(self) -> None:
         """Wait until as many sandboxes as there should be are ready, and nothing else is going on."""
@@ -203,14 +210,15 @@ def keeper(shared_keeper: Keeper) -> Keeper:
     return shared_keeper
 
 
-def runner_command(keeper: Keeper, *options: str) -> list[str]:
-    return [*RUNNER, "run", "--keeper", str(keeper.socket), *options, "-"]
+def words_of_run(keeper: Keeper, *options: str) -> list[str]:
+    """Of `runner run`, with the script on stdin."""
+    return ["run", "--keeper", str(keeper.socket), *options, "-"]
 
 
 def run(keeper: Keeper, script: str, *options: str, args: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """`runner run` with the script on stdin."""
-    command = [*runner_command(keeper, *options), *(["--", *args] if args else [])]
-    return subprocess.run(command, input=script, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    more = ["--", *args] if args else []
+    return programs.run(programs.runner, *words_of_run(keeper, *options), *more, given=script, timeout=DEADLINE)
 
 
 def run_json(keeper: Keeper, script: str, *options: str) -> dict[str, object]:
@@ -219,12 +227,9 @@ def run_json(keeper: Keeper, script: str, *options: str) -> dict[str, object]:
     return result
 
 
-def start(keeper: Keeper, script: str, *options: str) -> subprocess.Popen[str]:
+def start(keeper: Keeper, script: str, *options: str) -> Program:
     """`runner run` in the background; it has printed `started` when this returns, so the script prints that first."""
-    process = subprocess.Popen(
-        runner_command(keeper, *options),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = programs.start(programs.runner, *words_of_run(keeper, *options), stdin=PIPE, stdout=PIPE, stderr=PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("echo started\n" + script)

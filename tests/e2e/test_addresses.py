@@ -14,8 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.conftest import DEADLINE, RUNNER, until
+from tests import programs
+from tests.e2e.conftest import DEADLINE, until
 from tests.foreign import Foreign, Foreigners
+from tests.programs import PIPE
 from tests.web import answers
 
 NO_DOCKER = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER", "SANDBOX"))}
@@ -23,15 +25,7 @@ Pair = tuple[Foreign, Foreign]
 
 
 def runner(*arguments: str, script: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*RUNNER, *arguments],
-        input=script,
-        env=NO_DOCKER,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    return programs.run(programs.runner, *arguments, given=script, environment=NO_DOCKER, timeout=DEADLINE)
 
 
 def test_a_script_runs_as_in_a_keepers_sandbox(new_foreign: Foreigners, foreign: Pair, tmp_path: Path) -> None:
@@ -50,17 +44,19 @@ def test_a_script_runs_as_in_a_keepers_sandbox(new_foreign: Foreigners, foreign:
 
 
 def test_ctrl_c_ends_what_the_script_started(new_foreign: Foreigners, foreign: Pair, tmp_path: Path) -> None:
-    command = [*RUNNER, "run", *new_foreign.options(tmp_path / "state", foreign[0]), "-"]
-    with subprocess.Popen(
-        command, env=NO_DOCKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-        process.stdin.write("(setsid sleep 66666 &); sudo setsid sleep 77777 & echo started; wait")
-        process.stdin.close()
-        assert process.stdout.readline() == "started\n"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(DEADLINE) == 130
+    options = new_foreign.options(tmp_path / "state", foreign[0])
+    process = programs.start(
+        programs.runner, "run", *options, "-", environment=NO_DOCKER, stdin=PIPE, stdout=PIPE
+    )  # fmt: skip
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write("(setsid sleep 66666 &); sudo setsid sleep 77777 & echo started; wait")
+    process.stdin.close()
+    process.stdin = None
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=DEADLINE)
+    assert process.returncode == 130
     assert not foreign[0].runs("sleep 66666")
     assert not foreign[0].runs("sleep 77777")
 
@@ -90,7 +86,9 @@ class Service:
     def start(self) -> None:
         listen = ["--listen", f"127.0.0.1:{self.port}", "--state", str(self.folder / "service")]
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([*RUNNER, "serve", *listen], env=self.environment, stderr=log)
+            self.process = programs.start(
+                programs.runner, "serve", *listen, environment=self.environment, stderr=log
+            )  # fmt: skip
         until("the service answers", self._answers)
 
     def _answers(self) -> bool:
@@ -132,10 +130,8 @@ def test_a_job_outlives_the_service_and_two_run_at_once(serve: Service) -> None:
 
 def runner_is_refused(serve: Service) -> bool:
     """Another process of this host gets neither of the two."""
-    command = [*RUNNER, "run", "--trust-key", "team", "--wait", "0", "-"]
-    other = subprocess.run(
-        command, env=serve.environment, input="true", capture_output=True, text=True, timeout=DEADLINE, check=False
-    )
+    words = ("run", "--trust-key", "team", "--wait", "0", "-")
+    other = programs.run(programs.runner, *words, given="true", environment=serve.environment, timeout=DEADLINE)
     # Until the service has found a job again, its sandbox is kept for it.
     refusals = other.stderr.count("is busy") + other.stderr.count("is kept for a job whose runner is not heard of")
     return other.returncode == 69 and refusals == 2

@@ -18,7 +18,9 @@ import pytest
 
 from sandbox.adhoc.store import Store, default_folder
 from sandbox.network.ruleset import table_name
-from tests.e2e.conftest import DEADLINE, SANDBOX, Keeper, in_network_of_engine, left_of, until
+from tests import programs
+from tests.e2e.conftest import DEADLINE, NETNS, Keeper, in_network_of_engine, left_of, until
+from tests.programs import PIPE, Program
 
 WITHOUT_NFT = "/usr/bin:/bin"
 
@@ -33,19 +35,16 @@ class User:
     def store(self) -> Store:
         return Store(default_folder(self.environment))
 
-    def command(self, *words: str) -> list[str]:
-        return [*in_network_of_engine(), *SANDBOX, *words]
-
     def run(self, *words: str, given: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*words), input=given, env=self.environment,
-            capture_output=True, text=True, timeout=DEADLINE, check=False, cwd=cwd,
-        )  # fmt: skip
-
-    def start(self, *words: str, out: int, terminal: int | None = None) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.command(*words), env=self.environment, text=True, stdin=terminal, stdout=out, stderr=terminal
+        return programs.run(
+            programs.sandbox, *words, given=given, environment=self.environment, netns=NETNS, cwd=cwd, timeout=DEADLINE
         )
+
+    def start(self, *words: str, out: int, terminal: int | None = None) -> Program:
+        return programs.start(
+            programs.sandbox, *words, environment=self.environment, netns=NETNS,
+            stdin=terminal, stdout=out, stderr=terminal,
+        )  # fmt: skip
 
     def own(self) -> dict[str, dict[str, Any]]:
         listed = json.loads(self.run("ls", "--json").stdout)["adhoc"]
@@ -210,7 +209,7 @@ def test_a_command_with_files_in_and_out(user: User, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_what_it_started(user: User, number: signal.Signals, code: int) -> None:
     before = names(user)
-    process = user.start("run", "--docker", "lazy", "echo running; sleep 600", out=subprocess.PIPE)
+    process = user.start("run", "--docker", "lazy", "echo running; sleep 600", out=PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == "running\n"
     process.send_signal(number)

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sandbox.errors import KeeperUnreachable
 from sandbox.state import State
-from tests.e2e.conftest import DEADLINE, RUNNER, SANDBOX, Keeper, run
+from tests import programs
+from tests.e2e.conftest import DEADLINE, Keeper, run
 
 
-def command(*words: str, **environment: str) -> tuple[int, str]:
+def command(main: Callable[[], None], *words: str, **environment: str) -> tuple[int, str]:
     """Run one of our commands and return its exit code and its last line on stderr."""
-    result = subprocess.run(
-        words, env={**os.environ, **environment}, capture_output=True, text=True, timeout=DEADLINE, check=False
-    )
+    result = programs.run(main, *words, environment={**os.environ, **environment}, timeout=DEADLINE)
     assert "Traceback" not in result.stderr, result.stderr
     return result.returncode, result.stderr.strip().splitlines()[-1]
 
 
 def runner_run(keeper: Keeper, *options: str) -> tuple[int, str]:
-    return command(*RUNNER, "run", "--keeper", str(keeper.socket), *options)
+    return command(programs.runner, "run", "--keeper", str(keeper.socket), *options)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +87,7 @@ def test_a_profile_that_is_not_there(keeper: Keeper) -> None:
 
 def test_no_keeper_socket(tmp_path: Path) -> None:
     (tmp_path / "script").write_text("true")
-    code, line = command(*RUNNER, "run", "--keeper", str(tmp_path / "none"), str(tmp_path / "script"))
+    code, line = command(programs.runner, "run", "--keeper", str(tmp_path / "none"), str(tmp_path / "script"))
     assert code == 69
     assert "There is no keeper socket" in line
     assert "docker compose up" in line
@@ -98,7 +97,7 @@ def test_nobody_listens_on_the_keepers_socket(tmp_path: Path) -> None:
     (tmp_path / "script").write_text("true")
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(tmp_path / "socket"))
-    code, line = command(*RUNNER, "run", "--keeper", str(tmp_path / "socket"), str(tmp_path / "script"))
+    code, line = command(programs.runner, "run", "--keeper", str(tmp_path / "socket"), str(tmp_path / "script"))
     assert code == 69
     assert "No keeper answers" in line
 
@@ -114,7 +113,7 @@ def test_no_permission_for_the_keepers_socket(keeper: Keeper) -> None:
 
 def keeper_command(folder: Path, **environment: str) -> tuple[int, str]:
     return command(
-        *SANDBOX, "keeper", "--run-folder", str(folder / "run"), "--home", str(folder / "home"), **environment
+        programs.sandbox, "keeper", "--run-folder", str(folder / "run"), "--home", str(folder / "home"), **environment
     )
 
 
@@ -142,6 +141,6 @@ def test_no_image(tmp_path: Path, sandbox_runtime: str) -> None:
 
 def test_a_bad_configuration(tmp_path: Path) -> None:
     (tmp_path / "keeper.toml").write_text('[profiles.default]\nmemry = "1GiB"\n')
-    code, line = command(*SANDBOX, "keeper", "--config", str(tmp_path / "keeper.toml"))
+    code, line = command(programs.sandbox, "keeper", "--config", str(tmp_path / "keeper.toml"))
     assert code == 78
     assert "profiles.default.memry" in line

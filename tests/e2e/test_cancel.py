@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +11,7 @@ import docker
 from sandbox.keeper import protocol
 from sandbox.state import State
 from tests.e2e.conftest import DEADLINE, Keeper, leased, pids_of, start, until
+from tests.programs import Program
 
 STUBBORN = """
 trap '' TERM INT
@@ -31,7 +31,7 @@ while :; do sleep 1; done
 class Stubborn:
     """A job that does what it can to stay."""
 
-    process: subprocess.Popen[str]
+    process: Program
     sandbox: protocol.SandboxReport
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
 
-from tests.e2e.conftest import DEADLINE, RUNNER, Keeper
+from tests import programs
+from tests.e2e.conftest import DEADLINE, Keeper
 from tests.e2e.test_service import Service, new_service
 
 __all__ = ["new_service"]
@@ -18,14 +18,10 @@ def test_a_runner_that_works_passes_with_a_job_and_the_checks_of_its_host(
 ) -> None:
     service = new_service()
     options = service.words[1:]
-    ran = subprocess.run(
-        [*RUNNER, "doctor", "--canary", "--json", *options],
-        env=keeper.environment,
-        capture_output=True,
-        text=True,
-        timeout=2 * DEADLINE,
-        check=False,
-    )
+    ran = programs.run(
+        programs.runner, "doctor", "--canary", "--json", *options,
+        environment=keeper.environment, timeout=2 * DEADLINE,
+    )  # fmt: skip
     found = {one["check"]: one for one in json.loads(ran.stdout)["checks"]}
     assert ran.returncode == 0, found
     ours = ("configuration", "state-disk", "store", "keeper", "pool", "api", "canary-job", "host")

@@ -15,7 +15,7 @@ import pytest
 from sandbox import host
 from sandbox.errors import Fault
 from sandbox.template import LABEL_INSTALLATION, LABEL_NAME
-from tests.e2e.conftest import DEADLINE, Keeper, leased, run, run_json, runner_command, start, until
+from tests.e2e.conftest import DEADLINE, RUNNER, Keeper, leased, run, run_json, start, until, words_of_run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -144,7 +144,7 @@ def test_a_gigabyte_of_log_takes_no_memory(keeper: Keeper) -> None:
     """)
     folder = keeper.folder
     (folder / "script").write_text("head -c 1G /dev/zero")
-    command = [sys.executable, "-c", measured, *runner_command(keeper)]
+    command = [sys.executable, "-c", measured, *RUNNER, *words_of_run(keeper)]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=DEADLINE, check=True)
     code, mebibytes = map(int, result.stdout.split())
     assert code == 0, result.stderr

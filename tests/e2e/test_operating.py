@@ -15,13 +15,13 @@ from sandbox.health import HostState
 from sandbox.network.ruleset import table_name
 from sandbox.state import State
 from sandbox.template import InstallationId
-from tests.e2e.conftest import SANDBOX, Keeper, in_network_of_engine, run, run_json, start, until
+from tests import programs
+from tests.e2e.conftest import Keeper, in_network_of_engine, run, run_json, start, until
 from tests.faults.engine_proxy import EngineProxy, Hold
 
 
 def sandbox_command(keeper: Keeper, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [*SANDBOX, words[0], "--keeper", str(keeper.socket), *words[1:]]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return programs.run(programs.sandbox, words[0], "--keeper", str(keeper.socket), *words[1:])
 
 
 def nft(*words: str) -> str:

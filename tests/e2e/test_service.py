@@ -19,8 +19,9 @@ import pytest
 
 from sandbox.pool import LEASE_TERM
 from sandbox.state import State
-from tests.e2e.conftest import DEADLINE, RUNNER, Keeper, until
-from tests.programs import Program
+from tests import programs
+from tests.e2e.conftest import DEADLINE, Keeper, until
+from tests.programs import PIPE, Program
 from tests.web import answers
 
 
@@ -45,7 +46,7 @@ class Service:
 
     def begin(self) -> Program:
         with (self.state.parent / "service.log").open("ab") as log:
-            return subprocess.Popen([*RUNNER, *self.words], stderr=log)
+            return programs.start(programs.runner, *self.words, stderr=log)
 
     def _answers(self) -> bool:
         return answers(f"{self.url}/live")
@@ -261,8 +262,8 @@ def test_a_second_service_on_the_same_folder_is_refused(new_service: Callable[[]
     service = new_service()
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [*RUNNER, *Service(service.keeper, service.state, port).words]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    words = Service(service.keeper, service.state, port).words
+    refused = programs.run(programs.runner, *words, timeout=DEADLINE)
     assert refused.returncode == 69
     assert "Another runner uses the state folder" in refused.stderr
 
@@ -299,19 +300,22 @@ def test_strangers_are_kept_out(new_service: Callable[[], Service]) -> None:
 
 def test_ping_tells_a_health_check(new_service: Callable[[], Service]) -> None:
     service = new_service()
-    assert subprocess.run([*RUNNER, "ping", "--url", service.url], timeout=DEADLINE, check=False).returncode == 0
+    assert programs.run(programs.runner, "ping", "--url", service.url).returncode == 0
     service.signal(signal.SIGTERM)
     service.wait()
-    assert subprocess.run([*RUNNER, "ping", "--url", service.url], timeout=DEADLINE, check=False).returncode != 0
+    assert programs.run(programs.runner, "ping", "--url", service.url).returncode != 0
 
 
 def command(service: Service, *words: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `runner`, as a user of the service does."""
-    known = {"RUNNER_URL": service.url, "RUNNER_TOKEN_FILE": str(service.state / "token")}
-    return subprocess.run(
-        [*RUNNER, *words], input=text, env={**os.environ, **known, **environment},
-        capture_output=True, text=True, timeout=DEADLINE, check=False,
-    )  # fmt: skip
+    return programs.run(
+        programs.runner, *words, given=text, environment={**known(service), **environment}, timeout=DEADLINE
+    )
+
+
+def known(service: Service) -> dict[str, str]:
+    """The environment of a user of the service."""
+    return {**os.environ, "RUNNER_URL": service.url, "RUNNER_TOKEN_FILE": str(service.state / "token")}
 
 
 def test_the_commands_of_a_user(new_service: Callable[[], Service]) -> None:
@@ -347,12 +351,9 @@ def test_commands_say_what_is_wrong(new_service: Callable[[], Service]) -> None:
     assert "with one of the API's tokens" in command(service, "ls", RUNNER_TOKEN="wrong").stderr
 
 
-def following(service: Service, job: str) -> subprocess.Popen[str]:
+def following(service: Service, job: str) -> Program:
     """`runner logs -f`, in the background."""
-    return subprocess.Popen(
-        [*RUNNER, "logs", "-f", job], stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "RUNNER_URL": service.url, "RUNNER_TOKEN_FILE": str(service.state / "token")},
-    )  # fmt: skip
+    return programs.start(programs.runner, "logs", "-f", job, stdout=PIPE, environment=known(service))
 
 
 def test_a_follower_sees_every_line_over_an_upgrade_and_a_crash_of_the_service(

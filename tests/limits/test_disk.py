@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from sandbox.disk.watch import ALARM, RELIEF, DiskWatch, Usage
 from sandbox.disk.watcher import DiskWatcher, Sandbox, measure, rooms
 from sandbox.errors import Fault
 from tests.e2e.conftest import DEADLINE, Keeper, leased, run, run_json, start, until
+from tests.programs import Program
 
 MIB = 1024**2
 FASTEST = 256 * MIB
@@ -52,7 +52,7 @@ def sandbox_of(client: docker.DockerClient, name: str, limit: int = 2**60) -> Sa
 
 
 @contextmanager
-def job(keeper: Keeper, script: str) -> Iterator[subprocess.Popen[str]]:
+def job(keeper: Keeper, script: str) -> Iterator[Program]:
     process = start(keeper, script)
     try:
         yield process

@@ -22,8 +22,9 @@ import httpx
 
 from runner.gitlab import hook
 from sandbox.errors import KeeperError
+from tests import programs
 from tests.crash.lab import small_disk
-from tests.e2e.conftest import DEADLINE, RUNNER, Keeper, until
+from tests.e2e.conftest import DEADLINE, Keeper, until
 from tests.faults.engine_proxy import EngineProxy
 from tests.monitoring.source import ROOT
 from tests.web import answers
@@ -105,7 +106,9 @@ class Site:
         hooks = ["--gitlab-socket", str(self.folder / "gitlab.sock"), "--webhooks-urls", f"http://{self.receiver}/"]
         environment = {**os.environ, "RUNNER_WEBHOOKS_SECRET": f"whsec_{b64encode(bytes(32)).decode()}"}
         with (self.folder / "runner.log").open("wb") as log:
-            self.runner = subprocess.Popen([*RUNNER, "serve", *places, *hooks], stderr=log, env=environment)
+            self.runner = programs.start(
+                programs.runner, "serve", *places, *hooks, stderr=log, environment=environment
+            )  # fmt: skip
         try:
             until("the runner answers", self._lives)
             bearer = {"Authorization": f"Bearer {(self.state / 'token').read_text().strip()}"}

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import DEADLINE, RUNNER
+from tests import programs
+from tests.e2e.conftest import DEADLINE
 from tests.runner.api import process
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -24,9 +25,8 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         known = {"RUNNER_URL": url, "RUNNER_TOKEN_FILE": str(state / "token")}
 
         def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                [*RUNNER, *words], env={**os.environ, **known, **environment},
-                capture_output=True, text=True, timeout=DEADLINE, check=False,
+            return programs.run(
+                programs.runner, *words, environment={**os.environ, **known, **environment}, timeout=DEADLINE
             )  # fmt: skip
 
         yield run

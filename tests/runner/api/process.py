@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.e2e.conftest import RUNNER, until
+from tests import programs
+from tests.e2e.conftest import until
 from tests.web import answers
 
 
@@ -20,7 +20,7 @@ def service(state: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     places = ["--state", str(state), "--listen", f"127.0.0.1:{port}", "--keeper", str(state / "no-keeper")]
     with (state / "log").open("wb") as log:
-        running = subprocess.Popen([*RUNNER, "serve", *places], stderr=log)
+        running = programs.start(programs.runner, "serve", *places, stderr=log)
     try:
         until("the service answers", lambda: answers(f"{url}/live"))
         yield url

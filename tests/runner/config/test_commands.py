@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from typer.testing import CliRunner
 
 from runner.cli import app
 from runner.errors import ConfigError
-from tests.e2e.conftest import RUNNER, until
+from tests import programs
+from tests.e2e.conftest import until
 from tests.web import answers
 
 TOKEN = "a token of the operator's own"
@@ -46,7 +46,7 @@ def test_show_says_where_each_value_comes_from_and_hides_secrets(file: Path) -> 
 def test_check_tells_every_mistake_and_never_a_secret(file: Path) -> None:
     assert CliRunner().invoke(app(), ["config", "check", str(file)]).exit_code == 0
     file.write_text('[jobs]\nslot = 3\n[api]\ntoken = "too short"\ntokn = "another secret"\n')
-    ran = subprocess.run([*RUNNER, "config", "check", str(file)], capture_output=True, text=True, check=False)
+    ran = programs.run(programs.runner, "config", "check", str(file))
     assert (ran.returncode, ran.stdout) == (78, "")
     assert ran.stderr.splitlines() == [
         "runner: The configuration is wrong:",
@@ -98,7 +98,7 @@ class Running:
             str(file.parent / "none"),
         ]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen([*RUNNER, "serve", "--config", str(file), *places], stderr=log)
+            self.process = programs.start(programs.runner, "serve", "--config", str(file), *places, stderr=log)
         try:
             until("the service answers", self._answers)
         except BaseException:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,8 @@ from typer.testing import CliRunner
 from sandbox.cli import app
 from sandbox.errors import ConfigError
 from sandbox.template import LABEL_PROFILE
-from tests.e2e.conftest import DEADLINE, SANDBOX, in_network_of_engine
+from tests import programs
+from tests.e2e.conftest import DEADLINE, NETNS
 
 CANARY = ("canary-login", "canary-docker", "canary-clock", "canary-run", "canary-inspection")
 
@@ -28,8 +28,7 @@ def test_a_good_host_and_nothing_left(
     config = tmp_path / "keeper.toml"
     config.write_text(f'[profiles.doctor-test]\nruntime = "{sandbox_runtime}"\nimage = "{sandbox_image}"\n')
     options = ["--config", str(config), "--canary", "--profile", "doctor-test", "--json"]
-    command = [*in_network_of_engine(), *SANDBOX, "doctor", *options]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    ran = programs.run(programs.sandbox, "doctor", *options, netns=NETNS, timeout=DEADLINE)
     results = {found["check"]: found for found in json.loads(ran.stdout)["checks"]}
     assert ran.returncode == 0, results
     assert [results[name]["status"] for name in ("engine", "storage-driver", "walls", "image")] == ["pass"] * 4
@@ -61,8 +60,8 @@ def test_a_host_on_which_every_job_would_cost_its_sandbox(sandbox_runtime: str, 
     """The trap: everything works in it, and the service would recreate for ever."""
     config = tmp_path / "keeper.toml"
     config.write_text(f'[profiles.default]\nruntime = "{sandbox_runtime}"\nimage = "{restless}"\n')
-    command = [*in_network_of_engine(), *SANDBOX, "doctor", "--config", str(config), "--canary", "--json"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    options = ["--config", str(config), "--canary", "--json"]
+    ran = programs.run(programs.sandbox, "doctor", *options, netns=NETNS, timeout=DEADLINE)
     results = {found["check"]: found for found in json.loads(ran.stdout)["checks"]}
     assert ran.returncode == 1
     assert [results[name]["status"] for name in CANARY] == ["pass"] * (len(CANARY) - 1) + ["fail"], results
@@ -78,7 +77,7 @@ def test_a_host_on_which_every_job_would_cost_its_sandbox(sandbox_runtime: str, 
     ],
 )
 def test_what_fails_names_its_fix_and_its_page(environment: dict[str, str], said: str) -> None:
-    ran = CliRunner().invoke(app, ["doctor"], env=environment)
+    ran = CliRunner().invoke(app(), ["doctor"], env=environment)
     assert ran.exit_code == 1
     lines = ran.stdout.splitlines()
     [index] = [number for number, line in enumerate(lines) if said in line]
@@ -89,5 +88,5 @@ def test_what_fails_names_its_fix_and_its_page(environment: dict[str, str], said
 def test_a_wrong_configuration_is_no_finding(tmp_path: Path) -> None:
     (tmp_path / "keeper.toml").write_text("network_range = 7")
     for options in (["--config", str(tmp_path / "keeper.toml")], ["--canary", "--profile", "none"]):
-        ran = CliRunner().invoke(app, ["doctor", *options])
+        ran = CliRunner().invoke(app(), ["doctor", *options])
         assert (type(ran.exception), ran.stdout) == (ConfigError, "")
