@@ -68,6 +68,7 @@ class Machines:
         Raises `NameInUse`, `ConfigError`, `EngineError`, `SandboxFault` or `SandboxUnreachable`.
         """
         record = self._new(order)
+        self.engine.image_id(order.profile.image)  # of an engine that does not answer there is nothing to remove later
         self.store.claim(record)
         try:
             reaper.start(self.store)

@@ -256,10 +256,12 @@ def test_a_warm_one_is_borrowed_from_a_keeper(user: User, keeper: Keeper) -> Non
 def test_what_is_wrong_is_told_with_the_next_step(
     user: User, words: list[str], environment: dict[str, str], code: int, said: str
 ) -> None:
-    done = User({**user.environment, **environment}).run(*words)
+    wrong = User({**user.environment, **environment})
+    done = wrong.run(*words)
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+    assert "x" not in names(wrong)  # nor does anything look after it for an hour
 
 
 def test_a_name_is_taken_once(user: User, box: str) -> None:
