@@ -15,7 +15,7 @@ from tests.crash.starts import PORT
 from tests.e2e.conftest import DEADLINE, until, until_only_these_are_left
 
 #: MiB that the script writes before it is let go, and in all.
-HALF, ALL = 24, 52
+HALF, ALL = 12, 24
 
 #: Says that it started, writes a part, waits until it is let go, and writes the rest.
 SCRIPT: Final = f"""#!/usr/bin/env python3

@@ -102,7 +102,7 @@ class Lab:
             assert (sandbox.fault, rule.because in sandbox.reason) == (FAULTS[rule.verdict], True), sandbox.reason
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab(new_keeper: Callable[..., Keeper], tmp_path_factory: pytest.TempPathFactory) -> Lab:
     keeper = new_keeper(config=CONFIG)
     keeper.start()

@@ -75,7 +75,7 @@ def opened_to_a_gitlab_runner(machine: Machine) -> None:
 
 
 def until_it_answers(machine: Machine) -> None:
-    machine.type("timeout 120 bash -c 'until /opt/sandbox-runner/bin/runner ping; do sleep 0.2; done'")
+    machine.type("timeout 120 bash -c 'until /opt/sandbox-runner/bin/runner ping; do sleep 1; done'")
 
 
 def submitted(machine: Machine, script: str) -> str:
@@ -85,7 +85,7 @@ def submitted(machine: Machine, script: str) -> str:
 
 def upgraded_under_a_job(machine: Machine) -> None:
     job = machine.type(f"{SUBMIT} - <<'END'\n{json.dumps({'script': SLOW})}\nEND").split()[-1]
-    machine.type(f"timeout 60 bash -c 'until {LOGS} {job} | grep -q 1; do sleep 0.1; done'")
+    machine.type(f"timeout 60 bash -c 'until {LOGS} {job} | grep -q 1; do sleep 0.5; done'")
     before = pids(machine)
     page = block_of("upgrade", "python3 -m venv /opt").text
     machine.type(page.replace("NEW", "2"), environment=OFFLINE)

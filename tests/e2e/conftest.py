@@ -150,14 +150,17 @@ class Keeper:
         return self.client.listing().condemned[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def new_keeper(
     tmp_path_factory: pytest.TempPathFactory,
     sandbox_runtime: str,
     sandbox_image: str,
     docker_client: docker.DockerClient,
 ) -> Iterator[Callable[..., Keeper]]:
-    """Makes keepers, and checks at the end that each has removed everything it made."""
+    """Makes keepers, and checks at the end that each has removed everything it made.
+
+    They go with the last test of the package: a keeper at rest still takes a part of the processor.
+    """
     made: list[Keeper] = []
 
     def new(**settings: object) -> Keeper:
@@ -196,7 +199,7 @@ def until_only_these_are_left(client: docker.DockerClient, installation: str, sa
     until(f"only {sandboxes} are left, and one made in advance", only_these)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_keeper(new_keeper: Callable[..., Keeper]) -> Keeper:
     keeper = new_keeper()
     keeper.start()

@@ -23,8 +23,8 @@ PROJECT = "sandbox-compose-test"
 # As shipped but for this: it is what `up --wait` waits for, and `start_interval` needs Docker 25.
 PATIENCE = """
 services:
-  keeper: {healthcheck: {interval: 2s}}
-  runner: {healthcheck: {interval: 2s}}
+  keeper: {healthcheck: {interval: 5s}}
+  runner: {healthcheck: {interval: 5s}}
 """
 
 

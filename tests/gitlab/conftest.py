@@ -135,7 +135,7 @@ def _group(pid: int) -> int:
         return 0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def installation(
     new_keeper: Callable[..., Keeper], docker_client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:

@@ -28,7 +28,7 @@ def start(
         yield start
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ready(
     docker_client: docker.DockerClient, sandbox_runtime: str, sandbox_image: str, client_key: KeyPair
 ) -> Iterator[Started]:

@@ -21,7 +21,7 @@ nofile = {NOFILE}
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def small_keeper(new_keeper: Callable[..., Keeper]) -> Keeper:
     keeper = new_keeper(config=CONFIG)
     keeper.start()
