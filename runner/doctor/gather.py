@@ -22,7 +22,7 @@ from runner.config.model import Config
 from runner.doctor import canary as job
 from runner.doctor.facts import Answer, Canary, Clock, Facts
 from runner.errors import ConfigError, InputError, RunnerError
-from runner.keeper_leases import look_at as _keeper
+from runner.keeper_leases import KeeperState, look_at
 from runner.service.housekeeping import room_of
 from runner.store.look import look
 from sandbox.report import Found, Result, Status, Unknown
@@ -31,6 +31,9 @@ from sandbox.settings.loaded import Loaded
 #: Seconds for a file system, the database, the keeper, the service; and for all of `sandbox doctor`.
 DEADLINE: Final = 30.0
 HOST_DEADLINE: Final = 120.0
+#: Seconds until a sandbox that the keeper only looks at, as it does each minute, is ready again.
+_LOOKED_AT: Final = 5.0
+_PAUSE: Final = 0.2
 _ASK_FIRST: Final = Unknown("This needs a job: ask for one with --canary.")
 _DOCKER: Final = "unix:///var/run/docker.sock"
 _TIME_ERROR: Final = 5
@@ -80,6 +83,16 @@ def _told(ask: Callable[[], _T], deadline: float = DEADLINE) -> _T | Unknown:
         return found.get(timeout=deadline)
     except queue.Empty:
         return Unknown(f"It could not be found out within {deadline:.0f} s.")
+
+
+def _keeper(socket: Path) -> KeeperState:
+    """How the keeper is. When no sandbox is ready it is asked again for a moment: one may only be looked at."""
+    end = time.monotonic() + _LOOKED_AT
+    while True:
+        state = look_at(socket)
+        if any(state.ready.values()) or not state.made or time.monotonic() > end:
+            return state
+        time.sleep(_PAUSE)
 
 
 def _clock() -> Clock:

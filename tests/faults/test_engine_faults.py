@@ -19,7 +19,8 @@ SHORT = 0.4
 
 @pytest.fixture(autouse=True)
 def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("START_DEADLINE", "REMOVE_DEADLINE", "PROBE_DEADLINE"):
+    """Not of what is made without a fault: beside other tests that may take longer."""
+    for name in ("REMOVE_DEADLINE", "PROBE_DEADLINE"):
         monkeypatch.setattr(api, name, SHORT)
 
 
@@ -78,12 +79,20 @@ def test_no_call_outlives_its_deadline_and_nothing_of_it_is_left(
 
 @pytest.mark.parametrize("fault", [Hold(), Swallow()], ids=["finished later", "finished and not told"])
 def test_a_creation_that_finishes_after_it_was_given_up_is_found_and_removed(
-    proxy: EngineProxy, engine: Engine, direct: Engine, installation: InstallationId, spec_of: Spec, fault: Fault
+    proxy: EngineProxy,
+    engine: Engine,
+    direct: Engine,
+    installation: InstallationId,
+    spec_of: Spec,
+    fault: Fault,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The trap: the same creation again would make a second one, were it not for the generation in its name."""
     rule = proxy.misbehave("POST /containers/create", fault)
-    with pytest.raises(EngineTimeout, match="'create container'"):
-        engine.create(spec_of(1))
+    with monkeypatch.context() as patched:
+        patched.setattr(api, "START_DEADLINE", SHORT)
+        with pytest.raises(EngineTimeout, match="'create container'"):
+            engine.create(spec_of(1))
     rule.release()
     proxy.clear()
     until("it is there after all", lambda: len(direct.owned(installation)) == 1)

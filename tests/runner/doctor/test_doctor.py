@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 from runner.cli import app
 from runner.config.load import load
 from runner.doctor import gather
+from runner.keeper_leases import KeeperState
+from sandbox.health import HostState
 from sandbox.report import Found, Unknown
 from tests.runner.api.test_server import certificate
 from tests.runner.config.test_commands import Running
@@ -141,3 +144,22 @@ def test_the_hosts_own_checks_are_taken_over(tmp_path: Path, monkeypatch: pytest
     assert isinstance(found, tuple)
     assert isinstance(found[0], Found)
     assert (found[0].check, found[0].result.status, found[0].page) == ("engine", "fail", "docs/doctor.md#engine")
+
+
+def test_a_sandbox_that_is_only_looked_at_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = KeeperState(HostState.WELL, "", {}, {"default": 1})
+    ready = replace(looked_at, ready={"default": 1})
+    states = iter([looked_at, looked_at, ready])
+    monkeypatch.setattr(gather, "_PAUSE", 0.0)
+    monkeypatch.setattr(gather, "look_at", lambda _: next(states))
+    assert gather._keeper(tmp_path) == ready
+
+
+@pytest.mark.parametrize("made", [{}, {"default": 1}])
+def test_a_pool_in_which_nothing_becomes_ready_is_told_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: dict[str, int]
+) -> None:
+    state = KeeperState(HostState.WELL, "", {}, made)
+    monkeypatch.setattr(gather, "_LOOKED_AT", 0.0)
+    monkeypatch.setattr(gather, "look_at", lambda _: state)
+    assert gather._keeper(tmp_path) == state
