@@ -23,6 +23,11 @@ def test_every_session_mounts_as_sysbox_needs_it(ready: Started, session: str) -
     assert ready.sh(session.format("printenv LIBMOUNT_FORCE_MOUNT2")).strip() == "always"
 
 
+def test_the_packages_that_were_installed_are_not_in_it_once_more(ready: Started) -> None:
+    """The trap: only Debian's own image for containers has apt keep nothing. Another base had 144 MB of them."""
+    assert ready.sh("sudo find /var/cache/apt /var/lib/apt/lists -type f -size +64k") == ""
+
+
 def test_root_can_mount(ready: Started) -> None:
     ready.sh("sudo mount -t tmpfs tmpfs /mnt && sudo umount /mnt")
 
