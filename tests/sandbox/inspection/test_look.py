@@ -79,6 +79,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
         "unshare",
         "--mount",
         "--propagation=private",
+        "--net",  # where other tests change nothing
         sys.executable,
         "-c",
         INIT,
