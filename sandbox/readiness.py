@@ -26,6 +26,7 @@ BUILD_CACHE = 5 * 1024**3
 _MAX_ANSWER = 64 * 1024
 _MAX_RECEIVED = 512 * 1024
 _TOO_LATE = "It did not finish its answer to the probe in time."
+_CONNECT_TRY = 1.0
 _CONNECT_RETRY = 0.02
 
 
@@ -58,12 +59,14 @@ Patience = Callable[[], None]
 def connect(address: str, deadline: float, patience: Patience | None = None) -> socket.socket:
     """Connect to a sandbox's port 22 before the monotonic time `deadline`; with `patience`, try again until then.
 
-    Raises `SandboxFault` (`ssh-dead`), or what `patience` raises.
+    One try may hang: of a container that is removed meanwhile nothing is left that could refuse. Raises `SandboxFault`
+    (`ssh-dead`), or what `patience` raises.
     """
     while True:
         remaining = deadline - time.monotonic()
         try:
-            sock = socket.create_connection((address, 22), timeout=max(0.01, remaining))
+            limit = remaining if patience is None else min(remaining, _CONNECT_TRY)
+            sock = socket.create_connection((address, 22), timeout=max(0.01, limit))
         except OSError as error:
             if patience is None or remaining <= 0:
                 raise SandboxFault(Fault.SSH_DEAD, f"Nothing answers on its SSH port: {error}.") from error

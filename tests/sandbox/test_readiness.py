@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 
 import paramiko
@@ -194,6 +195,25 @@ def test_patience_can_end_the_wait() -> None:
 
     with pytest.raises(SandboxFault, match="not running"):
         readiness.connect("127.0.0.123", time.monotonic() + LONG, patience)
+
+
+def test_patience_is_asked_although_a_try_hangs() -> None:
+    """The trap: nothing is left of a removed container that could refuse, and its keeper took two minutes to stop."""
+    began = time.monotonic()
+    with socket.socket() as listener, ExitStack() as others:
+        listener.bind(("127.0.0.125", 22))
+        listener.listen(0)
+        for _ in range(3):  # until the kernel takes no more, and answers nobody
+            other = others.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(("127.0.0.125", 22))
+
+        def patience() -> None:
+            raise SandboxFault(Fault.GONE, "Its container is gone.")
+
+        with pytest.raises(SandboxFault, match="is gone"):
+            readiness.connect("127.0.0.125", began + LONG, patience)
+    assert time.monotonic() - began < LONG / 2
 
 
 def test_patience_ends_with_the_deadline() -> None:
