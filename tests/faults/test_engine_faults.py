@@ -17,11 +17,10 @@ Spec = Callable[[int], ContainerSpec]
 SHORT = 0.4
 
 
-@pytest.fixture(autouse=True)
-def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not of what is made without a fault: beside other tests that may take longer."""
-    for name in ("REMOVE_DEADLINE", "PROBE_DEADLINE"):
-        monkeypatch.setattr(api, name, SHORT)
+@pytest.fixture
+def short_removal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For those that hang. Not for all: beside other tests the engine may take longer for what it does do."""
+    monkeypatch.setattr(api, "REMOVE_DEADLINE", SHORT)
 
 
 def test_what_does_not_misbehave_passes_unchanged(
@@ -102,6 +101,7 @@ def test_a_creation_that_finishes_after_it_was_given_up_is_found_and_removed(
     assert engine.remove(installation, str(spec_of(1).name)) == 1
 
 
+@pytest.mark.usefixtures("short_removal")
 def test_a_removal_alone_that_hangs_keeps_nothing_else(
     proxy: EngineProxy, engine: Engine, direct: Engine, installation: InstallationId, spec_of: Spec
 ) -> None:
@@ -116,6 +116,7 @@ def test_a_removal_alone_that_hangs_keeps_nothing_else(
     until("the removal went on", lambda: direct.owned(installation) == [])
 
 
+@pytest.mark.usefixtures("short_removal")
 def test_two_removals_that_hang_are_the_hosts_fault_until_they_go_on(
     proxy: EngineProxy, installation: InstallationId, spec_of: Spec
 ) -> None:
