@@ -20,8 +20,9 @@ help:
 demo: images
 	@$(WITH_ENGINE) examples/demo.sh
 
-# Files of tests side by side. On two processors three workers left 7 % of them idle, four none.
-TEST_WORKERS ?= 4
+# Files of tests side by side. On two processors three workers leave 7 % of them idle; four leave none, and tests that
+# wait for the engine wait longer.
+TEST_WORKERS ?= 3
 
 test: check images test-tools
 	@echo "== testing with the runtime that .state/environment names (20 minutes on two slow processors)"
