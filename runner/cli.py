@@ -32,8 +32,7 @@ not there."""
 
 def app(words: Sequence[str] = ()) -> typer.Typer:
     """The command line, as far as a command of these words needs it; all of it when they name none."""
-    made = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=_HELP, callback=_runner)
-    return command_line.assemble(made, _MODULES, words)
+    return command_line.assemble(_HELP, _MODULES, words)
 
 
 def main() -> None:
@@ -43,7 +42,3 @@ def main() -> None:
     except RunnerError as error:
         print(f"runner: {error}", file=sys.stderr)
         sys.exit(next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 69))
-
-
-def _runner() -> None:
-    """Have a command be a word of its own: typer would make one alone the whole."""

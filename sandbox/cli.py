@@ -43,8 +43,7 @@ such name, or one that is taken; 1 for the rest."""
 
 def app(words: Sequence[str] = ()) -> typer.Typer:
     """The command line, as far as a command of these words needs it; all of it when they name none."""
-    made = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=_HELP, callback=_sandbox)
-    return command_line.assemble(made, _MODULES, words)
+    return command_line.assemble(_HELP, _MODULES, words)
 
 
 def main() -> None:
@@ -55,10 +54,6 @@ def main() -> None:
     except SandboxError as error:
         print(f"sandbox: {error}", file=sys.stderr)
         sys.exit(next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1))
-
-
-def _sandbox() -> None:
-    """Have a command be a word of its own: typer would make one alone the whole."""
 
 
 if __name__ == "__main__":

@@ -8,13 +8,18 @@ from importlib import import_module
 import typer
 
 
-def assemble(app: typer.Typer, modules: Mapping[str, str], words: Sequence[str]) -> typer.Typer:
-    """Add what the first word names to the command line, or everything when it names nothing, as for help.
+def assemble(about: str, modules: Mapping[str, str], words: Sequence[str]) -> typer.Typer:
+    """The command line with what the first word names, or with everything when it names nothing, as for help.
 
     `modules` has, by command, the module whose `app` brings it. An `app` with a name is one command, of which its own
     are a part.
     """
+    app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=about, callback=_nothing)
     named = modules.get(words[0]) if words else None
     for module in [named] if named else dict.fromkeys(modules.values()):
         app.add_typer(import_module(module).app)
     return app
+
+
+def _nothing() -> None:
+    """Have a command be a word of its own: typer would make one alone the whole."""

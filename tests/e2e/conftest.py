@@ -42,10 +42,9 @@ def until(what: str, condition: Callable[[], object], deadline: float = 60.0) ->
         time.sleep(min(0.02 + waited / 10, 0.25))  # what is asked works for each answer, and others need the processor
 
 
-def in_network_of_engine(namespace: Path | str | None = None) -> list[str]:
+def in_network_of_engine() -> list[str]:
     """What to put before a command that must be in the engine's network namespace, where the bridges are."""
-    namespace = namespace or NETNS
-    return ["nsenter", f"--net={namespace}"] if namespace else []
+    return ["nsenter", f"--net={NETNS}"] if NETNS else []
 
 
 @dataclass
