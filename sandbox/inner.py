@@ -3,14 +3,12 @@
 A file of its own with nothing but the standard library, since the sandbox has none of our packages. It runs the
 sandbox's own Python under the sandbox's own root: what it says is proof of life, never proof of innocence.
 
-Input: one JSON object on stdin. Output: one JSON object on stdout.
+`readiness` adds a last line that calls `main` with the order. Output: one JSON object on stdout.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import socket
+import _socket  # `socket` and `json` take longer to import than a bare Python to start, and this runs after each job
 import sys
 import time
 
@@ -27,56 +25,62 @@ MOST_ARGUMENTS = 1000
 """Names that one `rm` is given: even the longest fit in what the kernel takes. It starts sooner than `shutil`."""
 
 
-def main() -> None:
-    """Do what stdin says and print what came of it."""
-    order = json.load(sys.stdin)
+def main(order: dict[str, Any]) -> None:
+    """Do what the order says and print what came of it."""
     deadline = time.monotonic() + order["seconds"]
-    answer: dict[str, Any] = {"nonce": order["nonce"], "docker": None, "clock": 0.0, "error": None}
+    info, clock, error = b"null", 0.0, "null"
     try:
         info = _info_when_up(deadline)
-        answer["docker"] = {"driver": info["Driver"], "version": info["ServerVersion"]}
-        answer["clock"] = time.time()
+        clock = time.time()
         if order["container"]:
             _run_container()
         if order["clean"]:
-            if info["Swarm"]["LocalNodeState"] != "inactive":  # it would start its services again
+            if b'"LocalNodeState":"inactive"' not in info:  # it would start its services again
                 _docker("POST", "/swarm/leave?force=1")
             _clean_docker(deadline, order["clean"]["build_cache"])
             for folder, kept in order["clean"]["folders"].items():
                 _empty(folder, frozenset(kept))
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        answer["error"] = f"{type(error).__name__}: {error}"
-    json.dump(answer, sys.stdout)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as reason:
+        import json  # noqa: PLC0415 - as above
+
+        error = json.dumps(f"{type(reason).__name__}: {reason}")
+    answer = f'{{"nonce": "{order["nonce"]}", "clock": {clock}, "error": {error}, "info": '
+    sys.stdout.buffer.write(answer.encode() + info + b"}")
 
 
-def _info_when_up(deadline: float) -> dict[str, Any]:
+def _info_when_up(deadline: float) -> bytes:
     """What inner Docker says of itself. It starts three programs for each such answer, so it is asked once."""
     while True:
         try:
             info = _docker("GET", "/info", max(0.1, min(CALL_SECONDS, deadline - time.monotonic())))
-            return {name: info[name] for name in ("Driver", "ServerVersion", "Swarm")}
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError):
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.02)  # nothing tells when another process's socket starts to answer
+        else:
+            if b'"ServerVersion"' in info and info.endswith(b"}"):
+                return info
+            if time.monotonic() > deadline:
+                raise ValueError(f"it says of itself only {info[:200].decode(errors='replace')}")
+        time.sleep(0.02)  # nothing tells when another process's socket starts to answer
 
 
 def _run_container() -> None:
     """Make an image of one program, run it, and leave nothing: an engine that answers may be able to do no more."""
     import io  # noqa: PLC0415 - see above
+    import json  # noqa: PLC0415
     import tarfile  # noqa: PLC0415
 
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as layer:
         layer.add(PROGRAM, "busybox")
-    image = _docker("POST", "/images/create?fromSrc=-", body=archive.getvalue())["status"]
+    image = _parsed(_docker("POST", "/images/create?fromSrc=-", body=archive.getvalue()))["status"]
     try:
         host = {"NetworkMode": "none", "LogConfig": {"Type": "none"}}
         settings = {"Image": image, "Cmd": ["/busybox", "true"], "HostConfig": host}
-        container = _docker("POST", "/containers/create", body=json.dumps(settings).encode())["Id"]
+        container = _parsed(_docker("POST", "/containers/create", body=json.dumps(settings).encode()))["Id"]
         try:
             _docker("POST", f"/containers/{container}/start")
-            if code := _docker("POST", f"/containers/{container}/wait")["StatusCode"]:
+            if code := _parsed(_docker("POST", f"/containers/{container}/wait"))["StatusCode"]:
                 raise ValueError(f"one that does nothing ended with {code}")
         finally:
             _docker("DELETE", f"/containers/{container}?force=1&v=1")
@@ -90,7 +94,8 @@ class _BusyError(ValueError):
 
 def _clean_docker(deadline: float, build_cache: int) -> None:
     """Remove what jobs leave in inner Docker; images stay, they are the next job's cache."""
-    while containers := _docker("GET", "/containers/json?all=1"):
+    while (listed := _docker("GET", "/containers/json?all=1")) != b"[]":
+        containers = _parsed(listed)
         for container in containers:
             try:
                 _docker("DELETE", f"/containers/{_quoted(container['Id'])}?force=1&v=1")
@@ -100,19 +105,28 @@ def _clean_docker(deadline: float, build_cache: int) -> None:
             raise ValueError(f"{len(containers)} containers would not go")
         time.sleep(0.02)
     # By name and not by prune: with an argument that differs between versions, prune leaves named volumes alone.
-    for volume in _docker("GET", "/volumes")["Volumes"] or []:
+    listed = _docker("GET", "/volumes")
+    for volume in _parsed(listed)["Volumes"] if b'"Name"' in listed else ():
         _docker("DELETE", f"/volumes/{_quoted(volume['Name'])}?force=1")
     _docker("POST", "/networks/prune")
     _docker("POST", f"/build/prune?all=1&keep-storage={build_cache}")
 
 
+def _parsed(answer: bytes) -> Any:  # noqa: ANN401 - JSON
+    import json  # noqa: PLC0415 - see above; after most jobs there is nothing to be parsed
+
+    return json.loads(answer)
+
+
 def _quoted(name: str) -> str:
-    from urllib.parse import quote  # noqa: PLC0415 - see above; most jobs leave nothing that would have to be named
+    from urllib.parse import quote  # noqa: PLC0415 - see above
 
     return quote(name)
 
 
 def _empty(folder: str, kept: frozenset[str]) -> None:
+    import os  # noqa: PLC0415 - see above
+
     if os.path.islink(folder):  # what it points at is not the job's, and the next job would follow it
         raise ValueError(f"{folder} is a link")
     if not os.path.isdir(folder):
@@ -124,24 +138,23 @@ def _empty(folder: str, kept: frozenset[str]) -> None:
             raise ValueError(f"{folder} could not be emptied: rm ended with {code}")
 
 
-def _docker(method: str, path: str, seconds: float = CALL_SECONDS, body: bytes = b"") -> Any:  # noqa: ANN401 - JSON
-    """One request to the inner Docker Engine, and the last line of its answer.
+def _docker(method: str, path: str, seconds: float = CALL_SECONDS, body: bytes = b"") -> bytes:
+    """One request to the inner Docker Engine, and the last line of its answer, which is JSON or nothing.
 
     HTTP/1.0, so that the end of the answer is the end of the stream.
     """
     about = f"Host: docker\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    with socket.socket(socket.AF_UNIX) as connection:
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
         connection.settimeout(seconds)
         connection.connect(DOCKER_SOCKET)
         connection.sendall(f"{method} {path} HTTP/1.0\r\n{about}".encode() + body)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    finally:
+        connection.close()
     head, _, said = answer.partition(b"\r\n\r\n")
     status = int(head.split(b" ", 2)[1])
     if status >= 400 and status != 404:
         kind = _BusyError if status == 409 else ValueError
-        raise kind(f"{method} {path} was answered with {status}: {said[:200].decode(errors='replace')}")
-    return json.loads(said.strip().splitlines()[-1]) if said.strip() else None
-
-
-if __name__ == "__main__":
-    main()
+        raise kind(f"{method} {path} was answered with {status}: {said[:200].strip().decode(errors='replace')}")
+    return said.strip().rpartition(b"\n")[2]

@@ -152,11 +152,13 @@ class _Bounded(socket.socket):
 
 
 def _ask(transport: ssh.Transport, order: dict[str, object], deadline: float) -> bytes:
-    """Run `inner.py` as root inside, with `order` on its stdin, and return what it printed."""
-    program = files("sandbox").joinpath("inner.py").read_bytes()
-    bootstrap = "import sys;n=int(sys.stdin.buffer.readline());exec(sys.stdin.buffer.read(n))"
-    told = b"%d\n" % len(program) + program + json.dumps(order).encode()
-    return _run(transport, f"exec sudo -n python3 -I -S -c '{bootstrap}'", told, deadline)
+    """Have `inner.py` do what `order` says, as root inside, and return what it printed."""
+    return _run(transport, "exec sudo -n python3 -I -S -", program(order), deadline)
+
+
+def program(order: dict[str, object]) -> bytes:
+    """Return `inner.py` as a program that does what `order` says."""
+    return files("sandbox").joinpath("inner.py").read_bytes() + f"main({order!r})\n".encode()
 
 
 def _run(transport: ssh.Transport, command: str, told: bytes, deadline: float) -> bytes:
@@ -189,8 +191,8 @@ def _read_all(channel: ssh.Channel) -> bytes:
 def _judge(answer: bytes, nonce: str, failed: str) -> Proof:
     try:
         facts = json.loads(answer)
-        echoed, docker, error = facts["nonce"], facts["docker"], facts["error"]
-        driver, version = (docker["driver"], docker["version"]) if docker else (None, "")
+        echoed, info, error = facts["nonce"], facts["info"], facts["error"]
+        driver, version = (info["Driver"], info["ServerVersion"]) if info else (None, "")
         clock = float(facts["clock"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise SandboxFault(
@@ -198,7 +200,7 @@ def _judge(answer: bytes, nonce: str, failed: str) -> Proof:
         ) from None
     if echoed != nonce:
         raise SandboxFault(Fault.PROBE_FAILED, "It did not echo the nonce it was given: something else answers for it.")
-    if docker is None:
+    if info is None:
         raise SandboxFault(Fault.DOCKER_DEAD, f"Its Docker Engine does not answer: {words(error)}.")
     if driver != STORAGE_DRIVER:
         raise SandboxFault(

@@ -14,9 +14,8 @@ from socketserver import ThreadingUnixStreamServer
 
 import pytest
 
-from sandbox import inner
+from sandbox import readiness
 
-BOOTSTRAP = "import sys;n=int(sys.stdin.buffer.readline());exec(sys.stdin.buffer.read(n))"
 INFO = {"Driver": "overlay2", "ServerVersion": "26.1.5", "Swarm": {"LocalNodeState": "inactive"}}
 
 
@@ -77,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response_only(status)
         self.end_headers()
         if body is not None:
-            self.wfile.write(json.dumps(body).encode())
+            self.wfile.write(json.dumps(body, separators=(",", ":")).encode() + b"\n")  # as Docker has it
 
     do_GET = do_DELETE = do_POST = _any  # noqa: N815 - the names that http.server looks for
 
@@ -106,8 +105,8 @@ def run(
     container: bool = False,
 ) -> dict[str, object]:
     """Send the program as `readiness` does, with another Docker socket."""
-    source = Path(inner.__file__).read_bytes()
-    program = source
+    clean = None if folders is None else {"folders": {str(f): list(kept) for f in folders}, "build_cache": 1000}
+    program = readiness.program({"nonce": "n", "clean": clean, "container": container, "seconds": seconds})
     for constant, value, other in (
         ("DOCKER_SOCKET", "/var/run/docker.sock", str(socket)),
         ("PROGRAM", "/bin/busybox", "/bin/true"),
@@ -115,12 +114,7 @@ def run(
         before = f'{constant} = "{value}"'.encode()
         assert program.count(before) == 1
         program = program.replace(before, f"{constant} = {other!r}".encode())
-    clean = None if folders is None else {"folders": {str(f): list(kept) for f in folders}, "build_cache": 1000}
-    order = {"nonce": "n", "clean": clean, "container": container, "seconds": seconds}
-    sent = b"%d\n" % len(program) + program + json.dumps(order).encode()
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", BOOTSTRAP], input=sent, capture_output=True, timeout=30, check=True
-    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-"], input=program, capture_output=True, timeout=30, check=True)
     assert done.stderr == b""
     answer = json.loads(done.stdout)
     assert isinstance(answer, dict)
@@ -133,7 +127,7 @@ def run(
     [
         (0, 204, None),
         (1, 204, "ValueError: one that does nothing ended with 1"),
-        (0, 500, """ValueError: POST /containers/one/start was answered with 500: {"message": "it is broken"}"""),
+        (0, 500, """ValueError: POST /containers/one/start was answered with 500: {"message":"it is broken"}"""),
     ],
 )
 def test_a_container_is_tried_and_nothing_stays(docker: Docker, exit_code: int, start: int, error: str | None) -> None:
@@ -146,7 +140,7 @@ def test_a_container_is_tried_and_nothing_stays(docker: Docker, exit_code: int, 
 def test_it_answers_what_docker_says(docker: Docker) -> None:
     answer = run(docker.path)
     assert answer.pop("clock") == pytest.approx(time.time(), abs=60)
-    assert answer == {"nonce": "n", "docker": {"driver": "overlay2", "version": "26.1.5"}, "error": None}
+    assert answer == {"nonce": "n", "info": INFO, "error": None}
 
 
 def test_without_the_order_nothing_is_removed(docker: Docker) -> None:
@@ -157,20 +151,20 @@ def test_without_the_order_nothing_is_removed(docker: Docker) -> None:
 
 def test_it_waits_until_docker_answers(docker: Docker) -> None:
     docker.info = [(500, {"message": "starting"}), (0, None), (200, {}), (200, []), (200, INFO)]
-    assert run(docker.path)["docker"] == {"driver": "overlay2", "version": "26.1.5"}
+    assert run(docker.path)["info"] == INFO
     assert len(docker.asked) == 5
 
 
 def test_a_docker_that_does_not_answer_is_told_in_time(tmp_path: Path) -> None:
     answer = run(tmp_path / "nothing.sock", seconds=0.1)
-    assert answer["docker"] is None
+    assert answer["info"] is None
     assert "FileNotFoundError" in str(answer["error"])
 
 
 def test_a_docker_that_hangs_is_told_in_time(tmp_path: Path) -> None:
     with ThreadingUnixStreamServer(str(tmp_path / "hang.sock"), BaseHTTPRequestHandler):  # listens, never accepts
         answer = run(tmp_path / "hang.sock", seconds=0.3)
-    assert answer["docker"] is None
+    assert answer["info"] is None
     assert "imeout" in str(answer["error"])
 
 
@@ -223,7 +217,7 @@ def test_a_failing_prune_is_told(docker: Docker) -> None:
     docker.statuses["/networks/prune"] = 500
     answer = run(docker.path, [])
     assert "/networks/prune was answered with 500" in str(answer["error"])
-    assert answer["docker"] is not None
+    assert answer["info"] is not None
 
 
 def test_folders_are_emptied_and_stay(docker: Docker, tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ def standins() -> Iterator[Standins]:
 
 
 def facts(order: Order, **lies: object) -> bytes:
-    docker = {"driver": "overlay2", "version": "26.1.5"}
-    return json.dumps({"nonce": order.get("nonce"), "docker": docker, "clock": 1.0, "error": None, **lies}).encode()
+    info = {"Driver": "overlay2", "ServerVersion": "26.1.5", "Swarm": {"LocalNodeState": "inactive"}}
+    return json.dumps({"nonce": order.get("nonce"), "clock": 1.0, "error": None, "info": info, **lies}).encode()
 
 
 def say(**lies: object) -> Callable[[paramiko.Channel, Order], None]:
@@ -100,26 +100,11 @@ def test_the_order_says_what_to_clean_and_gives_up_before_the_deadline(standins:
     for cleaning in (None, readiness.Cleaning(kept, build_cache=7)):
         dialled = standins.ssh(Liar(identity, answer))
         readiness.prove(lambda dialled=dialled: dialled, identity, time.monotonic() + LONG, cleaning)  # type: ignore[misc]
-    folders = {"/home/sandbox": [".bashrc"], "/tmp": []}
+    folders = {"/home/sandbox": (".bashrc",), "/tmp": ()}
     assert [order["clean"] for order in orders] == [None, {"folders": folders, "build_cache": 7}]
     assert orders[0]["nonce"] != orders[1]["nonce"]
     # Otherwise a dead inner Docker would always be told as a probe without an answer.
     assert all(LONG / 2 < float(str(order["seconds"])) < LONG * 0.9 for order in orders)
-
-
-def test_what_runs_inside_is_a_program_that_python_takes(standins: Standins, identity: Identity) -> None:
-    programs: list[bytes] = []
-
-    class Reader(Liar):
-        def read_order(self, channel: paramiko.Channel) -> Order:
-            sent = b"".join(iter(lambda: channel.recv(65536), b""))
-            length, _, rest = sent.partition(b"\n")
-            programs.append(rest[: int(length)])
-            return dict(json.loads(rest[int(length) :]))
-
-    dialled = standins.ssh(Reader(identity, say()))
-    readiness.prove(lambda: dialled, identity, time.monotonic() + LONG)
-    compile(programs[0], "inner.py", "exec")
 
 
 # -- the wrong one answers --------------------------------------------------------------------------------------------
@@ -343,9 +328,9 @@ def test_no_answer_ever(standins: Standins, identity: Identity) -> None:
         b"\xff\xfe",
         b"[" * 60_000,
         b"9" * 60_000,
-        b'{"nonce": "x", "docker": "overlay2", "error": null}',
-        b'{"nonce": "x", "docker": {"driver": "overlay2"}, "clock": 1.0, "error": null}',
-        b'{"nonce": "x", "docker": null, "clock": 1' + b"0" * 400 + b', "error": null}',
+        b'{"nonce": "x", "info": "overlay2", "clock": 1.0, "error": null}',
+        b'{"nonce": "x", "info": {"Driver": "overlay2"}, "clock": 1.0, "error": null}',
+        b'{"nonce": "x", "info": null, "clock": 1' + b"0" * 400 + b', "error": null}',
     ],
     ids=lambda answer: repr(answer[:20]),
 )
@@ -410,7 +395,7 @@ def test_a_flood_beside_the_answer_is_cut_off(standins: Standins, identity: Iden
 
 
 def test_inner_docker_is_dead(standins: Standins, identity: Identity) -> None:
-    dead = Liar(identity, say(docker=None, error="ConnectionRefusedError: no\x1b[31m\nway"))
+    dead = Liar(identity, say(info=None, error="ConnectionRefusedError: no\x1b[31m\nway"))
     fault = fault_of(standins.ssh(dead), identity, LONG, 5)
     assert fault.fault is Fault.DOCKER_DEAD
     assert "ConnectionRefusedError: no [31m way" in str(fault)
@@ -418,7 +403,7 @@ def test_inner_docker_is_dead(standins: Standins, identity: Identity) -> None:
 
 @pytest.mark.parametrize("driver", ["vfs", "fuse-overlayfs", "", None])
 def test_inner_docker_is_on_another_driver(standins: Standins, identity: Identity, driver: str | None) -> None:
-    liar = Liar(identity, say(docker={"driver": driver, "version": "26.1.5"}))
+    liar = Liar(identity, say(info={"Driver": driver, "ServerVersion": "26.1.5"}))
     assert fault_of(standins.ssh(liar), identity, LONG, 5).fault is Fault.WRONG_STORAGE_DRIVER
 
 
@@ -437,6 +422,6 @@ def test_inner_docker_answers_and_runs_no_container(standins: Standins, identity
 
 
 def test_a_lie_is_not_told_at_length_or_in_colour(standins: Standins, identity: Identity) -> None:
-    liar = Liar(identity, say(docker={"driver": "\x1b]0;evil\x07" + "x" * 10_000, "version": "1"}))
+    liar = Liar(identity, say(info={"Driver": "\x1b]0;evil\x07" + "x" * 10_000, "ServerVersion": "1"}))
     message = str(fault_of(standins.ssh(liar), identity, LONG, 5))
     assert message.isprintable()
