@@ -24,7 +24,10 @@ demo: images
 # wait for the engine wait longer.
 TEST_WORKERS ?= 3
 
-test: check images test-tools
+test: check pytest
+
+.PHONY: pytest
+pytest: .venv/.tools images test-tools
 	@echo "== testing with the runtime that .state/environment names (20 minutes on two slow processors)"
 	@$(WITH_ENGINE) .venv/bin/pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
@@ -34,7 +37,7 @@ test-tools: .venv/.ready | .state/environment
 	@.venv/bin/python -c 'from sandbox.evaluation import packages; \
 	  packages.ensure({"sshd": "openssh-server", "ssh": "openssh-client", "vim": "vim", "prometheus": "prometheus", "docker-registry": "docker-registry", "systemd-analyze": "systemd"}, print)'
 
-check: .venv/.ready
+check: .venv/.tools
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy
@@ -43,7 +46,7 @@ check: .venv/.ready
 # Seconds of a soak: four hours.
 SOAK_SECONDS ?= 14400
 .PHONY: soak
-soak: images
+soak: .venv/.tools images
 	@$(WITH_ENGINE) SOAK_SECONDS=$(SOAK_SECONDS) .venv/bin/pytest tests/soak -s -v
 
 bench: images
@@ -67,14 +70,22 @@ images/ca/extra.crt:
 	@if [ -n "$(EXTRA_CA)" ]; then cmp -s "$(EXTRA_CA)" $@ || cp "$(EXTRA_CA)" $@; fi
 
 # Not compiled, which took a quarter of the time: most of it is never imported.
+PIP_INSTALL = pip install --quiet --disable-pip-version-check --no-compile
+
 .venv/.ready: pyproject.toml
 	@echo "== installing into .venv"
 	@python3 -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { echo "== installing python3 and python3-venv"; \
 	       apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 python3-venv ca-certificates >/dev/null; }
 	@python3 -m venv .venv
-	@.venv/bin/pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'
+	@.venv/bin/$(PIP_INSTALL) --editable '.[compose]'
 	@touch $@
+
+# What only tests and checks need: most of all that is installed, and whoever wants a demo waits for none of it.
+.venv/.tools: .venv/.ready
+	@echo "== installing what tests and checks need"
+	@.venv/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"], sep="\n")' >$@.txt
+	@.venv/bin/$(PIP_INSTALL) --requirement $@.txt && mv $@.txt $@
 
 clean:
 	@if [ -x .venv/bin/sandbox ]; then .venv/bin/sandbox evaluation down --purge; fi
