@@ -29,7 +29,7 @@ DEADLINE = 120.0
 NETNS = os.environ.get("DOCKER_NETNS")
 WHERE = ["nsenter", f"--net={NETNS}"] if NETNS else []
 """Where the engine's bridges are, and so a keeper must be."""
-SANDBOX = [*WHERE, sys.executable, "-m", "sandbox.cli"]
+SANDBOX = [*WHERE, sys.executable, "-m", "sandbox.entry"]
 
 
 def seconds(command: list[str], environment: Mapping[str, str]) -> float:

@@ -44,7 +44,7 @@ def keeper(folder: Path) -> Iterator[KeeperClient]:
     command += [
         sys.executable,
         "-m",
-        "sandbox.cli",
+        "sandbox.entry",
         "keeper",
         "--run-folder",
         f"{folder}/run",

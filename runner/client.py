@@ -16,8 +16,8 @@ import httpx
 
 from runner import authorities
 from runner.errors import BadJobError, ClientError
+from runner.places import DEFAULT_URL, URL_VARIABLE
 
-DEFAULT_URL: Final = "http://127.0.0.1:8080"
 #: Where a service that was started by hand keeps its token.
 DEFAULT_TOKEN: Final = Path("/var/lib/runner/token")
 #: The states of a job that has its outcome.
@@ -251,7 +251,7 @@ def find(environment: Mapping[str, str], ask_compose: Callable[..., str]) -> tup
     which whoever may use Docker may ask; else a service that was started by hand on this host.
     Errors: ClientError when there is no token.
     """
-    url, token = environment.get("RUNNER_URL"), environment.get("RUNNER_TOKEN")
+    url, token = environment.get(URL_VARIABLE), environment.get("RUNNER_TOKEN")
     if not token and (path := environment.get("RUNNER_TOKEN_FILE")):
         token = _read_token(Path(path))
     if not token and _readable(DEFAULT_TOKEN):

@@ -1,26 +1,45 @@
-"""The `runner` command's first step: hooks of GitLab's custom executor skip everything that a person's command needs.
+"""The `runner` command's first step: what is run again and again skips everything that a person's command needs.
 
-Importing the command line alone would cost each stage of each job ten times what it costs now.
+Those are the hooks of GitLab's custom executor, for each stage of each job, and a health check's `ping`, four times a
+minute for ever. To import the command line alone would cost them several times what they cost now.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 _HOOKS = ("config", "prepare", "run", "cleanup")
 
 
 def main() -> None:
-    """Entry point."""
-    match sys.argv[1:3]:
-        case ["gitlab", name] if name in _HOOKS:
+    """Entry point: any error of ours becomes one line on stderr and an exit code, only here."""
+    match sys.argv[1:]:
+        case ["gitlab", name, *_] if name in _HOOKS:
             from runner.gitlab import client  # noqa: PLC0415 - nobody else needs it
 
             sys.exit(client.main(sys.argv[2:]))
-    from runner import lean  # noqa: PLC0415 - a hook does not pay for it
+    from runner.errors import BadJobError, ConfigError, InputError, RunnerError  # noqa: PLC0415 - not for a hook
+
+    # As in sysexits.h: 64 usage, 66 no input, 78 configuration; for the rest 69, something needed is not there.
+    codes = ((BadJobError, 64), (InputError, 66), (ConfigError, 78))
+    try:
+        _run()
+    except RunnerError as error:
+        print(f"runner: {error}", file=sys.stderr)
+        sys.exit(next((code for kind, code in codes if isinstance(error, kind)), 69))
+
+
+def _run() -> None:
+    match sys.argv[1:]:
+        case ["ping", *options] if options in ([], ["--live"]):
+            from runner import ping, places  # noqa: PLC0415 - nobody else needs it
+
+            sys.exit(ping.main(os.environ.get(places.URL_VARIABLE) or places.DEFAULT_URL, live=bool(options)))
+    from runner import lean  # noqa: PLC0415 - a health check does not pay for it
 
     lean.do_without()
     with lean.loading():
         from runner import cli  # noqa: PLC0415 - after what it does without
 
-    cli.main()
+    cli.app(sys.argv[1:])()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Final, TextIO
 
 from runner.entry import main as runner
-from sandbox.cli import main as sandbox
+from sandbox.entry import main as sandbox
 
 __all__ = ["PIPE", "Program", "run", "runner", "sandbox", "start"]
 

@@ -1,22 +1,20 @@
-"""`runner ping`: for health checks, which ask again and again and should cost little."""
+"""`runner ping` with all its options; without an address it never comes here, see `runner.entry`."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-import httpx
 import typer
 
-from runner import authorities
-from runner.client import DEFAULT_URL
-from runner.errors import InputError
+from runner import ping as asks
+from runner import places
 
 app = typer.Typer()
 
 
 @app.command()
 def ping(
-    url: Annotated[str, typer.Option(envvar="RUNNER_URL", help="Where the API is.")] = DEFAULT_URL,
+    url: Annotated[str, typer.Option(envvar=places.URL_VARIABLE, help="Where the API is.")] = places.DEFAULT_URL,
     live: Annotated[
         bool, typer.Option("--live", help="Only whether it answers at all, even while it drains or has no keeper.")
     ] = False,
@@ -25,10 +23,4 @@ def ping(
 
     A supervisor that restarts what fails should ask with --live: a restart ends no drain and brings back no keeper.
     """
-    try:
-        answer = httpx.get(f"{url}/{'live' if live else 'ready'}", timeout=5, verify=authorities.needed(url))
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise InputError(f"No runner answers at {url}: {error}.") from error
-    print(answer.text)
-    if answer.status_code != 200:
-        raise typer.Exit(1)
+    raise typer.Exit(asks.main(url, live=live))

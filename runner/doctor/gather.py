@@ -150,7 +150,7 @@ def _host(keeper_config: Path | None) -> tuple[Found, ...]:
     options = ["--config", str(keeper_config)] if keeper_config else []
     try:
         ran = subprocess.run(
-            [sys.executable, "-m", "sandbox.cli", "doctor", "--json", *options],
+            [sys.executable, "-m", "sandbox.entry", "doctor", "--json", *options],
             capture_output=True,
             timeout=HOST_DEADLINE,
             check=False,

@@ -1,6 +1,6 @@
 """`sandbox doctor`: options in, the checks' results out.
 
-Errors are `SandboxError`s and pass through, to become a line and an exit code in `sandbox.cli`.
+Errors are `SandboxError`s and pass through, to become a line and an exit code in `sandbox.entry`.
 """
 
 from __future__ import annotations

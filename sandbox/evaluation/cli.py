@@ -1,6 +1,6 @@
 """`sandbox evaluation …`: a private Docker Engine with userns-runc, for hosts without sysbox.
 
-Errors are `SandboxError`s and pass through, to become a line and an exit code in `sandbox.cli`.
+Errors are `SandboxError`s and pass through, to become a line and an exit code in `sandbox.entry`.
 """
 
 import shlex

@@ -1,6 +1,6 @@
 """The commands of the keeper: itself, its settings, how it is, and what it left behind.
 
-Errors are `SandboxError`s and pass through, to become a line and an exit code in `sandbox.cli`.
+Errors are `SandboxError`s and pass through, to become a line and an exit code in `sandbox.entry`.
 """
 
 import json
@@ -21,7 +21,7 @@ settings = typer.Typer(
 )
 app.add_typer(settings)
 
-KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar="SANDBOX_KEEPER", help="The keeper's socket.")]
+KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar=places.SOCKET_VARIABLE, help="The keeper's socket.")]
 _DEFAULT_SOCKET = Path(places.DEFAULT_SOCKET)
 _RUN_FOLDER = Path(places.DEFAULT_RUN_FOLDER)
 _HOME = Path(places.DEFAULT_HOME)
@@ -78,12 +78,9 @@ def show(
 @app.command()
 def ping(keeper: KeeperSocket = _DEFAULT_SOCKET) -> None:
     """Exit with 0 when the keeper answers and every profile has a sandbox. For health checks."""
-    from sandbox.keeper.client import KeeperClient
+    from sandbox.keeper import ping
 
-    pong = KeeperClient(keeper).ping()
-    print(pong.message)
-    if not pong.fit:
-        raise typer.Exit(1)
+    raise typer.Exit(ping.main(keeper))
 
 
 @app.command("metrics")

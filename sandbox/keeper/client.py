@@ -1,12 +1,12 @@
 """A client of the keeper's socket. Blocking, one connection per request, safe to use from several threads."""
 
-import os
 import socket
 from pathlib import Path
 from typing import TypeVar
 
-from sandbox.errors import KeeperRefused, KeeperUnreachable, NotNow, ProtocolError
+from sandbox.errors import KeeperRefused, NotNow, ProtocolError
 from sandbox.keeper import protocol
+from sandbox.keeper.exchange import ANSWER_DEADLINE, exchange
 from sandbox.text import one_line
 
 _R = TypeVar(
@@ -20,9 +20,6 @@ _R = TypeVar(
     protocol.Measured,
 )
 _E = TypeVar("_E", protocol.LeaseGrant, protocol.Entrance)
-
-ANSWER_DEADLINE = 30.0
-"""Seconds the keeper has to answer, beyond what a request says itself."""
 
 
 class KeeperClient:
@@ -90,7 +87,7 @@ class KeeperClient:
         expected: type[_E],
         deadline: float = ANSWER_DEADLINE,
     ) -> tuple[_E, socket.socket]:
-        line, descriptors = self._exchange(request, deadline)
+        line, descriptors = exchange(self._path, protocol.encode_request(request), deadline)
         if not descriptors:
             _parse(line, protocol.Done)  # a refusal is raised here
             raise ProtocolError(f"The keeper answered `{request.verb}` without a connection.")
@@ -103,51 +100,8 @@ class KeeperClient:
             raise
 
     def _ask(self, request: protocol.Message, expected: type[_R], deadline: float | None = None) -> _R:
-        line, _ = self._exchange(request, deadline or ANSWER_DEADLINE)
+        line, _ = exchange(self._path, protocol.encode_request(request), deadline or ANSWER_DEADLINE)
         return _parse(line, expected)
-
-    def _exchange(self, request: protocol.Message, deadline: float) -> tuple[bytes, list[int]]:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(deadline)
-            try:
-                connection.connect(str(self._path))
-            except OSError as error:
-                raise KeeperUnreachable(_advice(self._path, error)) from error
-            try:
-                connection.sendall(protocol.encode_request(request))
-                return _receive(connection)
-            except TimeoutError:
-                raise KeeperUnreachable(
-                    f"The keeper did not answer within {deadline:.0f} s; look at its log."
-                ) from None
-            except OSError as error:
-                raise KeeperUnreachable(
-                    f"The keeper hung up in the middle of its answer ({error}); look at its log."
-                ) from error
-
-
-def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
-    line, descriptors = bytearray(), list[int]()
-    try:
-        while not line.endswith(b"\n") and len(line) <= protocol.MAX_LINE:
-            chunk, received, _, _ = socket.recv_fds(connection, 65536, 1)
-            descriptors += received
-            line += chunk
-            if not chunk:
-                break
-        complete = line.endswith(b"\n")
-    except OSError:
-        _close(descriptors)
-        raise
-    if not complete:
-        _close(descriptors)
-        raise ProtocolError("The keeper's answer broke off. Was it restarted just now? Try again.")
-    return bytes(line), descriptors
-
-
-def _close(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
 
 
 def _parse(line: bytes, expected: type[_R]) -> _R:
@@ -155,14 +109,3 @@ def _parse(line: bytes, expected: type[_R]) -> _R:
     if isinstance(reply, protocol.Refusal):
         raise (NotNow if reply.again else KeeperRefused)(reply.refused)
     return reply
-
-
-def _advice(path: Path, error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return (
-            f"There is no keeper socket at {path}. "
-            "Start the keeper (docker compose up -d), or name its socket with --keeper."
-        )
-    if isinstance(error, PermissionError):
-        return f"No permission to open the keeper's socket {path}. Use root, or an account of the socket's group."
-    return f"No keeper answers on {path} ({error}). Start it: docker compose up -d."

@@ -13,7 +13,6 @@ from sandbox.health import HostState
 from sandbox.inspection.judge import ReasonKind, VerdictKind
 from sandbox.state import State
 
-MAX_LINE = 1024 * 1024
 MAX_PATIENCE = 7 * 24 * 3600.0
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sandbox.errors import ConfigError, KeeperError, NotNow, ProtocolError, SandboxError
 from sandbox.keeper import places, protocol
+from sandbox.keeper.exchange import MAX_LINE
 from sandbox.keeper.verbs import Verbs
 from sandbox.logs import Action, Events
 
@@ -120,7 +121,7 @@ def _read_line(client: socket.socket) -> bytes:
         if not chunk:
             raise ProtocolError("The request ended in the middle of its line.")
         line += chunk
-        if len(line) > protocol.MAX_LINE:
+        if len(line) > MAX_LINE:
             raise ProtocolError("The request is longer than any request may be.")
     client.settimeout(REQUEST_DEADLINE)
     return bytes(line)

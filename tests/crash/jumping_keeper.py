@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sandbox.cli import main as sandbox
+from sandbox.entry import main as sandbox
 from tests.crash import clock
 from tests.crash.stopped_runner import CLOCK
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from runner import serve
-from runner.cli import main as runner
+from runner.entry import main as runner
 from runner.execution.log import Log
 from runner.execution.marker import Marker
 from runner.execution.session import Session

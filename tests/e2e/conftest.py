@@ -27,7 +27,7 @@ from tests import programs
 from tests.programs import PIPE, Program
 
 RUNNER = (str(Path(sys.executable).with_name("runner")),)
-SANDBOX = (sys.executable, "-m", "sandbox.cli")
+SANDBOX = (sys.executable, "-m", "sandbox.entry")
 DEADLINE = 120.0
 NETNS = os.environ.get("DOCKER_NETNS")
 """Where the engine's bridges are, when that is a network namespace of its own."""

@@ -95,7 +95,7 @@ def test_whatever_an_image_answers_becomes_findings_fit_for_a_terminal(answer: b
 def check(image: str, runtime: str) -> tuple[int, dict[str, str]]:
     """What the command says of an image: its exit code, and the standing of each point."""
     done = subprocess.run(
-        [sys.executable, "-m", "sandbox.cli", "images", "check", image, "--runtime", runtime, "--json"],
+        [sys.executable, "-m", "sandbox.entry", "images", "check", image, "--runtime", runtime, "--json"],
         stdout=subprocess.PIPE, timeout=240, check=False,
     )  # fmt: skip
     return done.returncode, {point["point"]: point["standing"] for point in json.loads(done.stdout)["points"]}

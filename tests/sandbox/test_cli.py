@@ -13,8 +13,8 @@ from shutil import which
 
 import pytest
 
-from sandbox import cli, network
-from sandbox.keeper import protocol
+from sandbox import entry, network
+from sandbox.keeper import ping, protocol
 from tests.sandbox.keeper.test_server_client import Script, serving
 from tests.sandbox.test_engine import FOREIGN, MINE, Api, api  # noqa: F401 - fixtures
 
@@ -41,7 +41,7 @@ class Command:
         """Run the entry point here; anything but an exit fails the test with its traceback."""
         self._monkeypatch.setattr(sys, "argv", ["sandbox", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            entry.main()
         code = caught.value.code
         assert isinstance(code, int)
         return subprocess.CompletedProcess(arguments, code, *self._capsys.readouterr())
@@ -49,7 +49,7 @@ class Command:
     def start(self, *arguments: str | Path, before: Sequence[str] = ()) -> subprocess.Popen[str]:
         """Start a process of its own, for what cannot be seen here; `before` is what starts it."""
         return subprocess.Popen(
-            [*before, sys.executable, "-m", "sandbox.cli", *arguments],
+            [*before, sys.executable, "-m", "sandbox.entry", *arguments],
             cwd=Path(__file__).parents[2],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -101,7 +101,8 @@ def test_no_keeper(command: Command, verb: str) -> None:
     assert "docker compose up" in line
 
 
-def test_a_keeper_that_talks_nonsense(command: Command) -> None:
+@pytest.mark.parametrize("verb", ["ls", "ping"])
+def test_a_keeper_that_talks_nonsense(command: Command, verb: str) -> None:
     path = command.folder / "odd.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -115,7 +116,7 @@ def test_a_keeper_that_talks_nonsense(command: Command) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        code, line = command.fails("ls", "--keeper", path)
+        code, line = command.fails(verb, "--keeper", path)
         thread.join(5)
     assert code == 69
     assert "same release" in line
@@ -197,13 +198,20 @@ def test_a_wrong_option_is_a_usage_error(command: Command) -> None:
 # -- a keeper that answers --------------------------------------------------------------------------------------------
 
 
-def test_ping_says_whether_it_is_fit(command: Command, script: Script) -> None:
+@pytest.mark.parametrize("options", [True, False], ids=["as a person", "as a health check"])
+def test_ping_says_whether_it_is_fit(command: Command, script: Script, options: bool) -> None:
     path = command.folder / "run" / "keeper" / "socket"
-    done = command.run("ping", "--keeper", path)
+    command.set("SANDBOX_KEEPER", "/nowhere" if options else str(path))
+    words = ["ping", *(["--keeper", str(path)] if options else [])]
+    done = command.run(*words)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ready\n", "")
     script.ping = lambda: protocol.Pong(fit=False, message="No sandbox for: default.")  # type: ignore[method-assign]
-    done = command.run("ping", "--keeper", path)
+    done = command.run(*words)
     assert (done.returncode, done.stdout, done.stderr) == (1, "No sandbox for: default.\n", "")
+
+
+def test_a_health_check_asks_in_the_words_of_the_protocol() -> None:
+    assert protocol.encode_request(protocol.Ping()) == ping.REQUEST
 
 
 def test_metrics_are_printed_as_they_are(command: Command, script: Script) -> None:
@@ -260,7 +268,7 @@ def test_purge_removes_one_installation_or_every_one(
 
 def test_purge_finds_a_firewall_table_without_a_sandbox(command: Command, api: Api) -> None:  # noqa: F811
     use(command, api)
-    purge = f"{sys.executable} -m sandbox.cli purge --installation 0123abcd"
+    purge = f"{sys.executable} -m sandbox.entry purge --installation 0123abcd"
     tables = "nft add table inet sandbox_0123abcd; nft add table inet sandbox_99999999"
     done = subprocess.run(
         ["unshare", "--net", "sh", "-ec", f"{tables}; {purge}; nft list tables"],

@@ -17,7 +17,7 @@ LATER = {"paramiko", "invoke", "docker", "requests", "jinja2", "asyncio"}
 @pytest.mark.parametrize("command", ["up", "run", "ls", "inspect", "ping", "keeper"])
 def test_no_command_waits_for_ssh_or_docker_before_it_knows_what_to_do(command: str) -> None:
     """The trap: an annotation that is evaluated, such as `-> ssh.Transport`, imports paramiko at the start."""
-    loaded, children = start("sandbox", command, "--help", does="from sandbox import cli; cli.main()")
+    loaded, children = start("sandbox", command, "--help", does="from sandbox import entry; entry.main()")
     assert "sandbox.cli" in loaded
     assert loaded & LATER == set()
     assert children == []

@@ -12,6 +12,7 @@ from sandbox.errors import Fault, NotNow, SandboxFault
 from sandbox.health import CreationEnded
 from sandbox.inspection.judge import ReasonKind
 from sandbox.keeper import protocol
+from sandbox.keeper.exchange import MAX_LINE
 from sandbox.network import WallsDown, WallState
 from sandbox.state import State
 from tests.sandbox.keeper.conftest import World, fail
@@ -97,7 +98,7 @@ def test_an_open_breaker_is_told(world: World) -> None:
 
 
 def test_the_answer_fits_into_a_line_of_the_protocol_by_far(world: World) -> None:
-    assert len(protocol.encode_reply(world.keeper.verbs.measure())) < protocol.MAX_LINE / 10
+    assert len(protocol.encode_reply(world.keeper.verbs.measure())) < MAX_LINE / 10
 
 
 def test_no_label_carries_what_a_job_or_a_client_has_chosen(world: World) -> None:

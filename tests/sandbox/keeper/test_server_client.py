@@ -15,9 +15,11 @@ import pytest
 from sandbox.errors import ConfigError, EngineUnreachable, KeeperRefused, KeeperUnreachable, ProtocolError
 from sandbox.health import HostState
 from sandbox.keeper import client as client_module
+from sandbox.keeper import exchange as exchange_module
 from sandbox.keeper import protocol
 from sandbox.keeper import server as server_module
 from sandbox.keeper.client import KeeperClient
+from sandbox.keeper.exchange import MAX_LINE
 from sandbox.keeper.server import KeeperServer
 from sandbox.keeper.verbs import Verbs
 from tests.sandbox.keeper.test_protocol import GRANT, TOKEN
@@ -290,9 +292,9 @@ def test_an_endless_line_is_refused_and_not_kept(server: KeeperServer) -> None:
         connection.connect(str(server.path))
         sent = 0
         with suppress(OSError):  # it hangs up, as it should
-            while sent < 64 * protocol.MAX_LINE:
+            while sent < 64 * MAX_LINE:
                 sent += connection.send(b"x" * 65536)
-    assert sent < 3 * protocol.MAX_LINE
+    assert sent < 3 * MAX_LINE
 
 
 def test_a_line_in_drips_ends_with_the_deadline(server: KeeperServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +357,7 @@ def test_no_listener_says_so(tmp_path: Path) -> None:
 
 def test_no_permission_says_who_may(tmp_path: Path) -> None:
     # Root may open anything, so the system's answer is made up here.
-    text = client_module._advice(tmp_path / "s", PermissionError(13, "Permission denied"))
+    text = exchange_module._advice(tmp_path / "s", PermissionError(13, "Permission denied"))
     assert "No permission" in text
     assert "group" in text
 

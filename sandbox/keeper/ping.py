@@ -1,0 +1,21 @@
+"""Whether the keeper is fit, for health checks: without the models of `protocol`, which cost more than the question."""
+
+import json
+from pathlib import Path
+
+from sandbox.errors import ProtocolError
+from sandbox.keeper.exchange import exchange
+
+REQUEST = b'{"version":2,"request":{"verb":"ping"}}\n'
+
+
+def main(keeper: str | Path) -> int:
+    """Print what the keeper at this socket says of itself, and return the command's exit code. Errors: KeeperError."""
+    line, _ = exchange(Path(keeper), REQUEST)
+    try:
+        answer = json.loads(line)
+        fit, message = answer["fit"] is True, str(answer["message"])
+    except (ValueError, KeyError, TypeError):
+        raise ProtocolError("The keeper's answer was not understood. Are both of the same release?") from None
+    print(message)
+    return 0 if fit else 1
