@@ -17,6 +17,7 @@ from typing import Any
 
 import docker
 import httpx
+from docker.errors import NotFound
 from docker.models.containers import Container
 from httpx import codes
 
@@ -56,10 +57,10 @@ class CrashKeeper(Keeper):
         return sandbox
 
     def containers(self, client: docker.DockerClient) -> list[Container]:
-        """Its sandboxes, as the engine knows them."""
+        """Its sandboxes, as the engine lists them."""
         installation = (self.folder / "home" / "installation").read_text().strip()
         label = f"{LABEL_INSTALLATION}={installation}"
-        return client.containers.list(filters={"label": label}, ignore_removed=True)
+        return client.containers.list(filters={"label": label}, sparse=True)
 
 
 @dataclass
@@ -121,13 +122,22 @@ class Lab:
         self.container = self.engine.containers.get(self.keeper.only.name)
         [network] = self.container.attrs["NetworkSettings"]["Networks"].values()
         self.wire = WireCutter(network["IPAddress"])
+        #: The containers in which starts are counted.
+        self._watched: set[str | None] = set()
         self.watch()
 
     def watch(self) -> None:
         """Count starts in every sandbox that there is."""
         for container in self.keeper.containers(self.engine):
-            if pid := container.attrs["State"]["Pid"]:
-                self.starts.watch(pid)
+            with suppress(NotFound):  # it was removed just now
+                if container.id not in self._watched and (pid := self._pid(container)):
+                    self.starts.watch(pid)
+                    self._watched.add(container.id)
+
+    def _pid(self, container: Container) -> int:
+        """Of its first process; 0 when it has none."""
+        container.reload()
+        return int(container.attrs["State"]["Pid"])
 
     def record(self) -> dict[str, Any]:
         """What the launcher has written down of the job, as it is on the host's side."""

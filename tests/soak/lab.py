@@ -40,7 +40,8 @@ DRAINED: Final = 2.0
 IMAGE: Final = "sandbox-soak-test:latest"
 #: Clients, each with a trust key of its own.
 CLIENTS: Final = 4
-#: Seconds for all jobs to come to their end when nothing breaks any more.
+#: Seconds for all jobs to come to their end when nothing breaks any more, and then for all sandboxes to be there: a
+#: removal that an engine loses sight of is tried again after 150.
 CALM: Final = 180.0
 
 
@@ -83,7 +84,7 @@ class Lab:
             states = [sandbox.state for sandbox in self.keeper.client.listing().sandboxes]
             return len(states) == self.keeper.warm and set(states) <= {State.READY, State.LEASED}
 
-        until("it is calm", calm, DEADLINE)
+        until("it is calm", calm, CALM)
 
     def _submit(self, client: int, end: float) -> None:
         """Submit jobs, at most a few ahead of the runner. An answer that is lost is asked for again."""

@@ -58,7 +58,7 @@ def rules_of(installation: str) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
 
 
-@pytest.mark.timeout(SECONDS + CALM + 300)
+@pytest.mark.timeout(SECONDS + 2 * CALM + 300)
 def test_nothing_is_lost_started_twice_or_left_whatever_breaks(lab: Lab, docker_client: docker.DockerClient) -> None:
     print(f"seed {SEED}")
     begin = time.monotonic()
