@@ -6,20 +6,22 @@ container's root. Every other command goes to runc unchanged. What this is worth
 docs/userns-runc.md.
 
 This file is copied beside the engine and runs as `python -I -S userns_runc.py …`: standard library only, and
-nothing of ours imported.
+nothing of ours imported. It runs at every start of a container and every `docker exec`, and pathlib, subprocess and
+typing would take longer to load than all of it takes to run.
 """
+
+from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
 
-Spec = dict[str, Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any, NoReturn, TypeAlias
+
+    Spec: TypeAlias = dict[str, Any]
 
 CAPABILITY_NAMES = (
     "CHOWN",
@@ -104,27 +106,21 @@ PSEUDO_FILE_SYSTEMS = ("proc", "sysfs", "cgroup", "cgroup2")
 RUNC_PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # runc's flags that stand without a value; every other flag takes the next word.
 BARE_FLAGS = {"debug", "systemd-cgroup", "no-pivot", "no-new-keyring", "tty", "t", "detach", "d", "no-new-privs"}
-UNDO_SECONDS = 30
 
 
 class RefusedError(Exception):
     """The container would not be confined; the text is the sentence for the user."""
 
 
-class Call(NamedTuple):
+class Call:
     """A runc command line taken apart."""
 
-    options: dict[str, str]  # the global options
-    command: str
-    arguments: dict[str, str]  # the command's own options
-    operands: list[str]
-
-
-def parse(words: list[str]) -> Call:
-    """Take runc's command line apart, as far as this wrapper needs it."""
-    options, rest = _flags(words)
-    arguments, operands = _flags(rest[1:])
-    return Call(options, rest[0] if rest else "", arguments, operands)
+    def __init__(self, words: list[str]) -> None:
+        #: The global options.
+        self.options, rest = _flags(words)
+        self.command = rest[0] if rest else ""
+        #: The command's own options.
+        self.arguments, self.operands = _flags(rest[1:])
 
 
 def _flags(words: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -218,61 +214,63 @@ def edit_seccomp(profile: Spec) -> Spec:
     return profile | {"syscalls": [*rules, {"names": SYSCALLS, "action": "SCMP_ACT_ALLOW"}]}
 
 
-def cgroup_folders(memberships: Iterable[str], mountinfo: Iterable[str]) -> Iterator[Path]:
+def cgroup_folders(memberships: Iterable[str], mountinfo: Iterable[str]) -> Iterator[str]:
     """A process's cgroups as folders on this host, from its /proc/<pid>/cgroup and our own mountinfo.
 
     A hierarchy in which the process is at the root, with no folder of its own, is left out.
     """
-    mounts = [_cgroup_mount(line) for line in mountinfo]
+    mounts = [mount for line in mountinfo if (mount := _cgroup_mount(line))]
     for line in memberships:
         _, controllers, path = line.rstrip("\n").split(":", 2)
         wanted = {""} if not controllers else set(controllers.split(","))
-        for mount in mounts:
-            if mount is None or not wanted & mount.controllers:
-                continue
-            if path.startswith(mount.root.rstrip("/") + "/") and path != mount.root:
-                yield Path(mount.point, path.removeprefix(mount.root).lstrip("/"))
+        for root, point, provided in mounts:
+            if wanted & provided and path.startswith(root.rstrip("/") + "/") and path != root:
+                yield os.path.join(point, path.removeprefix(root).lstrip("/"))
                 break  # the same hierarchy may be mounted at several places
 
 
-class _CgroupMount(NamedTuple):
-    root: str
-    point: str
-    controllers: set[str]  # {""} is the unified hierarchy, as in /proc/<pid>/cgroup
-
-
-def _cgroup_mount(line: str) -> _CgroupMount | None:
+def _cgroup_mount(line: str) -> tuple[str, str, set[str]] | None:
+    """Its root, where it is mounted, and its controllers: {""} for the unified hierarchy, as in /proc/<pid>/cgroup."""
     before, _, after = line.partition(" - ")
     fields, (kind, _, options) = before.split(), after.split()[:3]
     if kind not in ("cgroup", "cgroup2"):
         return None
-    return _CgroupMount(fields[3], fields[4], {""} if kind == "cgroup2" else set(options.split(",")))
+    return fields[3], fields[4], {""} if kind == "cgroup2" else set(options.split(","))
 
 
 def delegate_cgroups(pid: int, uid: int, gid: int) -> None:
     """Give the container's root its cgroup folders, so that an inner engine can make its own beneath them."""
-    memberships = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines()
-    mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    memberships = _read(f"/proc/{pid}/cgroup").splitlines()
+    mountinfo = _read("/proc/self/mountinfo").splitlines()
     for folder in cgroup_folders(memberships, mountinfo):
         os.chown(folder, uid, gid)
-        for file in filter(Path.exists, (folder / name for name in DELEGATED_FILES)):
-            os.chown(file, uid, gid)
+        for file in (os.path.join(folder, name) for name in DELEGATED_FILES):
+            if os.path.exists(file):
+                os.chown(file, uid, gid)
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def create(runc: str, words: list[str], call: Call) -> int:
     """Edit the bundle, let runc create the container, hand over its cgroups; undone when that fails."""
-    bundle = Path(call.arguments.get("bundle") or call.arguments.get("b") or ".")
-    spec_file = bundle / "config.json"
-    spec = json.loads(spec_file.read_text(encoding="utf-8"))
+    spec_file = os.path.join(call.arguments.get("bundle") or call.arguments.get("b") or ".", "config.json")
+    spec = json.loads(_read(spec_file))
     uid, gid = mapped_root(spec)
-    spec_file.write_text(json.dumps(edit_spec(spec)), encoding="utf-8")
-    # close_fds=False: the container's terminal and preserved descriptors are ours to pass on. No deadline of
-    # ours: the engine has its own.
-    status = subprocess.call([runc, *words], close_fds=False)
+    _write(spec_file, json.dumps(edit_spec(spec)))
+    # It inherits the container's terminal and preserved descriptors. No deadline of ours: the engine has its own.
+    status = os.spawnv(os.P_WAIT, runc, [runc, *words])  # noqa: S606 - nothing to quote, and no shell
     if status:
         return status if status > 0 else 128 - status
     try:
-        delegate_cgroups(int(Path(call.arguments["pid-file"]).read_text(encoding="ascii")), uid, gid)
+        delegate_cgroups(int(_read(call.arguments["pid-file"])), uid, gid)
     except (OSError, KeyError, ValueError):
         _undo(runc, call)
         raise
@@ -281,32 +279,33 @@ def create(runc: str, words: list[str], call: Call) -> int:
 
 def _undo(runc: str, call: Call) -> None:
     root = ["--root", call.options["root"]] if "root" in call.options else []
-    subprocess.run([runc, *root, "delete", "--force", *call.operands[:1]], check=False, timeout=UNDO_SECONDS)
+    os.spawnv(os.P_WAIT, runc, [runc, *root, "delete", "--force", *call.operands[:1]])  # noqa: S606 - as above
 
 
 def edit_exec(call: Call) -> None:
     """`docker exec` brings a process description of its own, made from the engine's unedited specification."""
     given = call.arguments.get("process") or call.arguments.get("p")
     if given:
-        process = json.loads(Path(given).read_text(encoding="utf-8"))
-        Path(given).write_text(json.dumps(edit_process({"process": process})), encoding="utf-8")
+        _write(given, json.dumps(edit_process({"process": json.loads(_read(given))})))
 
 
 def report(message: str, log_file: str | None) -> None:
     """Say it where a person looks, and in runc's log, from which the engine takes what it shows."""
     print(message, file=sys.stderr)
     if log_file:
+        import time  # noqa: PLC0415 - most calls report nothing
+
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        with Path(log_file).open("a", encoding="utf-8") as log:
+        with open(log_file, "a", encoding="utf-8") as log:
             log.write(json.dumps({"level": "error", "msg": message, "time": now}) + "\n")
 
 
 def find_runc() -> str:
     """The stock runc of this host."""
-    runc = shutil.which("runc", path=os.environ.get("PATH", "") + ":" + RUNC_PLACES)
-    if runc is None:
-        raise RefusedError("userns-runc needs runc, and there is none on this host: install the package runc")
-    return runc
+    for folder in f"{os.environ.get('PATH', '')}:{RUNC_PLACES}".split(":"):
+        if folder and os.access(runc := os.path.join(folder, "runc"), os.X_OK):
+            return runc
+    raise RefusedError("userns-runc needs runc, and there is none on this host: install the package runc")
 
 
 def become(runc: str, words: list[str]) -> NoReturn:
@@ -328,12 +327,12 @@ def run(words: list[str], call: Call) -> int:
 
 def main(words: list[str]) -> int:
     """Run one runc command line and turn errors into a sentence."""
-    call = parse(words)
+    call = Call(words)
     try:
         return run(words, call)
     except RefusedError as refusal:
         report(str(refusal), call.options.get("log"))
-    except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, KeyError) as error:
         report(
             f"userns-runc could not {call.command} the container: {type(error).__name__}: {error}",
             call.options.get("log"),

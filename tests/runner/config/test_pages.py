@@ -15,7 +15,9 @@ from sandbox.config import KeeperConfig
 from sandbox.settings.model import settings_of
 from tests.configuration import EXAMPLE, PAGE, ROOT, example, page
 
-_READ = re.compile(r"""(?:envvar=|environ(?:ment)?(?:\.get\(|\[)|\b(?:URL|SOCKET)_VARIABLE(?:: Final)? = )"([A-Z][A-Z0-9_]+)\"""")
+_READ = re.compile(
+    r"""(?:envvar=|environ(?:ment)?(?:\.get\(|\[)|\b(?:URL|SOCKET)_VARIABLE(?:: Final)? = )"([A-Z][A-Z0-9_]+)\""""
+)
 """How our code reads a variable."""
 _NOT_OURS = {
     *("PATH", "HOME", "TERM", "XDG_STATE_HOME", "SUDO_UID", "DOCKER_CONFIG"),

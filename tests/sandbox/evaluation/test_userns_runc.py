@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.evaluation import userns_runc
-from sandbox.evaluation.userns_runc import RefusedError, cgroup_folders, edit_seccomp, edit_spec, mapped_root, parse
+from sandbox.evaluation.userns_runc import Call, RefusedError, cgroup_folders, edit_seccomp, edit_spec, mapped_root
 
 Spec = dict[str, Any]
 
@@ -178,14 +178,14 @@ def test_anothers_user_namespace_is_refused() -> None:
 
 def test_the_command_line_is_taken_apart_as_containerd_writes_it() -> None:
     options = "--root /r --log /b/log.json --log-format json --systemd-cgroup"
-    call = parse(f"{options} create --bundle /b --pid-file /b/p --no-pivot id".split())
+    call = Call(f"{options} create --bundle /b --pid-file /b/p --no-pivot id".split())
     assert call.command == "create"
     assert call.options["log"] == "/b/log.json"
     assert call.arguments["bundle"] == "/b"
     assert call.arguments["pid-file"] == "/b/p"
     assert call.operands == ["id"]
-    assert parse(["--log=/l", "exec", "--process=/p", "-d", "id"]).arguments["process"] == "/p"
-    assert parse([]).command == ""
+    assert Call(["--log=/l", "exec", "--process=/p", "-d", "id"]).arguments["process"] == "/p"
+    assert Call([]).command == ""
 
 
 V1_MOUNTS = """\
@@ -200,15 +200,15 @@ V1_MOUNTS = """\
 def test_cgroups_are_found_on_version_1() -> None:
     memberships = ["4:memory:/job/box", "3:cpu,cpuacct:/box", "2:name=systemd:/box", "0::/", "5:pids:/box"]
     assert list(cgroup_folders(memberships, V1_MOUNTS)) == [
-        Path("/sys/fs/cgroup/memory/box"),
-        Path("/sys/fs/cgroup/cpu,cpuacct/box"),
-        Path("/sys/fs/cgroup/systemd/box"),
+        "/sys/fs/cgroup/memory/box",
+        "/sys/fs/cgroup/cpu,cpuacct/box",
+        "/sys/fs/cgroup/systemd/box",
     ]
 
 
 def test_cgroups_are_found_on_version_2() -> None:
     mounts = ["30 20 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate"]
-    assert list(cgroup_folders(["0::/box/a"], mounts)) == [Path("/sys/fs/cgroup/box/a")]
+    assert list(cgroup_folders(["0::/box/a"], mounts)) == ["/sys/fs/cgroup/box/a"]
     assert list(cgroup_folders(["0::/"], mounts)) == [], "the host's own root is never given away"
 
 
