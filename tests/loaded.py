@@ -11,6 +11,7 @@ runner_lean.do_without()
 sandbox_lean.do_without()
 for _name in (
     "runner.serve", "runner.run", "sandbox.keeper.process", "sandbox.adhoc.machine", "sandbox.engine", "paramiko",
+    "jinja2", "uvicorn.lifespan.off", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto",
     "pytest",  # each fork has the main program's script loaded, which imports that
 ):  # fmt: skip
     import_module(_name)
