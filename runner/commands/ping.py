@@ -1,4 +1,4 @@
-"""`runner ping` with all its options; without an address it never comes here, see `runner.entry`."""
+"""`runner ping` with all its options; without --url it never comes here, see `runner.entry`."""
 
 from __future__ import annotations
 
