@@ -6,16 +6,21 @@ They take DOCKER_HOST, SANDBOX_RUNTIME and SANDBOX_IMAGE from the environment, a
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 import docker
 import pytest
 
 from tests.foreign import Foreign, Foreigners, foreigners
 
+#: What takes a minute and more by itself comes first: at the end it would keep one worker alone. The many small files
+#: come last, and keep all of them at work until the end.
+TURNS: Final = {"soak": 0, "runner": 2, "sandbox": 2}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes a minute and more by itself comes first: at the end it would keep one worker alone."""
-    items.sort(key=lambda item: item.path.parent.name != "soak")
+    items.sort(key=lambda item: TURNS.get(item.path.relative_to(Path(__file__).parent).parts[0], 1))
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,9 @@ from tests.crash.matrix import LogPromise, Promise
 from tests.crash.starts import PORT
 from tests.e2e.conftest import DEADLINE, until, until_only_these_are_left
 
-#: MiB that the script writes before it is let go, and in all.
-HALF, ALL = 12, 24
+#: MiB that the script writes before it is let go, and in all. A runner that stops at the first two takes no more than
+#: a window of SSH's, two more, so that each half is in part in the sandbox alone.
+HALF, ALL = 6, 12
 
 #: Says that it started, writes a part, waits until it is let go, and writes the rest.
 SCRIPT: Final = f"""#!/usr/bin/env python3

@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 STOP_AT, STOPPED_AT, CLOCK = "stop-at", "stopped-at", "clock"
 #: Bytes of output on disk at the point `running`.
-FIRST_BYTES = 4 * 1024 * 1024
+FIRST_BYTES = 2 * 1024 * 1024
 
 
 def main() -> None:
