@@ -199,7 +199,7 @@ class Command:
                 self.channel.sendall(given)
             self.channel.settimeout(None)
         except ssh.LOST as error:
-            raise lost(error) from error
+            raise lost(transport, error) from error
 
     def feed(self, source: Iterable[bytes]) -> None:
         """Send this to its standard input, in a thread of its own, and then the end of it."""
@@ -235,7 +235,7 @@ class Command:
         if self.channel.exit_status_ready() and self.channel.exit_status >= 0:
             return self.channel.exit_status
         if not self._transport.is_active():
-            raise lost(None)
+            raise lost(self._transport, None)
         return 255  # a signal ended its shell: as ssh(1) has it, since which one is not told
 
     def end(self) -> bool:
@@ -298,9 +298,10 @@ def _script(text: str, cwd: str | None) -> str:
     return text if cwd is None else f"cd -- {shlex.quote(cwd)} || exit 126\n{text}"
 
 
-def lost(error: BaseException | None) -> ConnectionLost:
-    """The connection broke."""
-    why = f": {words(error)}" if error else ""
+def lost(transport: ssh.Transport, error: BaseException | None) -> ConnectionLost:
+    """The connection broke. What the transport ended of says more than what its next user got to hear."""
+    reason = transport.get_exception() or error
+    why = f": {words(reason)}" if reason else ""
     return ConnectionLost(f"The connection to the sandbox broke{why}. Was it removed? `sandbox ls` tells.")
 
 
