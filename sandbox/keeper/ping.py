@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from sandbox.errors import ProtocolError
+from sandbox.errors import KeeperRefused, ProtocolError
 from sandbox.keeper.exchange import exchange
 
 REQUEST = b'{"version":2,"request":{"verb":"ping"}}\n'
@@ -14,6 +14,8 @@ def main(keeper: str | Path) -> int:
     line, _ = exchange(Path(keeper), REQUEST)
     try:
         answer = json.loads(line)
+        if "refused" in answer:
+            raise KeeperRefused(answer["refused"])
         fit, message = answer["fit"] is True, str(answer["message"])
     except (ValueError, KeyError, TypeError):
         raise ProtocolError("The keeper's answer was not understood. Are both of the same release?") from None

@@ -210,6 +210,15 @@ def test_ping_says_whether_it_is_fit(command: Command, script: Script, options: 
     assert (done.returncode, done.stdout, done.stderr) == (1, "No sandbox for: default.\n", "")
 
 
+def test_a_health_check_that_is_refused_says_why(
+    command: Command, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ping, "REQUEST", ping.REQUEST.replace(b"2", b"3"))
+    code, line = command.fails("ping", "--keeper", command.folder / "run" / "keeper" / "socket")
+    assert code == 69
+    assert "did not understand the request: version" in line
+
+
 def test_a_health_check_asks_in_the_words_of_the_protocol() -> None:
     assert protocol.encode_request(protocol.Ping()) == ping.REQUEST
 
