@@ -13,6 +13,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network
 
 from sandbox.errors import SandboxError
+from sandbox.network.generation import generation
 from sandbox.network.ruleset import END_MARK, Count, Refusal, Wall, check_bridge, installation_of, render, table_name
 from sandbox.template import InstallationId
 from sandbox.text import one_line
@@ -51,6 +52,7 @@ class Walls:
         self._neighbours: frozenset[IPv4Network] = frozenset()
         self._loaded = False
         self._standing = ""
+        self._seen: int | None = None
         self._counts: dict[Refusal, Count] = {}
 
     def put(self, bridge: str, wall: Wall) -> None:
@@ -70,7 +72,7 @@ class Walls:
             self._walls.pop(bridge, None)
 
     def ensure(self, neighbours: Collection[IPv4Network] | None = None) -> WallState:
-        """Have the walls standing as they were put, in milliseconds where nothing has changed.
+        """Have the walls standing as they were put, in microseconds where no firewall rule was changed since.
 
         `neighbours` are the engine's other bridge networks; without it, those that were named last.
         Raises `WallsDown`.
@@ -79,7 +81,7 @@ class Walls:
             if neighbours is not None:
                 self._loaded = self._loaded and self._neighbours == frozenset(neighbours)
                 self._neighbours = frozenset(neighbours)
-            lost = bool(self._standing) and self._list() != self._standing
+            lost = bool(self._standing) and not self._stands()
             if self._loaded and not lost:
                 return WallState.STANDING
             self._load()
@@ -97,7 +99,7 @@ class Walls:
     def remove(self) -> None:
         """Take the table away, which nobody should do while there are sandboxes. Raises `WallsDown`."""
         with self._lock, suppress(_NoTable):
-            self._loaded, self._standing = False, ""
+            self._loaded, self._standing, self._seen = False, "", None
             _nft("delete", "table", "inet", self._table)
 
     def _load(self) -> None:
@@ -106,13 +108,22 @@ class Walls:
             self._read_counters()
         _nft("-f", "-", given=render(self._installation, self._walls, self._neighbours, self._counts))
         # How nft prints a table differs between its versions: what it prints now is what it must print from now on.
-        self._standing = self._list()
+        seen, self._standing = generation(), self._list()
         if END_MARK not in self._standing:
             raise WallsDown(
                 f"The firewall table {self._table} was removed again as soon as it was loaded. Find out what keeps "
                 "flushing the host's firewall, and have it leave this table alone."
             )
-        self._loaded = True
+        self._loaded, self._seen = True, seen
+
+    def _stands(self) -> bool:
+        """Whether the table is as it was loaded. It is read only where some rule was changed since the last look."""
+        now = generation()  # before the reading: what changes meanwhile is read at the next look
+        if now is not None and now == self._seen:
+            return True
+        standing = self._list() == self._standing
+        self._seen = now if standing else None
+        return standing
 
     def _list(self) -> str:
         """The table without its counters' values; empty when it is not there."""

@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import sys
 from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -44,6 +45,39 @@ def test_a_loss_is_noticed_and_put_back(lab: Lab, loss: str) -> None:
     flushed(lab.host, LOSSES[loss])
     assert lab.ensure() is WallState.PUT_BACK
     assert lab.ensure() is WallState.STANDING
+
+
+def test_where_no_rule_was_changed_nothing_is_read(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The trap: reading it each second took most of what a keeper at rest takes."""
+    lab.ensure()
+    monkeypatch.setenv("PATH", str(tmp_path))  # there is no nft
+    assert lab.ensure() is WallState.STANDING
+
+
+def test_another_table_s_change_is_no_loss(lab: Lab) -> None:
+    lab.ensure()
+    lab.host.run("nft", "add", "table", "inet", "other")
+    assert lab.ensure() is WallState.STANDING
+    lab.host.run("nft", "delete", "table", "inet", "other")
+    assert lab.ensure() is WallState.STANDING
+
+
+def test_where_the_kernel_does_not_tell_it_is_read(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walls, "generation", lambda: None)
+    lab.ensure()
+    assert lab.ensure() is WallState.STANDING
+    flushed(lab.host, "flush ruleset")
+    assert lab.ensure() is WallState.PUT_BACK
+
+
+def test_without_the_right_to_it_the_kernel_tells_no_generation(lab: Lab) -> None:
+    show = [sys.executable, "-c", "from sandbox.network.generation import generation; print(generation())"]
+    printed = [
+        subprocess.run([*before, *show], capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+        for before in ([], ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"])
+    ]
+    assert printed[0].isdigit()
+    assert printed[1] == "None"
 
 
 def test_a_loss_is_told_although_something_else_is_wanted_by_now(lab: Lab) -> None:
