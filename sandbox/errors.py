@@ -97,6 +97,7 @@ class Fault(StrEnum):
     IMAGE_REPLACED = "image-replaced"
     OTHER_TRUST_KEY = "other-trust-key"
     HOLD_OVER = "hold-over"
+    KEEPER_STOPPED = "keeper-stopped"
 
     @property
     def is_quiet(self) -> bool:

@@ -216,6 +216,8 @@ class Keeper:
         with self._stock.changed:
             lent = {sandbox.name for sandbox in self._stock.pool if sandbox.lease is not None}
         left_running = set() if self._hurried else lent
+        for name in lent - left_running:  # its runner asks once the connection breaks, and nobody answers a while later
+            self._stock.condemn(name, Fault.KEEPER_STOPPED, "The keeper was told to stop at once.")
         self._workers.stop(wait=False)
         removed = 0
         with suppress(EngineError):  # what does not go is tried once more, and told, below

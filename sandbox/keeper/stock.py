@@ -85,7 +85,8 @@ class Stock:
                 self.trouble = reason
             tell = events.info if fault.is_quiet else events.warning
             then = "It is held for a person." if sandbox.state is State.HELD else "It is recreated."
-            tell(Action.CONDEMNED, f"condemned ({fault}): {reason} {then}", sandbox=name)
+            why = reason if fault is Fault.KEEPER_STOPPED else f"{reason} {then}"
+            tell(Action.CONDEMNED, f"condemned ({fault}): {why}", sandbox=name)
             self.changed.notify_all()
 
     def end_what_ran_out(self, now: float) -> None:

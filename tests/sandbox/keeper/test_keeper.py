@@ -582,6 +582,22 @@ def test_a_hurried_stop_leaves_nothing(world: World, host: Host) -> None:
     assert host.containers == {}
 
 
+def test_a_hurried_stop_ends_leases_before_their_sandboxes(world: World, host: Host) -> None:
+    """The trap: a runner that asks while its sandbox goes was told to try again, and did so for five minutes."""
+    grant = world.lend()
+    answers: set[str] = set()
+
+    def resume() -> None:
+        with pytest.raises(KeeperRefused) as refused:
+            world.keeper.verbs.resume(protocol.Resume(token=grant.token))
+        answers.add(str(refused.value))
+
+    host.on_remove = resume
+    world.keeper.hurry()
+    world.stop(patience=MARGIN)
+    assert answers == {"That lease is over: The keeper was told to stop at once."}
+
+
 def test_stop_does_not_wait_for_a_runner_that_is_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sandbox.pool.LEASE_TERM", 0.2)
     world.lend()
