@@ -1,5 +1,6 @@
 """Loaded by the process that `programs` forks from: what every command of ours loads."""
 
+import gc
 from importlib import import_module
 
 from runner import lean as runner_lean
@@ -17,3 +18,5 @@ for _name in (
     import_module(_name)
 for _name in ("runner.cli", "sandbox.cli"):
     import_module(_name).app()
+gc.collect()
+gc.freeze()  # as `lean.loading` does, whose own imports find all of this here
