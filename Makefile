@@ -78,6 +78,7 @@ PIP_INSTALL = pip install --quiet --disable-pip-version-check --no-compile
 	  || { echo "== installing python3 and python3-venv"; \
 	       apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 python3-venv ca-certificates >/dev/null; }
 	@python3 -m venv .venv
+	@.venv/bin/$(PIP_INSTALL) --upgrade pip # those of 2023 take twice as long for what follows
 	@.venv/bin/$(PIP_INSTALL) --editable '.[compose]'
 	@touch $@
 
