@@ -20,12 +20,11 @@ from tests.e2e.conftest import DEADLINE, Keeper, leased, run, start, until
 
 
 @pytest.fixture(scope="module")
-def layout(docker_client: docker.DockerClient, sandbox_image: str) -> Iterator[Layout]:
+def layout(sandbox_image: str) -> Iterator[Layout]:
     """A private engine that has the sandbox image."""
     with engines.private("rest") as made:
-        client = docker.DockerClient(base_url=made.url, timeout=300)
-        client.images.load(b"".join(docker_client.images.get(sandbox_image).save(named=True)))
-        client.close()
+        with subprocess.Popen(["docker", "save", sandbox_image], stdout=subprocess.PIPE) as image:
+            subprocess.run(["docker", f"--host={made.url}", "load", "--quiet"], stdin=image.stdout, check=True)
         yield made
 
 
