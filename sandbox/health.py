@@ -220,7 +220,9 @@ class HostHealth:
     def admit_removal(self, now: float) -> bool:
         """Whether a sandbox may be removed now. True takes the turn, where there are turns."""
         self.look(now)
-        return self._state is not HostState.WEDGED or self._take_turn("removal", now)
+        if self._state is HostState.WEDGED:
+            return self._take_turn("removal", now)
+        return self._silence(now) is None  # else it would fail, and be put off
 
     def admit_probe(self, now: float) -> bool:
         """Whether the runtime should be asked about an idle sandbox, to see that it works. True takes the turn.

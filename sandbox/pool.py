@@ -74,6 +74,8 @@ class Sandbox:
     hold: float | None = None
     """Seconds to keep it for a person once it serves nobody any more."""
     held_until: float = 0.0
+    again: float = 0.0
+    """When the removal of a stuck one is tried again."""
     fault: Fault | None = None
     reason: str | None = None
 
@@ -321,9 +323,12 @@ class Pool:
         """It is being removed."""
         return self._move(name, State.DESTROYING, now)
 
-    def stuck(self, name: str, now: float) -> Sandbox:
-        """Its removal hangs or failed. It still counts against the capacity, and is tried again."""
-        return self._move(name, State.STUCK, now)
+    def stuck(self, name: str, now: float, *, asked: bool = True) -> Sandbox:
+        """Its removal hangs or failed. It still counts against the capacity, and is tried again.
+
+        One for which the engine was not even reached (`asked` is False) is due at once: it waits for nothing else.
+        """
+        return self._move(name, State.STUCK, now, again=now + STUCK_RETRY if asked else now)
 
     def gone(self, name: str, now: float) -> None:
         """Nothing of it is left."""
@@ -351,7 +356,7 @@ class Pool:
         """What should be done now. Whether the host bears it, doing it and telling what came of it are the caller's."""
         actions: list[Action] = []
         for sandbox in self._sandboxes.values():
-            overdue = sandbox.state is State.STUCK and now - sandbox.since >= STUCK_RETRY
+            overdue = sandbox.state is State.STUCK and now >= sandbox.again
             if sandbox.state is State.CONDEMNED or overdue:
                 actions.append(Destroy(sandbox.name))
         for profile in self.profiles:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Network
 
-from sandbox.errors import ConfigError, EngineError, EngineTimeout, Fault, SandboxFault
+from sandbox.errors import ConfigError, EngineError, EngineTimeout, EngineUnreachable, Fault, SandboxFault
 from sandbox.health import CreationBegan, CreationEnded, FreshUnfit
 from sandbox.keeper.builder import Built, Prepared, as_fault
 from sandbox.keeper.parts import Parts
@@ -210,7 +210,7 @@ class Workers:
             events.error(Action.REMOVAL_FAILED, f"could not be removed, will try again: {error}", sandbox=str(name))
             with stock.changed:
                 stock.trouble = str(error)
-                stock.pool.stuck(str(name), time.monotonic())
+                stock.pool.stuck(str(name), time.monotonic(), asked=not isinstance(error, EngineUnreachable))
             return
         self._guard.forget(name)
         stock.remove(str(name))

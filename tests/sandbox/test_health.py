@@ -363,6 +363,17 @@ def test_silence_is_told_while_the_listing_still_hangs() -> None:
     assert "answered nothing for 20 s" in health.sentence
 
 
+def test_nothing_is_removed_by_an_engine_that_does_not_answer() -> None:
+    """The trap: each such removal fails, and was put off until long after the engine is back."""
+    health = HostHealth(0)
+    health.observe(CallBegan(0, Step.LIST), 0)
+    health.observe(CallEnded(0, End.UNREACHABLE), 0)
+    assert not health.admit_removal(1)
+    health.observe(CallBegan(1, Step.LIST), 2)
+    health.observe(CallEnded(1, End.ANSWERED), 2)
+    assert health.admit_removal(2)
+
+
 # -- new sandboxes ----------------------------------------------------------------------------------------------------
 
 

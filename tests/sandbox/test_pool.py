@@ -421,6 +421,16 @@ def test_a_stuck_removal_takes_up_a_place_and_is_tried_again_later() -> None:
     assert world.plan(2.0 + STUCK_RETRY) == [Destroy(name)]
 
 
+def test_a_removal_that_never_reached_the_engine_is_due_at_once() -> None:
+    """The trap: after a restart of the engine its place was empty for half a minute."""
+    world = World(warm=1)
+    name = world.ready()
+    world.pool.condemn(name, Fault.GONE, "it is gone", 1.0)
+    world.pool.destroying(name, 1.0)
+    world.pool.stuck(name, 2.0, asked=False)
+    assert world.plan(2.0) == [Destroy(name)]
+
+
 def test_an_idle_sandbox_is_proven_again_and_only_then() -> None:
     world = World(warm=1)
     name = world.ready(now=0.0)

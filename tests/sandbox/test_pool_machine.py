@@ -222,14 +222,14 @@ class PoolMachine(RuleBasedStateMachine):
             assert sandbox.state is State.READY
             self.pool.condemn(sandbox.name, Fault.OTHER_TRUST_KEY, "room", self.now)
 
-    @rule(data=st.data(), hangs=st.booleans())
-    def a_removal_ends(self, data: st.DataObject, hangs: bool) -> None:
+    @rule(data=st.data(), hangs=st.booleans(), asked=st.booleans())
+    def a_removal_ends(self, data: st.DataObject, hangs: bool, asked: bool) -> None:
         if name := self.some(data, State.DESTROYING):
-            self.end_removal(name, hangs)
+            self.end_removal(name, hangs, asked)
 
-    def end_removal(self, name: str, hangs: bool) -> None:
+    def end_removal(self, name: str, hangs: bool, asked: bool = True) -> None:
         if hangs:
-            self.pool.stuck(name, self.now)
+            self.pool.stuck(name, self.now, asked=asked)
         else:
             self.pool.gone(name, self.now)
             self.seen.pop(name, None)

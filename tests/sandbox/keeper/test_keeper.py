@@ -17,6 +17,7 @@ from sandbox.errors import (
     ConfigError,
     EngineError,
     EngineTimeout,
+    EngineUnreachable,
     Fault,
     KeeperRefused,
     NotNow,
@@ -490,6 +491,14 @@ def test_a_removal_that_fails_is_stuck_and_tried_again(world: World, monkeypatch
     world.keeper.verbs.condemn(protocol.Condemn(token=grant.token, reason="next"))
     world.wait_for("its being stuck", lambda: State.STUCK in world.states())
     world.host.on_remove = lambda: None
+    world.wait_for("its removal", lambda: grant.sandbox not in world.host.containers)
+
+
+def test_a_removal_that_did_not_reach_the_engine_is_done_once_that_answers(world: World) -> None:
+    """The trap: what a restarted engine had not taken away was waited for half a minute, with its place empty."""
+    world.host.on_remove = fail_once(EngineUnreachable("No Docker Engine answers."))
+    grant = world.lend()
+    world.keeper.verbs.condemn(protocol.Condemn(token=grant.token, reason="next"))
     world.wait_for("its removal", lambda: grant.sandbox not in world.host.containers)
 
 
