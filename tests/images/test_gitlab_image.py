@@ -40,7 +40,7 @@ def built(client: docker.DockerClient, context: Path, stand_in: str) -> str:
     )  # fmt: skip
     dockerfile = "images/gitlab/Dockerfile"
     arguments = {"GITLAB_RUNNER_IMAGE": BASE}
-    client.images.build(path=str(context), dockerfile=dockerfile, tag=IMAGE, rm=True, buildargs=arguments)
+    client.images.build(path=str(context), dockerfile=dockerfile, tag=IMAGE, rm=True, forcerm=True, buildargs=arguments)
     return IMAGE
 
 
