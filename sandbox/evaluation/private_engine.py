@@ -38,8 +38,8 @@ STOP_SECONDS = 40.0
 LOCK_SECONDS = 180.0
 LOG_BYTES = 16 * 1024 * 1024
 GOGC = "400"
-"""Per cent that the engine's heap may grow between two garbage collections, unless the environment says otherwise. With
-Go's own 100, a third of the time went there of each program that it starts: four for each container."""
+"""Per cent by which the engine's heap may grow between two garbage collections, unless the environment says otherwise.
+With Go's own 100, a third of each start of itself went there, and it starts itself four times for each container."""
 
 # In a mount namespace of the engine's own, so that only the engine sees this resolv.conf. containerd is started
 # beside dockerd because dockerd would otherwise take the host's, and with it the host's containers.
@@ -255,15 +255,13 @@ def _start(layout: Layout, say: Say) -> None:
     say(f"starting a private Docker Engine; its log is {layout.log}")
     enter = [have("nsenter") or "nsenter", f"--net={layout.netns_file}"]
     own_mounts = ["unshare", "--mount", "--propagation", "slave"]
-    environment = (
-        {"GOGC": GOGC}
-        | os.environ
-        | {
-            "PATH": f"{layout.tools}{os.pathsep}{SYSTEM_PATH}",
-            "RESOLV_CONF": str(layout.resolv_conf),
-            "CONTAINERD_TOML": str(layout.containerd_toml),
-        }
-    )
+    environment = {
+        "GOGC": GOGC,
+        **os.environ,
+        "PATH": f"{layout.tools}{os.pathsep}{SYSTEM_PATH}",
+        "RESOLV_CONF": str(layout.resolv_conf),
+        "CONTAINERD_TOML": str(layout.containerd_toml),
+    }
     mode = "wb" if layout.log.exists() and layout.log.stat().st_size > LOG_BYTES else "ab"
     # The configuration's path is an argument of every step up to dockerd itself: by that the process is known.
     known_by = str(layout.daemon_json)
