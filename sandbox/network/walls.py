@@ -99,7 +99,7 @@ class Walls:
     def remove(self) -> None:
         """Take the table away, which nobody should do while there are sandboxes. Raises `WallsDown`."""
         with self._lock, suppress(_NoTable):
-            self._loaded, self._standing, self._seen = False, "", None
+            self._loaded, self._standing = False, ""
             _nft("delete", "table", "inet", self._table)
 
     def _load(self) -> None:
