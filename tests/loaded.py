@@ -1,6 +1,5 @@
 """Loaded by the process that `programs` forks from: what every command of ours loads."""
 
-import gc
 from importlib import import_module
 
 from runner import lean as runner_lean
@@ -10,13 +9,12 @@ from tests.crash import clock
 clock.install()  # before anything keeps `time.time` for itself
 runner_lean.do_without()
 sandbox_lean.do_without()
-for _name in (
-    "runner.serve", "runner.run", "sandbox.keeper.process", "sandbox.adhoc.machine", "sandbox.engine", "paramiko",
-    "jinja2", "uvicorn.lifespan.off", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto",
-    "pytest",  # each fork has the main program's script loaded, which imports that
-):  # fmt: skip
-    import_module(_name)
-for _name in ("runner.cli", "sandbox.cli"):
-    import_module(_name).app()
-gc.collect()
-gc.freeze()  # as `lean.loading` does, whose own imports find all of this here
+with sandbox_lean.loading():
+    for _name in (
+        "runner.serve", "runner.run", "sandbox.keeper.process", "sandbox.adhoc.machine", "sandbox.engine", "paramiko",
+        "jinja2", "uvicorn.lifespan.off", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto",
+        "pytest",  # each fork has the main program's script loaded, which imports that
+    ):  # fmt: skip
+        import_module(_name)
+    for _name in ("runner.cli", "sandbox.cli"):
+        import_module(_name).app()
