@@ -329,6 +329,8 @@ class Supervisor:
         """Write the final record, and only then let the followers know."""
         counts = {"logged": self.logged, "dropped": self.dropped, "removed": self.removed}
         self.attempt.write_record({**end, **counts, "log_error": self.log_error, **self.progress()})
+        for _ in range(MAX_LINKS):  # who knocked before the end has nothing else where the job removed the folder
+            self.welcome()
         for link in (self.listener, *self.links.values()):
             link.close()
 
