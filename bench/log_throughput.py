@@ -88,7 +88,7 @@ async def measure(given: argparse.Namespace) -> dict[str, float]:
 def main(words: Sequence[str] | None = None) -> None:
     """Measure and print."""
     arguments = parser("Log throughput of the runner against OpenSSH.")
-    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--megabytes", type=int, default=1000)
     arguments.add_argument("--folder", type=Path, help="where the logs are written; default: the temporary folder")
     given = arguments.parse_args(words)

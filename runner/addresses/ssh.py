@@ -165,8 +165,6 @@ async def _errand(access: Access, before: Mapping[str, object] | None, folders: 
                 printed = await _run(access, given)
     except TimeoutError:
         raise ConnectError(f"It did not do what it was asked within {ERRAND_DEADLINE:g} s.") from None
-    finally:
-        access.socket.close()
     try:
         answer = json.loads(printed)
         if answer["nonce"] == nonce and {"python", "left", "error"} <= answer.keys():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Final, Self, TypeAlias
 
@@ -29,6 +30,9 @@ from runner.execution.options import Settings
 
 #: Bytes in flight. More only outgrows the processor's cache.
 WINDOW: Final = 2 * 1024 * 1024
+#: Bytes that are read from a connection at once. asyncio asks for 256 KiB, which glibc's malloc has the kernel map and
+#: clear for each read (M_MMAP_THRESHOLD is 128 KiB); asyncssh copies what is left of a read with each packet.
+READ: Final = 120 * 1024
 #: Bytes of the launcher's standard error that are kept for the sentence that says what went wrong.
 MAX_DIAGNOSIS: Final = 1000
 #: Seconds for a polite end of the connection.
@@ -116,7 +120,6 @@ class Session:
         except BaseException as error:
             if connection:
                 connection.abort()
-            access.socket.close()
             if isinstance(error, TimeoutError):
                 raise ConnectError(f"The sandbox did not get ready for a script within {deadline:g} s.") from error
             raise
@@ -230,24 +233,37 @@ class Pipe:
         return wire.clean(diagnosis.decode(errors="replace")) or f"exit code {self._process.exit_status}"
 
 
+class ShortReads(socket.socket):
+    """A socket that gives no more than `READ` bytes at once."""
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        return super().recv(min(size, READ), flags)
+
+
 async def connect(access: Access, settings: Settings) -> asyncssh.SSHClientConnection:
-    return await asyncssh.connect(
-        "sandbox",
-        sock=access.socket,
-        config=None,
-        username=access.user,
-        known_hosts=([asyncssh.import_public_key(access.host_key)], [], []),
-        client_keys=[asyncssh.import_private_key(access.client_key)],
-        agent_path=None,
-        preferred_auth="publickey",
-        gss_host=None,
-        x509_trusted_certs=None,
-        compression_algs=["none"],
-        encryption_algs=CIPHERS,
-        login_timeout=settings.open_deadline,
-        keepalive_interval=settings.keepalive_interval,
-        keepalive_count_max=settings.keepalive_count,
-    )
+    """Log in. Owns `access.socket` from here on, also on failure."""
+    link = ShortReads(fileno=access.socket.detach())
+    try:
+        return await asyncssh.connect(
+            "sandbox",
+            sock=link,
+            config=None,
+            username=access.user,
+            known_hosts=([asyncssh.import_public_key(access.host_key)], [], []),
+            client_keys=[asyncssh.import_private_key(access.client_key)],
+            agent_path=None,
+            preferred_auth="publickey",
+            gss_host=None,
+            x509_trusted_certs=None,
+            compression_algs=["none"],
+            encryption_algs=CIPHERS,
+            login_timeout=settings.open_deadline,
+            keepalive_interval=settings.keepalive_interval,
+            keepalive_count_max=settings.keepalive_count,
+        )
+    except BaseException:
+        link.close()
+        raise
 
 
 class _Conversation(asyncssh.SSHClientSession[bytes]):
