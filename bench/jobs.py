@@ -1,12 +1,17 @@
 """The service from end to end: trivial jobs per second by several clients, and the memory of `runner serve`, at rest
 and with 50 followers of one log.
 
-python -m bench.jobs [JOBS]
+    python -m bench.jobs [JOBS]
+
+The limit is what the logins leave: each job has two of its own, the runner's, which is kept for no other job, and the
+proof of life after it. OpenSSH's client makes as many in the same run, and nothing else.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -24,10 +29,15 @@ import httpx
 
 from bench.recreate import DEADLINE, until
 from bench.stream import SANDBOXES, keeper
+from runner.execution.lease import new_token
+from runner.keeper_leases import KeeperLease, KeeperLeases
 from sandbox.keeper.places import SOCKET_IN_RUN_FOLDER
 from tests.web import answers
 
 CLIENTS, FOLLOWERS = 4, 50
+LOGINS, LOGINS_OF_A_JOB = 100, 2
+#: The goal, in jobs per second on two cores.
+GOAL = 60
 #: Writes all the time, so that every follower has something to be sent.
 CHATTY = "while :; do seq 1000; sleep 0.1; done"
 
@@ -93,6 +103,38 @@ def throughput(service: Runner, jobs: int) -> float:
     return jobs / (time.monotonic() - began)
 
 
+def logins(folder: Path) -> float:
+    """Return how many logins a second as many clients of OpenSSH make to a sandbox of the keeper."""
+    lease = asyncio.run(lend(folder))
+    try:
+        command = ssh(folder, lease)
+        began = time.monotonic()
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            list(clients.map(lambda _: subprocess.run(command, check=True, timeout=DEADLINE), range(LOGINS)))
+        return LOGINS / (time.monotonic() - began)
+    finally:
+        asyncio.run(lease.give_back(used=True))
+
+
+async def lend(folder: Path) -> KeeperLease:
+    leases = KeeperLeases(folder / "run" / SOCKET_IN_RUN_FOLDER)
+    return await leases.lend("logins", new_token(), "default", "bench", DEADLINE, DEADLINE)
+
+
+def ssh(folder: Path, lease: KeeperLease) -> list[str]:
+    """Return the command that logs in to what a lease leads to, and out again."""
+    access = lease.access
+    with access.socket as connection:
+        host, port = connection.getpeername()[:2]
+    key, hosts = folder / "client", folder / "known_hosts"
+    key.touch(mode=0o600)
+    key.write_text(access.client_key)
+    hosts.write_text(f"sandbox {access.host_key}")
+    command = ["nsenter", f"--net={namespace}"] if (namespace := os.environ.get("DOCKER_NETNS")) else []
+    command += ["ssh", "-F", "none", "-i", str(key), "-p", str(port), "-l", access.user, "-o", "BatchMode=yes"]
+    return [*command, "-o", f"UserKnownHostsFile={hosts}", "-o", "HostKeyAlias=sandbox", host, "true"]
+
+
 def followed(service: Runner) -> float:
     """Return the memory in MiB while so many clients follow one log."""
     job = service.submit(CHATTY)
@@ -126,15 +168,19 @@ def report(jobs: int) -> None:
     with tempfile.TemporaryDirectory() as name, keeper(Path(name)), runner(Path(name)) as service:
         rest = service.memory
         rate = throughput(service, jobs)
+        limit = logins(Path(name)) / LOGINS_OF_A_JOB
         numbers = {
             "jobs_per_s": round(rate, 1),
+            "limit_per_s": round(limit, 1),
+            "ratio": round(rate / limit, 2),
             "rest_mib": round(rest),
             "followers_mib": round(followed(service)),
             "after_mib": round(service.memory),
         }
     print(json.dumps({"bench": "jobs", "sandboxes": SANDBOXES, "clients": CLIENTS, "jobs": jobs, **numbers}))
     print(
-        f"{jobs} trivial jobs of {CLIENTS} clients on {SANDBOXES} sandboxes: {numbers['jobs_per_s']} a second. "
+        f"{jobs} trivial jobs of {CLIENTS} clients on {SANDBOXES} sandboxes: {numbers['jobs_per_s']} a second, "
+        f"{numbers['ratio']} of the {numbers['limit_per_s']} that two logins for each leave; the goal is {GOAL}. "
         f"The service takes {numbers['rest_mib']} MiB at rest, {numbers['followers_mib']} with {FOLLOWERS} followers."
     )
 
