@@ -48,11 +48,12 @@ def unpack(archive: Readable, folder: Path, most_bytes: int) -> list[str]:
                     links[path] = member.linkname
                 else:
                     _write(members, member, folder / path)
+        return [str(path) for path in _link(folder, links)]
     except (tarfile.TarError, EOFError, UnicodeError, ValueError, OverflowError) as error:
         raise TransferRefused(f"What the sandbox sent is no tar archive: {_shown(str(error))}.") from error
-    except FileExistsError as error:
-        raise TransferRefused(f"The sandbox sent {_shown(str(error.filename))} twice, or below a file.") from error
-    return [str(path) for path in _link(folder, links)]
+    except (FileExistsError, NotADirectoryError) as error:
+        name = os.path.relpath(error.filename2 or error.filename, folder)  # a link's own name is the second
+        raise TransferRefused(f"The sandbox sent {_shown(name)} twice, or below a file.") from error
 
 
 def is_inside(link: PurePosixPath, target: str) -> bool:

@@ -47,7 +47,8 @@ def unpack(archive: BinaryIO, folder: Path, most_bytes: int, most_files: int) ->
     ) as error:
         raise UnsafeArchiveError(f"It is no tar archive, or a damaged one ({shown(str(error))}).") from error
     except (FileExistsError, NotADirectoryError) as error:
-        raise UnsafeArchiveError(f"It has {shown(str(error.filename))} twice, or below a file.") from error
+        name = os.path.relpath(error.filename2 or error.filename, folder)  # a link's own name is the second
+        raise UnsafeArchiveError(f"It has {shown(name)} twice, or below a file.") from error
 
 
 def _unpack(archive: BinaryIO, folder: Path, most_bytes: int, most_files: int) -> int:
