@@ -49,12 +49,12 @@ NO_FILES: Final = JobFiles()
 def patterns(rules: Iterable[Artifacts], outcome: Outcome) -> list[str]:
     """Return the patterns of the rules that count after an outcome.
 
-    None where the script came neither to an end of its own nor to its timeout: after a cancel somebody waits.
+    None where the script came neither to an end of its own nor to a timeout of its own: after a cancel somebody waits.
     """
     match outcome:
         case Succeeded():
             fitting = {When.ON_SUCCESS, When.ALWAYS}
-        case ScriptFailed() | Killed() | TimedOut(Limit.JOB):
+        case ScriptFailed() | Killed() | TimedOut(Limit.JOB | Limit.STEP):
             fitting = {When.ON_FAILURE, When.ALWAYS}
         case _:
             fitting = set()

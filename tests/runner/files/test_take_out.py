@@ -7,6 +7,7 @@ import socket
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Final, get_args
 
 import pytest
 
@@ -17,6 +18,7 @@ from runner.execution.files.jobs import JobFiles, patterns
 from runner.execution.files.limits import FileLimits
 from runner.execution.session import Session
 from runner.outcome import (
+    BadRequest,
     BadSource,
     Cancelled,
     Killed,
@@ -41,23 +43,30 @@ def rules(*paths: str, when: When = When.ALWAYS) -> tuple[Artifacts, ...]:
     return (Artifacts(paths=list(paths), when=when),)
 
 
-@pytest.mark.parametrize(
-    ("outcome", "kept"),
-    [
-        (Succeeded(), "success always"),
-        (ScriptFailed(1), "failure always"),
-        (Killed(9), "failure always"),
-        (TimedOut(Limit.JOB), "failure always"),
-        (TimedOut(Limit.SETUP), ""),
-        (TimedOut(Limit.QUEUE), ""),
-        (Cancelled("x"), ""),
-        (RunnerStopped("x"), ""),
-        (SandboxLost("x"), ""),
-        (SetupFailed("x"), ""),
-        (BadSource("x"), ""),
-    ],
-    ids=str,
-)
+#: Every way a job can end, and which of the three kinds of rules counts then.
+KEPT: Final[dict[Outcome, str]] = {
+    Succeeded(): "success always",
+    ScriptFailed(1): "failure always",
+    Killed(9): "failure always",
+    TimedOut(Limit.JOB): "failure always",
+    TimedOut(Limit.STEP): "failure always",
+    TimedOut(Limit.SETUP): "",
+    TimedOut(Limit.QUEUE): "",
+    Cancelled("x"): "",
+    RunnerStopped("x"): "",
+    SandboxLost("x"): "",
+    SetupFailed("x"): "",
+    BadSource("x"): "",
+    BadRequest("x"): "",
+}
+
+
+def test_the_table_has_every_end() -> None:
+    assert {type(outcome) for outcome in KEPT} == set(get_args(Outcome))
+    assert {outcome.which for outcome in KEPT if isinstance(outcome, TimedOut)} == set(Limit)
+
+
+@pytest.mark.parametrize(("outcome", "kept"), KEPT.items(), ids=str)
 def test_what_is_kept_after_which_end(outcome: Outcome, kept: str) -> None:
     each = [
         Artifacts(paths=["success"], when=When.ON_SUCCESS),
