@@ -71,7 +71,7 @@ class AddressLeases:
         if profile != _PROFILE:
             raise LeaseError(
                 f"There is no profile {profile} here: profiles are a keeper's, and these sandboxes are what someone "
-                "made them. Leave the profile away."
+                "made them. Leave the profile out."
             )
         deadline = _now() + wait
         while True:

@@ -77,12 +77,12 @@ class Client:
 
     def artifacts(self, job: str) -> dict[str, Any]:
         """What is kept of a job."""
-        return self._ask("GET", f"/v1/jobs/{_id(job)}/artifacts")
+        return self._ask("GET", f"/v1/jobs/{_job(job)}/artifacts")
 
     def artifact_archive(self, job: str, to: BinaryIO) -> None:
         """Write what is kept of a job into a file, as a compressed tar archive."""
         try:
-            with self._http.stream("GET", f"/v1/jobs/{_id(job)}/artifacts/archive") as answer:
+            with self._http.stream("GET", f"/v1/jobs/{_job(job)}/artifacts/archive") as answer:
                 if answer.is_error:
                     answer.read()
                 _check(answer)
@@ -106,11 +106,11 @@ class Client:
 
     def show(self, job: str) -> dict[str, Any]:
         """One job."""
-        return self._ask("GET", f"/v1/jobs/{_id(job)}")
+        return self._ask("GET", f"/v1/jobs/{_job(job)}")
 
     def cancel(self, job: str) -> dict[str, Any]:
         """Ask for a job's end."""
-        return self._ask("POST", f"/v1/jobs/{_id(job)}/cancel")
+        return self._ask("POST", f"/v1/jobs/{_job(job)}/cancel")
 
     def status(self) -> dict[str, Any]:
         """The service itself."""
@@ -142,7 +142,7 @@ class Client:
 
     def revoke_token(self, token_id: str) -> None:
         """Have a token be worth nothing."""
-        self._request("DELETE", f"/v1/tokens/{_id(token_id)}")
+        self._request("DELETE", f"/v1/tokens/{_id(token_id, 'a token', 'runner token ls')}")
 
     def log(self, job: str, offset: int) -> Iterator[bytes]:
         """Yield what the log has now."""
@@ -181,7 +181,7 @@ class Client:
         # On this host, packing takes longer than sending.
         headers = {"Accept-Encoding": "identity" if self._http.base_url.host in _LOOPBACK else "gzip"}
         try:
-            with self._http.stream("GET", f"/v1/jobs/{_id(job)}/log", params=params, headers=headers) as answer:
+            with self._http.stream("GET", f"/v1/jobs/{_job(job)}/log", params=params, headers=headers) as answer:
                 if answer.is_error:
                     answer.read()
                 _check(answer)
@@ -299,11 +299,15 @@ def _read_token(path: Path) -> str:
         raise ClientError(f"The token file {path} cannot be read: {error}.") from error
 
 
-def _id(job: str) -> str:
-    """An id as it may stand in an address."""
-    if not job.isalnum() or not job.isascii():
-        raise BadJobError(f"{job[:80]!r} is no id of a job. `runner ls` has them.")
-    return job
+def _job(given: str) -> str:
+    """A job's id as it may stand in an address."""
+    return _id(given, "a job", "runner ls")
+
+
+def _id(given: str, whose: str, command: str) -> str:
+    if not given.isalnum() or not given.isascii():
+        raise BadJobError(f"{given[:80]!r} is no id of {whose}. `{command}` has them.")
+    return given
 
 
 def _check(answer: httpx.Response) -> None:

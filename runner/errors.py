@@ -133,11 +133,15 @@ class ServiceError(RunnerError):
 
 
 class StateError(ServiceError):
-    """The service's state cannot be read or written, or a job cannot move like that."""
+    """The service's state cannot be read or written."""
+
+
+class IllegalMoveError(StateError):
+    """A job cannot move like that, which is a defect."""
 
 
 class BusyError(ServiceError):
-    """Too many jobs wait already."""
+    """Too many jobs wait already, or archives for jobs."""
 
 
 class RequestReusedError(ServiceError):

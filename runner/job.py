@@ -343,7 +343,10 @@ def _check_labels(labels: frozenset[str]) -> None:
 def _check_source(source: Upload | Git | Archive | None, secrets: Mapping[str, str]) -> None:
     for name in source_and_artifacts.credentials(source):
         if name not in secrets:
-            raise BadJobError(f"The job has no secret of the name {name[:80]}. Give it.", field=("source",))
+            raise BadJobError(
+                f"The source names the secret {name[:80]}, and the job has none of that name. Give it among `secrets`.",
+                field=("source",),
+            )
     token = source.token if isinstance(source, Git | Archive) else None
     if token and not (secrets[token].isprintable() and secrets[token].isascii()):
         raise BadJobError(

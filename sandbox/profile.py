@@ -112,7 +112,7 @@ class Profile(Section):
     @model_validator(mode="after")
     def _something_to_close(self) -> "Profile":
         if self.network is Network.NONE and self.close:
-            raise ValueError("`close` has nothing to close where `network` is none; leave it away")
+            raise ValueError("`close` has nothing to close where `network` is none; leave it out")
         return self
 
     def makes_the_same_as(self, other: "Profile") -> bool:

@@ -12,7 +12,15 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from runner.errors import BadJobError, BusyError, RequestReusedError, RunnerError, StoppingError, WrongModeError
+from runner.errors import (
+    BadJobError,
+    BusyError,
+    IllegalMoveError,
+    RequestReusedError,
+    RunnerError,
+    StoppingError,
+    WrongModeError,
+)
 
 _STATUS: Final = {
     BadJobError: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -20,6 +28,7 @@ _STATUS: Final = {
     StoppingError: HTTPStatus.SERVICE_UNAVAILABLE,
     RequestReusedError: HTTPStatus.CONFLICT,
     WrongModeError: HTTPStatus.CONFLICT,
+    IllegalMoveError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
 

@@ -86,7 +86,7 @@ async def take_out(session: Session, path: str, size: int, sink: BinaryIO) -> No
                 break
             await asyncio.to_thread(sink.write, piece)
         if left:
-            raise TransferError(f"{path} has not the {size} bytes that it was said to have.")
+            raise TransferError(f"{path} does not have the {size} bytes that it was said to have.")
         if trouble := await pipe.end():
             raise TransferError(f"{path} cannot be read: {trouble}.")
 

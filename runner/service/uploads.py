@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from runner.errors import StateError
+from runner.errors import BusyError, StateError
 
 #: Seconds that an archive waits for its job.
 KEPT: Final = 24 * 3600.0
@@ -47,10 +47,10 @@ class Uploads:
         return self.path(upload).is_file()
 
     def begin(self) -> Incoming:
-        """Begin to keep another one. Raises StateError."""
+        """Begin to keep another one. Raises BusyError; StateError."""
         with _told():
             if sum(1 for _ in self._folder.iterdir()) >= MOST:
-                raise StateError(f"{MOST} archives wait for jobs already. Submit the jobs, and send it again.")
+                raise BusyError(f"{MOST} archives wait for jobs already. Submit the jobs, and send it again.")
             return Incoming(self._folder)
 
     def remove_unused(self, used: Collection[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from runner import job as jobs
 from runner import outcome as outcomes
-from runner.errors import RequestReusedError, StateError
+from runner.errors import IllegalMoveError, RequestReusedError
 from runner.execution.marker import Marker
 from runner.job import Job
 from runner.outcome import BadRequest, BadSource, Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed
@@ -365,15 +365,15 @@ def _fit(text: str) -> str:
 
 
 def _move(connection: sqlite3.Connection, job_id: str, target: JobState) -> None:
-    """Go to another state. Raises StateError naming both when the table does not allow it."""
+    """Go to another state. Raises IllegalMoveError naming both when the table does not allow it."""
     row = connection.execute("SELECT number, state FROM job WHERE id = ?", (job_id,)).fetchone()
     if row is None:
-        raise StateError(f"There is no job {job_id} to be {target}; this is a defect.")
+        raise IllegalMoveError(f"There is no job {job_id} to be {target}; this is a defect.")
     state = JobState(row["state"])
     if target is state:
         return
     if target not in MOVES[state]:
-        raise StateError(f"Job {job_id} cannot move from {state} to {target}; this is a defect.")
+        raise IllegalMoveError(f"Job {job_id} cannot move from {state} to {target}; this is a defect.")
     connection.execute("UPDATE job SET state = ? WHERE number = ?", (target, row["number"]))
     _note(connection, row["number"], target)
     if target is JobState.QUEUED:

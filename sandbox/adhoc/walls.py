@@ -54,7 +54,7 @@ class Enclosure:
             if record.profile.network is Network.NONE or record.profile.close:
                 raise ConfigError(
                     f"The profile closes what only walls can, and none can be put up here: {error} "
-                    "Run this as root, or leave `network` and `close` away."
+                    "Run this as root, or leave `network` and `close` out."
                 ) from error
             return record.model_copy(update={"unwalled": str(error)})
         return record

@@ -66,7 +66,7 @@ def test_without_options_it_may_read_and_submit_for_ever(runner: Command) -> Non
         (["create", "a\nb"], 64, "name: String should match pattern"),
         (["create", "ci", "--scope", "root"], 64, "scopes.0: Input should be 'read'"),
         (["create", "ci", "--days", "0"], 2, "--days"),
-        (["revoke", "../jobs"], 64, "is no id"),
+        (["revoke", "../jobs"], 64, "is no id of a token. `runner token ls`"),
     ],
 )
 def test_what_cannot_be_is_told(runner: Command, words: list[str], code: int, cause: str) -> None:

@@ -106,7 +106,7 @@ def test_what_a_source_needs_is_a_secret_of_the_job() -> None:
     archive = Archive(url="https://h/r", sha256="0" * 64, token="TOKEN")
     for source in (git, archive):
         assert credentials(source) == ["TOKEN"]
-        with pytest.raises(BadJobError, match="source: The job has no secret of the name TOKEN"):
+        with pytest.raises(BadJobError, match="source: The source names the secret TOKEN, and the job has none"):
             Job(b"true", source=source, environment={"TOKEN": "not masked"})
         with pytest.raises(BadJobError, match="TOKEN is no token"):
             Job(b"true", source=source, secrets={"TOKEN": "two\nlines"})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import BadJobError, StateError
+from runner.errors import BadJobError, BusyError
 from runner.job import Job
 from runner.outcome import ScriptFailed, Succeeded
 from runner.service import uploads
@@ -113,5 +113,5 @@ def test_too_many_archives_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     folder = Uploads(tmp_path)
     for _ in range(2):
         sent(folder)
-    with pytest.raises(StateError, match="2 archives wait for jobs already"):
+    with pytest.raises(BusyError, match="2 archives wait for jobs already"):
         folder.begin()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import RequestReusedError, StateError
+from runner.errors import IllegalMoveError, RequestReusedError, StateError
 from runner.job import Job
 from runner.outcome import RunnerStopped, Succeeded
 from runner.store.database import Database
@@ -61,7 +61,7 @@ def test_every_state_has_an_entry_and_illegal_moves_name_both(tmp_path: Path) ->
     assert set(MOVES) == set(JobState)
     jobs = State(tmp_path).jobs
     job, _ = jobs.add(JOB)
-    with pytest.raises(StateError, match="from queued to settled"):
+    with pytest.raises(IllegalMoveError, match="from queued to settled"):
         jobs.settle(job, Result(Succeeded(), 0, b""))
     assert jobs.find(JobState.QUEUED) == [job]
 
