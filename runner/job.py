@@ -25,7 +25,9 @@ MAX_STRING: Final = 128 * 1024
 MAX_STRINGS: Final = 1024 * 1024
 #: Longest timeout, in seconds: thirty days.
 MAX_TIMEOUT: Final = 30 * 24 * 3600.0
-#: Shortest secret that can be masked, in characters.
+#: The trust key of jobs that may not even follow each other: always a fresh sandbox, left to nobody.
+UNTRUSTED: Final = "untrusted"
+#: Shortest text that is masked, in characters of a secret and bytes of a log: shorter ones are ordinary words.
 MIN_SECRET: Final = 6
 #: Lines of all secrets together.
 MAX_SECRET_LINES: Final = 500
@@ -64,7 +66,7 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     profile: str = "default"
     #: Who may inherit whose leftovers.
-    trust_key: str = "untrusted"
+    trust_key: str = UNTRUSTED
     #: Seconds from the start of the script; None is no limit.
     timeout: float | None = None
     #: Variables like those of the environment, whose values are masked in the log.

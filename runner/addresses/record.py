@@ -12,11 +12,10 @@ from typing import Annotated, ClassVar, Final, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from runner.execution.marker import Moment
+from runner.job import UNTRUSTED
 
 #: Seconds after a renewal in which a lease is safe without another.
 TERM: Final = 30.0
-#: The trust key whose jobs always get a fresh sandbox.
-UNTRUSTED: Final = "untrusted"
 #: Attempts that are remembered after their lease has ended.
 _MAX_ENDED: Final = 32
 _STRICT: Final = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)

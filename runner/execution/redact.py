@@ -11,8 +11,8 @@ import base64
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-#: Shortest text that is masked, in bytes: shorter ones are ordinary words.
-SHORTEST: Final = 6
+from runner.job import MIN_SECRET
+
 MASK: Final = b"[masked]"
 #: Characters in a line of base64 as `base64`, and as `openssl` and PEM files have it.
 _WRAPS: Final = (76, 64)
@@ -35,7 +35,7 @@ class Redactor:
     def finish(self) -> bytes:
         """Return the rest. The beginning of a secret at the very end is masked too, if it is long enough to tell."""
         stream = self._held
-        if len(stream) < SHORTEST:
+        if len(stream) < MIN_SECRET:
             return self._give(stream, len(stream))
         mask = b"" if self._covered else MASK
         self._held, self._covered = b"", 0
@@ -78,9 +78,9 @@ def patterns(secrets: Iterable[str]) -> list[bytes]:
     for secret in secrets:
         whole = secret.encode("utf-8", "surrogateescape")
         for text in (whole, *whole.splitlines()):
-            if len(text.strip()) >= SHORTEST:
+            if len(text.strip()) >= MIN_SECRET:
                 found |= {text, *_encoded(text)}
-    return sorted(pattern for pattern in found if len(pattern) >= SHORTEST)
+    return sorted(pattern for pattern in found if len(pattern) >= MIN_SECRET)
 
 
 def _encoded(text: bytes) -> Iterator[bytes]:

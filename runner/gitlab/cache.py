@@ -19,7 +19,7 @@ from runner.errors import CacheError, TransferError
 from runner.execution import transfer
 from runner.execution.session import Session
 from runner.gitlab.store import CacheStore, Entry
-from runner.gitlab.trust import UNTRUSTED
+from runner.job import UNTRUSTED
 
 #: Of the sentences about one stage.
 MAX_TOLD: Final = 10

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from runner.gitlab.response import GitLabJob
-
-#: Always gets a fresh sandbox, and leaves it to nobody.
-UNTRUSTED: Final = "untrusted"
+from runner.job import UNTRUSTED
 
 
 def trust_key(job: GitLabJob) -> str:

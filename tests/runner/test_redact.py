@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.execution.log import Log
-from runner.execution.redact import MASK, SHORTEST, Redactor, patterns
+from runner.execution.redact import MASK, Redactor, patterns
+from runner.job import MIN_SECRET
 
 #: Few letters, so that secrets overlap themselves and each other.
 SECRETS = st.lists(st.text("ab\n", min_size=6, max_size=20), min_size=1, max_size=3)
@@ -106,7 +107,7 @@ def test_each_line_of_a_secret_is_one_and_short_ones_are_words() -> None:
     assert masked(["-----BEGIN\nshort\nlonger line\r\n"], b"a short longer line -----BEGIN", []) == (
         b"a short " + MASK + b" " + MASK
     )
-    assert Redactor(["short"[: SHORTEST - 1]]).feed(b"short") == b"short"
+    assert Redactor(["short"[: MIN_SECRET - 1]]).feed(b"short") == b"short"
 
 
 def test_only_what_may_be_a_secret_is_held_back() -> None:

@@ -18,7 +18,7 @@ from runner.errors import CacheError
 from runner.execution.session import Session
 from runner.gitlab.cache import Cache, bring_in_helper, names
 from runner.gitlab.store import CacheStore, Entry
-from runner.gitlab.trust import UNTRUSTED
+from runner.job import UNTRUSTED
 from tests.runner.conftest import Sandbox, until
 
 LIMIT = 10_000

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from runner.errors import ResponseError
 from runner.gitlab.response import PROJECT_FIELD, PROTECTED_FIELD, Credential, GitLabJob, Image, expand, parse
-from runner.gitlab.trust import UNTRUSTED, remark, trust_key
+from runner.gitlab.trust import remark, trust_key
+from runner.job import UNTRUSTED
 
 MINIMAL = {"id": 7, "token": "secret-token"}
 
