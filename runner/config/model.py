@@ -196,7 +196,7 @@ class GitLab(Section):
 class Webhooks(Section):
     """Who is told when a job has ended."""
 
-    urls: tuple[Annotated[str, AfterValidator(_address)], ...] = ()
+    urls: Annotated[tuple[Annotated[str, AfterValidator(_address)], ...], About(hidden=True)] = ()
     """URLs of those that are told of each job's end. None: nobody is told. Only here, and never in a job: a job could
     have the runner send something to any address that it reaches."""
 

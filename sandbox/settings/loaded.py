@@ -67,7 +67,7 @@ class Loaded(Generic[C]):
 def table(values: Iterable[Value]) -> Iterator[str]:
     """Lines for people: name, value, where from, and whether a HUP changes it. No secret is in them."""
     rows = [
-        (".".join(one.key), written(one.value) or "-", one.origin.place, "live" if one.setting.live else "")
+        (".".join(one.key), written(_shown(one)) or "-", one.origin.place, "live" if one.setting.live else "")
         for one in values
     ]
     rows.insert(0, ("SETTING", "VALUE", "FROM", ""))
@@ -81,7 +81,7 @@ def document(values: Iterable[Value]) -> list[dict[str, Any]]:
     return [
         {
             "setting": ".".join(one.key),
-            "value": _plain(one),
+            "value": _plain(_shown(one)),
             "source": one.origin.source,
             "place": one.origin.place,
             "live": one.setting.live,
@@ -96,12 +96,19 @@ def later(running: Loaded[C], said: Loaded[C]) -> list[str]:
     return [one.setting.name for one in said.values() if not one.setting.live and before.get(one.key) != one.value]
 
 
-def _plain(value: Value) -> Any:  # noqa: ANN401 - what JSON has
-    match value.value:
+def _shown(one: Value) -> Any:  # noqa: ANN401 - any type that a setting has
+    """A value, or as much of it as may be seen: how many there are of a list."""
+    if not one.setting.hidden:
+        return one.value
+    return [SecretStr("")] * len(one.value) if one.setting.many else one.value and SecretStr("")
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - what JSON has
+    match value:
         case SecretStr():
-            return written(value.value)
+            return written(value)
         case None | bool() | int() | float():
-            return value.value
+            return value
         case tuple() | list() as many:
-            return [one if isinstance(one, int | float) else str(one) for one in many]
-    return str(value.value)
+            return [_plain(one) for one in many]
+    return str(value)

@@ -17,6 +17,8 @@ Key: TypeAlias = tuple[str, ...]
 """Where a setting is, from the top of the file. `EACH` stands for names that the file chooses."""
 
 EACH: Final = "*"
+HIDDEN: Final = "(hidden)"
+"""What is shown of a value that nobody may see."""
 
 
 class Section(BaseModel):
@@ -36,6 +38,8 @@ class About:
     """Whether a change is taken up while running, at HUP. What is not live is taken up by the next start."""
     option: str = ""
     """Its name as an option, where it is not the one that follows from its path."""
+    hidden: bool = False
+    """Whether its value is shown to nobody, although it is no secret by itself: a part of it may be as good as one."""
     also: str = ""
     """A variable that says the same: another program's name for it, or an older one."""
 
@@ -71,8 +75,13 @@ class Setting:
 
     @property
     def secret(self) -> bool:
-        """Whether its value is shown to nobody."""
+        """Whether it is a secret, which may be given by a file of its own."""
         return SecretStr in (self.kind, *get_args(self.kind))
+
+    @property
+    def hidden(self) -> bool:
+        """Whether its value is shown to nobody."""
+        return self.secret or self.about.hidden
 
     @property
     def many(self) -> bool:
@@ -128,7 +137,7 @@ def written(value: object) -> str:
         case None:
             text = ""
         case SecretStr():
-            text = "(hidden)"
+            text = HIDDEN
         case bool():
             text = str(value).lower()
         case ByteSize() if value >= 1024:

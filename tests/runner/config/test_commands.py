@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -41,6 +42,19 @@ def test_show_says_where_each_value_comes_from_and_hides_secrets(file: Path) -> 
     assert shown["api.token"] == {"value": "(hidden)", "source": "file", "place": f"{file}:4", "live": False}
     assert shown["state"] == {"value": "/var/lib/runner", "source": "default", "place": "default", "live": False}
     assert TOKEN not in ran.output + CliRunner().invoke(app(), options[:-1]).output
+
+
+def test_an_address_that_may_have_a_password_in_it_is_shown_to_nobody() -> None:
+    signing = f"whsec_{base64.b64encode(bytes(32)).decode()}"
+    given = {"RUNNER_WEBHOOKS_URLS": "https://a.example/passw0rd https://b.example/", "RUNNER_WEBHOOKS_SECRET": signing}
+    for options in (["config", "show"], ["config", "show", "--json"]):
+        ran = CliRunner().invoke(app(), options, env=given)
+        assert (ran.exit_code, ran.output.count("(hidden)"), "passw0rd" in ran.output) == (0, 3, False)
+    wrong = {"RUNNER_WEBHOOKS_URLS": "https://me:passw0rd@a.example/"}
+    refused = programs.run(programs.runner, "config", "check", environment={**os.environ, **wrong})
+    assert refused.returncode == 78
+    assert "RUNNER_WEBHOOKS_URLS: webhooks.urls.0: must be an address" in refused.stderr
+    assert "passw0rd" not in refused.stderr
 
 
 def test_check_tells_every_mistake_and_never_a_secret(file: Path) -> None:
