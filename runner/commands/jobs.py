@@ -45,7 +45,7 @@ def submit(
 
     With --wait, Ctrl-C leaves the job running.
     """
-    request = _parse(file).model_dump(exclude_defaults=True, by_alias=True)
+    request = _parse(file).model_dump(exclude_unset=True, by_alias=True)
     if secret:
         request["secrets"] = {**request.get("secrets", {}), **_from_environment(secret)}
     with client() as service:

@@ -45,6 +45,8 @@ def test_a_folder_goes_in_and_its_artifacts_come_out_even_after_a_timeout(
     assert list((service.state / "uploads").iterdir()) == []
 
     source = {"kind": "git", "url": "http://127.0.0.1:9/app.git", "commit": "0" * 40}
-    outcome = service.outcome(service.submit("true", source=source))
-    assert (outcome["outcome"], outcome["exit_code"]) == ("bad_source", 66)
+    (tmp_path / "git.json").write_text(json.dumps({"script": "true", "source": source}))
+    done = command(service, "submit", "--wait", "--json", str(tmp_path / "git.json"))
+    outcome = json.loads(done.stdout)["outcome"]
+    assert (done.returncode, outcome["outcome"], outcome["exit_code"]) == (66, "bad_source", 66), done.stderr
     assert "git could not fetch the commit" in outcome["message"]
