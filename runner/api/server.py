@@ -9,19 +9,19 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import uvicorn
 from fastapi import FastAPI
 
 from runner.errors import InputError, StateError
 from runner.logs import Action, Events
-from runner.service.mode import Mode
 
 _events = Events(__name__)
 
 #: Seconds that followers of a log have to read its end when the service stops.
 LAST_READS = 5
+_STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class _Server(uvicorn.Server):
@@ -56,11 +56,6 @@ def _no_password() -> str:
 
 class Works(Protocol):
     """What is served while it works: see `Service`."""
-
-    @property
-    def mode(self) -> Mode:
-        """What is done with jobs."""
-        ...
 
     @property
     def running(self) -> int:
@@ -140,13 +135,13 @@ def _time_is_over(service: Works, seconds: float) -> None:
 def _handle_signals(service: Works) -> None:
     loop = asyncio.get_running_loop()
 
-    def stop_or_abort() -> None:
-        if service.mode.takes:
-            service.stop()
-        else:
-            service.abort("it was told twice to stop.")
+    def stop() -> None:
+        """Only a second signal ends what runs: a stop by command, or by time, before the first meant nobody's job."""
+        service.stop()
+        for number in _STOPS:
+            loop.add_signal_handler(number, service.abort, "it was told twice to stop.")
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop_or_abort)
+    for number in _STOPS:
+        loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGQUIT, service.abort, "it was told to stop at once.")
     loop.add_signal_handler(signal.SIGUSR1, service.detach)

@@ -163,12 +163,18 @@ def test_cancel_while_running_and_while_queued(new_service: Callable[[], Service
     assert "never" not in service.log(queued)
 
 
-def test_term_drains_and_the_log_can_be_followed_to_its_end(new_service: Callable[[], Service]) -> None:
+@pytest.mark.parametrize("stopped_before", [False, True])
+def test_term_drains_and_the_log_can_be_followed_to_its_end(
+    new_service: Callable[[], Service], stopped_before: bool
+) -> None:
+    """The trap: a service that was told by command to stop took its first TERM for a second one."""
     service = new_service()
     job = service.submit("echo up; until [ -e /tmp/go ]; do sleep 0.05; done & wait $!; echo end", timeout=3)
     with service.api.stream("GET", f"/v1/jobs/{job}/log", params={"follow": True}) as log:
         lines = log.iter_lines()
         assert next(lines) == "up"
+        if stopped_before:
+            service.api.post("/v1/stop", json={}).raise_for_status()
         service.signal(signal.SIGTERM)
         until("it drains", lambda: answers(f"{service.url}/ready", 503))
         refused = service.api.post("/v1/jobs", json={"script": "true"})
