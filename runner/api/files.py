@@ -60,7 +60,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
 
 
 async def _receive(request: Request, service: Service) -> UploadView:
-    incoming = await asyncio.to_thread(service.records.new_upload)
+    incoming = await asyncio.to_thread(service.new_upload)
 
     async def take(piece: bytes) -> None:
         await asyncio.to_thread(incoming.write, piece)

@@ -136,7 +136,7 @@ class Records:
         return self.get(job_id)
 
     def new_upload(self) -> Incoming:
-        """Begin to keep another archive. Raises StateError."""
+        """Begin to keep another archive. Raises BusyError; StateError."""
         self.uploads.remove_unused(self._jobs.uploads())
         return self.uploads.begin()
 

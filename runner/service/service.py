@@ -26,6 +26,7 @@ from runner.service.mode import Mode, check_move
 from runner.service.record import Record
 from runner.service.records import Records
 from runner.service.standby import PATIENCE, Standby
+from runner.service.uploads import Incoming
 from runner.service.watermark import Disk
 from runner.service.webhooks import Webhooks
 from runner.source_and_artifacts import Upload
@@ -135,13 +136,21 @@ class Service:
         """
         if missing := self._missing(job):
             raise BadJobError(missing)
-        if not self._mode.takes:
-            raise StoppingError("The runner is stopping and takes no more jobs. Submit it again when it is back.")
-        if self.housekeeper.disk is Disk.FULL:
-            raise StateError(f"The job cannot be kept. {self.housekeeper.shortage}")
+        self._check_open("job")
         if self.records.waiting >= MAX_QUEUED:
             raise BusyError(f"{MAX_QUEUED} jobs wait already. Submit it again later.")
         return await see_through(self._take(job, request))
+
+    def new_upload(self) -> Incoming:
+        """Begin to keep an archive for a job. Blocks. Errors: StoppingError, BusyError, StateError."""
+        self._check_open("archive")
+        return self.records.new_upload()
+
+    def _check_open(self, what: str) -> None:
+        if not self._mode.takes:
+            raise StoppingError("The runner is stopping and takes no more jobs. Submit it again when it is back.")
+        if self.housekeeper.disk is Disk.FULL:
+            raise StateError(f"The {what} cannot be kept. {self.housekeeper.shortage}")
 
     async def cancel(self, record: Record, by: str) -> None:
         """Ask for a job's end; `by` completes the sentence "the script was cancelled by …"."""

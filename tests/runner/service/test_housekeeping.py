@@ -98,6 +98,8 @@ async def test_a_low_disk_starts_nothing_a_full_one_takes_nothing_and_both_end(
         await until(lambda: service.housekeeper.disk is Disk.FULL)
         with pytest.raises(StateError, match=r"The job cannot be kept\. The disk .* has 0 of 102,400 MiB free"):
             await service.submit(Job(b"true"))
+        with pytest.raises(StateError, match=r"The archive cannot be kept\. The disk .* has 0 of 102,400 MiB free"):
+            service.new_upload()
         free = 50 * GIB
         assert await life.outcome(held.id) == Succeeded()
 
