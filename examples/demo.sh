@@ -10,10 +10,11 @@ export SANDBOX_WARM=1 SANDBOX_KEEPER=/run/sandbox-demo/keeper/socket
 
 say() { printf '\n== %s\n' "$*"; }
 compose() { .venv/bin/docker-compose --progress quiet "$@"; }
-run() {
+run() { # SCRIPT, and the exit code that it is to end with
     local code=0
     .venv/bin/runner run "examples/$1" || code=$?
     echo "-> exit code $code"
+    [ "$code" = "$2" ] || { say "it was to end with $2: something is wrong here"; exit 1; }
 }
 clean_up() {
     say "stopping: docker compose down -v removes everything the demo made"
@@ -30,13 +31,13 @@ if ! compose up --detach --no-build --wait --wait-timeout 180; then
 fi
 
 say "1. a script builds an image and runs a container inside its sandbox"
-run build-and-run.sh
+run build-and-run.sh 0
 
 say "2. a script wrecks its sandbox"
-run wreck.sh
+run wreck.sh 75
 
 say "3. the next script never notices: it gets a recreated sandbox"
-run hello.sh
+run hello.sh 0
 
 say "what the keeper saw"
 .venv/bin/sandbox ls
