@@ -36,8 +36,9 @@ _END: Final = "end"
 _SINGLE: Final = ("key", "token")
 _LOG: Final = re.compile(r"logs/[0-9a-f]{32}")
 _MAX_MANIFEST: Final = 64 * 1024
+_LOST_AND_FOUND: Final = "lost+found"
 #: What a folder may have that counts as empty: a new file system's own, and what keeps others out.
-_NOTHING: Final = frozenset({"lost+found", "lock"})
+_NOTHING: Final = frozenset({_LOST_AND_FOUND, "lock"})
 
 
 class Manifest(BaseModel):
@@ -86,14 +87,16 @@ def backup(state: Path, to: BinaryIO) -> Manifest:
 def restore(state: Path, source: BinaryIO) -> Restored:
     """Put a backup into a folder that is empty or not there. The service starts drained. Raises StateError.
 
-    When it fails, the folder is as empty as before.
+    When it fails, the folder is as empty as before. What root restores belongs to who owns the folder.
     """
     with _locked(state):
         try:
-            return _hold(state, _unpack(state, source))
+            restored = _hold(state, _unpack(state, source))
+            _give_to_owner(state)
         except BaseException:
             _empty(state)
             raise
+        return restored
 
 
 @contextmanager
@@ -158,6 +161,17 @@ def _hold(state: Path, manifest: Manifest) -> Restored:
         return Restored(manifest, len(jobs.find(JobState.QUEUED, JobState.STARTING)), len(jobs.find(JobState.RUNNING)))
     finally:
         database.close()
+
+
+def _give_to_owner(state: Path) -> None:
+    owner = state.stat()
+    if owner.st_uid == os.geteuid():
+        return
+    with _told(f"What was restored into {state} cannot be given to the folder's owner"):
+        for path in state.iterdir():
+            if path.name != _LOST_AND_FOUND:
+                for one in (path, *path.rglob("*")):
+                    os.chown(one, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _sizes(logs: Path) -> Iterator[tuple[str, int]]:

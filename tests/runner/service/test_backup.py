@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -146,6 +147,19 @@ async def test_what_is_restored_is_for_its_owner_only_and_a_service_can_use_it(t
     assert {path.name for path in new.iterdir()} == {"runner.db", "key", "token", "logs", "lock", "lost+found"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in new.rglob("*") if path.name != "lost+found")
     Home(new).release()
+
+
+async def test_what_root_restores_belongs_to_who_owns_the_folder(tmp_path: Path) -> None:
+    """The trap: systemd gives a state folder to the unit's user only while the folder itself is another's."""
+    assert os.geteuid() == 0, "the tests run as root"
+    await finished(new_state(tmp_path / "old"))
+    new = tmp_path / "new"
+    (new / "lost+found").mkdir(parents=True)
+    os.chown(new, 10001, 10002)
+    restore(new, taken(tmp_path / "old"))
+    owners = {(path.stat().st_uid, path.stat().st_gid) for path in new.rglob("*") if path.name != "lost+found"}
+    assert owners == {(10001, 10002)}
+    assert (new / "lost+found").stat().st_uid == 0
 
 
 async def test_a_folder_that_is_used_or_not_empty_is_left_alone(tmp_path: Path) -> None:
