@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.docs.pages import Block, block_of, blocks
+from tests.docs.pages import ROOT, Block, block_of, blocks
 from tests.docs.reader import Reader
 from tests.e2e.conftest import until
 from tests.e2e.test_compose import Installation
@@ -21,6 +22,7 @@ HERE: Final = {"localhost:8080": f"localhost:{PORT}"}
 _BY_HAND: Final = "tests/images types the same against the image, with keys and ports of its own"
 _ADHOC: Final = "tests/e2e/test_adhoc.py runs each of these commands, with a terminal where one is shown"
 _REGISTRY: Final = "it needs an image registry; tests/images/test_build.py looks at the commands that it comes to"
+_GITLAB: Final = "tests/images/test_gitlab_image.py types it, with a stand-in for gitlab-runner's own image"
 _SYSTEMD: Final = "test_systemd types it, in a machine of its own"
 _HOST: Final = "it changes the host that the tests run on"
 #: Why a block is not typed in by a test, by the page and the beginning of its first line.
@@ -28,19 +30,17 @@ ELSEWHERE: Final = {
     ("README", "make demo"): "CI runs it by hand before a release: it would set up the engine that the tests use",
     ("README", "docker compose up -d"): "test_tutorial types it",
     ("README", "docker compose exec -T runner runner run"): "test_tutorial types it",
-    ("README", ".venv/bin/runner run"): "tests/e2e/test_compose.py runs a script so, and test_tutorial types the rest",
-    ("README", "printf 'script"): "tests/e2e/test_compose.py submits a job so",
-    ("README", "docker compose build"): "tests/e2e/test_compose.py does so under a job",
     ("README", "sandbox run -- docker version"): _ADHOC,
     ("README", "docker run -d --name box"): _BY_HAND,
     ("README", "ssh-keyscan"): "tests/e2e/test_addresses.py",
-    ("README", "export GITLAB_URL"): "it needs a GitLab, and its runner's image",
+    ("README", "export GITLAB_URL"): _GITLAB,
     ("README", "make test"): "this is it",
     ("foreign-sandboxes", "# whoever has Docker"): "tests/e2e/test_addresses.py",
     ("gitlab-cache", "runner serve"): "tests/gitlab starts one so",
-    ("gitlab", "docker compose exec gitlab"): "it needs a GitLab; tests/runner/gitlab/test_install.py has what stays",
+    ("gitlab", "install -m 0400"): _GITLAB,
+    ("gitlab", "export GITLAB_URL"): _GITLAB,
+    ("gitlab", "docker compose exec -T gitlab sed"): _GITLAB,
     ("gitlab", "install -d /etc/systemd"): _SYSTEMD,
-    ("gitlab", "runner gitlab install"): "tests/runner/gitlab/test_install.py",
     ("install", "install -d /etc/docker"): _HOST,
     ("install", "apt-get update"): _HOST,
     ("install", "curl -fLO"): _HOST,
@@ -48,7 +48,6 @@ ELSEWHERE: Final = {
     ("install", "docker compose exec -T runner runner run"): "test_tutorial types it",
     ("logs", "runner serve --log-format json"): "tests/sandbox/test_logs.py; both stay until they are stopped",
     ("mirrors", "docker run -d --name mirror"): _REGISTRY,
-    ("monitoring", "promtool check config"): "tests/monitoring starts Prometheus with that file",
     ("own-images", "docker build -t our-sandbox"): "tests/images/test_contract.py",
     ("own-images", "docker pull"): _REGISTRY,
     ("own-images", "sandbox images build --tag sandbox:latest"): "tests/images/test_build.py",
@@ -109,11 +108,33 @@ def operator(tmp_path: Path) -> Iterator[Operator]:
 def test_the_operators_pages_work_as_written(operator: Operator) -> None:
     for name in ("runner.toml", "keeper.toml"):
         (operator.folder / name).write_text((operator.folder / "examples" / name).read_text())
+    the_ways_in_of_the_readme(operator)
+    files_for_others(operator)
     who_asks(operator)
     what_is_set_and_whether_all_is_well(operator)
     an_upgrade_and_the_end(operator)
     left = [block for block in blocks("sh") if block not in operator.typed and block.page.stem != "tutorial"]
     assert [str(block) for block in left if not elsewhere(block)] == []
+
+
+def the_ways_in_of_the_readme(operator: Operator) -> None:
+    page, here = operator.page, {".venv/bin/": ""}
+    assert "Hello from a container in the sandbox" in page("README", ".venv/bin/runner run", here)
+    assert "Server:" in page("README", "printf 'script", here)
+    again = {"docker compose build": "true", "up -d": "up -d --no-build --wait"}
+    page("README", "docker compose build", again)
+    page("image-refresh", "docker compose build")  # nothing new, so what is there already
+
+
+def files_for_others(operator: Operator) -> None:
+    page, folder = operator.page, operator.folder
+    shutil.copytree(ROOT / "examples" / "monitoring", folder / "monitoring")
+    (folder / "monitoring" / "token").touch()
+    checked = {"config prometheus.yml": "config monitoring/prometheus.yml", "prometheus --": "true --"}
+    assert "SUCCESS" in page("monitoring", "promtool check config", checked)
+    (folder / "gitlab-token").write_text("glrt-of-the-test")
+    own = {"/etc/gitlab-token": f"{folder}/gitlab-token", "/etc/gitlab-runner/config.toml": f"{folder}/config.toml"}
+    assert "[[runners]]" in page("gitlab", "runner gitlab install", own)
 
 
 def who_asks(operator: Operator) -> None:

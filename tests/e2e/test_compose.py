@@ -32,7 +32,7 @@ class Installation:
     """One `docker compose` project, apart from any other on this host."""
 
     def __init__(self, run_folder: Path, project: str = PROJECT, port: int = 18099) -> None:
-        self.files = (ROOT / "compose.yaml", run_folder.with_name("patience.yaml"))
+        self.files: tuple[Path, ...] = (ROOT / "compose.yaml", run_folder.with_name("patience.yaml"))
         self.files[-1].write_text(PATIENCE)
         self.socket = run_folder / places.SOCKET_IN_RUN_FOLDER
         self.environment = {
@@ -43,12 +43,17 @@ class Installation:
             "RUNNER_PORT": str(port),
         }
 
-    def compose(self, *words: str) -> str:
+    @property
+    def command(self) -> list[str]:
+        """`docker compose`, for this project."""
         program = str(Path(sys.executable).with_name("docker-compose"))
-        command = [program, "--project-directory", str(ROOT), *(f"--file={file}" for file in self.files), *words]
+        return [program, "--project-directory", str(ROOT), *(f"--file={file}" for file in self.files)]
+
+    def compose(self, *words: str) -> str:
         result = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=2 * DEADLINE, check=False
-        )
+            [*self.command, *words], env=self.environment, capture_output=True, text=True, timeout=2 * DEADLINE,
+            check=False,
+        )  # fmt: skip
         assert result.returncode == 0, result.stderr
         return result.stdout
 

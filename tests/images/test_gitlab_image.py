@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import shlex
 import shutil
 import subprocess
+import tarfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +18,10 @@ import pytest
 from docker.models.containers import Container
 
 from runner.gitlab import install
+from tests.docs.pages import block_of
+from tests.docs.reader import Reader
 from tests.e2e.conftest import until
+from tests.e2e.test_compose import Installation
 
 ROOT = Path(__file__).parents[2]
 BASE, IMAGE = "sandbox-gitlab-test-base", "sandbox-gitlab-test"
@@ -101,6 +108,69 @@ def test_it_becomes_a_configured_gitlab_runner_and_drains(docker_client: docker.
         assert container.logs().endswith(b"drained\n")
     finally:
         container.remove(force=True, v=True)
+
+
+#: The profile on a project of its own, with the stand-in's image.
+OVERRIDE = f"services: {{gitlab: {{image: {IMAGE}}}}}"
+JOB = {
+    "variables": [{"key": "GIT_STRATEGY", "value": "none", "public": True}],
+    "steps": [{"name": "script", "script": ["echo built in $PWD", "docker version --format {{.Server.Os}}"]}],
+}
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Iterator[Installation]:
+    made = Installation(tmp_path / "run", "sandbox-gitlab-profile-test", 18096)
+    override = tmp_path / "gitlab.yaml"
+    override.write_text(OVERRIDE)
+    made.files = (*made.files, override)
+    yield made
+    made.compose("--profile", "gitlab", "down", "--volumes")
+
+
+@pytest.mark.usefixtures("image")
+def test_the_profile_as_its_page_has_it_runs_a_job(installation: Installation, tmp_path: Path) -> None:
+    """Hooks in one container, the service in another, and gitlab-runner's end told across both; the simulator calls."""
+    reader = Reader(tmp_path, installation)
+    token = {"/etc/gitlab-token": str(tmp_path / "token")}
+    own = {"-o 10001": f"-o {10001 + remapped_by()}", "glrt-…": "glrt-of-the-test"}
+    reader.type(block_of("gitlab", "install -m 0400"), {**token, **own})
+    reader.type(block_of("gitlab", "export GITLAB_URL"), {**token, "up -d": "up --wait -d"})
+    reader.type(block_of("gitlab", "docker compose exec -T gitlab sed"))
+    config = "/var/lib/gitlab-runner/config.toml"
+    [runner] = tomllib.loads(installation.compose("exec", "-T", "gitlab", "cat", config))["runners"]
+    assert (runner["token"], runner["output_limit"]) == ("glrt-of-the-test", 16384)
+
+    program, arguments = runner["custom"]["config_exec"], runner["custom"]["config_args"]
+    hooks = [program, *arguments[: arguments.index("config")]]
+    job = f"cd /tmp && tar -x && exec python3 -m tests.gitlab.manager job.json -- {shlex.join(hooks)}"
+    variable = f"RUNNER_GITLAB_SOCKET={arguments[-1]}"
+    ran = subprocess.run(
+        [*installation.command, "exec", "-T", "-e", variable, "gitlab", "sh", "-c", job], env=installation.environment,
+        input=simulator(), capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    log = ran.stdout.decode()
+    assert ran.returncode == 0, log + ran.stderr.decode()
+    assert "\nlinux\nJob succeeded\n" in log
+
+
+def remapped_by() -> int:
+    """What the engine adds to the ids in its containers, which its data folder is named by; 0 as in production."""
+    first, _, _ = Path(os.environ.get("DOCKER_DATA", "")).name.partition(".")
+    return int(first) if first.isdigit() else 0
+
+
+def simulator() -> bytes:
+    """The simulator and its job, as an archive."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for path in (ROOT / "tests" / "__init__.py", *(ROOT / "tests" / "gitlab").glob("*.py")):
+            archive.add(path, path.relative_to(ROOT))
+        member = tarfile.TarInfo("job.json")
+        content = json.dumps(JOB).encode()
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return file.getvalue()
 
 
 def test_what_is_missing_is_said(docker_client: docker.DockerClient, image: str) -> None:
