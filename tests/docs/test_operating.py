@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -87,6 +88,7 @@ class Operator(Reader):
 def operator(tmp_path: Path) -> Iterator[Operator]:
     """One beside a running service, whose commands find it."""
     installation = Installation(tmp_path / "run", PROJECT, PORT)
+    installation.environment |= {"RUNNER_LOG_FORMAT": "json", "SANDBOX_LOG_FORMAT": "json"}
     try:
         installation.up()
         made = Operator(tmp_path, installation)
@@ -157,7 +159,8 @@ def what_is_set_and_whether_all_is_well(operator: Operator) -> None:
     assert "storage-driver" in page("install", "docker compose logs", codes=(0, 1))
     assert "canary" in page("runner-doctor", "runner doctor", codes=(0, 1))
     [sandbox, *_] = re.findall(r"sandbox-[0-9a-f]{8}-\d+", page("runbook", "curl -s", HERE, codes=(0, 1)))
-    page("logs", "docker compose logs", {"jq -c": "jq -cR 'fromjson?' | jq -c", "sandbox-1a2b3c4d-7": sandbox})
+    told = page("logs", "docker compose logs", {"sandbox-1a2b3c4d-7": sandbox}).splitlines()
+    assert {json.loads(line)["sandbox"] for line in told} == {sandbox}
     assert "refused_" in page("network", "nft list counters")
 
 
