@@ -6,9 +6,10 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand
 
 from runner import outcome as outcomes
 from runner.commands.options import source_of
@@ -20,12 +21,36 @@ from runner.job import MAX_SCRIPT, Job
 
 app = typer.Typer()
 
+_AFTER: Final = "(arguments for the script come after --, as in: runner run SCRIPT -- ARGS)"
+#: What the parser raises: Typer brings its own copy of Click, whose errors have no public name but this one's.
+_Misunderstood: Final[Any] = typer.BadParameter.__bases__[0]
 
-@app.command(context_settings={"allow_interspersed_args": False})
+
+class _Run(TyperCommand):
+    """Takes options before and after the script, and whatever follows the first `--` for the script's arguments.
+
+    Without the `--`, nobody could tell whether `--json` behind a script is its option or ours.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - as the class above has no public name
+        end = args.index("--") if "--" in args else len(args)
+        try:
+            left = super().parse_args(ctx, args[:end])
+        except _Misunderstood as error:
+            if isinstance(error, typer.BadParameter):  # of an option that we have
+                raise
+            ctx.fail(f"{error.format_message()} {_AFTER}")
+        if more := ctx.params.get("args"):
+            ctx.fail(f"Only one script can be run, and there is more before any --: {' '.join(more)} {_AFTER}")
+        ctx.params["args"] = args[end + 1 :]
+        return left
+
+
+@app.command(cls=_Run)
 @takes_settings(only="sandboxes")
 def run(
     script: Annotated[str, typer.Argument(help="The script's file; - for standard input.")],
-    args: Annotated[list[str] | None, typer.Argument(help="The script's arguments, after --.")] = None,
+    args: Annotated[list[str] | None, typer.Argument(metavar="-- ARGS", help="The script's arguments.")] = None,
     env: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE, or NAME to pass our own value on (better for secrets).")
     ] = None,
@@ -49,7 +74,7 @@ def run(
 
     job = Job(
         script=_read_script(script),
-        args=tuple(args or ())[_separator(args) :],
+        args=tuple(args or ()),
         environment=_environment(env or []),
         profile=profile,
         trust_key=trust_key,
@@ -59,11 +84,6 @@ def run(
     settings = source.adapt(Settings(lend_wait=wait, source_deadline=0))
     outcome = asyncio.run(run_script(source.leases, job, settings, as_json=as_json))
     raise typer.Exit(outcomes.exit_code(outcome))
-
-
-def _separator(args: list[str] | None) -> int:
-    """How many of the words after the script are the `--` before its arguments."""
-    return int(args is not None and args[:1] == ["--"])
 
 
 def _read_script(name: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from sandbox import host
 from sandbox.errors import Fault
 from sandbox.template import LABEL_INSTALLATION, LABEL_NAME
+from tests import programs
 from tests.e2e.conftest import DEADLINE, RUNNER, Keeper, leased, run, run_json, start, until, words_of_run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -35,6 +37,13 @@ def test_arguments_and_environment_arrive_as_they_were_given(keeper: Keeper) -> 
     odd = 'a "b"\n$(c) \\ü'
     result = run(keeper, 'printf "%s|" "$@" "$ODD"', "--env", f"ODD={odd}", args=("one", "two words", "--three"))
     assert result.stdout == f"one|two words|--three|{odd}|"
+
+
+def test_options_may_stand_behind_the_script_and_its_arguments_behind_the_separator(keeper: Keeper) -> None:
+    words = ["run", "-", "--keeper", str(keeper.socket), "--timeout", "60", "--json", "--", "a", "--json", "--", "b"]
+    result = programs.run(programs.runner, *words, given='printf "%s|" "$@"; exit 3', timeout=DEADLINE)
+    assert result.returncode == 3, result.stderr
+    assert (json.loads(result.stdout)["exit_code"], "a|--json|--|b|" in result.stderr) == (3, True)
 
 
 def test_a_secret_can_be_passed_on_without_being_in_our_arguments(

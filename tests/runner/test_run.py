@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from runner import run
 from runner.errors import LogError
 from runner.job import Job
 from runner.outcome import ScriptFailed
+from tests import programs
 from tests.runner.conftest import Bench
 
 
@@ -35,3 +37,24 @@ def test_no_place_for_the_log_is_told_with_the_fix(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(tempfile, "tempdir", "/none/such")
     with pytest.raises(LogError, match="Set TMPDIR"):
         run._new_log(ExitStack())
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "cause"),
+    [
+        (["--timeout", "0"], 64, "A timeout of 0 seconds is not possible"),
+        (["--env", "NOT_SET_ANYWHERE"], 64, "there is no variable of that name"),
+        (["--keeper", "/none/such", "--", "--timeout", "0"], 69, "There is no keeper socket at /none/such"),
+        (["--fast"], 2, "No such option: --fast"),
+        (["fast", "--timeout", "9"], 2, "there is more before any --: fast (arguments for the script come after --"),
+    ],
+)
+def test_options_behind_the_script_are_ours_up_to_the_separator(
+    tmp_path: Path, words: list[str], code: int, cause: str
+) -> None:
+    """The trap: `--timeout 600` behind the script was taken for the script's argument, and there was no timeout."""
+    (tmp_path / "script").write_text("true")
+    refused = programs.run(programs.runner, "run", str(tmp_path / "script"), *words)
+    told = " ".join(refused.stderr.replace("│", " ").split())  # a usage error is told in a frame
+    assert (refused.returncode, cause in told) == (code, True), refused.stderr
+    assert ("arguments for the script come after --" in told) == (code == 2)
