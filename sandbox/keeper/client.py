@@ -1,6 +1,9 @@
 """A client of the keeper's socket. Blocking, one connection per request, safe to use from several threads."""
 
 import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,15 +25,54 @@ _R = TypeVar(
 _E = TypeVar("_E", protocol.LeaseGrant, protocol.Entrance)
 
 
+class Withdrawal:
+    """Withdraws a request while another thread waits for the answer: the keeper sees its client hang up and drops it.
+
+    That thread gets `KeeperError` at once, or the answer after all when it was on its way already.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._withdrawn = False
+        self._connection: socket.socket | None = None
+
+    def withdraw(self) -> None:
+        """Hang up, now or as soon as there is a connection. Without effect once there is an answer."""
+        with self._lock:
+            self._withdrawn = True
+            self._hang_up()
+
+    @contextmanager
+    def attend(self, connection: socket.socket) -> Iterator[None]:
+        """The request goes over this connection."""
+        with self._lock:
+            self._connection = connection
+            if self._withdrawn:
+                self._hang_up()
+        try:
+            yield
+        finally:
+            with self._lock:  # from here on its number may be another file's
+                self._connection = None
+
+    def _hang_up(self) -> None:
+        if self._connection:
+            with suppress(OSError):  # the keeper hung up before
+                self._connection.shutdown(socket.SHUT_RDWR)
+
+
 class KeeperClient:
     """Asks the keeper at `path`. Every call raises `KeeperUnreachable`, `KeeperRefused` or `ProtocolError`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def lend(self, request: protocol.Lend) -> tuple[protocol.LeaseGrant, socket.socket]:
+    def lend(
+        self, request: protocol.Lend, withdrawal: Withdrawal | None = None
+    ) -> tuple[protocol.LeaseGrant, socket.socket]:
         """A lease, and a socket connected to the sandbox's port 22 that is now the caller's to close."""
-        return self._connected(request, protocol.LeaseGrant, request.wait + ANSWER_DEADLINE)
+        attend = withdrawal.attend if withdrawal else nullcontext
+        return self._connected(request, protocol.LeaseGrant, request.wait + ANSWER_DEADLINE, attend)
 
     def resume(self, token: str) -> tuple[protocol.LeaseGrant, socket.socket]:
         """The lease that one has, and a new connection. Refused when it is over; `NotNow` when it is not."""
@@ -86,8 +128,9 @@ class KeeperClient:
         request: protocol.Lend | protocol.Resume | protocol.Enter,
         expected: type[_E],
         deadline: float = ANSWER_DEADLINE,
+        attend: Callable[[socket.socket], AbstractContextManager[object]] = nullcontext,
     ) -> tuple[_E, socket.socket]:
-        line, descriptors = exchange(self._path, protocol.encode_request(request), deadline)
+        line, descriptors = exchange(self._path, protocol.encode_request(request), deadline, attend)
         if not descriptors:
             _parse(line, protocol.Done)  # a refusal is raised here
             raise ProtocolError(f"The keeper answered `{request.verb}` without a connection.")

@@ -2,6 +2,8 @@
 
 import os
 import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from sandbox.errors import KeeperUnreachable, ProtocolError
@@ -11,8 +13,15 @@ ANSWER_DEADLINE = 30.0
 MAX_LINE = 1024 * 1024
 
 
-def exchange(path: Path, request: bytes, deadline: float = ANSWER_DEADLINE) -> tuple[bytes, list[int]]:
+def exchange(
+    path: Path,
+    request: bytes,
+    deadline: float = ANSWER_DEADLINE,
+    attend: Callable[[socket.socket], AbstractContextManager[object]] = nullcontext,
+) -> tuple[bytes, list[int]]:
     """Return the keeper's answer, and the open files that came with it: now the caller's to close.
+
+    `attend` is entered with the connection for as long as it is used, and may shut it down.
 
     Raises `KeeperUnreachable` or `ProtocolError`.
     """
@@ -23,8 +32,9 @@ def exchange(path: Path, request: bytes, deadline: float = ANSWER_DEADLINE) -> t
         except OSError as error:
             raise KeeperUnreachable(_advice(path, error)) from error
         try:
-            connection.sendall(request)
-            return _receive(connection)
+            with attend(connection):
+                connection.sendall(request)
+                return _receive(connection)
         except TimeoutError:
             raise KeeperUnreachable(f"The keeper did not answer within {deadline:.0f} s; look at its log.") from None
         except OSError as error:

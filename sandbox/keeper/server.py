@@ -1,6 +1,7 @@
 """The keeper's unix socket: parses one request per connection, calls the keeper, answers. No TCP, ever."""
 
 import errno
+import select
 import shutil
 import socket
 import socketserver
@@ -74,7 +75,7 @@ class _Handler(socketserver.BaseRequestHandler):
 
     def _answer(self, client: socket.socket, request: protocol.Message) -> None:
         verbs: Verbs = self.server.verbs  # type: ignore[attr-defined]
-        match _ANSWERS[type(request)](verbs, request):
+        match _ANSWERS[type(request)](verbs, request, lambda: _has_hung_up(client)):
             case (entrance, connection):
                 try:
                     _hand_over(client, entrance, connection)
@@ -86,23 +87,30 @@ class _Handler(socketserver.BaseRequestHandler):
                 client.sendall(protocol.encode_reply(reply))
 
 
-_Answer = Callable[[Verbs, Any], protocol.Reply | tuple[protocol.Entrance, socket.socket]]
+_Answer = Callable[[Verbs, Any, Callable[[], bool]], protocol.Reply | tuple[protocol.Entrance, socket.socket]]
 
 _ANSWERS: Final[Mapping[type[protocol.Message], _Answer]] = {
-    protocol.Lend: lambda verbs, request: verbs.lend(request),
-    protocol.Resume: lambda verbs, request: verbs.resume(request),
-    protocol.Renew: lambda verbs, request: verbs.renew(request),
-    protocol.Kill: lambda verbs, request: verbs.kill(request),
-    protocol.Return: lambda verbs, request: verbs.give_back(request),
-    protocol.Condemn: lambda verbs, request: verbs.condemn(request),
-    protocol.List: lambda verbs, _: verbs.listing(),
-    protocol.Ping: lambda verbs, _: verbs.ping(),
-    protocol.Measure: lambda verbs, _: verbs.measure(),
-    protocol.Inspect: lambda verbs, request: verbs.inspect(request),
-    protocol.Hold: lambda verbs, request: verbs.hold(request),
-    protocol.Release: lambda verbs, request: verbs.release(request),
-    protocol.Enter: lambda verbs, request: verbs.enter(request),
+    protocol.Lend: lambda verbs, request, hung_up: verbs.lend(request, hung_up),
+    protocol.Resume: lambda verbs, request, _: verbs.resume(request),
+    protocol.Renew: lambda verbs, request, _: verbs.renew(request),
+    protocol.Kill: lambda verbs, request, _: verbs.kill(request),
+    protocol.Return: lambda verbs, request, _: verbs.give_back(request),
+    protocol.Condemn: lambda verbs, request, _: verbs.condemn(request),
+    protocol.List: lambda verbs, *_: verbs.listing(),
+    protocol.Ping: lambda verbs, *_: verbs.ping(),
+    protocol.Measure: lambda verbs, *_: verbs.measure(),
+    protocol.Inspect: lambda verbs, request, _: verbs.inspect(request),
+    protocol.Hold: lambda verbs, request, _: verbs.hold(request),
+    protocol.Release: lambda verbs, request, _: verbs.release(request),
+    protocol.Enter: lambda verbs, request, _: verbs.enter(request),
 }
+
+
+def _has_hung_up(client: socket.socket) -> bool:
+    """Whether the client has closed its end. One that has only said all it has to say (`nc -N`) still listens."""
+    poll = select.poll()
+    poll.register(client, 0)  # hanging up is told in any case
+    return bool(poll.poll(0))
 
 
 def _hand_over(client: socket.socket, grant: protocol.Entrance, connection: socket.socket) -> None:

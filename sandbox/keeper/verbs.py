@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from sandbox import readiness
@@ -52,8 +53,12 @@ class Verbs:
 
     # -- of an attempt -------------------------------------------------------------------------------------------
 
-    def lend(self, request: protocol.Lend) -> tuple[protocol.LeaseGrant, socket.socket]:
+    def lend(
+        self, request: protocol.Lend, hung_up: Callable[[], bool] = lambda: False
+    ) -> tuple[protocol.LeaseGrant, socket.socket]:
         """Lend a sandbox and connect to its port 22.
+
+        `hung_up` says at any time whether its client is gone: a request that nobody waits for any more is dropped.
 
         Raises `KeeperRefused` when none is free in time, and `NotNow` while the keeper lends none at all: it stops, its
         host is not fit, or there are no walls.
@@ -65,7 +70,7 @@ class Verbs:
         began = time.monotonic()
         deadline = began + request.wait
         while True:
-            sandbox, built = self._take(request, deadline)
+            sandbox, built = self._take(request, deadline, hung_up)
             self._refuse_without_walls(request)
             with suppress(SandboxFault):  # it is condemned, and there are others
                 connection = self._connect(sandbox.name, built)
@@ -226,7 +231,7 @@ class Verbs:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _take(self, request: protocol.Lend, deadline: float) -> tuple[Sandbox, Built]:
+    def _take(self, request: protocol.Lend, deadline: float, hung_up: Callable[[], bool]) -> tuple[Sandbox, Built]:
         stock = self._stock
         want = Want(request.profile, request.trust_key)
         lease = Lease(request.attempt, request.token, request.patience)
@@ -235,6 +240,8 @@ class Verbs:
             stock.changed.notify_all()  # the reconcile loop may have to make room
             try:
                 while not self._closed.is_set():
+                    if hung_up():  # it would keep a sandbox from the others, and have idle ones of theirs thrown away
+                        raise NotNow("Its client went away while it waited for a sandbox.")
                     if self._host_can() and (sandbox := stock.pool.lend(want, lease, time.monotonic())):
                         return sandbox, stock.built[sandbox.name]
                     if (left := deadline - time.monotonic()) <= 0:

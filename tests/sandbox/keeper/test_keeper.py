@@ -195,6 +195,34 @@ def test_a_client_that_went_away_keeps_nothing(world: World) -> None:
     assert world.lend("b1", key="another").sandbox == grant.sandbox
 
 
+def test_a_client_that_hung_up_gets_nothing_although_there_is_one(world: World) -> None:
+    world.wait_for("one ready", lambda: world.states() == [State.READY])
+    with pytest.raises(NotNow, match="went away"):
+        world.keeper.verbs.lend(ask(), lambda: True)
+    assert (world.states(), world.keeper._stock.wants) == ([State.READY], [])
+
+
+def test_the_request_of_a_client_that_hangs_up_is_dropped(world: World) -> None:
+    """The trap: for ten minutes idle sandboxes of other trust keys were thrown away for it."""
+    grant = world.lend()
+    hung_up, caught = threading.Event(), list[str]()
+
+    def wait() -> None:
+        try:
+            world.keeper.verbs.lend(ask("b1", trust_key="another", wait=600), hung_up.is_set)
+        except NotNow as error:
+            caught.append(str(error))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    world.wait_for("its waiting", lambda: world.keeper._stock.wants)
+    hung_up.set()
+    waiting.join(MARGIN)
+    assert ("went away" in caught[0], world.keeper._stock.wants) == (True, [])
+    world.give_back(grant, used=False)
+    assert world.lend("c1", key="a third").sandbox == grant.sandbox
+
+
 # -- the end of a lease -----------------------------------------------------------------------------------------------
 
 

@@ -12,13 +12,13 @@ from typing import cast
 
 import pytest
 
-from sandbox.errors import ConfigError, EngineUnreachable, KeeperRefused, KeeperUnreachable, ProtocolError
+from sandbox.errors import ConfigError, EngineUnreachable, KeeperError, KeeperRefused, KeeperUnreachable, ProtocolError
 from sandbox.health import HostState
 from sandbox.keeper import client as client_module
 from sandbox.keeper import exchange as exchange_module
 from sandbox.keeper import protocol
 from sandbox.keeper import server as server_module
-from sandbox.keeper.client import KeeperClient
+from sandbox.keeper.client import KeeperClient, Withdrawal
 from sandbox.keeper.exchange import MAX_LINE
 from sandbox.keeper.server import KeeperServer
 from sandbox.keeper.verbs import Verbs
@@ -38,6 +38,8 @@ class Script:
         self.then: Callable[[], object] = lambda: None
         self.kept: socket.socket | None = None
         """The other end of the connection that was lent."""
+        self.hung_up: Callable[[], bool] = lambda: False
+        """Whether the client of the last request for a lease is gone."""
 
     def _note(self, request: protocol.Message) -> protocol.Done:
         self.asked.append(request)
@@ -46,7 +48,10 @@ class Script:
 
     renew = kill = give_back = condemn = take_back = _note
 
-    def lend(self, request: protocol.Lend | protocol.Resume) -> tuple[protocol.LeaseGrant, socket.socket]:
+    def lend(
+        self, request: protocol.Lend | protocol.Resume, hung_up: Callable[[], bool] = lambda: False
+    ) -> tuple[protocol.LeaseGrant, socket.socket]:
+        self.hung_up = hung_up
         self._note(request)
         lent, self.kept = socket.socketpair()
         lent.settimeout(5.0)  # as a connection of the keeper's has
@@ -191,6 +196,27 @@ def test_a_lease_that_nobody_waits_for_any_more_is_taken_back(server: KeeperServ
     while script.asked != [LEND, LEND]:  # `lend`, then `take_back` with the same request
         assert time.monotonic() < end, script.asked
         time.sleep(0.01)
+
+
+def test_a_client_that_hangs_up_is_told_from_one_that_only_listens(server: KeeperServer, script: Script) -> None:
+    asked, gone = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        asked.set()
+        gone.wait(MARGIN)
+
+    script.then = wait
+    seen = []
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(server.path))
+        connection.sendall(protocol.encode_request(LEND))
+        assert asked.wait(MARGIN)
+        seen.append(script.hung_up())
+        connection.shutdown(socket.SHUT_WR)
+        seen.append(script.hung_up())
+    seen.append(script.hung_up())
+    gone.set()
+    assert seen == [False, False, True]
 
 
 def test_a_lease_leaves_no_descriptor_open(client: KeeperClient, script: Script) -> None:
@@ -419,6 +445,39 @@ def test_a_connection_with_a_broken_lease_is_closed(tmp_path: Path, answer: byte
             client.lend(LEND)
         ours.settimeout(MARGIN)
         assert ours.recv(1) == b""  # nobody holds the other end any more
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_withdrawn_request_ends_at_once_and_hangs_up(tmp_path: Path, early: bool) -> None:
+    withdrawal, heard = Withdrawal(), list[bytes]()
+    if early:
+        withdrawal.withdraw()
+
+    def act(connection: socket.socket) -> None:
+        withdrawal.withdraw()
+        connection.settimeout(MARGIN)
+        heard.append(connection.recv(65536))
+
+    with answering(tmp_path, act) as client, pytest.raises(KeeperError):
+        client.lend(LEND.model_copy(update={"wait": 600.0}), withdrawal)
+    assert heard == [b""]
+
+
+def test_an_answer_that_is_on_its_way_is_not_lost_with_a_withdrawal(tmp_path: Path) -> None:
+    """The trap: nobody would return that lease."""
+    ours, theirs = socket.socketpair()
+    withdrawal = Withdrawal()
+
+    def act(connection: socket.socket) -> None:
+        with theirs:
+            socket.send_fds(connection, [protocol.encode_reply(GRANT)], [theirs.fileno()])
+        withdrawal.withdraw()
+
+    with ours, answering(tmp_path, act) as client:
+        grant, lent = client.lend(LEND, withdrawal)
+        lent.close()
+    assert grant == GRANT
+    withdrawal.withdraw()  # without effect: another file may have the connection's number
 
 
 def test_a_keeper_that_hangs_up_without_reading_is_told(tmp_path: Path) -> None:
