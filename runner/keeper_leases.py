@@ -4,17 +4,19 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
 from typing import TypeAlias, TypeVar
 
 from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
+from runner.execution.cancellation import see_through
 from runner.execution.lease import Access
 from sandbox.errors import KeeperError, KeeperRefused
 from sandbox.health import HostState
 from sandbox.keeper import places, protocol
-from sandbox.keeper.client import KeeperClient
+from sandbox.keeper.client import KeeperClient, Withdrawal
 from sandbox.state import State
 
 DEFAULT_KEEPER = Path(places.DEFAULT_SOCKET)
@@ -65,13 +67,23 @@ class KeeperLeases:
         request = protocol.Lend(
             attempt=attempt, token=token, profile=profile, trust_key=trust_key, wait=wait, patience=patience
         )
-        asked = asyncio.ensure_future(_ask(lambda: self._client.lend(request), threads=self._lending))
-        return await self._lease(attempt, asked, self._return_unwanted)
+        withdrawal = Withdrawal()
+        asked = asyncio.ensure_future(_ask(lambda: self._client.lend(request, withdrawal), threads=self._lending))
+        try:
+            return self._lease(attempt, await asyncio.shield(asked))
+        except asyncio.CancelledError:
+            withdrawal.withdraw()  # a thread that waits on would hold up this process's end as well
+            await see_through(self._return_unwanted(asked))
+            raise
 
     async def resume(self, attempt: str, token: str) -> "KeeperLease":
         """See `LeaseSource.resume`."""
         asked = asyncio.ensure_future(_ask(lambda: self._client.resume(token), refused=LeaseLostError))
-        return await self._lease(attempt, asked, _close_unwanted)
+        try:
+            return self._lease(attempt, await asyncio.shield(asked))
+        except asyncio.CancelledError:
+            asked.add_done_callback(_close_unwanted)
+            raise
 
     async def ready(self, profile: str) -> int:
         """How many sandboxes of a profile are ready and not leased. Errors: LeaseError."""
@@ -82,19 +94,18 @@ class KeeperLeases:
         """What the keeper measures, in Prometheus's text format. Errors: LeaseError."""
         return await _ask(lambda: self._client.metrics(METRICS_DEADLINE))
 
-    async def _lease(self, attempt: str, asked: "_Granted", unwanted: Callable[["_Granted"], object]) -> "KeeperLease":
-        try:
-            grant, connection = await asyncio.shield(asked)
-        except asyncio.CancelledError:
-            asked.add_done_callback(unwanted)
-            raise
-        access = Access(connection, grant.user, grant.host_key, grant.client_key)
-        return KeeperLease(self._client, attempt, grant, access)
+    def _lease(self, attempt: str, granted: tuple[protocol.LeaseGrant, socket]) -> "KeeperLease":
+        grant, connection = granted
+        return KeeperLease(
+            self._client, attempt, grant, Access(connection, grant.user, grant.host_key, grant.client_key)
+        )
 
-    def _return_unwanted(self, asked: "_Granted") -> None:
+    async def _return_unwanted(self, asked: "_Granted") -> None:
         """Nobody waits for this lease any more. If even this fails, the keeper takes it back after its term."""
-        if grant := _close_unwanted(asked):
-            asyncio.get_running_loop().run_in_executor(None, lambda: self._client.give_back(grant.token, used=False))
+        with suppress(LeaseError):
+            grant, connection = await asked
+            connection.close()
+            await _ask(lambda: self._client.give_back(grant.token, used=False))
 
 
 class KeeperLease:
@@ -139,13 +150,11 @@ class KeeperLease:
             self._over = True
 
 
-def _close_unwanted(asked: _Granted) -> protocol.LeaseGrant | None:
-    """Close the connection of an answer that nobody waits for, and return what was granted."""
-    if asked.cancelled() or asked.exception():
-        return None
-    grant, connection = asked.result()
-    connection.close()
-    return grant
+def _close_unwanted(asked: _Granted) -> None:
+    """Close the connection of an answer that nobody waits for."""
+    if not asked.cancelled() and not asked.exception():
+        _, connection = asked.result()
+        connection.close()
 
 
 async def _ask(

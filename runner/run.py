@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from runner import outcome as outcomes
@@ -14,6 +15,7 @@ from runner.execution.attempt import run_attempt
 from runner.execution.cancellation import Cancellation
 from runner.execution.lease import LeaseSource
 from runner.execution.log import LiveCopy, Log
+from runner.execution.marker import Marker
 from runner.execution.options import Note, Settings
 from runner.job import Job
 from runner.logs import Action
@@ -27,10 +29,10 @@ _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "
 
 async def run_script(leases: LeaseSource, job: Job, settings: Settings, *, as_json: bool) -> Outcome:
     """Run a job, its log live on stdout (on stderr with `as_json`, where stdout gets the outcome as one object)."""
-    cancellation = Cancellation()
+    cancellation, started = Cancellation(), list[Marker]()
     loop = asyncio.get_running_loop()
     for number, by in _SIGNALS.items():
-        loop.add_signal_handler(number, _cancel, cancellation, by)
+        loop.add_signal_handler(number, _cancel, cancellation, by, started)
     with ExitStack() as folder:
         log = _new_log(folder)
         copy = LiveCopy(log, (sys.stderr if as_json else sys.stdout).fileno())
@@ -39,7 +41,9 @@ async def run_script(leases: LeaseSource, job: Job, settings: Settings, *, as_js
         def tell(note: Note) -> None:
             (last.append if note.action is Action.ENDED else _tell)(note)
 
-        outcome = await run_attempt(leases, job, log, cancellation, settings=settings, notes=tell)
+        outcome = await run_attempt(
+            leases, job, log, cancellation, settings=settings, notes=tell, on_start=started.append
+        )
         log.close(outcomes.sentence(outcome))
         await copy.finish(READ_DEADLINE)
         for note in last:  # how it ended is said below what it printed
@@ -56,9 +60,9 @@ def _new_log(folder: ExitStack) -> Log:
         raise LogError(f"There is no place for the log: {error.strerror}. Set TMPDIR to a folder with room.") from error
 
 
-def _cancel(cancellation: Cancellation, by: str) -> None:
+def _cancel(cancellation: Cancellation, by: str, started: Sequence[Marker]) -> None:
     if cancellation.cause is None:
-        _say(f"cancelled by {by}; ending what the script started")
+        _say(f"cancelled by {by}" + ("; ending what the script started" if started else ""))
     cancellation.request(by)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -83,6 +84,7 @@ def run(
     source = source_of(load(None, options=given_settings(given), only="sandboxes").config.sandboxes)
     settings = source.adapt(Settings(lend_wait=wait, source_deadline=0))
     outcome = asyncio.run(run_script(source.leases, job, settings, as_json=as_json))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to end, and it would be told as a traceback
     raise typer.Exit(outcomes.exit_code(outcome))
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,8 +13,9 @@ import docker
 
 from sandbox.keeper import protocol
 from sandbox.state import State
-from tests.e2e.conftest import DEADLINE, Keeper, leased, pids_of, start, until
-from tests.programs import Program
+from tests import programs
+from tests.e2e.conftest import DEADLINE, Keeper, leased, pids_of, start, until, words_of_run
+from tests.programs import PIPE, Program
 
 STUBBORN = """
 trap '' TERM INT
@@ -65,6 +69,52 @@ def test_a_cancelled_job_leaves_no_process(keeper: Keeper, docker_client: docker
     keeper.settle()
     for job in (interrupted, terminated):
         until("only the processes recorded at ready are there", partial(is_gone, keeper, docker_client, job.sandbox))
+
+
+def test_who_waits_for_a_sandbox_ends_at_once_and_leaves_the_next_one_to_others(keeper: Keeper) -> None:
+    """The trap: it hung for --wait and 30 s, took the sandbox that came free, and a second Ctrl-C was a traceback."""
+    lent = [lend(keeper, f"holder-{number}") for number in range(2)]
+    words = words_of_run(keeper, "--trust-key", "waiting")
+    waiting = programs.start(programs.runner, *words, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    assert waiting.stdin is not None
+    waiting.stdin.write("echo never")
+    waiting.stdin.close()
+    waiting.stdin = None
+    until("it waits", lambda: requests_waiting(keeper) == 1)
+    began = time.monotonic()
+    while waiting.poll() is None:
+        waiting.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            waiting.wait(0.01)
+        assert time.monotonic() - began < 10, "It does not end."
+    out, err = waiting.communicate(timeout=DEADLINE)
+    assert (waiting.returncode, out) == (130, ""), err
+    assert err.splitlines() == [
+        "runner: Waiting for a sandbox of profile default.",
+        "runner: cancelled by Ctrl-C",
+        "runner: The script was cancelled by Ctrl-C.",
+    ]
+    until("its request is gone", lambda: requests_waiting(keeper) == 0, 5.0)
+    keeper.client.give_back(lent[0].token, used=False)
+    following = lend(keeper, "following", "another")
+    assert following.sandbox == lent[0].sandbox
+    for grant in (lent[1], following):
+        keeper.client.give_back(grant.token, used=False)
+    keeper.settle()
+
+
+def lend(keeper: Keeper, attempt: str, key: str = "team") -> protocol.LeaseGrant:
+    request = protocol.Lend(
+        attempt=attempt, token=f"token-of-{attempt:_<30}", profile="default", trust_key=key, wait=30.0, patience=60.0
+    )
+    grant, connection = keeper.client.lend(request)
+    connection.close()
+    return grant
+
+
+def requests_waiting(keeper: Keeper) -> float:
+    [line] = [line for line in keeper.client.metrics().splitlines() if line.startswith("sandbox_requests_waiting{")]
+    return float(line.split()[-1])
 
 
 def is_gone(keeper: Keeper, client: docker.DockerClient, sandbox: protocol.SandboxReport) -> bool:
