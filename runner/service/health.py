@@ -6,14 +6,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 
 from runner.errors import LeaseError, LeaseUnreachableError, StateError
+from runner.service.lately import Lately
 from runner.service.mode import Mode
 from runner.service.service import Service
 
-#: Seconds that an answer is told again, so that nobody is asked as often as anybody asks us.
-_FRESH: Final = 1.0
 #: Seconds for the state folder and for the keeper to answer; a scrape of Prometheus's takes ten at most.
 STORE_DEADLINE: Final = 3.0
 KEEPER_DEADLINE: Final = 5.0
@@ -44,9 +43,9 @@ class Health:
     def __init__(self, service: Service, keeper: Callable[[], Awaitable[str]] | None) -> None:
         """`keeper` tells what the keeper measures (errors: LeaseError); None where there is no keeper."""
         self._service = service
-        self._store = _Lately(self._store_trouble)
+        self._store = Lately(self._store_trouble)
         self._ask_keeper = keeper
-        self._keeper = _Lately(self._keeper_says)
+        self._keeper = Lately(self._keeper_says)
 
     async def check_alive(self) -> None:
         """See that the store answers. Errors: StateError."""
@@ -99,25 +98,6 @@ class Health:
             return str(error), ""
         except LeaseError:  # one of an earlier release, which measures nothing
             return "", ""
-
-
-class _Lately(Generic[_T]):
-    """Asks at most once in `_FRESH` seconds, however many want to know. What is asked raises nothing."""
-
-    def __init__(self, ask: Callable[[], Awaitable[_T]]) -> None:
-        self._ask = ask
-        self._answer: asyncio.Task[_T] | None = None
-        self._old = 0.0
-
-    async def __call__(self) -> _T:
-        if self._answer is None or (self._answer.done() and time.monotonic() > self._old):
-            self._answer = asyncio.create_task(self._asked())
-        return await asyncio.shield(self._answer)
-
-    async def _asked(self) -> _T:
-        answer = await self._ask()
-        self._old = time.monotonic() + _FRESH
-        return answer
 
 
 async def _in_time(answer: Awaitable[_T]) -> _T:

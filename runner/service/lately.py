@@ -1,0 +1,35 @@
+"""One answer for all who want to know the same: nobody is asked as often as anybody asks us."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic, TypeVar
+
+#: Seconds that an answer is told again.
+_FRESH: Final = 1.0
+
+_T = TypeVar("_T")
+
+
+class Lately(Generic[_T]):
+    """Asks at most once at a time and once in `_FRESH` seconds, however many want to know. Needs a running event loop.
+
+    An error goes to all who wait for that answer; who comes after it asks anew.
+    """
+
+    def __init__(self, ask: Callable[[], Awaitable[_T]]) -> None:
+        self._ask = ask
+        self._answer: asyncio.Task[_T] | None = None
+        self._old = 0.0
+
+    async def __call__(self) -> _T:
+        if self._answer is None or (self._answer.done() and time.monotonic() > self._old):
+            self._answer = asyncio.create_task(self._asked())
+        return await asyncio.shield(self._answer)
+
+    async def _asked(self) -> _T:
+        answer = await self._ask()
+        self._old = time.monotonic() + _FRESH
+        return answer
