@@ -18,7 +18,7 @@ from runner.addresses.record import TERM, Lent, Record
 from runner.addresses.register import Entry, Register
 from runner.errors import InputError, LeaseError, LeaseLostError, LeaseUnreachableError, SandboxError
 from runner.execution.cancellation import see_through
-from runner.execution.lease import Access
+from runner.execution.lease import Access, SandboxFacts
 from runner.logs import Action, Events
 
 _events = Events(__name__)
@@ -93,6 +93,10 @@ class AddressLeases:
                 return lease
         raise LeaseLostError("The lease is over: none of the addresses is lent to this attempt any more.")
 
+    async def sandboxes(self) -> list[SandboxFacts]:
+        """Every address, as it is known here: none is asked now. Errors: LeaseError."""
+        return [place.facts(await place.record()) for place in self._places]
+
     async def _in_order(self, trust_key: str) -> list[_Place]:
         """Those that served the trust key before come first, so that fresh ones are there for others."""
         served = {place: (await place.record()).trust_key == trust_key for place in self._places}
@@ -153,6 +157,20 @@ class _Place:
             if not record.lent or (record.lent.attempt, record.lent.token) != (attempt, token):
                 return None
             return await self._again(record.lent, record)
+
+    def facts(self, record: Record) -> SandboxFacts:
+        """What there is to tell of it."""
+        resting = self._resting[1] if _now() < self._resting[0] and record.state == "ready" else ""
+        return SandboxFacts(
+            name=str(self.address),
+            generation=record.generation,
+            profile=None,
+            state="unreachable" if resting else record.state,
+            seconds_in_state=None,
+            trust_key=record.trust_key,
+            attempt=record.lent.attempt if record.lent else None,
+            reason=record.condemned or resting or None,
+        )
 
     async def access(self) -> Access:
         """A fresh way in. Errors: ConnectError."""

@@ -15,7 +15,7 @@ _MODULES: Final = {
     "serve": "runner.commands.serve",
     **dict.fromkeys(("submit", "validate", "ls", "show", "logs", "cancel"), "runner.commands.jobs"),
     "artifacts": "runner.commands.artifacts",
-    **dict.fromkeys(("status", "drain", "resume", "webhooks", "stop"), "runner.commands.operation"),
+    **dict.fromkeys(("status", "drain", "resume", "sandboxes", "webhooks", "stop"), "runner.commands.operation"),
     "ping": "runner.commands.ping",
     **dict.fromkeys(("backup", "restore"), "runner.commands.state"),
     "doctor": "runner.doctor.cli",

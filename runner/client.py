@@ -128,6 +128,10 @@ class Client:
         """Have the service end when nothing runs; with `force`, what runs is ended."""
         return self._ask("POST", "/v1/stop", json={"force": force})
 
+    def sandboxes(self) -> list[dict[str, Any]]:
+        """The sandboxes that jobs may be given."""
+        return self._json("GET", "/v1/sandboxes", list)
+
     def webhooks(self) -> list[dict[str, Any]]:
         """Messages to receivers of webhooks that were sent in vain."""
         return self._json("GET", "/v1/webhooks", list)

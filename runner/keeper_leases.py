@@ -12,7 +12,7 @@ from typing import TypeAlias, TypeVar
 
 from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
 from runner.execution.cancellation import see_through
-from runner.execution.lease import Access
+from runner.execution.lease import Access, SandboxFacts
 from sandbox.errors import KeeperError, KeeperRefused
 from sandbox.health import HostState
 from sandbox.keeper import places, protocol
@@ -23,8 +23,8 @@ DEFAULT_KEEPER = Path(places.DEFAULT_SOCKET)
 
 #: Requests for a sandbox that may wait at once: more than any runner has slots.
 _LENDING = 1100
-#: Seconds for the keeper to tell what it measures.
-METRICS_DEADLINE = 5.0
+#: Seconds for the keeper to tell what it measures, and which sandboxes there are: somebody waits for the answer.
+ASKED_DEADLINE = 5.0
 
 _T = TypeVar("_T")
 _Granted: TypeAlias = asyncio.Future[tuple[protocol.LeaseGrant, socket]]
@@ -90,9 +90,14 @@ class KeeperLeases:
         listing = await _ask(self._client.listing)
         return sum(sandbox.state is State.READY and sandbox.profile == profile for sandbox in listing.sandboxes)
 
+    async def sandboxes(self) -> list[SandboxFacts]:
+        """Every sandbox of the keeper, whoever has it. Errors: LeaseError."""
+        listing = await _ask(lambda: self._client.listing(ASKED_DEADLINE))
+        return [_facts(sandbox) for sandbox in listing.sandboxes]
+
     async def metrics(self) -> str:
         """What the keeper measures, in Prometheus's text format. Errors: LeaseError."""
-        return await _ask(lambda: self._client.metrics(METRICS_DEADLINE))
+        return await _ask(lambda: self._client.metrics(ASKED_DEADLINE))
 
     def _lease(self, attempt: str, granted: tuple[protocol.LeaseGrant, socket]) -> "KeeperLease":
         grant, connection = granted
@@ -148,6 +153,19 @@ class KeeperLease:
         if not self._over:
             await _ask(act, refused=LeaseLostError)
             self._over = True
+
+
+def _facts(report: protocol.SandboxReport) -> SandboxFacts:
+    return SandboxFacts(
+        name=report.name,
+        generation=report.generation,
+        profile=report.profile,
+        state=report.state,
+        seconds_in_state=report.seconds_in_state,
+        trust_key=report.trust_key,
+        attempt=report.attempt,
+        reason=report.reason,
+    )
 
 
 def _close_unwanted(asked: _Granted) -> None:

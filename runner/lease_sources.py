@@ -11,7 +11,7 @@ from runner.address_leases import AddressLeases
 from runner.addresses import ssh
 from runner.addresses.address import Address
 from runner.errors import BadJobError
-from runner.execution.lease import LeaseSource
+from runner.execution.lease import LeaseSource, SandboxFacts
 from runner.execution.options import Settings
 from runner.keeper_leases import KeeperLeases
 
@@ -25,6 +25,8 @@ class Source:
     ready: Callable[[str], Awaitable[int]] | None
     #: The folder in the sandboxes for what is the runner's; None for the sandbox image's own places.
     folder: str | None
+    #: Tells of every sandbox. Errors: LeaseError.
+    sandboxes: Callable[[], Awaitable[Sequence[SandboxFacts]]]
     #: Tells what the keeper measures, in Prometheus's text format; None without a keeper.
     metrics: Callable[[], Awaitable[str]] | None = None
 
@@ -38,7 +40,7 @@ class Source:
 def keeper(socket: Path) -> Source:
     """The keeper of this host."""
     leases = KeeperLeases(socket)
-    return Source(leases, leases.ready, None, leases.metrics)
+    return Source(leases, leases.ready, None, leases.sandboxes, leases.metrics)
 
 
 def addresses(
@@ -53,7 +55,7 @@ def addresses(
     leases = AddressLeases(
         places, host_keys, ssh.read_identity(identity), state or default_state(), f"{folder}/attempts"
     )
-    return Source(leases, None, folder)
+    return Source(leases, None, folder, leases.sandboxes)
 
 
 def default_state() -> Path:

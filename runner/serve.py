@@ -68,7 +68,16 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
     _events.info(Action.SERVING, f"serving on {where}; the API token is in {home.token}")
     working = beside(service, source.leases, home.gitlab, gitlab)
     api = config.api
-    app = make_app(service, token, home.tokens, working, source.metrics, rate=api.request_rate, burst=api.request_burst)
+    app = make_app(
+        service,
+        token,
+        home.tokens,
+        working,
+        source.metrics,
+        source.sandboxes,
+        rate=api.request_rate,
+        burst=api.request_burst,
+    )
     reread = partial(_reread, service, loaded, read)
     await server.serve(working, app, api.host, api.port, tls, jobs.max_run_time, reread)
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes

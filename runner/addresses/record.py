@@ -75,6 +75,15 @@ class Record:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
+    @property
+    def state(self) -> str:
+        """Where it is in its life, in the keeper's words."""
+        if self.condemned:
+            return "condemned"
+        if self.lent is None:
+            return "ready"
+        return "leased" if self.lent.renewed.elapsed() <= TERM else "orphaned"
+
     def refusal(self, trust_key: str) -> str | None:
         """Why it cannot be lent under this trust key, now or later, as the rest of a sentence; None when it can."""
         if self.condemned:

@@ -2,19 +2,24 @@
 
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from fastapi import FastAPI
 
-from runner.api import files, jobs, monitoring, operation, tokens
+from runner.api import files, jobs, monitoring, operation, sandboxes, tokens
 from runner.api.access import Access
 from runner.api.problems import PROBLEMS, add_problems
 from runner.api.rate import Buckets
 from runner.api.server import Works
 from runner.api.token import Token
+from runner.execution.lease import SandboxFacts
 from runner.service.health import Health
 from runner.service.service import Service
 from runner.store.tokens import Tokens
+
+
+async def _none() -> Sequence[SandboxFacts]:
+    return ()
 
 
 def make_app(
@@ -23,6 +28,7 @@ def make_app(
     clients: Tokens,
     works: Works | None = None,
     keeper: Callable[[], Awaitable[str]] | None = None,
+    known: sandboxes.Sandboxes = _none,
     *,
     rate: float = 200.0,
     burst: int = 1000,
@@ -30,14 +36,15 @@ def make_app(
     """Make the application for one service, with the token that is always there and those of its clients.
 
     `works` is what is drained and stopped with it, itself included, where that is more than the service; `keeper` tells
-    what the keeper measures, where there is one. Each client may ask `burst` times at once, and `rate` times in each
-    second.
+    what the keeper measures, where there is one; `known` tells of the sandboxes. Each client may ask `burst` times at
+    once, and `rate` times in each second.
     """
     access = Access(first, clients, Buckets(rate, burst))
     app = FastAPI(title="sandbox-runner", version="1", docs_url=None, redoc_url=None, responses=PROBLEMS)
     app.include_router(monitoring.make_router(Health(service, keeper), access))
     app.include_router(jobs.make_router(service, access))
     app.include_router(files.make_router(service, access))
+    app.include_router(sandboxes.make_router(service, known, access))
     app.include_router(tokens.make_router(clients, access))
     app.include_router(operation.make_router(service, works or service, access))
     add_problems(app)

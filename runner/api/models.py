@@ -12,6 +12,7 @@ from runner import outcome as outcomes
 from runner import steps
 from runner.errors import BadJobError
 from runner.execution.files.bundle import Kept
+from runner.execution.lease import SandboxFacts
 from runner.job import Job
 from runner.service.mode import Mode
 from runner.service.signing import shown
@@ -280,6 +281,34 @@ class DeliveryView(BaseModel):
             due=delivery.due,
             problem=delivery.problem,
         )
+
+
+class SandboxView(BaseModel):
+    """A sandbox, as the keeper knows it, or the register of addresses."""
+
+    name: str
+    generation: int
+    """A sandbox of the same name with another number is another one; of an address: how often it was lent."""
+    profile: str | None
+    """None for a sandbox that is known by its address."""
+    state: str
+    """`ready`, `leased`, `orphaned` (its runner is not heard of), `condemned`; a keeper's also `creating`, `booting`,
+    `inspecting`, `held`, `destroying`, `stuck`; that of an address also `unreachable`."""
+    seconds_in_state: float | None
+    """None where nobody can tell."""
+    trust_key: str | None
+    """Whose leftovers may be in it; none while nobody used it."""
+    attempt: str | None
+    """Which attempt has it; stands in the logs of runner and keeper."""
+    job: str | None
+    """Whose attempt that is; none for one that is only prepared, GitLab's, or another runner's."""
+    reason: str | None
+    """Why it is not lent any more."""
+
+    @classmethod
+    def of(cls, facts: SandboxFacts, job: str | None) -> SandboxView:
+        """What the source of leases says, and the service adds."""
+        return cls(**asdict(facts), job=job)
 
 
 class UploadView(BaseModel):

@@ -16,6 +16,8 @@ from runner.errors import (
     BadJobError,
     BusyError,
     IllegalMoveError,
+    LeaseError,
+    LeaseUnreachableError,
     RequestReusedError,
     RunnerError,
     StoppingError,
@@ -25,6 +27,8 @@ from runner.errors import (
 _STATUS: Final = {
     BadJobError: HTTPStatus.UNPROCESSABLE_ENTITY,
     BusyError: HTTPStatus.TOO_MANY_REQUESTS,
+    LeaseError: HTTPStatus.SERVICE_UNAVAILABLE,
+    LeaseUnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
     StoppingError: HTTPStatus.SERVICE_UNAVAILABLE,
     RequestReusedError: HTTPStatus.CONFLICT,
     WrongModeError: HTTPStatus.CONFLICT,

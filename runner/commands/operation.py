@@ -42,6 +42,23 @@ def resume(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def sandboxes(as_json: AsJson = False) -> None:
+    """List the sandboxes that jobs may be given, and which job has one."""
+    with client() as service:
+        known = service.sandboxes()
+    if as_json:
+        print(json.dumps(known))
+        return
+    table(["SANDBOX", "PROFILE", "STATE", "SECONDS", "TRUST KEY", "JOB", "REASON"], map(_sandbox, known))
+
+
+def _sandbox(one: dict[str, Any]) -> list[str]:
+    since = "" if one["seconds_in_state"] is None else f"{one['seconds_in_state']:.1f}"
+    told = [one["name"], one["profile"], one["state"], since, one["trust_key"], one["job"], one["reason"]]
+    return [word or "" for word in told]
+
+
+@app.command()
 def webhooks(as_json: AsJson = False) -> None:
     """List the webhook messages that their receivers have not accepted."""
     with client() as service:

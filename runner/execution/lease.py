@@ -21,6 +21,27 @@ class Access:
     client_key: str = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class SandboxFacts:
+    """What a source of leases tells of one sandbox. Nothing of it is secret."""
+
+    name: str
+    #: How often it was recreated, or lent where nobody can tell: the same name with another number is another one.
+    generation: int
+    #: As the keeper's configuration names it; None where there are no profiles.
+    profile: str | None
+    #: Where it is in its life. A keeper has more words for this than a register of addresses.
+    state: str
+    #: How long it has been so; None where nobody can tell.
+    seconds_in_state: float | None
+    #: Whose leftovers may be in it; None while nobody used it.
+    trust_key: str | None
+    #: Which attempt has it leased.
+    attempt: str | None
+    #: Why it is not lent, as far as there is something to say.
+    reason: str | None
+
+
 def new_token() -> str:
     """Return the secret by which an attempt's lease is known. Whoever has it has the sandbox."""
     return secrets.token_urlsafe(24)

@@ -121,6 +121,11 @@ class Service:
         """How many jobs run."""
         return len(self._running)
 
+    @property
+    def attempts(self) -> dict[str, str]:
+        """Which jobs have a sandbox and may have started in it: their ids by their attempts."""
+        return {record.marker.attempt: record.id for record in self._running if record.marker}
+
     def follow(self, slots: int, per_key: int | None, labels: Collection[str]) -> None:
         """Go on with other numbers: jobs that run do so to their end, even when there are more of them than slots."""
         self._leases.follow(slots)

@@ -95,9 +95,9 @@ class KeeperClient:
         line = one_line(reason[:1000])
         self._ask(protocol.Condemn(token=token, reason=line or "It gave no reason."), protocol.Done)
 
-    def listing(self) -> protocol.Listing:
-        """Every sandbox."""
-        return self._ask(protocol.List(), protocol.Listing)
+    def listing(self, deadline: float | None = None) -> protocol.Listing:
+        """Every sandbox; the keeper has `deadline` seconds to answer."""
+        return self._ask(protocol.List(), protocol.Listing, deadline)
 
     def ping(self) -> protocol.Pong:
         """Is the keeper there, and fit?"""

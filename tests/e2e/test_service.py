@@ -321,6 +321,22 @@ def test_ping_tells_a_health_check(new_service: Callable[[], Service]) -> None:
     assert codes() == {66}
 
 
+def test_the_sandboxes_are_told_with_the_jobs_that_have_them(new_service: Callable[[], Service]) -> None:
+    service = new_service()
+    job = service.submit("echo on; sleep 600", trust_key="team-a")
+    seen = bytearray()
+    service.read_log(job, seen, 3)
+    [mine] = [one for one in service.api.get("/v1/sandboxes").json() if one["job"] == job]
+    assert (mine["state"], mine["profile"], mine["trust_key"], mine["reason"]) == ("leased", "default", "team-a", None)
+    shown = command(service, "sandboxes")
+    [line] = [line.split() for line in shown.stdout.splitlines() if job in line]
+    assert (line[:3], line[-2:]) == ([mine["name"], "default", "leased"], ["team-a", job])
+    told = json.loads(command(service, "sandboxes", "--json").stdout)
+    assert [one["job"] for one in told if one["name"] == mine["name"]] == [job]
+    service.api.post(f"/v1/jobs/{job}/cancel")
+    assert service.outcome(job)["outcome"] == "cancelled"
+
+
 def command(service: Service, *words: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `runner`, as a user of the service does."""
     return programs.run(

@@ -128,6 +128,26 @@ async def test_a_lease_outlives_the_process_that_had_it(new_source: NewSource) -
     await after.give_back(used=True)
 
 
+async def test_what_is_known_of_each_address_is_told(
+    new_source: NewSource, foreign: tuple[Foreign, Foreign], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = new_source()
+    lease = await lend(leases, "a")
+    lent, free = sorted(await leases.sandboxes(), key=lambda one: one.state)
+    assert (lent.name, lent.state, lent.trust_key, lent.attempt) == (lease.sandbox, "leased", "team", "a")
+    assert (free.state, free.trust_key, free.attempt, free.profile) == ("ready", None, None, None)
+    monkeypatch.setattr(record_module, "TERM", -1.0)
+    assert {one.state for one in await leases.sandboxes()} == {"orphaned", "ready"}
+    await lease.condemn("It was left broken.")
+    condemned = min(await leases.sandboxes(), key=lambda one: one.state)
+    assert (condemned.state, condemned.reason, condemned.attempt) == ("condemned", "It was left broken.", None)
+    wrong = new_source(foreign[0 if free.name == foreign[0].address else 1], key=foreign_key())
+    with pytest.raises(LeaseUnreachableError):
+        await lend(wrong, "b")
+    [resting] = await wrong.sandboxes()
+    assert (resting.state, "refused the login key" in (resting.reason or "")) == ("unreachable", True)
+
+
 async def test_condemned_stays_condemned_until_somebody_says_otherwise(
     new_source: NewSource, foreign: tuple[Foreign, Foreign], tmp_path: Path
 ) -> None:

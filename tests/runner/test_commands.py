@@ -94,6 +94,12 @@ def test_the_steps_of_a_job_are_shown(runner: Command, tmp_path: Path) -> None:
     assert [step["name"] for step in view["steps"]] == ["build", "test"]
 
 
+def test_without_a_keeper_nobody_knows_of_sandboxes(runner: Command) -> None:
+    refused = runner("sandboxes", "--json")
+    assert (refused.returncode, refused.stdout) == (69, "")
+    assert refused.stderr.startswith("runner: There is no keeper socket at ")
+
+
 def test_without_receivers_there_are_no_webhooks_in_trouble(runner: Command) -> None:
     assert json.loads(runner("webhooks", "--json").stdout) == []
     assert runner("webhooks").stdout.split() == ["JOB", "RECEIVER", "TRIES", "AGAIN", "PROBLEM"]

@@ -190,6 +190,19 @@ class TestConformance(LeaseConformance):
         await lent[0].give_back(used=False)
         assert identity(await lend(leases, "d", "a third")) == identity(lent[0])
 
+    async def test_its_sandboxes_are_told_with_whoever_has_them(self, leases: KeeperLeases) -> None:
+        lease = await lend(leases, "a")
+        lent, free = sorted(await leases.sandboxes(), key=lambda one: one.state)
+        assert (lent.name, lent.generation, lent.profile) == (lease.sandbox, lease.generation, "default")
+        assert (lent.state, lent.trust_key, lent.attempt, lent.reason) == ("leased", "team", "a", None)
+        assert (free.state, free.trust_key, free.attempt) == ("ready", None, None)
+        assert lent.seconds_in_state is not None
+
+
+async def test_without_a_keeper_nobody_tells_of_sandboxes() -> None:
+    with pytest.raises(LeaseUnreachableError, match="There is no keeper socket at /none"):
+        await KeeperLeases(Path("/none")).sandboxes()
+
 
 async def test_however_many_wait_for_a_sandbox_a_lease_is_renewed(client: Client, leases: KeeperLeases) -> None:
     # The trap: asyncio's own threads, of which a small host has six. Leases run out while all of them wait.
