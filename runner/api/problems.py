@@ -36,6 +36,9 @@ _STATUS: Final = {
 }
 
 
+_DEFECT: Final = "The runner met an error of its own. Please report it with the runner's log, which has more of it."
+
+
 class Problem(BaseModel):
     """An error, as RFC 9457 has it: what went wrong, and the cause and next step as a sentence."""
 
@@ -87,6 +90,11 @@ def add_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(_request: Request, error: HTTPException) -> Response:
         return _problem(HTTPStatus(error.status_code), f"{error.detail}. The API is described at /openapi.json.")
+
+    @app.exception_handler(Exception)
+    async def defect(_request: Request, _error: Exception) -> Response:
+        """Anything else. It is raised again after the answer, and the server writes it to the log."""
+        return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, _DEFECT)
 
 
 def _problem(

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import socket
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +21,7 @@ from runner.api.app import make_app
 from runner.api.server import Tls, serve
 from runner.api.token import Token
 from runner.errors import InputError, StateError
-from runner.execution.lease import Lease
+from runner.execution.lease import Lease, SandboxFacts
 from runner.job import Job
 from runner.service.leases import NotedLeases
 from runner.service.service import Service
@@ -89,16 +90,44 @@ async def test_with_a_certificate_it_serves_https_and_nothing_else(tmp_path: Pat
     serving = asyncio.create_task(serve(service, app, "127.0.0.1", port, tls))
     trusted = ssl.create_default_context(cafile=tls.certificate)
     async with httpx.AsyncClient(verify=trusted) as client, asyncio.timeout(60):
-        while True:
-            try:
-                assert (await client.get(f"https://localhost:{port}/live")).status_code == 200
-                break
-            except httpx.ConnectError:
-                await asyncio.sleep(0.05)
+        assert (await answer(client, f"https://localhost:{port}/live")).status_code == 200
         with pytest.raises(httpx.HTTPError):
             await client.get(f"http://localhost:{port}/live")
     service.stop()
     await serving
+
+
+async def answer(client: httpx.AsyncClient, url: str, headers: dict[str, str] | None = None) -> httpx.Response:
+    """Ask a service that is about to listen."""
+    while True:
+        try:
+            return await client.get(url, headers=headers)
+        except httpx.ConnectError:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_defect_is_answered_as_a_problem_and_stands_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken() -> Sequence[SandboxFacts]:
+        raise KeyError("a secret detail")
+
+    state = State(tmp_path)
+    service = Service(NotedLeases(NoSandbox(), state.leases, 1), state.records, 1, None)
+    app = make_app(service, Token(tmp_path / "token"), state.tokens, known=broken)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    serving = asyncio.create_task(serve(service, app, "127.0.0.1", port))
+    headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}
+    async with httpx.AsyncClient() as client, asyncio.timeout(60):
+        said = await answer(client, f"http://127.0.0.1:{port}/v1/sandboxes", headers)
+    service.stop()
+    await serving
+    assert (said.status_code, said.headers["content-type"]) == (500, "application/problem+json")
+    assert said.json()["detail"].startswith("The runner met an error of its own. Please report it")
+    assert "a secret detail" not in said.text
+    [logged] = [record for record in caplog.records if record.exc_info]
+    assert (logged.name, logged.exc_info and logged.exc_info[0]) == ("uvicorn.error", KeyError)
 
 
 @pytest.mark.parametrize("content", [None, "nonsense"])
