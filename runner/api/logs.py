@@ -38,30 +38,50 @@ async def gzipped(content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield packer.flush()
 
 
+class Text:
+    """A log as text, from a byte offset on. Pure. What is no UTF-8 is replaced, and a letter that is cut waits for its
+    rest."""
+
+    def __init__(self, offset: int) -> None:
+        self._read = offset
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    @property
+    def offset(self) -> int:
+        """Where to go on reading after the text so far."""
+        return self._read - len(self._decoder.getstate()[0])
+
+    def more(self, data: bytes) -> str:
+        """The text of the next bytes."""
+        self._read += len(data)
+        return self._decoder.decode(data)
+
+    def rest(self) -> str:
+        """What is left at the log's end."""
+        return self._decoder.decode(b"", final=True)
+
+
 class Events:
     """A log as server-sent events. Pure.
 
     Each `log` event has `{"text": …}`, and as its id the byte offset after that text: who reconnects sends the last one
-    as `Last-Event-ID`. What is no UTF-8 is replaced, and a letter that is cut waits for its rest.
+    as `Last-Event-ID`.
     """
 
     def __init__(self, offset: int) -> None:
-        self._offset = offset
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._text = Text(offset)
 
     def log(self, data: bytes) -> bytes:
         """The event for the next bytes of the log."""
-        self._offset += len(data)
-        return self._event(self._decoder.decode(data))
+        return self._log(self._text.more(data))
 
     def end(self, outcome: dict[str, str | int] | None) -> bytes:
         """The last events: what is left, and how the job ended, if it did."""
-        rest = self._event(self._decoder.decode(b"", final=True))
-        return rest + _event("end", self._offset, {"outcome": outcome}) if outcome else rest
+        rest = self._log(self._text.rest())
+        return rest + _event("end", self._text.offset, {"outcome": outcome}) if outcome else rest
 
-    def _event(self, text: str) -> bytes:
-        held = len(self._decoder.getstate()[0])
-        return _event("log", self._offset - held, {"text": text}) if text else b""
+    def _log(self, text: str) -> bytes:
+        return _event("log", self._text.offset, {"text": text}) if text else b""
 
 
 def _event(kind: str, offset: int, data: dict[str, object]) -> bytes:
