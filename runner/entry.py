@@ -32,10 +32,11 @@ def main() -> None:
 
 def _run() -> None:
     match sys.argv[1:]:
-        case ["ping", *options] if options in ([], ["--live"]):
+        case ["ping", *options] if {"--live", "--json"}.issuperset(options):
             from runner import ping, places  # noqa: PLC0415 - nobody else needs it
 
-            sys.exit(ping.main(os.environ.get(places.URL_VARIABLE) or places.DEFAULT_URL, live=bool(options)))
+            url = os.environ.get(places.URL_VARIABLE) or places.DEFAULT_URL
+            sys.exit(ping.main(url, live="--live" in options, as_json="--json" in options))
     from runner import lean  # noqa: PLC0415 - a health check does not pay for it
 
     lean.do_without()

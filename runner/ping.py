@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from runner.errors import InputError
@@ -13,8 +14,11 @@ _TIMEOUT: Final = 5.0
 _MAX_ANSWER: Final = 64 * 1024
 
 
-def main(url: str, *, live: bool) -> int:
-    """Print what the service there says of itself, and return the command's exit code. Errors: InputError."""
+def main(url: str, *, live: bool, as_json: bool) -> int:
+    """Print what the service there says of itself, and return the command's exit code. Errors: InputError.
+
+    `as_json`: its own document, which of one that is not ready has the reasons by name.
+    """
     try:
         parts = urlsplit(url)
         kind = {"http": HTTPConnection, "https": HTTPSConnection}[parts.scheme]
@@ -22,11 +26,22 @@ def main(url: str, *, live: bool) -> int:
         try:
             connection.request("GET", f"{parts.path}/{'live' if live else 'ready'}")
             answer = connection.getresponse()
-            print(answer.read(_MAX_ANSWER).decode(errors="replace"))
+            said = _document(answer.read(_MAX_ANSWER))
         finally:
             connection.close()
     except KeyError:
         raise InputError(f"{url!r} is no address of a runner: it begins with http:// or https://.") from None
     except (OSError, HTTPException, ValueError) as error:
         raise InputError(f"No runner answers at {url}: {str(error) or type(error).__name__}.") from error
+    if said is None:
+        raise InputError(f"What answers at {url} is no runner: HTTP {answer.status}. Set RUNNER_URL to where one is.")
+    print(json.dumps(said) if as_json else said.get("detail") or said["status"])
     return 0 if answer.status == 200 else 1
+
+
+def _document(body: bytes) -> dict[str, Any] | None:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) and "status" in document else None

@@ -61,10 +61,18 @@ def submit(
 
 
 @app.command()
-def validate(file: Annotated[str, typer.Argument(metavar="FILE", help="The job file; - for standard input.")]) -> None:
+def validate(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The job file; - for standard input.")],
+    as_json: AsJson = False,
+) -> None:
     """Say whether a job file holds a job that can be run; if not, what is wrong, by line and field."""
-    _parse(file)
-    print("The file holds a job that can be run.")
+    try:
+        _parse(file)
+    except BadJobError as error:
+        if as_json:
+            print(json.dumps({"valid": False, "problem": str(error)}))
+        raise
+    print(json.dumps({"valid": True, "problem": None}) if as_json else "The file holds a job that can be run.")
 
 
 @app.command("ls")
@@ -106,13 +114,19 @@ def logs(
         bool, typer.Option("-f", "--follow", help="Follow it to its end; exit with the job's code.")
     ] = False,
     offset: Annotated[int, typer.Option(min=0, help="From this byte on.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON on stdout: a line for each piece, and with -f one for the outcome.")
+    ] = False,
 ) -> None:
     """Print a job's log, byte by byte: its colours are kept."""
     with client() as service:
+        pieces = service.follow(job, offset) if follow else service.log(job, offset)
+        _copy(_lines(pieces, offset) if as_json else pieces, sys.stdout)
         if follow:
-            _follow(service, job, offset)
-        else:
-            _copy(service.log(job, offset), sys.stdout)
+            outcome = service.show(job)["outcome"]
+            if as_json:
+                print(json.dumps({"outcome": outcome}))
+            raise typer.Exit(int(outcome["exit_code"]))
 
 
 @app.command()
@@ -137,13 +151,29 @@ def client() -> Iterator[Client]:
         service.close()
 
 
-def _follow(service: Client, job: str, offset: int = 0, *, as_json: bool = False) -> None:
+def _follow(service: Client, job: str, *, as_json: bool) -> None:
     """Copy a log to its end, and exit with the job's exit code."""
-    _copy(service.follow(job, offset), sys.stderr if as_json else sys.stdout)
+    _copy(service.follow(job, 0), sys.stderr if as_json else sys.stdout)
     view = service.show(job)
     if as_json:
         print(json.dumps(view))
     raise typer.Exit(int(view["outcome"]["exit_code"]))
+
+
+def _lines(pieces: Iterable[bytes], offset: int) -> Iterator[bytes]:
+    """A log as JSON, a line for each piece: its text, and the byte offset after it."""
+    from runner.api.logs import Text  # noqa: PLC0415 - only here
+
+    log = Text(offset)
+
+    def line(text: str) -> bytes:
+        return json.dumps({"offset": log.offset, "text": text}).encode() + b"\n"
+
+    for piece in pieces:
+        if text := log.more(piece):
+            yield line(text)
+    if rest := log.rest():
+        yield line(rest)
 
 
 def _copy(pieces: Iterable[bytes], to: TextIO) -> None:

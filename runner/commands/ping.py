@@ -18,9 +18,10 @@ def ping(
     live: Annotated[
         bool, typer.Option("--live", help="Only whether it answers at all, even while it drains or has no keeper.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, with the reasons by name.")] = False,
 ) -> None:
     """Exit with 0 when the service answers, and a job that is submitted now would be run. For health checks.
 
     A supervisor that restarts what fails should ask with --live: a restart ends no drain and brings back no keeper.
     """
-    raise typer.Exit(asks.main(url, live=live))
+    raise typer.Exit(asks.main(url, live=live, as_json=as_json))

@@ -41,10 +41,12 @@ def list_tokens(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def revoke(token: Annotated[str, typer.Argument(help="The token's id.")]) -> None:
+def revoke(token: Annotated[str, typer.Argument(help="The token's id.")], as_json: AsJson = False) -> None:
     """Revoke a token: it is worth nothing from now on."""
     with client() as service:
         service.revoke_token(token)
+    if as_json:
+        print(json.dumps({"id": token, "revoked": True}))
 
 
 def _end(expires: float | None) -> str:

@@ -105,7 +105,7 @@ def test_up_run_down_purge(installation: Installation, docker_client: docker.Doc
         "found without settings\nrunner: The script failed with exit code 3.\n",
         3,
     ), job.stderr
-    assert '"ready"' in installation.compose("exec", "-T", "runner", "runner", "ping")
+    assert installation.compose("exec", "-T", "runner", "runner", "ping") == "ready\n"
     assert installation.compose("exec", "-T", "runner", "id", "-u") == "10001\n"
     mounts = {mount["Destination"] for mount in docker_client.containers.get(f"{PROJECT}-runner-1").attrs["Mounts"]}
     assert mounts == {"/run/sandbox/keeper", "/var/lib/runner", "/run/runner", "/etc/runner/runner.toml"}

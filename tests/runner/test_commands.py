@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -47,7 +49,8 @@ def test_a_token_is_made_used_listed_and_revoked(runner: Command) -> None:
     assert (facts["id"], facts["scopes"]) == (token.split(".")[0], ["read"])
     assert facts["expires"] - facts["created"] == pytest.approx(30 * 24 * 3600)
 
-    assert runner("token", "revoke", facts["id"]).returncode == 0
+    revoked = runner("token", "revoke", facts["id"], "--json")
+    assert (revoked.returncode, json.loads(revoked.stdout)) == (0, {"id": facts["id"], "revoked": True})
     assert "one of the API's tokens" in runner("ls", RUNNER_TOKEN=token).stderr
     again = runner("token", "revoke", facts["id"])
     assert (again.returncode, "There is no token of that id" in again.stderr) == (69, True)
@@ -92,6 +95,55 @@ def test_the_steps_of_a_job_are_shown(runner: Command, tmp_path: Path) -> None:
     assert lines[1:] == [["STEP", "STATE", "EXIT", "CODE", "SECONDS"], ["build", "waiting"], ["test", "waiting"]]
     view = json.loads(runner("show", submitted.stdout.strip(), "--json").stdout)
     assert [step["name"] for step in view["steps"]] == ["build", "test"]
+
+
+def test_whether_a_file_holds_a_job_is_told_as_json_too(runner: Command, tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text("script: make\n")
+    (tmp_path / "bad.yaml").write_text("script: make\nretry: often\n")
+    good = runner("validate", str(tmp_path / "good.yaml"), "--json")
+    assert (good.returncode, json.loads(good.stdout)) == (0, {"valid": True, "problem": None})
+    bad = runner("validate", str(tmp_path / "bad.yaml"), "--json")
+    said = json.loads(bad.stdout)
+    assert (bad.returncode, said["valid"]) == (64, False)
+    assert said["problem"].startswith(f"{tmp_path}/bad.yaml:2:1: retry: ")
+    assert bad.stderr == f"runner: {said['problem']}\n"
+
+
+@pytest.mark.parametrize("option", [[], ["--live"]])
+def test_a_health_check_has_a_sentence_for_people_and_the_reasons_for_programs(
+    runner: Command, option: list[str]
+) -> None:
+    told, document = runner("ping", *option), runner("ping", "--json", *option)
+    said = json.loads(document.stdout)
+    if option:
+        assert (told.stdout, told.returncode, said) == ("alive\n", 0, {"status": "alive"})
+    else:  # there is no keeper
+        assert (told.returncode, document.returncode, said["reasons"]) == (1, 1, ["keeper"])
+        assert told.stdout == f"{said['detail']}\n"
+
+
+def test_a_health_check_of_something_else_says_so(runner: Command) -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # has a page for everything, an error
+        answering = Thread(target=server.handle_request)
+        answering.start()
+        page = runner("ping", "--json", RUNNER_URL=f"http://127.0.0.1:{server.server_port}")
+        answering.join()
+    assert (page.returncode, page.stdout) == (66, "")
+    assert "is no runner: HTTP 501." in page.stderr
+
+
+def test_a_log_as_json_has_a_line_for_each_piece_and_one_for_the_outcome(runner: Command, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("script: make\n")
+    job = runner("submit", str(tmp_path / "job.yaml")).stdout.strip()
+    runner("cancel", job)
+    plain = runner("logs", "-f", job)
+    followed = runner("logs", "-f", job, "--json")
+    *pieces, end = [json.loads(line) for line in followed.stdout.splitlines()]
+    assert "".join(piece["text"] for piece in pieces) == plain.stdout != ""
+    assert pieces[-1]["offset"] == len(plain.stdout.encode())
+    assert (end["outcome"]["outcome"], followed.returncode) == ("cancelled", end["outcome"]["exit_code"])
+    [rest] = [json.loads(line) for line in runner("logs", job, "--json", "--offset", "3").stdout.splitlines()]
+    assert rest == {"offset": len(plain.stdout.encode()), "text": plain.stdout[3:]}
 
 
 def test_without_a_keeper_nobody_knows_of_sandboxes(runner: Command) -> None:

@@ -30,7 +30,7 @@ def test_where_no_command_is_named_all_are_known(cli: ModuleType, words: list[st
     assert "ping" in shown
 
 
-@pytest.mark.parametrize("words", [["runner", "ping"], ["runner", "ping", "--live"], ["sandbox", "ping"]])
+@pytest.mark.parametrize("words", [["runner", "ping"], ["runner", "ping", "--live", "--json"], ["sandbox", "ping"]])
 def test_a_health_check_loads_no_command_line(words: list[str]) -> None:
     """The trap: it runs four times a minute for ever, and what a command line loads takes 0.2 s each time."""
     loaded, _ = start(*words, does=f"from {words[0]} import entry; entry.main()")
