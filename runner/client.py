@@ -26,6 +26,7 @@ ENDED: Final = frozenset({"settled", "finished"})
 _TIMEOUT: Final = 60.0
 _PATIENCE: Final = 120.0
 _PAUSE: Final = 1.0
+_FIRST_PAUSE: Final = 0.02
 #: What a proxy in front of the service answers while that restarts.
 _AWAY: Final = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
 #: Submissions of one job whose answer may have been lost.
@@ -79,14 +80,14 @@ class Client:
         """What is kept of a job."""
         return self._ask("GET", f"/v1/jobs/{_job(job)}/artifacts")
 
-    def artifact_archive(self, job: str, to: BinaryIO) -> None:
-        """Write what is kept of a job into a file, as a compressed tar archive."""
+    def artifact_archive(self, job: str) -> Iterator[bytes]:
+        """Yield what is kept of a job, as a compressed tar archive."""
         try:
             with self._http.stream("GET", f"/v1/jobs/{_job(job)}/artifacts/archive") as answer:
                 if answer.is_error:
                     answer.read()
                 _check(answer)
-                to.writelines(answer.iter_raw())
+                yield from answer.iter_raw()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
 
@@ -167,6 +168,22 @@ class Client:
             if complete and ended:
                 return
             time.sleep(_PAUSE)
+
+    def wait_for_start(self, job: str, timeout: float) -> bool:
+        """Return as soon as a job has left the queue for the first time; False if it has not after `timeout` seconds.
+
+        Also over restarts of the service.
+        """
+        patience, deadline, pause = _Patience(), time.monotonic() + timeout, _FIRST_PAUSE
+        while True:
+            with patience:
+                view = self.show(job)
+                if view["state"] != "queued" or view["retries"]:
+                    return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(pause)
+            pause = min(_PAUSE, 2 * pause)  # who is told late waits twice as long as needed at most
 
     def wait_until_idle(self, timeout: float) -> dict[str, Any]:
         """Return the status as soon as nothing runs, also over restarts of the service. ClientError after `timeout`."""

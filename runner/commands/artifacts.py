@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runner.commands import progress
 from runner.commands.jobs import AsJson, JobId, client, table
 from runner.errors import InputError
 
@@ -31,7 +32,7 @@ def artifacts(
     with client() as service:
         kept = service.artifacts(job)
         if output and kept["artifacts"]:
-            _download(service, job, output, kept)
+            _download(service, job, output, kept, shown=progress.somebody_looks(as_json=as_json))
     if as_json:
         print(json.dumps(kept))
         return
@@ -49,7 +50,7 @@ def _name(artifact: dict[str, Any]) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in name)
 
 
-def _download(service: Client, job: str, folder: Path, kept: dict[str, Any]) -> None:
+def _download(service: Client, job: str, folder: Path, kept: dict[str, Any], *, shown: bool) -> None:
     """Have them all in the folder, or nothing. A service that is not ours to trust writes nowhere else."""
     from runner.execution.files.inside.unpack import UnsafeArchiveError, unpack  # noqa: PLC0415 - only here
 
@@ -61,9 +62,11 @@ def _download(service: Client, job: str, folder: Path, kept: dict[str, Any]) -> 
             place = Path(beside, "all")
             place.mkdir()
             with Path(beside, "archive").open("w+b") as archive:
-                service.artifact_archive(job, archive)
+                pieces = service.artifact_archive(job)
+                archive.writelines(progress.counted(pieces, kept["size"], "downloading", shown=shown))
                 archive.seek(0)
-                unpack(archive, place, sum(one["size"] for one in kept["artifacts"]), len(kept["artifacts"]))
+                with progress.reading(archive, "unpacking", shown=shown) as source:
+                    unpack(source, place, sum(one["size"] for one in kept["artifacts"]), len(kept["artifacts"]))
             if folder.exists():
                 folder.rmdir()
             shutil.move(place, folder)

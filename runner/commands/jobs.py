@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
 import typer
 
+from runner.commands import progress
 from runner.commands.packing import packed
 from runner.errors import BadJobError, InputError
 
@@ -27,6 +29,8 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 #: As a shell has it for Ctrl-C.
 _INTERRUPTED: Final = 130
+#: Seconds that a job may wait in the queue before that is said.
+_UNSAID: Final = 0.3
 
 
 @app.command()
@@ -48,15 +52,17 @@ def submit(
     request = _parse(file).model_dump(exclude_unset=True, by_alias=True)
     if secret:
         request["secrets"] = {**request.get("secrets", {}), **_from_environment(secret)}
+    shown = progress.somebody_looks(as_json=as_json)
     with client() as service:
         if upload:
-            with packed(upload) as archive:
-                request["source"] = {"kind": "upload", "id": service.upload(archive)}
+            with packed(upload, shown=shown) as archive, progress.reading(archive, "uploading", shown=shown) as source:
+                request["source"] = {"kind": "upload", "id": service.upload(source)}
         job = service.submit(request, uuid.uuid4().hex)
         if not wait:
             print(json.dumps(job) if as_json else job["id"])
             return
         print(f"runner: job {job['id']}", file=sys.stderr)
+        _tell_waiting(service, job["id"], shown=shown)
         _follow(service, job["id"], as_json=as_json)
 
 
@@ -120,6 +126,8 @@ def logs(
 ) -> None:
     """Print a job's log, byte by byte: its colours are kept."""
     with client() as service:
+        if follow:
+            _tell_waiting(service, job, shown=progress.somebody_looks(as_json=as_json))
         pieces = service.follow(job, offset) if follow else service.log(job, offset)
         _copy(_lines(pieces, offset) if as_json else pieces, sys.stdout)
         if follow:
@@ -158,6 +166,13 @@ def _follow(service: Client, job: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(view))
     raise typer.Exit(int(view["outcome"]["exit_code"]))
+
+
+def _tell_waiting(service: Client, job: str, *, shown: bool) -> None:
+    """Say for as long as a job is queued that it is, so that nobody takes its silence for the script's."""
+    if shown and not service.wait_for_start(job, _UNSAID):
+        with progress.waiting("the job waits in the queue", shown=shown):
+            service.wait_for_start(job, math.inf)
 
 
 def _lines(pieces: Iterable[bytes], offset: int) -> Iterator[bytes]:

@@ -9,19 +9,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from runner.commands import progress
 from runner.errors import InputError
 
 
 @contextmanager
-def packed(path: Path) -> Iterator[BinaryIO]:
-    """Give a folder's archive, or the archive that the path names. Errors: InputError."""
+def packed(path: Path, *, shown: bool) -> Iterator[BinaryIO]:
+    """Give a folder's archive, or the archive that the path names. Errors: InputError.
+
+    `shown`: a person is told while it is packed.
+    """
     try:
         if not path.is_dir():
             with path.open("rb") as archive:
                 yield archive
             return
         with tempfile.TemporaryFile() as file:
-            with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as members:
+            with (
+                progress.waiting("packing the folder", shown=shown),
+                tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as members,
+            ):
                 members.add(path, arcname=".", filter=_nobodys)
             file.seek(0)
             yield cast(BinaryIO, file)

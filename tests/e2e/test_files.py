@@ -6,7 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.e2e.test_service import Service, command, new_service
+from tests import programs
+from tests.e2e.conftest import DEADLINE
+from tests.e2e.test_service import Service, command, known, new_service
+from tests.runner.test_progress import Terminal
 
 __all__ = ["new_service"]
 
@@ -37,11 +40,21 @@ def test_a_folder_goes_in_and_its_artifacts_come_out_even_after_a_timeout(
     assert (done.returncode, job["outcome"]["outcome"]) == (124, "timed_out"), done.stderr
     assert "runner: An artifact is not kept: dist/p: it is a link that leads elsewhere." in done.stderr
     assert "dist/numbers" in command(service, "artifacts", job["id"]).stdout
-    assert command(service, "artifacts", job["id"], "-o", str(out)).returncode == 0
+    terminal = Terminal()
+    words = ("artifacts", job["id"], "-o", str(out))
+    environment = {**known(service), "TERM": "xterm"}
+    program = programs.start(
+        programs.runner, *words, stdout=programs.PIPE, stderr=terminal.theirs, environment=environment
+    )
+    assert program.communicate(timeout=DEADLINE) == (f"2 artifacts are in {out}.\n", "")
+    terminal.close()
+    assert (b"downloading" in terminal.shown, b"unpacking" in terminal.shown) == (True, True)
     assert (out / "dist" / "latest").read_text().split() == [str(number) for number in range(1, 1001)]
     assert sorted(path.name for path in (out / "dist").iterdir()) == ["latest", "numbers"]
-    again = command(service, "artifacts", job["id"], "-o", str(out))
+    again = command(service, *words)
     assert (again.returncode, "something in" in again.stderr) == (66, True)
+    copied = command(service, "artifacts", job["id"], "-o", str(tmp_path / "copied"))
+    assert copied.stderr == "runner: not kept: dist/p: it is a link that leads elsewhere\n"
     assert list((service.state / "uploads").iterdir()) == []
 
     source = {"kind": "git", "url": "http://127.0.0.1:9/app.git", "commit": "0" * 40}
