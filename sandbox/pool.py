@@ -230,6 +230,11 @@ class Pool:
             return self._put(replace(sandbox, state=State.LEASED, since=now, lease=sandbox.lease.extended(now)))
         return self._put(replace(sandbox, state=State.INSPECTING, since=now))
 
+    def leave(self, name: str, generation: int, profile: str, now: float) -> Sandbox:
+        """Something is left of a sandbox of an earlier life of the keeper that is not taken over: it is to go."""
+        left = Sandbox(name, generation, profile, State.CONDEMNED, now, reason="An earlier life of the keeper left it.")
+        return self._put(left)
+
     def lend(self, want: Want, lease: Lease, now: float) -> Sandbox | None:
         """Lend a fit sandbox, or the one that this attempt has already; None when there is none.
 

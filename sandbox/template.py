@@ -5,6 +5,7 @@ no added capability. The runtime is the wall, and each of those would be a hole 
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -53,6 +54,12 @@ class SandboxName:
 
     def __str__(self) -> str:
         return f"sandbox-{self.installation}-{self.generation}"
+
+    @classmethod
+    def read(cls, text: str) -> "SandboxName | None":
+        """The name that is written so; None for what no creation is called."""
+        found = re.fullmatch("sandbox-([0-9a-f]{8})-([1-9][0-9]{0,17})", text)
+        return cls(InstallationId(found[1]), int(found[2])) if found else None
 
     @property
     def bridge(self) -> str:

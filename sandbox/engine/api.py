@@ -48,6 +48,7 @@ from sandbox.template import (
     DOCKER_DATA,
     LABEL_INSTALLATION,
     LABEL_NAME,
+    LABEL_PROFILE,
     ContainerSpec,
     GivenFile,
     InstallationId,
@@ -239,8 +240,12 @@ class Engine:
 
     def names(self, installation: InstallationId) -> set[str]:
         """The sandboxes of which anything is there: a container, a network or a volume."""
-        filters = _by(installation)
-        return {str(labels.get(LABEL_NAME, "")) for labels in self._labels(filters)}
+        return set(self.profiles(installation))
+
+    def profiles(self, installation: InstallationId) -> dict[str, str]:
+        """Those sandboxes by name, each with the name of the profile that it was made by."""
+        labels = self._labels(_by(installation))
+        return {str(label.get(LABEL_NAME, "")): str(label.get(LABEL_PROFILE, "")) for label in labels}
 
     def taken_subnets(self, driver: str | None = None) -> list[IPv4Network]:
         """The subnets of every network of this engine, or of those with one driver, whoever made it."""

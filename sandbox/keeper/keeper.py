@@ -34,6 +34,9 @@ events = Events("keeper")
 RECONCILE_INTERVAL = 1.0
 LEFTOVERS_INTERVAL = 30.0
 """Seconds between two looks for networks and volumes that belong to no sandbox."""
+LEFTOVERS_PATIENCE = 10.0
+"""Seconds that the start waits for the end of what an earlier life left, so that new sandboxes find room. Running jobs
+wait for the keeper meanwhile."""
 _AT_REST = frozenset({State.READY, State.LEASED, State.ORPHANED, State.HELD})
 
 
@@ -94,9 +97,7 @@ class Keeper:
         adopted = adoptable(self._engine, self._builder, self._home.installation, profiles, records)
         names = {sandbox.name for sandbox, _ in adopted}
         self._records.forget_others(names)
-        if left := self._remove_all_but(names):
-            what = f"removed {left} sandboxes that an earlier life of this keeper left behind"
-            events.info(Action.LEFTOVERS_REMOVED, what)
+        self._remove_leftovers(names)
         self._guard.look(self._engine.taken_subnets("bridge"))  # the first sandbox of all finds walls standing
         for sandbox, built in adopted:
             name = SandboxName(self._home.installation, sandbox.generation)
@@ -107,6 +108,32 @@ class Keeper:
             if sandbox.state is State.INSPECTING:
                 self._workers.prove_after_job(sandbox.name)
         self._storage.start()
+
+    def _remove_leftovers(self, kept: set[str]) -> None:
+        """Remove what an earlier life left, for `LEFTOVERS_PATIENCE`; what is not gone by then goes on to be removed.
+
+        It is a sandbox on its way out like any other: one whose removal fails is `stuck`, and tried again. What is of
+        no profile that there is now takes up no place; each comparison with the engine tries to remove it.
+        """
+        installation, pool = self._home.installation, self._stock.pool
+        found = self._engine.profiles(installation)
+        with self._stock.changed:
+            for text, profile in found.items():
+                name = SandboxName.read(text)
+                if name and name.installation == installation and profile in pool.profiles and text not in kept:
+                    pool.leave(text, name.generation, profile, time.monotonic())
+                    self._workers.begin(Destroy(text))
+            began = len(list(pool))
+            self._stock.changed.wait_for(lambda: all(s.state is State.STUCK for s in pool), LEFTOVERS_PATIENCE)
+            left = [sandbox.name for sandbox in pool]
+        if gone := began - len(left):
+            what = f"removed {gone} sandboxes that an earlier life of this keeper left behind"
+            events.info(Action.LEFTOVERS_REMOVED, what)
+        if left:
+            what = (
+                f"an earlier life of this keeper left {', '.join(left)}, not removed yet; the keeper starts beside them"
+            )
+            events.warning(Action.REMOVAL_FAILED, what)
 
     # -- its days ------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ from sandbox.template import SandboxName
 events = Events("keeper")
 
 _WORKERS = 16
+STRANGER_RETRY = 5.0
+"""Seconds between attempts to remove what is of no sandbox. It takes up no place, but its name and its addresses."""
 FROZEN_DEADLINE = 30.0
 """Seconds to wait for a sandbox that stands still until the host's disk has room again."""
 
@@ -42,6 +44,9 @@ class Workers:
         self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="keeper")
         self._stopping = threading.Event()
         self._strangers: set[str] = set()
+        """What is of no sandbox and is being removed."""
+        self._put_off: dict[str, float] = {}
+        """By the name of what is of no sandbox and would not go: when it is tried again."""
 
     def begin(self, action: Act) -> None:
         """Start an action of the pool's plan. The stock's lock is held."""
@@ -80,8 +85,11 @@ class Workers:
         self._submit(name, self._try_runtime, name, self._stock.built[name].container_id)
 
     def remove_stranger(self, name: str) -> None:
-        """Remove what is of this installation and of no sandbox: a call that was given up had finished it later."""
-        if name not in self._strangers:
+        """Remove what is of this installation and of no sandbox: a call that was given up had finished it later.
+
+        Or it is an earlier life's, of a profile that there is not any more.
+        """
+        if name not in self._strangers and time.monotonic() >= self._put_off.get(name, 0.0):
             self._strangers.add(name)
             self._submit(name, self._remove_stranger, name)
 
@@ -211,6 +219,7 @@ class Workers:
             with stock.changed:
                 stock.trouble = str(error)
                 stock.pool.stuck(str(name), time.monotonic(), asked=not isinstance(error, EngineUnreachable))
+                stock.changed.notify_all()
             return
         self._guard.forget(name)
         stock.remove(str(name))
@@ -226,9 +235,12 @@ class Workers:
     def _remove_stranger(self, name: str) -> None:
         try:
             self._engine.remove(self._home.installation, name)
-            events.info(Action.REMOVED_LATE, "removed; it was finished after it had been given up", sandbox=name)
+            self._put_off.pop(name, None)
+            why = "it had been given up before it was finished, or has no profile any more"
+            events.info(Action.REMOVED_LATE, f"removed; {why}", sandbox=name)
         except EngineError as error:
-            events.warning(Action.REMOVAL_FAILED, f"could not be removed: {error}", sandbox=name)
+            self._put_off[name] = time.monotonic() + STRANGER_RETRY
+            events.warning(Action.REMOVAL_FAILED, f"could not be removed, will try again: {error}", sandbox=name)
         finally:
             self._strangers.discard(name)
 
@@ -250,3 +262,4 @@ class Workers:
             sandbox = stock.pool.get(name)
             if sandbox and sandbox.state is State.DESTROYING:
                 stock.pool.stuck(name, time.monotonic())
+                stock.changed.notify_all()

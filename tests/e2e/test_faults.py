@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import docker
 import pytest
 
 from sandbox.errors import Fault
-from tests.e2e.conftest import Keeper, run, until
+from sandbox.state import State
+from tests.e2e.conftest import DEADLINE, Keeper, leased, run, start, until
+from tests.faults.engine_proxy import EngineProxy, Hold
 
 OTHER_HOST_KEY = """
     rm /run/sandbox/ssh_host_ed25519_key
@@ -35,6 +41,31 @@ def test_damage_by_a_job_is_found_before_the_next_one(keeper: Keeper, damage: st
     result = run(keeper, "hostname; docker info >/dev/null && echo fine")
     assert result.stdout.split()[1:] == ["fine"], result.stderr
     assert result.stdout.split()[0] != name
+
+
+def test_a_leftover_that_does_not_go_keeps_no_keeper_from_going_on(
+    new_keeper: Callable[..., Keeper], tmp_path: Path
+) -> None:
+    """As under sysbox's open deadlock: removals hang. Whoever starts a killed keeper again gets one that serves."""
+    engine = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    with EngineProxy(tmp_path / "docker.sock", engine) as proxy:
+        keeper = new_keeper(engine=proxy.url)
+        keeper.start()
+        job = start(keeper, "until [ -e /tmp/go ]; do sleep 0.1; done; echo survived")
+        [left] = [sandbox.name for sandbox in keeper.ready()]
+        keeper.kill()
+        (keeper.folder / "home" / "sandboxes" / f"{left}.course.json").unlink()
+        proxy.misbehave("DELETE /containers/*", Hold())
+        keeper.restart()
+        states = {sandbox.name: sandbox.state for sandbox in keeper.client.listing().sandboxes}
+        assert states[left] is State.DESTROYING
+        Path(f"/proc/{min(leased(keeper).processes_at_ready)}/root/tmp/go").touch()
+        printed, told = job.communicate(timeout=DEADLINE)
+        assert (job.returncode, printed) == (0, "survived\n"), told
+        proxy.clear()
+        keeper.settle()
+        assert left not in {sandbox.name for sandbox in keeper.ready()}
+        keeper.stop()
 
 
 @pytest.mark.parametrize("how", ["remove", "stop", "kill"])

@@ -411,6 +411,16 @@ def test_the_successor_is_made_beside_the_removal() -> None:
     assert world.plan(1.0) == [Create("default", IMAGE)]
 
 
+def test_what_an_earlier_life_left_is_to_go_and_takes_up_a_place_when_it_does_not() -> None:
+    world = World(warm=1)
+    world.pool.leave("s9", 9, "default", 0.0)
+    assert Destroy("s9") in world.pool.plan(0.0)
+    world.pool.destroying("s9", 0.0)
+    world.pool.stuck("s9", 1.0)
+    assert world.pool.plan(2.0) == []
+    assert world.pool.counts.total() == 0
+
+
 def test_a_stuck_removal_takes_up_a_place_and_is_tried_again_later() -> None:
     world = World(warm=1)
     name = world.ready()

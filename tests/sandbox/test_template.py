@@ -99,6 +99,19 @@ def test_a_bridge_name_fits_into_the_kernels_15_characters(installation: str, ge
     assert bridge.startswith("sbx")
 
 
+@pytest.mark.parametrize("generation", [1, 10**9])
+def test_a_name_is_read_as_it_is_written(generation: int) -> None:
+    name = SandboxName(InstallationId("0123abcd"), generation)
+    assert SandboxName.read(str(name)) == name
+
+
+@pytest.mark.parametrize(
+    "text", ["", "somebody", "sandbox-0123abcd-", "sandbox-0123abcd-01", "sandbox-0123abcd-1\n", "sandbox-x-1"]
+)
+def test_no_other_name_is_read(text: str) -> None:
+    assert SandboxName.read(text) is None
+
+
 def test_two_generations_have_two_names_and_two_bridges() -> None:
     next_one = dataclasses.replace(NAME, generation=43)
     assert str(next_one) != str(NAME)

@@ -13,7 +13,7 @@ import pytest
 from sandbox import readiness
 from sandbox.config import KeeperConfig
 from sandbox.engine import Engine, Owned
-from sandbox.errors import Fault, SandboxFault
+from sandbox.errors import EngineError, Fault, SandboxFault
 from sandbox.host import look
 from sandbox.identity import new_identity
 from sandbox.inspection.evidence import Baseline, Events, Evidence, Network
@@ -65,6 +65,8 @@ class Host:
         """By name: whether it runs."""
         self.networks: set[str] = set()
         """Names of sandboxes of which only a network is left."""
+        self.labelled = "default"
+        """The profile that is on everything."""
         self.made: list[str] = []
         self.images = {"sandbox:latest": "sha256:first"}
         """What each name means."""
@@ -86,6 +88,7 @@ class Host:
         self.on_adopt: Callable[[], object] = lambda: None
         self.on_kill: Callable[[], object] = lambda: None
         self.on_remove: Callable[[], object] = lambda: None
+        self.unremovable: set[str] = set()
         self.on_list: Callable[[], object] = lambda: None
 
     # the engine's part
@@ -120,12 +123,17 @@ class Host:
         with self.lock:
             return {*self.containers, *self.networks}
 
+    def profiles(self, installation: InstallationId) -> dict[str, str]:
+        return dict.fromkeys(self.names(installation), self.labelled)
+
     # shared: the engine removes by installation and name, the builder by both in one
 
     def remove(self, what: InstallationId | SandboxName, which: str | Built | None = None) -> int:
         sandbox = which if isinstance(which, str) else str(what)
         self.calls.append(f"remove {sandbox}")
         self.on_remove()
+        if sandbox in self.unremovable:
+            raise EngineError(f"The Docker Engine refused to remove {sandbox}.")
         with self.lock:
             self.networks.discard(sandbox)
             return self.containers.pop(sandbox, None) is not None

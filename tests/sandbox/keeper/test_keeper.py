@@ -58,10 +58,11 @@ def test_a_storage_that_cannot_be_inspected_refuses_the_start_before_anything_is
 
 def test_start_removes_what_an_earlier_life_left(tmp_path: Path, host: Host) -> None:
     world = World(tmp_path, host)
-    host.containers["sandbox-left"] = False
+    left = str(SandboxName(world.home.installation, 900))
+    host.containers[left] = False
     world.keeper.start()
     assert host.containers == {}
-    assert host.calls == ["remove sandbox-left"]
+    assert host.calls == [f"remove {left}"]
 
 
 def test_a_runtime_that_is_not_sysbox_is_said(tmp_path: Path, host: Host, caplog: pytest.LogCaptureFixture) -> None:

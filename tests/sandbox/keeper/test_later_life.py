@@ -1,6 +1,7 @@
 """A keeper that was killed, and the next one on its state folder: what is taken over and what is not."""
 
 import errno
+import threading
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import cast
 
 import pytest
 
-from sandbox import durable
+from sandbox import durable, pool
 from sandbox.engine import Engine
 from sandbox.errors import EngineTimeout, Fault, KeeperRefused, SandboxFault
-from sandbox.keeper import adoption, protocol
+from sandbox.keeper import adoption, protocol, workers
+from sandbox.keeper import keeper as keeper_module
 from sandbox.keeper.builder import Builder
 from sandbox.profile import Profile
 from sandbox.state import State
@@ -79,6 +81,73 @@ def test_a_lease_that_is_over_stays_over_in_a_later_life(lives: Lives) -> None:
     with pytest.raises(KeeperRefused, match="over"):
         again.keeper.verbs.resume(protocol.Resume(token=grant.token))
     assert grant.sandbox not in lives.host.containers
+
+
+def leftover(lives: Lives, generation: int) -> str:
+    """Something of a sandbox that the next life does not take over."""
+    assert lives.world is not None
+    name = str(SandboxName(lives.world.home.installation, generation))
+    lives.host.containers[name] = True
+    return name
+
+
+def state_of(world: World, name: str) -> State | None:
+    return next((report.state for report in world.keeper.verbs.listing().sandboxes if report.name == name), None)
+
+
+def test_what_cannot_be_removed_is_stuck_and_keeps_nothing_else(
+    lives: Lives, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The trap: the keeper of a host with one wedged container did not start again, and no job found its sandbox."""
+    monkeypatch.setattr(pool, "STUCK_RETRY", 0.05)
+    world = lives.begin()
+    grant = used(world)
+    stuck, others = leftover(lives, 901), {leftover(lives, 900), leftover(lives, 902)}
+    lives.end()
+    lives.host.unremovable = {stuck}
+    again = lives.begin(warm=2)
+    again.keeper.verbs.renew(protocol.Renew(token=grant.token))
+    assert others.isdisjoint(lives.host.containers)
+    assert f"{stuck}, not removed yet" in caplog.text
+    again.wait_for("another try", lambda: lives.host.calls.count(f"remove {stuck}") > 1)
+    assert lives.host.made == [grant.sandbox]  # it takes up the other place
+    lives.host.unremovable.clear()
+    again.wait_for("its end", lambda: sorted(again.states()) == [State.LEASED, State.READY])
+    assert stuck not in lives.host.containers
+
+
+def test_a_removal_that_hangs_keeps_no_keeper_from_starting(lives: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper_module, "LEFTOVERS_PATIENCE", 0.05)
+    lives.begin()
+    hangs = leftover(lives, 900)
+    lives.end()
+    go_on = threading.Event()
+    lives.host.on_remove = lambda: go_on.wait(MARGIN)
+    again = lives.begin()
+    assert state_of(again, hangs) is State.DESTROYING
+    again.lend()
+    go_on.set()
+    again.wait_for("its end", lambda: hangs not in lives.host.containers and state_of(again, hangs) is None)
+
+
+@pytest.mark.parametrize("odd", ["name", "profile"])
+def test_what_is_of_no_profile_takes_up_no_place_and_goes_too(
+    lives: Lives, odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "STRANGER_RETRY", 0.05)
+    world = lives.begin()
+    grant = used(world)
+    left = leftover(lives, 900) if odd == "profile" else "sandbox-somebody"
+    lives.host.containers[left] = True
+    lives.end()
+    lives.host.labelled = "another" if odd == "profile" else "default"
+    lives.host.unremovable = {left}
+    again = lives.begin()
+    again.give_back(grant)
+    again.wait_for("a try", lambda: f"remove {left}" in lives.host.calls)
+    again.wait_for("a sandbox", lambda: again.states() == [State.READY])
+    lives.host.unremovable.clear()
+    again.wait_for("its end", lambda: left not in lives.host.containers)
 
 
 def test_an_idle_sandbox_is_looked_at_and_lent_to_its_own_key_only(lives: Lives) -> None:
