@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from sandbox.breaker import Breaker
 from sandbox.errors import Fault
 
-_NOT_THE_IMAGE = frozenset({Fault.NO_SUBNET, Fault.NO_WALLS, Fault.HOST_DISK, Fault.KEEPER_DEFECT})
+_NOT_THE_IMAGE = frozenset(
+    {
+        Fault.NO_SUBNET,
+        Fault.NO_WALLS,
+        Fault.HOST_DISK,
+        Fault.KEEPER_DEFECT,
+        Fault.WRONG_RUNTIME,
+        Fault.ENGINE_FAILED,  # what it refuses for the image's sake is told apart (`engine.ImageUnfit`)
+    }
+)
 """Why a sandbox cannot be made, whatever it is made from."""
 
 

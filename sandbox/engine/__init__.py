@@ -14,7 +14,7 @@ from sandbox.engine.api import (
     Watch,
 )
 from sandbox.engine.facts import ContainerFacts, EngineFacts, ImageFacts, Owned
-from sandbox.engine.refusal import NameTaken, NetworkMissing, StaleSocket, SubnetTaken
+from sandbox.engine.refusal import ImageUnfit, NameTaken, NetworkMissing, StaleSocket, SubnetTaken
 
 __all__ = [
     "CALL_DEADLINE",
@@ -25,6 +25,7 @@ __all__ = [
     "Engine",
     "EngineFacts",
     "ImageFacts",
+    "ImageUnfit",
     "NameTaken",
     "NetworkMissing",
     "Owned",

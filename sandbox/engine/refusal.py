@@ -30,6 +30,10 @@ class NameTaken(EngineError):
     """There is a container or network of that name already, such as one made after it had been given up."""
 
 
+class ImageUnfit(EngineError):
+    """What the image starts, or the user that it names, is not in it: no container of it can ever run."""
+
+
 class SubnetTaken(EngineError):
     """Another network has these addresses by now."""
 
@@ -47,6 +51,12 @@ _CONFLICTS: Sequence[tuple[Sequence[Step], type[EngineError]]] = (
     ((Step.REMOVE,), RemovalUnderWay),
 )
 """What the engine means by 409, by what it was asked."""
+_UNFIT = re.compile(
+    # Right behind these words the runtime names the container's own program, and not one of the host's.
+    r'container process(:| caused:) (error during container init: )?exec: "|unable to find user|no command specified',
+    re.IGNORECASE,
+)
+"""What engine and runtime say of an image. No status does: a runtime whose service is down has one of these too."""
 
 
 def in_our_words(step: Step, error: Exception, call: Call, seconds: float) -> Exception:
@@ -64,6 +74,8 @@ def in_our_words(step: Step, error: Exception, call: Call, seconds: float) -> Ex
 
 def _refused(step: Step, error: APIError) -> EngineError:
     sentence = f"The Docker Engine refused '{step}': {_said(error)}"
+    if step in (Step.CREATE, Step.START) and _UNFIT.search(_said(error)):
+        return ImageUnfit(sentence)
     if isinstance(error, NotFound):
         its_network = step in (Step.CREATE, Step.START) and re.search(r"\bnetwork .* not found", _said(error))
         return NetworkMissing(sentence) if its_network else NotThere(sentence)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sandbox import freezer, host, processes, readiness
-from sandbox.engine import Engine
+from sandbox.engine import Engine, ImageUnfit
 from sandbox.errors import (
     ConfigError,
     EngineError,
@@ -255,5 +255,7 @@ def as_fault(error: SandboxError) -> SandboxFault:
             return SandboxFault(Fault.NO_SUBNET, str(error))
         case WallsDown():
             return SandboxFault(Fault.NO_WALLS, str(error))
+        case ImageUnfit():  # like one whose container ends as soon as it was started
+            return SandboxFault(Fault.STOPPED, str(error))
         case _:
             return SandboxFault(Fault.ENGINE_FAILED, str(error))

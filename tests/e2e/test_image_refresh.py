@@ -52,5 +52,7 @@ def test_a_new_image_is_taken_up_between_jobs_and_a_bad_one_is_refused(
     assert job.returncode == 0, stderr
     build('ENTRYPOINT ["false"]')
     until("it is refused", lambda: "is not fit" in keeper.client.listing().trouble)
+    build('ENTRYPOINT ["/of/no/such/name"]')
+    until("it is refused too", lambda: "/of/no/such/name" in keeper.client.listing().trouble)
     assert images() == {second}
     assert run(keeper, "docker version --format ok").stdout == "ok\n"

@@ -25,7 +25,7 @@ import pytest
 import requests.exceptions
 
 from sandbox.calls import CallBegan, CallEnded, End, Listed, Step
-from sandbox.engine import Engine, NameTaken, NetworkMissing, StaleSocket
+from sandbox.engine import Engine, ImageUnfit, NameTaken, NetworkMissing, StaleSocket
 from sandbox.engine import api as engine_module
 from sandbox.engine.call import MAX_ANSWER, Call
 from sandbox.engine.refusal import in_our_words
@@ -667,6 +667,30 @@ def test_a_network_that_is_missing_at_the_start_is_told(api: Api, engine: Engine
     api.say("POST", "/containers/abc/start", 404, {"message": "network sandbox-0123abcd-7 not found"})
     with pytest.raises(NetworkMissing):
         engine.start("abc")
+
+
+_OCI = "failed to create shim task: OCI runtime create failed: "
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (f'{_OCI}runc create failed: unable to start container process: exec: "/x": permission denied', ImageUnfit),
+        (f'{_OCI}container_linux.go:425: starting container process caused: exec: "/x": stat /x: no such', ImageUnfit),
+        ("No command specified", ImageUnfit),
+        ("unable to find user builder: no matching entries in passwd file", ImageUnfit),
+        (f"{_OCI}failed to register with sysbox-mgr: dial unix sysmgr.sock: no such file or directory", EngineError),
+        (f'{_OCI}exec: "newuidmap": executable file not found in $PATH', EngineError),
+    ],
+)
+def test_an_image_that_cannot_be_started_is_told_from_a_host_that_cannot_start(
+    api: Api, engine: Engine, words: str, kind: type[EngineError]
+) -> None:
+    """The trap: the status is 400 for each of them, for the "no such file" in it."""
+    api.say("POST", "/containers/abc/start", 400, {"message": words})
+    with pytest.raises(EngineError) as caught:
+        engine.start("abc")
+    assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize("body", [b"[1, {}]", b"{}", b'"words"', b"7", b"not JSON", b"[" * 100_000, b"\xff", b"null"])

@@ -83,12 +83,32 @@ def test_tries_come_later_and_later() -> None:
     assert rollout.may_try(1.0)
 
 
-@pytest.mark.parametrize("fault", [Fault.NO_SUBNET, Fault.NO_WALLS, Fault.HOST_DISK, Fault.KEEPER_DEFECT])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.NO_SUBNET,
+        Fault.NO_WALLS,
+        Fault.HOST_DISK,
+        Fault.KEEPER_DEFECT,
+        Fault.WRONG_RUNTIME,
+        Fault.ENGINE_FAILED,
+    ],
+)
 def test_no_image_is_refused_for_what_is_the_hosts_fault(fault: Fault) -> None:
     rollout = rolling()
     fail(rollout, 10 * IN_A_ROW, fault)
     assert rollout.candidate == "new"
     assert rollout.may_try(1e6)
+
+
+def test_the_hosts_fault_is_no_count_against_an_image() -> None:
+    rollout = rolling()
+    fail(rollout, IN_A_ROW - 1)
+    fail(rollout, 1, Fault.ENGINE_FAILED)
+    fail(rollout, IN_A_ROW - 1)
+    assert rollout.candidate == "new"
+    rollout.proven("new")
+    assert (rollout.image, rollout.sentence) == ("new", "")
 
 
 def test_what_becomes_of_an_older_candidate_does_not_matter_to_a_newer_one() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.errors import Fault, SandboxFault
+from sandbox.engine import ImageUnfit
+from sandbox.errors import EngineError, Fault, SandboxFault
 from sandbox.state import State
 from tests.sandbox.keeper.conftest import MARGIN, Host, World, fail
 
@@ -101,6 +102,29 @@ def test_one_in_which_no_container_runs_is_not_fit(
     host.tag("sha256:second")
     world.wait_for("the refusal", lambda: "No container runs in it." in world.keeper.verbs.listing().trouble)
     assert images(world) == ["sha256:first"]
+
+
+def test_an_engine_that_refuses_costs_no_good_image(
+    make: Callable[..., World], host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: sysbox-mgr is down for some seconds while the new image is on trial."""
+    monkeypatch.setattr("sandbox.breaker.MAX_BACK_OFF", 0.01)
+    world = filled(make)
+    host.on_build = fail(EngineError("The Docker Engine refused 'start container': sysbox-mgr is not there."))
+    host.tag("sha256:second")
+    world.wait_for("many a try", lambda: len(world.condemned()) > 3)
+    host.on_build = lambda: None
+    world.wait_for("the new image everywhere", lambda: images(world) == ["sha256:second"] * 2)
+
+
+def test_an_image_that_the_engine_cannot_start_is_refused(
+    make: Callable[..., World], host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox.breaker.MAX_BACK_OFF", 0.01)
+    world = filled(make)
+    host.on_build = fail(ImageUnfit("The Docker Engine refused 'start container': unable to find user."))
+    host.tag("sha256:second")
+    world.wait_for("the refusal", lambda: "unable to find user" in world.keeper.verbs.listing().trouble)
 
 
 def test_a_refused_image_is_tried_again_at_hup(
