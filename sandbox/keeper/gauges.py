@@ -72,7 +72,7 @@ class Gauges(Collector):
         yield _counter("sandbox_condemned", "Sandboxes that were thrown away, by why", condemned, "fault")
 
     def _of_host(self) -> Iterator[Metric]:
-        now, _ = self._watch.look()
+        now = self._watch.state
         states = {state: int(state is now) for state in HostState}
         yield _gauge("sandbox_host_state", "What is thought of the host: 1 for one of them", states, "state")
         broken = self._watch.open_breakers

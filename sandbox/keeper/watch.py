@@ -36,6 +36,12 @@ class HostWatch:
             return self._health.state, self._health.sentence
 
     @property
+    def state(self) -> HostState:
+        """The host as of the last event or look; asking changes nothing."""
+        with self._lock:
+            return self._health.state
+
+    @property
     def open_breakers(self) -> frozenset[str]:
         """The profiles of which every new sandbox fails."""
         with self._lock:

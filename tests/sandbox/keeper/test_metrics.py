@@ -2,20 +2,22 @@
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from sandbox import health
 from sandbox.breaker import IN_A_ROW
 from sandbox.calls import CallBegan, CallEnded, End, Step
 from sandbox.errors import Fault, NotNow, SandboxFault
-from sandbox.health import CreationEnded
+from sandbox.health import CreationEnded, HostState
 from sandbox.inspection.judge import ReasonKind
 from sandbox.keeper import protocol
 from sandbox.keeper.exchange import MAX_LINE
 from sandbox.network import WallsDown, WallState
 from sandbox.state import State
-from tests.sandbox.keeper.conftest import World, fail
+from tests.sandbox.keeper.conftest import Host, World, fail
 
 Value = Callable[..., float | None]
 
@@ -42,6 +44,17 @@ def test_the_pool_is_told_by_profile_and_state(world: World) -> None:
     assert size > 0
     assert value("sandbox_walls_standing") == 1
     assert value("sandbox_walls_dropped_packets_total", reason="host") == 3
+
+
+def test_who_reads_the_metrics_changes_nothing(tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, host)
+    world.watch.observe(CallBegan(1, Step.LIST))
+    monkeypatch.setattr(health, "SUSPICIOUS", 0.0)
+    monkeypatch.setattr(health, "SILENCE", 0.0)
+    assert values(world)("sandbox_host_state", state="well") == 1
+    assert world.watch.state is HostState.WELL
+    assert world.watch.look()[0] is HostState.WEDGED
+    assert values(world)("sandbox_host_state", state="wedged") == 1
 
 
 def test_a_job_leaves_its_marks(world: World) -> None:
