@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +13,12 @@ from typing import Final
 
 from runner import durable
 
-_PREFIX: Final = "runner-"
+_PREFIX: Final = "sandbox-runner-"
 _LOCK: Final = "lock"
+_MARK: Final = (
+    b"A temporary folder of sandbox-runner's. It goes with its process, or with the start of `runner serve`.\n"
+)
+"""What the lock says from when it is locked: a folder with a lock alone may be anybody's."""
 
 
 @contextlib.contextmanager
@@ -23,6 +29,8 @@ def spool(parent: Path | None = None) -> Iterator[Path]:
         lock = durable.lock(folder / _LOCK)
         assert lock
         with lock:
+            lock.write(_MARK)
+            lock.flush()
             yield folder
 
 
@@ -38,8 +46,15 @@ def remove_leftovers(parent: Path | None = None) -> int:
 
 
 def _is_left(folder: Path) -> bool:
-    """Whether it is a folder of ours whose process is gone. One without a lock is another program's, or just made."""
-    if folder.is_symlink() or not (folder / _LOCK).is_file():
+    """Whether it is a folder of ours whose process is gone. One without our mark is another program's, or just made.
+
+    One of another user is not ours to remove, not even as root: anybody may have put it there. Raises OSError, or
+    ValueError when its lock is no file of ours.
+    """
+    about = folder.lstat()
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
+        return False
+    if durable.read(folder / _LOCK, len(_MARK)) != _MARK:
         return False
     lock = durable.lock(folder / _LOCK)
     if lock is not None:

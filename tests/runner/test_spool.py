@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,23 +39,53 @@ def test_what_a_killed_process_left_goes_and_what_is_in_use_stays(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("strange", ["folder", "link", "file", "special"])
-def test_what_only_looks_like_one_is_left_alone(tmp_path: Path, strange: str) -> None:
+@pytest.fixture
+def left(tmp_path: Path) -> Path:
+    """What a dead process left."""
+    with spool(tmp_path) as folder:
+        copy = tmp_path / "tmp" / folder.name
+        shutil.copytree(folder, copy)
+    return copy
+
+
+@pytest.mark.parametrize(
+    "strange",
+    ["nothing in it", "a link", "a file", "a link as its lock", "a FIFO as its lock", "an empty lock", "another lock"],
+)
+def test_what_only_looks_like_one_is_left_alone(tmp_path: Path, left: Path, strange: str) -> None:
     """The trap: the folder for temporary files is everybody's, and a link in it may lead anywhere."""
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "lock").touch()
-    place = tmp_path / "tmp"
-    place.mkdir()
-    odd = place / "runner-odd"
-    if strange == "link":
-        odd.symlink_to(elsewhere)
-    elif strange == "file":
-        odd.touch()
+    elsewhere = left.rename(tmp_path / "elsewhere")
+    lock = left / "lock"
+    if strange == "a link":
+        left.symlink_to(elsewhere)
+    elif strange == "a file":
+        left.touch()
     else:
-        odd.mkdir()
-        if strange == "special":
-            (odd / "lock").symlink_to(elsewhere / "lock")
-    assert remove_leftovers(place) == 0
-    assert odd.exists()
+        left.mkdir()
+    match strange:
+        case "a link as its lock":
+            lock.symlink_to(elsewhere / "lock")
+        case "a FIFO as its lock":
+            os.mkfifo(lock)
+        case "an empty lock":  # as an earlier release left it, or any program
+            lock.touch()
+        case "another lock":
+            lock.write_text("4711\n")
+    assert remove_leftovers(left.parent) == 0
+    assert left.exists()
     assert (elsewhere / "lock").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder away")
+def test_root_removes_what_is_roots_and_no_other_users(left: Path) -> None:
+    os.chown(left, 12345, 12345)
+    assert remove_leftovers(left.parent) == 0
+    os.chown(left, 0, 0)
+    assert remove_leftovers(left.parent) == 1
+    assert not left.exists()
+
+
+def test_a_folder_of_another_name_is_another_programs(left: Path) -> None:
+    """The trap: GitHub's and GitLab's runners have their folders beside ours."""
+    left.rename(left.with_name("runner-1"))
+    assert remove_leftovers(left.parent) == 0

@@ -134,7 +134,7 @@ async def test_a_log_is_neither_ahead_of_the_database_nor_behind_it(
     assert (logs / late.id).read_bytes() == b"late\nlast\nrunner: The script succeeded.\n"
     assert (logs / ended.id).read_bytes() == ended.log_path.read_bytes()
     assert (logs / ("0" * 32)).read_bytes() == b""
-    assert [path.name for path in (tmp_path / "old").iterdir() if path.name.startswith("runner-")] == []
+    assert [path.name for path in (tmp_path / "old").iterdir() if path.name.startswith("sandbox-runner-")] == []
 
 
 async def test_what_is_restored_is_for_its_owner_only_and_a_service_can_use_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from runner.service.record import Record
 from runner.service.records import Records
 from runner.service.retention import Retention
 from runner.service.watermark import MARKS, Disk, Room
+from runner.spool import spool
 from tests.runner.conftest import until
 from tests.runner.service.conftest import Host
 from tests.runner.service.state import State, locked
@@ -105,10 +107,9 @@ async def test_a_low_disk_starts_nothing_a_full_one_takes_nothing_and_both_end(
 
 
 async def test_what_a_crashed_backup_left_in_the_state_folder_goes_with_the_next_start(host: Host) -> None:
-    left = host.state / "runner-crashed"
-    left.mkdir()
-    (left / "lock").touch()
-    (left / "runner.db").write_bytes(b"with secrets")
+    with spool(host.state) as folder:
+        (folder / "runner.db").write_bytes(b"with secrets")
+        left = shutil.copytree(folder, folder.with_name(f"{folder.name}-crashed"))
     async with host.life():
         await until(lambda: not left.exists())
 
