@@ -309,6 +309,17 @@ class Keeper:
                 self._stock.changed.wait(min(left, RECONCILE_INTERVAL))
 
     def _remove_all_but(self, kept: set[str]) -> int:
-        """Remove all of this installation but what these sandboxes have. Returns how many sandboxes went."""
-        leftovers = self._engine.names(self._home.installation) - kept
-        return sum(bool(self._engine.remove(self._home.installation, name)) for name in leftovers)
+        """Remove all of this installation but what these sandboxes have. Returns how many sandboxes went.
+
+        Raises the first `EngineError` when something would not go; everything else is gone all the same.
+        """
+        removed = 0
+        refusals: list[EngineError] = []
+        for name in self._engine.names(self._home.installation) - kept:
+            try:
+                removed += bool(self._engine.remove(self._home.installation, name))
+            except EngineError as error:
+                refusals.append(error)
+        if refusals:
+            raise refusals[0]
+        return removed

@@ -696,6 +696,16 @@ def test_stop_tells_what_would_not_go(world: World, host: Host) -> None:
     world.thread.join(MARGIN)
 
 
+def test_what_would_not_go_at_a_stop_keeps_nothing_else(make: Callable[..., World], host: Host) -> None:
+    world = make(warm=4)
+    world.wait_for("its sandboxes", lambda: world.states() == [State.READY] * 4)
+    host.unremovable = {host.made[1]}
+    with pytest.raises(EngineError, match=host.made[1]):
+        world.stop()
+    world.thread.join(MARGIN)
+    assert host.containers.keys() == host.unremovable
+
+
 def test_nothing_is_made_once_it_stops(world: World, host: Host) -> None:
     grant = world.lend()
     stopping = threading.Thread(target=world.stop, args=(MARGIN,))
