@@ -45,6 +45,21 @@ CLIENTS: Final = 4
 CALM: Final = 180.0
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a process holds."""
+
+    files: int
+    #: In KiB.
+    memory: int
+
+    @classmethod
+    def of(cls, pid: int) -> Held:
+        status = Path(f"/proc/{pid}/status").read_text()
+        files = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+        return cls(files, int(status.partition("VmRSS:")[2].split()[0]))
+
+
 @dataclass
 class Lab:
     """One run."""
@@ -59,7 +74,7 @@ class Lab:
     seed: int
     #: By job id: its name and its lines.
     names: dict[str, tuple[str, int]] = field(default_factory=dict)
-    struck: list[str] = field(default_factory=list)
+    struck: list[Fault] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
 
     def run(self, seconds: float, strikes: Iterable[Strike] = ()) -> list[Seen]:
@@ -207,16 +222,15 @@ class Lab:
 
     # -- what is there ----------------------------------------------------------------------------------------------
 
-    def open_files(self) -> int:
-        """Of the runner, in this life of it."""
+    def held(self) -> list[Held]:
+        """What runner and keeper hold, in this life of each."""
         assert self.runner.process is not None
-        return sum(1 for _ in Path(f"/proc/{self.runner.process.pid}/fd").iterdir())
+        assert self.keeper.process is not None
+        return [Held.of(self.runner.process.pid), Held.of(self.keeper.process.pid)]
 
-    def memory(self) -> int:
-        """Of the runner, in KiB."""
-        assert self.runner.process is not None
-        status = Path(f"/proc/{self.runner.process.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0])
+    def on_the_newest_image(self) -> bool:
+        """Whether every sandbox is made from what the image's name means now."""
+        return {container.attrs["ImageID"] for container in self._sandboxes()} == {self.images[-1]}
 
 
 ACTS: Final[Mapping[Fault, Callable[[Lab], None]]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -34,8 +34,10 @@ class Strike:
     fault: Fault
 
 
-#: Seconds between two faults: jobs come to an end in between.
-PAUSE: Final = (4.0, 12.0)
+#: Seconds between two faults: jobs come to an end in between, and a minute has all of them.
+PAUSE: Final = (3.0, 5.9)
+#: How many jobs a fault may cost: the one whose sandbox it takes. Those that are not here may cost none.
+COSTS: Final[Mapping[Fault, int]] = {Fault.REMOVE_SANDBOX: 1, Fault.WRECK_SANDBOX: 1}
 
 
 def schedule(seed: int, seconds: float) -> Iterator[Strike]:

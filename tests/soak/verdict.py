@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-#: Ends that a fault may bring. All others but success are the runner's failure.
-EXCUSED: Final = frozenset({"sandbox_lost", "setup_failed"})
+from tests.soak.plan import COSTS, Fault
+
+#: The end that a fault may bring. All others but success are the runner's failure.
+EXCUSED: Final = "sandbox_lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +28,13 @@ class Seen:
     expected: bytes
 
 
-def complaints(jobs: Iterable[Seen]) -> list[str]:
-    """Return a sentence for each promise that was broken."""
-    return [f"{job.name}: {what}" for job in jobs for what in _of(job)]
+def complaints(jobs: Sequence[Seen], struck: Iterable[Fault] = ()) -> list[str]:
+    """Return a sentence for each promise that was broken, with what struck meanwhile."""
+    told = [f"{job.name}: {what}" for job in jobs for what in _of(job)]
+    lost = sum(job.outcome == EXCUSED for job in jobs)
+    if lost > (most := sum(COSTS.get(fault, 0) for fault in struck)):
+        told.append(f"{lost} jobs lost their sandbox, and what struck may have cost {most}")
+    return told if jobs else [*told, "there were no jobs"]
 
 
 def _of(job: Seen) -> list[str]:
@@ -42,7 +48,7 @@ def _of(job: Seen) -> list[str]:
     if job.outcome == "succeeded":
         if hashlib.sha256(written).digest() != hashlib.sha256(job.expected).digest():
             told.append("it succeeded, and its log is another one")
-    elif job.outcome not in EXCUSED:
+    elif job.outcome != EXCUSED:
         told.append(f"it ended as {job.outcome}")
     elif not job.expected.startswith(written.split(b"runner: ")[0].rstrip(b"\n")):
         told.append("its log has a hole")
