@@ -1,10 +1,10 @@
-"""The service from end to end: trivial jobs per second by several clients, and the memory of `runner serve`, at rest
-and with 50 followers of one log.
+"""The service from end to end: trivial jobs per second by several clients, a large log followed over HTTP, and the
+memory of `runner serve`, at rest and with 50 followers of one log.
 
     python -m bench.jobs [JOBS]
 
 The limit is what the logins leave: each job has two of its own, the runner's, which is kept for no other job, and the
-proof of life after it. OpenSSH's client makes as many in the same run, and nothing else.
+proof of life after it. OpenSSH's client makes as many in the same run, and nothing else; it is the peer of the log too.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ import httpx
 from bench.recreate import DEADLINE, until
 from bench.stream import SANDBOXES, keeper
 from runner.execution.lease import new_token
+from runner.job import new_attempt_id
 from runner.keeper_leases import KeeperLease, KeeperLeases
 from sandbox.keeper.places import SOCKET_IN_RUN_FOLDER
 from tests.web import answers
@@ -38,6 +40,10 @@ CLIENTS, FOLLOWERS = 4, 50
 LOGINS, LOGINS_OF_A_JOB = 100, 2
 #: The goal, in jobs per second on two cores.
 GOAL = 60
+#: And in MiB, with its followers.
+MEMORY_GOAL = 120
+LOG_MB, LOG_ROUNDS = 500, 3
+LARGE_LOG = f"head -c {LOG_MB}000000 /dev/zero"
 #: Writes all the time, so that every follower has something to be sent.
 CHATTY = "while :; do seq 1000; sleep 0.1; done"
 
@@ -103,26 +109,50 @@ def throughput(service: Runner, jobs: int) -> float:
     return jobs / (time.monotonic() - began)
 
 
-def logins(folder: Path) -> float:
-    """Return how many logins a second as many clients of OpenSSH make to a sandbox of the keeper."""
+def logins(ssh: list[str]) -> float:
+    """Return how many logins a second as many clients of OpenSSH make."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        list(clients.map(lambda _: subprocess.run([*ssh, "true"], check=True, timeout=DEADLINE), range(LOGINS)))
+    return LOGINS / (time.monotonic() - began)
+
+
+def log_by_ssh(folder: Path) -> float:
+    """Return MB/s of a large output, from the login to its end."""
+    with peer(folder) as ssh:
+        began = time.monotonic()
+        subprocess.run([*ssh, LARGE_LOG], stdout=subprocess.DEVNULL, check=True, timeout=DEADLINE)
+        return LOG_MB / (time.monotonic() - began)
+
+
+def log_by_http(service: Runner) -> float:
+    """Return MB/s of the same as a job's log, from the submission to its end."""
+    began = time.monotonic()
+    job = service.submit(LARGE_LOG)
+    plain = {"Accept-Encoding": "identity"}
+    with service.api.stream("GET", f"/v1/jobs/{job}/log", params={"follow": "true"}, headers=plain) as log:
+        size = sum(len(piece) for piece in log.iter_raw())
+    assert size > LOG_MB * 1_000_000
+    return LOG_MB / (time.monotonic() - began)
+
+
+@contextmanager
+def peer(folder: Path) -> Iterator[list[str]]:
+    """OpenSSH's client, with the way into a sandbox of the keeper, for less than a lease's term."""
     lease = asyncio.run(lend(folder))
     try:
-        command = ssh(folder, lease)
-        began = time.monotonic()
-        with ThreadPoolExecutor(CLIENTS) as clients:
-            list(clients.map(lambda _: subprocess.run(command, check=True, timeout=DEADLINE), range(LOGINS)))
-        return LOGINS / (time.monotonic() - began)
+        yield ssh_to(folder, lease)
     finally:
         asyncio.run(lease.give_back(used=True))
 
 
 async def lend(folder: Path) -> KeeperLease:
     leases = KeeperLeases(folder / "run" / SOCKET_IN_RUN_FOLDER)
-    return await leases.lend("logins", new_token(), "default", "bench", DEADLINE, DEADLINE)
+    return await leases.lend(new_attempt_id(), new_token(), "default", "bench", DEADLINE, DEADLINE)
 
 
-def ssh(folder: Path, lease: KeeperLease) -> list[str]:
-    """Return the command that logs in to what a lease leads to, and out again."""
+def ssh_to(folder: Path, lease: KeeperLease) -> list[str]:
+    """Return the command that logs in to what a lease leads to."""
     access = lease.access
     with access.socket as connection:
         host, port = connection.getpeername()[:2]
@@ -132,7 +162,7 @@ def ssh(folder: Path, lease: KeeperLease) -> list[str]:
     hosts.write_text(f"sandbox {access.host_key}")
     command = ["nsenter", f"--net={namespace}"] if (namespace := os.environ.get("DOCKER_NETNS")) else []
     command += ["ssh", "-F", "none", "-i", str(key), "-p", str(port), "-l", access.user, "-o", "BatchMode=yes"]
-    return [*command, "-o", f"UserKnownHostsFile={hosts}", "-o", "HostKeyAlias=sandbox", host, "true"]
+    return [*command, "-o", f"UserKnownHostsFile={hosts}", "-o", "HostKeyAlias=sandbox", host]
 
 
 def followed(service: Runner) -> float:
@@ -168,11 +198,17 @@ def report(jobs: int) -> None:
     with tempfile.TemporaryDirectory() as name, keeper(Path(name)), runner(Path(name)) as service:
         rest = service.memory
         rate = throughput(service, jobs)
-        limit = logins(Path(name)) / LOGINS_OF_A_JOB
+        with peer(Path(name)) as ssh:
+            limit = logins(ssh) / LOGINS_OF_A_JOB
+        logs = [(log_by_http(service), log_by_ssh(Path(name))) for _ in range(LOG_ROUNDS)]
+        http, openssh = map(statistics.median, zip(*logs, strict=True))
         numbers = {
             "jobs_per_s": round(rate, 1),
             "limit_per_s": round(limit, 1),
             "ratio": round(rate / limit, 2),
+            "log_mb_s": round(http),
+            "openssh_log_mb_s": round(openssh),
+            "log_ratio": round(http / openssh, 2),
             "rest_mib": round(rest),
             "followers_mib": round(followed(service)),
             "after_mib": round(service.memory),
@@ -181,7 +217,10 @@ def report(jobs: int) -> None:
     print(
         f"{jobs} trivial jobs of {CLIENTS} clients on {SANDBOXES} sandboxes: {numbers['jobs_per_s']} a second, "
         f"{numbers['ratio']} of the {numbers['limit_per_s']} that two logins for each leave; the goal is {GOAL}. "
-        f"The service takes {numbers['rest_mib']} MiB at rest, {numbers['followers_mib']} with {FOLLOWERS} followers."
+        f"A log came over HTTP at {numbers['log_mb_s']} MB/s, {numbers['log_ratio']} of OpenSSH's "
+        f"{numbers['openssh_log_mb_s']}; the goal is 1. "
+        f"The service takes {numbers['rest_mib']} MiB at rest, {numbers['followers_mib']} with {FOLLOWERS} followers; "
+        f"the goal is {MEMORY_GOAL}."
     )
 
 
