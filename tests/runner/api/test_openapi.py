@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +22,18 @@ from tests.runner.api.process import service
 
 def test_the_description_in_the_docs_is_fresh() -> None:
     assert json.loads(FILE.read_text()) == document(), "Run `python -m tests.runner.api.openapi`."
+
+
+def test_the_page_has_each_request_and_no_other() -> None:
+    described = {
+        f"{method.upper()} {re.sub('{.*?}', '{id}', path)}"
+        for path, methods in json.loads(FILE.read_text())["paths"].items()
+        for method in methods
+    }
+    table = re.findall(
+        r"^\| (`[^|]*) \| (?:read|submit|admin|metrics|none) \|", FILE.with_name("api.md").read_text(), re.MULTILINE
+    )
+    assert {one for row in table for one in re.findall(r"`(.*?)`", row)} == described
 
 
 @pytest.fixture(scope="module")
