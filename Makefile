@@ -1,7 +1,7 @@
 # make demo   show the main job on this machine        make check  format, lint, types, layers
 # make test   everything that CI tests                 make bench  what it costs, as ratios
 # make soak   hours of small jobs while everything breaks (SOAK_SECONDS, SOAK_SEED)
-# make clean  remove what these left behind
+# make clean  remove what these left behind           make install  the commands alone, into .venv
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -13,9 +13,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 WITH_ENGINE = set -a; . .state/environment; set +a;
 
-.PHONY: help demo test check bench images clean
+.PHONY: help install demo test check bench images clean
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
+
+install: .venv/.ready
 
 demo: images
 	@$(WITH_ENGINE) examples/demo.sh
