@@ -1,50 +1,77 @@
 """Masks secrets in a stream of bytes, wherever the stream is cut. Pure.
 
 What is masked are all occurrences of each secret, of each line of one that has several, and of their base64 forms at
-any place in a longer base64 text. Whatever overlaps becomes one mask. Only what may be the beginning of an occurrence
-is held back. The masked stream depends on nothing but the stream: made again from its first byte on, it is the same.
+any place in a longer base64 text; of what is longer than `LONGEST` bytes, its parts of that length. Whatever overlaps
+becomes one mask. Only what may be the beginning of an occurrence is held back. The masked stream depends on nothing but
+the stream: made again from its first byte on, it is the same.
+
+Both secrets and stream may be made to cost much, and one event loop serves all jobs: the time for a byte and the memory
+for a piece have bounds that no choice of secrets moves.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from runner.job import MIN_SECRET
 
 MASK: Final = b"[masked]"
+#: Longest pattern, in bytes: this much is compared at each byte of the stream, and held back, at most.
+LONGEST: Final = 512
 #: Characters in a line of base64 as `base64`, and as `openssl` and PEM files have it.
 _WRAPS: Final = (76, 64)
+#: Bytes that are searched at once: what the search notes about them is bounded by it.
+_SLICE: Final = 64 * 1024
+#: Up to this many different beginnings of patterns are looked for one by one; of more, words are looked up.
+_FEW: Final = 40
+#: Bytes in such a word, a native unsigned int.
+_WORD: Final = 4
+
+#: First byte, and the one after the last.
+_Span = tuple[int, int]
 
 
 class Redactor:
     """Masks one stream, piece by piece."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._patterns = patterns(secrets)
+        self._finder = _Finder(patterns(secrets))
         self._held = b""
         #: How many of the held bytes belong to a mask that was given out already.
         self._covered = 0
 
     def feed(self, piece: bytes) -> bytes:
         """Return what is certain of the masked stream now."""
-        stream = self._held + piece
-        return self._give(stream, self._first_doubt(stream))
+        return b"".join(self._next(piece[start : start + _SLICE]) for start in range(0, len(piece), _SLICE))
 
     def finish(self) -> bytes:
         """Return the rest. The beginning of a secret at the very end is masked too, if it is long enough to tell."""
         stream = self._held
         if len(stream) < MIN_SECRET:
-            return self._give(stream, len(stream))
+            return self._give(stream, self._masks([]), len(stream))
         mask = b"" if self._covered else MASK
         self._held, self._covered = b"", 0
         return mask
 
-    def _give(self, stream: bytes, end: int) -> bytes:
+    def _next(self, piece: bytes) -> bytes:
+        stream = self._held + piece
+        found, doubt = self._finder.search(stream)
+        return self._give(stream, self._masks(found), doubt)
+
+    def _masks(self, found: Iterable[_Span]) -> list[_Span]:
+        """The parts of the stream that are masked; first what was given out already."""
+        masks = [(0, self._covered)] if self._covered else []
+        for start, stop in found:
+            _add(masks, start, stop)
+        return masks
+
+    def _give(self, stream: bytes, masks: Iterable[_Span], end: int) -> bytes:
         """Return the masked stream up to `end`, and hold back what follows."""
         given, position, covered = [], 0, 0
-        for start, stop in self._masks(stream):
+        for start, stop in masks:
             told = start == 0 and self._covered > 0
             if start >= end and not told:
                 break
@@ -56,35 +83,113 @@ class Redactor:
         self._held, self._covered = stream[end:], covered
         return b"".join(given)
 
-    def _masks(self, stream: bytes) -> list[tuple[int, int]]:
-        """The parts of the stream that are masked, as they overlap; first what was given out already."""
-        found = sorted(place for pattern in self._patterns for place in _places(stream, pattern))
-        masks = [(0, self._covered)] if self._covered else []
-        for start, stop in found:
-            if masks and start < masks[-1][1]:
-                masks[-1] = (masks[-1][0], max(stop, masks[-1][1]))
-            else:
-                masks.append((start, stop))
-        return masks
 
-    def _first_doubt(self, stream: bytes) -> int:
-        """Where the first occurrence begins that the stream may not have all of."""
-        return min((_unfinished(stream, pattern) for pattern in self._patterns), default=len(stream))
+class _Finder:
+    """Finds patterns in texts.
+
+    First what is fast leaves a few places of an ordinary text; then each of them costs one binary search among the
+    patterns, as does each byte of a text that was made for it.
+    """
+
+    def __init__(self, patterns: Sequence[bytes]) -> None:
+        """Take patterns of at least `MIN_SECRET` and at most `LONGEST` bytes, in order and each once."""
+        self._patterns = patterns
+        self._prefixes = _prefixes(patterns)
+        self._longest = max(map(len, patterns), default=0)
+        #: Which patterns begin with these bytes: the first, and the one after the last.
+        self._heads: dict[bytes, _Span] = {}
+        for number, pattern in enumerate(patterns):
+            head = pattern[:MIN_SECRET]
+            self._heads[head] = self._heads.get(head, (number, 0))[0], number + 1
+        #: A word at each `_step`-th byte of a text meets one of the first words of a pattern that is there.
+        self._step = _WORD if all(len(pattern) >= 2 * _WORD - 1 for pattern in patterns) else _WORD // 2
+        beginnings = {pattern[: _WORD + self._step - 1] for pattern in patterns}
+        self._words = frozenset(
+            _words(b"".join(text[start : start + _WORD] for text in beginnings for start in range(self._step)))
+        )
+
+    def search(self, text: bytes) -> tuple[list[_Span], int]:
+        """Return the parts of the text that patterns cover, and where the first one begins that may go on after it."""
+        found: list[_Span] = []
+        doubt = len(text)
+        places = self._places(text)
+        start = places.find(1)
+        while start >= 0:
+            # The longest pattern covers what all others cover that begin here.
+            size, unfinished = self._look(text[start : start + self._longest])
+            if size:
+                _add(found, start, start + size)
+            if unfinished:
+                doubt = min(doubt, start)
+            start = places.find(1, start + 1)
+        return found, doubt
+
+    def _places(self, text: bytes) -> bytearray:
+        """Return a byte for each of the text: 1 where a pattern begins or may begin, and at few other places."""
+        places = bytearray(len(text))
+        if len(self._heads) <= _FEW:
+            self._mark_heads(places, text)
+        else:
+            self._mark_words(places, text)
+        tail = max(0, len(text) - MIN_SECRET)
+        places[tail:] = b"\1" * (len(text) - tail)
+        return places
+
+    def _mark_heads(self, places: bytearray, text: bytes) -> None:
+        """Look for what all patterns of a head begin with, the longer the faster; and at the end for the head alone."""
+        for head, (first, after) in self._heads.items():
+            pattern = self._patterns[first]
+            whole = pattern[: _common(pattern, self._patterns[after - 1])]
+            for wanted, start in (whole, 0), (head, max(0, len(text) - self._longest)):
+                place = text.find(wanted, start)
+                while place >= 0:
+                    places[place] = 1
+                    place = text.find(wanted, place + 1)
+
+    def _mark_words(self, places: bytearray, text: bytes) -> None:
+        """Look words of the text up, however many patterns there are."""
+        known = self._words
+        for offset in range(0, _WORD, self._step):
+            for number in [number for number, word in enumerate(_words(text[offset:])) if word in known]:
+                place = offset + number * _WORD
+                first = max(0, place - self._step + 1)
+                places[first : place + 1] = b"\1" * (place + 1 - first)
+
+    def _look(self, text: bytes) -> tuple[int, bool]:
+        """Return the size of the longest pattern that begins the text, and whether the text begins a longer one."""
+        low, high = 0, len(self._patterns)
+        if len(text) >= MIN_SECRET:
+            low, high = self._heads.get(text[:MIN_SECRET], (0, 0))
+        after = bisect_right(self._patterns, text, low, high)
+        unfinished = after < high and self._patterns[after].startswith(text)
+        # All patterns that the text begins with are prefixes of the last one that is not after it.
+        return self._fitting(text, after - 1) if after > low else 0, unfinished
+
+    def _fitting(self, text: bytes, number: int) -> int:
+        """The size of the longest pattern that begins both this one and the text; 0 if there is none."""
+        pattern = self._patterns[number]
+        if text.startswith(pattern):
+            return len(pattern)
+        sizes = self._prefixes[number]
+        return (sizes & ((2 << _common(text, pattern)) - 1)).bit_length() - 1 if sizes > 1 else 0
 
 
 def patterns(secrets: Iterable[str]) -> list[bytes]:
-    """Return all byte strings that are masked for these secrets."""
+    """Return all byte strings that are masked for these secrets, in order."""
     found: set[bytes] = set()
     for secret in secrets:
         whole = secret.encode("utf-8", "surrogateescape")
         for text in (whole, *whole.splitlines()):
             if len(text.strip()) >= MIN_SECRET:
-                found |= {text, *_encoded(text)}
+                found.update(part for form in (text, *_encoded(text)) for part in _parts(form))
     return sorted(pattern for pattern in found if len(pattern) >= MIN_SECRET)
 
 
 def _encoded(text: bytes) -> Iterator[bytes]:
-    """The characters of base64 that only this text decides, for each place that it can have in three bytes."""
+    """The characters of base64 that only this text decides, for each place that it can have in three bytes.
+
+    Beside that, each line of the text's own encoding: in an indented file, for one, it is no wrapped text.
+    """
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         for place in range(3):
             bits = 8 * place, 8 * (place + len(text))
@@ -94,16 +199,40 @@ def _encoded(text: bytes) -> Iterator[bytes]:
             yield from (characters[start : start + wrap] for start in range(0, len(characters), wrap))
 
 
-def _places(stream: bytes, pattern: bytes) -> Iterator[tuple[int, int]]:
-    start = stream.find(pattern)
-    while start >= 0:
-        yield start, start + len(pattern)
-        start = stream.find(pattern, start + 1)
+def _parts(form: bytes) -> Iterator[bytes]:
+    """Cut a long form into parts that overlap: where all of it is, they become one mask."""
+    last = max(0, len(form) - LONGEST)
+    for start in (*range(0, last, LONGEST - 1), last):
+        yield form[start : start + LONGEST]
 
 
-def _unfinished(stream: bytes, pattern: bytes) -> int:
-    """Where the longest end of the stream begins that the pattern begins with; the stream's end if there is none."""
-    start = stream.find(pattern[:1], max(0, len(stream) - len(pattern) + 1))
-    while start >= 0 and not pattern.startswith(stream[start:]):
-        start = stream.find(pattern[:1], start + 1)
-    return start if start >= 0 else len(stream)
+def _prefixes(patterns: Sequence[bytes]) -> list[int]:
+    """For each of the sorted patterns, the sizes of its prefixes that are patterns, as the bits of a number; and 0."""
+    result: list[int] = []
+    open_ones: list[int] = []
+    for number, pattern in enumerate(patterns):
+        while open_ones and not pattern.startswith(patterns[open_ones[-1]]):
+            open_ones.pop()
+        result.append(result[open_ones[-1]] | 1 << len(patterns[open_ones[-1]]) if open_ones else 1)
+        open_ones.append(number)
+    return result
+
+
+def _words(text: bytes) -> memoryview[int]:
+    """All whole words of a text."""
+    return memoryview(text)[: len(text) // _WORD * _WORD].cast("I")
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """How many bytes two texts have in common before they differ, or one of them ends."""
+    size = min(len(one), len(other))
+    different = int.from_bytes(one[:size], "big") ^ int.from_bytes(other[:size], "big")
+    return size - (different.bit_length() + 7) // 8
+
+
+def _add(spans: list[_Span], start: int, stop: int) -> None:
+    """Add one that begins at or behind the start of the last: what overlaps becomes one."""
+    if spans and start < spans[-1][1]:
+        spans[-1] = spans[-1][0], max(stop, spans[-1][1])
+    else:
+        spans.append((start, stop))
