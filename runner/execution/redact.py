@@ -1,9 +1,10 @@
 """Masks secrets in a stream of bytes, wherever the stream is cut. Pure.
 
 What is masked are all occurrences of each secret, of each line of one that has several, and of their base64 forms at
-any place in a longer base64 text; of what is longer than `LONGEST` bytes, its parts of that length. Whatever overlaps
-becomes one mask. Only what may be the beginning of an occurrence is held back. The masked stream depends on nothing but
-the stream: made again from its first byte on, it is the same.
+any place in a longer base64 text; of what is longer than `LONGEST` bytes, its parts of that length. Where base64 text
+is wrapped, it goes on after the line break. Whatever overlaps becomes one mask. Only what may be the beginning of an
+occurrence is held back. The masked stream depends on nothing but the stream: made again from its first byte on, it is
+the same.
 
 Both secrets and stream may be made to cost much, and one event loop serves all jobs: the time for a byte and the memory
 for a piece have bounds that no choice of secrets moves.
@@ -12,6 +13,7 @@ for a piece have bounds that no choice of secrets moves.
 from __future__ import annotations
 
 import base64
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
@@ -23,6 +25,11 @@ MASK: Final = b"[masked]"
 LONGEST: Final = 512
 #: Characters in a line of base64 as `base64`, and as `openssl` and PEM files have it.
 _WRAPS: Final = (76, 64)
+#: The end of a line after as many characters of base64 as a wrapped one has: the text goes on in the next line. A line
+#: with fewer ends no wrapped text, and its end need not be held back.
+_BREAK: Final = re.compile(rb"\n(?:(?<=[A-Za-z0-9+/_-]{%d}\n)|(?<=[A-Za-z0-9+/_-]{%d}\r\n))" % ((min(_WRAPS),) * 2))
+#: Bytes before those that are held back that decide whether these end a full line.
+_CONTEXT: Final = min(_WRAPS)
 #: Bytes that are searched at once: what the search notes about them is bounded by it.
 _SLICE: Final = 64 * 1024
 #: Up to this many different beginnings of patterns are looked for one by one; of more, words are looked up.
@@ -42,6 +49,8 @@ class Redactor:
         self._held = b""
         #: How many of the held bytes belong to a mask that was given out already.
         self._covered = 0
+        #: The bytes before the held ones, as many as decide whether a break follows.
+        self._before = b""
 
     def feed(self, piece: bytes) -> bytes:
         """Return what is certain of the masked stream now."""
@@ -59,7 +68,37 @@ class Redactor:
     def _next(self, piece: bytes) -> bytes:
         stream = self._held + piece
         found, doubt = self._finder.search(stream)
+        breaks = self._breaks(stream)
+        if breaks:
+            more, other = self._search_unwrapped(stream, breaks)
+            found, doubt = sorted([*found, *more]), min(doubt, other)
         return self._give(stream, self._masks(found), doubt)
+
+    def _breaks(self, stream: bytes) -> list[_Span]:
+        """Where bytes stand that only wrap base64 text. A CR at the end counts as if its LF was there."""
+        known = len(self._before)
+        text = self._before + stream + (b"\n" if stream.endswith(b"\r") else b"")
+        places = (found.start() for found in _BREAK.finditer(text, known))
+        return [
+            (max(known, place - text.startswith(b"\r", place - 1)) - known, min(place + 1 - known, len(stream)))
+            for place in places
+        ]
+
+    def _search_unwrapped(self, stream: bytes, breaks: list[_Span]) -> tuple[list[_Span], int]:
+        """Search the stream without the breaks, and return what is found as places in the stream."""
+        lines, joins, left_out = [], [0], [0]
+        position = 0
+        for start, stop in breaks:
+            lines.append(stream[position:start])
+            joins.append(joins[-1] + start - position)
+            left_out.append(left_out[-1] + stop - start)
+            position = stop
+        found, doubt = self._finder.search(b"".join([*lines, stream[position:]]))
+
+        def original(place: int) -> int:
+            return place + left_out[bisect_right(joins, place) - 1]
+
+        return [(original(start), original(stop - 1) + 1) for start, stop in found], original(doubt)
 
     def _masks(self, found: Iterable[_Span]) -> list[_Span]:
         """The parts of the stream that are masked; first what was given out already."""
@@ -80,6 +119,7 @@ class Redactor:
             position = stop
             covered = max(0, stop - end)
         given.append(stream[position : max(position, end)])
+        self._before = (self._before + stream[max(0, end - _CONTEXT) : end])[-_CONTEXT:]
         self._held, self._covered = stream[end:], covered
         return b"".join(given)
 

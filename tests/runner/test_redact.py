@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 import tracemalloc
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -20,6 +21,12 @@ SECRETS = st.lists(st.text("ab\n", min_size=6, max_size=20), min_size=1, max_siz
 TEXT = st.text("ab\nc", max_size=60).map(str.encode)
 #: So many that they are not looked for one by one.
 MANY = ["\n".join(f"{number:02} is a line" for number in range(12))]
+#: The characters of a line that may be wrapped base64, and its end.
+FULL_LINE = st.builds(
+    lambda size, end: b"x" * size + end, st.integers(62, 66), st.sampled_from([b"\n", b"\r\n", b"\r"])
+)
+BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
+CUTS = st.lists(st.integers(0, 400), max_size=8).map(sorted)
 
 
 @st.composite
@@ -29,6 +36,7 @@ def streams(draw: st.DrawFn) -> tuple[list[str], bytes, list[int]]:
     known = patterns(secrets) or [b"ab"]
     part = st.one_of(
         TEXT,
+        FULL_LINE,
         st.sampled_from(known),
         st.builds(lambda pattern, size: pattern[:size], st.sampled_from(known), st.integers(0, 20)),
     )
@@ -36,15 +44,28 @@ def streams(draw: st.DrawFn) -> tuple[list[str], bytes, list[int]]:
     return secrets, stream, sorted(draw(st.lists(st.integers(0, len(stream)), max_size=8)))
 
 
+def unwrapped(stream: bytes) -> list[int]:
+    """The places of a stream without the line breaks of wrapped base64."""
+    left_out: set[int] = set()
+    for end in range(len(stream)):
+        stop = end - (stream[end - 1 : end] == b"\r")
+        if stream[end : end + 1] == b"\n" and stop >= 64 and not stream[stop - 64 : stop].strip(BASE64):
+            left_out |= {*range(stop, end + 1)}
+    return [place for place in range(len(stream)) if place not in left_out]
+
+
 def simple(secrets: list[str], stream: bytes) -> bytes:
     """The same by marking each byte, for a whole stream; without what is special at its end."""
     marked = set()
-    for pattern in patterns(secrets):
-        start = stream.find(pattern)
-        while start >= 0:
-            marked |= {(place, place + 1) for place in range(start, start + len(pattern) - 1)}
-            marked.add((start, start))
-            start = stream.find(pattern, start + 1)
+    for places in ([*range(len(stream))], unwrapped(stream)):
+        text = bytes(stream[place] for place in places)
+        for pattern in patterns(secrets):
+            start = text.find(pattern)
+            while start >= 0:
+                first, last = places[start], places[start + len(pattern) - 1]
+                marked |= {(place, place + 1) for place in range(first, last)}
+                marked.add((first, first))
+                start = text.find(pattern, start + 1)
     joined = {left for left, right in marked if right == left + 1}
     covered = {place for pair in marked for place in pair}
     result, inside = b"", False
@@ -101,6 +122,46 @@ def test_no_base64_of_anything_around_a_secret_shows_it(before: bytes, secret: s
         assert MASK in masked([secret], encode(before + text + after), [])
 
 
+@settings(deadline=None)
+@given(
+    before=st.binary(max_size=130),
+    secret=st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"]), min_size=6, max_size=150),
+    after=st.binary(max_size=130),
+    width=st.sampled_from([64, 76]),
+    end=st.sampled_from([b"\n", b"\r\n"]),
+    cuts=CUTS,
+)
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+def test_no_wrapped_base64_of_anything_around_a_secret_shows_it(
+    encode: Callable[[bytes], bytes], before: bytes, secret: str, after: bytes, width: int, end: bytes, cuts: list[int]
+) -> None:
+    text = before + secret.encode() + after
+    code = encode(text)
+    stream = b"".join(code[start : start + width] + end for start in range(0, len(code), width)) + b" "
+    shown = masked([secret], stream, [min(cut, len(stream)) for cut in cuts])
+    assert shown == simple([secret], stream)
+    certain = code[-(-8 * len(before) // 6) : 8 * (len(before) + len(secret.encode())) // 6]
+    assert certain not in shown.replace(end, b"")
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("width", [64, 76])
+def test_a_token_is_masked_at_any_place_of_wrapped_base64(width: int, end: bytes) -> None:
+    token = "glpat-0123456789abcdefghijKLMNOPQRST"
+    for offset in range(80):
+        code = base64.b64encode(b"." * offset + token.encode() + b"@host.example" * 9)
+        stream = b"".join(code[start : start + width] + end for start in range(0, len(code), width))
+        certain = -(-8 * offset // 6), 8 * (offset + len(token)) // 6 - 1
+        first, last = (place + place // width * len(end) for place in certain)
+        assert masked([token], stream, [*range(len(stream))]) == stream[:first] + MASK + stream[last + 1 :]
+
+
+def test_the_end_of_an_ordinary_line_is_not_held_back() -> None:
+    """Its last character may begin the base64 of a secret, but nothing that is wrapped is so short."""
+    redactor = Redactor(["hunter2-hunter2"])
+    assert redactor.feed(b"The job is now at step a\n") == b"The job is now at step a\n"
+
+
 def test_wrapped_base64_of_a_long_secret_is_masked_line_by_line() -> None:
     secret = "x1" * 100
     for wrapped in (base64.encodebytes(secret.encode()), b"\n".join([base64.b64encode(secret.encode())[:64]])):
@@ -152,10 +213,11 @@ def test_a_part_of_a_long_secret_is_masked_if_it_is_long_too() -> None:
         ("\n".join("a" * size for size in range(6, 46)), b"a"),
         ("\n".join("a" * size for size in range(6, 506)), b"a"),
         ("\n".join("a" * size for size in range(6, 506)), b"a" * 300 + b"c"),
+        ("\n".join("a" * size for size in range(6, 506)), b"a" * 64 + b"\n"),
         ("\n".join("a" * size + "b" + "a" * (500 - size) for size in range(500)), b"a" * 250 + b"b"),
         ("a" * 100_000 + "b", b"a"),
     ],
-    ids=["one in the other", "many", "many that fail", "many with a difference", "long"],
+    ids=["one in the other", "many", "many that fail", "many, wrapped", "many with a difference", "long"],
 )
 def test_no_secrets_make_a_stream_cost_much(secret: str, stream: bytes) -> None:
     """The loop that all jobs share masks: what a job chooses must not take its memory or stop it."""
