@@ -27,7 +27,7 @@ JOB_VARIABLE = "RUNNER_GITLAB_JOB"
 LOGINS_VARIABLE = "CUSTOM_ENV_DOCKER_AUTH_CONFIG"
 """The job's DOCKER_AUTH_CONFIG, or that of gitlab-runner's configuration, which no job response has."""
 PATIENCE = {"config": 30.0, "prepare": 300.0, "run": 300.0, "cleanup": 20.0}
-"""The hooks, and for how many seconds each waits for a service that does not answer: it may be restarting."""
+"""The hooks, and for how many seconds without a connection each waits for the service: it may be restarting."""
 TERM_PATIENCE = 2.0
 CONNECT_SECONDS = 10.0
 SEND_SECONDS = 60.0
@@ -134,16 +134,15 @@ class Hook:
         """Ask until there is an answer, and return the exit code."""
         for number in (_signal.SIGTERM, _signal.SIGINT):
             _signal.signal(number, self.end)
-        reached = time.monotonic()
+        self.stood = time.monotonic()
         while True:
             link = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             try:
                 self.connect(link)
                 return finish(self.follow(Frames(link)))
             except UnreachableError as error:
-                reached = max(reached, self.last_heard)
                 patience = TERM_PATIENCE if self.told_to_end else PATIENCE[self.name]
-                if time.monotonic() > reached + patience:
+                if time.monotonic() > self.stood + patience:
                     text = f"The runner does not answer at {self.path} ({error}). Is `runner serve` running there?"
                     raise HookError(text) from None
             finally:
@@ -151,7 +150,8 @@ class Hook:
                 link.close()
             time.sleep(PAUSE)
 
-    last_heard = 0.0
+    stood = 0.0
+    """When there was a connection last. One that is ended as soon as it is there does not count."""
     greeted: _socket.socket | None = None
 
     def end(self, *_: object) -> None:
@@ -181,11 +181,11 @@ class Hook:
         """Pass on what comes. Returns the last word."""
         while True:
             for kind, payload in frames.receive():
-                self.last_heard = time.monotonic()
                 if kind == b"x":
                     return payload
                 (self.voice.say if kind == b"e" else self.voice.output)(payload)
                 self.received += len(payload) if kind == b"o" else 0
+            self.stood = time.monotonic()  # a stage may be silent for hours
 
 
 class Frames:

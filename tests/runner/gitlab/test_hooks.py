@@ -57,6 +57,12 @@ async def start(manager: Manager, text: str, stage: str = "build_script") -> Sta
     return started
 
 
+def changed(change: str, *arguments: str) -> tuple[str, ...]:
+    """Return the command of a hook with something changed in its module `client`."""
+    program = f"import posix, sys; sys.path.insert(0, {str(Path(HOOK[-1]).parent)!r}); import client; {change}; "
+    return (*HOOK[:-1], "-c", f"{program}posix._exit(client.main({list(arguments)!r}))")
+
+
 def gitlab_key() -> str:
     """The trust key of `Lab.manager`'s jobs."""
     return trust_key(parse(json.dumps(response()).encode()))
@@ -191,6 +197,22 @@ async def test_the_service_restarts_within_a_stage(lab: Lab) -> None:
     assert (await manager.run("echo more", "after_script")).out == b"more\n"
     assert (await manager.hook("cleanup")).code == 0
     await until(lambda: lab.leases.calls == ["give_back:used"])
+
+
+async def test_the_service_restarts_within_a_stage_that_is_silent_for_longer_than_a_hook_waits(lab: Lab) -> None:
+    """The trap: patience is with a service that is away, and not with a stage that has nothing to say."""
+    manager = await lab.prepared()
+    script = manager.script("echo ready; sleep 4; : >silent; while [ ! -e go ]; do sleep 0.05; done; echo after")
+    hook = changed("client.PATIENCE['run'] = 3.0; client.LOOK = 0.1", "run", script, "build_script")
+    stage = Stage(await manager.execute(*hook))
+    await stage.until(b"ready")
+    folder = Path(lab.options.settings.workspace)
+    await until((folder / "silent").exists)
+    await lab.leave()
+    lab.begin()
+    (folder / "go").touch()
+    end = await stage.end()
+    assert (end.code, end.out, end.err) == (0, b"ready\nafter\n", "")
 
 
 async def test_a_stage_goes_on_at_the_right_byte_after_output_that_is_not_its_own(
@@ -490,9 +512,7 @@ async def test_an_exit_code_that_cannot_be_written_is_a_system_failure(lab: Lab)
 async def test_an_error_of_the_hook_s_own_is_a_system_failure(lab: Lab, damage: str, said: str) -> None:
     """The trap: Python's exit code for them is 1, which is the job's own failure and is not tried again."""
     manager = await lab.prepared()
-    program = f"import posix, sys; sys.path.insert(0, {str(Path(HOOK[-1]).parent)!r}); import client; {damage}; "
-    program += f"posix._exit(client.main(['run', {manager.script('true')!r}, 'build_script']))"
-    end = await ended(await manager.execute(*HOOK[:-1], "-c", program))
+    end = await ended(await manager.execute(*changed(damage, "run", manager.script("true"), "build_script")))
     assert (end.code, said in end.said) == (2, True)
 
 
@@ -506,9 +526,8 @@ async def test_a_hook_whose_program_is_broken_is_a_system_failure(lab: Lab) -> N
 
 async def test_a_python_without_pidfd_does_all_but_see_gitlab_runner_s_end(lab: Lab) -> None:
     manager = await lab.prepared()
-    program = f"import posix, sys; sys.path.insert(0, {str(Path(HOOK[-1]).parent)!r}); import client; "
-    program += f"del posix.pidfd_open; posix._exit(client.main(['run', {manager.script('echo it runs')!r}, 'x']))"
-    end = await ended(await manager.execute(*HOOK[:-1], "-c", program))
+    hook = changed("del posix.pidfd_open", "run", manager.script("echo it runs"), "x")
+    end = await ended(await manager.execute(*hook))
     assert (end.code, end.out) == (0, b"it runs\n")
 
 
