@@ -116,9 +116,14 @@ class Log:
 
     def close(self, reason: str) -> None:
         """End the log with its closing lines. Idempotent."""
+        if not self.closed:
+            self._write([self.closing(reason)])
+        self.shut()
+
+    def shut(self) -> None:
+        """End the log with no line of the runner's: all of it is output, also for `reopen`. Idempotent."""
         if self.closed:
             return
-        self._write([self.closing(reason)])
         self.closed = True
         os.close(self._file)
         self._tell()

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from runner.errors import BadJobError
+from runner.errors import BadJobError, DetachedError
 from runner.execution.cancellation import Cancellation
 from runner.execution.ending import remarks_on_log
+from runner.execution.flight import first
 from runner.execution.log import Log
 from runner.execution.marker import Marker
 from runner.execution.options import Note
@@ -77,7 +78,7 @@ class Turn:
         marker = Marker.from_json(note.marker)
         log = self.record.old_log(note.call, marker.log_limit)
         if note.end is not None:
-            log.close("The stage ended.")
+            log.shut()
             await _pass_on(log, offset, self.hook.out)
             return await self._tell(note)
         if not self.tenancy.held:
@@ -116,12 +117,18 @@ class Turn:
         return await self.tenancy.launch(attempt, job, on_start)
 
     async def _live(self, log: Log, pass_on: Coroutine[Any, Any, None], work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """See an attempt to its outcome while the hook gets its output."""
+        """See an attempt to its outcome while the hook gets its output.
+
+        Errors: DetachedError, also when the hook is too slow to have all of it by then.
+        """
         passing = asyncio.create_task(pass_on)
         try:
             outcome = await work
-            log.close("The stage ended.")
-            await asyncio.wait([passing], timeout=REST if self.cancellation.cause else None)
+            log.shut()  # a later life may go on with the file: a line of ours would be output to it
+            await first(passing, self.cancellation.wait())
+            if self.cancellation.detached and not passing.done():
+                raise DetachedError("The runner left.")
+            await asyncio.wait([passing], timeout=REST)
         finally:
             passing.cancel()
         return outcome
@@ -151,7 +158,6 @@ def _remarks(log: Log) -> list[str]:
 
 
 async def _pass_on(log: Log, offset: int, take: Callable[[bytes], Awaitable[None]]) -> None:
-    """Have the hook take the output, from an offset on. What follows it in the log is not for the hook."""
+    """Have the hook take the output, from an offset on."""
     async for data in log.follow(offset):
-        await take(data[: max(0, log.output - offset)])
-        offset += len(data)
+        await take(data)

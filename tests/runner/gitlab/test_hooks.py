@@ -10,17 +10,22 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from runner.errors import LeaseLostError
+from runner.execution.marker import Marker
 from runner.gitlab import jobs as jobs_module
 from runner.gitlab import server as server_module
 from runner.gitlab import stages
 from runner.gitlab.containers.inside import enter
 from runner.gitlab.response import parse
+from runner.gitlab.tenancy import Attempt, Tenancy
 from runner.gitlab.trust import trust_key
+from runner.job import Job
+from runner.outcome import Outcome
 from tests.runner.conftest import alive, hang, lose, refuse, until
 from tests.runner.gitlab.conftest import DEADLINE, HOOK, Ended, Lab, Manager, ended, response, terminate
 
@@ -213,6 +218,39 @@ async def test_the_service_restarts_within_a_stage_that_is_silent_for_longer_tha
     (folder / "go").touch()
     end = await stage.end()
     assert (end.code, end.out, end.err) == (0, b"ready\nafter\n", "")
+
+
+async def test_the_service_restarts_while_the_output_of_an_ended_stage_is_passed_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: a line of ours at the end of the log would be output to the next life."""
+    manager = await lab.prepared()
+    over, launch = asyncio.Event(), Tenancy.launch
+
+    async def launch_and_tell(
+        tenancy: Tenancy, attempt: Attempt, job: Job, on_start: Callable[[Marker], None]
+    ) -> Outcome:
+        outcome = await launch(tenancy, attempt, job, on_start)
+        over.set()
+        return outcome
+
+    monkeypatch.setattr(Tenancy, "launch", launch_and_tell)
+    stage = Stage(await manager.start("run", manager.script("head -c 5000000 /dev/zero"), "build_script"))
+    await asyncio.wait_for(over.wait(), DEADLINE)
+    began = time.monotonic()
+    await lab.leave()
+    assert time.monotonic() - began < jobs_module._LEAVE_DEADLINE
+    lab.begin()
+    end = await stage.end()
+    assert (end.code, end.err) == (0, "")
+    assert (len(end.out), end.out.strip(b"\0")) == (5_000_000, b"")
+
+
+async def test_a_stage_that_is_asked_for_again_says_the_same_again(lab: Lab) -> None:
+    manager = await lab.prepared()
+    hook = changed("posix.urandom = bytes", "run", manager.script("echo built; exit 3"), "build_script")
+    ends = [await ended(await manager.execute(*hook)) for _ in range(3)]
+    assert [(end.code, end.said) for end in ends] == [(1, "built\n")] * 3
 
 
 async def test_a_stage_goes_on_at_the_right_byte_after_output_that_is_not_its_own(
