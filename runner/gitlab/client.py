@@ -178,11 +178,20 @@ class Hook:
             send_end(link)
 
     def follow(self, frames: "Frames") -> bytes:
-        """Pass on what comes. Returns the last word."""
+        """Pass on what comes. Returns the last word.
+
+        `config` prints one document, so that is held until then: asked again, the service tells it again.
+        """
+        document = b""
         while True:
             for kind, payload in frames.receive():
                 if kind == b"x":
+                    if document:
+                        self.voice.output(document)
                     return payload
+                if kind == b"o" and self.name == "config":
+                    document += payload
+                    continue
                 (self.voice.say if kind == b"e" else self.voice.output)(payload)
                 self.received += len(payload) if kind == b"o" else 0
             self.stood = time.monotonic()  # a stage may be silent for hours
