@@ -92,6 +92,8 @@ class Note(_Document):
     stage: StageNote | None = None
     #: Why the sandbox was lost; empty while it was not.
     lost: _Text = ""
+    #: Whether the job's log has what its services wrote.
+    services_told: bool = False
 
 
 @dataclass(eq=False)

@@ -92,7 +92,9 @@ class Workplace:
         """Run a stage where it belongs: the job's own in its container, all others in the sandbox itself."""
         if stage.is_the_users:
             self._mixed = True
-            return await self._run_the_users(turn, call, stage)
+            end = await self._run_the_users(turn, call, stage)
+            await self.after(turn, stage, end)
+            return end
         if self._mixed and stage.name != stages.LAST:
             await turn.aside(stages.reclaim(self._options.builds))
             self._mixed = False
@@ -103,20 +105,31 @@ class Workplace:
         return end
 
     async def after(self, turn: Turn, stage: Stage, end: End) -> None:
-        """Keep what a stage made for later jobs. Idempotent; a later life of the service calls it too."""
+        """Keep what a stage made for later jobs, and tell what services wrote when the job failed.
+
+        Idempotent; a later life of the service calls it too.
+        """
+        if not turn.tenancy.held:
+            return
         cache = self._cache
         if cache and stage.name in stages.ARCHIVING and isinstance(end, Done):
             await self._supply(turn, lambda session: cache.take_out(session, stage.script))
+        if stage.is_the_users and isinstance(end, BuildFailed) and not turn.cancellation.cause:
+            await self._tell_of_services(turn)
+
+    async def _tell_of_services(self, turn: Turn) -> None:
+        """Once for a job: its `after_script` may fail as well."""
+        record = turn.record
+        if self._plan and self._plan.after_failure and not record.note.services_told:
+            await turn.aside(self._plan.after_failure)
+            record.move_soon(record.state, services_told=True)
 
     async def _run_the_users(self, turn: Turn, call: str, stage: Stage) -> End:
         if not self._plan:
             return await turn.first(call, stage)
         grace = self._options.settings.grace
         inside = Stage(stage.name, self._plan.enter(stage.script, max(grace - _EARLIER, grace / 2)))
-        end = await turn.first(call, inside)
-        if isinstance(end, BuildFailed) and self._plan.after_failure and not turn.cancellation.cause:
-            await turn.aside(self._plan.after_failure)
-        return end
+        return await turn.first(call, inside)
 
     async def _before(self, turn: Turn, stage: Stage) -> None:
         """Have in the sandbox what a stage needs of ours. What is missing is told, and the stage goes on without it."""

@@ -6,7 +6,7 @@
  "jobs": [{"job": …,                  what differs from `job.TEMPLATE`
            "origin": true,            optional: the job's sources come from `origin.py` in the sandbox
            "actions": [{"when": {"log": TEXT} or {"stage": NAME}, "do": ACTION}, …],
-           "expect": {"status": …, "reason": …, "exit_code": …, "log": […], "not_in_log": […],
+           "expect": {"status": …, "reason": …, "exit_code": …, "log": […], "log_once": […], "not_in_log": […],
                       "stages": {NAME: [EXIT CODE, …]}, "ends_with": [NAME, …], "log_bytes": LEAST}}, …]}
 """
 
@@ -151,6 +151,8 @@ def check(expect: Mapping[str, Any], result: Result) -> None:
     assert told == wanted, f"{result.message}\n{result.stages}\n{result.log[-6000:]}\n{result.admin_log}"
     for text in expect.get("log", ()):
         assert text in result.log, f"{text!r} is not in the log:\n{result.log[-6000:]}"
+    for text in expect.get("log_once", ()):
+        assert result.log.count(text) == 1, f"{text!r} is not in the log once:\n{result.log[-6000:]}"
     for text in expect.get("not_in_log", ()):
         assert text not in result.log + result.admin_log, f"{text!r} is in the log:\n{result.log[-6000:]}"
     for stage, codes in expect.get("stages", {}).items():
