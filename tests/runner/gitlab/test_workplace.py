@@ -12,8 +12,9 @@ import pytest
 
 from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.store import CacheStore
-from tests.runner.gitlab.conftest import Lab, Manager
-from tests.runner.gitlab.test_hooks import start
+from tests.runner.conftest import lose
+from tests.runner.gitlab.conftest import Lab, Manager, ended
+from tests.runner.gitlab.test_hooks import changed, start
 
 pytestmark = pytest.mark.anyio
 
@@ -80,6 +81,18 @@ async def test_a_cache_is_kept_over_a_restart_of_the_service(supplied: Lab) -> N
     assert (await stage.end()).code == 0
     assert supplied.options.caches
     assert [entry.path for entry in supplied.options.caches.entries("gitlab-3-protected")] == [KEY]
+
+
+async def test_a_stage_that_is_asked_for_again_when_its_sandbox_is_lost(supplied: Lab) -> None:
+    """It had its end, and there is nothing to keep a cache from any more."""
+    manager = await supplied.prepared()
+    hook = changed("posix.urandom = bytes", "run", manager.script("echo archived"), "archive_cache")
+    assert (await ended(await manager.execute(*hook))).code == 0
+    await supplied.leave()
+    supplied.leases.trouble["resume"] = lose
+    supplied.begin()
+    end = await ended(await manager.execute(*hook))
+    assert (end.code, end.said) == (0, "archived\n")
 
 
 async def test_a_job_whose_artifacts_would_vanish_is_told_so(lab: Lab) -> None:
