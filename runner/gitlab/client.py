@@ -24,8 +24,8 @@ if TYPE_CHECKING:  # importing typing costs milliseconds
 DEFAULT_SOCKET = "/run/runner/gitlab.sock"
 SOCKET_VARIABLE = "RUNNER_GITLAB_SOCKET"
 JOB_VARIABLE = "RUNNER_GITLAB_JOB"
-LOGINS_VARIABLE = "CUSTOM_ENV_DOCKER_AUTH_CONFIG"
-"""The job's DOCKER_AUTH_CONFIG, or that of gitlab-runner's configuration, which no job response has."""
+VARIABLES = b"CUSTOM_ENV_"
+"""How the names of a job's variables begin in a hook's environment; gitlab-runner's own are in no job response."""
 PATIENCE = {"config": 30.0, "prepare": 300.0, "run": 300.0, "cleanup": 20.0}
 """The hooks, and for how many seconds without a connection each waits for the service: it may be restarting."""
 TERM_PATIENCE = 2.0
@@ -120,13 +120,14 @@ class Hook:
     def content(self, about: list[str]) -> bytes:
         """Return what goes with the request.
 
-        That is the script of a stage, the logins for `prepare`, and the job response where there is no handle yet that
-        says which job it is.
+        That is the script of a stage, the job's variables for `prepare`, and the job response where there is no handle
+        yet that says which job it is.
         """
         if self.name == "run":
             return read(about[0])
         if self.name == "prepare":
-            return posix.environ.get(LOGINS_VARIABLE.encode(), b"")
+            given = [(name, value) for name, value in posix.environ.items() if name.startswith(VARIABLES)]
+            return b"\0".join([name[len(VARIABLES) :] + b"=" + value for name, value in given])
         known = self.handle and self.name != "config"
         return b"" if known else read(variable("JOB_RESPONSE_FILE"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 
@@ -15,6 +15,7 @@ from runner.execution.cancellation import Cancellation
 from runner.execution.flight import first, stop
 from runner.execution.lease import LeaseSource
 from runner.execution.options import Note, Settings
+from runner.gitlab import credentials
 from runner.gitlab.install import FORCE_KILL, GRACEFUL_KILL
 from runner.gitlab.options import Options
 from runner.gitlab.record import Lease, Record, State
@@ -60,15 +61,20 @@ class Live:
 
     # What hooks ask for.
 
-    async def prepare(self, hook: Listener, cancellation: Cancellation, logins: str) -> End:
-        """Have a sandbox. Idempotent. `logins` are as for `Workplace.prepare`. Errors: GitLabError; DetachedError."""
+    async def prepare(self, hook: Listener, cancellation: Cancellation, given: Mapping[str, str]) -> End:
+        """Have a sandbox. Idempotent. `given`: the job's variables as gitlab-runner has them, expanded.
+
+        Errors: GitLabError; DetachedError.
+        """
         async with self._turn(hook, cancellation) as turn:
             if self.record.state in (State.PREPARED, State.RUNNING):
                 return Done()
             await self._tenancy.end(None)  # of a try that an earlier life of the service did not finish
             self.record.move(State.PREPARING, lease=None, lost="")
+            self.record.learn(given)
+            self._workplace = Workplace(self.record.job, self._options, used=False)
             try:
-                end = await self._prepare(turn, logins)
+                end = await self._prepare(turn, given.get(credentials.VARIABLE, ""))
             except RunnerError:
                 await self._undo()
                 raise

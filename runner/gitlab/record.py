@@ -1,8 +1,9 @@
 """What the service remembers of one GitLab job, so that a later life of it goes on: a folder with documents and logs.
 
-    response.json  the job response, with its secrets
-    record.json    where the job is in its life, its lease, and its last stage
-    CALL.log       the output of a stage; aside.log of what was done around it
+    response.json   the job response, with its secrets
+    variables.json  gitlab-runner's own variables, for a job that has an image or services
+    record.json     where the job is in its life, its lease, and its last stage
+    CALL.log        the output of a stage; aside.log of what was done around it
 
 Killing the runner at any moment leaves either the old or the new record. Nothing is synced to disk: a crash of the host
 ends every sandbox and every hook, so nobody comes back for the job then, and a sync would cost each stage milliseconds.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from runner import durable
 from runner.errors import GitLabError
@@ -33,9 +35,11 @@ from runner.logs import Action, Events
 _events = Events(__name__)
 
 _RESPONSE: Final = "response.json"
+_VARIABLES: Final = "variables.json"
 _RECORD: Final = "record.json"
 _MAX_RECORD: Final = 256 * 1024
 _Text = Annotated[str, Field(max_length=4096)]
+_TEXTS: Final = TypeAdapter(dict[str, str])
 
 
 class State(StrEnum):
@@ -116,6 +120,17 @@ class Record:
         """Where the job is in its life."""
         return self.note.state
 
+    def learn(self, variables: Mapping[str, str]) -> None:
+        """Have gitlab-runner's own of some variables where the job names its image and services. Raises GitLabError."""
+        if self.job.image is None and not self.job.services:
+            return
+        try:
+            job = parse(durable.read(self.folder / _RESPONSE, MAX_RESPONSE), variables)
+            durable.replace(self.folder / _VARIABLES, json.dumps(dict(job.runner_variables)).encode())
+        except OSError as error:
+            raise _not_noted(error) from error
+        self.job = job
+
     def move(self, target: State, **changes: object) -> None:
         """Go to another state, and change what else is noted. Raises GitLabError."""
         self._check(target)
@@ -150,9 +165,7 @@ class Record:
         try:
             durable.replace(self.folder / _RECORD, note.model_dump_json().encode())
         except OSError as error:
-            raise GitLabError(
-                f"The job cannot be noted: {error.strerror}. Make room in the runner's state folder."
-            ) from error
+            raise _not_noted(error) from error
         self.note = note
         self._ahead = False
 
@@ -194,9 +207,7 @@ def create(jobs: Path, job: GitLabJob, response: bytes) -> tuple[Record, str]:
         record.folder.mkdir(mode=0o700, parents=True)
         durable.replace(record.folder / _RESPONSE, response)
     except OSError as error:
-        raise GitLabError(
-            f"The job cannot be noted: {error.strerror}. Make room in the runner's state folder."
-        ) from error
+        raise _not_noted(error) from error
     record.change()
     return record, handle
 
@@ -210,11 +221,23 @@ def load(jobs: Path) -> Iterator[Record]:
     """Yield what an earlier life left; what cannot be read is removed, as nobody can come back for it."""
     for folder in sorted(jobs.iterdir()) if jobs.is_dir() else ():
         try:
-            job = parse(durable.read(folder / _RESPONSE, MAX_RESPONSE))
+            job = parse(durable.read(folder / _RESPONSE, MAX_RESPONSE), _variables(folder))
             note = Note.model_validate_json(durable.read(folder / _RECORD, _MAX_RECORD))
             yield Record(folder, job, note)
         except (OSError, ValueError, GitLabError):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _variables(folder: Path) -> Mapping[str, str]:
+    """Errors: OSError; ValueError."""
+    try:
+        return _TEXTS.validate_json(durable.read(folder / _VARIABLES, MAX_RESPONSE))
+    except FileNotFoundError:
+        return {}
+
+
+def _not_noted(error: OSError) -> GitLabError:
+    return GitLabError(f"The job cannot be noted: {error.strerror}. Make room in the runner's state folder.")
 
 
 def _folder_of(handle: str) -> str:

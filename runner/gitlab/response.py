@@ -3,7 +3,7 @@
 The file is what gitlab-runner got from `POST /api/v4/jobs/request`, encoded again by Go: what GitLab did not send is
 there as 0, as an empty text, or as null. Most of it is the words of whoever wrote the job. What decides about trust
 comes from where a job's variables cannot shadow it: from fields, and from what GitLab says in variables before the job
-does.
+does. gitlab-runner's own variables are not in the file. They fill in what the job says with them, and decide nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +28,13 @@ DEFAULT_TIMEOUT: Final = 7200.0
 PROJECT_FIELD: Final = "job_info.project_id"
 PROTECTED_FIELD: Final = "git_info.protected"
 
+#: Of gitlab-runner's own variables those that are secrets or the contents of files. No container gets them.
+_WITHHELD: Final = frozenset(
+    {
+        "CI_JOB_SERVICES", "CI_SERVER_TLS_CA_FILE", "CI_SERVER_TLS_CERT_FILE", "CI_SERVER_TLS_KEY_FILE",
+        "DOCKER_AUTH_CONFIG",
+    }
+)  # fmt: skip
 _MERGE_REQUEST_REF: Final = "refs/merge-requests/"
 _SOURCE_PROJECT: Final = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID"
 _REF_PROTECTED: Final = "CI_COMMIT_REF_PROTECTED"
@@ -90,13 +97,17 @@ class GitLabJob:
     needs_helper: bool = False
     #: The job's own and GitLab's, expanded. A later one of the same name has won, as with gitlab-runner.
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
-    #: Those of them that services get too: the public ones.
+    #: gitlab-runner's own, as `CI_PROJECT_DIR` and what its configuration adds.
+    runner_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: What services get of both: gitlab-runner's, and the public ones of the others.
     service_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def parse(content: bytes) -> GitLabJob:
+def parse(content: bytes, given: Mapping[str, str] = MappingProxyType({})) -> GitLabJob:
     """Return the job that a response describes.
 
+    `given`: the job's variables as gitlab-runner has them, expanded. Of those that GitLab sent, it is GitLab's words
+    that count, as they say which ones are public.
     Raises ResponseError when it cannot be run for what the response says; the text quotes no value of it.
     """
     if len(content) > MAX_RESPONSE:
@@ -105,7 +116,9 @@ def parse(content: bytes) -> GitLabJob:
         response = _Response.model_validate_json(content)
     except (ValidationError, RecursionError) as error:
         raise ResponseError(f"The job response cannot be read: {_what_is_wrong(error)}.") from None
-    variables = _expanded(response.variables)
+    own = _of_the_runner(response, given)
+    variables = _expanded(response.variables, own)
+    known = {**own, **variables}
     return GitLabJob(
         id=response.id,
         token_hash=hashlib.sha256(response.token.encode(errors="surrogatepass")).hexdigest(),
@@ -114,8 +127,8 @@ def parse(content: bytes) -> GitLabJob:
         fork=_is_from_fork(response),
         missing=tuple(_missing(response)),
         timeout=float(response.runner_info.timeout or DEFAULT_TIMEOUT),
-        image=_image(response.image, variables) if response.image and response.image.name else None,
-        services=tuple(_service(service, variables) for service in response.services if service.name),
+        image=_image(response.image, known) if response.image and response.image.name else None,
+        services=tuple(_service(service, known) for service in response.services if service.name),
         credentials=tuple(
             Credential(entry.url, entry.username, entry.password)
             for entry in response.credentials
@@ -123,7 +136,8 @@ def parse(content: bytes) -> GitLabJob:
         ),
         needs_helper=bool(response.artifacts or response.cache) or any(map(_has_artifacts, response.dependencies)),
         variables=MappingProxyType(variables),
-        service_variables=MappingProxyType(_of_services(response.variables, variables)),
+        runner_variables=MappingProxyType(own),
+        service_variables=MappingProxyType({**own, **_of_services(response.variables, variables)}),
     )
 
 
@@ -227,6 +241,7 @@ class _Response(_Part):
     image: _Image | None = None
     services: Annotated[list[_Image], BeforeValidator(_none_is_empty)] = []
     credentials: Annotated[list[_Credential], BeforeValidator(_none_is_empty)] = []
+    secrets: Annotated[dict[str, Any], BeforeValidator(_none_is_object)] = {}
     artifacts: Annotated[list[Any], BeforeValidator(_none_is_empty)] = []
     cache: Annotated[list[Any], BeforeValidator(_none_is_empty)] = []
     dependencies: Annotated[list[_Dependency], BeforeValidator(_none_is_empty)] = []
@@ -235,8 +250,14 @@ class _Response(_Part):
 # -- what it means ----------------------------------------------------------------------------------------------------
 
 
-def _expanded(listed: list[_Variable]) -> dict[str, str]:
-    raw = {variable.key: variable.value for variable in listed}
+def _of_the_runner(response: _Response, given: Mapping[str, str]) -> dict[str, str]:
+    """All of them are public or internal to it; what it fetched from a vault is neither."""
+    known = {variable.key for variable in response.variables}.union(response.secrets, _WITHHELD)
+    return {name: value for name, value in given.items() if name not in known}
+
+
+def _expanded(listed: list[_Variable], own: Mapping[str, str]) -> dict[str, str]:
+    raw = {**own, **{variable.key: variable.value for variable in listed}}
     return {
         variable.key: variable.value if variable.raw or variable.file else expand(variable.value, raw)
         for variable in listed

@@ -197,7 +197,7 @@ class Server:
         self._watch(live, manager)
         with live.heard_of():
             await self._jobs.admit(live, hook, hook.cancellation)
-            return await live.prepare(hook, hook.cancellation, request.body.decode(errors="replace"))
+            return await live.prepare(hook, hook.cancellation, wire.parse_variables(request.body))
 
     async def _run(self, request: Request, hook: Hook, manager: Manager) -> End:
         live = self._jobs.find(request.handle)

@@ -6,7 +6,7 @@ is one. Then come frames: a type (1 byte), the payload's size (4 bytes, big-endi
 | direction  | type | payload                                                        | when                        |
 |------------|------|----------------------------------------------------------------|-----------------------------|
 | to service | Q    | hook, handle, stage, call, offset, with a NUL between each two | first                       |
-| to service | B    | a stage's script, the job response, `prepare`'s logins, or ""  | directly after Q            |
+| to service | B    | a stage's script, the job response, variables, or ""           | directly after Q            |
 | to service | T    | `.`: gitlab-runner wants the end (TERM)                        | any time after B            |
 | to hook    | o    | bytes for stdout                                               | any time                    |
 | to hook    | a    | bytes for stdout that are no output of the stage               | any time                    |
@@ -14,7 +14,8 @@ is one. Then come frames: a type (1 byte), the payload's size (4 bytes, big-endi
 | to hook    | x    | `ok`, `failed CODE` or `system`                                | last                        |
 
 The call is one that the hook made up: asked for again, after a lost connection, it is the same stage and not started
-again, and `o` goes on at the offset, which counts nothing else. The hook has its own few lines for all this, as it
+again, and `o` goes on at the offset, which counts nothing else. The variables are the job's as gitlab-runner has them,
+each as `NAME=VALUE`, with a NUL between each two. The hook has its own few lines for all this, as it
 imports nothing of ours.
 """
 
@@ -120,3 +121,9 @@ def parse_request(words: bytes, body: bytes) -> Request:
     if len(offset) > 18 or int(offset) > _MAX_OFFSET:
         raise GitLabError("The hook asks for output that there cannot be.")
     return Request(Verb(verb), handle, stage, call, int(offset), body)
+
+
+def parse_variables(body: bytes) -> dict[str, str]:
+    """Return the variables that `prepare` has. Whoever wrote the job may have written them."""
+    pairs = [line.partition("=") for line in body.decode(errors="replace").split("\0")]
+    return {name: value for name, separator, value in pairs if name and separator}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from runner.errors import GitLabError
 from runner.gitlab import record as records
 from runner.gitlab.record import MOVES, Lease, Record, State
-from runner.gitlab.response import parse
+from runner.gitlab.response import Image, parse
 
 RESPONSE = json.dumps({"id": 7, "token": "secret-token"}).encode()
 
@@ -29,6 +30,24 @@ def test_a_later_life_finds_a_job(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o077 for path in (record.folder, *record.folder.iterdir())} == {0}
     record.forget()
     assert not list(records.load(tmp_path))
+
+
+def test_a_later_life_knows_what_gitlab_runner_s_own_variables_are(tmp_path: Path) -> None:
+    """And no more of what it was told is noted."""
+    response = json.dumps({"id": 7, "image": {"name": "$MIRROR/x"}, "variables": [{"key": "A", "value": "a"}]}).encode()
+    record, _ = records.create(tmp_path, parse(response), response)
+    record.learn({"MIRROR": "m.example", "A": "noted-before", "DOCKER_AUTH_CONFIG": "a-login"})
+    [found] = records.load(tmp_path)
+    assert found.job == record.job
+    assert found.job.image == Image("m.example/x")
+    assert {path.stat().st_mode & 0o077 for path in record.folder.iterdir()} == {0}
+    assert not [path for path in record.folder.iterdir() if re.search("noted-before|a-login", path.read_text())]
+
+
+def test_a_job_in_no_container_has_nothing_of_them_noted(tmp_path: Path) -> None:
+    record, _ = create(tmp_path)
+    record.learn({"MIRROR": "m.example"})
+    assert not [path for path in record.folder.iterdir() if "m.example" in path.read_text()]
 
 
 def test_the_secret_of_a_handle_is_not_written_down(tmp_path: Path) -> None:

@@ -95,6 +95,44 @@ def test_a_whole_job() -> None:
     assert whole.timeout == 60
 
 
+def test_gitlab_runner_s_own_variables_fill_in_what_the_job_says_with_them() -> None:
+    """And nothing else of what it has: a secret is no service's, and what GitLab said stays GitLab's."""
+    given = {
+        "CI_PROJECT_DIR": "/builds/app", "MIRROR": "m.example", "CI_SERVER_TLS_KEY_FILE": "a key",
+        "DOCKER_AUTH_CONFIG": "a login", "FROM_VAULT": "a secret", "PRIVATE": "not public", "TAG": "another",
+    }  # fmt: skip
+    response = {
+        **MINIMAL,
+        "variables": [
+            variable("TAG", "1", public=True),
+            variable("PRIVATE", "$CI_PROJECT_DIR/private"),
+            variable("PLACE", "$CI_PROJECT_DIR/place", public=True),
+        ],
+        "secrets": {"FROM_VAULT": {}},
+        "image": {"name": "$MIRROR/app:$TAG", "executor_opts": {"docker": {"user": "$MIRROR"}}},
+        "services": [{"name": "$MIRROR/db", "variables": [variable("DATA", "$PLACE:$CI_PROJECT_DIR/x:$FROM_VAULT")]}],
+    }
+    made = parse(json.dumps(response).encode(), given)
+    own = {"CI_PROJECT_DIR": "/builds/app", "MIRROR": "m.example"}
+    assert made.runner_variables == own
+    assert made.variables == {"TAG": "1", "PRIVATE": "/builds/app/private", "PLACE": "/builds/app/place"}
+    assert made.service_variables == {**own, "TAG": "1", "PLACE": "/builds/app/place"}
+    assert made.image == Image("m.example/app:1", user="m.example")
+    assert [(service.image.name, service.variables) for service in made.services] == [
+        ("m.example/db", {"DATA": "/builds/app/place:/builds/app/x:"})
+    ]
+    assert "/builds" not in repr(made)
+
+
+def test_gitlab_runner_s_own_variables_decide_nothing() -> None:
+    """The trap: a job's variables are among them, and shadow what GitLab says of it."""
+    given = {SOURCE: "3", PROTECTED: "true", "CI_PROJECT_ID": "9", "CI_JOB_ID": "8", "DOCKER_AUTH_CONFIG": "{}"}
+    for changes in ({}, PROJECT, {**PROJECT, "git_info": {"ref": "refs/merge-requests/1/head"}}):
+        made = parse(json.dumps({**MINIMAL, **changes}).encode(), given)
+        assert (made.id, trust_key(made), made.missing) == (7, trust_key(job(**changes)), job(**changes).missing)
+        assert made.variables == {}
+
+
 @pytest.mark.parametrize(
     ("changes", "needed"),
     [

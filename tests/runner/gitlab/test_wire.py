@@ -82,6 +82,18 @@ def test_a_request_that_is_none(words: bytes) -> None:
         wire.parse_request(words, b"")
 
 
+@pytest.mark.parametrize(
+    ("body", "variables"),
+    [
+        (b"", {}),
+        (b"A=1\0B=x=y\nz\0A=2", {"A": "2", "B": "x=y\nz"}),
+        (b"=1\0no pair\0C=\xff", {"C": "\ufffd"}),
+    ],
+)
+def test_variables(body: bytes, variables: dict[str, str]) -> None:
+    assert wire.parse_variables(body) == variables
+
+
 @given(st.binary(min_size=5, max_size=5))
 def test_a_head_is_bounded(head: bytes) -> None:
     try:
