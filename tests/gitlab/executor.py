@@ -57,6 +57,8 @@ class Stage:
     """Negative for a signal; None when it was never started or was abandoned."""
     group: int
     """The process group that it had."""
+    ending: float | None = None
+    """Seconds that it took to end after it was to end; None when it was not."""
 
 
 class Log:
@@ -126,7 +128,7 @@ class Executor:
 
     def _configure(self, said: bytes) -> None:
         """Raises ValueError for bad JSON, which the manager tries again, and JobFailedError for folders missing."""
-        document: dict[str, Any] = json.loads(said) if said.strip() else {}
+        document = _object(said)
         self._job_env = {str(key): str(value) for key, value in document.get("job_env", {}).items()}
         if "builds_dir" not in document or "cache_dir" not in document:
             raise JobFailedError("runner_configuration_error", "the builds_dir is not configured")
@@ -171,7 +173,7 @@ class Executor:
             (*self._config.hooks, name, *words), self.folder, self._environment(), scope, self._config.graces,
             out or log, admin if name == "cleanup" else log,
         )  # fmt: skip
-        self._build.stages.append(Stage(stage or name, ended.code, ended.group))
+        self._build.stages.append(Stage(stage or name, ended.code, ended.group, ended.ending))
         self._judge(ended)
 
     def _environment(self) -> dict[str, str]:
@@ -210,6 +212,14 @@ class Executor:
         except ValueError:
             return JobFailedError("unknown_failure", "the file with the exit code cannot be parsed")
         return JobFailedError("script_failure", f"exit status {code}", code)
+
+
+def _object(said: bytes) -> dict[str, Any]:
+    """Raises ValueError for what is no JSON object."""
+    document = json.loads(said) if said.strip() else {}
+    if not isinstance(document, dict):
+        raise ValueError("json: cannot unmarshal it into a Go value")  # noqa: TRY004 - as bad JSON is
+    return document
 
 
 def _remove(folder: Path) -> None:

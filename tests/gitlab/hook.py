@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -65,6 +66,8 @@ class Call:
     group: int = 0
     """Its process group; 0 when it was never started."""
     error: str = ""
+    ending: float | None = None
+    """Seconds from the end of its scope to its own; None when it ended before."""
 
 
 class _Process(asyncio.SubprocessProtocol):
@@ -103,13 +106,16 @@ async def call(
     except OSError as error:
         return Call(None, error=f"fork/exec {command[0]}: {os.strerror(error.errno or 0).lower()}")
     over, group = asyncio.ensure_future(scope.over()), transport.get_pid()
+    ending = None
     try:
         await asyncio.wait({process.done, over}, return_when=asyncio.FIRST_COMPLETED)
         if not process.done.done():
+            began = time.monotonic()
             await _kill(group, process.done, graces)
+            ending = time.monotonic() - began
         if process.done.done():
-            return Call(transport.get_returncode(), group)
-        return Call(None, group, "failed to kill process")
+            return Call(transport.get_returncode(), group, ending=ending)
+        return Call(None, group, "failed to kill process", ending)
     finally:
         over.cancel()
         transport.close()

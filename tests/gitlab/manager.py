@@ -1,9 +1,19 @@
 """A simulator of gitlab-runner's manager with the custom executor: what it calls and when, and what it makes of it.
 
 It follows gitlab-runner's code and what the real binary (17.9 and 19.4) was seen to do, where that differs from its
-documentation. It is a fake at a seam, so this is what it leaves out: GitLab itself (a job comes from a file, a cancel
-from `Manager.status`), the masking of a secret while the log is written (it is masked at the end), time stamps in the
-log, and the length of the pauses between attempts. Graces are settings, because tests cannot wait for minutes.
+documentation. It is a fake at a seam, so this is what it leaves out:
+
+- GitLab itself: a job comes from a file, and a cancel from `Manager.status`, at once. A silent job's real manager hears
+  of it after up to 30 s.
+- Of the log, the masking of a secret while it is written (it is masked at the end) and time stamps.
+- The pauses between attempts. Graces are settings, because tests cannot wait for minutes.
+- In the environment, CUSTOM_ENV_CI_JOB_SERVICES, most of the feature flags, `environment` of config.toml, and secrets
+  of vaults. In the exit code file, that there is none before 17.9.
+- Of signals to the manager, QUIT (no more jobs), a second TERM (the end at once), and `shutdown_timeout`: 30 s after
+  TERM the real one is gone, whatever cleanup_exec does.
+- The scripts up to 19.0, which are piped into `eval`; those here have the shape of 19.3. Submodules, LFS, and what
+  FF_ENABLE_JOB_CLEANUP adds.
+- Interactive terminals, `run:` with steps, and more than one job of a manager.
 
 By hand, with the hooks of config.toml's shape given as one program that takes the hook's name first:
 
@@ -87,8 +97,8 @@ class Manager(Build):
             self._script_scope.end(Why.CANCELLED)
 
     def terminate(self) -> None:
-        """TERM or INT to the manager: the job is aborted, cleanup still runs. 19.4 says `runner_interrupted`."""
-        self._end(JobFailedError("runner_system_failure", "aborted: terminated"))
+        """TERM or INT to the manager: the job is aborted, cleanup still runs."""
+        self._end(JobFailedError("runner_interrupted", "aborted: terminated"))
 
     def _end(self, cause: JobFailedError) -> None:
         assert self._scope is not None

@@ -75,6 +75,13 @@ def names(result: Result) -> tuple[str, ...]:
     return tuple(stage.name for stage in result.stages)
 
 
+def ending(result: Result, stage: str) -> float:
+    """For how many seconds a stage went on after it was to end."""
+    [seconds] = [found.ending for found in result.stages if found.name == stage]
+    assert seconds is not None
+    return seconds
+
+
 def when(text: bytes, action: Callable[[Manager], None]) -> Callable[[Manager], None]:
     """Do something to the manager as soon as its log has `text`."""
 
@@ -232,7 +239,7 @@ def test_a_failed_step_ends_the_steps(lab: Lab) -> None:
     assert result.codes("step_more") == []
 
 
-@pytest.mark.parametrize("config", ["exit 2", "echo '{no json'; exit 0", "exit 9"])
+@pytest.mark.parametrize("config", ["exit 2", "echo '{no json'; exit 0", "echo '[]'", "exit 9"])
 def test_config_is_tried_three_times_with_cleanup_between_and_without_job_env(lab: Lab, config: str) -> None:
     lab.hooks(config=config, cleanup='echo "${LEASE-none}" >> $NOTES/lease')
     result = lab.run(["true"])
@@ -261,12 +268,11 @@ def test_cleanup_counts_for_nothing_and_only_an_administrator_sees_what_it_says(
 
 def test_a_background_child_that_holds_stdout_holds_up_the_stage(lab: Lab) -> None:
     """Trap: also after setsid. `cmd.Wait` waits for the end of the pipes."""
-    lab.hooks(
-        prepare=f"setsid bash -c 'until [ -e $NOTES/go ]; do sleep 0.02; done' & echo left; mkdir -p {lab.notes}/x"
-    )
-    go = when(b"left\n", lambda _: (lab.notes / "go").touch())
-    with_gate = lab.run(["echo built"], prepare=go)
-    assert with_gate.status == "success"
+    child = "while kill -0 $1 2>/dev/null; do sleep 0.02; done; sleep 0.3; echo the child ended"  # after its parent
+    lab.hooks(prepare=f'setsid bash -c "{child.replace("$", chr(92) + "$")}" child $$ & echo left')
+    result = lab.run(["echo built"])
+    assert result.status == "success"
+    assert "left\nthe child ended\n" in result.log
 
 
 def test_a_child_left_in_the_group_survives_a_normal_end(lab: Lab) -> None:
@@ -282,6 +288,7 @@ def test_canceling_in_the_script_ends_that_stage_and_the_rest_still_runs(lab: La
     result = lab.run(script, steps=[after], artifacts=[{"paths": ["x"], "when": "always"}], prepare=cancel)
     assert result.status == "canceled"
     assert "after canceled\n" in result.log
+    assert ending(result, "build_script") < lab.config.graces.term
     rest = ("build_script", "after_script", "upload_artifacts_on_failure", "cleanup_file_variables", "cleanup")
     assert names(result)[-5:] == rest
 
@@ -312,6 +319,7 @@ def test_the_job_s_time_is_an_abort_and_the_script_s_time_a_cancel(lab: Lab) -> 
     after = {"name": "after_script", "script": ["echo after $CI_JOB_STATUS"]}
     result = lab.run(wait, steps=[after], runner_info={"timeout": 1})
     assert (result.reason, names(result)[-2:]) == ("job_execution_timeout", ("build_script", "cleanup"))
+    assert ending(result, "build_script") < lab.config.graces.term
     result = lab.run(wait, steps=[after], variables=[{"key": "RUNNER_SCRIPT_TIMEOUT", "value": "1s"}])
     assert result.reason == "job_execution_timeout"
     assert "after timedout\n" in result.log
@@ -323,10 +331,14 @@ def test_a_hook_that_ignores_term_is_killed_and_one_that_cannot_be_is_abandoned(
     abort = when(b"going\n", lambda manager: manager.status(Status.CANCELED))
     stay = 'trap "" TERM; echo going; while :; do sleep 0.05; done'
     lab.hooks(run=f'[ $3 = build_script ] || exec {BASH_HOOKS} "$@"; {stay}')
-    assert lab.run(["true"], prepare=abort).codes("build_script") == [-9]
+    result = lab.run(["true"], prepare=abort)
+    assert result.codes("build_script") == [-9]
+    assert lab.config.graces.term <= ending(result, "build_script") < 10
     child = "setsid bash -c 'echo $$ > $NOTES/pid; exec sleep 300' & until [ -s $NOTES/pid ]; do sleep 0.02; done"
     lab.hooks(run=f'[ $3 = build_script ] || exec {BASH_HOOKS} "$@"; {child}; {stay}')
-    assert lab.run(["true"], prepare=abort).codes("build_script") == [None]
+    result = lab.run(["true"], prepare=abort)
+    assert result.codes("build_script") == [None]
+    assert lab.config.graces.term + lab.config.graces.kill <= ending(result, "build_script") < 10
     os.kill(int(lab.noted("pid")[0]), signal.SIGKILL)
 
 
@@ -369,7 +381,7 @@ def test_by_hand_and_term(lab: Lab) -> None:
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert json.loads(told)["reason"] == "runner_system_failure"
+    assert json.loads(told)["reason"] == "runner_interrupted"
     assert json.loads(told)["stages"][-1] == ["cleanup", 0]
 
 
