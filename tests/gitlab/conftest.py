@@ -30,7 +30,7 @@ __all__ = ["new_keeper"]
 HOOKS = (sys.executable, "-I", "-S", str(Path(hook_module.__file__)))
 HELPER = Path(__file__).parent / "helper"
 #: After its job; leased is by the standby.
-FIT = {State.READY, State.LEASED, State.CONDEMNED, State.DESTROYING}
+FIT = {State.READY, State.LEASED}
 
 
 class GitLabService(Service):
@@ -96,20 +96,38 @@ class Installation:
         attempts = {note["lease"]["attempt"] for note in notes if note["lease"]}
         return [sandbox for sandbox in self._sandboxes() if sandbox.attempt in attempts]
 
-    def settle(self, result: Result) -> None:
-        """Nothing of the job is left: no process on the manager's side, no folder, and its sandbox is as at `ready`."""
+    def settle(self, result: Result, lost: str | None) -> None:
+        """Nothing of the job is left: no process on the manager's side, no folder, and its sandbox is as at `ready`.
+
+        `lost`: part of the reason for which its sandbox is thrown away instead; None when it is not.
+        """
         assert list(self.config.temp.iterdir()) == []
         groups = {stage.group for stage in result.stages if stage.group}
         until("every process of the hooks has ended", lambda: not groups & _process_groups())
         for name in re.findall(r"Running on (\S+) via", result.log):
-            self._given_back(name)
+            until(f"{name} is given back", lambda: not self.lent())
+            if lost is None:
+                self._as_at_ready(self._fit_again(name))
+            else:
+                self._is_lost(name, lost)
 
-    def _given_back(self, name: str) -> None:
-        until(f"{name} is given back", lambda: not self.lent())
-        until(f"{name} is inspected", lambda: {s.state for s in self._sandboxes() if s.name == name} <= FIT)
-        for sandbox in self._sandboxes():
-            if sandbox.name == name and sandbox.state in (State.READY, State.LEASED):
-                self._as_at_ready(sandbox)
+    def _is_lost(self, name: str, why: str) -> None:
+        until(f"{name} is thrown away", lambda: self._thrown_away(name))
+        assert why in self._thrown_away(name)
+
+    def _fit_again(self, name: str) -> SandboxReport:
+        """Its name is of it alone: another sandbox in its place has another one."""
+
+        def found() -> list[SandboxReport]:
+            assert not self._thrown_away(name), f"{name} was thrown away: {self._thrown_away(name)}"
+            return [sandbox for sandbox in self._sandboxes() if sandbox.name == name and sandbox.state in FIT]
+
+        until(f"{name} is there for the next job", found)
+        return found()[0]
+
+    def _thrown_away(self, name: str) -> str:
+        """Why it was; empty when it was not."""
+        return next((s.reason or "" for s in self.keeper.client.listing().condemned if s.name == name), "")
 
     def _as_at_ready(self, sandbox: SandboxReport) -> None:
         container = self.docker.containers.get(sandbox.name).id

@@ -7,7 +7,11 @@
            "origin": true,            optional: the job's sources come from `origin.py` in the sandbox
            "actions": [{"when": {"log": TEXT} or {"stage": NAME}, "do": ACTION}, …],
            "expect": {"status": …, "reason": …, "exit_code": …, "log": […], "log_once": […], "not_in_log": […],
-                      "stages": {NAME: [EXIT CODE, …]}, "ends_with": [NAME, …], "log_bytes": LEAST}}, …]}
+                      "stages": {NAME: [EXIT CODE, …]}, "ends_with": [NAME, …], "log_bytes": LEAST,
+                      "ends_after": LEAST SECONDS, "sandbox_lost": TEXT}}, …]}
+
+A stage that is to end has to end within `ENDED`, with `ends_after` not before that. A job's sandbox has to be there
+for the next one, or with `sandbox_lost` to be thrown away for a reason that has the text.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from tests.gitlab.manager import Config, Manager, Result, Status
 FOLDER: Final = Path(__file__).parent / "scenarios"
 ORIGIN: Final = Path(__file__).parent / "origin.py"
 DEADLINE: Final = 150.0
+#: Seconds for a stage that is to end: the service's grace of 2 s, and what a busy machine takes beside it.
+ENDED: Final = 8.0
 STATUSES: Final = {status.value: status for status in Status}
 
 Actions = Mapping[str, Callable[[], None]]
@@ -48,16 +54,19 @@ class Scenario:
     plays: tuple[Play, ...]
     together: bool
 
-    def run(self, config: Config, actions: Actions, settle: Callable[[Result], None]) -> None:
-        """Run every job and check it; `settle` waits, after each of them, until its sandbox is given back."""
+    def run(self, config: Config, actions: Actions, settle: Callable[[Result, str | None], None]) -> None:
+        """Run every job and check it; `settle` waits, after each of them, until its sandbox is given back.
+
+        It is told why the sandbox is lost with its job, None for one that is not.
+        """
         if self.together:
             for play, result in zip(self.plays, asyncio.run(self._all(config, actions)), strict=True):
-                settle(result)
+                settle(result, play.expect.get("sandbox_lost"))
                 check(play.expect, result)
             return
         for play in self.plays:
             result = asyncio.run(_run(play, config, actions))
-            settle(result)
+            settle(result, play.expect.get("sandbox_lost"))
             check(play.expect, result)
 
     async def _all(self, config: Config, actions: Actions) -> list[Result]:
@@ -160,6 +169,8 @@ def check(expect: Mapping[str, Any], result: Result) -> None:
     if ends := expect.get("ends_with"):
         assert [stage.name for stage in result.stages][-len(ends) :] == ends, result.log[-6000:]
     assert result.log_bytes >= expect.get("log_bytes", 0)
+    for ending in [stage.ending for stage in result.stages if stage.ending is not None]:
+        assert expect.get("ends_after", 0.0) <= ending < ENDED, f"{result.stages}\n{result.log[-6000:]}"
 
 
 def _failing(config: Config, times: int) -> Config:
