@@ -177,8 +177,8 @@ class Live:
             if self._over:
                 raise GitLabError("The job is over, and its sandbox was given back.")
             self._cancellation = cancellation
-            environment, limit = self._workplace.environment, self._options.log_limit
-            yield Turn(self.record, self._tenancy, hook, cancellation, environment, limit)
+            place, limit = self._workplace, self._options.log_limit
+            yield Turn(self.record, self._tenancy, hook, cancellation, place.environment, limit, place.sweep)
         finally:
             self._lock.release()
 

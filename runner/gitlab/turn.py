@@ -19,12 +19,14 @@ from runner.gitlab import stages
 from runner.gitlab.record import Record, StageNote, State
 from runner.gitlab.stages import Stage
 from runner.gitlab.tenancy import Attempt, Tenancy
-from runner.gitlab.wire import End
+from runner.gitlab.wire import Done, End
 from runner.job import MAX_TIMEOUT, Job
-from runner.outcome import BadRequest, Outcome, SandboxLost
+from runner.outcome import BadRequest, Cancelled, Outcome, RunnerStopped, SandboxLost, TimedOut
 
 #: Seconds for the rest of a cancelled stage's output: whoever floods the log must not hold its end up.
 REST: Final = 1.0
+#: Seconds for Docker to have ended the job's container once more.
+SWEEP: Final = 10.0
 #: An offset beyond all output.
 _NOTHING: Final = 1 << 62
 #: Sentences of the runner's own that are kept for one stage, and the longest of them.
@@ -58,6 +60,8 @@ class Turn:
     environment: Mapping[str, str]
     #: Bytes of a stage's output that are kept.
     log_limit: int
+    #: Ends the job's container, should a stage that was ended have left it; empty where the job has none.
+    sweep: bytes
 
     async def first(self, call: str, stage: Stage) -> End:
         """Run a stage. Errors: DetachedError; GitLabError."""
@@ -94,13 +98,13 @@ class Turn:
         cancellation.request("the end of its hook")
         await replace(self, cancellation=cancellation).again(note, _NOTHING)
 
-    async def aside(self, script: bytes) -> End:
+    async def aside(self, script: bytes, timeout: float = MAX_TIMEOUT) -> End:
         """Run a script of our own, which is no stage, in the sandbox. Errors: DetachedError; GitLabError."""
         call = secrets.token_hex(16)
         log = self.record.aside_log(self.log_limit)
         attempt = self._attempt(call, log, [])
         passing = _pass_on(log, 0, self.hook.aside)
-        return stages.end_of(await self._live(log, passing, self._launch(attempt, script, lambda _: None)))
+        return stages.end_of(await self._live(log, passing, self._launch(attempt, script, lambda _: None, timeout)))
 
     def _attempt(self, call: str, log: Log, remarks: list[str]) -> Attempt:
         def note(news: Note) -> None:
@@ -109,9 +113,11 @@ class Turn:
 
         return Attempt(call, log, self.cancellation, note)
 
-    async def _launch(self, attempt: Attempt, script: bytes, on_start: Callable[[Marker], None]) -> Outcome:
+    async def _launch(
+        self, attempt: Attempt, script: bytes, on_start: Callable[[Marker], None], timeout: float = MAX_TIMEOUT
+    ) -> Outcome:
         try:
-            job = Job(script, environment=self.environment, timeout=min(self.record.job.timeout, MAX_TIMEOUT))
+            job = Job(script, environment=self.environment, timeout=min(self.record.job.timeout, timeout))
         except BadJobError as error:
             return BadRequest(str(error))
         return await self.tenancy.launch(attempt, job, on_start)
@@ -135,6 +141,7 @@ class Turn:
 
     async def _conclude(self, call: str, outcome: Outcome, remarks: list[str]) -> End:
         """Tell how a stage ended, and note it."""
+        outcome = await self._swept(outcome)
         end = stages.end_of(outcome)
         lost = outcome.why[:_MAX_TEXT] if isinstance(outcome, SandboxLost) else ""
         note = self.record.note.stage
@@ -146,6 +153,17 @@ class Turn:
         note = note.model_copy(update={"end": stages.to_text(end), "remarks": tuple(remarks[-_MAX_REMARKS:])})
         self.record.move_soon(State.PREPARED, stage=note, lost=lost)
         return await self._tell(note)
+
+    async def _swept(self, outcome: Outcome) -> Outcome:
+        """Return the outcome of a stage, after one that was ended only when nothing of it runs in the job's container.
+
+        What was to end the container may have been killed before that. Processes in it are no children of the stage's.
+        """
+        ended = isinstance(outcome, Cancelled | RunnerStopped | TimedOut)
+        if not self.sweep or not ended or self.record.state is State.OVER:  # then all of the sandbox is swept
+            return outcome
+        end = await replace(self, cancellation=Cancellation()).aside(self.sweep, SWEEP)
+        return outcome if isinstance(end, Done) else SandboxLost("A cancelled stage's container could not be ended.")
 
     async def _tell(self, note: StageNote) -> End:
         for remark in note.remarks:

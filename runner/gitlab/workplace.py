@@ -13,7 +13,7 @@ from runner.execution.folder import PATH
 from runner.execution.session import Session
 from runner.gitlab import credentials, stages
 from runner.gitlab.cache import Cache, bring_in_helper
-from runner.gitlab.containers.plan import Plan, plan
+from runner.gitlab.containers.plan import END_CONTAINER, Plan, plan
 from runner.gitlab.options import Options
 from runner.gitlab.response import GitLabJob
 from runner.gitlab.stages import Stage
@@ -57,6 +57,11 @@ class Workplace:
         """
         path = {"PATH": f"{self._options.commands}:{PATH}"} if self._options.helper else {}
         return {"DOCKER_CONFIG": self._options.docker_config, **path}
+
+    @property
+    def sweep(self) -> bytes:
+        """A script that ends the job's container; empty where it has none."""
+        return END_CONTAINER if self._job.image else b""
 
     async def prepare(self, turn: Turn, logins: str) -> End:
         """Make all of it in the sandbox. What the job asks for and cannot have is its own failure.

@@ -10,12 +10,14 @@ from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.containers.program import program
 from runner.gitlab.response import GitLabJob, Image
 
-__all__ = ["ImagePolicy", "Plan", "plan"]
+__all__ = ["END_CONTAINER", "ImagePolicy", "Plan", "plan"]
 
 #: Seconds for services to answer: gitlab-runner's own default.
 SERVICES_WAIT: Final = 30.0
 _NETWORK: Final = "gitlab-job"
 _CONTAINER: Final = "gitlab-job"
+#: A script that ends the container of a job's image, and succeeds when nothing runs in it any more. Idempotent.
+END_CONTAINER: Final = program("end_container", {"container": _CONTAINER})
 #: Bash where the image has it, else sh: what the docker executor does.
 _SHELL: Final = """\
 for shell in /usr/local/bin/bash /usr/bin/bash /bin/bash /usr/local/bin/sh /usr/bin/sh /bin/sh /busybox/sh; do

@@ -12,6 +12,7 @@ _ENTRIES: Final = {
     "main": ("engine", "commands", "logins", "services", "prepare"),
     "tell_all": ("engine", "services"),
     "in_container": ("engine", "enter"),
+    "end_container": ("engine", "enter"),
     "beside_services": ("engine", "enter"),
 }
 

@@ -11,7 +11,7 @@ from paramiko.channel import Channel
 
 from runner.gitlab import credentials
 from runner.gitlab.containers.inside import enter
-from runner.gitlab.containers.plan import ImagePolicy, Plan, plan
+from runner.gitlab.containers.plan import END_CONTAINER, ImagePolicy, Plan, plan
 from runner.gitlab.response import Credential, GitLabJob, Image, Service
 from tests.e2e.conftest import Keeper, new_keeper
 from tests.runner.gitlab import lab as labs
@@ -180,6 +180,57 @@ def _started(lab: Lab, script: bytes) -> tuple[Channel, int]:
     group = labs.pid(running)
     labs.read_until(running, "ready")
     return running, group
+
+
+#: Says each request to Docker before it is made.
+_TELLING = b"""\
+import sys
+of_engine = sys.modules["runner.gitlab.containers.inside.engine"]
+def told(method, path, *body, call=of_engine.call, **query):
+    print(method, path, flush=True)
+    return call(method, path, *body, **query)
+of_engine.call = told
+import os
+os.environ["PATH"] = "/tmp/late:" + os.environ["PATH"]
+order = """
+
+#: Starts the container when it is told to.
+_LATE_DOCKER = """\
+rm -rf /tmp/late && mkdir /tmp/late && mkfifo /tmp/late/go
+cat >/tmp/late/docker <<'END'
+#!/bin/sh
+echo asked
+read word </tmp/late/go
+exec /usr/bin/docker "$@"
+END
+chmod 755 /tmp/late/docker
+"""
+
+
+def test_a_script_that_docker_is_about_to_start_is_ended_too(lab: Lab) -> None:
+    """The trap: a container that does not run yet is not to be killed, and then it starts."""
+    made = prepared(lab, job("box:1"))
+    lab.bash(_LATE_DOCKER)
+    running = lab.start(made.enter(b"sleep 1000", GRACE).replace(b"order = ", _TELLING, 1))
+    group = labs.pid(running)
+    labs.read_until(running, "asked")
+    lab.bash(f"kill -TERM -- -{group}")
+    labs.read_until(running, "gitlab-job/wait")
+    lab.bash("echo go >/tmp/late/go")
+    assert labs.finish(running, began=True)[0] == 137
+    assert lab.bash("docker ps -q --filter name=gitlab-job") == ""
+
+
+def test_what_a_killed_stage_left_in_its_container_is_ended_aside(lab: Lab) -> None:
+    """And it succeeds where there is nothing to end, not even a container."""
+    made = prepared(lab, job("box:1", SERVER))
+    _, group = _started(lab, made.enter(b"trap '' TERM; echo ready; sleep 1000", GRACE))
+    lab.bash(f"kill -KILL {group}")
+    for _ in range(2):
+        assert lab.run(END_CONTAINER) == (0, "")
+        assert lab.bash("docker ps --format '{{.Names}}'").split() == ["gitlab-service-0"]
+    lab.bash("docker rm gitlab-job")
+    assert lab.run(END_CONTAINER) == (0, "")
 
 
 def test_the_end_of_docker_s_command_is_a_failure_of_ours_and_ends_the_script(lab: Lab) -> None:

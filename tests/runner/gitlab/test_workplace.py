@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from runner.gitlab import turn
+from runner.gitlab.containers.plan import END_CONTAINER
 from runner.gitlab.containers.policy import ImagePolicy
+from runner.gitlab.response import parse
 from runner.gitlab.store import CacheStore
-from tests.runner.conftest import lose
-from tests.runner.gitlab.conftest import Lab, Manager, ended
+from runner.gitlab.workplace import Workplace
+from tests.runner.conftest import lose, until
+from tests.runner.gitlab.conftest import Lab, Manager, ended, response, terminate
 from tests.runner.gitlab.test_hooks import changed, start
 
 pytestmark = pytest.mark.anyio
@@ -150,3 +154,45 @@ async def test_an_image_that_is_refused_is_the_jobs_own_failure(supplied: Lab) -
     end = await manager.hook("prepare")
     assert end.code == 1
     assert "does not allow the image other:1. Use one of: box:*" in end.said
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_after_a_cancel_the_job_s_container_is_ended_once_more(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, restart: bool
+) -> None:
+    """Whatever was to end it may have been killed first. A stage that ends by itself has ended its container."""
+    swept = tmp_path / "swept"
+    monkeypatch.setattr(Workplace, "sweep", f"#!/bin/sh\ntouch {swept}\n".encode())
+    manager = await lab.prepared()
+    assert (await manager.run("true")).code == 0
+    assert not swept.exists()
+    stage = await start(manager, "echo ready; exec sleep 300")
+    if restart:
+        await lab.leave()
+        lab.begin()
+        await until(lambda: len(lab.leases.resumed) >= 2)  # the job's lease, and the stage's own way in
+    terminate(stage.process)
+    assert "cancelled by GitLab" in (await stage.end()).said
+    assert swept.exists()
+    assert (await manager.run("echo after", "after_script")).out == b"after\n"
+
+
+@pytest.mark.parametrize("sweep", [b"#!/bin/sh\nexit 1\n", b"#!/bin/sh\nexec sleep 300\n"], ids=["fails", "hangs"])
+async def test_a_container_that_cannot_be_ended_condemns_the_sandbox(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, sweep: bytes
+) -> None:
+    monkeypatch.setattr(Workplace, "sweep", sweep)
+    monkeypatch.setattr(turn, "SWEEP", 0.5)
+    manager = await lab.prepared()
+    stage = await start(manager, "echo ready; exec sleep 300")
+    terminate(stage.process)
+    end = await stage.end()
+    assert (end.code, "container could not be ended" in end.said) == (2, True)
+    assert "could not be ended" in (await manager.run("true", "after_script")).said
+    await until(lambda: [call.partition(":")[0] for call in lab.leases.calls] == ["condemn"])
+
+
+async def test_only_a_job_with_an_image_has_a_container_to_end(lab: Lab) -> None:
+    for image, sweep in (("", b""), ("box:1", END_CONTAINER)):
+        job = parse(json.dumps(response(image={"name": image})).encode())
+        assert Workplace(job, lab.options, used=False).sweep == sweep

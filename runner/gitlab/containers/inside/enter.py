@@ -7,6 +7,7 @@ and what it changed in the container's own file system is there for the next one
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from runner.gitlab.containers.inside import engine
 OURS = 61
 #: Seconds for giving a folder's files to another user.
 OWNING_SECONDS = 600
-#: Seconds for a killed container to be gone.
+#: Seconds beyond the grace for a killed container to be gone, and for Docker to have told so.
 KILL_SECONDS = 10.0
 #: Seconds for a container's end to be noted after Docker's command has ended.
 NOTED_SECONDS = 2.0
@@ -76,16 +77,22 @@ def _interrupt(*_: object) -> None:
 def _run(name: str, script: bytes, grace: float) -> int:
     command = ["docker", "start", "--attach", "--interactive", name]
     before = _state(name)["StartedAt"]
+    interrupted = False
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until it is known what was started
     # A group of its own: what signals this process must not end the one that brings the output.
     running = subprocess.Popen(command, stdin=_file(script), process_group=0)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         running.wait()
     except Interrupted:
+        interrupted = True
         _end(name, running, grace)
     state = _ended(name)
     if state["Error"] and state["ExitCode"]:
         print(f"ERROR: The container did not start: {state['Error']}. Check `image:entrypoint`.", flush=True)
     elif state["StartedAt"] == before:  # its exit code is of the script before
+        if interrupted:
+            raise Interrupted
         raise Broken(f"Docker did not start it, and exited with {running.returncode}.")
     return int(state["ExitCode"])
 
@@ -109,15 +116,29 @@ def _ended(name: str) -> dict[str, Any]:
 
 
 def _end(name: str, running: subprocess.Popen[bytes], grace: float) -> None:
-    """Ask everything in the container to end, and end it when it does not."""
+    """Ask everything in the container to end, and end it when it does not. Raises Broken when that cannot be done."""
     deadline = time.monotonic() + grace
-    try:
+    # Not running yet, or not any more; or it does not listen.
+    with contextlib.suppress(engine.Failed, subprocess.TimeoutExpired):
         listed = engine.call("GET", engine.container(name, "/top"), ps_args="-eo pid")["Processes"]
         subprocess.run(["sudo", "-n", "kill", "-TERM", *(pid for [pid] in listed)], check=False, capture_output=True)
         running.wait(max(0.0, deadline - time.monotonic()))
-    except (engine.Failed, subprocess.TimeoutExpired):  # it is not running yet, or not any more; or it does not listen
+    _end_for_good(name, running, deadline + KILL_SECONDS)
+
+
+def _end_for_good(name: str, running: subprocess.Popen[bytes], deadline: float) -> None:
+    """Kill the container until it is sure that it does not start any more.
+
+    The trap: a container that is not running is not to be killed, and Docker's command may still be about to start it.
+    """
+    while True:
         _kill(name)
-    running.wait(KILL_SECONDS)
+        if running.poll() is not None and not _state(name)["Running"]:
+            return
+        if time.monotonic() > deadline:
+            raise Broken("It could not be ended.")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(_PAUSE)
 
 
 def _kill(name: str) -> None:
@@ -128,6 +149,23 @@ def _kill(name: str) -> None:
         if error.status != 409:  # it is not running
             raise
     engine.call("POST", engine.container(name, "/wait"))
+
+
+def end_container(order: dict[str, Any]) -> int:
+    """End the container, and return 0 when nothing runs in it any more.
+
+    For when `in_container` was killed. Docker's command has gone with it; a start that Docker is in the middle of
+    holds up the answer to each call here.
+    """
+    name = order["container"]
+    try:
+        _kill(name)
+        return int(_state(name)["Running"])
+    except (engine.Failed, OSError) as error:
+        if isinstance(error, engine.Failed) and error.status == 404:  # the job removed it
+            return 0
+        print(f"ERROR: The job's container could not be ended: {error}", flush=True)
+        return 1
 
 
 def user_of(name: str) -> int:
