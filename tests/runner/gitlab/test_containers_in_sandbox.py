@@ -153,6 +153,29 @@ def test_without_image_a_script_is_beside_its_services(lab: Lab) -> None:
     assert lab.bash("cat /etc/hosts") == hosts
 
 
+@pytest.mark.parametrize(
+    ("name", "script", "expected", "said"),
+    [
+        ("TERM", b"trap 'echo tidied; exit 6' TERM; echo ready; while :; do sleep 0.05; done", 6, "tidied\n"),
+        ("TERM", b"echo ready; sleep 4242", 143, ""),
+        ("KILL", b"trap '' TERM; echo ready; (sleep 4242); sleep 4242", 137, ""),
+    ],
+    ids=["tidies", "is silent", "is killed"],
+)
+def test_a_script_beside_its_services_is_ended_by_its_group(
+    lab: Lab, name: str, script: bytes, expected: int, said: str
+) -> None:
+    """The trap: the group's first process is sudo, which no signal of the sandbox's user reaches."""
+    made = prepared(lab, job(None, SERVER))
+    running, group = _started(lab, made.enter(script, GRACE))
+    assert lab.bash(f"ps -o user=,comm= {group}").split() == ["root", "sudo"]
+    lab.bash(f"kill -{name} -- -{group}")
+    code, output = labs.finish(running, began=True)
+    assert (code, said in output) == (expected, True), output
+    assert lab.bash(f"pgrep -g {group} || echo none") == "none\n"
+    assert lab.bash("docker ps --format '{{.Names}}'").split() == ["gitlab-service-0"]
+
+
 ENDS = {
     b"echo ready; sleep 1000": 143,
     b"trap '' TERM; echo ready; sleep 1000; sleep 1000": 137,
