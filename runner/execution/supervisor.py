@@ -37,6 +37,8 @@ SPLICE_NONBLOCK = 2
 PR_SET_CHILD_SUBREAPER = 36
 LIBC = ctypes.CDLL(None)
 LEFTOVER_SECONDS = 5
+#: For root's help with signals.
+HELP_SECONDS = 2
 SIGNALS = signal.valid_signals()
 #: Of the request in bytes, before it on the link.
 SIZE = struct.Struct(">I")
@@ -63,6 +65,10 @@ class Supervisor:
         self.deadline: float | None = None
         self.timed_out = self.ending = False
         self.escalation: list[tuple[float, int]] = []
+        #: Until when what the script left may take to end, once somebody wants that (monotonic clock).
+        self.mercy = float("inf")
+        #: The process group that was signalled last.
+        self.signalled = 0
         self.null = os.open(os.devnull, os.O_RDWR)
         self.output, self.output_end = os.pipe()
         self.marks, self.marks_end = os.pipe()
@@ -102,7 +108,7 @@ class Supervisor:
             else:
                 self.take(number)
         # Who wants the end wants to know that it is one; nobody else waits for what the script left.
-        left = self.kill_leftovers() if self.ending else 0
+        left = self.end_leftovers() if self.ending else 0
         self.finish({**self.end(), "left": left})
         self.kill_leftovers()
 
@@ -285,6 +291,7 @@ class Supervisor:
             self.forget(link)
         for number in words:
             self.ending = True
+            self.mercy = min(self.mercy, 0 if number == signal.SIGKILL else time.monotonic() + self.attempt.grace)
             self.kill(number)
 
     def forget(self, link: socket.socket) -> None:
@@ -294,8 +301,12 @@ class Supervisor:
         link.close()
 
     def kill(self, number: int) -> None:
-        """Signal the script's process group. Its id is safe from reuse until the script was reaped."""
+        """Signal the script's process group. Its id is safe from reuse until the script was reaped.
+
+        `sudo` is still its user's, takes the signal and passes it on to what it runs.
+        """
         if self.status is None:
+            self.signalled = self.script
             with contextlib.suppress(OSError):
                 os.killpg(self.script, number)
 
@@ -313,6 +324,23 @@ class Supervisor:
             if pid == self.script:
                 self.status = status
 
+    def end_leftovers(self) -> int:
+        """Let what the script left behind end until the grace is over, then kill it; return how many are left.
+
+        Each has TERM once: for many programs a second one means "at once".
+        """
+        if self.timed_out and self.deadline is not None:
+            self.mercy = min(self.mercy, self.deadline + self.attempt.grace)
+        told: set[int] = set()
+        while (left := children()) and time.monotonic() < self.mercy:
+            new = [pid for pid in left if pid not in told and not in_reach(pid, self.signalled)]
+            signal_all(signal.SIGTERM, new)
+            told.update(left)
+            self.escalation = [(self.mercy, signal.SIGKILL)]  # for the wait alone: the script is over
+            self.wait_for_news()
+        self.escalation = []
+        return self.kill_leftovers()
+
     def kill_leftovers(self) -> int:
         """Kill every process that the script left behind, and return how many are left: this takes no longer than set.
 
@@ -320,7 +348,7 @@ class Supervisor:
         """
         end = time.monotonic() + LEFTOVER_SECONDS
         while (left := children()) and (seconds := end - time.monotonic()) > 0:
-            kill_all(left)
+            signal_all(signal.SIGKILL, left)
             if self.reap() == 0 and select.select([self.wakeup], [], [], seconds)[0]:
                 os.read(self.wakeup, 4096)
         return len(left)
@@ -342,18 +370,27 @@ def children() -> list[int]:
         return [int(pid) for pid in ids.read().split()]
 
 
-def kill_all(pids: list[int]) -> None:
-    """Kill processes, with root's help those that became another user's."""
+def in_reach(pid: int, group: int) -> bool:
+    """Whether a process is one that takes our signals to a process group."""
+    try:
+        os.kill(pid, 0)
+        return os.getpgid(pid) == group
+    except OSError:  # above all another user's
+        return False
+
+
+def signal_all(number: int, pids: list[int]) -> None:
+    """Signal processes, with root's help those that became another user's."""
     refused = []
     for pid in pids:
         try:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
         except PermissionError:
             refused.append(str(pid))
         except OSError:
             pass
     if refused:
-        run_briefly(["sudo", "-n", "sh", "-c", 'kill -KILL "$@"', "sh", *refused], LEFTOVER_SECONDS)
+        run_briefly(["sudo", "-n", "sh", "-c", f'kill -{number} "$@"', "sh", *refused], HELP_SECONDS)
 
 
 def run_briefly(command: list[str], seconds: float) -> None:
@@ -364,9 +401,11 @@ def run_briefly(command: list[str], seconds: float) -> None:
     except OSError:
         return
     descriptor = os.pidfd_open(pid)
-    if not select.select([descriptor], [], [], seconds)[0]:
-        os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    if select.select([descriptor], [], [], seconds)[0]:
+        os.waitpid(pid, 0)
+    else:
+        with contextlib.suppress(OSError):  # one that is root by now refuses
+            os.kill(pid, signal.SIGKILL)  # its end is collected like that of any child
     os.close(descriptor)
 
 

@@ -122,6 +122,36 @@ def is_gone(keeper: Keeper, client: docker.DockerClient, sandbox: protocol.Sandb
     return not kept or pids_of(client, sandbox.name) == sandbox.processes_at_ready
 
 
+TIDY = """
+cat >tidy.py <<"END"
+import os, signal, sys, time
+told = []
+def tell(*_):
+    told.append(True)
+    os.write(1, f"{sys.argv[1]} told\\n".encode())
+signal.signal(signal.SIGTERM, tell)
+os.write(1, b"running\\n")
+while not told: time.sleep(0.05)
+time.sleep(0.3)
+os.write(1, f"{sys.argv[1]} tidied\\n".encode())
+END
+sudo python3 tidy.py root &
+sudo setsid python3 tidy.py daemon &
+wait
+"""
+
+
+def test_root_s_processes_tidy_up_when_their_job_is_cancelled(keeper: Keeper) -> None:
+    """Each is told once: sudo passes on what it gets, and for many programs a second TERM means "at once"."""
+    process = start(keeper, TIDY)
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["running\n"] * 2
+    process.send_signal(signal.SIGINT)
+    said, stderr = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 130, stderr
+    assert sorted(said.splitlines()) == ["daemon tidied", "daemon told", "root tidied", "root told"]
+
+
 def test_a_cancelled_job_that_forks_without_end_is_ended(keeper: Keeper, docker_client: docker.DockerClient) -> None:
     """The trap: a list of processes to kill is old by the time it is used."""
     process = start(keeper, "f() { f | f & }; for i in $(seq 50); do (while :; do sleep 0.01 & done) & done; wait")

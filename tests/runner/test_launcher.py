@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -331,6 +332,56 @@ def test_signals_that_come_too_late_change_nothing(launcher: Launcher) -> None:
     launcher.output_until(b"ready")
     launcher.send(wire.encode_signal(signal.SIGTERM) * 2000)
     assert launcher.end()[1] == wire.Ended(wire.EndKind.EXITED, 0, 0, "", 6, 0, "")
+
+
+TIDIES = "trap 'sleep 0.2; echo tidied >tidied; exit' TERM; echo ready; while :; do sleep 0.02; done"
+
+
+@pytest.mark.parametrize("start", ["setsid", "timeout 300", ""], ids=["a session", "a group", "the script's group"])
+@pytest.mark.parametrize("by", ["signal", "timeout"])
+def test_what_the_script_leaves_has_the_grace_to_end_when_its_end_is_wanted(
+    launcher: Launcher, start: str, by: str
+) -> None:
+    """It gets TERM too, and the end is told as soon as all is over."""
+    script = f"#!/bin/bash\n{start} bash -c {shlex.quote(TIDIES)} & wait\n"
+    began = time.monotonic()
+    launcher.start(script.encode(), grace=15.0, timeout=1.0 if by == "timeout" else None)
+    launcher.output_until(b"ready")
+    if by == "signal":
+        launcher.send(wire.encode_signal(signal.SIGTERM))
+    _, end = launcher.end()
+    assert isinstance(end, wire.Ended)
+    assert (end.left, time.monotonic() - began < 15) == (0, True)
+    assert Path(launcher.launch.workspace, "tidied").read_text() == "tidied\n"
+
+
+def test_nothing_that_tidies_up_is_told_twice(launcher: Launcher) -> None:
+    """The trap: for many programs a second TERM means "at once"."""
+    tidies = (
+        "import os, signal, time; signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'told\\n'))\n"
+        "os.write(1, b'ready\\n')\n"
+        "while not os.path.exists('go'): time.sleep(0.02)"
+    )
+    launcher.start(f"#!/bin/bash\n{sys.executable} -c {shlex.quote(tidies)} & wait\n".encode(), grace=15.0)
+    launcher.output_until(b"ready")
+    launcher.send(wire.encode_signal(signal.SIGTERM))
+    log = launcher.output_until(b"told\n")
+    until(lambda: launcher.record["script"] == [])
+    Path(launcher.launch.workspace, "go").touch()
+    log += launcher.end()[0]
+    assert log.count(b"told") == 1
+
+
+def test_what_the_script_leaves_is_killed_when_the_grace_is_over(launcher: Launcher) -> None:
+    """Or when somebody says so."""
+    launcher.start(b"#!/bin/bash\n(trap '' TERM; echo ready; exec sleep 300) & wait\n", grace=300.0)
+    launcher.output_until(b"ready")
+    launcher.send(wire.encode_signal(signal.SIGTERM))
+    until(lambda: launcher.record["script"] == [])
+    launcher.send(wire.encode_signal(signal.SIGKILL))
+    _, end = launcher.end()
+    assert isinstance(end, wire.Ended)
+    assert (end.kind, end.left) == ("signaled", 0)
 
 
 def test_many_orphans_leave_no_zombies(launcher: Launcher) -> None:
