@@ -64,7 +64,7 @@ class Records:
         """The job of that id, if it is known. There is one object for each job while anybody has it."""
         record = self._known.get(job_id)
         if record is None and (entry := self._jobs.get(job_id)):
-            record = self._known[job_id] = self._new(entry)
+            record = self._record(entry)
         return record
 
     def counts(self) -> tuple[dict[str, int], float | None]:
@@ -129,11 +129,11 @@ class Records:
 
     async def claim(self, per_key: int) -> Record | None:
         """Return the job that is next, for its run to begin; None when none may start. Raises StateError."""
-        job_id = await asyncio.to_thread(self._jobs.claim, per_key)
-        if job_id is None:
+        entry = await asyncio.to_thread(self._jobs.claim, per_key)
+        if entry is None:
             return None
         self.waiting -= 1
-        return self.get(job_id)
+        return self._record(entry)
 
     def new_upload(self) -> Incoming:
         """Begin to keep another archive. Raises BusyError; StateError."""
@@ -152,9 +152,14 @@ class Records:
         self.waiting -= int(taken)
         return taken
 
-    def _new(self, entry: Entry) -> Record:
-        watch = Stopwatch(self.metrics, entry.submitted)
-        return Record(self._jobs, entry, self._logs / entry.id, self._artifacts / entry.id, watch)
+    def _record(self, entry: Entry) -> Record:
+        """The one object for a job, made of its entry when nobody has it yet."""
+        record = self._known.get(entry.id)
+        if record is None:
+            watch = Stopwatch(self.metrics, entry.submitted)
+            record = Record(self._jobs, entry, self._logs / entry.id, self._artifacts / entry.id, watch)
+            self._known[entry.id] = record
+        return record
 
     def undelivered(self) -> list[Delivery]:
         """What was to be told to others, and was not taken so far. For any thread. Raises StateError."""

@@ -26,6 +26,7 @@ from runner.store.seal import Seal
 from runner.store.states import MOVES, JobState
 
 _SUMMARY: Final = "number, id, state, submitted, trust_key, priority, outcome, steps, retries"
+_WHOLE: Final = "SELECT * FROM job LEFT JOIN content ON job = number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ class Jobs:
 
     def get(self, job_id: str) -> Entry | None:
         """The job of that id, if it is known."""
-        rows = self._database.read("SELECT * FROM job LEFT JOIN content ON job = number WHERE id = ?", job_id)
+        rows = self._database.read(f"{_WHOLE} WHERE id = ?", job_id)
         return self._entry(rows[0]) if rows else None
 
     def summary(self, job_id: str) -> Summary | None:
@@ -236,8 +237,11 @@ class Jobs:
             for row in connection.execute("SELECT id FROM job WHERE state = ?", (JobState.STARTING,)).fetchall():
                 _move(connection, row["id"], JobState.QUEUED)
 
-    def claim(self, per_key: int) -> str | None:
-        """Claim the job that is next, with `per_key` of one trust key at once; None when none may start."""
+    def claim(self, per_key: int) -> Entry | None:
+        """Claim the job that is next, with `per_key` of one trust key at once; None when none may start.
+
+        It is read in the same transaction: a job that was claimed and cannot be read would wait for the next life.
+        """
         with self._database.transaction("No job can be claimed", durable=False) as connection:
             number = queue.first(connection, per_key)
             if number is None:
@@ -245,7 +249,8 @@ class Jobs:
             job_id = str(connection.execute("SELECT id FROM job WHERE number = ?", (number,)).fetchone()[0])
             _move(connection, job_id, JobState.STARTING)
             queue.leave(connection, number, served=True)
-        return job_id
+            row = connection.execute(f"{_WHOLE} WHERE number = ?", (number,)).fetchone()
+        return self._entry(row)
 
     def take(self, job_id: str) -> bool:
         """Claim a job whoever is next; False when it does not wait any more."""

@@ -87,6 +87,16 @@ async def test_a_job_that_was_claimed_and_not_sent_waits_again(tmp_path: Path) -
     assert (after.state, after.job, after.marker) == (JobState.QUEUED, JOB, None)
 
 
+async def test_a_job_is_claimed_together_with_all_that_belongs_to_it(tmp_path: Path) -> None:
+    """The trap: claimed, and then not readable, it was nobody's until a restart, and counted against its key."""
+    state = State(tmp_path)
+    job_id = (await state.records.add(JOB)).id
+    state.database._reader.close()
+    record = await state.records.claim(1)
+    assert record
+    assert (record.id, record.job) == (job_id, JOB)
+
+
 async def test_a_job_that_may_have_started_is_found_with_its_marker_and_its_log(tmp_path: Path) -> None:
     after = again(tmp_path, await started(State(tmp_path)))
     assert (after.state, after.marker) == (JobState.RUNNING, MARKER)
