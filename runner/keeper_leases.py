@@ -12,6 +12,7 @@ from typing import TypeAlias, TypeVar
 
 from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
 from runner.execution.cancellation import see_through
+from runner.execution.late import Late
 from runner.execution.lease import Access, SandboxFacts
 from sandbox.errors import KeeperError, KeeperRefused
 from sandbox.health import HostState
@@ -59,6 +60,7 @@ class KeeperLeases:
         self._client = KeeperClient(socket)
         # They wait for minutes. On the threads that all else shares, six of them would hold up every renewal.
         self._lending = ThreadPoolExecutor(_LENDING, thread_name_prefix="lend")
+        self._late = Late()
 
     async def lend(
         self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float
@@ -101,9 +103,8 @@ class KeeperLeases:
 
     def _lease(self, attempt: str, granted: tuple[protocol.LeaseGrant, socket]) -> "KeeperLease":
         grant, connection = granted
-        return KeeperLease(
-            self._client, attempt, grant, Access(connection, grant.user, grant.host_key, grant.client_key)
-        )
+        access = Access(connection, grant.user, grant.host_key, grant.client_key)
+        return KeeperLease(self._client, attempt, grant, access, self._late)
 
     async def _return_unwanted(self, asked: "_Granted") -> None:
         """Nobody waits for this lease any more. If even this fails, the keeper takes it back after its term."""
@@ -118,7 +119,9 @@ class KeeperLease:
 
     caveat = ""
 
-    def __init__(self, client: KeeperClient, attempt: str, grant: protocol.LeaseGrant, access: Access) -> None:
+    def __init__(
+        self, client: KeeperClient, attempt: str, grant: protocol.LeaseGrant, access: Access, late: Late
+    ) -> None:
         self.attempt = attempt
         self.sandbox = grant.sandbox
         self.generation = grant.generation
@@ -127,6 +130,7 @@ class KeeperLease:
         self.access = access
         self._client = client
         self._token = grant.token
+        self._late = late
         self._over = False
 
     async def renew(self) -> None:
@@ -148,6 +152,10 @@ class KeeperLease:
     async def condemn(self, reason: str) -> None:
         """See `Lease.condemn`."""
         await self._end(lambda: self._client.condemn(self._token, reason))
+
+    def hand_in_later(self, broken: str | None, *, used: bool) -> None:
+        """See `Lease.hand_in_later`."""
+        self._late.hand_in(self, broken, used=used)
 
     async def _end(self, act: Callable[[], None]) -> None:
         if not self._over:

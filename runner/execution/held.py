@@ -35,11 +35,13 @@ class Held:
     async def hand_in(self, broken: str | None, *, used: bool) -> None:
         """End the lease: give the sandbox back, or condemn it with the reason. Never fails.
 
-        `used` as in `Lease.give_back`. Not to be cancelled.
+        While nobody answers, that goes on in the background: a sandbox that stays leased is kept for hours for an
+        attempt that is over. `used` as in `Lease.give_back`. Not to be cancelled.
         """
         if broken or not await self._attempted("give back", lambda: self.lease.give_back(used=used)):
             reason = broken or "The sandbox could not be given back."
-            await self._attempted("condemn", lambda: self.lease.condemn(reason))
+            if not await self._attempted("condemn", lambda: self.lease.condemn(reason)):
+                self.lease.hand_in_later(broken, used=used)
         await self.heartbeat.stop()
 
     async def leave(self) -> None:

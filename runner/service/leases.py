@@ -11,8 +11,9 @@ import asyncio
 from collections.abc import Collection
 from typing import Final
 
-from runner.errors import LeaseError, LeaseLostError, StateError
+from runner.errors import LeaseError, StateError
 from runner.execution.cancellation import see_through
+from runner.execution.late import until_over
 from runner.execution.lease import Lease, LeaseSource
 from runner.logs import Action, Events
 from runner.store.leases import LeaseNotes
@@ -21,8 +22,6 @@ _events = Events(__name__)
 
 #: Leases that are remembered for each job at once: one that ends, one that is taken in advance, and those that broke.
 _PER_SLOT: Final = 8
-#: Seconds between two tries to return a lease while the keeper does not answer.
-_INTERVAL: Final = 5.0
 
 
 class NotedLeases:
@@ -65,20 +64,14 @@ class NotedLeases:
             raise LeaseError(str(error)) from error
 
     async def _return(self, attempt: str, token: str) -> None:
-        while True:
-            try:
-                lease = await self._leases.resume(attempt, token)
-                lease.access.socket.close()
-                await lease.give_back(used=True)  # its job may have ended just before its runner did
-                _events.info(Action.LEASE_RETURNED, "left leased, and returned", sandbox=lease.sandbox, attempt=attempt)
-            except LeaseLostError:
-                return await self._forget(attempt)
-            except LeaseError as error:
-                what = f"a sandbox that was left leased cannot be returned yet: {error}"
-                _events.info(Action.LEASE_CALL_FAILED, what, attempt=attempt)
-                await asyncio.sleep(_INTERVAL)
-            else:
-                return await self._forget(attempt)
+        async def end() -> None:
+            lease = await self._leases.resume(attempt, token)
+            lease.access.socket.close()
+            await lease.give_back(used=True)  # its job may have ended just before its runner did
+            _events.info(Action.LEASE_RETURNED, "left leased, and returned", sandbox=lease.sandbox, attempt=attempt)
+
+        await until_over(attempt, end)
+        await self._forget(attempt)
 
     async def _forget(self, attempt: str) -> None:
         try:

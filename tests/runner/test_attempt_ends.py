@@ -237,6 +237,15 @@ async def test_a_sandbox_that_cannot_be_given_back_is_condemned(bench: Bench) ->
     assert bench.leases.calls == ["give_back:used", "condemn:The sandbox could not be given back."]
 
 
+async def test_a_sandbox_that_nobody_takes_back_is_handed_in_later_as_it_was_meant(bench: Bench) -> None:
+    """The trap: a keeper that was away for two minutes kept the sandbox for a day, for a job that was over."""
+    bench.leases.trouble.update(give_back=hang, condemn=hang)
+    bench.settings = bench.sandbox.settings(return_deadline=0.1)
+    assert await bench.run("true") == Succeeded()
+    tried = ["give_back:used", "condemn:The sandbox could not be given back."]
+    assert bench.leases.calls == [*tried, "later:None:used"]
+
+
 async def test_prepared_and_released(bench: Bench) -> None:
     prepared = await prepare(bench.leases, "default", "key", settings=bench.settings)
     assert prepared.usable

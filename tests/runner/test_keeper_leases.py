@@ -6,13 +6,17 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
+from runner.execution import late
+from runner.execution.held import Held
+from runner.execution.options import Settings
 from runner.keeper_leases import KeeperLeases
-from sandbox.errors import KeeperRefused, KeeperUnreachable, NotNow
+from sandbox.errors import Fault, KeeperRefused, KeeperUnreachable, NotNow
 from sandbox.errors import ProtocolError as KeeperProtocolError
 from sandbox.keeper import protocol
 from sandbox.keeper.client import Withdrawal
@@ -158,6 +162,38 @@ def close(client: Client, ours: socket.socket) -> None:
     client.ends[0].close()
 
 
+@contextmanager
+def answering(world: World, folder: Path) -> Iterator[Path]:
+    """Have a keeper answer on its socket, and yield that."""
+    with KeeperServer(folder, world.keeper.verbs, None) as server:
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        serving.start()
+        yield server.path
+        server.shutdown()
+        serving.join()
+
+
+@pytest.mark.parametrize("broken", [None, "It broke."])
+async def test_a_sandbox_goes_back_as_soon_as_a_keeper_that_was_away_answers(
+    make: Callable[..., World],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str | None,
+) -> None:
+    """The trap: it was kept for hours for an attempt that was over, and the runner took its slot for free."""
+    monkeypatch.setattr(late, "INTERVAL", 0.01)
+    world = make(warm=1)
+    with answering(world, tmp_path / "run") as path:
+        lease = await KeeperLeases(path).lend("a1", TOKEN, "default", "team", 20.0, 24 * 3600.0)
+        lease.access.socket.close()
+        held = Held(lease, Settings(return_deadline=0.05))
+    await held.hand_in(broken, used=True)
+    assert world.states() == [State.LEASED]
+    with answering(world, tmp_path / "run"):
+        await until(lambda: State.LEASED not in world.states())
+    assert [fault for _, fault in world.condemned()] == ([Fault.CONDEMNED_BY_RUNNER] if broken else [])
+
+
 class TestConformance(LeaseConformance):
     """The keeper's leases, from a keeper with a made-up engine, over its socket."""
 
@@ -168,12 +204,8 @@ class TestConformance(LeaseConformance):
     @pytest.fixture
     def leases(self, world: World, tmp_path: Path) -> Iterator[KeeperLeases]:
         world.wait_for("two ready", lambda: world.states() == [State.READY] * 2)
-        with KeeperServer(tmp_path / "run", world.keeper.verbs, None) as server:
-            serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            serving.start()
-            yield KeeperLeases(server.path)
-            server.shutdown()
-            serving.join()
+        with answering(world, tmp_path / "run") as path:
+            yield KeeperLeases(path)
 
     async def test_a_request_that_is_given_up_is_gone_at_once_here_and_there(
         self, leases: KeeperLeases, world: World

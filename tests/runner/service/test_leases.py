@@ -11,8 +11,8 @@ from typing import cast
 import pytest
 
 from runner.errors import LeaseError, LeaseLostError
+from runner.execution import late
 from runner.execution.lease import Access, Lease
-from runner.service import leases as leases_module
 from runner.service.leases import NotedLeases
 from tests.runner.service.state import State, locked
 
@@ -103,7 +103,7 @@ async def test_what_somebody_else_goes_on_with_is_not_returned(tmp_path: Path) -
 
 
 async def test_a_keeper_that_is_away_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases_module, "_INTERVAL", 0.0)
+    monkeypatch.setattr(late, "INTERVAL", 0.0)
     source = Source(tmp_path, away=3)
     await lend(NotedLeases(source, State(tmp_path).leases, 2), "a")
     await asyncio.wait_for(NotedLeases(source, State(tmp_path).leases, 2).return_earlier(set()), 20)
