@@ -11,12 +11,14 @@ from typing import Final, Self
 from runner import outcome as outcomes
 from runner.errors import BadJobError, BusyError, ConnectError, DetachedError, LogError, StateError, StoppingError
 from runner.execution.attempt import OnEnd, OnStart, resume_attempt, run, run_attempt
-from runner.execution.cancellation import see_through
+from runner.execution.cancellation import Cancellation, see_through
 from runner.execution.files.jobs import NO_FILES, JobFiles
 from runner.execution.files.limits import FileLimits
+from runner.execution.flight import first, stop
 from runner.execution.log import Log
 from runner.execution.marker import Marker
 from runner.execution.options import Note, Notes, Settings, StepNote
+from runner.execution.prepare import Prepared
 from runner.job import Job
 from runner.logs import Action, Events
 from runner.outcome import BadRequest, Limit, Outcome, SandboxLost, SetupFailed
@@ -369,15 +371,13 @@ class Service:
     async def _attempt(self, record: Record, job: Job, log: Log, tell: Notes, mark: OnStart, on_end: OnEnd) -> Outcome:
         """Run it in the sandbox that was prepared in advance, if that suits, or in another one."""
         settings, files = self._settings_for(job), self._files_of(record)
-        if self.standby is not None and settings.patience <= PATIENCE:
-            prepared = await self.standby.take(job.profile, job.trust_key)
-            if prepared is not None:
-                try:
-                    return await run(
-                        prepared, job, log, record.cancellation, notes=tell, on_start=mark, on_end=on_end, files=files
-                    )
-                except ConnectError as error:
-                    tell(Note(Action.RETRY, f"{error} Another one is tried."))
+        if settings.patience <= PATIENCE and (prepared := await self._prepared(job, record.cancellation)):
+            try:
+                return await run(
+                    prepared, job, log, record.cancellation, notes=tell, on_start=mark, on_end=on_end, files=files
+                )
+            except ConnectError as error:
+                tell(Note(Action.RETRY, f"{error} Another one is tried."))
         return await run_attempt(
             self._leases,
             job,
@@ -389,6 +389,16 @@ class Service:
             on_end=on_end,
             files=files,
         )
+
+    async def _prepared(self, job: Job, cancellation: Cancellation) -> Prepared | None:
+        """Return the sandbox that was prepared in advance, if it suits. A wish for the end ends the wait for it."""
+        if self.standby is None:
+            return None
+        taking = asyncio.create_task(self.standby.take(job.profile, job.trust_key))
+        await first(taking, cancellation.wait())
+        if not taking.done():
+            await stop(taking)
+        return None if taking.cancelled() else taking.result()
 
     def _take_note_of(self, record: Record, note: Note) -> None:
         """Know which jobs are told that there is no sandbox to be had now."""

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from runner.errors import RunnerError
-from runner.execution.cancellation import see_through
 from runner.execution.lease import LeaseSource
 from runner.execution.options import DEFAULTS, Settings
 from runner.execution.prepare import Prepared, prepare
@@ -44,24 +43,31 @@ class Standby:
         self._leases = leases
         self._ready = ready
         self._wanted = ("default", "default")
-        self._held: asyncio.Task[Prepared] | None = None
+        self._held: _Held | None = None
+        self._dropping: set[asyncio.Task[None]] = set()
         self._keeping = asyncio.create_task(self._keep())
 
     async def take(self, profile: str, trust_key: str) -> Prepared | None:
         """Return the prepared sandbox when there is one that suits; it is the caller's then.
 
-        Being cancelled leaves nothing leased.
+        Waits for one that is being prepared, unless it will not suit. Being cancelled ends that at once, and leaves
+        nothing leased in the end.
         """
         held, self._held = self._held, None
-        self._wanted = (profile, trust_key)
+        wanted = self._wanted = (profile, trust_key)
+        if held is None:
+            return None
+        if held.wanted != wanted and not held.task.done():
+            self._drop(held)
+            return None
         try:
             prepared = await _result(held)
         except asyncio.CancelledError:
-            await see_through(_drop(held))
+            self._drop(held)
             raise
-        if prepared is None or (prepared.usable and self._wanted == (prepared.profile, prepared.trust_key)):
+        if prepared is None or (prepared.usable and held.wanted == wanted):
             return prepared
-        await prepared.release()
+        await asyncio.wait([self._drop(held)])  # it may be the one that the keeper lends next
         return None
 
     async def close(self) -> None:
@@ -69,6 +75,8 @@ class Standby:
         self._keeping.cancel()
         await asyncio.wait([self._keeping])
         await self._release()
+        if self._dropping:
+            await asyncio.wait(self._dropping)
 
     async def _keep(self) -> None:
         trouble = ""
@@ -81,36 +89,51 @@ class Standby:
                 _events.info(Action.STANDBY_FAILED, f"no sandbox in advance: {said}")
             trouble = said
             if self._held is None and spare >= _SPARE:
-                self._held = asyncio.create_task(prepare(self._leases, *self._wanted, settings=self._settings))
-            elif self._held is not None and self._held.done() and (spare == 0 or not _usable(self._held)):
+                self._held = self._prepare(self._wanted)
+            elif self._held is not None and self._held.task.done() and (spare == 0 or not _usable(self._held)):
                 await self._release()
             await asyncio.sleep(_INTERVAL)
 
+    def _prepare(self, wanted: tuple[str, str]) -> _Held:
+        return _Held(wanted, asyncio.create_task(prepare(self._leases, *wanted, settings=self._settings)))
+
+    def _drop(self, held: _Held) -> asyncio.Task[None]:
+        """Have a preparation end with nothing leased, in the background: a keeper that is away takes its time."""
+        dropping = asyncio.create_task(_dropped(held.task))
+        self._dropping.add(dropping)
+        dropping.add_done_callback(self._dropping.discard)
+        return dropping
+
     async def _release(self) -> None:
         held, self._held = self._held, None
-        if (prepared := await _result(held)) is not None:
+        if held is not None and (prepared := await _result(held)) is not None:
             await prepared.release()
 
 
-def _usable(held: asyncio.Task[Prepared]) -> bool:
-    return held.exception() is None and held.result().usable
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A sandbox that is prepared, or will be."""
+
+    #: The profile and the trust key that it is for.
+    wanted: tuple[str, str]
+    task: asyncio.Task[Prepared]
 
 
-async def _drop(held: asyncio.Task[Prepared] | None) -> None:
-    """Have a preparation end with nothing leased."""
-    if held is not None:
-        held.cancel()
-        await asyncio.wait([held])
-        if not held.cancelled() and held.exception() is None:
-            await held.result().release()
+def _usable(held: _Held) -> bool:
+    return held.task.exception() is None and held.task.result().usable
 
 
-async def _result(held: asyncio.Task[Prepared] | None) -> Prepared | None:
+async def _dropped(preparing: asyncio.Task[Prepared]) -> None:
+    preparing.cancel()
+    await asyncio.wait([preparing])
+    if not preparing.cancelled() and preparing.exception() is None:
+        await preparing.result().release()
+
+
+async def _result(held: _Held) -> Prepared | None:
     """What the preparation came to, None when it failed."""
-    if held is None:
-        return None
-    await asyncio.wait([held])
-    if error := held.exception():
+    await asyncio.wait([held.task])
+    if error := held.task.exception():
         _events.info(Action.STANDBY_FAILED, f"no sandbox in advance: {error}")
         return None
-    return held.result()
+    return held.task.result()

@@ -175,7 +175,7 @@ class Lab:
         self.standby = Standby(self.leases, ready)
         self.standby._wanted = ("default", trust_key)
         self.begin()
-        await until(lambda: bool(self.standby and self.standby._held and self.standby._held.done()))
+        await until(lambda: bool(self.standby and self.standby._held and self.standby._held.task.done()))
 
     async def leave(self) -> None:
         """End a life as a restart does, with everything left running."""

@@ -186,6 +186,28 @@ async def test_a_waiting_job_that_is_cancelled_ends_at_once(host: Host, gate: Pa
     assert len(host.leases.leases) == 1
 
 
+@pytest.mark.parametrize("setup_timeout", [None, 0.1])
+async def test_a_job_that_waits_for_the_sandbox_in_advance_can_be_ended(
+    host: Host, setup_timeout: float | None
+) -> None:
+    """The trap: that wait heard nothing, for as long as the keeper took."""
+    asked = asyncio.Event()
+
+    async def never() -> None:
+        asked.set()
+        await hang()
+
+    host.leases.trouble["lend"] = never
+    async with host.life(standby=True) as life:
+        await asyncio.wait_for(asked.wait(), DEADLINE)
+        record = await life.service.submit(Job(b"true", trust_key="default", setup_timeout=setup_timeout))
+        await until(lambda: record.state is JobState.STARTING)
+        if setup_timeout is None:
+            await life.service.cancel(record, "me")
+        await asyncio.wait_for(record.finished.wait(), 20)
+        assert record.outcome == (TimedOut(Limit.SETUP) if setup_timeout else Cancelled("me"))
+
+
 async def test_a_cancelled_job_is_not_run_by_the_next_life(host: Host) -> None:
     record = await host.new_service().submit(Job(b"echo never"))
     await record.cancel("me")

@@ -11,7 +11,7 @@ import pytest
 from runner.errors import LeaseError
 from runner.service import standby as standby_module
 from runner.service.standby import Standby
-from tests.runner.conftest import FakeLeases, Sandbox
+from tests.runner.conftest import FakeLeases, Sandbox, hang
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +51,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def held(standby: Standby) -> bool:
-    return standby._held is not None and standby._held.done()
+    return standby._held is not None and standby._held.task.done()
 
 
 async def test_one_is_prepared_while_others_are_ready_besides(sandbox: Sandbox) -> None:
@@ -142,6 +142,41 @@ async def test_one_that_is_still_prepared_is_nobody_s_when_who_waits_for_it_is_c
         go_on.set()
         assert taking.cancelled()
         assert standby._held is None
+    assert all(lease.over for lease in host.leases.leases)
+
+
+async def test_one_that_is_still_prepared_for_another_trust_key_is_not_waited_for(sandbox: Sandbox) -> None:
+    """The trap: a job waited for minutes for a sandbox that it could not use."""
+    host = Host(sandbox, ready=2)
+    opening = asyncio.Event()
+
+    async def never() -> None:
+        opening.set()
+        await hang()
+
+    host.leases.trouble["lend"] = never
+    async with standing_by(host) as standby:
+        await asyncio.wait_for(opening.wait(), 20)
+        assert await asyncio.wait_for(standby.take("default", "another"), 20) is None
+
+
+async def test_who_is_cancelled_does_not_wait_until_it_went_back(sandbox: Sandbox) -> None:
+    host = Host(sandbox, ready=2)
+    returning, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> None:
+        returning.set()
+        await go_on.wait()
+
+    async with standing_by(host) as standby:
+        await until(lambda: held(standby))
+        host.leases.trouble["give_back"] = slowly
+        taking = asyncio.create_task(standby.take("default", "another"))
+        await asyncio.wait_for(returning.wait(), 20)
+        taking.cancel()
+        await asyncio.wait([taking], timeout=20)
+        assert taking.cancelled()
+        go_on.set()
     assert all(lease.over for lease in host.leases.leases)
 
 
