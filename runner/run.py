@@ -41,9 +41,10 @@ async def run_script(leases: LeaseSource, job: Job, settings: Settings, *, as_js
         def tell(note: Note) -> None:
             (last.append if note.action is Action.ENDED else _tell)(note)
 
-        outcome = await run_attempt(
-            leases, job, log, cancellation, settings=settings, notes=tell, on_start=started.append
-        )
+        async def mark(marker: Marker) -> None:
+            started.append(marker)
+
+        outcome = await run_attempt(leases, job, log, cancellation, settings=settings, notes=tell, on_start=mark)
         log.close(outcomes.sentence(outcome))
         await copy.finish(READ_DEADLINE)
         for note in last:  # how it ended is said below what it printed

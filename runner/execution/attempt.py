@@ -40,14 +40,15 @@ from runner.outcome import BadSource, Cancelled, Outcome, RunnerStopped, Sandbox
 #: Seconds for the launcher to tell of an end by KILL.
 KILL_REPORT: Final = 1.0
 
-#: Told right before the first byte of the job is sent. A RunnerError from it is `SetupFailed`, and nothing is sent.
-OnStart = Callable[[Marker], None]
+#: Awaited right before the first byte of the job is sent. May take its time, and ends when somebody asks for the end. A
+#: RunnerError from it means that nothing is sent: `SetupFailed`, unless somebody asked for the end.
+OnStart = Callable[[Marker], Awaitable[None]]
 #: Awaited once for every outcome, when the log has all of the output and the sandbox is still leased: who keeps the
 #: outcome there cannot lose it to a crash. May take its time. Raises nothing but DetachedError.
 OnEnd = Callable[[Outcome], Awaitable[None]]
 
 
-def keep_no_marker(marker: Marker) -> None:
+async def keep_no_marker(marker: Marker) -> None:
     """Nobody will look for the attempt later."""
 
 
@@ -216,10 +217,11 @@ async def _start(course: _Course, prepared: Prepared, job: Job, log: Log, on_sta
         return refusal or _unstarted(cancellation)
     marker = prepared.marker(job.timeout, log.limit)
     try:
-        on_start(marker)
+        await on_start(marker)
     except Exception as error:  # noqa: BLE001 - whatever it is, nothing was sent and the sandbox goes back
         await prepared.release(used=filled)
-        return SetupFailed(sentence(error))
+        wanted = cancellation.cause or cancellation.detached
+        return _unstarted(cancellation) if wanted else SetupFailed(sentence(error))
     prepared.held.heartbeat.beat()
     pursuit = Pursuit(prepared.leases, marker, log, prepared.settings, course.report.notes, prepared.session)
     return await _fly(course, pursuit, prepared.held, pursuit.launch(job, filled=filled))

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Collection
 from typing import Final
 
-from runner.errors import LeaseError, StateError
+from runner.errors import LeaseUnreachableError, StateError
 from runner.execution.cancellation import see_through
 from runner.execution.late import until_over
 from runner.execution.lease import Lease, LeaseSource
@@ -39,7 +39,7 @@ class NotedLeases:
         self._kept = max(self._kept, len(self._earlier), _PER_SLOT * (slots + 1))  # notes are not forgotten for this
 
     async def lend(self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float) -> Lease:
-        """See `LeaseSource.lend`. Errors: LeaseError also when the request cannot be noted."""
+        """See `LeaseSource.lend`. Errors: LeaseUnreachableError also while the request cannot be noted."""
         await see_through(self._note(attempt, token))
         return await self._leases.lend(attempt, token, profile, trust_key, wait, patience)
 
@@ -61,7 +61,7 @@ class NotedLeases:
         try:
             await asyncio.to_thread(self._notes.note, attempt, token, self._kept)
         except StateError as error:
-            raise LeaseError(str(error)) from error
+            raise LeaseUnreachableError(str(error)) from error  # jobs wait for that as they do for the keeper
 
     async def _return(self, attempt: str, token: str) -> None:
         async def end() -> None:

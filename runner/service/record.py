@@ -88,11 +88,17 @@ class Record:
             self._watch.began()
         return self.log
 
-    def mark(self, marker: Marker) -> None:
-        """Have the marker on disk. Raises StateError."""
-        self._jobs.mark(self.id, marker)
+    async def mark(self, marker: Marker) -> None:
+        """Have the marker on disk. Raises StateError; try again."""
+        await asyncio.to_thread(self._jobs.mark, self.id, marker)
         self.marker = marker
         self._watch.sent()
+
+    async def unmark(self) -> None:
+        """Have it wait again, in its place: nothing was sent. Raises StateError, and then it counts as started."""
+        assert self.job
+        await asyncio.to_thread(self._jobs.retry, self.id, self._earlier, self.job)
+        self.marker = None
 
     @property
     def steps(self) -> tuple[StepProgress, ...]:

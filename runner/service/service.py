@@ -9,7 +9,15 @@ from dataclasses import replace
 from typing import Final, Self
 
 from runner import outcome as outcomes
-from runner.errors import BadJobError, BusyError, ConnectError, DetachedError, LogError, StateError, StoppingError
+from runner.errors import (
+    BadJobError,
+    BusyError,
+    ConnectError,
+    DetachedError,
+    LogError,
+    StateError,
+    StoppingError,
+)
 from runner.execution.attempt import OnEnd, OnStart, resume_attempt, run, run_attempt
 from runner.execution.cancellation import Cancellation, see_through
 from runner.execution.files.jobs import NO_FILES, JobFiles
@@ -24,6 +32,7 @@ from runner.logs import Action, Events
 from runner.outcome import BadRequest, Limit, Outcome, SandboxLost, SetupFailed
 from runner.service.housekeeping import Housekeeper
 from runner.service.leases import NotedLeases
+from runner.service.marking import marked
 from runner.service.mode import Mode, check_move
 from runner.service.record import Record
 from runner.service.records import Records
@@ -366,7 +375,12 @@ class Service:
             )
         assert record.job
         with _SetupLimit(record) as limit:
-            return await self._attempt(record, record.job, log, tell, limit.mark, on_end)
+
+            async def mark(marker: Marker) -> None:
+                await marked(record, marker, lambda: not self._mode.takes)
+                limit.end()
+
+            return await self._attempt(record, record.job, log, tell, mark, on_end)
 
     async def _attempt(self, record: Record, job: Job, log: Log, tell: Notes, mark: OnStart, on_end: OnEnd) -> Outcome:
         """Run it in the sandbox that was prepared in advance, if that suits, or in another one."""
@@ -473,10 +487,9 @@ class _SetupLimit:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """It starts, or ends otherwise. Idempotent."""
         if self._timer:
             self._timer.cancel()
-
-    def mark(self, marker: Marker) -> None:
-        """It starts. Raises StateError, and then it does not."""
-        self._record.mark(marker)
-        self.__exit__()

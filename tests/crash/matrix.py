@@ -77,15 +77,14 @@ ENDED: Final = Promise("ended", "script_failed", 1, LogPromise.WHOLE)
 SHORT: Final = Promise("ended, short log", "script_failed", 1, LogPromise.COUNTED)
 LOST: Final = Promise("lost", "sandbox_lost", 1, LogPromise.BEGINNING)
 UNKNOWN: Final = Promise("lost, unstarted", "sandbox_lost", 0, LogPromise.NONE)
-REFUSED: Final = Promise("refused", "setup_failed", 0, LogPromise.NONE)
 
-_E, _S, _L, _U, _R = ENDED, SHORT, LOST, UNKNOWN, REFUSED
+_E, _S, _L, _U = ENDED, SHORT, LOST, UNKNOWN
 _TABLE: Final = {
     #                 runner keeper both removed reset hole full clock locked store
     Point.ACCEPT:    (_E,    _E,    _E,  _E,     _E,   _E,  _E,  _E,   _E,    _E),
     Point.QUEUED:    (_E,    _E,    _E,  _E,     _E,   _E,  _E,  _E,   _E,    _E),
-    Point.CLAIMED:   (_E,    _E,    _E,  _E,     _E,   _E,  _R,  _E,   _R,    _R),
-    Point.LEASE:     (_E,    _E,    _E,  _E,     _E,   _E,  _R,  _E,   _R,    _R),
+    Point.CLAIMED:   (_E,    _E,    _E,  _E,     _E,   _E,  _E,  _E,   _E,    _E),
+    Point.LEASE:     (_E,    _E,    _E,  _E,     _E,   _E,  _E,  _E,   _E,    _E),
     Point.MARKER:    (_U,    _E,    _U,  _U,     _U,   _U,  _S,  _E,   _E,    _E),
     Point.START:     (_E,    _E,    _E,  _L,     _E,   _E,  _S,  _E,   _E,    _E),
     Point.RUNNING:   (_E,    _E,    _E,  _L,     _E,   _E,  _S,  _E,   _E,    _E),

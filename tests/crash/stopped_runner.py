@@ -18,7 +18,6 @@ from typing import ParamSpec, TypeVar
 from runner import serve
 from runner.entry import main as runner
 from runner.execution.log import Log
-from runner.execution.marker import Marker
 from runner.execution.session import Session
 from runner.keeper_leases import KeeperLeases
 from runner.service.record import Record
@@ -63,11 +62,7 @@ def _stop_at_points(folder: Path) -> None:
 
         return acted
 
-    mark, append = Record.mark, Log.append
-
-    def marked(record: Record, marker: Marker) -> None:
-        mark(record, marker)
-        stop(Point.MARKER)
+    append = Log.append
 
     def appended(log: Log, *pieces: bytes | memoryview) -> None:
         append(log, *pieces)
@@ -78,7 +73,7 @@ def _stop_at_points(folder: Path) -> None:
         (Records, "add", after(Records.add, Point.ACCEPT)),
         (Records, "claim", _stopping_around(Records.claim, stop)),
         (KeeperLeases, "lend", after(KeeperLeases.lend, Point.LEASE)),
-        (Record, "mark", marked),
+        (Record, "mark", after(Record.mark, Point.MARKER)),
         (Session, "launch", after(Session.launch, Point.START)),
         (Log, "append", appended),
         (Record, "settle", after(Record.settle, Point.RESULT)),

@@ -167,8 +167,9 @@ def _open_again(lab: Lab) -> None:
     lab.wire.cut(Cut.DROP, new=False)
 
 
-#: What the runner says of an outcome that it cannot write down, and of jobs that wait meanwhile.
+#: What the runner says of what it cannot write down for a job, and of jobs that wait meanwhile.
 UNWRITTEN: Final = "The outcome cannot be written down"
+UNSTARTED: Final = ("The lease cannot be noted", "The start cannot be written down")
 WAITING: Final = ("No job can be claimed", "The disk of the runner's state folder has")
 
 
@@ -176,7 +177,7 @@ def _see_it_told(lab: Lab) -> None:
     """The runner says what is wrong; what it says of other jobs does not count for one that was claimed."""
 
     def told() -> bool:
-        if lab.runner.says(UNWRITTEN) or lab.finished():
+        if any(map(lab.runner.says, (UNWRITTEN, *UNSTARTED))) or lab.finished():
             return True
         waits = not lab.job or lab.runner.show(lab.job)["state"] == "queued"
         return waits and any(map(lab.runner.says, WAITING))

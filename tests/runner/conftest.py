@@ -293,9 +293,13 @@ class Bench:
             self.cancellation,
             settings=self.settings,
             notes=self.notes.append,
-            on_start=self.markers.append,
+            on_start=self.mark,
             on_end=closing(log),
         )
+
+    async def mark(self, marker: Marker) -> None:
+        """Keep a marker."""
+        self.markers.append(marker)
 
     async def resume(self, marker: Marker | None = None) -> Outcome:
         """Find the last attempt again, as a later life of the runner does, and see it to its outcome."""

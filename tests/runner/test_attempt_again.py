@@ -246,7 +246,7 @@ async def test_leaving_before_anything_was_sent(bench: Bench) -> None:
 
 
 async def test_the_marker_comes_before_the_first_byte(bench: Bench) -> None:
-    def full(marker: Marker) -> None:
+    async def full(marker: Marker) -> None:
         assert not Path(bench.settings.attempts, marker.attempt).exists()
         raise StateError("The marker could not be written: the disk is full.")
 
@@ -285,7 +285,7 @@ async def test_an_outcome_that_is_left_for_later(bench: Bench) -> None:
             log,
             bench.cancellation,
             settings=bench.settings,
-            on_start=bench.markers.append,
+            on_start=bench.mark,
             on_end=leave,
         )
     assert bench.leases.calls == []

@@ -48,7 +48,7 @@ class Case:
             log,
             bench.cancellation,
             settings=bench.settings,
-            on_start=bench.markers.append,
+            on_start=bench.mark,
             on_end=closing(log),
             files=files,
         )

@@ -42,7 +42,7 @@ class State:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Nobody can write to the database of a state folder."""
-    other = sqlite3.connect(folder / "runner.db", isolation_level=None)
+    other = sqlite3.connect(folder / "runner.db", isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     try:
         yield

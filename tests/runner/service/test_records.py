@@ -51,7 +51,7 @@ async def claimed(state: State) -> Record:
 async def started(state: State, output: bytes = OUTPUT) -> Record:
     record = await claimed(state)
     log = record.begin()
-    record.mark(MARKER)
+    await record.mark(MARKER)
     log.append(output)
     return record
 
@@ -158,7 +158,7 @@ async def test_a_full_disk_refuses_the_job_with_a_sentence_and_keeps_nothing_of_
 async def test_a_marker_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     record = await claimed(State(tmp_path))
     with locked(tmp_path), pytest.raises(StateError, match="The start cannot be written down"):
-        record.mark(MARKER)
+        await record.mark(MARKER)
     assert record.marker is None
     assert again(tmp_path, record).marker is None
 
@@ -307,7 +307,7 @@ async def test_every_crash_point_leaves_what_the_next_life_reads_as_promised(
         assert await records.claim(100) is record
         log = record.begin()
         snapshots.promised = "marking"
-        record.mark(MARKER)
+        await record.mark(MARKER)
         snapshots.promised = "started"
         snapshots.take()
         log.append(OUTPUT[:3])

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from runner.errors import BadJobError, BusyError, StateError, StoppingError, WrongModeError
+from runner.execution import prepare
 from runner.execution.marker import Marker
 from runner.job import Job
 from runner.outcome import Cancelled, Limit, RunnerStopped, ScriptFailed, Succeeded, TimedOut
+from runner.service import marking
 from runner.service import service as service_module
 from runner.service.leases import NotedLeases
 from runner.service.mode import Mode
 from runner.service.record import Record
 from runner.service.service import Service
+from runner.store.jobs import Jobs
 from runner.store.states import JobState
 from tests.runner.conftest import hang, until
 from tests.runner.service.conftest import DEADLINE, Host
@@ -251,23 +258,119 @@ async def test_what_cannot_be_read_ends_and_holds_nobody_up(host: Host) -> None:
         assert b"cannot be read" in await life.log(odd.id)
 
 
-async def test_a_marker_that_cannot_be_written_starts_nothing(host: Host) -> None:
-    ready = asyncio.Event()
-    host.leases.trouble["lend"] = ready.wait  # type: ignore[assignment]
+@pytest.fixture
+def lock_at_the_start(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Another program locks the database right before a marker is written, until a test calls this."""
+    monkeypatch.setattr(marking, "RETRY", 0.01)
+    mark, lock = Jobs.mark, ExitStack()
+
+    def locking(jobs: Jobs, job_id: str, marker: Marker) -> None:
+        if not locking_once:
+            locking_once.append(job_id)
+            lock.enter_context(locked(host.state))
+        mark(jobs, job_id, marker)
+
+    locking_once: list[str] = []
+    monkeypatch.setattr(Jobs, "mark", locking)
+    with lock:
+        yield lock.close
+
+
+NOT_WRITTEN = "The start cannot be written down: Another program holds the database locked"
+
+
+async def test_a_job_whose_marker_cannot_be_written_starts_when_it_can(
+    host: Host, lock_at_the_start: Callable[[], None], caplog: pytest.LogCaptureFixture, gate: Path
+) -> None:
+    """The trap: it certainly did not start, and ended as setup_failed because a backup took three seconds."""
     async with host.life() as life:
-        record = await life.service.submit(Job(b"touch started"))
-        await until(lambda: len(life.service.records._jobs.find(JobState.STARTING)) == 1)
-        mark = record._jobs.mark
+        record = await life.service.submit(Job(f"echo start >>{gate}; exit 3".encode()))
+        await until(lambda: caplog.text.count(NOT_WRITTEN) > 1)
+        assert (record.state, gate.exists()) == (JobState.STARTING, False)
+        lock_at_the_start()
+        assert await life.outcome(record.id) == ScriptFailed(3)
+    assert (host.leases.calls, gate.read_text()) == (["give_back:used"], "start\n")
 
-        def locked_out(job_id: str, marker: Marker) -> None:
-            with locked(host.state):
-                mark(job_id, marker)
 
-        record._jobs.mark = locked_out  # type: ignore[method-assign]
-        ready.set()
-        outcome = await life.outcome(record.id)
-        assert "The start cannot be written down: Another program holds the database locked" in str(outcome)
-    assert host.leases.calls == ["give_back:unused"]
+@pytest.mark.parametrize("end", ["cancel", "setup_timeout"])
+async def test_a_job_whose_marker_cannot_be_written_can_be_ended(
+    host: Host, lock_at_the_start: Callable[[], None], caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    async with host.life() as life:
+        record = await life.service.submit(Job(b"true"))
+        await until(lambda: NOT_WRITTEN in caplog.text)
+        if end == "cancel":
+            await life.service.cancel(record, "me")
+        else:
+            record.cancellation.expire(Limit.SETUP)
+        await until(lambda: host.leases.calls == ["give_back:unused"])
+        lock_at_the_start()
+        assert await life.outcome(record.id) == (Cancelled("me") if end == "cancel" else TimedOut(Limit.SETUP))
+
+
+@pytest.mark.parametrize("end", ["stop", "detach"])
+async def test_a_job_whose_marker_cannot_be_written_is_left_to_the_next_life(
+    host: Host, lock_at_the_start: Callable[[], None], caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    async with host.life() as life:
+        record = await life.service.submit(Job(b"true"))
+        await until(lambda: NOT_WRITTEN in caplog.text)
+        getattr(life.service, end)()
+        await asyncio.wait_for(life.working, DEADLINE)
+        assert host.leases.calls == ["give_back:unused"]
+    lock_at_the_start()
+    async with host.life() as later:
+        assert await later.outcome(record.id) == Succeeded()
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_marker_that_takes_its_time_holds_up_nobody_else(
+    host: Host, monkeypatch: pytest.MonkeyPatch, gate: Path, leaves: bool
+) -> None:
+    """The traps: API, followers and renewals stood still; and whoever left then had sent one half of the job."""
+    writing, go_on, mark = threading.Event(), threading.Event(), Jobs.mark
+
+    def slowly(jobs: Jobs, job_id: str, marker: Marker) -> None:
+        writing.set()
+        assert go_on.wait(DEADLINE)
+        mark(jobs, job_id, marker)
+
+    monkeypatch.setattr(Jobs, "mark", slowly)
+    async with host.life() as life:
+        record = await life.service.submit(Job(f"echo start >>{gate}".encode()))
+        await until(writing.is_set)
+        if leaves:
+            life.service.detach()
+        go_on.set()
+        if not leaves:
+            assert await life.outcome(record.id) == Succeeded()
+        else:
+            await asyncio.wait_for(life.working, DEADLINE)
+            assert (record.state, host.leases.calls) == (JobState.QUEUED, ["give_back:unused"])
+    monkeypatch.setattr(Jobs, "mark", mark)
+    async with host.life() as later:
+        assert await later.outcome(record.id) == Succeeded()
+    assert gate.read_text() == "start\n"
+
+
+async def test_a_job_whose_lease_cannot_be_noted_waits_for_that(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "PAUSE", 0.02)
+    host.settings = replace(host.settings, source_deadline=3600.0)
+    async with host.life() as life:
+        claim = life.service.records.claim
+
+        async def claimed(per_key: int) -> Record | None:
+            record = await claim(per_key)
+            if record:
+                lock.enter_context(locked(host.state))
+            return record
+
+        with ExitStack() as lock:
+            monkeypatch.setattr(life.service.records, "claim", claimed)
+            record = await life.service.submit(Job(b"true"))
+            await until(lambda: "The lease cannot be noted" in life.service.held)
+            assert host.leases.leases == []
+        assert await life.outcome(record.id) == Succeeded()
 
 
 @pytest.mark.parametrize("limit", [Limit.QUEUE, Limit.SETUP])
