@@ -86,6 +86,7 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
 def _gitlab(settings: GitLab) -> GitLabOptions:
     return GitLabOptions(
         socket=settings.socket,
+        profile=settings.profile,
         settings=Settings(grace=settings.grace),
         images=ImagePolicy.parse(settings.images, settings.map_images, settings.pull_policies),
         caches=CacheStore(settings.cache, int(settings.cache_bytes)) if settings.cache else None,

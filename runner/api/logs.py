@@ -39,8 +39,10 @@ async def gzipped(content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 class Text:
-    """A log as text, from a byte offset on. Pure. What is no UTF-8 is replaced, and a letter that is cut waits for its
-    rest."""
+    """A log as text, from a byte offset on. Pure.
+
+    What is no UTF-8 is replaced, and a letter that is cut waits for its rest.
+    """
 
     def __init__(self, offset: int) -> None:
         self._read = offset

@@ -154,6 +154,10 @@ class GitLab(Section):
     socket: Annotated[Path | None, Field(examples=[Path("/run/runner/gitlab.sock")])] = None
     """Where to listen for hooks of gitlab-runner. None: GitLab's jobs are not taken."""
 
+    profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "default"
+    """The keeper's profile of the sandboxes that GitLab's jobs get: their limits, and what they reach. The one that
+    every keeper has unless its file names others."""
+
     grace: Annotated[float, Field(ge=0, le=MAX_GRACE)] = 5.0
     """Seconds between TERM and KILL for what a job's stage started. Time to remove a lock file, and no more, since
     somebody waits for the end."""

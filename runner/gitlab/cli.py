@@ -26,7 +26,9 @@ def gitlab() -> None:
 
 @app.command()
 def install(
-    url: Annotated[str, typer.Option(envvar="GITLAB_URL", help="Where GitLab is.")] = "",
+    url: Annotated[
+        str, typer.Option(help="Where GitLab is; or GITLAB_URL, or a file by GITLAB_URL_FILE.", show_default=False)
+    ] = "",
     token_file: Annotated[
         Path | None,
         typer.Option(envvar="GITLAB_TOKEN_FILE", help="File with the runner's authentication token; or GITLAB_TOKEN."),
@@ -51,6 +53,7 @@ def install(
     if check is not None:
         _check(check, warm)
         return
+    url = url or installing.address(os.environ)
     if not url:
         raise InstallError("--url (or GITLAB_URL) is needed: https://gitlab.example.com.")
     setup = installing.Setup(url, name, limit=concurrency, socket=socket)

@@ -435,6 +435,16 @@ def _replace(file: Path, text: str) -> None:
         raise InstallError(f"{file} cannot be written: {error.strerror}.") from error
 
 
+def address(environment: Mapping[str, str]) -> str:
+    """Return where GitLab is, from the file GITLAB_URL_FILE or from GITLAB_URL; empty where neither says.
+
+    Errors: InstallError.
+    """
+    if file := environment.get("GITLAB_URL_FILE"):
+        return (_read(Path(file)) or "").strip()
+    return environment.get("GITLAB_URL", "")
+
+
 def token(environment: Mapping[str, str], file: Path | None) -> str:
     """Return the runner's authentication token, from a file or from GITLAB_TOKEN. Errors: InstallError."""
     if file is not None:

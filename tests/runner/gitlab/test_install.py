@@ -286,6 +286,16 @@ def test_the_command_never_prints_the_token(tmp_path: Path) -> None:
     assert "Set limit = 1" in checked.output
 
 
+def test_the_address_comes_from_a_file_first(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("https://of-the-file.example\n")
+    assert install.address({}) == ""
+    assert install.address({"GITLAB_URL": "https://x.example"}) == "https://x.example"
+    both = {"GITLAB_URL": "https://x.example", "GITLAB_URL_FILE": str(tmp_path / "url")}
+    assert install.address(both) == "https://of-the-file.example"
+    ran = CliRunner().invoke(app, ["install"], env=both)
+    assert 'url = "https://of-the-file.example"' in ran.output
+
+
 def test_the_token_comes_from_a_file_first(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("glrt-from-the-file\n")
     assert install.token({"GITLAB_TOKEN": "glrt-x"}, tmp_path / "token") == "glrt-from-the-file"
