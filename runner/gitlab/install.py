@@ -39,6 +39,8 @@ LEAST_GRACEFUL_KILL: Final = 30
 PREPARE: Final = 3600
 #: The first two of these.
 LEAST_PREPARE: Final = 900
+#: And for `config` and `cleanup`, which may wait for a runner that restarts.
+BRIEF: Final = 60
 _GLOBAL: Final = """\
 concurrent = {limit}            # jobs at once, of all runners in this file
 check_interval = 3
@@ -146,8 +148,8 @@ def block(setup: Setup) -> str:
 {_hooks(setup)}
     # `prepare` gives up waiting for a sandbox by itself after a quarter of an hour; the rest is for the job's images.
     prepare_exec_timeout = {PREPARE}
-    config_exec_timeout = 60
-    cleanup_exec_timeout = 60     # it returns at once: the runner does the work after it
+    config_exec_timeout = {BRIEF}
+    cleanup_exec_timeout = {BRIEF}     # it returns at once: the runner does the work after it
     # After a cancel: a stage ends within `--gitlab-grace` and some seconds, at most this. gitlab-runner's own 600 is
     # longer than the 300 after which it starts `cleanup` beside a stage that still runs.
     graceful_kill_timeout = {GRACEFUL_KILL}
@@ -156,6 +158,9 @@ def block(setup: Setup) -> str:
   # GIT_CLONE_PATH works. A job has its sandbox to itself, so it cannot take another one's folder.
   [runners.custom_build_dir]
     enabled = true
+
+  # Caches are kept by the runner (`gitlab.cache` in its configuration), between jobs of one project. For those of
+  # several hosts, an object store: a [runners.cache] here, as for any executor; sandboxes have to reach it.
 {_end(setup.name)}
 """
 
@@ -354,6 +359,10 @@ def _check_custom(name: str, custom: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(what, f"Set graceful_kill_timeout = {GRACEFUL_KILL}.")
     if _number(custom, "force_kill_timeout", FORCE_KILL) > 60:
         yield Finding(f"{name} has a force_kill_timeout above a minute.", f"Set force_kill_timeout = {FORCE_KILL}.")
+    for hook in ("config", "cleanup"):
+        if _number(custom, f"{hook}_exec_timeout", BRIEF) < BRIEF:
+            what = f"{name} gives `{hook}` less time than it may wait for a runner that restarts."
+            yield Finding(what, f"Set {hook}_exec_timeout = {BRIEF}.")
     if _number(custom, "prepare_exec_timeout", PREPARE) < LEAST_PREPARE:
         what = f"{name} gives `prepare` less time than it may wait for a sandbox ({LEAST_PREPARE} seconds)."
         yield Finding(what, f"Set prepare_exec_timeout = {PREPARE}.")

@@ -228,6 +228,8 @@ def test_a_runner_of_that_name_which_is_not_ours_is_not_touched(tmp_path: Path) 
         (lambda d: d["runners"][0]["custom"].pop("graceful_kill_timeout"), "graceful_kill_timeout = 600"),
         (lambda d: d["runners"][0]["custom"].update(force_kill_timeout=600), "force_kill_timeout above"),
         (lambda d: d["runners"][0]["custom"].update(prepare_exec_timeout=240), "less time than it may wait"),
+        (lambda d: d["runners"][0]["custom"].update(config_exec_timeout=20), "gives `config` less time"),
+        (lambda d: d["runners"][0]["custom"].update(cleanup_exec_timeout=5), "gives `cleanup` less time"),
         (lambda d: d["runners"][0]["custom"].update(graceful_kill_timeout=10), "may take longer to end"),
         (lambda d: d.pop("shutdown_timeout"), "shutdown_timeout is below a minute"),
         (lambda d: d.update(concurrent=1), "concurrent = 1 allows fewer jobs"),
