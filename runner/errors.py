@@ -23,8 +23,10 @@
     │   ├── InstallError         gitlab-runner's configuration cannot be made, read or written
     │   └── ResponseError        the job response cannot be read
     └── ServiceError             the service cannot do what was asked
-        ├── StateError           its state cannot be read, written or moved like that
-        ├── BusyError            too many jobs wait
+        ├── StateError           its state cannot be read or written
+        │   ├── StateBusyError   another program holds it: asking again helps
+        │   └── IllegalMoveError a job cannot move like that, which is a defect
+        ├── BusyError            too much waits
         ├── RequestReusedError   a client's name for one submission was used for another one
         ├── WrongModeError       it is on its way out, and cannot do something else
         └── StoppingError        it is stopping and takes no more jobs
@@ -134,6 +136,10 @@ class ServiceError(RunnerError):
 
 class StateError(ServiceError):
     """The service's state cannot be read or written."""
+
+
+class StateBusyError(StateError):
+    """Another program holds the service's state for now. Asking again helps."""
 
 
 class IllegalMoveError(StateError):

@@ -20,6 +20,7 @@ from runner.errors import (
     LeaseUnreachableError,
     RequestReusedError,
     RunnerError,
+    StateBusyError,
     StoppingError,
     WrongModeError,
 )
@@ -32,6 +33,7 @@ _STATUS: Final = {
     StoppingError: HTTPStatus.SERVICE_UNAVAILABLE,
     RequestReusedError: HTTPStatus.CONFLICT,
     WrongModeError: HTTPStatus.CONFLICT,
+    StateBusyError: HTTPStatus.SERVICE_UNAVAILABLE,
     IllegalMoveError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 

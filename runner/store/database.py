@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from runner.errors import StateError
+from runner.errors import StateBusyError, StateError
 from runner.store.migrations import MIGRATIONS
 
 #: Says in the file's header whose it is: `runn`.
@@ -144,12 +144,16 @@ def told(purpose: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise StateError(f"{purpose}: {_cause(error)}") from error
+        busy = _name(error).startswith("SQLITE_BUSY")
+        raise (StateBusyError if busy else StateError)(f"{purpose}: {_cause(error)}") from error
     except OSError as error:
         raise StateError(f"{purpose}: {error.strerror}. Look at the state folder.") from error
 
 
 def _cause(error: sqlite3.Error) -> str:
-    name = getattr(error, "sqlite_errorname", "")
-    known = [cause for kind, cause in _CAUSES.items() if name.startswith(kind)]
+    known = [cause for kind, cause in _CAUSES.items() if _name(error).startswith(kind)]
     return known[0] if known else f"{error}. This is a defect; please report it."
+
+
+def _name(error: sqlite3.Error) -> str:
+    return str(getattr(error, "sqlite_errorname", ""))

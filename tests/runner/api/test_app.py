@@ -56,7 +56,7 @@ async def test_a_job_that_cannot_be_kept_is_refused_with_the_cause_and_the_next_
     async with client(service, tmp_path) as api:
         with locked(tmp_path):
             answer = await api.post("/v1/jobs", json={"script": "true"})
-    assert answer.status_code == 507
+    assert answer.status_code == 503
     assert answer.json()["detail"].startswith("The job cannot be kept: Another program holds the database locked.")
 
 
