@@ -88,21 +88,19 @@ def _run_container() -> None:
         _docker("DELETE", f"/images/{image}")
 
 
-class _BusyError(ValueError):
-    """The inner Docker Engine is at it already, as with a `docker run --rm` whose process has just been ended."""
-
-
 def _clean_docker(deadline: float, build_cache: int) -> None:
     """Remove what jobs leave in inner Docker; images stay, they are the next job's cache."""
     while (listed := _docker("GET", "/containers/json?all=1")) != b"[]":
-        containers = _parsed(listed)
-        for container in containers:
+        refusal = None
+        for container in _parsed(listed):
             try:
                 _docker("DELETE", f"/containers/{_quoted(container['Id'])}?force=1&v=1")
-            except _BusyError:
-                continue
+            except ValueError as error:
+                # Its process has just been ended from outside: with `docker run --rm` it is being removed already, and
+                # with `--restart` it is started again at the moment, and cannot be ended.
+                refusal = error
         if time.monotonic() > deadline:
-            raise ValueError(f"{len(containers)} containers would not go")
+            raise refusal or ValueError("containers came again and again")
         time.sleep(0.02)
     # By name and not by prune: with an argument that differs between versions, prune leaves named volumes alone.
     listed = _docker("GET", "/volumes")
@@ -155,6 +153,5 @@ def _docker(method: str, path: str, seconds: float = CALL_SECONDS, body: bytes =
     head, _, said = answer.partition(b"\r\n\r\n")
     status = int(head.split(b" ", 2)[1])
     if status >= 400 and status != 404:
-        kind = _BusyError if status == 409 else ValueError
-        raise kind(f"{method} {path} was answered with {status}: {said[:200].strip().decode(errors='replace')}")
+        raise ValueError(f"{method} {path} was answered with {status}: {said[:200].strip().decode(errors='replace')}")
     return said.strip().rpartition(b"\n")[2]
