@@ -35,6 +35,8 @@ class Config:
     cleanup_timeout: float = 60.0  # 3600
     retry_pause: float = 0.0  # 3
     finish_timeout: float = 10.0  # 300: how long a cancelled stage is waited for before cleanup
+    piped_scripts: bool = False
+    """Whether scripts have the shape that they had up to 19.0."""
     output_limit: int = 4 * 1024 * 1024
     temp: Path = Path(tempfile.gettempdir())
 
@@ -140,7 +142,7 @@ class Executor:
             project = f"simulated/0/{project}"
         folders = Folders(document["builds_dir"], document["cache_dir"], project)
         self._build.variables = Variables(self._build.job, folders)
-        self.scripts = Scripts(self._build.job, folders, self._build.variables)
+        self.scripts = Scripts(self._build.job, folders, self._build.variables, piped=self._build.config.piped_scripts)
 
     async def run(self, stage: str, scope: Scope) -> bool:
         """Run a stage. False when it has nothing to do; raises JobFailedError."""

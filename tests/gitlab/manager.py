@@ -11,8 +11,8 @@ documentation. It is a fake at a seam, so this is what it leaves out:
   of vaults. In the exit code file, that there is none before 17.9.
 - Of signals to the manager, QUIT (no more jobs), a second TERM (the end at once), and `shutdown_timeout`: 30 s after
   TERM the real one is gone, whatever cleanup_exec does.
-- The scripts up to 19.0, which are piped into `eval`; those here have the shape of 19.3. Submodules, LFS, and what
-  FF_ENABLE_JOB_CLEANUP adds.
+- Of the scripts, colours, sections, and what FF_ENABLE_JOB_CLEANUP adds. They have the shape of 19.3, or, if the
+  configuration says so, that of 19.0 and before.
 - Interactive terminals, `run:` with steps, and more than one job of a manager.
 
 By hand, with the hooks of config.toml's shape given as one program that takes the hook's name first:

@@ -27,12 +27,14 @@ def quote(text: str) -> str:
     return f"$'{plain}'"
 
 
-def whole(body: str) -> bytes:
-    """The file that run_exec is given."""
+def whole(body: str, *, piped: bool = False) -> bytes:
+    """The file that run_exec is given; `piped` as up to 19.0, with a trap that does not do what it was meant to do."""
+    trap = "trap exit 1 TERM" if piped else "trap 'exit 1' TERM"
+    run = f": | eval {quote(body)}" if piped else f"({trap}; eval {quote(body)}) < /dev/null"
     return (
-        "#!/usr/bin/env bash\n\ntrap 'exit 1' TERM\n\n"
+        f"#!/usr/bin/env bash\n\n{trap}\n\n"
         'case "$(set -o)" in *pipefail*) set -o pipefail;; esac; set -o errexit\nset +o noclobber\n'
-        f"(trap 'exit 1' TERM; eval {quote(body)}) < /dev/null\nexit 0\n"
+        f"{run}\nexit 0\n"
     ).encode()
 
 
@@ -44,12 +46,14 @@ class Scripts:
     folders: Folders
     variables: Variables
     host: str = "simulated-manager"
+    piped: bool = False
+    """As `whole` has it."""
     failed: bool = field(default=False)
 
     def script(self, stage: str) -> bytes | None:
         """The script of a stage, or None when gitlab-runner would not call run_exec for it."""
         lines = self._lines(stage)
-        return None if lines is None else whole("\n".join([*self._prelude(stage), *lines, ""]))
+        return None if lines is None else whole("\n".join([*self._prelude(stage), *lines, ""]), piped=self.piped)
 
     def _lines(self, stage: str) -> list[str] | None:
         known = {

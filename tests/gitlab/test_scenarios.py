@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,14 @@ SCENARIOS = list(load())
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=[scenario.name for scenario in SCENARIOS])
 def test_scenario(scenario: Scenario, installation: Installation) -> None:
     scenario.run(installation.config, installation.actions, installation.settle)
+
+
+@pytest.mark.parametrize("name", ["success", "exit_code", "cancel_silent", "cancel_ignores_term"])
+def test_scenario_with_the_scripts_of_older_gitlab_runners(name: str, installation: Installation) -> None:
+    for scenario in SCENARIOS:
+        if scenario.name.partition("@")[0] == name:
+            config = replace(installation.config, piped_scripts=True)
+            scenario.run(config, installation.actions, installation.settle)
 
 
 def test_a_killed_manager_s_job_is_swept(installation: Installation) -> None:
