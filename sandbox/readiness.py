@@ -28,6 +28,8 @@ _MAX_RECEIVED = 512 * 1024
 _TOO_LATE = "It did not finish its answer to the probe in time."
 _CONNECT_TRY = 1.0
 _CONNECT_RETRY = 0.02
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+"""Seconds of silence before the kernel asks whether the other end is there, between two questions, and how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,10 @@ def connect(address: str, deadline: float, patience: Patience | None = None) -> 
         else:
             # A login is small messages, some of them two in a row: the second would wait 40 ms for word of the first.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # The other end may be gone without a word, and who only waits for an answer would wait to the deadline.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEPALIVE.items():
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
             return sock
         patience()
         time.sleep(_CONNECT_RETRY)  # nothing tells when another machine's port opens

@@ -174,6 +174,18 @@ def test_with_patience_it_is_tried_until_somebody_listens() -> None:
         assert len(tries) == 3
 
 
+def test_the_kernel_asks_whether_a_silent_end_is_still_there() -> None:
+    """The trap: a proof whose connection had been cut at the other end alone waited two minutes for an answer."""
+    with (
+        socket.create_server(("127.0.0.124", 22)),
+        readiness.connect("127.0.0.124", time.monotonic() + LONG) as connection,
+    ):
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        asks = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        idle, interval, count = (connection.getsockopt(socket.IPPROTO_TCP, option) for option in asks)
+        assert idle + interval * count <= 20
+
+
 def test_patience_can_end_the_wait() -> None:
     def patience() -> None:
         raise SandboxFault(Fault.STOPPED, "Its container is not running.")
