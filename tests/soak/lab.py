@@ -229,8 +229,11 @@ class Lab:
         return [Held.of(self.runner.process.pid), Held.of(self.keeper.process.pid)]
 
     def on_the_newest_image(self) -> bool:
-        """Whether every sandbox is made from what the image's name means now."""
-        return {container.attrs["ImageID"] for container in self._sandboxes()} == {self.images[-1]}
+        """Whether each idle sandbox is made from what the image's name means now. The runner may hold one, too."""
+        listed = self.keeper.client.listing().sandboxes
+        idle = {sandbox.name for sandbox in listed if sandbox.state is State.READY}
+        images = {box.attrs["ImageID"] for box in self._sandboxes() if box.attrs["Names"][0].lstrip("/") in idle}
+        return images == {self.images[-1]}
 
 
 ACTS: Final[Mapping[Fault, Callable[[Lab], None]]] = {

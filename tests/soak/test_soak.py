@@ -66,7 +66,7 @@ def test_nothing_is_lost_started_twice_or_left_whatever_breaks(lab: Lab, docker_
     print(report(jobs, lab.struck, time.monotonic() - begin))
     assert complaints(jobs, lab.struck) == [], f"Again: SOAK_SEED={SEED} make soak"
     assert set(lab.struck) == set(Fault)
-    until("all sandboxes are made from the newest image", lab.on_the_newest_image, CALM)
+    until("idle sandboxes are made from the newest image", lab.on_the_newest_image, CALM)
     lab.upgrade_runner()
     lab.settle()
     before, rules = lab.held(), len(rules_of(lab.keeper.client.listing().installation))
