@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import signal
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,7 +22,6 @@ _events = Events(__name__)
 
 #: Seconds that followers of a log have to read its end when the service stops.
 LAST_READS = 5
-_STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class _Server(uvicorn.Server):
@@ -135,13 +135,15 @@ def _time_is_over(service: Works, seconds: float) -> None:
 def _handle_signals(service: Works) -> None:
     loop = asyncio.get_running_loop()
 
-    def stop() -> None:
-        """Only a second signal ends what runs: a stop by command, or by time, before the first meant nobody's job."""
-        service.stop()
-        for number in _STOPS:
-            loop.add_signal_handler(number, service.abort, "it was told twice to stop.")
+    earlier = itertools.count()  # signals alone: who stopped it by command, or by time, meant nobody's job
 
-    for number in _STOPS:
-        loop.add_signal_handler(number, stop)
+    def stop_or_abort() -> None:
+        if next(earlier):
+            service.abort("it was told twice to stop.")
+        else:
+            service.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop_or_abort)
     loop.add_signal_handler(signal.SIGQUIT, service.abort, "it was told to stop at once.")
     loop.add_signal_handler(signal.SIGUSR1, service.detach)
