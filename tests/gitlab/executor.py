@@ -34,6 +34,11 @@ class Config:
     prepare_timeout: float = 60.0  # 3600
     cleanup_timeout: float = 60.0  # 3600
     retry_pause: float = 0.0  # 3
+    update_interval: float = (
+        0.0  # 3: how often GitLab is sent what is new in the log, and answers what became of the job
+    )
+    keep_alive: float = 0.0  # 30: how often it is asked that while nothing is new
+    shutdown_timeout: float = 30.0  # how long the process of a manager is there after TERM
     finish_timeout: float = 10.0  # 300: how long a cancelled stage is waited for before cleanup
     piped_scripts: bool = False
     """Whether scripts have the shape that they had up to 19.0."""
@@ -188,8 +193,15 @@ class Executor:
             "BUILD_EXIT_CODE_FILE": str(file),
             "JOB_RESPONSE_FILE": str(self.folder / "response.json"),
             **self._job_env,
+            "CUSTOM_ENV_CI_JOB_SERVICES": self._services(),
             **{f"CUSTOM_ENV_{v['key']}": v["value"] for v in self._build.variables.values()},
         }
+
+    def _services(self) -> str:
+        """With the first alias only."""
+        services = self._build.job["services"] or ()
+        keys = ("name", "alias", "entrypoint", "command")
+        return json.dumps([{key: service.get(key) for key in keys} for service in services]) if services else ""
 
     def _judge(self, ended: hook.Call) -> None:
         """What an exit code means; the file with the script's own code is never cleared by the build."""

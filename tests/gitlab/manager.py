@@ -3,14 +3,12 @@
 It follows gitlab-runner's code and what the real binary (17.9 and 19.4) was seen to do, where that differs from its
 documentation. It is a fake at a seam, so this is what it leaves out:
 
-- GitLab itself: a job comes from a file, and a cancel from `Manager.status`, at once. A silent job's real manager hears
-  of it after up to 30 s.
+- GitLab itself: a job comes from a file, and a cancel from `Manager.status`. It is heard of as late as by the real one
+  only where the configuration says so, as tests cannot wait for that.
 - Of the log, the masking of a secret while it is written (it is masked at the end) and time stamps.
 - The pauses between attempts. Graces are settings, because tests cannot wait for minutes.
-- In the environment, CUSTOM_ENV_CI_JOB_SERVICES, most of the feature flags, `environment` of config.toml, and secrets
-  of vaults. In the exit code file, that there is none before 17.9.
-- Of signals to the manager, QUIT (no more jobs), a second TERM (the end at once), and `shutdown_timeout`: 30 s after
-  TERM the real one is gone, whatever cleanup_exec does.
+- In the environment, most of the feature flags, `environment` of config.toml, and secrets of vaults. In the exit code
+  file, that there is none before 17.9.
 - Of the scripts, colours, sections, and what FF_ENABLE_JOB_CLEANUP adds. They have the shape of 19.3, or, if the
   configuration says so, that of 19.0 and before.
 - Interactive terminals, `run:` with steps, and more than one job of a manager.
@@ -23,6 +21,8 @@ By hand, with the hooks of config.toml's shape given as one program that takes t
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import os
 import signal
@@ -89,7 +89,22 @@ class Manager(Build):
         self._left: asyncio.Future[None] | None = None
 
     def status(self, status: Status) -> None:
-        """What GitLab says to an update of the log: `canceling` ends what the phase says, the others everything."""
+        """What GitLab says from now on: heard of with the next update of the log, or, of a silent job, much later."""
+        if self.config.keep_alive:
+            self._hearing = asyncio.get_running_loop().create_task(self._hear(status))
+        else:
+            self._obey(status)
+
+    async def _hear(self, status: Status) -> None:
+        news = asyncio.Event()
+        self.log.watchers.append(lambda _: news.set())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(news.wait(), self.config.keep_alive)
+            await asyncio.sleep(self.config.update_interval)
+        self._obey(status)
+
+    def _obey(self, status: Status) -> None:
+        """`canceling` ends what the phase says, the others everything."""
         assert self._scope is not None
         if status is not Status.CANCELING or self._phase is Phase.BEFORE:
             self._end(JobFailedError("job_canceled", "canceled"))
@@ -271,10 +286,20 @@ def _seconds(text: str) -> float | None:
 
 
 async def _by_hand(job: Mapping[str, Any], hooks: Sequence[str]) -> Result:
-    manager = Manager(Config(hooks), job)
+    manager, loop = Manager(Config(hooks), job), asyncio.get_running_loop()
     manager.log.watchers.append(lambda data: os.write(sys.stdout.fileno(), data))
+    earlier = itertools.count()
+
+    def stop() -> None:
+        """A second signal, or `shutdown_timeout` after the first, and the process is gone, whatever hooks still do."""
+        if next(earlier):
+            os._exit(1)
+        manager.terminate()
+        loop.call_later(manager.config.shutdown_timeout, os._exit, 1)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, manager.terminate)
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGQUIT, lambda: None)  # no more jobs: this one is the last anyway
     return await manager.run()
 
 

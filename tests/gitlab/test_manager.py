@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -293,6 +294,28 @@ def test_canceling_in_the_script_ends_that_stage_and_the_rest_still_runs(lab: La
     assert names(result)[-5:] == rest
 
 
+def test_a_silent_job_hears_of_its_cancel_later_than_one_that_talks(lab: Lab) -> None:
+    cancel = when(b"going\n", lambda manager: manager.status(Status.CANCELED))
+
+    def seconds(script: str, keep_alive: float) -> float:
+        lab.config = replace(lab.config, update_interval=0.05, keep_alive=keep_alive)
+        begin = time.monotonic()
+        assert lab.run([script], prepare=cancel).status == "canceled"
+        return time.monotonic() - begin
+
+    assert seconds("echo going; for i in $(seq 3000); do sleep 0.02; done", 1.0) >= 1.0
+    assert seconds("echo going; for i in $(seq 3000); do echo $i; sleep 0.02; done", 60.0) < 30
+
+
+def test_services_are_told_to_every_hook_by_their_first_alias(lab: Lab) -> None:
+    lab.hooks(config=f'echo "$CUSTOM_ENV_CI_JOB_SERVICES" > $NOTES/services; exec {BASH_HOOKS} "$@"')
+    lab.run(["true"])
+    assert lab.noted("services") == [""]
+    lab.run(["true"], services=[{"name": "redis:7", "alias": "cache"}])
+    told = {"name": "redis:7", "alias": "cache", "entrypoint": None, "command": None}
+    assert json.loads(lab.noted("services")[0]) == [told]
+
+
 def test_canceling_before_the_script_ends_the_job(lab: Lab) -> None:
     cancel = when(b"Skipping Git", lambda manager: manager.status(Status.CANCELING))
     lab.hooks(run=f'{BASH_HOOKS} "$@"; [ $3 != get_sources ] || for i in $(seq 3000); do sleep 0.02; done')
@@ -383,6 +406,20 @@ def test_by_hand_and_term(lab: Lab) -> None:
     assert process.returncode == 1
     assert json.loads(told)["reason"] == "runner_interrupted"
     assert json.loads(told)["stages"][-1] == ["cleanup", 0]
+
+
+def test_by_hand_a_second_term_leaves_the_hooks_alone(lab: Lab) -> None:
+    lab.hooks(cleanup="echo $$ > $NOTES/pid; exec sleep 300")
+    (lab.notes / "job.json").write_text(json.dumps({"variables": [NO_SOURCES], "steps": []}))
+    command = [sys.executable, "-m", "tests.gitlab.manager", str(lab.notes / "job.json"), "--", *lab.config.hooks]
+    with subprocess.Popen(command, env=dict(lab.config.environment), stdout=subprocess.DEVNULL) as manager:
+        pid = lab.notes / "pid"
+        until("cleanup runs", lambda: pid.exists() and bool(pid.read_text().strip()))
+        manager.send_signal(signal.SIGQUIT)
+        manager.send_signal(signal.SIGTERM)
+        manager.send_signal(signal.SIGINT)
+        assert manager.wait(30) == 1
+    os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
