@@ -129,4 +129,4 @@ def test_nothing_is_left_of_one_that_hung() -> None:
     while (left := children.read_text()) and time.monotonic() < end:
         time.sleep(0.01)
     assert left == ""
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before  # what other tests left may go meanwhile

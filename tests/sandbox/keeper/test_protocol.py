@@ -4,7 +4,7 @@ import json
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sandbox.errors import Fault, ProtocolError
@@ -148,6 +148,7 @@ def test_a_wrong_request_is_refused_with_the_fields_name(line: bytes, field: str
 
 @given(st.binary(max_size=300))
 def test_garbage_is_a_protocol_error_to_the_keeper(line: bytes) -> None:
+    assume(not line.startswith(b'{"version":2,'))  # hypothesis tries what it finds in our code, such as a whole `ping`
     with pytest.raises(ProtocolError):
         protocol.decode_request(line)
 

@@ -11,7 +11,7 @@ from sandbox.errors import Fault, NotNow
 from sandbox.health import FreshUnfit
 from sandbox.keeper import protocol
 from sandbox.state import State
-from tests.sandbox.keeper.conftest import World
+from tests.sandbox.keeper.conftest import Host, World
 
 
 def wedge(world: World) -> None:
@@ -70,10 +70,10 @@ def test_a_change_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -
     assert caplog.text.count("the host is well") == 1
 
 
-def test_a_creation_that_meets_a_defect_blocks_no_other(make: Callable[..., World]) -> None:
+def test_a_creation_that_meets_a_defect_blocks_no_other(make: Callable[..., World], host: Host) -> None:
     """The trap: a creation whose end nobody told would count as under way for ever."""
+    host.on_build = lambda: 1 // 0  # before there is a keeper, which is quick
     world = make()
-    world.host.on_build = lambda: 1 // 0
     world.wait_for_condemned(Fault.KEEPER_DEFECT)
     world.host.on_build = lambda: None
     assert world.lend().sandbox == world.host.made[-1]
