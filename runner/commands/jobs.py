@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
@@ -90,10 +90,7 @@ def list_jobs(
     """List the newest jobs."""
     with client() as service:
         jobs = service.jobs(limit, state)
-    if as_json:
-        print(json.dumps(jobs))
-        return
-    table(["JOB", "STATE", "OUTCOME", "TRUST KEY", "SUBMITTED"], map(_row, jobs))
+    tell_all(jobs, ["JOB", "STATE", "OUTCOME", "TRUST KEY", "SUBMITTED"], _row, as_json=as_json)
 
 
 @app.command()
@@ -235,6 +232,14 @@ def _step(step: dict[str, Any]) -> list[str]:
 def when(seconds: float) -> str:
     """A time as people read it."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def tell_all(found: list[dict[str, Any]], head: list[str], row: Callable[[Any], list[str]], *, as_json: bool) -> None:
+    """Print what a service has many of: for a program as it came, for a person in columns."""
+    if as_json:
+        print(json.dumps(found))
+    else:
+        table(head, map(row, found))
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from runner.commands.jobs import AsJson, client, table, when
+from runner.commands.jobs import AsJson, client, tell_all, when
 
 app = typer.Typer()
 
@@ -46,10 +46,8 @@ def sandboxes(as_json: AsJson = False) -> None:
     """List the sandboxes that jobs may be given, and which job has one."""
     with client() as service:
         known = service.sandboxes()
-    if as_json:
-        print(json.dumps(known))
-        return
-    table(["SANDBOX", "PROFILE", "STATE", "SECONDS", "TRUST KEY", "JOB", "REASON"], map(_sandbox, known))
+    head = ["SANDBOX", "PROFILE", "STATE", "SECONDS", "TRUST KEY", "JOB", "REASON"]
+    tell_all(known, head, _sandbox, as_json=as_json)
 
 
 def _sandbox(one: dict[str, Any]) -> list[str]:
@@ -63,10 +61,7 @@ def webhooks(as_json: AsJson = False) -> None:
     """List the webhook messages that their receivers have not accepted."""
     with client() as service:
         messages = service.webhooks()
-    if as_json:
-        print(json.dumps(messages))
-        return
-    table(["JOB", "RECEIVER", "TRIES", "AGAIN", "PROBLEM"], map(_message, messages))
+    tell_all(messages, ["JOB", "RECEIVER", "TRIES", "AGAIN", "PROBLEM"], _message, as_json=as_json)
 
 
 def _message(one: dict[str, Any]) -> list[str]:

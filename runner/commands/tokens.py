@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from runner.commands.jobs import AsJson, client, table, when
+from runner.commands.jobs import AsJson, client, tell_all, when
 
 app = typer.Typer(name="token", no_args_is_help=True, help="Tokens of the service's clients.")
 
@@ -30,14 +30,11 @@ def list_tokens(as_json: AsJson = False) -> None:
     """List the tokens."""
     with client() as service:
         tokens = service.tokens()
-    if as_json:
-        print(json.dumps(tokens))
-        return
-    rows = [
-        [token["id"], token["name"], " ".join(token["scopes"]), when(token["created"]), _end(token["expires"])]
-        for token in tokens
-    ]
-    table(["TOKEN", "NAME", "SCOPES", "CREATED", "EXPIRES"], rows)
+    tell_all(tokens, ["TOKEN", "NAME", "SCOPES", "CREATED", "EXPIRES"], _row, as_json=as_json)
+
+
+def _row(token: dict[str, Any]) -> list[str]:
+    return [token["id"], token["name"], " ".join(token["scopes"]), when(token["created"]), _end(token["expires"])]
 
 
 @app.command()

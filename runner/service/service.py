@@ -9,15 +9,7 @@ from dataclasses import replace
 from typing import Final, Self
 
 from runner import outcome as outcomes
-from runner.errors import (
-    BadJobError,
-    BusyError,
-    ConnectError,
-    DetachedError,
-    LogError,
-    StateError,
-    StoppingError,
-)
+from runner.errors import BadJobError, BusyError, ConnectError, DetachedError, LogError, StateError, StoppingError
 from runner.execution.attempt import OnEnd, OnStart, resume_attempt, run, run_attempt
 from runner.execution.cancellation import Cancellation, see_through
 from runner.execution.files.jobs import NO_FILES, JobFiles
