@@ -77,7 +77,7 @@ class Action(StrEnum):
     ENTERED = "entered"
     """A person goes into a held sandbox."""
     REMOVED_LATE = "removed_late"
-    """What the engine had finished after it was given up is gone."""
+    """What the engine had finished after it was given up is gone, or an earlier life's of no profile that there is."""
     REMOVAL_FAILED = "removal_failed"
     """Something could not be removed; it is tried again."""
     WALLS_PUT_BACK = "walls_put_back"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sandbox.errors import Fault, ProtocolError
 from sandbox.health import HostState
 from sandbox.inspection.judge import ReasonKind, VerdictKind
-from sandbox.keeper import protocol
+from sandbox.keeper import ping, protocol
 from sandbox.state import State
 
 TOKEN = "sesame-open-sesame-open"
@@ -148,7 +148,7 @@ def test_a_wrong_request_is_refused_with_the_fields_name(line: bytes, field: str
 
 @given(st.binary(max_size=300))
 def test_garbage_is_a_protocol_error_to_the_keeper(line: bytes) -> None:
-    assume(not line.startswith(b'{"version":2,'))  # hypothesis tries what it finds in our code, such as a whole `ping`
+    assume(line.strip() != ping.REQUEST.strip())  # hypothesis tries what it finds in our code, such as a whole request
     with pytest.raises(ProtocolError):
         protocol.decode_request(line)
 
