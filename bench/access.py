@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from runner.execution.lease import Access
 from runner.execution.options import DEFAULTS, Settings
+
+NETNS = os.environ.get("DOCKER_NETNS")
+WHERE = ["nsenter", f"--net={NETNS}"] if NETNS else []
+"""Where the engine's bridges are, and so whoever goes to a sandbox by itself must be."""
+
+
+def openssh(folder: Path, port: int, user: str, host_key: str, client_key: Path) -> list[str]:
+    """Return OpenSSH's client with all but the sandbox's address. Nothing of this user's own takes part.
+
+    The host key is pinned by a file that is written into `folder`.
+    """
+    known = folder / "known_hosts"
+    known.write_text(f"sandbox {host_key}")
+    options = (f"UserKnownHostsFile={known}", "HostKeyAlias=sandbox", "StrictHostKeyChecking=yes", "BatchMode=yes")
+    words = [word for option in options for word in ("-o", option)]
+    return ["ssh", "-F", "none", "-i", str(client_key), "-p", str(port), "-l", user, *words]
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.access import Target, parser
+from bench.access import Target, openssh, parser
 from runner.gitlab import hook
 from runner.gitlab.install import python_for_hooks
 from runner.gitlab.jobs import Jobs
@@ -125,24 +125,8 @@ def stages(target: Target, folder: Path, hooks: tuple[str, ...], rounds: int) ->
 
 def ssh(given: argparse.Namespace, folder: Path) -> list[str]:
     """Return the command of a fresh OpenSSH client that runs its input."""
-    known = folder / "known_hosts"
-    known.write_text(f"sandbox {given.host_key.read_text()}")
-    options = (f"UserKnownHostsFile={known}", "HostKeyAlias=sandbox", "StrictHostKeyChecking=yes")
-    words = [word for option in options for word in ("-o", option)]
-    return [
-        "ssh",
-        "-F",
-        "none",
-        "-i",
-        str(given.client_key),
-        "-p",
-        str(given.port),
-        *words,
-        "-l",
-        given.user,
-        given.host,
-        "bash",
-    ]
+    command = openssh(folder, given.port, given.user, given.host_key.read_text(), given.client_key)
+    return [*command, given.host, "bash"]
 
 
 def jobs(target: Target, folder: Path, hooks: tuple[str, ...], rounds: int) -> dict[str, list[float]]:

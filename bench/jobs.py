@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import statistics
@@ -28,6 +27,7 @@ from typing import Any
 
 import httpx
 
+from bench.access import WHERE, openssh
 from bench.recreate import DEADLINE, until
 from bench.stream import SANDBOXES, keeper
 from runner.execution.lease import new_token
@@ -156,13 +156,10 @@ def ssh_to(folder: Path, lease: KeeperLease) -> list[str]:
     access = lease.access
     with access.socket as connection:
         host, port = connection.getpeername()[:2]
-    key, hosts = folder / "client", folder / "known_hosts"
+    key = folder / "client"
     key.touch(mode=0o600)
     key.write_text(access.client_key)
-    hosts.write_text(f"sandbox {access.host_key}")
-    command = ["nsenter", f"--net={namespace}"] if (namespace := os.environ.get("DOCKER_NETNS")) else []
-    command += ["ssh", "-F", "none", "-i", str(key), "-p", str(port), "-l", access.user, "-o", "BatchMode=yes"]
-    return [*command, "-o", f"UserKnownHostsFile={hosts}", "-o", "HostKeyAlias=sandbox", host]
+    return [*WHERE, *openssh(folder, port, access.user, access.host_key, key), host]
 
 
 def followed(service: Runner) -> float:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.access import Target, parser
+from bench.access import Target, openssh, parser
 from runner.execution.attempt import run
 from runner.execution.cancellation import Cancellation
 from runner.execution.log import Log
@@ -53,11 +53,8 @@ def through_openssh(given: argparse.Namespace, megabytes: int, folder: Path) -> 
 
     Also removes what earlier rounds left in the sandbox, so that every round finds the same memory free.
     """
-    hosts, control = folder / "known_hosts", folder / "control"
-    hosts.write_text(f"sandbox {given.host_key.read_text()}")
-    command = ["ssh", "-F", "none", "-i", str(given.client_key), "-p", str(given.port), "-l", given.user]
-    for option in (f"UserKnownHostsFile={hosts}", "HostKeyAlias=sandbox", "BatchMode=yes", f"ControlPath={control}"):
-        command += ["-o", option]
+    command = openssh(folder, given.port, given.user, given.host_key.read_text(), given.client_key)
+    command += ["-o", f"ControlPath={folder / 'control'}"]
     subprocess.run(
         [*command, "-o", "ControlMaster=yes", "-o", "ControlPersist=60", given.host, f"rm -rf {given.attempts}/*"],
         check=True,

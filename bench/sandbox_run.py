@@ -20,15 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench import recreate
+from bench.access import WHERE
 from sandbox.errors import KeeperError
 from sandbox.keeper import places
 from sandbox.keeper.client import KeeperClient
 from sandbox.profile import Profile
 
 DEADLINE = 120.0
-NETNS = os.environ.get("DOCKER_NETNS")
-WHERE = ["nsenter", f"--net={NETNS}"] if NETNS else []
-"""Where the engine's bridges are, and so a keeper must be."""
 SANDBOX = [*WHERE, sys.executable, "-m", "sandbox.entry"]
 
 

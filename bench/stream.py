@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.access import WHERE
 from bench.recreate import DEADLINE, until
 from runner.execution.attempt import run_attempt
 from runner.execution.cancellation import Cancellation
@@ -39,9 +40,8 @@ PACES = {"back to back": 0.0, "a job every 0.6 s": 0.6}
 @contextmanager
 def keeper(folder: Path) -> Iterator[KeeperClient]:
     """A keeper of its own, with every sandbox ready."""
-    namespace = os.environ.get("DOCKER_NETNS")
-    command = ["nsenter", f"--net={namespace}"] if namespace else []
-    command += [
+    command = [
+        *WHERE,
         sys.executable,
         "-m",
         "sandbox.entry",
