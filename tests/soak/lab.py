@@ -26,7 +26,7 @@ from tests.crash.wire_cutter import Cut, WireCutter
 from tests.e2e.conftest import DEADLINE, until
 from tests.e2e.test_service import Service
 from tests.faults.engine_proxy import EngineProxy, Hold
-from tests.soak.plan import Fault, Strike, output, script
+from tests.soak.plan import Fault, Strike, output, script, trust_key
 from tests.soak.verdict import Seen
 
 #: Lines of a job's output: some jobs end between two faults, others are under way.
@@ -38,8 +38,9 @@ STALLED: Final = 3.0
 DRAINED: Final = 2.0
 #: What the keeper's image is called, and is built under anew.
 IMAGE: Final = "sandbox-soak-test:latest"
-#: Clients, each with a trust key of its own.
 CLIENTS: Final = 4
+#: How many jobs of its own a client lets wait.
+AHEAD: Final = 3
 #: Seconds for all jobs to come to their end when nothing breaks any more, and then for all sandboxes to be there: a
 #: removal that an engine loses sight of is tried again after 150.
 CALM: Final = 180.0
@@ -74,6 +75,8 @@ class Lab:
     seed: int
     #: By job id: its name and its lines.
     names: dict[str, tuple[str, int]] = field(default_factory=dict)
+    #: Those that have ended, as they were then.
+    ended: dict[str, Seen] = field(default_factory=dict)
     struck: list[Fault] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
 
@@ -89,8 +92,8 @@ class Lab:
             self._strike(strike)
         for client in clients:
             client.join(DEADLINE)
-        until("all jobs are finished", lambda: not self._unfinished(), CALM)
-        return [self._seen(job) for job in self.names]
+        until("all jobs have ended", self._all_have_ended, CALM)
+        return list(self.ended.values())
 
     def settle(self) -> None:
         """Wait until there are as many sandboxes as there should be. The runner may have one of them in advance."""
@@ -105,39 +108,48 @@ class Lab:
         """Submit jobs, at most a few ahead of the runner. An answer that is lost is asked for again."""
         chance = random.Random(self.seed * 1000 + client)
         number = len(self.names)
+        ahead: list[str] = []
         while time.monotonic() < end:
             name, lines = f"job-{client}-{number}", chance.randint(*LINES)
-            job = {"script": script(name, lines), "trust_key": f"client-{client}"}
+            job = {"script": script(name, lines), "trust_key": trust_key(client, chance)}
             answer = self._ask("POST", "/v1/jobs", json=job, headers={"Idempotency-Key": name})
             if answer is not None and answer.status_code == httpx.codes.ACCEPTED:
-                self.names[answer.json()["id"]] = name, lines
+                ahead.append(answer.json()["id"])
+                self.names[ahead[-1]] = name, lines
                 number += 1
-                self._wait_for_one(answer.json()["id"], end)
+            if len(ahead) == AHEAD:
+                self._wait_for(ahead.pop(0), end)
 
-    def _wait_for_one(self, job: str, end: float) -> None:
-        while time.monotonic() < end:
-            answer = self._ask("GET", f"/v1/jobs/{job}")
-            if answer is not None and answer.json().get("state") == "finished":
-                return
+    def _wait_for(self, job: str, end: float) -> None:
+        while time.monotonic() < end and not self._has_ended(job):
             time.sleep(0.02)
 
+    def _has_ended(self, job: str) -> bool:
+        if job not in self.ended:
+            answer = self._ask("GET", f"/v1/jobs/{job}")
+            if answer is None or answer.json()["state"] != "finished":
+                return False
+            log = self._ask("GET", f"/v1/jobs/{job}/log")
+            if log is None:
+                return False
+            name, lines = self.names[job]
+            ended = answer.json()["outcome"]["outcome"]
+            self.ended[job] = Seen(name, "finished", ended, log.content, output(name, lines))
+        return True
+
     def _ask(self, method: str, path: str, **more: object) -> httpx.Response | None:
-        """None while the runner is away."""
+        """None while the runner is away, or takes no more requests for the moment."""
         try:
-            return self.runner.api.request(method, path, **more)  # type: ignore[arg-type]
+            answer = self.runner.api.request(method, path, **more)  # type: ignore[arg-type]
         except httpx.TransportError:
+            answer = None
+        if answer is None or answer.status_code in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE):
             time.sleep(0.05)
             return None
+        return answer
 
-    def _unfinished(self) -> list[str]:
-        return [job for job in self.names if self.runner.show(job)["state"] != "finished"]
-
-    def _seen(self, job: str) -> Seen:
-        name, lines = self.names[job]
-        view = self.runner.show(job)
-        log = self.runner.api.get(f"/v1/jobs/{job}/log").content
-        outcome = view["outcome"]["outcome"] if view["outcome"] else None
-        return Seen(name, view["state"], outcome, log, output(name, lines))
+    def _all_have_ended(self) -> bool:
+        return all(self._has_ended(job) for job in self.names)
 
     # -- what happens ---------------------------------------------------------------------------------------------
 

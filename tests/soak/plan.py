@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +35,12 @@ class Strike:
 
 #: Seconds between two faults: jobs come to an end in between, and a minute has all of them.
 PAUSE: Final = (3.0, 5.9)
+#: Clients share as many trust keys as there are sandboxes: another key costs a new sandbox.
+TEAMS: Final = 2
+#: How often a job is of another key.
+VISITS: Final = 0.01
+#: What each line of a job has in it follows from the line before.
+START, FACTOR, MASK = 1, 1103515245, 0x7FFFFFFF
 #: How many jobs a fault may cost: the one whose sandbox it takes. Those that are not here may cost none.
 COSTS: Final[Mapping[Fault, int]] = {Fault.REMOVE_SANDBOX: 1, Fault.WRECK_SANDBOX: 1}
 
@@ -53,15 +58,27 @@ def schedule(seed: int, seconds: float) -> Iterator[Strike]:
 
 
 def script(name: str, lines: int) -> str:
-    """Return a script that says once that it began, and then what `output` knows."""
+    """Return a script that says once that it began, and then what `output` knows. It starts no program."""
     return (
         f"echo begin {name}\n"
-        f'for n in $(seq {lines}); do echo "{name} $n $(printf %s {name}$n | sha256sum | cut -c1-64)"; done\n'
+        f"sum={START}\n"
+        f"for ((n = 1; n <= {lines}; n++)); do\n"
+        f"  sum=$(((sum * {FACTOR} + n) & {MASK}))\n"
+        f'  echo "{name} $n $sum"\n'
+        "done\n"
         f"echo end {name}\n"
     )
 
 
 def output(name: str, lines: int) -> bytes:
     """Return all that the script writes."""
-    middle = "".join(f"{name} {n} {hashlib.sha256(f'{name}{n}'.encode()).hexdigest()}\n" for n in range(1, lines + 1))
+    middle, value = "", START
+    for n in range(1, lines + 1):
+        value = (value * FACTOR + n) & MASK
+        middle += f"{name} {n} {value}\n"
     return f"begin {name}\n{middle}end {name}\n".encode()
+
+
+def trust_key(client: int, chance: random.Random) -> str:
+    """Return whose a client's next job is: its team's, and now and then one of its own, which needs a fresh sandbox."""
+    return f"visitor-{client}" if chance.random() < VISITS else f"team-{client % TEAMS}"
