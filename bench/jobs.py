@@ -1,5 +1,5 @@
-"""The service from end to end: trivial jobs per second by several clients, a large log followed over HTTP, and the
-memory of `runner serve`, at rest and with 50 followers of one log.
+"""The service from end to end: trivial jobs per second by several clients, how jobs that wait grow in number with the
+sandboxes, a large log followed over HTTP, and the memory of `runner serve`, at rest and with 50 followers of one log.
 
     python -m bench.jobs [JOBS]
 
@@ -38,6 +38,8 @@ from tests.web import answers
 
 CLIENTS, FOLLOWERS = 4, 50
 LOGINS, LOGINS_OF_A_JOB = 100, 2
+#: A job that leaves the processor to others, as most do for most of their time; and how many of them.
+WAITING, WAITING_JOBS = "sleep 0.5", 24
 #: The goal, in jobs per second on two cores.
 GOAL = 60
 #: And in MiB, with its followers.
@@ -81,16 +83,27 @@ class Runner:
         view: dict[str, Any] = self.api.get(f"/v1/jobs/{job}").json()
         assert view["state"] == "finished", view
 
+    def read_log(self, job: str) -> int:
+        """Return the size of a log and its header, followed by a reader that costs next to nothing, as OpenSSH's is."""
+        url = self.api.base_url
+        buffer, size = bytearray(1024 * 1024), 0
+        with socket.create_connection((url.host, url.port), timeout=DEADLINE) as connection:
+            asked = f"GET /v1/jobs/{job}/log?follow=true HTTP/1.0\r\nAuthorization: {self.api.headers['Authorization']}"
+            connection.sendall(f"{asked}\r\n\r\n".encode())
+            while count := connection.recv_into(buffer):
+                size += count
+        return size
+
 
 @contextmanager
-def runner(folder: Path) -> Iterator[Runner]:
-    """A service on a keeper of its own."""
+def runner(folder: Path, slots: int = SANDBOXES) -> Iterator[Runner]:
+    """A service on a keeper of its own, which takes so many jobs at once."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [str(Path(sys.executable).with_name("runner")), "serve", "--listen", f"127.0.0.1:{port}"]
     command += ["--state", f"{folder}/state", "--keeper", f"{folder}/run/{SOCKET_IN_RUN_FOLDER}"]
     with (folder / "runner.log").open("wb") as log:
-        process = subprocess.Popen([*command, "--slots", str(SANDBOXES)], stderr=log)
+        process = subprocess.Popen([*command, "--slots", str(slots)], stderr=log)
     try:
         until(lambda: answers(f"http://127.0.0.1:{port}/ready"))
         yield Runner(folder, port, process)
@@ -100,13 +113,22 @@ def runner(folder: Path) -> Iterator[Runner]:
         process.wait(DEADLINE)
 
 
-def throughput(service: Runner, jobs: int) -> float:
+def throughput(service: Runner, jobs: int, script: str = "true") -> float:
     """Return the jobs per second, from the first submission to the last end."""
     began = time.monotonic()
     with ThreadPoolExecutor(CLIENTS) as clients:
-        ids = list(clients.map(lambda _: service.submit("true"), range(jobs)))
+        ids = list(clients.map(lambda _: service.submit(script), range(jobs)))
         list(clients.map(service.finish, ids))
     return jobs / (time.monotonic() - began)
+
+
+def growth(folder: Path) -> float:
+    """Return how many times as many jobs that wait are done on all sandboxes as on one."""
+    rates = []
+    for slots in (1, SANDBOXES):
+        with runner(folder, slots) as service:
+            rates.append(throughput(service, WAITING_JOBS, WAITING))
+    return rates[1] / rates[0]
 
 
 def logins(ssh: list[str]) -> float:
@@ -129,10 +151,7 @@ def log_by_http(service: Runner) -> float:
     """Return MB/s of the same as a job's log, from the submission to its end."""
     began = time.monotonic()
     job = service.submit(LARGE_LOG)
-    plain = {"Accept-Encoding": "identity"}
-    with service.api.stream("GET", f"/v1/jobs/{job}/log", params={"follow": "true"}, headers=plain) as log:
-        size = sum(len(piece) for piece in log.iter_raw())
-    assert size > LOG_MB * 1_000_000
+    assert service.read_log(job) > LOG_MB * 1_000_000
     return LOG_MB / (time.monotonic() - began)
 
 
@@ -192,14 +211,30 @@ def followed(service: Runner) -> float:
 
 def report(jobs: int) -> None:
     """Measure and print."""
-    with tempfile.TemporaryDirectory() as name, keeper(Path(name)), runner(Path(name)) as service:
+    with tempfile.TemporaryDirectory() as name, keeper(Path(name)):
+        grown = growth(Path(name))
+        numbers = {"growth": round(grown, 2), **_measured(Path(name), jobs)}
+    print(json.dumps({"bench": "jobs", "sandboxes": SANDBOXES, "clients": CLIENTS, "jobs": jobs, **numbers}))
+    print(
+        f"{jobs} trivial jobs of {CLIENTS} clients on {SANDBOXES} sandboxes: {numbers['jobs_per_s']} a second, "
+        f"{numbers['ratio']} of the {numbers['limit_per_s']} that two logins for each leave; the goal is {GOAL}. "
+        f"Of jobs that wait, {SANDBOXES} sandboxes do {numbers['growth']} times as many as one. "
+        f"A log came over HTTP at {numbers['log_mb_s']} MB/s, {numbers['log_ratio']} of OpenSSH's "
+        f"{numbers['openssh_log_mb_s']}; the goal is 1. "
+        f"The service takes {numbers['rest_mib']} MiB at rest, {numbers['followers_mib']} with {FOLLOWERS} followers; "
+        f"the goal is {MEMORY_GOAL}."
+    )
+
+
+def _measured(folder: Path, jobs: int) -> dict[str, float]:
+    with runner(folder) as service:
         rest = service.memory
         rate = throughput(service, jobs)
-        with peer(Path(name)) as ssh:
+        with peer(folder) as ssh:
             limit = logins(ssh) / LOGINS_OF_A_JOB
-        logs = [(log_by_http(service), log_by_ssh(Path(name))) for _ in range(LOG_ROUNDS)]
+        logs = [(log_by_http(service), log_by_ssh(folder)) for _ in range(LOG_ROUNDS)]
         http, openssh = map(statistics.median, zip(*logs, strict=True))
-        numbers = {
+        return {
             "jobs_per_s": round(rate, 1),
             "limit_per_s": round(limit, 1),
             "ratio": round(rate / limit, 2),
@@ -210,15 +245,6 @@ def report(jobs: int) -> None:
             "followers_mib": round(followed(service)),
             "after_mib": round(service.memory),
         }
-    print(json.dumps({"bench": "jobs", "sandboxes": SANDBOXES, "clients": CLIENTS, "jobs": jobs, **numbers}))
-    print(
-        f"{jobs} trivial jobs of {CLIENTS} clients on {SANDBOXES} sandboxes: {numbers['jobs_per_s']} a second, "
-        f"{numbers['ratio']} of the {numbers['limit_per_s']} that two logins for each leave; the goal is {GOAL}. "
-        f"A log came over HTTP at {numbers['log_mb_s']} MB/s, {numbers['log_ratio']} of OpenSSH's "
-        f"{numbers['openssh_log_mb_s']}; the goal is 1. "
-        f"The service takes {numbers['rest_mib']} MiB at rest, {numbers['followers_mib']} with {FOLLOWERS} followers; "
-        f"the goal is {MEMORY_GOAL}."
-    )
 
 
 if __name__ == "__main__":
