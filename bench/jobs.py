@@ -44,7 +44,7 @@ WAITING, WAITING_JOBS = "sleep 0.5", 24
 GOAL = 60
 #: And in MiB, with its followers.
 MEMORY_GOAL = 120
-LOG_MB, LOG_ROUNDS = 500, 3
+LOG_MB, LOG_ROUNDS = 500, 5
 LARGE_LOG = f"head -c {LOG_MB}000000 /dev/zero"
 #: Writes all the time, so that every follower has something to be sent.
 CHATTY = "while :; do seq 1000; sleep 0.1; done"
@@ -53,9 +53,9 @@ CHATTY = "while :; do seq 1000; sleep 0.1; done"
 class Runner:
     """A service, and its API."""
 
-    def __init__(self, folder: Path, port: int, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, state: Path, port: int, process: subprocess.Popen[bytes]) -> None:
         self._process = process
-        token = (folder / "state" / "token").read_text().strip()
+        token = (state / "token").read_text().strip()
         self.api = httpx.Client(
             base_url=f"http://127.0.0.1:{port}",
             headers={"Authorization": f"Bearer {token}"},
@@ -97,20 +97,20 @@ class Runner:
 
 @contextmanager
 def runner(folder: Path, slots: int = SANDBOXES) -> Iterator[Runner]:
-    """A service on a keeper of its own, which takes so many jobs at once."""
+    """A service on a keeper of its own, which takes so many jobs at once; what it keeps is gone with it."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [str(Path(sys.executable).with_name("runner")), "serve", "--listen", f"127.0.0.1:{port}"]
-    command += ["--state", f"{folder}/state", "--keeper", f"{folder}/run/{SOCKET_IN_RUN_FOLDER}"]
-    with (folder / "runner.log").open("wb") as log:
-        process = subprocess.Popen([*command, "--slots", str(slots)], stderr=log)
-    try:
-        until(lambda: answers(f"http://127.0.0.1:{port}/ready"))
-        yield Runner(folder, port, process)
-    finally:
-        for _ in range(2):
-            process.send_signal(signal.SIGTERM)
-        process.wait(DEADLINE)
+    command += ["--keeper", f"{folder}/run/{SOCKET_IN_RUN_FOLDER}", "--slots", str(slots)]
+    with tempfile.TemporaryDirectory(dir=folder) as state, (folder / "runner.log").open("ab") as log:
+        process = subprocess.Popen([*command, "--state", state], stderr=log)
+        try:
+            until(lambda: answers(f"http://127.0.0.1:{port}/ready"))
+            yield Runner(Path(state), port, process)
+        finally:
+            for _ in range(2):
+                process.send_signal(signal.SIGTERM)
+            process.wait(DEADLINE)
 
 
 def throughput(service: Runner, jobs: int, script: str = "true") -> float:
@@ -140,19 +140,20 @@ def logins(ssh: list[str]) -> float:
 
 
 def log_by_ssh(folder: Path) -> float:
-    """Return MB/s of a large output, from the login to its end."""
-    with peer(folder) as ssh:
+    """Return MB/s of a large output, from the login to its end; it comes into a file, as a job's log does."""
+    with peer(folder) as ssh, tempfile.TemporaryFile(dir=folder) as kept:
         began = time.monotonic()
-        subprocess.run([*ssh, LARGE_LOG], stdout=subprocess.DEVNULL, check=True, timeout=DEADLINE)
+        subprocess.run([*ssh, LARGE_LOG], stdout=kept, check=True, timeout=DEADLINE)
         return LOG_MB / (time.monotonic() - began)
 
 
-def log_by_http(service: Runner) -> float:
+def log_by_http(folder: Path) -> float:
     """Return MB/s of the same as a job's log, from the submission to its end."""
-    began = time.monotonic()
-    job = service.submit(LARGE_LOG)
-    assert service.read_log(job) > LOG_MB * 1_000_000
-    return LOG_MB / (time.monotonic() - began)
+    with runner(folder) as service:
+        began = time.monotonic()
+        job = service.submit(LARGE_LOG)
+        assert service.read_log(job) > LOG_MB * 1_000_000
+        return LOG_MB / (time.monotonic() - began)
 
 
 @contextmanager
@@ -213,7 +214,9 @@ def report(jobs: int) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as name, keeper(Path(name)):
         grown = growth(Path(name))
-        numbers = {"growth": round(grown, 2), **_measured(Path(name), jobs)}
+        # Each log and its copy are gone before the next: what a page of memory costs depends on what had it before.
+        logs = [(log_by_http(Path(name)), log_by_ssh(Path(name))) for _ in range(LOG_ROUNDS)]
+        numbers = {"growth": round(grown, 2), **_of_logs(logs), **_measured(Path(name), jobs)}
     print(json.dumps({"bench": "jobs", "sandboxes": SANDBOXES, "clients": CLIENTS, "jobs": jobs, **numbers}))
     print(
         f"{jobs} trivial jobs of {CLIENTS} clients on {SANDBOXES} sandboxes: {numbers['jobs_per_s']} a second, "
@@ -226,21 +229,21 @@ def report(jobs: int) -> None:
     )
 
 
+def _of_logs(rounds: list[tuple[float, float]]) -> dict[str, float]:
+    http, openssh = map(statistics.median, zip(*rounds, strict=True))
+    return {"log_mb_s": round(http), "openssh_log_mb_s": round(openssh), "log_ratio": round(http / openssh, 2)}
+
+
 def _measured(folder: Path, jobs: int) -> dict[str, float]:
     with runner(folder) as service:
         rest = service.memory
         rate = throughput(service, jobs)
         with peer(folder) as ssh:
             limit = logins(ssh) / LOGINS_OF_A_JOB
-        logs = [(log_by_http(service), log_by_ssh(folder)) for _ in range(LOG_ROUNDS)]
-        http, openssh = map(statistics.median, zip(*logs, strict=True))
         return {
             "jobs_per_s": round(rate, 1),
             "limit_per_s": round(limit, 1),
             "ratio": round(rate / limit, 2),
-            "log_mb_s": round(http),
-            "openssh_log_mb_s": round(openssh),
-            "log_ratio": round(http / openssh, 2),
             "rest_mib": round(rest),
             "followers_mib": round(followed(service)),
             "after_mib": round(service.memory),
