@@ -12,7 +12,8 @@ from sandbox.state import State
 from tests.crash.lab import Lab
 from tests.crash.matrix import LogPromise, Promise
 from tests.crash.starts import PORT
-from tests.e2e.conftest import DEADLINE, until, until_only_these_are_left
+from tests.e2e.conftest import DEADLINE, until_only_these_are_left
+from tests.waiting import until
 
 #: MiB that the script writes before it is let go, and in all. A runner that stops at the first two takes no more than
 #: a window of SSH's, two more, so that each half is in part in the sandbox alone.

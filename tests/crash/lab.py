@@ -30,9 +30,10 @@ from tests.crash.matrix import Point
 from tests.crash.starts import Starts
 from tests.crash.stopped_runner import CLOCK, STOP_AT, STOPPED_AT
 from tests.crash.wire_cutter import WireCutter
-from tests.e2e.conftest import NETNS, Keeper, until
+from tests.e2e.conftest import NETNS, Keeper
 from tests.e2e.test_service import Service
 from tests.programs import Program
+from tests.waiting import until
 
 #: Bytes of the file system that holds a runner's state.
 DISK = 128 * 1024 * 1024

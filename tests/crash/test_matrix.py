@@ -14,7 +14,7 @@ from tests.crash.clock import DAY
 from tests.crash.lab import Lab
 from tests.crash.matrix import MATRIX, Fault, Point
 from tests.crash.wire_cutter import Cut
-from tests.e2e.conftest import until
+from tests.waiting import until
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "promises.md"
 

@@ -16,7 +16,8 @@ from tests.crash.checks import OUTPUT, SCRIPT, check, check_nothing_is_left, flu
 from tests.crash.lab import CrashKeeper, Lab
 from tests.crash.matrix import ENDED, Point
 from tests.crash.wire_cutter import Cut
-from tests.e2e.conftest import DEADLINE, left_of, until
+from tests.e2e.conftest import DEADLINE, left_of
+from tests.waiting import until
 
 
 def test_a_running_job_survives_an_upgrade_of_runner_and_keeper(lab: Lab) -> None:

@@ -24,7 +24,8 @@ from sandbox.keeper.builder import FAULTS
 from sandbox.keeper.protocol import SandboxReport
 from sandbox.state import State
 from tests.damage.case import RESULT, Case
-from tests.e2e.conftest import Keeper, new_keeper, until
+from tests.e2e.conftest import Keeper, new_keeper
+from tests.waiting import until
 
 __all__ = ["new_keeper"]
 

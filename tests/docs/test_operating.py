@@ -13,8 +13,8 @@ import pytest
 
 from tests.docs.pages import ROOT, Block, block_of, blocks
 from tests.docs.reader import Reader
-from tests.e2e.conftest import until
 from tests.e2e.test_compose import Installation
+from tests.waiting import until
 
 PROJECT: Final = "sandbox-operating-test"
 PORT: Final = 18097

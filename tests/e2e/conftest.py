@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,21 +24,13 @@ from sandbox.state import State
 from sandbox.template import LABEL_INSTALLATION
 from tests import programs
 from tests.programs import PIPE, Program
+from tests.waiting import until
 
 RUNNER = (str(Path(sys.executable).with_name("runner")),)
 SANDBOX = (sys.executable, "-m", "sandbox.entry")
 DEADLINE = 120.0
 NETNS = os.environ.get("DOCKER_NETNS")
 """Where the engine's bridges are, when that is a network namespace of its own."""
-
-
-def until(what: str, condition: Callable[[], object], deadline: float = 60.0) -> None:
-    """Wait until something is so; fails with the name of what was waited for."""
-    begin = time.monotonic()
-    while not condition():
-        waited = time.monotonic() - begin
-        assert waited < deadline, f"Not within {deadline:.0f} s: {what}"
-        time.sleep(min(0.02 + waited / 10, 0.25))  # what is asked works for each answer, and others need the processor
 
 
 def in_network_of_engine() -> list[str]:

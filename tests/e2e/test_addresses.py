@@ -15,9 +15,10 @@ import httpx
 import pytest
 
 from tests import programs
-from tests.e2e.conftest import DEADLINE, until
+from tests.e2e.conftest import DEADLINE
 from tests.foreign import Foreign, Foreigners
 from tests.programs import PIPE
+from tests.waiting import until
 from tests.web import answers
 
 NO_DOCKER = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER", "SANDBOX"))}

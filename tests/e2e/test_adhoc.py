@@ -19,8 +19,9 @@ import pytest
 from sandbox.adhoc.store import Store, default_folder
 from sandbox.network.ruleset import table_name
 from tests import programs
-from tests.e2e.conftest import DEADLINE, NETNS, Keeper, in_network_of_engine, left_of, until
+from tests.e2e.conftest import DEADLINE, NETNS, Keeper, in_network_of_engine, left_of
 from tests.programs import PIPE, Program
+from tests.waiting import until
 
 WITHOUT_NFT = "/usr/bin:/bin"
 

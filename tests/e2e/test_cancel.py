@@ -14,8 +14,9 @@ import docker
 from sandbox.keeper import protocol
 from sandbox.state import State
 from tests import programs
-from tests.e2e.conftest import DEADLINE, Keeper, leased, pids_of, start, until, words_of_run
+from tests.e2e.conftest import DEADLINE, Keeper, leased, pids_of, start, words_of_run
 from tests.programs import PIPE, Program
+from tests.waiting import until
 
 STUBBORN = """
 trap '' TERM INT

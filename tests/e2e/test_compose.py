@@ -16,7 +16,8 @@ from sandbox.keeper.client import KeeperClient
 from sandbox.network.ruleset import table_name
 from sandbox.state import State
 from sandbox.template import InstallationId
-from tests.e2e.conftest import DEADLINE, RUNNER, SANDBOX, in_network_of_engine, left_of, until
+from tests.e2e.conftest import DEADLINE, RUNNER, SANDBOX, in_network_of_engine, left_of
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "sandbox-compose-test"

@@ -11,8 +11,9 @@ import pytest
 
 from sandbox.errors import Fault
 from sandbox.state import State
-from tests.e2e.conftest import DEADLINE, Keeper, leased, run, start, until
+from tests.e2e.conftest import DEADLINE, Keeper, leased, run, start
 from tests.faults.engine_proxy import EngineProxy, Hold
+from tests.waiting import until
 
 OTHER_HOST_KEY = """
     rm /run/sandbox/ssh_host_ed25519_key

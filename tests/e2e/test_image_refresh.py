@@ -7,7 +7,8 @@ import docker
 import pytest
 
 from sandbox.template import LABEL_INSTALLATION
-from tests.e2e.conftest import Keeper, run, start, until
+from tests.e2e.conftest import Keeper, run, start
+from tests.waiting import until
 
 NAME = "sandbox-refresh-test:latest"
 

@@ -19,8 +19,9 @@ from sandbox import CommandFailed, CommandTimedOut, ConnectionLost, OutputTooLar
 from sandbox.adhoc.execution import MOST_OUTPUT
 from sandbox.adhoc.store import Store, default_folder
 from sandbox.errors import ImageMissing, NoSuchSandbox, TransferFailed
-from tests.e2e.conftest import left_of, until
+from tests.e2e.conftest import left_of
 from tests.e2e.netns import network_of_engine
+from tests.waiting import until
 
 DOCS = Path(__file__).parents[2] / "docs" / "library.md"
 

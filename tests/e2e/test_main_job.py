@@ -17,7 +17,8 @@ from sandbox import host
 from sandbox.errors import Fault
 from sandbox.template import LABEL_INSTALLATION, LABEL_NAME
 from tests import programs
-from tests.e2e.conftest import DEADLINE, RUNNER, Keeper, leased, run, run_json, start, until, words_of_run
+from tests.e2e.conftest import DEADLINE, RUNNER, Keeper, leased, run, run_json, start, words_of_run
+from tests.waiting import until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -16,8 +16,9 @@ from sandbox.network.ruleset import table_name
 from sandbox.state import State
 from sandbox.template import InstallationId
 from tests import programs
-from tests.e2e.conftest import Keeper, in_network_of_engine, run, run_json, start, until
+from tests.e2e.conftest import Keeper, in_network_of_engine, run, run_json, start
 from tests.faults.engine_proxy import EngineProxy, Hold
+from tests.waiting import until
 
 
 def sandbox_command(keeper: Keeper, *words: str) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,8 @@ from sandbox.evaluation import engine_api, private_engine
 from sandbox.evaluation.host import pids_with, stop
 from sandbox.evaluation.layout import RUNTIME, Layout
 from tests import engines
-from tests.e2e.conftest import DEADLINE, Keeper, leased, run, start, until
+from tests.e2e.conftest import DEADLINE, Keeper, leased, run, start
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

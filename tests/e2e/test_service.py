@@ -20,8 +20,9 @@ import pytest
 from sandbox.pool import LEASE_TERM
 from sandbox.state import State
 from tests import programs
-from tests.e2e.conftest import DEADLINE, Keeper, until
+from tests.e2e.conftest import DEADLINE, Keeper
 from tests.programs import PIPE, Program
+from tests.waiting import until
 from tests.web import answers
 
 

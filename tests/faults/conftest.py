@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -16,16 +15,9 @@ from sandbox.identity import new_identity
 from sandbox.profile import Profile
 from sandbox.template import ContainerSpec, InstallationId, SandboxName, container_spec
 from tests.faults.engine_proxy import EngineProxy
+from tests.waiting import until
 
 HOST = host.look()
-
-
-def until(what: str, reached: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Poll for a condition."""
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.02)
 
 
 def in_this_process() -> tuple[int, int]:

@@ -11,8 +11,9 @@ from sandbox.engine import Engine, NameTaken, api
 from sandbox.errors import EngineError, EngineTimeout, EngineUnreachable
 from sandbox.health import HostHealth, HostState
 from sandbox.template import ContainerSpec, InstallationId
-from tests.faults.conftest import in_this_process, nothing_is_left, until
+from tests.faults.conftest import in_this_process, nothing_is_left
 from tests.faults.engine_proxy import Delay, Drip, EngineProxy, Fault, Flood, Garbage, Hold, Refuse, Stall, Swallow
+from tests.waiting import until
 
 Spec = Callable[[int], ContainerSpec]
 SHORT = 0.4

@@ -13,8 +13,8 @@ import pytest
 
 from sandbox.engine import Engine
 from sandbox.errors import EngineUnreachable
-from tests.faults.conftest import until
 from tests.faults.engine_proxy import EngineProxy, Garbage, Hold, Refuse, obey
+from tests.waiting import until
 
 
 @contextmanager

@@ -21,9 +21,10 @@ from sandbox.profile import Profile
 from sandbox.template import InstallationId, SandboxName, container_spec
 from tests import engines
 from tests.faults import faulty_runtime, runtime_control
-from tests.faults.conftest import HOST, until
+from tests.faults.conftest import HOST
 from tests.faults.runtime_control import Control
 from tests.sandbox.evaluation.test_private_engine import static_root
+from tests.waiting import until
 
 needs_engine = pytest.mark.skipif(
     os.geteuid() != 0 or bool(packages.missing(packages.ENGINE)), reason="needs root, dockerd, iproute2 and iptables"

@@ -20,10 +20,11 @@ from runner.gitlab import hook as hook_module
 from sandbox import processes
 from sandbox.keeper.protocol import SandboxReport
 from sandbox.state import State
-from tests.e2e.conftest import Keeper, new_keeper, until
+from tests.e2e.conftest import Keeper, new_keeper
 from tests.e2e.test_service import Service
 from tests.gitlab.hook import Graces
 from tests.gitlab.manager import Config, Result
+from tests.waiting import until
 
 __all__ = ["new_keeper"]
 

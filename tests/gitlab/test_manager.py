@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import until
 from tests.gitlab.hook import Graces
 from tests.gitlab.manager import Config, Manager, Result, Status
 from tests.gitlab.scripts import quote
+from tests.waiting import until
 
 BASH_HOOKS = str(Path(__file__).parent / "bash_hooks" / "hooks")
 NO_SOURCES = {"key": "GIT_STRATEGY", "value": "none"}

@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from sandbox.state import State
-from tests.e2e.conftest import until
 from tests.gitlab.conftest import HOOKS, Installation
 from tests.gitlab.scenario import Scenario, load
+from tests.waiting import until
 
 SCENARIOS = list(load())
 

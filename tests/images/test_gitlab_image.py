@@ -20,8 +20,8 @@ from docker.models.containers import Container
 from runner.gitlab import install
 from tests.docs.pages import block_of
 from tests.docs.reader import Reader
-from tests.e2e.conftest import until
 from tests.e2e.test_compose import Installation
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 BASE, IMAGE = "sandbox-gitlab-test-base", "sandbox-gitlab-test"

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.conftest import Keeper, new_keeper, until
+from tests.e2e.conftest import Keeper, new_keeper
+from tests.waiting import until
 
 __all__ = ["new_keeper"]
 

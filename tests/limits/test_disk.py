@@ -15,8 +15,9 @@ from sandbox import freezer
 from sandbox.disk.watch import ALARM, RELIEF, DiskWatch, Usage
 from sandbox.disk.watcher import DiskWatcher, Sandbox, measure, rooms
 from sandbox.errors import Fault
-from tests.e2e.conftest import DEADLINE, Keeper, leased, run, run_json, start, until
+from tests.e2e.conftest import DEADLINE, Keeper, leased, run, run_json, start
 from tests.programs import Program
+from tests.waiting import until
 
 MIB = 1024**2
 FASTEST = 256 * MIB

@@ -24,9 +24,10 @@ from runner.gitlab import hook
 from sandbox.errors import KeeperError
 from tests import programs
 from tests.crash.lab import small_disk
-from tests.e2e.conftest import DEADLINE, Keeper, until
+from tests.e2e.conftest import DEADLINE, Keeper
 from tests.faults.engine_proxy import EngineProxy
 from tests.monitoring.source import ROOT
+from tests.waiting import until
 from tests.web import answers
 
 EXAMPLES = ROOT / "examples/monitoring"

@@ -17,10 +17,11 @@ import yaml
 
 from runner.outcome import NAMES
 from runner.service.health import Reason
-from tests.e2e.conftest import DEADLINE, left_of, until
+from tests.e2e.conftest import DEADLINE, left_of
 from tests.faults.engine_proxy import Hold, Refuse
 from tests.monitoring.site import EXAMPLES, Site, site
 from tests.monitoring.source import ROOT
+from tests.waiting import until
 
 #: It changes what decides who gets into the sandbox.
 DAMAGE = "echo mallory | sudo tee -a /run/sandbox/authorized_keys >/dev/null"

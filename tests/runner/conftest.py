@@ -65,13 +65,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def until(true: Callable[[], bool], deadline: float = 20.0) -> None:
-    """Wait until something is true that nothing announces."""
-    async with asyncio.timeout(deadline):
-        while not true():  # noqa: ASYNC110 - other processes set no events
-            await asyncio.sleep(0.01)
-
-
 @dataclass
 class Sandbox:
     """A place to run scripts over SSH, as the user of the tests: each way in is an OpenSSH server of its own."""

@@ -17,8 +17,8 @@ from runner.addresses.address import Address
 from runner.errors import InputError, LeaseError, LeaseLostError, LeaseUnreachableError
 from sandbox.identity import new_identity
 from tests.foreign import Foreign, Foreigners
-from tests.runner.conftest import until
 from tests.runner.lease_conformance import LeaseConformance, lend, token_of
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -224,7 +224,7 @@ async def test_a_request_that_is_given_up_midway_leaves_the_sandbox_free(
     leases = new_source(foreign[0])
     entry = leases._places[0].entry
     asking = asyncio.create_task(lend(leases, "a"))
-    await until(lambda: entry.is_ours)
+    await eventually(lambda: entry.is_ours)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking

@@ -20,7 +20,8 @@ from runner.execution.marker import Marker
 from runner.execution.options import Settings
 from runner.job import Job
 from runner.outcome import Cancelled, Limit, Outcome, SandboxLost, ScriptFailed, SetupFailed, Succeeded, TimedOut
-from tests.runner.conftest import Bench, alive, hang, lose, refuse, until
+from tests.runner.conftest import Bench, alive, hang, lose, refuse
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +53,7 @@ def go(bench: Bench) -> None:
 async def test_a_connection_that_is_cut_in_the_middle(bench: Bench) -> None:
     task = await bench.start(WAITS)
     bench.sandbox.cut()
-    await until(lambda: bench.count("resumed") == 1)
+    await eventually(lambda: bench.count("resumed") == 1)
     go(bench)
     assert await task == ScriptFailed(5)
     assert bench.output.split()[1:] == [b"ready", b"after"]
@@ -66,7 +67,7 @@ async def test_the_log_is_whole_after_cuts_anywhere(bench: Bench) -> None:
     task = asyncio.create_task(bench.run(NOISE.format(size=size), log))
     cuts = [int(size * (number + random.random()) / 5) for number in range(5)]
     for cut in cuts:
-        await until(lambda: log.output >= cut or task.done())  # noqa: B023 - awaited at once
+        await eventually(lambda: log.output >= cut or task.done())  # noqa: B023 - awaited at once
         bench.sandbox.cut()
     assert await task == Succeeded()
     assert bench.count("resumed") >= 2, cuts
@@ -82,7 +83,7 @@ async def test_a_black_hole_is_noticed_and_left(bench: Bench) -> None:
     bench.settings = replace(bench.settings, keepalive_interval=0.1)
     task = await bench.start(WAITS)
     bench.sandbox.signal(signal.SIGSTOP)
-    await until(lambda: bench.count("resumed") == 1)
+    await eventually(lambda: bench.count("resumed") == 1)
     go(bench)
     assert await task == ScriptFailed(5)
     assert "not responding" in next(note.text for note in bench.notes if note.action == "lost")
@@ -93,7 +94,7 @@ async def test_news_come_at_once_after_a_cut(bench: Bench) -> None:
     task = await bench.start("mkfifo fifo; echo ready; while read -r line; do echo $line; done <fifo")
     fifo = Path(bench.settings.workspace, "fifo").open("w")  # noqa: ASYNC230, SIM115 - a FIFO with a reader
     bench.sandbox.cut()
-    await until(lambda: bench.count("resumed") == 1)
+    await eventually(lambda: bench.count("resumed") == 1)
     took = []
     for number in range(5):
         begin = time.monotonic()
@@ -119,7 +120,7 @@ async def test_the_runner_leaves_and_comes_back(bench: Bench) -> None:
 async def test_a_script_that_ended_while_nobody_was_there(bench: Bench) -> None:
     await bench.leave(WAITS)
     go(bench)
-    await until(lambda: "code" in bench.record)
+    await eventually(lambda: "code" in bench.record)
     assert await bench.resume() == ScriptFailed(5)
     assert bench.output.split()[1:] == [b"ready", b"after"]
 
@@ -127,7 +128,7 @@ async def test_a_script_that_ended_while_nobody_was_there(bench: Bench) -> None:
 async def test_a_timeout_while_nobody_was_there(bench: Bench) -> None:
     """The deadline is the launcher's: it holds without any runner, and a later one hears of it."""
     await bench.leave("trap '' TERM; echo $$ ready; while :; do sleep 0.02; done", timeout=1.0)
-    await until(lambda: "code" in bench.record)
+    await eventually(lambda: "code" in bench.record)
     assert not alive(int(bench.logs[-1].path.read_bytes().split()[0]))
     assert await bench.resume() == TimedOut(Limit.JOB)
     assert bench.leases.calls == ["kill", "give_back:used"]
@@ -209,7 +210,7 @@ async def test_a_cancel_while_there_is_no_connection(bench: Bench, source: str) 
     bench.leases.trouble.update(resume=hang, kill=kill)
     task = await bench.start("echo ready; sleep 300")
     bench.sandbox.cut()
-    await until(lambda: bench.leases.resumed != [])
+    await eventually(lambda: bench.leases.resumed != [])
     bench.cancellation.request("the user")
     async with asyncio.timeout(10):
         assert await task == Cancelled("the user")
@@ -229,7 +230,7 @@ async def test_leaving_again_before_the_attempt_was_found(bench: Bench) -> None:
     await bench.leave("echo ready; sleep 300")
     bench.leases.trouble["resume"] = hang
     task = asyncio.create_task(bench.resume())
-    await until(lambda: bench.leases.resumed != [])
+    await eventually(lambda: bench.leases.resumed != [])
     bench.cancellation.detach()
     bench.cancellation.request("the user")  # too late
     with pytest.raises(DetachedError):
@@ -304,7 +305,7 @@ async def test_a_connection_that_is_cut_while_the_script_is_sent(bench: Bench) -
     """Unknown counts as started, and what was not sent whole is never run."""
     log = bench.new_log()
     task = asyncio.create_task(bench.run(b"touch ran\n" + b"#" * 60_000_000, log))
-    await until(lambda: bench.leases.leases != [] and (bench.attempt / "script").exists())
+    await eventually(lambda: bench.leases.leases != [] and (bench.attempt / "script").exists())
     bench.sandbox.cut()
     outcome = await task
     assert isinstance(outcome, SandboxLost)
@@ -318,7 +319,7 @@ async def test_a_cut_at_any_time_of_the_start(bench: Bench) -> None:
     for turns in range(0, 40, 4):
         runs, leased = bench.sandbox.folder / f"runs-{turns}", bench.count("leased")
         task = asyncio.create_task(bench.run(f"echo x >>{runs}; exit 3", bench.new_log()))
-        await until(lambda: bench.count("leased") > leased)  # noqa: B023 - awaited at once
+        await eventually(lambda: bench.count("leased") > leased)  # noqa: B023 - awaited at once
         for _ in range(turns):
             await asyncio.sleep(0)
         bench.sandbox.cut()
@@ -342,7 +343,7 @@ async def test_sessions_that_break_again_and_again(bench: Bench, monkeypatch: py
     while not task.done():
         bench.sandbox.cut()
         cuts += 1
-        await until(lambda: bench.count("resumed") >= cuts or task.done())  # noqa: B023 - awaited at once
+        await eventually(lambda: bench.count("resumed") >= cuts or task.done())  # noqa: B023 - awaited at once
     outcome = await task
     assert isinstance(outcome, SandboxLost)
     assert outcome.why.startswith("There was no way back into it for 1 s.")

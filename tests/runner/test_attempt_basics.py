@@ -12,7 +12,8 @@ import pytest
 from runner.execution.attempt import run_attempt
 from runner.job import Job
 from runner.outcome import Killed, Outcome, ScriptFailed, SetupFailed, Succeeded
-from tests.runner.conftest import Bench, alive, until
+from tests.runner.conftest import Bench, alive
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -144,7 +145,7 @@ async def test_background_children_do_not_hold_the_end_up(bench: Bench) -> None:
     script = "setsid sleep 300 & echo $!; (setsid sleep 301 & echo $!) ; yes >/dev/stdout & echo done $!"
     assert await bench.run(script, bench.new_log(10_000_000)) == Succeeded()
     first, second = (int(line) for line in bench.output.splitlines()[:2] if line.isdigit())
-    await until(lambda: not alive(first) and not alive(second))  # orphans of a script are killed after it
+    await eventually(lambda: not alive(first) and not alive(second))  # orphans of a script are killed after it
 
 
 async def test_a_log_that_is_too_long(bench: Bench) -> None:

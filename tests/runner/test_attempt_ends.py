@@ -16,7 +16,8 @@ from runner.execution.prepare import prepare
 from runner.job import Job
 from runner.logs import Action
 from runner.outcome import Cancelled, Limit, RunnerStopped, SandboxLost, SetupFailed, Succeeded, TimedOut
-from tests.runner.conftest import Bench, alive, connected_pair, hang, lose, refuse, until
+from tests.runner.conftest import Bench, alive, connected_pair, hang, lose, refuse
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -256,7 +257,7 @@ async def test_prepared_and_released(bench: Bench) -> None:
 async def test_prepared_and_broken_while_it_waited(bench: Bench) -> None:
     prepared = await prepare(bench.leases, "default", "key", settings=bench.settings)
     bench.sandbox.cut()
-    await until(lambda: not prepared.usable)
+    await eventually(lambda: not prepared.usable)
     with pytest.raises(ConnectError):
         await run(prepared, Job(b"true"), bench.new_log(), bench.cancellation)
     assert bench.leases.calls == ["condemn:The sandbox broke while it waited for a job."]

@@ -20,8 +20,9 @@ from runner.execution.log import Log
 from runner.job import Job
 from runner.outcome import BadSource, Cancelled, Limit, Outcome, ScriptFailed, Succeeded, TimedOut
 from runner.source_and_artifacts import Artifacts, Git, Upload, When
-from tests.runner.conftest import Bench, closing, until
+from tests.runner.conftest import Bench, closing
 from tests.runner.files.origin import silent
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -134,7 +135,7 @@ async def test_what_cannot_be_kept_changes_no_outcome_and_stands_in_the_log(case
 
 async def test_a_cancelled_job_is_not_held_up_by_artifacts(case: Case) -> None:
     running = asyncio.create_task(case.run("mkdir out; touch out/a; echo ready; sleep 60", case.files(rules=RULES)))
-    await until(lambda: bool(case.bench.logs))
+    await eventually(lambda: bool(case.bench.logs))
     await case.bench.until_output(b"ready")
     case.bench.cancellation.request("the user")
     assert await running == Cancelled("the user")

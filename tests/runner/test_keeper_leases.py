@@ -22,9 +22,10 @@ from sandbox.keeper import protocol
 from sandbox.keeper.client import Withdrawal
 from sandbox.keeper.server import KeeperServer
 from sandbox.state import State
-from tests.runner.conftest import connected_pair, until
+from tests.runner.conftest import connected_pair
 from tests.runner.lease_conformance import SOON, LeaseConformance, identity, lend
 from tests.sandbox.keeper.conftest import World, connect, host, make  # noqa: F401 - fixtures
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -145,13 +146,13 @@ async def test_an_answer_that_nobody_waits_for(
     """The connection is closed; a new lease goes back, one that was there before stays."""
     client.release.clear()
     asking = asyncio.ensure_future(ask(leases))
-    await until(lambda: len(client.asked) == 1)
+    await eventually(lambda: len(client.asked) == 1)
     asking.cancel()
     client.release.set()
     with pytest.raises(asyncio.CancelledError):
         await asking
     assert client.asked[-1] == expected  # and not some time: our process may end with this
-    await until(lambda: client.ends != [])
+    await eventually(lambda: client.ends != [])
     assert await asyncio.to_thread(client.ends[0].recv, 1) == b""
     client.ends[0].close()
 
@@ -190,7 +191,7 @@ async def test_a_sandbox_goes_back_as_soon_as_a_keeper_that_was_away_answers(
     await held.hand_in(broken, used=True)
     assert world.states() == [State.LEASED]
     with answering(world, tmp_path / "run"):
-        await until(lambda: State.LEASED not in world.states())
+        await eventually(lambda: State.LEASED not in world.states())
     assert [fault for _, fault in world.condemned()] == ([Fault.CONDEMNED_BY_RUNNER] if broken else [])
 
 
@@ -213,12 +214,12 @@ class TestConformance(LeaseConformance):
         """The trap: its thread waited on, for as long as was asked for, and a Python that ends waits for that."""
         lent = [await lend(leases, "a"), await lend(leases, "b")]
         waiting = asyncio.create_task(lend(leases, "c", "others", wait=600.0))
-        await until(lambda: world.keeper._stock.wants != [])
+        await eventually(lambda: world.keeper._stock.wants != [])
         waiting.cancel()
         async with asyncio.timeout(SOON):
             with pytest.raises(asyncio.CancelledError):
                 await waiting
-        await until(lambda: world.keeper._stock.wants == [])
+        await eventually(lambda: world.keeper._stock.wants == [])
         await lent[0].give_back(used=False)
         assert identity(await lend(leases, "d", "a third")) == identity(lent[0])
 
@@ -241,9 +242,9 @@ async def test_however_many_wait_for_a_sandbox_a_lease_is_renewed(client: Client
     lease = await leases.resume("a", TOKEN)
     client.release.clear()
     waiting = [asyncio.create_task(leases.lend(f"a{number}", TOKEN, "default", "team", 600, 0)) for number in range(40)]
-    await until(lambda: len(client.asked) == 41)
+    await eventually(lambda: len(client.asked) == 41)
     renewal = asyncio.create_task(lease.renew())
-    await until(lambda: ("renew", TOKEN) in client.asked)
+    await eventually(lambda: ("renew", TOKEN) in client.asked)
     client.release.set()
     await renewal
     for granted in await asyncio.gather(*waiting):

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from runner.execution import program, wire
 from runner.execution.folder import Folder
 from runner.steps import Step, StepProgress, StepState, parse
 from tests.runner.conftest import alive, children_of, end_leftovers
+from tests.waiting import until
 
 
 def _pythons() -> list[str]:
@@ -130,16 +131,8 @@ class Launcher:
 
     def until_record(self, kind: str) -> dict[str, object]:
         """Wait until the record is of a kind: nobody tells, as the follower is gone."""
-        until(lambda: self.record.get("kind") == kind)
+        until(f"the record is {kind}", lambda: self.record.get("kind") == kind)
         return self.record
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait until something is true that nothing announces."""
-    end = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -207,8 +200,8 @@ def test_one_script_after_another(launcher: Launcher) -> None:
         launcher.end()
         return len(children_of(launcher.process.pid)) <= 2  # the one that waits; the last one may just be ending
 
-    until(collected)
-    until(lambda: len(list(descriptors.iterdir())) == open_files)
+    until("supervisors are collected", collected)
+    until("its files are closed", lambda: len(list(descriptors.iterdir())) == open_files)
     assert launcher.leave() == 0
 
 
@@ -255,14 +248,14 @@ def test_the_supervisor_that_waits_goes_with_the_connection(launcher: Launcher) 
     assert isinstance(launcher.next(), wire.Hello)
     [supervisor] = children_of(launcher.process.pid)
     assert launcher.leave() == 0
-    until(lambda: not alive(supervisor))
+    until("the supervisor has ended", lambda: not alive(supervisor))
 
 
 def test_a_supervisor_that_was_ended_while_it_waited_starts_nothing(launcher: Launcher) -> None:
     assert isinstance(launcher.next(), wire.Hello)
     [supervisor] = children_of(launcher.process.pid)
     os.kill(supervisor, signal.SIGKILL)
-    until(lambda: not alive(supervisor))
+    until("the supervisor has ended", lambda: not alive(supervisor))
     launcher.start_next(b"touch started")
     assert launcher.end()[1] == wire.Refused(
         "The process that was to see the script to its end was ended while it waited."
@@ -366,7 +359,7 @@ def test_nothing_that_tidies_up_is_told_twice(launcher: Launcher) -> None:
     launcher.output_until(b"ready")
     launcher.send(wire.encode_signal(signal.SIGTERM))
     log = launcher.output_until(b"told\n")
-    until(lambda: launcher.record["script"] == [])
+    until("the script has ended", lambda: launcher.record["script"] == [])
     Path(launcher.launch.workspace, "go").touch()
     log += launcher.end()[0]
     assert log.count(b"told") == 1
@@ -377,7 +370,7 @@ def test_what_the_script_leaves_is_killed_when_the_grace_is_over(launcher: Launc
     launcher.start(b"#!/bin/bash\n(trap '' TERM; echo ready; exec sleep 300) & wait\n", grace=300.0)
     launcher.output_until(b"ready")
     launcher.send(wire.encode_signal(signal.SIGTERM))
-    until(lambda: launcher.record["script"] == [])
+    until("the script has ended", lambda: launcher.record["script"] == [])
     launcher.send(wire.encode_signal(signal.SIGKILL))
     _, end = launcher.end()
     assert isinstance(end, wire.Ended)
@@ -441,7 +434,7 @@ def test_a_follower_that_comes_while_the_script_is_still_on_its_way(launcher: La
     """It waits, and hears what comes of it."""
     assert isinstance(launcher.next(), wire.Hello)
     launcher.send(wire.encode_launch(launcher.launch, len(WAITS)) + WAITS[:20])
-    until(launcher.file("script").exists)
+    until("the script comes", launcher.file("script").exists)
     later.follow()
     launcher.send(WAITS[20:])
     later.output_until(b"ready\n")
@@ -452,7 +445,7 @@ def test_a_follower_that_comes_while_the_script_is_still_on_its_way(launcher: La
 def test_a_launch_that_broke_off_is_not_known(launcher: Launcher, later: Launcher) -> None:
     assert isinstance(launcher.next(), wire.Hello)
     launcher.send(wire.encode_launch(launcher.launch, len(WAITS)) + WAITS[:20])
-    until(launcher.file("script").exists)
+    until("the script comes", launcher.file("script").exists)
     later.follow()
     launcher.process.kill()
     assert later.end() == (b"", wire.Lost("The supervisor in the sandbox is gone, and its record is starting."))
@@ -606,7 +599,7 @@ def test_steps_go_on_without_a_follower_and_are_told_to_the_next(launcher: Launc
         Step("b", b"echo b"),
         Step("c", b"exit 4"),
     )
-    until(lambda: launcher.file("record").exists() and launcher.record.get("kind") == "running")
+    until("it runs", lambda: launcher.file("record").exists() and launcher.record.get("kind") == "running")
     launcher.process.kill()
     go.touch()
     launcher.until_record("exited")
@@ -633,4 +626,4 @@ def test_what_a_step_left_running_writes_into_the_next_ones_output(launcher: Lau
     log, _, end = launcher.end_of_steps()
     assert (end.kind, end.code) == (wire.EndKind.EXITED, 0)
     assert log.partition(b"b: begins")[2].count(b"beat") > 3
-    until(lambda: not alive(int(Path(launcher.launch.workspace, "pid").read_text())))
+    until("the script is gone", lambda: not alive(int(Path(launcher.launch.workspace, "pid").read_text())))

@@ -16,7 +16,8 @@ import pytest
 
 from runner.execution import pursuit
 from runner.outcome import Outcome, SandboxLost, ScriptFailed, SetupFailed
-from tests.runner.conftest import Bench, alive, until
+from tests.runner.conftest import Bench, alive
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -91,7 +92,7 @@ async def test_a_disk_that_the_log_fills(bench: Bench, disk: Path) -> None:
 async def test_the_end_survives_a_full_disk(bench: Bench, disk: Path) -> None:
     """The record's blocks were taken at the start, so also somebody who comes later hears how it ended."""
     await bench.leave("echo ready; dd if=/dev/zero of=filler bs=4096 || :; exit 3")
-    await until(lambda: b"exited" in bench.attempt.joinpath("record").read_bytes())
+    await eventually(lambda: b"exited" in bench.attempt.joinpath("record").read_bytes())
     assert os.statvfs(disk).f_bfree < 4  # it counts per processor, and not quite at once
     assert await bench.resume() == ScriptFailed(3)
     assert bench.output.startswith(b"ready\n")
@@ -102,7 +103,7 @@ async def test_a_log_that_is_deleted_while_nobody_is_there(bench: Bench) -> None
     await bench.leave(WAITS)
     shutil.rmtree(bench.attempt)
     resumed = asyncio.create_task(finished(bench))
-    await until(lambda: bench.count("resumed") == 1)
+    await eventually(lambda: bench.count("resumed") == 1)
     go(bench)
     assert await resumed == ScriptFailed(5)
     assert bench.output == b"ready\nafter\n"
@@ -122,8 +123,8 @@ async def test_a_log_that_is_emptied_while_nobody_is_there(bench: Bench) -> None
     """What was not read before is gone, and the log says so."""
     await bench.leave("echo ready; while [ ! -e more ]; do sleep 0.02; done; echo lost; touch wrote; " + WAITS)
     Path(bench.settings.workspace, "more").touch()
-    await until(Path(bench.settings.workspace, "wrote").exists)
-    await until(lambda: b"lost\nready\n" in bench.attempt.joinpath("log").read_bytes())
+    await eventually(Path(bench.settings.workspace, "wrote").exists)
+    await eventually(lambda: b"lost\nready\n" in bench.attempt.joinpath("log").read_bytes())
     os.truncate(bench.attempt / "log", 0)
     go(bench)
     assert await finished(bench) == ScriptFailed(5)
@@ -148,7 +149,7 @@ async def leave_ended(bench: Bench) -> None:
     await bench.leave(WAITS)
     supervisor = bench.record["supervisor"][0]
     go(bench)
-    await until(lambda: not alive(supervisor))
+    await eventually(lambda: not alive(supervisor))
 
 
 async def replaced(bench: Bench, name: str, make: Callable[[Path], object]) -> Outcome:
@@ -237,7 +238,7 @@ async def test_a_record_that_is_forged_while_the_script_runs(bench: Bench) -> No
     forged = json.dumps({"kind": "exited", "code": 0, "logged": 6}).encode().ljust(4096)
     bench.attempt.joinpath("record").write_bytes(forged)
     resumed = asyncio.create_task(finished(bench))
-    await until(lambda: bench.count("resumed") == 1)
+    await eventually(lambda: bench.count("resumed") == 1)
     go(bench)
     assert await resumed == ScriptFailed(5)
     assert bench.output == b"ready\nafter\n"

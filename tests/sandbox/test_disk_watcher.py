@@ -17,6 +17,7 @@ from sandbox.disk.watch import ALARM, RELIEF, DiskWatch
 from sandbox.disk.watcher import DiskWatcher, Sandbox, rooms
 from sandbox.errors import EngineError, Fault
 from sandbox.processes import Process
+from tests.waiting import until
 
 MIB = 1024**2
 FASTEST = 20 * MIB
@@ -136,13 +137,6 @@ def watcher(jobs: Jobs) -> Iterator[DiskWatcher]:
 
 def is_refusing(watcher: DiskWatcher) -> bool:
     return watcher.refusal is not None
-
-
-def until(what: str, holds: Callable[[], object]) -> None:
-    end = time.monotonic() + DEADLINE
-    while not holds():
-        assert time.monotonic() < end, f"Not within {DEADLINE:.0f} s: {what}"
-        time.sleep(0.01)
 
 
 def test_a_writer_is_stopped_before_the_reserve_and_ended_and_the_others_go_on(

@@ -43,6 +43,7 @@ from sandbox.host import HostFacts
 from sandbox.identity import new_identity
 from sandbox.profile import Profile
 from sandbox.template import ContainerSpec, InstallationId, SandboxName, container_spec
+from tests.waiting import until
 
 OURS = InstallationId("0123abcd")
 NAME = SandboxName(OURS, 7)
@@ -193,13 +194,6 @@ def spec() -> ContainerSpec:
 
 def _open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def until(what: str, reached: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.01)
 
 
 def _refused(act: Callable[[], object]) -> None:

@@ -23,11 +23,12 @@ from docker.models.containers import Container
 from sandbox.state import State
 from tests.crash.lab import CrashKeeper
 from tests.crash.wire_cutter import Cut, WireCutter
-from tests.e2e.conftest import DEADLINE, until
+from tests.e2e.conftest import DEADLINE
 from tests.e2e.test_service import Service
 from tests.faults.engine_proxy import EngineProxy, Hold
 from tests.soak.plan import Fault, Strike, output, script, trust_key
 from tests.soak.verdict import Seen
+from tests.waiting import until
 
 #: Lines of a job's output: some jobs end between two faults, others are under way.
 LINES: Final = (1, 100)

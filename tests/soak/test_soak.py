@@ -17,12 +17,13 @@ import pytest
 from sandbox.network.ruleset import table_name
 from sandbox.template import InstallationId
 from tests.crash.lab import CrashKeeper
-from tests.e2e.conftest import in_network_of_engine, until, until_only_these_are_left
+from tests.e2e.conftest import in_network_of_engine, until_only_these_are_left
 from tests.e2e.test_service import Service
 from tests.faults.engine_proxy import EngineProxy
 from tests.soak.lab import CALM, IMAGE, Lab
 from tests.soak.plan import Fault, schedule
 from tests.soak.verdict import complaints, report
+from tests.waiting import until
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
 SEED = int(os.environ.get("SOAK_SEED", "0")) or random.randrange(1, 1 << 30)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -73,11 +72,3 @@ def new_namespace(name: str) -> Iterator[Namespace]:
     finally:
         namespace.close()
         subprocess.run(["ip", "netns", "delete", unique], check=True, timeout=30)
-
-
-def until(what: str, condition: Callable[[], object], deadline: float = 10.0) -> None:
-    """Wait until something is so; fails with the name of what was waited for."""
-    end = time.monotonic() + deadline
-    while not condition():
-        assert time.monotonic() < end, f"Not within {deadline:.0f} s: {what}"
-        time.sleep(0.005)

@@ -10,9 +10,10 @@ import pytest
 
 from sandbox.network import Destination, Policy, Refusal, policy
 from sandbox.profile import Network, Profile
+from tests.waiting import until
 from tests.walls import lab as at
 from tests.walls.lab import Lab
-from tests.walls.namespaces import Namespace, until
+from tests.walls.namespaces import Namespace
 from tests.walls.packets import Kind, ear, send
 
 SECONDS = 5.0

@@ -12,9 +12,10 @@ from functools import partial
 import pytest
 
 from sandbox.network import Policy, Refusal
+from tests.waiting import until
 from tests.walls import lab as at
 from tests.walls.lab import Lab
-from tests.walls.namespaces import Namespace, until
+from tests.walls.namespaces import Namespace
 from tests.walls.packets import UNREACHABLE, Ear, Kind, answer, ear, send, send_spoofed, unreachable
 
 _ports = itertools.count(20000)

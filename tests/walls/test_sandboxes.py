@@ -28,7 +28,8 @@ from sandbox.identity import new_identity
 from sandbox.network import Policy, Refusal, Wall, Walls, WallState, free_subnet, require_bridge
 from sandbox.profile import Network, Profile
 from sandbox.template import InstallationId, SandboxName, container_spec
-from tests.walls.namespaces import Namespace, new_namespace, until
+from tests.waiting import until
+from tests.walls.namespaces import Namespace, new_namespace
 
 RANGE = IPv4Network("10.213.0.0/16")
 OUTSIDE_LINK, OUTSIDE = "198.51.100.1", "198.51.100.2"

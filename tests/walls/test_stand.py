@@ -15,9 +15,10 @@ from sandbox.network import Policy, Refusal, Wall, Walls, WallsDown, WallState, 
 from sandbox.network.ruleset import bridge_prefix, table_name
 from sandbox.template import InstallationId
 from tests.sandbox.network.policies import policies
+from tests.waiting import until
 from tests.walls import lab as at
 from tests.walls.lab import Lab
-from tests.walls.namespaces import Namespace, until
+from tests.walls.namespaces import Namespace
 from tests.walls.packets import Kind, ear, send
 
 TABLE = table_name(at.INSTALLATION)

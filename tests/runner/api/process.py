@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests import programs
-from tests.e2e.conftest import until
+from tests.waiting import until
 from tests.web import answers
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from runner.cli import app
 from runner.errors import ConfigError
 from tests import programs
-from tests.e2e.conftest import until
+from tests.waiting import until
 from tests.web import answers
 
 TOKEN = "a token of the operator's own"

@@ -22,9 +22,9 @@ from runner.execution.files.jobs import JobFiles
 from runner.execution.files.limits import FileLimits
 from runner.execution.session import Session
 from runner.source_and_artifacts import Archive, Git, Upload
-from tests.e2e.conftest import until
 from tests.runner.conftest import SSHD, Sandbox
 from tests.runner.files.origin import TOKEN, Origin, git, silent
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 

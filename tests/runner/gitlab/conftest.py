@@ -21,7 +21,8 @@ from runner.gitlab.options import Options
 from runner.gitlab.server import Server
 from runner.metrics import Metrics
 from runner.service.standby import Standby
-from tests.runner.conftest import FakeLeases, Sandbox, until
+from tests.runner.conftest import FakeLeases, Sandbox
+from tests.waiting import eventually
 
 #: A minute is for a machine that is busy with everything else.
 DEADLINE = 60.0
@@ -175,7 +176,7 @@ class Lab:
         self.standby = Standby(self.leases, ready)
         self.standby._wanted = ("default", trust_key)
         self.begin()
-        await until(lambda: bool(self.standby and self.standby._held and self.standby._held.task.done()))
+        await eventually(lambda: bool(self.standby and self.standby._held and self.standby._held.task.done()))
 
     async def leave(self) -> None:
         """End a life as a restart does, with everything left running."""

@@ -19,7 +19,8 @@ from runner.execution.session import Session
 from runner.gitlab.cache import Cache, bring_in_helper, names
 from runner.gitlab.store import CacheStore, Entry
 from runner.job import UNTRUSTED
-from tests.runner.conftest import Sandbox, until
+from tests.runner.conftest import Sandbox
+from tests.waiting import eventually
 
 LIMIT = 10_000
 OURS = "gitlab-1-protected"
@@ -168,7 +169,7 @@ async def test_a_kill_leaves_the_old_one_and_no_part(tmp_path: Path) -> None:
     store.close()
     process = multiprocessing.get_context("spawn").Process(target=_write_forever, args=(folder, tmp_path / "begun"))
     process.start()
-    await until((tmp_path / "begun").exists)
+    await eventually((tmp_path / "begun").exists)
     process.kill()
     process.join()
     assert len(list(folder.glob("*/*.part"))) == 1

@@ -20,8 +20,9 @@ from runner.gitlab import server as server_module
 from runner.gitlab.containers.inside import enter
 from runner.gitlab.response import parse
 from runner.gitlab.trust import trust_key
-from tests.runner.conftest import alive, hang, lose, refuse, until
+from tests.runner.conftest import alive, hang, lose, refuse
 from tests.runner.gitlab.conftest import DEADLINE, HOOK, Ended, Lab, Manager, ended, response, terminate
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -97,8 +98,8 @@ async def test_a_job(lab: Lab) -> None:
     assert len(lab.leases.leases) == 1
     cleanup = await manager.hook("cleanup")
     assert (cleanup.code, cleanup.out, cleanup.err) == (0, b"", "")
-    await until(lambda: lab.leases.calls == ["give_back:used"])
-    await until(lambda: not list((lab.folder / "jobs").iterdir()))
+    await eventually(lambda: lab.leases.calls == ["give_back:used"])
+    await eventually(lambda: not list((lab.folder / "jobs").iterdir()))
     assert (await manager.hook("cleanup")).code == 0
     late = await manager.run("true", "cleanup_file_variables")
     assert late.code == 2
@@ -127,7 +128,7 @@ async def test_cleanup_without_a_handle(lab: Lab) -> None:
     manager, other = await lab.prepared(1), await lab.prepared(2)
     manager.environment = {}
     assert (await manager.hook("cleanup")).code == 0
-    await until(lambda: lab.leases.calls == ["give_back:used"])
+    await eventually(lambda: lab.leases.calls == ["give_back:used"])
     assert (await other.run("true")).code == 0
 
 
@@ -211,7 +212,7 @@ async def test_gitlab_runner_is_killed(lab: Lab, stage: str) -> None:
     runner.stdin.write(json.loads(shell.seen)["job_env"]["RUNNER_GITLAB_JOB"].encode() + b"\n")
     await shell.until(b"ready" if stage else b"between")
     runner.kill()
-    await until(lambda: lab.leases.calls == ["give_back:used"])
+    await eventually(lambda: lab.leases.calls == ["give_back:used"])
     assert not lab.jobs.live
     await asyncio.wait_for(runner.communicate(), DEADLINE)  # its hooks have ended as well
 
@@ -221,7 +222,7 @@ async def test_a_hook_that_is_killed(lab: Lab) -> None:
     manager = await lab.prepared()
     stage = await start(manager, "echo $$ ready; exec sleep 300")
     stage.process.kill()
-    await until(lambda: not alive(int(stage.seen.split()[0])))
+    await eventually(lambda: not alive(int(stage.seen.split()[0])))
     assert (await manager.run("echo after", "after_script")).out == b"after\n"
 
 
@@ -241,14 +242,14 @@ async def test_a_restart_between_cleanup_and_the_return_of_the_sandbox(lab: Lab)
     manager = await lab.prepared()
     lab.leases.trouble["give_back"] = hang
     assert (await manager.hook("cleanup")).code == 0
-    await until(lambda: lab.leases.calls == ["give_back:used"])
+    await eventually(lambda: lab.leases.calls == ["give_back:used"])
     lab.die()
     lab.leases.trouble.clear()
     lab.leases.leases[0].calls.clear()
     lab.begin()
     assert not lab.jobs.live
-    await until(lambda: lab.leases.calls == ["give_back:used"])
-    await until(lambda: not list((lab.folder / "jobs").iterdir()))
+    await eventually(lambda: lab.leases.calls == ["give_back:used"])
+    await eventually(lambda: not list((lab.folder / "jobs").iterdir()))
 
 
 async def test_a_sandbox_that_is_lost(lab: Lab) -> None:
@@ -271,7 +272,7 @@ async def test_a_sandbox_that_is_lost(lab: Lab) -> None:
 async def test_a_sandbox_that_is_lost_between_stages(lab: Lab) -> None:
     """The trap: SSH stays silent for seconds, so the keeper is asked, which knows."""
     manager = await lab.prepared()
-    await until(lambda: "renew" in lab.leases.leases[0].calls)
+    await eventually(lambda: "renew" in lab.leases.leases[0].calls)
     for server in lab.sandbox.servers:
         server.send_signal(signal.SIGSTOP)
     lab.leases.trouble["renew"] = lose
@@ -290,7 +291,7 @@ async def test_a_sandbox_that_was_prepared_in_advance(lab: Lab) -> None:
     assert "is ready" in manager.said
     assert (await manager.run("echo built")).out == b"built\n"
     assert (await manager.hook("cleanup")).code == 0
-    await until(lambda: "give_back:used" in lab.leases.leases[0].calls)
+    await eventually(lambda: "give_back:used" in lab.leases.leases[0].calls)
 
 
 async def test_a_job_keeps_the_sandbox_that_was_prepared_in_advance_over_a_restart(lab: Lab) -> None:
@@ -333,11 +334,11 @@ async def test_a_cancel_while_a_sandbox_is_waited_for(lab: Lab) -> None:
     await manager.config()
     lab.leases.trouble["lend"] = hang
     hook = await manager.start("prepare")
-    await until(lambda: any(live.idle == 0 for live in lab.jobs.live))
+    await eventually(lambda: any(live.idle == 0 for live in lab.jobs.live))
     terminate(hook)
     assert (await ended(hook)).code == 2
     assert (await manager.hook("cleanup")).code == 0
-    await until(lambda: not lab.jobs.live)
+    await eventually(lambda: not lab.jobs.live)
 
 
 async def test_cleanup_beside_a_live_stage(lab: Lab) -> None:
@@ -345,7 +346,7 @@ async def test_cleanup_beside_a_live_stage(lab: Lab) -> None:
     stage = await start(manager, "echo $$ ready; exec sleep 300")
     assert (await manager.hook("cleanup")).code == 0
     assert (await stage.end()).code == 2
-    await until(lambda: lab.leases.calls == ["give_back:used"])
+    await eventually(lambda: lab.leases.calls == ["give_back:used"])
     assert not alive(int(stage.seen.split()[0]))
 
 
@@ -354,7 +355,7 @@ async def test_two_stages_at_once(lab: Lab) -> None:
     manager = await lab.prepared()
     stage = await start(manager, "echo ready; while [ ! -e go ]; do sleep 0.05; done; echo first")
     second = await manager.start("run", manager.script("echo second"), "after_script")
-    await until(lambda: max(live.hooks for live in lab.jobs.live) == 2)
+    await eventually(lambda: max(live.hooks for live in lab.jobs.live) == 2)
     Path(lab.options.settings.workspace, "go").touch()
     assert (await stage.end()).out == b"ready\nfirst\n"
     assert (await ended(second)).out == b"second\n"
@@ -364,7 +365,7 @@ async def test_a_job_that_nobody_comes_for(lab: Lab) -> None:
     await lab.prepared()
     assert len(lab.server._managers._watched) == 1
     lab.sweep_after(0.0)
-    await until(lambda: lab.leases.calls == ["give_back:used"])
+    await eventually(lambda: lab.leases.calls == ["give_back:used"])
     assert not lab.server._managers._watched
 
 
@@ -383,7 +384,7 @@ async def test_a_job_waits_for_a_drained_service_and_one_that_has_its_sandbox_go
     assert (await waiting.config()).code == 0
     lab.hold("The runner is draining.")
     prepare = await waiting.start("prepare")
-    await until(lambda: lab.jobs.live[1].hooks == 1)
+    await eventually(lambda: lab.jobs.live[1].hooks == 1)
     stage = await start(running, "echo still ready")
     assert (await stage.end()).code == 0
     assert (lab.jobs.running, len(lab.leases.leases)) == (1, 1)
@@ -412,7 +413,7 @@ async def test_a_job_that_comes_while_the_service_stops_is_the_next_life_s(lab: 
     waiting = lab.manager(8)
     assert (await waiting.config()).code == 0
     prepare = await waiting.start("prepare")
-    await until(lambda: lab.jobs.live[1].hooks == 1)
+    await eventually(lambda: lab.jobs.live[1].hooks == 1)
     assert lab.jobs.running == 1
     if abort:
         lab.jobs.abort("it was told to stop at once.")
@@ -500,7 +501,7 @@ async def test_a_cancel_while_there_is_no_service(lab: Lab) -> None:
     manager.environment = {"RUNNER_GITLAB_JOB": "7.x"}
     manager.socket = lab.folder / "nothing.sock"
     hook = await manager.start("run", manager.script("true"), "build_script")
-    await until(lambda: _catches(hook.pid, signal.SIGTERM))
+    await eventually(lambda: _catches(hook.pid, signal.SIGTERM))
     terminate(hook)
     end = await ended(hook)
     assert end.code == 2

@@ -17,9 +17,10 @@ from runner.gitlab.tenancy import Attempt, Tenancy
 from runner.gitlab.wire import Done, encode, encode_end
 from runner.job import Job
 from runner.outcome import Outcome
-from tests.runner.conftest import alive, until
+from tests.runner.conftest import alive
 from tests.runner.gitlab.conftest import DEADLINE, Lab, Manager, ended, response, terminate
 from tests.runner.gitlab.test_hooks import Stage, changed, start
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +52,7 @@ async def test_the_service_restarts_within_a_stage(lab: Lab) -> None:
     assert manager.exit_code == "7\n"
     assert (await manager.run("echo more", "after_script")).out == b"more\n"
     assert (await manager.hook("cleanup")).code == 0
-    await until(lambda: lab.leases.calls == ["give_back:used"])
+    await eventually(lambda: lab.leases.calls == ["give_back:used"])
 
 
 async def test_the_service_restarts_within_a_stage_that_is_silent_for_longer_than_a_hook_waits(lab: Lab) -> None:
@@ -62,7 +63,7 @@ async def test_the_service_restarts_within_a_stage_that_is_silent_for_longer_tha
     stage = Stage(await manager.execute(*hook))
     await stage.until(b"ready")
     folder = Path(lab.options.settings.workspace)
-    await until((folder / "silent").exists)
+    await eventually((folder / "silent").exists)
     await lab.leave()
     lab.begin()
     (folder / "go").touch()
@@ -131,7 +132,7 @@ async def test_a_cancel_after_a_restart(lab: Lab) -> None:
     stage = await start(manager, "echo $$ ready; exec sleep 300")
     await lab.leave()
     lab.begin()
-    await until(lambda: len(lab.leases.resumed) >= 2)  # the job's lease, and the stage's own way in
+    await eventually(lambda: len(lab.leases.resumed) >= 2)  # the job's lease, and the stage's own way in
     terminate(stage.process)
     assert (await stage.end()).code == 2
-    await until(lambda: not alive(int(stage.seen.split()[0])))
+    await eventually(lambda: not alive(int(stage.seen.split()[0])))

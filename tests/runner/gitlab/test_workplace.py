@@ -16,9 +16,10 @@ from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.response import parse
 from runner.gitlab.store import CacheStore
 from runner.gitlab.workplace import Workplace
-from tests.runner.conftest import lose, until
+from tests.runner.conftest import lose
 from tests.runner.gitlab.conftest import Lab, Manager, ended, response, terminate
 from tests.runner.gitlab.test_hooks import changed, start
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -170,7 +171,7 @@ async def test_after_a_cancel_the_job_s_container_is_ended_once_more(
     if restart:
         await lab.leave()
         lab.begin()
-        await until(lambda: len(lab.leases.resumed) >= 2)  # the job's lease, and the stage's own way in
+        await eventually(lambda: len(lab.leases.resumed) >= 2)  # the job's lease, and the stage's own way in
     terminate(stage.process)
     assert "cancelled by GitLab" in (await stage.end()).said
     assert swept.exists()
@@ -189,7 +190,7 @@ async def test_a_container_that_cannot_be_ended_condemns_the_sandbox(
     end = await stage.end()
     assert (end.code, "container could not be ended" in end.said) == (2, True)
     assert "could not be ended" in (await manager.run("true", "after_script")).said
-    await until(lambda: [call.partition(":")[0] for call in lab.leases.calls] == ["condemn"])
+    await eventually(lambda: [call.partition(":")[0] for call in lab.leases.calls] == ["condemn"])
 
 
 async def test_only_a_job_with_an_image_has_a_container_to_end(lab: Lab) -> None:

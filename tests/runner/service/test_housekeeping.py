@@ -18,11 +18,11 @@ from runner.service.records import Records
 from runner.service.retention import Retention
 from runner.service.watermark import MARKS, Disk, Room
 from runner.spool import spool
-from tests.runner.conftest import until
 from tests.runner.service.conftest import Host
 from tests.runner.service.state import State, locked
 from tests.runner.service.test_records import finished, started
 from tests.runner.service.test_service import up, waiting
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 GIB = 1024**3
@@ -90,14 +90,14 @@ async def test_a_low_disk_starts_nothing_a_full_one_takes_nothing_and_both_end(
         running = await service.submit(waiting(gate))
         await up(running)
         free = GIB
-        await until(lambda: service.housekeeper.disk is Disk.LOW)
+        await eventually(lambda: service.housekeeper.disk is Disk.LOW)
         held = await service.submit(Job(b"true"))
         gate.touch()
         assert await life.outcome(running.id) == Succeeded()
         assert (service.running, service.records.waiting) == (0, 1)
         assert service.held.startswith("The disk of the runner's state folder has 1,024 of 102,400 MiB free.")
         free = 0
-        await until(lambda: service.housekeeper.disk is Disk.FULL)
+        await eventually(lambda: service.housekeeper.disk is Disk.FULL)
         with pytest.raises(StateError, match=r"The job cannot be kept\. The disk .* has 0 of 102,400 MiB free"):
             await service.submit(Job(b"true"))
         with pytest.raises(StateError, match=r"The archive cannot be kept\. The disk .* has 0 of 102,400 MiB free"):
@@ -111,7 +111,7 @@ async def test_what_a_crashed_backup_left_in_the_state_folder_goes_with_the_next
         (folder / "runner.db").write_bytes(b"with secrets")
         left = shutil.copytree(folder, folder.with_name(f"{folder.name}-crashed"))
     async with host.life():
-        await until(lambda: not left.exists())
+        await eventually(lambda: not left.exists())
 
 
 def test_a_disk_that_does_not_tell_is_as_it_was(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,9 +15,10 @@ from runner.outcome import Cancelled, SandboxLost, ScriptFailed, SetupFailed, Su
 from runner.service.record import Record
 from runner.steps import Step, StepState
 from runner.store.states import JobState
-from tests.runner.conftest import hang, refuse, until
+from tests.runner.conftest import hang, refuse
 from tests.runner.service.conftest import Host, Life
 from tests.runner.service.state import State, locked
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -50,9 +51,9 @@ async def test_a_lost_sandbox_is_followed_by_another_start_in_the_same_log(host:
     async with host.life() as life:
         record = await life.service.submit(flaky(gate))
         reading = life.log(record.id)
-        await until(lambda: starts(gate) == 1 and b"up 1" in record.log_path.read_bytes())
+        await eventually(lambda: starts(gate) == 1 and b"up 1" in record.log_path.read_bytes())
         await lose(host)
-        await until(lambda: starts(gate) == 2)
+        await eventually(lambda: starts(gate) == 2)
         Path(f"{gate}.2").touch()
         assert await life.outcome(record.id) == Succeeded()
         assert await reading == b"up 1\n" + LOST + b"up 2\nend 2\nrunner: The script succeeded.\n"
@@ -66,7 +67,7 @@ async def test_it_ends_when_there_are_no_retries_left(host: Host, gate: Path) ->
     async with host.life() as life:
         record = await life.service.submit(flaky(gate))
         for number in (1, 2, 3):
-            await until(lambda number=number: starts(gate) == number)  # type: ignore[misc]
+            await eventually(lambda number=number: starts(gate) == number)  # type: ignore[misc]
             await lose(host)
         assert isinstance(await life.outcome(record.id), SandboxLost)
         assert starts(gate) == 3
@@ -83,7 +84,7 @@ async def test_what_the_script_itself_comes_to_is_never_tried_again(host: Host, 
 async def test_without_its_word_nothing_is_started_twice(host: Host, gate: Path) -> None:
     async with host.life() as life:
         record = await life.service.submit(replace(flaky(gate), retry=0))
-        await until(lambda: starts(gate) == 1)
+        await eventually(lambda: starts(gate) == 1)
         await lose(host)
         assert isinstance(await life.outcome(record.id), SandboxLost)
         assert starts(gate) == 1
@@ -93,7 +94,7 @@ async def test_a_sandbox_that_cannot_be_made_is_asked_for_again(host: Host, gate
     async with host.life() as life:
         host.leases.trouble["lend"] = refuse
         record = await life.service.submit(Job(b"echo hello", trust_key="default", retry=1))
-        await until(lambda: record.log_path.exists() and b"(retry 1 of 1)" in record.log_path.read_bytes())
+        await eventually(lambda: record.log_path.exists() and b"(retry 1 of 1)" in record.log_path.read_bytes())
         del host.leases.trouble["lend"]
         assert isinstance(await life.outcome(record.id), Succeeded | SetupFailed)
         log = await life.log(record.id)
@@ -108,9 +109,9 @@ async def test_a_restart_in_the_second_start_goes_on_at_the_right_byte(
     async with host.life() as first:
         job = flaky(gate, secrets=secrets)
         record = await first.service.submit(job)
-        await until(lambda: starts(gate) == 1 and b"up 1" in record.log_path.read_bytes())
+        await eventually(lambda: starts(gate) == 1 and b"up 1" in record.log_path.read_bytes())
         await lose(host)
-        await until(lambda: starts(gate) == 2 and record.state is JobState.RUNNING)
+        await eventually(lambda: starts(gate) == 2 and record.state is JobState.RUNNING)
         await first.detach()
     async with host.life() as second:
         Path(f"{gate}.2").touch()
@@ -125,12 +126,12 @@ async def test_a_cancel_between_two_starts_keeps_the_log(host: Host, gate: Path,
     """The trap: an end without a start must not be taken for the end of the start before, which asked for another."""
     async with host.life(slots=1) as life:
         record = await life.service.submit(flaky(gate))
-        await until(lambda: starts(gate) == 1 and b"up 1" in record.log_path.read_bytes())
+        await eventually(lambda: starts(gate) == 1 and b"up 1" in record.log_path.read_bytes())
         if held:
             await life.service.drain("the test")
         host.leases.trouble["lend"] = hang
         await lose(host)
-        await until(lambda: _retries(life, record) == 1)
+        await eventually(lambda: _retries(life, record) == 1)
         await life.service.cancel(record, "the test")
         assert await life.outcome(record.id) == Cancelled("the test")
         log = await life.log(record.id)
@@ -145,12 +146,12 @@ def _retries(life: Life, record: Record) -> int:
 async def test_a_locked_store_delays_the_next_start_and_loses_nothing(host: Host, gate: Path) -> None:
     async with host.life() as life:
         record = await life.service.submit(flaky(gate))
-        await until(lambda: starts(gate) == 1 and b"up 1" in record.log_path.read_bytes())
+        await eventually(lambda: starts(gate) == 1 and b"up 1" in record.log_path.read_bytes())
         with locked(host.state):
             await lose(host)
-            await until(lambda: b"retry 1 of 2" in record.log_path.read_bytes())
+            await eventually(lambda: b"retry 1 of 2" in record.log_path.read_bytes())
             assert record.state is JobState.RUNNING
-        await until(lambda: starts(gate) == 2)
+        await eventually(lambda: starts(gate) == 2)
         Path(f"{gate}.2").touch()
         assert await life.outcome(record.id) == Succeeded()
         assert (await life.log(record.id)).count(LOST) == 1
@@ -159,11 +160,11 @@ async def test_a_locked_store_delays_the_next_start_and_loses_nothing(host: Host
 async def test_a_crash_before_the_next_start_is_written_down_is_followed_by_it(host: Host, gate: Path) -> None:
     async with host.life() as first:
         record = await first.service.submit(flaky(gate))
-        await until(lambda: starts(gate) == 1 and b"up 1" in record.log_path.read_bytes())
+        await eventually(lambda: starts(gate) == 1 and b"up 1" in record.log_path.read_bytes())
         await first.detach()
     host.leases.leases[-1].calls.append("condemn:gone while nobody looked")
     async with host.life() as second:
-        await until(lambda: starts(gate) == 2)
+        await eventually(lambda: starts(gate) == 2)
         Path(f"{gate}.2").touch()
         assert await second.outcome(record.id) == Succeeded()
         assert (await second.log(record.id)).count(b"retry 1 of 2") == 1
@@ -174,9 +175,9 @@ async def test_each_start_begins_with_the_first_step(host: Host, gate: Path) -> 
     steps = (Step("one", b"true"), Step("two", waits.encode()))
     async with host.life() as life:
         record = await life.service.submit(Job(trust_key="default", retry=1, steps=steps))
-        await until(lambda: starts(gate) == 1)
+        await eventually(lambda: starts(gate) == 1)
         await lose(host)
-        await until(lambda: starts(gate) == 2)
+        await eventually(lambda: starts(gate) == 2)
         Path(f"{gate}.go").touch()
         assert await life.outcome(record.id) == Succeeded()
         assert (await life.log(record.id)).count(b"step 1 of 2, one: begins") == 2

@@ -25,9 +25,10 @@ from runner.service.record import Record
 from runner.service.service import Service
 from runner.store.jobs import Jobs
 from runner.store.states import JobState
-from tests.runner.conftest import hang, until
+from tests.runner.conftest import hang
 from tests.runner.service.conftest import DEADLINE, Host
 from tests.runner.service.state import State, locked
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -88,7 +89,7 @@ async def test_more_slots_and_other_labels_hold_at_once(host: Host, gate: Path) 
 
 async def test_a_job_in_a_sandbox_prepared_in_advance_goes_on_too(host: Host, gate: Path) -> None:
     async with host.life(standby=True) as first:
-        await until(lambda: len(host.leases.leases) == 1)
+        await eventually(lambda: len(host.leases.leases) == 1)
         record = await first.service.submit(waiting(gate))
         await up(record)
         prepared = host.leases.leases[0]
@@ -108,7 +109,7 @@ async def test_a_job_that_ended_while_no_runner_lived_has_its_own_outcome(host: 
         await up(first.job(job))
         await first.detach()
     gate.touch()
-    await until(gate.with_name("gate.end").exists)
+    await eventually(gate.with_name("gate.end").exists)
     async with host.life() as second:
         assert await second.outcome(job) == ScriptFailed(9)
         assert (await second.log(job)).startswith(b"up\nlate\nrunner: ")
@@ -122,7 +123,7 @@ async def test_all_that_run_are_followed_and_new_ones_wait_for_a_slot(host: Host
         new = (await first.service.submit(Job(b"true"))).id
         await first.detach()
     async with host.life(slots=1) as second:
-        await until(lambda: len(host.leases.resumed) == 2)
+        await eventually(lambda: len(host.leases.resumed) == 2)
         assert second.job(new).state is JobState.QUEUED
         assert len(host.leases.leases) == 2
         gate.touch()
@@ -140,7 +141,7 @@ async def test_an_outcome_is_written_before_the_sandbox_goes_back_however_long_t
         await up(record)
         with locked(host.state):
             gate.touch()
-            await until(lambda: "The outcome cannot be written down" in caplog.text)
+            await eventually(lambda: "The outcome cannot be written down" in caplog.text)
             # A crash at this moment:
             crashed = Host(host.state.with_name("crashed"), host.sandbox, host.leases, host.settings)
             shutil.copytree(host.state, crashed.state)
@@ -161,7 +162,7 @@ async def test_a_runner_that_stops_leaves_what_it_cannot_write_to_the_next_life(
         await up(record)
         with locked(host.state):
             gate.touch()
-            await until(lambda: "The outcome cannot be written down" in caplog.text)
+            await eventually(lambda: "The outcome cannot be written down" in caplog.text)
             life.service.abort("it was told to stop at once.")
             await asyncio.wait_for(life.working, DEADLINE)
             assert host.leases.calls == []
@@ -208,7 +209,7 @@ async def test_a_job_that_waits_for_the_sandbox_in_advance_can_be_ended(
     async with host.life(standby=True) as life:
         await asyncio.wait_for(asked.wait(), DEADLINE)
         record = await life.service.submit(Job(b"true", trust_key="default", setup_timeout=setup_timeout))
-        await until(lambda: record.state is JobState.STARTING)
+        await eventually(lambda: record.state is JobState.STARTING)
         if setup_timeout is None:
             await life.service.cancel(record, "me")
         await asyncio.wait_for(record.finished.wait(), 20)
@@ -238,7 +239,7 @@ async def test_a_job_that_waits_for_a_sandbox_waits_again_in_the_next_life(host:
     host.leases.trouble["lend"] = hang
     async with host.life() as first:
         record = await first.service.submit(Job(b"echo hello"))
-        await until(lambda: record.state is JobState.STARTING)
+        await eventually(lambda: record.state is JobState.STARTING)
         await first.detach()
     del host.leases.trouble["lend"]
     async with host.life() as second:
@@ -285,7 +286,7 @@ async def test_a_job_whose_marker_cannot_be_written_starts_when_it_can(
     """The trap: it certainly did not start, and ended as setup_failed because a backup took three seconds."""
     async with host.life() as life:
         record = await life.service.submit(Job(f"echo start >>{gate}; exit 3".encode()))
-        await until(lambda: caplog.text.count(NOT_WRITTEN) > 1)
+        await eventually(lambda: caplog.text.count(NOT_WRITTEN) > 1)
         assert (record.state, gate.exists()) == (JobState.STARTING, False)
         lock_at_the_start()
         assert await life.outcome(record.id) == ScriptFailed(3)
@@ -298,12 +299,12 @@ async def test_a_job_whose_marker_cannot_be_written_can_be_ended(
 ) -> None:
     async with host.life() as life:
         record = await life.service.submit(Job(b"true"))
-        await until(lambda: NOT_WRITTEN in caplog.text)
+        await eventually(lambda: NOT_WRITTEN in caplog.text)
         if end == "cancel":
             await life.service.cancel(record, "me")
         else:
             record.cancellation.expire(Limit.SETUP)
-        await until(lambda: host.leases.calls == ["give_back:unused"])
+        await eventually(lambda: host.leases.calls == ["give_back:unused"])
         lock_at_the_start()
         assert await life.outcome(record.id) == (Cancelled("me") if end == "cancel" else TimedOut(Limit.SETUP))
 
@@ -314,7 +315,7 @@ async def test_a_job_whose_marker_cannot_be_written_is_left_to_the_next_life(
 ) -> None:
     async with host.life() as life:
         record = await life.service.submit(Job(b"true"))
-        await until(lambda: NOT_WRITTEN in caplog.text)
+        await eventually(lambda: NOT_WRITTEN in caplog.text)
         getattr(life.service, end)()
         await asyncio.wait_for(life.working, DEADLINE)
         assert host.leases.calls == ["give_back:unused"]
@@ -338,7 +339,7 @@ async def test_a_marker_that_takes_its_time_holds_up_nobody_else(
     monkeypatch.setattr(Jobs, "mark", slowly)
     async with host.life() as life:
         record = await life.service.submit(Job(f"echo start >>{gate}".encode()))
-        await until(writing.is_set)
+        await eventually(writing.is_set)
         if leaves:
             life.service.detach()
         go_on.set()
@@ -368,7 +369,7 @@ async def test_a_job_whose_lease_cannot_be_noted_waits_for_that(host: Host, monk
         with ExitStack() as lock:
             monkeypatch.setattr(life.service.records, "claim", claimed)
             record = await life.service.submit(Job(b"true"))
-            await until(lambda: "The lease cannot be noted" in life.service.held)
+            await eventually(lambda: "The lease cannot be noted" in life.service.held)
             assert host.leases.leases == []
         assert await life.outcome(record.id) == Succeeded()
 

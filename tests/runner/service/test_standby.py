@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,6 +12,7 @@ from runner.errors import LeaseError
 from runner.service import standby as standby_module
 from runner.service.standby import Standby
 from tests.runner.conftest import FakeLeases, Sandbox, hang
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -44,12 +45,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standby_module, "_INTERVAL", 0.01)
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for is in another task's hands, which tells nobody
-            await asyncio.sleep(0.01)
-
-
 def held(standby: Standby) -> bool:
     return standby._held is not None and standby._held.task.done()
 
@@ -57,7 +52,7 @@ def held(standby: Standby) -> bool:
 async def test_one_is_prepared_while_others_are_ready_besides(sandbox: Sandbox) -> None:
     host = Host(sandbox, ready=2)
     async with standing_by(host) as standby:
-        await until(lambda: held(standby))
+        await eventually(lambda: held(standby))
         prepared = await standby.take("default", "default")
         assert prepared is not None
         assert prepared.usable
@@ -83,16 +78,16 @@ async def test_it_is_given_back_unused_when_nobody_else_would_find_one(sandbox: 
     """The trap: with two sandboxes, one held and one busy, the next job waited for the busy one."""
     host = Host(sandbox, ready=2)
     async with standing_by(host) as standby:
-        await until(lambda: held(standby))
+        await eventually(lambda: held(standby))
         host.ready = 0
-        await until(lambda: host.leases.calls == ["give_back:unused"])
+        await eventually(lambda: host.leases.calls == ["give_back:unused"])
         assert await standby.take("default", "default") is None
 
 
 async def test_one_for_another_trust_key_is_given_back_unused(sandbox: Sandbox) -> None:
     host = Host(sandbox, ready=2)
     async with standing_by(host) as standby:
-        await until(lambda: held(standby))
+        await eventually(lambda: held(standby))
         assert await standby.take("default", "another") is None
         assert "give_back:unused" in host.leases.calls
 
@@ -100,10 +95,10 @@ async def test_one_for_another_trust_key_is_given_back_unused(sandbox: Sandbox) 
 async def test_one_that_broke_while_it_waited_is_condemned_and_replaced(sandbox: Sandbox) -> None:
     host = Host(sandbox, ready=2)
     async with standing_by(host) as standby:
-        await until(lambda: held(standby))
+        await eventually(lambda: held(standby))
         sandbox.cut()
-        await until(lambda: any(call.startswith("condemn") for call in host.leases.calls))
-        await until(lambda: len(host.leases.leases) == 2 and held(standby))
+        await eventually(lambda: any(call.startswith("condemn") for call in host.leases.calls))
+        await eventually(lambda: len(host.leases.leases) == 2 and held(standby))
 
 
 async def test_a_keeper_that_is_away_is_asked_again(sandbox: Sandbox) -> None:
@@ -112,13 +107,13 @@ async def test_a_keeper_that_is_away_is_asked_again(sandbox: Sandbox) -> None:
     async with standing_by(host) as standby:
         assert await standby.take("default", "default") is None
         host.trouble = False
-        await until(lambda: held(standby))
+        await eventually(lambda: held(standby))
 
 
 async def test_nothing_stays_leased_after_close(sandbox: Sandbox) -> None:
     host = Host(sandbox, ready=2)
     async with standing_by(host) as standby:
-        await until(lambda: held(standby))
+        await eventually(lambda: held(standby))
     assert host.leases.calls == ["give_back:unused"]
 
 
@@ -169,7 +164,7 @@ async def test_who_is_cancelled_does_not_wait_until_it_went_back(sandbox: Sandbo
         await go_on.wait()
 
     async with standing_by(host) as standby:
-        await until(lambda: held(standby))
+        await eventually(lambda: held(standby))
         host.leases.trouble["give_back"] = slowly
         taking = asyncio.create_task(standby.take("default", "another"))
         await asyncio.wait_for(returning.wait(), 20)
@@ -192,10 +187,10 @@ async def test_a_keeper_that_is_away_is_told_once(sandbox: Sandbox, caplog: pyte
         return await host.count(profile)
 
     standby = Standby(host.leases, count)
-    await until(lambda: asked > 5)
+    await eventually(lambda: asked > 5)
     assert caplog.text.count("No keeper answers.") == 1
     host.trouble = False
-    await until(lambda: held(standby))
+    await eventually(lambda: held(standby))
     host.trouble = True  # another time
-    await until(lambda: caplog.text.count("No keeper answers.") == 2)
+    await eventually(lambda: caplog.text.count("No keeper answers.") == 2)
     await standby.close()

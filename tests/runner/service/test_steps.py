@@ -11,8 +11,8 @@ from runner.job import Job
 from runner.outcome import Limit, SandboxLost, ScriptFailed, TimedOut
 from runner.service.record import Record
 from runner.steps import Step, StepState
-from tests.runner.conftest import until
 from tests.runner.service.conftest import Host, Life
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -34,11 +34,11 @@ async def test_how_far_the_steps_are_is_known_also_after_a_restart(host: Host, g
     running = [("build", StepState.SUCCEEDED), ("test", StepState.RUNNING), ("clean", StepState.WAITING)]
     async with host.life() as first:
         record = await first.service.submit(three(gate))
-        await until(lambda: states(first, record) == running)
+        await eventually(lambda: states(first, record) == running)
         await first.detach()
     async with host.life() as second:
         found = second.job(record.id)
-        await until(lambda: states(second, found) == running)
+        await eventually(lambda: states(second, found) == running)
         gate.touch()
         assert await second.outcome(record.id) == ScriptFailed(3)
         log = (await second.log(record.id)).decode()
@@ -57,7 +57,7 @@ async def test_how_far_the_steps_are_is_known_also_after_a_restart(host: Host, g
 async def test_a_sandbox_that_is_lost_in_a_step_leaves_no_step_open(host: Host, gate: Path) -> None:
     async with host.life() as life:
         record = await life.service.submit(three(gate))
-        await until(lambda: ("test", StepState.RUNNING) in states(life, record))
+        await eventually(lambda: ("test", StepState.RUNNING) in states(life, record))
         host.leases.trouble |= {"resume": _gone, "renew": _gone}
         host.sandbox.cut()
         assert isinstance(await life.outcome(record.id), SandboxLost)

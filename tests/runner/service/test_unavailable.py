@@ -11,8 +11,8 @@ from runner.execution import prepare
 from runner.job import Job
 from runner.outcome import Cancelled, Succeeded
 from runner.store.states import JobState
-from tests.runner.conftest import until
 from tests.runner.service.conftest import Host
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +33,7 @@ def patient(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_one_job_asks_again_and_those_after_it_wait_in_the_queue(host: Host) -> None:
     async with host.life(slots=2) as life:
         first = await life.service.submit(Job(b"echo first"))
-        await until(lambda: WHY in life.service.held)
+        await eventually(lambda: WHY in life.service.held)
         second = await life.service.submit(Job(b"echo second"))
         assert (second.state, life.service.running) == (JobState.QUEUED, 1)
         del host.leases.trouble["lend"]
@@ -44,7 +44,7 @@ async def test_one_job_asks_again_and_those_after_it_wait_in_the_queue(host: Hos
 async def test_a_job_that_waits_for_a_sandbox_can_be_cancelled(host: Host) -> None:
     async with host.life() as life:
         job = await life.service.submit(Job(b"true"))
-        await until(lambda: WHY in life.service.held)
+        await eventually(lambda: WHY in life.service.held)
         await life.service.cancel(job, "its user")
         assert await life.outcome(job.id) == Cancelled("its user")
         assert life.service.held == ""
@@ -59,15 +59,15 @@ async def test_a_runner_that_stops_leaves_it_to_its_next_life(host: Host, first:
 
             async def slow() -> None:
                 asked.append(life)
-                await until(lambda: not life.service.mode.takes)
+                await eventually(lambda: not life.service.mode.takes)
                 await away()
 
             host.leases.trouble["lend"] = slow
             job = await life.service.submit(Job(b"echo hello"))
-            await until(lambda: asked != [])
+            await eventually(lambda: asked != [])
         else:
             job = await life.service.submit(Job(b"echo hello"))
-            await until(lambda: WHY in life.service.held)
+            await eventually(lambda: WHY in life.service.held)
         life.service.stop()
         await life.working
     del host.leases.trouble["lend"]

@@ -12,8 +12,8 @@ from runner.job import Job
 from runner.outcome import Succeeded
 from runner.service.mode import Mode
 from runner.store.states import JobState
-from tests.runner.conftest import until
 from tests.runner.service.conftest import DEADLINE, Host, Life
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 LINES = 5000
@@ -41,7 +41,7 @@ async def upgrade_while_drained(life: Life) -> None:
 
 async def drain_to_the_end(life: Life) -> None:
     await life.service.drain("ops")
-    await until(lambda: life.service.running == 0, DEADLINE)
+    await eventually(lambda: life.service.running == 0, DEADLINE)
     await life.detach()
 
 
@@ -68,7 +68,7 @@ async def test_none_is_lost_none_runs_twice_and_every_log_is_whole(host: Host, t
                 await life.service.resume()
             for number in (next(numbers), next(numbers)):
                 jobs[number] = (await life.service.submit(numbered(number, starts))).id
-            await until(lambda life=life: life.service.running > 0, DEADLINE)  # type: ignore[misc]
+            await eventually(lambda life=life: life.service.running > 0, DEADLINE)  # type: ignore[misc]
             await happens(life)
     async with host.life(slots=3) as last:
         await last.service.resume()

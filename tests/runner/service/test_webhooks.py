@@ -27,9 +27,9 @@ from runner.steps import Step, StepProgress, StepState
 from runner.store.deliveries import Delivery
 from runner.store.jobs import Jobs, Result
 from tests.runner.api.test_app import client, new_service
-from tests.runner.conftest import until
 from tests.runner.service.conftest import Host
 from tests.runner.service.state import State, locked
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 DOCS = Path(__file__).parents[3] / "docs" / "webhooks.md"
@@ -161,8 +161,8 @@ async def test_who_is_told_can_check_it(tmp_path: Path) -> None:
         state, jobs = state_of(tmp_path, receiver)
         job = end(jobs)
         async with sending(state, receiver):
-            await until(lambda: len(receiver.got) == 1)
-            await until(lambda: state.deliveries.next(receiver.url) is None)
+            await eventually(lambda: len(receiver.got) == 1)
+            await eventually(lambda: state.deliveries.next(receiver.url) is None)
         [(found, body)] = receiver.got
         verify()(SECRET, found, body)
         message = json.loads(body)
@@ -188,11 +188,11 @@ async def test_what_is_not_taken_is_told_and_tried_again(tmp_path: Path, how: di
         state, jobs = state_of(tmp_path, receiver)
         end(jobs)
         async with sending(state, receiver):
-            await until(lambda: any(one.tries for one in state.deliveries.in_trouble()))
+            await eventually(lambda: any(one.tries for one in state.deliveries.in_trouble()))
             [trouble] = state.deliveries.in_trouble()
             assert problem in trouble.problem
             receiver.hang, receiver.status, receiver.more = False, "200 OK", Receiver.more
-            await until(lambda: not state.deliveries.in_trouble())
+            await eventually(lambda: not state.deliveries.in_trouble())
         assert len({found["webhook-id"] for found, _ in receiver.got}) == 1
         assert len({body for _, body in receiver.got}) == 1
 
@@ -203,7 +203,7 @@ async def test_an_endless_body_is_not_read(tmp_path: Path) -> None:
         state, jobs = state_of(tmp_path, receiver)
         end(jobs)
         async with sending(state, receiver), asyncio.timeout(10):
-            await until(lambda: state.deliveries.next(receiver.url) is None)
+            await eventually(lambda: state.deliveries.next(receiver.url) is None)
         assert len(receiver.got) == 1
 
 
@@ -213,7 +213,7 @@ async def test_one_receiver_that_hangs_holds_up_no_other(tmp_path: Path) -> None
         for _ in range(20):
             end(jobs)
         async with sending(state, stuck, well):
-            await until(lambda: len(well.got) == 20)
+            await eventually(lambda: len(well.got) == 20)
 
 
 async def test_what_was_not_taken_is_sent_by_the_next_life(tmp_path: Path) -> None:
@@ -221,10 +221,10 @@ async def test_what_was_not_taken_is_sent_by_the_next_life(tmp_path: Path) -> No
         state, jobs = state_of(tmp_path, receiver)
         job = end(jobs)
         async with sending(state, receiver):
-            await until(lambda: len(receiver.got) == 1)
+            await eventually(lambda: len(receiver.got) == 1)
         receiver.hang = False
         async with sending(State(tmp_path), receiver):
-            await until(lambda: State(tmp_path).deliveries.next(receiver.url) is None)
+            await eventually(lambda: State(tmp_path).deliveries.next(receiver.url) is None)
         assert [found["webhook-id"] for found, _ in receiver.got] == [f"job-{job}-finished"] * 2
 
 
@@ -236,7 +236,7 @@ async def test_a_message_that_nobody_takes_is_given_up_and_shown(
         state, jobs = state_of(tmp_path, receiver)
         job = end(jobs)
         async with sending(state, receiver, give_up=60.0):
-            await until(lambda: any(one.due is None for one in state.deliveries.in_trouble()))
+            await eventually(lambda: any(one.due is None for one in state.deliveries.in_trouble()))
         service = new_service(tmp_path)
         async with client(service, tmp_path) as api:
             [view] = (await api.get("/v1/webhooks")).json()
@@ -291,9 +291,9 @@ async def test_a_locked_store_means_twice_and_never_none(tmp_path: Path, monkeyp
         end(jobs)
         with locked(tmp_path):
             async with sending(state, receiver):
-                await until(lambda: len(receiver.got) >= 2)
+                await eventually(lambda: len(receiver.got) >= 2)
         async with sending(state, receiver):
-            await until(lambda: state.deliveries.next(receiver.url) is None)
+            await eventually(lambda: state.deliveries.next(receiver.url) is None)
 
 
 async def test_a_job_of_the_service_is_told(host: Host) -> None:
@@ -304,7 +304,7 @@ async def test_a_job_of_the_service_is_told(host: Host) -> None:
         service = Service(leases, state.records, 1, None, host.settings, webhooks=told)
         working = asyncio.create_task(service.work())
         record = await service.submit(Job(b"exit 3", trust_key="default"))
-        await until(lambda: len(receiver.got) == 1)
+        await eventually(lambda: len(receiver.got) == 1)
         assert json.loads(receiver.got[0][1])["data"]["id"] == record.id
         service.stop()
         await asyncio.wait_for(working, 30)
