@@ -102,6 +102,10 @@ class Profile(Section):
     """Closings, by their names in the keeper's file, or `private`. An opening wins over them. None: a private
     network often has the registry that jobs need."""
 
+    labels: tuple[_Name, ...] = ()
+    """What its sandboxes have, in words of yours such as `large`, for jobs to ask for. A job that names no profile gets
+    the first one that has all its labels. None: a label is a promise that only you can make."""
+
     @field_validator("memory")
     @classmethod
     def _room_for_docker(cls, value: ByteSize) -> ByteSize:

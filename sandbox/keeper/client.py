@@ -20,6 +20,7 @@ _R = TypeVar(
     protocol.Listing,
     protocol.Findings,
     protocol.Pong,
+    protocol.Offered,
     protocol.Measured,
 )
 _E = TypeVar("_E", protocol.LeaseGrant, protocol.Entrance)
@@ -102,6 +103,10 @@ class KeeperClient:
     def ping(self) -> protocol.Pong:
         """Is the keeper there, and fit?"""
         return self._ask(protocol.Ping(), protocol.Pong)
+
+    def profiles(self, deadline: float | None = None) -> dict[str, list[str]]:
+        """The labels of each profile, in the order of the keeper's file; it has `deadline` seconds to answer."""
+        return self._ask(protocol.Offer(), protocol.Offered, deadline).profiles
 
     def metrics(self, deadline: float | None = None) -> str:
         """What the keeper counts and times, in Prometheus's text format; it has `deadline` seconds to answer."""

@@ -97,6 +97,12 @@ class Ping(_Message):
     verb: Literal["ping"] = "ping"
 
 
+class Offer(_Message):
+    """Which profiles are there? Changes nothing."""
+
+    verb: Literal["profiles"] = "profiles"
+
+
 class Measure(_Message):
     """Tell what the keeper counts and times. Changes nothing."""
 
@@ -132,7 +138,9 @@ class Enter(_Message):
     sandbox: _Id
 
 
-Message = Lend | Resume | Renew | Kill | Return | Condemn | List | Ping | Measure | Inspect | Hold | Release | Enter
+Message = (
+    Lend | Resume | Renew | Kill | Return | Condemn | List | Ping | Offer | Measure | Inspect | Hold | Release | Enter
+)
 
 
 class Entrance(_Message):
@@ -217,13 +225,19 @@ class Pong(_Message):
     message: str
 
 
+class Offered(_Message):
+    """The profiles in the order of the keeper's file, each with its labels."""
+
+    profiles: dict[str, list[str]]
+
+
 class Measured(_Message):
     """What the keeper counts and times, in Prometheus's text format 0.0.4 (docs/metrics.md)."""
 
     text: str
 
 
-Reply = LeaseGrant | Entrance | Done | Listing | Findings | Pong | Measured
+Reply = LeaseGrant | Entrance | Done | Listing | Findings | Pong | Offered | Measured
 
 
 class Refusal(_Message):

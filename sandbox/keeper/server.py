@@ -98,6 +98,7 @@ _ANSWERS: Final[Mapping[type[protocol.Message], _Answer]] = {
     protocol.Condemn: lambda verbs, request, _: verbs.condemn(request),
     protocol.List: lambda verbs, *_: verbs.listing(),
     protocol.Ping: lambda verbs, *_: verbs.ping(),
+    protocol.Offer: lambda verbs, *_: verbs.offer(),
     protocol.Measure: lambda verbs, *_: verbs.measure(),
     protocol.Inspect: lambda verbs, request, _: verbs.inspect(request),
     protocol.Hold: lambda verbs, request, _: verbs.hold(request),

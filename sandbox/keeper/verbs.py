@@ -168,6 +168,12 @@ class Verbs:
                 counts=dict(self._stock.pool.counts),
             )
 
+    def offer(self) -> protocol.Offered:
+        """The profiles that can be asked for."""
+        with self._stock.changed:
+            profiles = self._stock.pool.profiles
+            return protocol.Offered(profiles={name: list(profile.labels) for name, profile in profiles.items()})
+
     def ping(self) -> protocol.Pong:
         """Whether each profile has a sandbox that is ready or at work, on a host that works."""
         with self._stock.changed:

@@ -69,6 +69,10 @@ class Script:
         self._note(protocol.Ping())
         return protocol.Pong(fit=True, message="ready")
 
+    def offer(self) -> protocol.Offered:
+        self._note(protocol.Offer())
+        return protocol.Offered(profiles={"default": [], "big": ["large"]})
+
     def measure(self) -> protocol.Measured:
         self._note(protocol.Measure())
         return protocol.Measured(text="sandbox_warm 2.0\n")
@@ -141,6 +145,7 @@ def test_each_verb_reaches_the_keeper(client: KeeperClient, script: Script) -> N
     client.condemn(TOKEN, "sshd hung up")
     assert client.listing().installation == "0123abcd"
     assert client.ping() == protocol.Pong(fit=True, message="ready")
+    assert list(client.profiles().items()) == [("default", []), ("big", ["large"])]
     assert client.metrics() == "sandbox_warm 2.0\n"
     assert script.asked == [
         protocol.Renew(token=TOKEN),
@@ -149,6 +154,7 @@ def test_each_verb_reaches_the_keeper(client: KeeperClient, script: Script) -> N
         protocol.Condemn(token=TOKEN, reason="sshd hung up"),
         protocol.List(),
         protocol.Ping(),
+        protocol.Offer(),
         protocol.Measure(),
     ]
 
