@@ -20,6 +20,7 @@ from runner.errors import InputError, LeaseError, LeaseLostError, LeaseUnreachab
 from runner.execution.cancellation import see_through
 from runner.execution.late import Late
 from runner.execution.lease import Access, SandboxFacts
+from runner.job import DEFAULT_PROFILE
 from runner.logs import Action, Events
 
 _events = Events(__name__)
@@ -28,8 +29,6 @@ _events = Events(__name__)
 POLL: Final = 0.5
 #: Seconds for which a sandbox that could not be reached is not asked again.
 REST: Final = 10.0
-#: The profile of jobs that name none.
-_PROFILE: Final = "default"
 
 CAVEAT: Final = (
     "Someone else started this sandbox: it cannot be recreated, nor looked at or ended from outside. What the job "
@@ -69,7 +68,7 @@ class AddressLeases:
         self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float
     ) -> AddressLease:
         """See `LeaseSource.lend`."""
-        if profile != _PROFILE:
+        if profile != DEFAULT_PROFILE:
             raise LeaseError(
                 f"There is no profile {profile} here: profiles are a keeper's, and these sandboxes are what someone "
                 "made them. Leave the profile out."

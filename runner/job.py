@@ -31,6 +31,8 @@ UNTRUSTED: Final = "untrusted"
 MIN_SECRET: Final = 6
 #: Lines of all secrets together.
 MAX_SECRET_LINES: Final = 500
+#: Of jobs that name none and ask for no label.
+DEFAULT_PROFILE: Final = "default"
 MAX_LABELS: Final = 20
 #: Most often that a job is started again.
 MAX_RETRY: Final = 3
@@ -64,7 +66,8 @@ class Job:
     args: tuple[str, ...] = ()
     #: On top of the sandbox's defaults. Bytes that are not UTF-8 are kept as `os.environ` keeps them.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    profile: str = "default"
+    #: None is one that has its labels.
+    profile: str | None = None
     #: Who may inherit whose leftovers.
     trust_key: str = UNTRUSTED
     #: Seconds from the start of the script; None is no limit.
@@ -73,7 +76,7 @@ class Job:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     #: Among jobs that wait, higher ones are first.
     priority: int = 0
-    #: What the runner must be labelled with.
+    #: What the runner or the profile must be labelled with.
     labels: frozenset[str] = frozenset()
     #: Seconds that the job may wait in the queue, and from there to the start of the script; None is no limit.
     queue_timeout: float | None = None
@@ -170,7 +173,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "script": (str,),
     "args": (list,),
     "environment": (dict,),
-    "profile": (str,),
+    "profile": (str, type(None)),
     "trust_key": (str,),
     "timeout": (int, float, type(None)),
     "secrets": (dict,),
@@ -308,8 +311,8 @@ def _check_label(what: str, text: str) -> None:
         raise BadJobError(f"The {what} {text[:80]!r} is not allowed. Use 1 to 200 printable characters.")
 
 
-def _check_profile(name: str) -> None:
-    if not _PROFILE.fullmatch(name):
+def _check_profile(name: str | None) -> None:
+    if name is not None and not _PROFILE.fullmatch(name):
         raise BadJobError(
             f"The profile {name[:80]!r} is not allowed. Use 1 to 64 letters, digits, dots, dashes and underscores."
         )

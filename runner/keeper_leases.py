@@ -97,6 +97,11 @@ class KeeperLeases:
         listing = await _ask(lambda: self._client.listing(ASKED_DEADLINE))
         return [_facts(sandbox) for sandbox in listing.sandboxes]
 
+    async def profiles(self) -> dict[str, frozenset[str]]:
+        """The labels of each profile, in the order of the keeper's file. Errors: LeaseError."""
+        offered = await _ask(lambda: self._client.profiles(ASKED_DEADLINE))
+        return {name: frozenset(labels) for name, labels in offered.items()}
+
     async def metrics(self) -> str:
         """What the keeper measures, in Prometheus's text format. Errors: LeaseError."""
         return await _ask(lambda: self._client.metrics(ASKED_DEADLINE))

@@ -24,6 +24,7 @@ from runner.gitlab.store import CacheStore
 from runner.lease_sources import Source
 from runner.logs import Action, Events
 from runner.metrics import Metrics
+from runner.placement import Placement
 from runner.service.home import Home
 from runner.service.housekeeping import Housekeeper
 from runner.service.leases import NotedLeases
@@ -60,7 +61,7 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
         standby,
         replace(source.adapt(SETTINGS), files=config.files.limits()),
         jobs.per_key,
-        jobs.labels,
+        Placement(jobs.labels, source.profiles),
         Housekeeper(records, *_limits(config)),
         _webhooks(config.webhooks, home.deliveries, metrics.webhook_tried),
     )

@@ -77,7 +77,8 @@ class JobRequest(BaseModel):
     """In place of the script: steps that run one after the other."""
     args: list[str] = []
     environment: dict[str, str] = {}
-    profile: str = "default"
+    profile: str | None = None
+    """As the keeper's file names it; without one, the first that has the labels, or `default`."""
     trust_key: str = "default"
     """Who may inherit what this job leaves in its sandbox."""
     timeout: Annotated[float, Field(gt=0)] | None = None
@@ -87,7 +88,7 @@ class JobRequest(BaseModel):
     priority: int = 0
     """From -100 to 100; among jobs that wait, higher ones are first."""
     labels: list[str] = []
-    """What the runner must be labelled with."""
+    """What the runner or the profile must be labelled with."""
     queue_timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds that it may wait in the queue."""
     setup_timeout: Annotated[float, Field(gt=0)] | None = None

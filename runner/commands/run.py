@@ -18,7 +18,7 @@ from runner.config.load import load
 from runner.config.options import given_settings, takes_settings
 from runner.errors import BadJobError, InputError
 from runner.execution.options import Settings
-from runner.job import MAX_SCRIPT, Job
+from runner.job import DEFAULT_PROFILE, MAX_SCRIPT, Job
 
 app = typer.Typer()
 
@@ -58,7 +58,7 @@ def run(
     timeout: Annotated[float | None, typer.Option(help="Seconds the script may take.")] = None,
     profile: Annotated[
         str, typer.Option(help="Profile of the sandbox, as the keeper's configuration names it.")
-    ] = "default",
+    ] = DEFAULT_PROFILE,
     trust_key: Annotated[
         str, typer.Option(help="Who may inherit what the script leaves; `untrusted` always gets a fresh sandbox.")
     ] = "default",
@@ -83,7 +83,7 @@ def run(
     )
     source = source_of(load(None, options=given_settings(given), only="sandboxes").config.sandboxes)
     settings = source.adapt(Settings(lend_wait=wait, source_deadline=0))
-    outcome = asyncio.run(run_script(source.leases, job, settings, as_json=as_json))
+    outcome = asyncio.run(run_script(source.leases, job, settings, as_json=as_json, offers=source.profiles))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to end, and it would be told as a traceback
     raise typer.Exit(outcomes.exit_code(outcome))
 

@@ -33,7 +33,7 @@ from runner.execution.marker import Marker
 from runner.execution.options import DEFAULTS, Note, Notes, Settings, no_notes
 from runner.execution.prepare import Prepared, prepare
 from runner.execution.pursuit import Pursuit
-from runner.job import Job, new_attempt_id
+from runner.job import DEFAULT_PROFILE, Job, new_attempt_id
 from runner.logs import Action
 from runner.outcome import BadSource, Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed, TimedOut
 
@@ -92,8 +92,9 @@ async def run_attempt(
     on_end: OnEnd = keep_no_outcome,
     files: JobFiles = NO_FILES,
     new_attempt: Callable[[], str] = new_attempt_id,
+    profile: str = DEFAULT_PROFILE,
 ) -> Outcome:
-    """Lease a sandbox, run a job in it to its outcome, and return the sandbox. The log stays open.
+    """Lease a sandbox of a profile, run a job in it to its outcome, and return the sandbox. The log stays open.
 
     Raises nothing but DetachedError, as for `run`, and the caller's cancellation, which first ends the job as
     `RunnerStopped` and cleans up.
@@ -101,7 +102,7 @@ async def run_attempt(
 
     async def attempt() -> Outcome:
         preparing = asyncio.create_task(
-            prepare(leases, job.profile, job.trust_key, settings=settings, notes=notes, new_attempt=new_attempt)
+            prepare(leases, profile, job.trust_key, settings=settings, notes=notes, new_attempt=new_attempt)
         )
         await first(preparing, cancellation.wait())
         if not preparing.done():

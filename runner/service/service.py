@@ -9,7 +9,16 @@ from dataclasses import replace
 from typing import Final, Self
 
 from runner import outcome as outcomes
-from runner.errors import BadJobError, BusyError, ConnectError, DetachedError, LogError, StateError, StoppingError
+from runner.errors import (
+    BadJobError,
+    BusyError,
+    ConnectError,
+    DetachedError,
+    LeaseError,
+    LogError,
+    StateError,
+    StoppingError,
+)
 from runner.execution.attempt import OnEnd, OnStart, resume_attempt, run, run_attempt
 from runner.execution.cancellation import Cancellation, see_through
 from runner.execution.files.jobs import NO_FILES, JobFiles
@@ -22,6 +31,7 @@ from runner.execution.prepare import Prepared
 from runner.job import Job
 from runner.logs import Action, Events
 from runner.outcome import BadRequest, Limit, Outcome, SandboxLost, SetupFailed
+from runner.placement import Placement
 from runner.service.housekeeping import Housekeeper
 from runner.service.leases import NotedLeases
 from runner.service.marking import marked
@@ -70,13 +80,13 @@ class Service:
         standby: Standby | None,
         settings: Settings = SETTINGS,
         per_key: int | None = None,
-        labels: Collection[str] = (),
+        placement: Placement | None = None,
         housekeeper: Housekeeper | None = None,
         webhooks: Webhooks | None = None,
     ) -> None:
         """`slots` jobs run at once, and `per_key` of one trust key, as many as there are slots unless it is given.
 
-        A job that asks for other labels than these is not run here.
+        A job for which `placement` has no profile is not run here.
         """
         self.records = records
         self.housekeeper = housekeeper or Housekeeper(records)
@@ -87,7 +97,7 @@ class Service:
         #: Of all jobs, also of those that the service does not run itself.
         self.standby = standby
         self._per_key = per_key or slots
-        self._labels = frozenset(labels)
+        self._placement = placement or Placement()
         self._running: dict[Record, asyncio.Task[None]] = {}
         self._unavailable: dict[Record, str] = {}
         """The jobs that were told that there is no sandbox to be had now, and why."""
@@ -134,7 +144,7 @@ class Service:
         self._leases.follow(slots)
         self.slots = slots
         self._per_key = per_key or slots
-        self._labels = frozenset(labels)
+        self._placement.labels = frozenset(labels)
         self._changed.set()
 
     async def submit(self, job: Job, request: Request | None = None) -> Record:
@@ -142,8 +152,7 @@ class Service:
 
         Errors: BadJobError, StoppingError, BusyError, RequestReusedError, StateError.
         """
-        if missing := self._missing(job):
-            raise BadJobError(missing)
+        await self._placement.check(job)
         self._check_open("job")
         if self.records.waiting >= MAX_QUEUED:
             raise BusyError(f"{MAX_QUEUED} jobs wait already. Submit it again later.")
@@ -327,12 +336,14 @@ class Service:
     async def _outcome(self, record: Record) -> Outcome:
         if record.cancellation.cause and not record.marker:
             return record.cancellation.cause
-        if record.job and not record.marker and (missing := self._missing(record.job)):
-            return BadRequest(missing)  # the runner had that label in an earlier life
         try:
             return await self._run(record)
         except DetachedError:
             raise
+        except BadJobError as error:
+            return BadRequest(str(error))
+        except LeaseError as error:
+            return SetupFailed(str(error))
         except LogError as error:
             return SandboxLost(str(error)) if record.marker else SetupFailed(str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, the job comes to its end
@@ -377,7 +388,10 @@ class Service:
     async def _attempt(self, record: Record, job: Job, log: Log, tell: Notes, mark: OnStart, on_end: OnEnd) -> Outcome:
         """Run it in the sandbox that was prepared in advance, if that suits, or in another one."""
         settings, files = self._settings_for(job), self._files_of(record)
-        if settings.patience <= PATIENCE and (prepared := await self._prepared(job, record.cancellation)):
+        # Anew at each start: the profiles may have changed while it waited.
+        profile = await self._placement.profile_of(job, record.cancellation, settings.source_deadline)
+        wanted = profile, job.trust_key
+        if settings.patience <= PATIENCE and (prepared := await self._prepared(wanted, record.cancellation)):
             try:
                 return await run(
                     prepared, job, log, record.cancellation, notes=tell, on_start=mark, on_end=on_end, files=files
@@ -394,13 +408,14 @@ class Service:
             on_start=mark,
             on_end=on_end,
             files=files,
+            profile=profile,
         )
 
-    async def _prepared(self, job: Job, cancellation: Cancellation) -> Prepared | None:
+    async def _prepared(self, wanted: tuple[str, str], cancellation: Cancellation) -> Prepared | None:
         """Return the sandbox that was prepared in advance, if it suits. A wish for the end ends the wait for it."""
         if self.standby is None:
             return None
-        taking = asyncio.create_task(self.standby.take(job.profile, job.trust_key))
+        taking = asyncio.create_task(self.standby.take(*wanted))
         await first(taking, cancellation.wait())
         if not taking.done():
             await stop(taking)
@@ -447,14 +462,6 @@ class Service:
             if self._given_up:
                 raise DetachedError(problem)
             await asyncio.sleep(_RETRY)
-
-    def _missing(self, job: Job) -> str:
-        """Say which labels a job asks for in vain; nothing if it can be run here."""
-        missing = ", ".join(sorted(job.labels - self._labels))
-        if not missing:
-            return ""
-        own = ", ".join(sorted(self._labels)) or "none"
-        return f"It asks for a runner with the label {missing}, and this one has: {own}. Submit it to another one."
 
     def _settings_for(self, job: Job) -> Settings:
         """A sandbox waits for the next life of the runner as long as the job may run, and a while longer."""
