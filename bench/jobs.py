@@ -33,7 +33,7 @@ from bench.stream import SANDBOXES, keeper
 from runner.execution.lease import new_token
 from runner.job import new_attempt_id
 from runner.keeper_leases import KeeperLease, KeeperLeases
-from sandbox.keeper.places import SOCKET_IN_RUN_FOLDER
+from sandbox.places import SOCKET_IN_RUN_FOLDER
 from tests.web import answers
 
 CLIENTS, FOLLOWERS = 4, 50

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from bench import recreate
 from bench.access import WHERE
+from sandbox import places
 from sandbox.errors import KeeperError
-from sandbox.keeper import places
 from sandbox.keeper.client import KeeperClient
 from sandbox.profile import Profile
 

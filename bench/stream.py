@@ -30,7 +30,7 @@ from runner.keeper_leases import KeeperLeases
 from runner.outcome import Succeeded
 from sandbox.errors import KeeperError
 from sandbox.keeper.client import KeeperClient
-from sandbox.keeper.places import SOCKET_IN_RUN_FOLDER
+from sandbox.places import SOCKET_IN_RUN_FOLDER
 from sandbox.state import State
 
 SANDBOXES = 3

@@ -14,9 +14,10 @@ from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
 from runner.execution.cancellation import see_through
 from runner.execution.late import Late
 from runner.execution.lease import Access, SandboxFacts
+from sandbox import places
 from sandbox.errors import KeeperError, KeeperRefused
 from sandbox.health import HostState
-from sandbox.keeper import places, protocol
+from sandbox.keeper import protocol
 from sandbox.keeper.client import KeeperClient, Withdrawal
 from sandbox.state import State
 

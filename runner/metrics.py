@@ -56,7 +56,10 @@ class Metrics:
             "runner_return_seconds", "From a job's outcome until its sandbox was given back", _MOMENTS
         )
         self._outcomes: Final = self._counter(
-            "runner_jobs_ended_total", "Jobs that have their outcome, by those of docs/runbook.md", "outcome"
+            "runner_jobs_ended_total",
+            "Jobs that have their outcome, by those of docs/runbook.md; of `timed_out` by which time limit too",
+            "outcome",
+            "which",
         )
         self._notes: Final = self._counter(
             "runner_attempt_events_total",
@@ -96,8 +99,8 @@ class Metrics:
         self._unready: Final = self._gauge(
             "runner_unready", "Whether this keeps the service from being ready", "reason"
         )
-        for name in outcomes.NAMES:
-            self._outcomes.labels(name)
+        for labels in outcomes.NAMES_AND_LIMITS:
+            self._outcomes.labels(*labels)
         for end in ("taken", "failed"):
             self._webhooks.labels(end)
         for note in _NOTES:
@@ -105,7 +108,7 @@ class Metrics:
 
     def ended(self, outcome: Outcome) -> None:
         """A job has its outcome."""
-        self._outcomes.labels(outcomes.name(outcome)).inc()
+        self._outcomes.labels(outcomes.name(outcome), outcomes.which(outcome)).inc()
 
     def noted(self, action: Action) -> None:
         """An attempt told something on its way."""

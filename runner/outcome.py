@@ -172,13 +172,22 @@ _ROWS: Final = (
 _BY_KIND: Final[Mapping[type[Outcome], _Row]] = {row.kind: row for row in _ROWS}
 _BY_NAME: Final[Mapping[str, _Row]] = {row.name: row for row in _ROWS}
 
-#: The stable names of all outcomes, for metric labels and documentation.
+#: The stable names of all outcomes, for documentation.
 NAMES: Final = tuple(row.name for row in _ROWS)
+#: Every pair of `name` and `which` that an outcome can have, for metric labels.
+NAMES_AND_LIMITS: Final = tuple(
+    (row.name, limit) for row in _ROWS for limit in (tuple(Limit) if row.kind is TimedOut else ("",))
+)
 
 
 def name(outcome: Outcome) -> str:
     """Return the outcome's stable name, for example `script_failed`."""
     return _BY_KIND[type(outcome)].name
+
+
+def which(outcome: Outcome) -> str:
+    """Return the time limit that ran out, for example `queue`; empty for an outcome of another kind."""
+    return outcome.which if isinstance(outcome, TimedOut) else ""
 
 
 def exit_code(outcome: Outcome) -> int:

@@ -47,7 +47,7 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
     config = loaded.config
     gitlab = _gitlab(config.gitlab)
     tls = server.Tls(config.tls.certificate, config.tls.key) if config.tls.certificate and config.tls.key else None
-    home, jobs = Home(config.state, config.webhooks.urls), config.jobs
+    home, jobs = Home(config.state, config.webhooks.receivers), config.jobs
     metrics = Metrics()
     home.on_failure(metrics.store_errors.inc)
     records = Records(home.jobs, home.logs, Uploads(home.uploads), home.artifacts, metrics)
@@ -100,8 +100,8 @@ def _gitlab(settings: GitLab) -> GitLabOptions:
 def _webhooks(settings: WebhookSettings, deliveries: Deliveries, tried: Callable[[bool], None]) -> Webhooks | None:
     if not settings.urls or settings.secret is None:
         return None
-    key = key_of(settings.secret.get_secret_value())
-    return Webhooks(deliveries, settings.urls, key, timeout=settings.timeout, give_up=settings.give_up, tried=tried)
+    key, receivers = key_of(settings.secret.get_secret_value()), settings.receivers
+    return Webhooks(deliveries, receivers, key, timeout=settings.timeout, give_up=settings.give_up, tried=tried)
 
 
 def _limits(config: Config) -> tuple[Retention, Marks]:

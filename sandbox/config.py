@@ -1,32 +1,77 @@
-"""The keeper's configuration: a TOML file that the keeper alone owns, with a few settings from the environment."""
+"""Every setting of the keeper, with its default and why it is that; and the file that the keeper alone owns.
+
+A new setting is a field here, or in the profile, and nothing else: its variable (`SANDBOX_` and its path), its option
+and its line on docs/configuration.md follow from it. What is there for each name that the file chooses (profiles,
+openings, closings) has neither, but for the few variables that stand in for what a profile does not say.
+"""
 
 import os
 from collections.abc import Mapping
+from functools import cache
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from pydantic import ByteSize, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, ByteSize, Field, field_validator, model_validator
 
 from sandbox.disk.watch import FASTEST
 from sandbox.errors import ConfigError
+from sandbox.logs import Format
 from sandbox.network import SUBNET_PREFIX, Destination, policy
+from sandbox.places import DEFAULT_HOME, DEFAULT_RUN_FOLDER
 from sandbox.profile import Profile
 from sandbox.settings import toml
-from sandbox.settings.complaints import complaints, together
-from sandbox.settings.loaded import Loaded, Origin, Source
-from sandbox.settings.model import About, Key, Section, settings_of
+from sandbox.settings.complaints import together
+from sandbox.settings.layers import Layers, Options, WrongSettings, unknown
+from sandbox.settings.loaded import Loaded
+from sandbox.settings.model import About, Section, Setting, settings_of
 
 DEFAULT_PROFILE = "default"
-_FROM_ENVIRONMENT = {one.about.also: one.key[0] for one in settings_of(Profile) if one.about.also}
-"""By variable: the settings that every profile takes from the environment, where it does not say them itself."""
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 """As in `keeper.protocol`: a profile of any other name could never be asked for."""
 
 
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path, such as /srv/sandbox, since a service is started in any folder")
+    return path
+
+
+_Folder = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Log(Section):
+    """The keeper's own log, on stderr."""
+
+    format: Format = Format.TEXT
+    """`text` or `json` (docs/logs.md). Text: a keeper that was just started is read by a person."""
+
+
 class KeeperConfig(Section):
-    """What the keeper may make, and how much of it."""
+    """Where the keeper lives, what it may make, and how much of it."""
+
+    variables: ClassVar = "SANDBOX"
+
+    home: _Folder = Path(DEFAULT_HOME)
+    """State folder of this keeper alone: what it remembers of its sandboxes. Where a host keeps what services must not
+    lose, and systemd's `StateDirectory=sandbox`."""
+
+    run_folder: _Folder = Path(DEFAULT_RUN_FOLDER)
+    """Folder of its own, for the socket `keeper/socket`. Where a host keeps sockets, and where clients look unless
+    SANDBOX_KEEPER names another one."""
+
+    group: Annotated[
+        Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)] | None, Field(examples=["runner"])
+    ] = None
+    """Group, by name or number, that may use the socket. None: root alone may, since whoever can use it can lend
+    sandboxes."""
+
+    patience: Annotated[float, Field(ge=0, le=30 * 24 * 3600)] = 300.0
+    """Seconds to wait for running jobs when stopped by TERM. Most jobs end in five minutes; whatever stops it from
+    outside must wait longer, as our unit's TimeoutStopSec and compose's stop_grace_period do (10 minutes)."""
+
+    log: Log = Log()
 
     network_range: IPv4Network = IPv4Network("10.213.0.0/16")
     """Where the sandboxes' own small networks come from. It must not overlap with any network the host uses. The
@@ -65,34 +110,33 @@ class KeeperConfig(Section):
         return value
 
 
+@cache
+def settings() -> tuple[Setting, ...]:
+    """Every setting there is."""
+    return tuple(settings_of(KeeperConfig))
+
+
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> KeeperConfig:
     """See `read`."""
     return read(path, environment).config
 
 
-def read(path: Path | None, environment: Mapping[str, str] = os.environ) -> Loaded[KeeperConfig]:
+def read(
+    path: Path | None, environment: Mapping[str, str] = os.environ, options: Options | None = None
+) -> Loaded[KeeperConfig]:
     """Read the configuration; without a file there is one profile, `default`, with every default.
 
     `SANDBOX_RUNTIME`, `SANDBOX_IMAGE` and `SANDBOX_WARM` stand in for what a profile does not say itself.
-    Raises `ConfigError` naming each mistake by file and line, or by variable.
+    Raises `ConfigError` naming each mistake by file and line, by variable, or by option.
     """
     try:
         document = toml.read(path) if path else toml.Document("the defaults", {}, {})
+        document.tables.setdefault("profiles", {DEFAULT_PROFILE: {}})
+        layers = Layers(KeeperConfig, document, settings())
+        layers.add_environment(environment)
+        layers.add_options(options or {})
+        return layers.loaded(unknown(environment, settings()))
     except toml.BadFile as error:
         raise ConfigError(str(error)) from None
-    origins = {key: Origin(Source.FILE, document.place(key)) for key in document.lines}
-    profiles = document.tables.setdefault("profiles", {DEFAULT_PROFILE: {}})
-    for profile, said in profiles.items() if isinstance(profiles, dict) else ():
-        for variable, setting in _FROM_ENVIRONMENT.items():
-            if isinstance(said, dict) and setting not in said and environment.get(variable):
-                said[setting] = environment[variable]
-                origins["profiles", profile, setting] = Origin(Source.VARIABLE, variable)
-
-    def place(key: Key) -> str:
-        return origins[key].place if key in origins else document.place(key)
-
-    try:
-        return Loaded(KeeperConfig.model_validate(document.tables), origins)
-    except ValidationError as error:
-        wrong = complaints(error, KeeperConfig, place)
-        raise ConfigError(together("The keeper's configuration is wrong:", wrong)) from None
+    except WrongSettings as wrong:
+        raise ConfigError(together("The keeper's configuration is wrong:", wrong.told)) from None

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Final
 
+from sandbox import places
 from sandbox.errors import (
     ConfigError,
     ConnectionLost,
@@ -20,7 +21,6 @@ from sandbox.errors import (
     TransferFailed,
 )
 from sandbox.evaluation.errors import EvaluationError
-from sandbox.keeper import places
 
 _EXIT_CODES: Final = (
     (ConfigError, 78),

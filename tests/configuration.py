@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from runner.config.load import option, settings, variable
+from runner.config.load import settings
 from runner.config.model import Config
-from sandbox.config import KeeperConfig
-from sandbox.settings.model import Setting, settings_of, written
+from sandbox import config as keeper
+from sandbox.settings.model import Setting, written
 
 ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = ROOT / "docs" / "configuration.md"
@@ -66,7 +66,7 @@ def _runner() -> str:
 def _section(group: list[Setting]) -> str:
     title = ".".join(group[0].key[:-1])
     intro = f"\n### [{title}]\n\n{_about(title)}\n" if title else ""
-    return intro + "".join(map(_runner_entry, group))
+    return intro + "".join(map(_entry, group))
 
 
 def _about(title: str) -> str:
@@ -75,21 +75,21 @@ def _about(title: str) -> str:
     return (section.__doc__ or "").strip()
 
 
-def _runner_entry(setting: Setting) -> str:
-    also = f", `{setting.about.also}`" if setting.about.also else ""
-    names = f"`{variable(setting)}`{also} · `{option(setting)}`"
-    if setting.secret:
-        names = f"`{variable(setting)}`, `{variable(setting)}_FILE` · `{option(setting)}` · also `{setting.name}_file`"
-    return _entry(setting, names)
-
-
 def _keeper() -> str:
-    return "".join(_entry(one, f"`{one.about.also}`" if one.about.also else "") for one in settings_of(KeeperConfig))
+    return "".join(map(_entry, keeper.settings()))
 
 
-def _entry(setting: Setting, names: str) -> str:
+def _names(setting: Setting) -> Iterator[str]:
+    """What says the same beside the key in the file: variables, and the option."""
+    variables = [setting.variable, f"{setting.variable}_FILE" if setting.secret else "", setting.about.also]
+    yield ", ".join(f"`{name}`" for name in variables if name)
+    yield f"`{setting.option}`" if setting.option else ""
+    yield f"also `{setting.name}_file`" if setting.secret else ""
+
+
+def _entry(setting: Setting) -> str:
     default = written(setting.default)
-    facts = [f"default `{default}`" if default else "no default", names, "live" if setting.live else ""]
+    facts = [f"default `{default}`" if default else "no default", *_names(setting), "live" if setting.live else ""]
     return f"\n**`{setting.name}`** · {' · '.join(filter(None, facts))}\\\n{setting.text}\n"
 
 

@@ -14,14 +14,16 @@ from typer.core import TyperCommand
 
 from runner import outcome as outcomes
 from runner.commands.options import source_of
-from runner.config.load import load
-from runner.config.options import given_settings, takes_settings
+from runner.config.load import load, settings
 from runner.errors import BadJobError, InputError
 from runner.execution.options import Settings
 from runner.job import DEFAULT_PROFILE, MAX_SCRIPT, Job
+from sandbox.settings.options import given_settings, takes_settings
 
 app = typer.Typer()
 
+_SECTION: Final = "sandboxes"
+_SETTINGS: Final = settings(_SECTION)
 _AFTER: Final = "(arguments for the script come after --, as in: runner run SCRIPT -- ARGS)"
 #: What the parser raises: Typer brings its own copy of Click, whose errors have no public name but this one's.
 _Misunderstood: Final[Any] = typer.BadParameter.__bases__[0]
@@ -48,7 +50,7 @@ class _Run(TyperCommand):
 
 
 @app.command(cls=_Run)
-@takes_settings(only="sandboxes")
+@takes_settings(_SETTINGS)
 def run(
     script: Annotated[str, typer.Argument(help="The script's file; - for standard input.")],
     args: Annotated[list[str] | None, typer.Argument(metavar="-- ARGS", help="The script's arguments.")] = None,
@@ -81,9 +83,10 @@ def run(
         trust_key=trust_key,
         timeout=timeout,
     )
-    source = source_of(load(None, options=given_settings(given), only="sandboxes").config.sandboxes)
-    settings = source.adapt(Settings(lend_wait=wait, source_deadline=0))
-    outcome = asyncio.run(run_script(source.leases, job, settings, as_json=as_json, offers=source.profiles))
+    loaded = load(None, options=given_settings(given, _SETTINGS), only=_SECTION)
+    source = source_of(loaded.config.sandboxes)
+    adapted = source.adapt(Settings(lend_wait=wait, source_deadline=0))
+    outcome = asyncio.run(run_script(source.leases, job, adapted, as_json=as_json, offers=source.profiles))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to end, and it would be told as a traceback
     raise typer.Exit(outcomes.exit_code(outcome))
 
@@ -98,10 +101,10 @@ def _read_script(name: str) -> bytes:
         raise InputError(f"The script {name} cannot be read: {error.strerror}.") from error
 
 
-def _environment(settings: list[str]) -> dict[str, str]:
+def _environment(wanted: list[str]) -> dict[str, str]:
     environment = {}
-    for setting in settings:
-        name, given, value = setting.partition("=")
+    for one in wanted:
+        name, given, value = one.partition("=")
         if not given and name not in os.environ:
             raise BadJobError(f"--env {name}: there is no variable of that name here to pass on. Give {name}=VALUE.")
         environment[name] = value if given else os.environ[name]

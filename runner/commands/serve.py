@@ -10,18 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from runner.commands.options import source_of
-from runner.config.load import load
-from runner.config.options import given_settings, takes_settings
+from runner.config.load import load, settings
 from runner.lean import loading
 from runner.logs import Action, Events, configure
 from sandbox import open_files
+from sandbox.settings.options import given_settings, takes_settings
 
 app = typer.Typer()
 _events = Events("runner")
 
 
 @app.command()
-@takes_settings()
+@takes_settings(settings())
 def serve(
     configuration: Annotated[
         Path | None,
@@ -44,7 +44,7 @@ def serve(
     with loading():
         from runner import serve as service  # noqa: PLC0415 - `runner run` does not pay for the web framework
 
-    read = partial(load, configuration, options=given_settings(given))
+    read = partial(load, configuration, options=given_settings(given, settings()))
     loaded = read()
     configure(loaded.config.log.format)
     open_files.raise_limit()

@@ -1,15 +1,15 @@
 """Every setting of `runner serve`, with its default and why it is that.
 
 A new setting is a field here and nothing else: its variable (`RUNNER_` and its path), its option, its line on
-docs/configuration.md and in examples/runner.toml follow from it. A secret is a `SecretStr`, and may also be given by
-the path of a file. `About(live=True)`, or `live` of a section, marks what a HUP changes: `_reread` in
+docs/configuration.md and in examples/runner.toml follow from it. A secret is a `SecretStr`, or several, and may also
+be given by the path of a file. `About(live=True)`, or `live` of a section, marks what a HUP changes: `_reread` in
 `runner.serve` then passes it on.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ByteSize, Field, SecretStr, field_validator, model_validator
@@ -21,15 +21,16 @@ from runner.logs import Format
 from runner.service.retention import RETENTION
 from runner.service.signing import key_of
 from runner.service.watermark import MARKS
-from sandbox.keeper.places import DEFAULT_SOCKET
+from sandbox.places import DEFAULT_SOCKET
 from sandbox.settings.model import About, Section
 
 
-def _address(url: str) -> str:
+def _address(secret: SecretStr) -> SecretStr:
+    url = secret.get_secret_value()
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or not url.isprintable():
         raise ValueError("must be an address such as https://ci.example.com/hook, without a user name")
-    return url
+    return secret
 
 
 def _signing(secret: SecretStr | None) -> SecretStr | None:
@@ -200,9 +201,13 @@ class GitLab(Section):
 class Webhooks(Section):
     """Who is told when a job has ended."""
 
-    urls: Annotated[tuple[Annotated[str, AfterValidator(_address)], ...], About(hidden=True)] = ()
-    """URLs of those that are told of each job's end. None: nobody is told. Only here, and never in a job: a job could
-    have the runner send something to any address that it reaches."""
+    urls: Annotated[
+        tuple[Annotated[SecretStr, AfterValidator(_address)], ...],
+        Field(examples=[Path("/run/secrets/runner-webhooks-urls")]),
+    ] = ()
+    """URLs of those that are told of each job's end; in a file, a line for each. Secret, since whoever knows such an
+    address can often write to it. None: nobody is told. Only here, and never in a job: a job could have the runner send
+    something to any address that it reaches."""
 
     secret: Annotated[
         SecretStr | None, AfterValidator(_signing), Field(examples=[Path("/run/secrets/runner-webhooks")])
@@ -220,6 +225,11 @@ class Webhooks(Section):
         if self.urls and self.secret is None:
             raise ValueError("urls need a secret, which the messages are signed with")
         return self
+
+    @property
+    def receivers(self) -> tuple[str, ...]:
+        """The addresses of `urls`, to send to and not to show."""
+        return tuple(url.get_secret_value() for url in self.urls)
 
 
 class Retention(Section):
@@ -288,6 +298,8 @@ class Log(Section):
 
 class Config(Section):
     """All of it."""
+
+    variables: ClassVar = "RUNNER"
 
     state: Annotated[Path, About(option="--state")] = Path("/var/lib/runner")
     """Folder for the API token, jobs, logs and outcomes. Where a host keeps what services must not lose."""

@@ -9,15 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from runner.config.load import load
-from runner.config.options import given_settings, takes_settings
+from runner.config.load import load, settings
 from sandbox import report
+from sandbox.settings.options import given_settings, takes_settings
 
 app = typer.Typer()
 
 
 @app.command()
-@takes_settings()
+@takes_settings(settings())
 def doctor(
     configuration: Annotated[
         Path | None,
@@ -35,7 +35,7 @@ def doctor(
     """
     from runner.doctor import checks, gather  # noqa: PLC0415 - other commands do not pay for it
 
-    read = partial(load, configuration, options=given_settings(given))
+    read = partial(load, configuration, options=given_settings(given, settings()))
     results = list(checks.run(gather.gather(read, keeper_config, canary=canary)))
     if as_json:
         print(json.dumps({"checks": [found.document for found in results]}, indent=2))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sandbox import places
 from sandbox.adhoc.life import Life, seconds
 from sandbox.adhoc.record import NAME
 from sandbox.adhoc.store import Store, default_folder
-from sandbox.keeper import places
 from sandbox.keeper.client import KeeperClient
 
 if TYPE_CHECKING:

@@ -5,73 +5,64 @@ Errors are `SandboxError`s and pass through, to become a line and an exit code i
 
 import json
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sandbox import lean
+from sandbox import config, lean, places
 from sandbox.errors import ConfigError
-from sandbox.keeper import places
-from sandbox.logs import Format
+from sandbox.settings.options import given_settings, takes_settings
 
 app = typer.Typer()
-settings = typer.Typer(
+configuration = typer.Typer(
     name="config", no_args_is_help=True, help="The keeper's settings: what is wrong, and what counts."
 )
-app.add_typer(settings)
+app.add_typer(configuration)
 
 KeeperSocket = Annotated[Path, typer.Option("--keeper", envvar=places.SOCKET_VARIABLE, help="The keeper's socket.")]
 _DEFAULT_SOCKET = Path(places.DEFAULT_SOCKET)
-_RUN_FOLDER = Path(places.DEFAULT_RUN_FOLDER)
-_HOME = Path(places.DEFAULT_HOME)
 
 
 @app.command()
+@takes_settings(config.settings())
 def keeper(
-    configuration: Annotated[Path | None, typer.Option("--config", help="Configuration file (TOML).")] = None,
-    run_folder: Annotated[
-        Path, typer.Option(readable=False, help="Folder of its own, for the socket keeper/socket.")
-    ] = _RUN_FOLDER,
-    group: Annotated[str | None, typer.Option(help="Group, by name or number, that may use the socket.")] = None,
-    home: Annotated[Path, typer.Option(readable=False, help="State folder.")] = _HOME,
-    patience: Annotated[float, typer.Option(help="Seconds to wait for running jobs when stopped.")] = 300.0,
-    log_format: Annotated[
-        Format, typer.Option(envvar="SANDBOX_LOG_FORMAT", help="For people or for machines.")
-    ] = Format.TEXT,
+    file: Annotated[Path | None, typer.Option("--config", help="Configuration file (TOML).")] = None,
+    **given: Any,  # noqa: ANN401 - the options of the settings
 ) -> None:
     """Run the keeper: it holds the Docker socket, keeps sandboxes warm and lends them over its own socket.
 
+    Settings come from the file, above it the environment, above that options: docs/configuration.md has all of them.
+
     TERM waits for running jobs and removes the sandboxes; a second TERM does not wait.
     USR1 stops at once and leaves every sandbox and job as it is: the next keeper of the same state folder goes on.
-    HUP reads the configuration anew: networks and disk_* change at once, the rest for sandboxes that are made from then
-    on. A file with a mistake changes nothing.
+    HUP reads the configuration anew and takes up what is live: networks and disk_* at once, the rest for sandboxes that
+    are made from then on. A file with a mistake changes nothing.
     """
     with lean.loading():
         from sandbox.keeper import process
 
-    process.run(configuration, run_folder, group, home, patience, log_format)
+    process.run(partial(config.read, file, options=given_settings(given, config.settings())))
 
 
-@settings.command()
+@configuration.command()
 def check(file: Annotated[Path | None, typer.Argument(help="The keeper's file (TOML).")] = None) -> None:
     """Say what is wrong with the file and the environment, by line, with the nearest right name; exit with 78 then."""
-    from sandbox import config
-
-    config.load(file)
+    for remark in config.read(file).remarks:
+        print(remark)
     print("Nothing is wrong with the configuration.")
 
 
-@settings.command()
+@configuration.command()
 def show(
-    configuration: Annotated[Path | None, typer.Option("--config", help="The keeper's file (TOML).")] = None,
+    file: Annotated[Path | None, typer.Option("--config", help="The keeper's file (TOML).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Show every setting with its value, where that comes from, and whether a HUP changes it."""
-    from sandbox import config
     from sandbox.settings.loaded import document, table
 
-    values = list(config.read(configuration).values())
+    values = list(config.read(file).values())
     print(json.dumps({"settings": document(values)}, indent=1) if as_json else "\n".join(table(values)))
 
 

@@ -11,8 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from sandbox import places
 from sandbox.errors import ConfigError, KeeperError, NotNow, ProtocolError, SandboxError
-from sandbox.keeper import places, protocol
+from sandbox.keeper import protocol
 from sandbox.keeper.exchange import MAX_LINE
 from sandbox.keeper.verbs import Verbs
 from sandbox.logs import Action, Events

@@ -42,7 +42,7 @@ def _complaint(error: Any, known: Sequence[Setting], place: Callable[[Key], str]
         return f"{said}: there is no such setting.{f' Did you mean {meant}?' if meant else ''}"
     setting = next((one for one in known if _fits(key[: len(one.key)], one.key)), None)
     # What is shown is one setting's value and never a whole section, which may have a secret in it.
-    seen = f", not {_short(error['input'])}" if setting and not setting.hidden else ""
+    seen = f", not {_short(error['input'])}" if setting and not setting.secret else ""
     return f"{said}: {_expected(error['msg'])}{seen}."
 
 

@@ -98,7 +98,7 @@ def later(running: Loaded[C], said: Loaded[C]) -> list[str]:
 
 def _shown(one: Value) -> Any:  # noqa: ANN401 - any type that a setting has
     """A value, or as much of it as may be seen: how many there are of a list."""
-    if not one.setting.hidden:
+    if not one.setting.secret:
         return one.value
     return [SecretStr("")] * len(one.value) if one.setting.many else one.value and SecretStr("")
 

@@ -27,6 +27,9 @@ class Section(BaseModel):
     live: ClassVar[bool] = False
     """Whether all of it is taken up while running, as `About.live` says of one setting."""
 
+    variables: ClassVar[str] = ""
+    """What the variables of all settings begin with. Of the whole of a configuration; a table has none of its own."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -38,10 +41,9 @@ class About:
     """Whether a change is taken up while running, at HUP. What is not live is taken up by the next start."""
     option: str = ""
     """Its name as an option, where it is not the one that follows from its path."""
-    hidden: bool = False
-    """Whether its value is shown to nobody, although it is no secret by itself: a part of it may be as good as one."""
     also: str = ""
-    """A variable that says the same: another program's name for it, or an older one."""
+    """A variable that says the same: another program's name for it, or an older one. Of a setting that is there for
+    each name that the file chooses: it stands in where the file says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,26 @@ class Setting:
     about: About
     section: type[BaseModel]
     """Where it is a field, of the last name in its key."""
+    prefix: str = ""
+    """What the variables of its configuration begin with."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one of it, for a variable and an option to name. Else the file chooses which there are."""
+        return EACH not in self.key
+
+    @property
+    def variable(self) -> str:
+        """Its variable: what all begin with, and its path. A secret's may have `_FILE` behind it, and names a file."""
+        return "_".join((self.prefix, *self.key)).upper() if self.alone else ""
+
+    @property
+    def option(self) -> str:
+        """Its option. A secret's names a file: everybody can read a command's arguments."""
+        if not self.alone:
+            return ""
+        name = self.about.option or f"--{'-'.join(self.key).replace('_', '-')}"
+        return f"{name}-file" if self.secret else name
 
     @property
     def live(self) -> bool:
@@ -75,13 +97,8 @@ class Setting:
 
     @property
     def secret(self) -> bool:
-        """Whether it is a secret, which may be given by a file of its own."""
-        return SecretStr in (self.kind, *get_args(self.kind))
-
-    @property
-    def hidden(self) -> bool:
-        """Whether its value is shown to nobody."""
-        return self.secret or self.about.hidden
+        """Whether it is a secret: shown to nobody, and it may be given by a file of its own."""
+        return SecretStr in _parts(self.kind)
 
     @property
     def many(self) -> bool:
@@ -89,18 +106,20 @@ class Setting:
         return get_origin(self.kind) in (tuple, list)
 
 
-def settings_of(model: type[BaseModel], key: Key = ()) -> Iterator[Setting]:
+def settings_of(model: type[BaseModel], key: Key = (), prefix: str = "") -> Iterator[Setting]:
     """Every setting of a model, in the order of the model."""
+    if issubclass(model, Section):
+        prefix = prefix or model.variables
     for name, field in model.model_fields.items():
         here = (*key, name)
         inner, steps = _section(field.annotation)
         if inner is not None:
-            yield from settings_of(inner, (*here, *steps))
+            yield from settings_of(inner, (*here, *steps), prefix)
             continue
         about = next((mark for mark in field.metadata if isinstance(mark, About)), About())
         default = None if field.is_required() else field.get_default(call_default_factory=True)
         example = (field.examples or [default])[0]
-        yield Setting(here, field.annotation, default, example, about, model)
+        yield Setting(here, field.annotation, default, example, about, model, prefix)
 
 
 @cache
@@ -157,6 +176,13 @@ def _bytes(value: int) -> str:
         if value % size == 0:
             return f"{value // size}{unit}"
     return f"{value}B"
+
+
+def _parts(kind: Any) -> Iterator[Any]:  # noqa: ANN401 - any type that a field may have
+    """A type, and what it is made of."""
+    yield kind
+    for part in get_args(kind):
+        yield from _parts(part)
 
 
 def _section(kind: Any) -> tuple[type[BaseModel] | None, Key]:  # noqa: ANN401 - any type that a field may have

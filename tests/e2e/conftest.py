@@ -16,9 +16,9 @@ from typing import Any
 import docker
 import pytest
 
-from sandbox import processes
+from sandbox import places, processes
 from sandbox.errors import KeeperError
-from sandbox.keeper import places, protocol
+from sandbox.keeper import protocol
 from sandbox.keeper.client import KeeperClient
 from sandbox.state import State
 from sandbox.template import LABEL_INSTALLATION

@@ -11,7 +11,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from sandbox.keeper import places
+from sandbox import places
 from sandbox.keeper.client import KeeperClient
 from sandbox.network.ruleset import table_name
 from sandbox.state import State

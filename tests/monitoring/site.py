@@ -104,8 +104,10 @@ class Site:
     def running(self) -> Iterator[None]:
         """The runner and Prometheus, for as long as the block lasts."""
         places = ["--keeper", str(self.keeper.socket), "--state", str(self.state), "--listen", self.api, "--slots", "1"]
-        hooks = ["--gitlab-socket", str(self.folder / "gitlab.sock"), "--webhooks-urls", f"http://{self.receiver}/"]
-        environment = {**os.environ, "RUNNER_WEBHOOKS_SECRET": f"whsec_{b64encode(bytes(32)).decode()}"}
+        hooks = ["--gitlab-socket", str(self.folder / "gitlab.sock")]
+        secret = f"whsec_{b64encode(bytes(32)).decode()}"
+        told = {"RUNNER_WEBHOOKS_URLS": f"http://{self.receiver}/", "RUNNER_WEBHOOKS_SECRET": secret}
+        environment = {**os.environ, **told}
         with (self.folder / "runner.log").open("wb") as log:
             self.runner = programs.start(
                 programs.runner, "serve", *places, *hooks, stderr=log, environment=environment

@@ -70,7 +70,10 @@ SILENT = {
         'sandbox_requests_waiting{profile="default"}': ONE,  # all of them are at work
         'sandbox_sandboxes{profile="default",state="leased"}': "2x140",
     },
-    "RunnerJobsBreak": {'runner_jobs_ended_total{outcome="script_failed"}': "0x10 1+1x30 32x100"},  # users' own
+    "RunnerJobsBreak": {  # users' own
+        'runner_jobs_ended_total{outcome="script_failed"}': "0x10 1+1x30 32x100",
+        'runner_jobs_ended_total{outcome="timed_out",which="job"}': "0x10 1+1x30 32x100",
+    },
 }
 
 

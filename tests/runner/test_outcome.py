@@ -68,6 +68,14 @@ def test_json_round_trip(outcome: Outcome) -> None:
     assert 0 <= document["exit_code"] <= 255
 
 
+@given(OUTCOMES)
+def test_what_counts_an_outcome_is_one_of_a_few(outcome: Outcome) -> None:
+    labels = outcomes.name(outcome), outcomes.which(outcome)
+    assert labels in outcomes.NAMES_AND_LIMITS
+    assert labels[1] == outcomes.to_json(outcome).get("which", "")
+    assert len(set(outcomes.NAMES_AND_LIMITS)) == len(outcomes.NAMES) - 1 + len(Limit)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

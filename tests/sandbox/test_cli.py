@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shutil import which
+from typing import IO
 
 import pytest
 
@@ -258,6 +259,41 @@ def test_a_missing_runtime_ends_the_keeper(command: Command, api: Api) -> None: 
     assert done.returncode == 69
     assert done.stderr.splitlines()[-1].startswith("sandbox: The runtime kata is not registered")
     assert "Traceback" not in done.stderr
+
+
+def test_the_keeper_lives_where_its_file_says_and_hup_tells_what_is_for_the_next_start(
+    command: Command,
+    api: Api,  # noqa: F811
+) -> None:
+    use(command, api)
+    api.say("POST", "/networks/create", 500, {"message": "no networks today"})
+    file, folder = command.folder / "keeper.toml", command.folder
+    text = f'home = "{folder}/home"\nrun_folder = "{folder}/run"\ngroup = "{os.getegid()}"\nlog.format = "json"\n'
+    file.write_text(text)
+    with command.start("keeper", "--config", file, "--patience", "7") as process:
+        try:
+            assert process.stderr is not None
+            told_of(process.stderr, "no networks today")
+            assert (folder / "home" / "installation").exists()
+            assert (folder / "run").stat().st_mode & 0o777 == 0o710  # the group's
+            file.write_text(f"{text}patience = 9\n".replace("json", "text").replace("/home", "/other"))
+            process.send_signal(signal.SIGHUP)
+            told = told_of(process.stderr, "not taken up before the next start")
+            assert told["message"] == "not taken up before the next start: home, log.format"
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+
+
+def told_of(log: IO[str], what: str) -> dict[str, str]:
+    """The first event of the log, as JSON, whose sentence has this in it."""
+    for line in log:
+        event: dict[str, str] = json.loads(line)
+        if what in event["message"]:
+            return event
+    pytest.fail(f"the log ended without {what}")
 
 
 def test_purge_removes_one_installation_or_every_one(

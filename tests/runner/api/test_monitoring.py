@@ -15,7 +15,7 @@ from runner.api.app import make_app
 from runner.api.token import Token
 from runner.errors import LeaseError, LeaseUnreachableError
 from runner.job import Job
-from runner.outcome import NAMES, Succeeded
+from runner.outcome import NAMES, Limit, Succeeded, TimedOut
 from runner.service import health, lately
 from runner.service.service import Service
 from runner.store.tokens import Scope, Tokens
@@ -45,12 +45,12 @@ class Api:
             return await client.get(path, headers=headers)
 
     async def measured(self) -> dict[str, float]:
-        """Every series as its text form, with its value."""
+        """Every series as its text form, with its value. An empty label is none, as Prometheus has it."""
         answer = await self.get("/metrics", Scope.METRICS)
         assert answer.status_code == 200, answer.text
         families = text_string_to_metric_families(answer.text)
         return {
-            s.name + "".join(f" {name}={value}" for name, value in sorted(s.labels.items())): s.value
+            s.name + "".join(f" {name}={value}" for name, value in sorted(s.labels.items()) if value): s.value
             for family in families
             for s in family.samples
         }
@@ -150,7 +150,8 @@ async def test_jobs_are_told_by_state_and_the_oldest_by_how_long_it_waits(tmp_pa
     before = await api.measured()
     assert (before["runner_jobs state=queued"], before["runner_queue_oldest_seconds"]) == (0, 0)
     assert {name for name in before if name.startswith("runner_jobs_ended_total")} == {
-        f"runner_jobs_ended_total outcome={name}" for name in NAMES
+        *(f"runner_jobs_ended_total outcome={name}" for name in NAMES if name != "timed_out"),
+        *(f"runner_jobs_ended_total outcome=timed_out which={which}" for which in ("queue", "setup", "job", "step")),
     }
     assert "sandbox_keeper_up" not in before  # it has none
     await service.submit(Job(b"true"))
@@ -174,6 +175,24 @@ async def test_a_job_is_timed_on_its_way(tmp_path: Path) -> None:
     assert measured["runner_queue_wait_seconds_count"] == 1
     assert measured["runner_log_bytes_total"] == 4
     assert measured["runner_script_seconds_count"] == 0  # it was never sent
+
+
+async def test_a_job_that_timed_out_is_counted_by_its_limit(tmp_path: Path) -> None:
+    """And in no series that was not there from the start."""
+    service = reconciled(tmp_path)
+    api = Api(service, tmp_path, None)
+    before = await api.measured()
+    for limit in (Limit.QUEUE, Limit.QUEUE, Limit.STEP):
+        service.records.metrics.ended(TimedOut(limit))
+    after = await api.measured()
+    counted = {
+        name: after[name] - count for name, count in before.items() if name.startswith("runner_jobs_ended_total")
+    }
+    assert {name: count for name, count in counted.items() if count} == {
+        "runner_jobs_ended_total outcome=timed_out which=queue": 2,
+        "runner_jobs_ended_total outcome=timed_out which=step": 1,
+    }
+    assert {name for name in after if name.startswith("runner_jobs_ended_total")} == set(counted)
 
 
 async def test_errors_of_the_store_are_counted(tmp_path: Path) -> None:

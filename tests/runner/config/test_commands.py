@@ -44,17 +44,21 @@ def test_show_says_where_each_value_comes_from_and_hides_secrets(file: Path) -> 
     assert TOKEN not in ran.output + CliRunner().invoke(app(), options[:-1]).output
 
 
-def test_an_address_that_may_have_a_password_in_it_is_shown_to_nobody() -> None:
+def test_an_address_that_may_have_a_password_in_it_is_shown_to_nobody(tmp_path: Path) -> None:
     signing = f"whsec_{base64.b64encode(bytes(32)).decode()}"
     given = {"RUNNER_WEBHOOKS_URLS": "https://a.example/passw0rd https://b.example/", "RUNNER_WEBHOOKS_SECRET": signing}
     for options in (["config", "show"], ["config", "show", "--json"]):
         ran = CliRunner().invoke(app(), options, env=given)
         assert (ran.exit_code, ran.output.count("(hidden)"), "passw0rd" in ran.output) == (0, 3, False)
-    wrong = {"RUNNER_WEBHOOKS_URLS": "https://me:passw0rd@a.example/"}
-    refused = programs.run(programs.runner, "config", "check", environment={**os.environ, **wrong})
-    assert refused.returncode == 78
-    assert "RUNNER_WEBHOOKS_URLS: webhooks.urls.0: must be an address" in refused.stderr
-    assert "passw0rd" not in refused.stderr
+    (tmp_path / "urls").write_text("https://a.example/\nhttps://me:passw0rd@b.example/\n")
+    for name, value, number in (
+        ("RUNNER_WEBHOOKS_URLS", "https://me:passw0rd@a.example/", 0),
+        ("RUNNER_WEBHOOKS_URLS_FILE", str(tmp_path / "urls"), 1),
+    ):
+        refused = programs.run(programs.runner, "config", "check", environment={**os.environ, name: value})
+        assert refused.returncode == 78
+        assert f"{name}: webhooks.urls.{number}: must be an address" in refused.stderr
+        assert "passw0rd" not in refused.stderr
 
 
 def test_check_tells_every_mistake_and_never_a_secret(file: Path) -> None:
@@ -80,6 +84,7 @@ def test_a_variable_that_has_no_effect_is_told() -> None:
     [
         ('[api]\ntoken_file = "/none"', {}, "runner.toml:2: the file /none cannot be read: No such file"),
         ('[api]\ntoken = "x"\ntoken_file = "/none"', {}, "api.token is given twice, by value and by file"),
+        ("", {"RUNNER_WEBHOOKS_URLS_FILE": "/dev/null"}, "URLS_FILE: the file /dev/null is empty. Write webhooks.urls"),
         ("", {"RUNNER_API_TOKEN_FILE": "/none"}, "RUNNER_API_TOKEN_FILE: the file /none cannot be read"),
         ("", {"RUNNER_API_TOKEN_FILE": "/none", "RUNNER_API_TOKEN": "x"}, "RUNNER_API_TOKEN is set as well"),
         ("", {"RUNNER_API_TOKEN": "hunter2"}, "RUNNER_API_TOKEN: api.token: must have at least 16 characters."),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.config.load import load, option, settings, variable
+from runner.config.load import load, settings
 from runner.config.model import Config
 from runner.errors import ConfigError
 from sandbox.settings import toml
@@ -62,7 +62,6 @@ def test_options_win_over_the_environment_and_that_over_the_file(a: int, b: int,
 _BESIDE: dict[Key, Key] = {
     ("tls", "key"): ("tls", "certificate"),
     ("tls", "certificate"): ("tls", "key"),
-    ("webhooks", "urls"): ("webhooks", "secret"),
 }
 """What cannot be given alone, and what it needs."""
 _SAMPLES: dict[Key, str] = {
@@ -70,23 +69,23 @@ _SAMPLES: dict[Key, str] = {
     ("gitlab", "map_images"): "a=b c=d",
     ("gitlab", "pull_policies"): "never always",
     ("log", "format"): "json",
-    ("webhooks", "urls"): "https://ci.example.com/hook http://other",
     ("webhooks", "give_up"): "70",
 }
 """Values that are not the default, where 7 will not do."""
 _SECRET = "whsec_bG9uZyBlbm91Z2ggZm9yIGV2ZXJ5Ym9keQ=="
-"""One that will do everywhere."""
+_URLS = "https://ci.example.com/passw0rd\nhttp://other/"
+_SECRETS: dict[Key, str] = {("webhooks", "urls"): _URLS}
+"""Those for which that one will not do."""
 
 
 @pytest.mark.parametrize("setting", [one for one in settings() if not one.secret], ids=lambda setting: setting.name)
 def test_every_setting_can_be_given_in_each_way(setting: Setting, tmp_path: Path) -> None:
-    text, file = _SAMPLES.get(setting.key, "7"), tmp_path / "beside"
-    file.write_text(_SECRET)
-    beside: dict[Key, str | list[str]] = {_BESIDE[setting.key]: str(file)} if setting.key in _BESIDE else {}
+    text = _SAMPLES.get(setting.key, "7")
+    beside: dict[Key, str | list[str]] = {_BESIDE[setting.key]: "/beside"} if setting.key in _BESIDE else {}
     by_option = load(None, {}, {setting.key: text.split() if setting.many else text, **beside})
     assert by_option.config != Config()
-    assert by_option.origin(setting.key) == Origin(Source.OPTION, option(setting))
-    for name in filter(None, (variable(setting), setting.about.also)):
+    assert by_option.origin(setting.key) == Origin(Source.OPTION, setting.option)
+    for name in filter(None, (setting.variable, setting.about.also)):
         by_variable = load(None, {name: text}, beside)
         assert by_variable.config == by_option.config
         assert by_variable.origin(setting.key) == Origin(Source.VARIABLE, name)
@@ -94,24 +93,36 @@ def test_every_setting_can_be_given_in_each_way(setting: Setting, tmp_path: Path
 
 @pytest.mark.parametrize("setting", [one for one in settings() if one.secret], ids=lambda setting: setting.name)
 def test_a_secret_is_given_by_value_or_by_a_file_and_never_as_an_argument(setting: Setting, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text(f"{_SECRET}\n")
+    secret = _SECRETS.get(setting.key, _SECRET)
+    (tmp_path / "secret").write_text(f"{secret}\n")
     path, file = str(tmp_path / "secret"), tmp_path / "runner.toml"
     file.write_text(f'{setting.name}_file = "{path}"\n')
+    beside = {"RUNNER_WEBHOOKS_SECRET": _SECRET} if setting.key in _SECRETS else {}
     ways = [
-        load(None, {variable(setting): _SECRET}),
-        load(None, {f"{variable(setting)}_FILE": path}),
-        load(None, {}, {setting.key: path}),
-        load(file, {}),
+        load(None, {setting.variable: secret, **beside}),
+        load(None, {f"{setting.variable}_FILE": path, **beside}),
+        load(None, beside, {setting.key: path}),
+        load(file, beside),
     ]
-    assert option(setting).endswith("-file")
+    assert setting.option.endswith("-file")
     assert all(way.config == ways[0].config != Config() for way in ways)
-    assert _SECRET not in repr(ways)
+    assert [way.origin(setting.key).place for way in ways] == [
+        setting.variable, f"{setting.variable}_FILE", setting.option, f"{file}:1",
+    ]  # fmt: skip
+    assert not any(word in repr(ways) for word in secret.split())
+
+
+def test_addresses_of_webhooks_are_a_line_each_or_words_of_the_variable(tmp_path: Path) -> None:
+    (tmp_path / "urls").write_text(f"\n{_URLS}\n\n")
+    for way in ({"RUNNER_WEBHOOKS_URLS": _URLS}, {"RUNNER_WEBHOOKS_URLS_FILE": str(tmp_path / "urls")}):
+        loaded = load(None, {"RUNNER_WEBHOOKS_SECRET": _SECRET, **way})
+        assert loaded.config.webhooks.receivers == ("https://ci.example.com/passw0rd", "http://other/")
 
 
 def test_no_two_settings_have_a_name_in_common() -> None:
-    variables = [name for one in settings() for name in (variable(one), one.about.also) if name]
+    variables = [name for one in settings() for name in (one.variable, one.about.also) if name]
     assert len(variables) == len(set(variables))
-    assert len({option(one) for one in settings()}) == len(settings())
+    assert len({one.option for one in settings()}) == len(settings())
 
 
 def test_the_rule_names_a_variable_before_an_older_name() -> None:

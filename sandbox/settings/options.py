@@ -3,55 +3,55 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, get_args
 
 import typer
 from pydantic import ByteSize
 
-from runner.config.load import option, settings
 from sandbox.settings.model import Key, Setting, written
 
 _F = TypeVar("_F", bound=Callable[..., None])
 _METAVARS: Final = ((Path, "PATH"), (ByteSize, "BYTES"), (int, "INTEGER"), (float, "NUMBER"))
 
 
-def takes_settings(only: str = "") -> Callable[[_F], _F]:
-    """Give a command's function, which ends in `**given`, the options of all settings, or of one section's.
+def takes_settings(settings: Iterable[Setting]) -> Callable[[_F], _F]:
+    """Give a command's function, which ends in `**given`, the options of these settings.
 
-    What was given comes in as text, for `load` to judge as it judges a variable.
+    What was given comes in as text, to be judged as a variable is judged.
     """
 
     def add(function: _F) -> _F:
         signature = inspect.signature(function, eval_str=True)
         own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-        more = [_parameter(setting) for setting in _settings(only)]
+        more = [_parameter(setting) for setting in settings if setting.alone]
         function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
         return function
 
     return add
 
 
-def given_settings(given: Mapping[str, Any]) -> dict[Key, str | list[str]]:
+def given_settings(given: Mapping[str, Any], settings: Iterable[Setting]) -> dict[Key, str | list[str]]:
     """What `**given` has, by setting."""
-    by_name = {_python_name(setting): setting.key for setting in settings()}
+    by_name = {_python_name(setting): setting.key for setting in settings}
     return {by_name[name]: value for name, value in given.items() if value is not None}
 
 
-def _settings(only: str) -> Iterator[Setting]:
-    return (setting for setting in settings() if setting.key[0] == only or not only)
-
-
 def _parameter(setting: Setting) -> inspect.Parameter:
-    kind = list[str] | None if setting.many else str | None
-    about = typer.Option(option(setting), metavar=_metavar(setting), help=_help(setting))
+    kind = list[str] | None if _again(setting) else str | None
+    about = typer.Option(setting.option, metavar=_metavar(setting), help=_help(setting))
     annotation = Annotated[kind, about]  # type: ignore[valid-type]
     return inspect.Parameter(_python_name(setting), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _python_name(setting: Setting) -> str:
     return "_".join(setting.key)
+
+
+def _again(setting: Setting) -> bool:
+    """Whether the option is given once for each of a list. A secret's one file has all of them."""
+    return setting.many and not setting.secret
 
 
 def _metavar(setting: Setting) -> str:
@@ -64,6 +64,6 @@ def _metavar(setting: Setting) -> str:
 def _help(setting: Setting) -> str:
     """The first sentence, and the default."""
     text = setting.text.partition(". ")[0].rstrip(".")
-    again = " (again for more)" if setting.many else ""
+    again = " (again for more)" if _again(setting) else ""
     default = written(setting.default).strip("[]").replace('"', "")
     return f"{text}{again}." + (f" Default: {default}" if default else "")
