@@ -88,6 +88,27 @@ to = ["10.213.0.0/16"]
     keeper.stop()
 
 
+# -- stopping ---------------------------------------------------------------------------------------------------------
+
+
+def test_term_waits_for_jobs_as_long_as_the_file_says(new_keeper: Callable[..., Keeper]) -> None:
+    keeper = new_keeper(warm=1, config="patience = 1\n")
+    keeper.start()
+    job = start(keeper, "echo waiting; sleep 600")
+    assert job.stdout is not None
+    assert job.stdout.readline() == "waiting\n"
+    assert keeper.process is not None
+    keeper.process.send_signal(signal.SIGTERM)
+    assert keeper.process.wait(60) == 0  # by default it takes five minutes
+    assert "waiting for 1 running jobs" in keeper.log
+    assert "left 1 sandboxes with jobs for the next keeper" in keeper.log
+    keeper.restart()
+    job.send_signal(signal.SIGINT)
+    job.communicate(timeout=30)
+    assert job.returncode == 130
+    keeper.stop()
+
+
 # -- an engine that hangs ---------------------------------------------------------------------------------------------
 
 
