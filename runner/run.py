@@ -71,7 +71,9 @@ async def _run(
     try:
         profile = await Placement(offers=offers).profile_of(job, cancellation, settings.source_deadline)
     except BadJobError as error:
-        return BadRequest(str(error))
+        outcome = BadRequest(str(error))
+        notes(Note(Action.ENDED, outcomes.sentence(outcome)))
+        return outcome
     return await run_attempt(
         leases, job, log, cancellation, settings=settings, notes=notes, on_start=on_start, profile=profile
     )

@@ -81,8 +81,8 @@ def test_settings_that_cannot_be(keeper: Keeper, tmp_path: Path, options: list[s
 
 def test_a_profile_that_is_not_there(keeper: Keeper) -> None:
     result = run(keeper, "true", "--profile", "nonsense")
-    assert result.returncode == 69
-    assert "There is no profile nonsense" in result.stderr
+    assert result.returncode == 64
+    assert "The job cannot be run: There is no profile nonsense here, but: default." in result.stderr
 
 
 def test_no_keeper_socket(tmp_path: Path) -> None:

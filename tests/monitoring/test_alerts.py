@@ -26,6 +26,9 @@ from tests.waiting import until
 #: It changes what decides who gets into the sandbox.
 DAMAGE = "echo mallory | sudo tee -a /run/sandbox/authorized_keys >/dev/null"
 
+#: It has its sandbox stop.
+LOSS = "sudo kill 1; sleep 600"
+
 
 def alerts() -> dict[str, dict[str, Any]]:
     """The rules, by name."""
@@ -72,12 +75,13 @@ def a_full_disk_and_a_killed_keeper(there: Site) -> None:
 
 
 def an_engine_that_makes_nothing_and_jobs_that_break(there: Site) -> None:
-    """Nobody has configured the profile that jobs ask for; others damage their sandboxes, and no new ones come.
+    """Jobs lose their sandboxes; others damage theirs, and no new ones come.
 
     Nor is anybody there to be told that jobs have ended.
     """
-    broken = [there.submit("true", profile="none-such") for _ in range(3)]
-    assert there.finish(*broken) == ["setup_failed"] * 3
+    broken = [there.submit(LOSS) for _ in range(3)]
+    assert there.finish(*broken) == ["sandbox_lost"] * 3
+    there.keeper.settle()
     assert there.finish(there.submit(DAMAGE)) == ["succeeded"]
     refusal = there.proxy.misbehave("POST /containers/create", Refuse())
     assert there.finish(there.submit(DAMAGE)) == ["succeeded"]

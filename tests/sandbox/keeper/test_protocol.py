@@ -28,6 +28,7 @@ REQUESTS: list[protocol.Message] = [
     protocol.Release(sandbox="sandbox-1"),
     protocol.Enter(sandbox="sandbox-1"),
     protocol.Ping(),
+    protocol.Offer(),
     protocol.Measure(),
 ]
 
@@ -73,6 +74,7 @@ REPLIES: list[protocol.Reply] = [
         findings=[protocol.Finding(kind=ReasonKind.LOGIN, verdict=VerdictKind.DAMAGED, sentence="It changed.")],
     ),
     protocol.Pong(fit=False, message="no sandbox"),
+    protocol.Offered(profiles={"default": [], "large": ["gpu"]}),
     protocol.Measured(text="# TYPE sandbox_warm gauge\nsandbox_warm 2.0\n"),
 ]
 
