@@ -11,7 +11,9 @@ from typing import Final, TypeAlias
 from runner.errors import BadJobError, LeaseError, LeaseUnreachableError
 from runner.execution.cancellation import Cancellation
 from runner.execution.flight import first, stop
+from runner.execution.options import Note, Notes, no_notes
 from runner.job import DEFAULT_PROFILE, Job
+from runner.logs import Action
 
 #: Seconds between two questions to a source that is away.
 _PAUSE: Final = 1.0
@@ -74,7 +76,7 @@ class Placement:
             with suppress(LeaseError):
                 choose(job, self.labels, await self._offers())
 
-    async def profile_of(self, job: Job, cancellation: Cancellation, patience: float) -> str:
+    async def profile_of(self, job: Job, cancellation: Cancellation, patience: float, notes: Notes = no_notes) -> str:
         """Return a job's profile, once the source can be asked, where that matters: for up to `patience` seconds.
 
         A wish for the job's end ends the wait. Errors: BadJobError; LeaseError.
@@ -83,28 +85,32 @@ class Placement:
         if self._fits_everywhere(job):
             return named
         needs_answer = not job.labels <= self.labels
-        asking = asyncio.create_task(self._ask(patience if needs_answer else 0))
+        asking = asyncio.create_task(self._ask(patience if needs_answer else 0, notes))
         await first(asking, cancellation.wait())
         if not asking.done():
             await stop(asking)
             return named
         try:
             return choose(job, self.labels, asking.result())
-        except LeaseError:
+        except LeaseUnreachableError:
             if needs_answer:
                 raise
             return named  # who lends knows whether there is one of that name
+        except LeaseError:  # a keeper of an earlier release tells no profiles: only the runner's own labels count
+            return choose(job, self.labels, {named: frozenset()})
 
     def _fits_everywhere(self, job: Job) -> bool:
         return job.profile in (None, DEFAULT_PROFILE) and job.labels <= self.labels
 
-    async def _ask(self, patience: float) -> Offered:
+    async def _ask(self, patience: float, notes: Notes) -> Offered:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + patience
+        deadline, told = loop.time() + patience, ""
         while True:
             try:
                 return await self._offers()
-            except LeaseUnreachableError:
+            except LeaseUnreachableError as error:
                 if loop.time() >= deadline:
                     raise
+                if told != (told := str(error)):
+                    notes(Note(Action.UNAVAILABLE, f"{told} It is asked again."))
             await asyncio.sleep(_PAUSE)

@@ -389,7 +389,7 @@ class Service:
         """Run it in the sandbox that was prepared in advance, if that suits, or in another one."""
         settings, files = self._settings_for(job), self._files_of(record)
         # Anew at each start: the profiles may have changed while it waited.
-        profile = await self._placement.profile_of(job, record.cancellation, settings.source_deadline)
+        profile = await self._placement.profile_of(job, record.cancellation, settings.source_deadline, tell)
         wanted = profile, job.trust_key
         if settings.patience <= PATIENCE and (prepared := await self._prepared(wanted, record.cancellation)):
             try:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from runner.errors import BadJobError, LeaseError, LeaseUnreachableError
 from runner.execution.cancellation import Cancellation
+from runner.execution.options import Note
 from runner.job import DEFAULT_PROFILE, Job
+from runner.logs import Action
 from runner.placement import Offered, Placement, choose
 
 LABELS = st.frozensets(st.sampled_from(["arm", "gpu", "large"]))
@@ -96,16 +98,20 @@ async def test_labels_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trap: a job would run without what it needs because its keeper was restarted at the moment."""
     monkeypatch.setattr("runner.placement._PAUSE", 0.01)
     keeper = Keeper(AWAY, AWAY)
-    assert await Placement(offers=keeper).profile_of(job(None, "large"), Cancellation(), 60) == "big"
+    notes: list[Note] = []
+    placement = Placement(offers=keeper)
+    assert await placement.profile_of(job(None, "large"), Cancellation(), 60, notes.append) == "big"
     assert keeper.asked == 3
+    assert notes == [Note(Action.UNAVAILABLE, "No keeper answers. It is asked again.")], "others wait in the queue"
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("error", [AWAY, OLDER])
-async def test_a_keeper_that_does_not_tell_decides_when_it_lends(error: LeaseError) -> None:
+@pytest.mark.parametrize(("error", "refusal"), [(AWAY, LeaseUnreachableError), (OLDER, BadJobError)])
+async def test_a_keeper_that_does_not_tell_decides_when_it_lends(error: LeaseError, refusal: type[Exception]) -> None:
+    """Of an earlier one only the runner's own labels count."""
     await Placement(offers=Keeper(error)).check(job("big"))
     assert await Placement(offers=Keeper(error)).profile_of(job("big"), Cancellation(), 60) == "big"
-    with pytest.raises(LeaseError):
+    with pytest.raises(refusal):
         await Placement(offers=Keeper(error)).profile_of(job("big", "large"), Cancellation(), 0)
 
 
