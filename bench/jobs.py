@@ -212,11 +212,11 @@ def followed(service: Runner) -> float:
 
 def report(jobs: int) -> None:
     """Measure and print."""
-    with tempfile.TemporaryDirectory() as name, keeper(Path(name)):
-        grown = growth(Path(name))
+    with tempfile.TemporaryDirectory() as name, keeper(folder := Path(name)):
+        grown = growth(folder)
         # Each log and its copy are gone before the next: what a page of memory costs depends on what had it before.
-        logs = [(log_by_http(Path(name)), log_by_ssh(Path(name))) for _ in range(LOG_ROUNDS)]
-        numbers = {"growth": round(grown, 2), **_of_logs(logs), **_measured(Path(name), jobs)}
+        logs = [(log_by_http(folder), log_by_ssh(folder)) for _ in range(LOG_ROUNDS)]
+        numbers = {"growth": round(grown, 2), **_of_logs(logs), **_measured(folder, jobs)}
     print(json.dumps({"bench": "jobs", "sandboxes": SANDBOXES, "clients": CLIENTS, "jobs": jobs, **numbers}))
     print(
         f"{jobs} trivial jobs of {CLIENTS} clients on {SANDBOXES} sandboxes: {numbers['jobs_per_s']} a second, "

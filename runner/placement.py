@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Final, TypeAlias
@@ -14,6 +13,7 @@ from runner.execution.flight import first, stop
 from runner.execution.options import Note, Notes, no_notes
 from runner.job import DEFAULT_PROFILE, Job
 from runner.logs import Action
+from sandbox.settings.complaints import nearest
 
 #: Seconds between two questions to a source that is away.
 _PAUSE: Final = 1.0
@@ -35,8 +35,8 @@ def choose(job: Job, own: frozenset[str], offered: Offered) -> str:
     Errors: BadJobError when none suits; the message says what there is.
     """
     if job.profile is not None and job.profile not in offered:
-        nearest = difflib.get_close_matches(job.profile, offered, 1)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        likely = nearest(job.profile, list(offered))
+        hint = f" Did you mean {likely}?" if likely else ""
         raise BadJobError(f"There is no profile {job.profile} here, but: {', '.join(offered)}.{hint}")
     suitable = [job.profile] if job.profile is not None else sorted(offered, key=lambda name: name != DEFAULT_PROFILE)
     for name in suitable:
@@ -46,13 +46,11 @@ def choose(job: Job, own: frozenset[str], offered: Offered) -> str:
 
 
 def _refusal(job: Job, own: frozenset[str], offered: Offered) -> str:
-    there = {f"profile {name}": labels for name, labels in offered.items() if labels}
-    named = frozenset[str]() if job.profile is None else offered[job.profile]
-    missing = job.labels - own - (named if job.profile is not None else frozenset[str]().union(*offered.values()))
+    possible = offered.values() if job.profile is None else [offered[job.profile]]
+    missing = job.labels.difference(own, *possible)
     what = f"with the label {_list(missing)}" if missing else f"with all of {_list(job.labels)} in one profile"
-    has = "; ".join(f"{who} has {_list(labels)}" for who, labels in there.items())
-    also = f"; {has}" if has else ""
-    return f"It asks for a runner {what}, and this one has: {_list(own)}{also}. Submit it to another one."
+    others = "".join(f"; profile {name} has {_list(labels)}" for name, labels in offered.items() if labels)
+    return f"It asks for a runner {what}, and this one has: {_list(own)}{others}. Submit it to another one."
 
 
 def _list(labels: Collection[str]) -> str:
