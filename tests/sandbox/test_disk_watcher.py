@@ -49,6 +49,9 @@ class Jobs:
         self.evicted: list[str] = []
         self.thawed: list[str] = []
         self.free_when_condemned: list[int] = []
+        self.may_end = threading.Event()
+        """Not set while a test looks at what stands still: nobody is ended until it is."""
+        self.may_end.set()
         self.trouble: list[Exception] = []
         self.lists: Callable[[], object] = lambda: None
 
@@ -97,6 +100,7 @@ class Jobs:
 
     def condemn(self, name: str, fault: Fault, sentence: str) -> None:
         self.free_when_condemned.append(rooms([self.folder])[0].free.bytes)
+        assert self.may_end.wait(DEADLINE)
         self.end(name)
         self.condemned.append((name, fault, sentence))
 
@@ -144,10 +148,12 @@ def test_a_writer_is_stopped_before_the_reserve_and_ended_and_the_others_go_on(
 ) -> None:
     jobs.start("calm", MIB // 4)
     until("it is measured", lambda: watcher.usage("calm"))
+    jobs.may_end.clear()
     jobs.start("wild", int(0.8 * FASTEST))
     until("both stand still", lambda: watcher.is_frozen("calm") and watcher.is_frozen("wild"))
     assert is_refusing(watcher)
     assert not watcher.wait_while_frozen("calm", time.monotonic())
+    jobs.may_end.set()
     assert watcher.wait_while_frozen("calm", time.monotonic() + DEADLINE)
     [(name, fault, sentence)] = jobs.condemned
     assert (name, fault) == ("wild", Fault.HOST_DISK), sentence
