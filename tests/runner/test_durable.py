@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import durable
@@ -79,7 +79,6 @@ def test_what_is_not_a_file_is_neither_waited_for_nor_followed(tmp_path: Path) -
     assert (tmp_path / "target").read_text() == "{}"
 
 
-@settings(deadline=None)
 @given(
     output=st.binary(max_size=20),
     ending=st.binary(min_size=1, max_size=10),

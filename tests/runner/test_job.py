@@ -8,7 +8,7 @@ import traceback
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import BadJobError
@@ -145,20 +145,17 @@ def test_attempt_ids_differ() -> None:
     assert new_attempt_id() != new_attempt_id()
 
 
-@settings(deadline=None)
 @given(_JOBS)
 def test_a_job_survives_being_written_down(job: Job) -> None:
     assert from_json(json.loads(json.dumps(to_json(job)))) == job
 
 
-@settings(deadline=None)
 @given(_JSON)
 def test_what_is_no_job_is_not_read_as_one(document: object) -> None:
     with pytest.raises(ValueError, match="job"):
         from_json(document)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(to_json(Job(b"true")))), _JSON)
 def test_a_job_with_one_odd_field_is_none_or_valid(field: str, value: object) -> None:
     document = {**to_json(Job(b"true")), field: value}

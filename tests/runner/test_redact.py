@@ -84,7 +84,7 @@ def masked(secrets: list[str], stream: bytes, cuts: list[int]) -> bytes:
     return b"".join([*pieces, redactor.finish()])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(streams())
 def test_the_masked_stream_is_the_same_however_it_is_cut(case: tuple[list[str], bytes, list[int]]) -> None:
     secrets, stream, cuts = case
@@ -95,7 +95,7 @@ def test_the_masked_stream_is_the_same_however_it_is_cut(case: tuple[list[str], 
         assert pattern not in masked(secrets, stream, cuts)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(streams())
 def test_a_log_is_the_same_over_restarts_anywhere(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[list[str], bytes, list[int]]
@@ -122,7 +122,6 @@ def test_no_base64_of_anything_around_a_secret_shows_it(before: bytes, secret: s
         assert MASK in masked([secret], encode(before + text + after), [])
 
 
-@settings(deadline=None)
 @given(
     before=st.binary(max_size=130),
     secret=st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"]), min_size=6, max_size=150),
@@ -194,7 +193,7 @@ def test_an_endless_overlap_takes_no_memory() -> None:
     assert len(redactor._held) < 8
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(TEXT, st.lists(st.integers(0, 2000), max_size=5).map(sorted), TEXT)
 def test_a_long_secret_becomes_one_mask(before: bytes, cuts: list[int], after: bytes) -> None:
     secret = "".join(f"{number} of many, " for number in range(150))

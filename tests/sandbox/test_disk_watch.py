@@ -458,7 +458,7 @@ class Simulation:
         writer.stops_at = min(writer.stops_at, self.now + self.draw(0.0, FREEZE_TIME - 2 * STEP))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_writers_of_any_rate_up_to_the_fastest_never_touch_the_reserve_and_nobody_stays_frozen(
     data: st.DataObject,

@@ -182,7 +182,6 @@ def full() -> World:
 # -- the host ---------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.sampled_from(HOST_FAULTS), st.integers(0, 40), st.booleans())
 def test_a_wedged_host_is_told_within_a_minute_and_then_nothing_is_lent(mode: Mode, idle: int, returned: bool) -> None:
     world = full()
@@ -200,7 +199,7 @@ def test_a_wedged_host_is_told_within_a_minute_and_then_nothing_is_lent(mode: Mo
 MODES = st.lists(st.tuples(st.sampled_from(Mode), st.integers(5, 400)), min_size=1, max_size=5)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(MODES)
 def test_nothing_loops_and_everything_recovers_when_answers_come_back(modes: list[tuple[Mode, int]]) -> None:
     world = full()
@@ -217,7 +216,7 @@ def test_nothing_loops_and_everything_recovers_when_answers_come_back(modes: lis
     assert world.health.sentence == ""
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.sampled_from(HOST_FAULTS))
 def test_while_wedged_few_calls_are_made(mode: Mode) -> None:
     world = full()
@@ -229,7 +228,7 @@ def test_while_wedged_few_calls_are_made(mode: Mode) -> None:
     assert HostState.WELL not in world.states[-600:], "an answer to nothing made it well"
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, WARM - 1), st.integers(0, 30), st.booleans())
 def test_one_bad_sandbox_is_never_the_host(which: int, idle: int, returned: bool) -> None:
     world = full()

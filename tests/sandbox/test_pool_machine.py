@@ -289,4 +289,4 @@ def _reachable(state: State) -> set[State]:
 
 
 TestPoolMachine = PoolMachine.TestCase
-TestPoolMachine.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestPoolMachine.settings = settings(max_examples=150, stateful_step_count=50)

@@ -231,7 +231,7 @@ def test_a_keeper_in_another_network_namespace_than_the_engine_is_told(lab: Lab)
         lab.outside.call(lambda: require_bridge(at.BRIDGE_ONE))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(policies, min_size=1, max_size=4), st.lists(st.ip_addresses(v=4), max_size=3))
 def test_every_policy_that_can_be_written_can_be_loaded(
     lab: Lab, wanted: list[Policy], neighbours: list[object]

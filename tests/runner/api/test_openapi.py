@@ -98,7 +98,6 @@ def test_nothing_that_is_sent_is_an_error_of_the_service(api: httpx.Client) -> N
             @settings(
                 max_examples=15,
                 derandomize=True,
-                deadline=None,
                 database=None,
                 phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),

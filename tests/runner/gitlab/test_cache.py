@@ -112,7 +112,7 @@ def test_what_is_no_cache_is_not_taken_for_one(store: CacheStore, tmp_path: Path
             get(store, entry)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, LIMIT - 500)), max_size=12))
 def test_the_cap_holds_and_the_last_one_is_there(
     store: CacheStore, tmp_path: Path, sizes: list[tuple[str, int]]

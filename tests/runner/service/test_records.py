@@ -329,7 +329,7 @@ async def test_every_crash_point_leaves_what_the_next_life_reads_as_promised(
     assert [order.index(one) for one in seen] == sorted(order.index(one) for one in seen), "no job goes back"
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(cut=st.integers(0, len(OUTPUT + CLOSING)))
 async def test_a_written_outcome_is_final_however_much_of_the_log_was_written(
     tmp_path_factory: pytest.TempPathFactory, cut: int

@@ -115,7 +115,7 @@ class Queue(RuleBasedStateMachine):
 
 
 TestQueue = Queue.TestCase
-TestQueue.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestQueue.settings = settings(max_examples=40, stateful_step_count=25)
 
 
 def test_a_key_with_many_jobs_delays_another_by_at_most_one(tmp_path: Path) -> None:

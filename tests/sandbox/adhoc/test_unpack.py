@@ -127,7 +127,7 @@ PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 TARGETS = st.lists(st.sampled_from(["a", "b", "c", "..", "."]), min_size=1, max_size=5).map("/".join) | st.just("/etc")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(PATHS, TARGETS, max_size=5))
 def test_no_link_leads_out_whatever_the_others_do(links: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory() as name:
