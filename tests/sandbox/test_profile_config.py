@@ -48,11 +48,13 @@ def test_every_field_can_be_set(file: Path) -> None:
         pids = 100
         nofile = 2048
         recreate = "always"
+        labels = ["gpu", "large"]
         """,
     ).profiles["big"]
     assert (profile.image, profile.runtime, profile.warm, profile.cpus) == ("mine:1", "other", 7, 1.5)
     assert (profile.cpuset, int(profile.memory), profile.pids, profile.nofile) == ("0-3,5", 8 * 1024**3, 100, 2048)
     assert profile.recreate is Recreate.ALWAYS
+    assert set(profile.labels) == {"gpu", "large"}
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,7 @@ def test_every_field_can_be_set(file: Path) -> None:
         ("[profiles.default]\npids = 1", "profiles.default.pids"),
         ("[profiles.default]\nnofile = 1", "profiles.default.nofile"),
         ('[profiles.default]\nrecreate = "sometimes"', "profiles.default.recreate"),
+        ('[profiles.default]\nlabels = ["two words"]', "profiles.default.labels"),
         ('[profiles.default]\nimage = ""', "profiles.default.image"),
         ('[profiles.default]\nruntime = ""', "profiles.default.runtime"),
     ],
