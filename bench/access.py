@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runner.execution.lease import Access
 from runner.execution.options import DEFAULTS, Settings
+from runner.placement import ONLY_DEFAULT, Profiles
 
 NETNS = os.environ.get("DOCKER_NETNS")
 WHERE = ["nsenter", f"--net={NETNS}"] if NETNS else []
@@ -62,6 +63,10 @@ class Target:
     def settings(self) -> Settings:
         """Return settings with the sandbox's places."""
         return Settings(workspace=self.arguments.workspace, attempts=self.arguments.attempts)
+
+    async def profiles(self) -> Profiles:
+        """See `LeaseSource.profiles`."""
+        return ONLY_DEFAULT
 
     async def lend(
         self,

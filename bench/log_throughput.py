@@ -25,6 +25,7 @@ from runner.execution.log import Log
 from runner.execution.prepare import prepare
 from runner.job import Job
 from runner.outcome import Succeeded
+from runner.placement import Wanted
 
 MB = 1_000_000
 
@@ -36,7 +37,7 @@ def producer(megabytes: int) -> str:
 
 async def through_runner(target: Target, megabytes: int, folder: Path) -> float:
     """Return MB/s from the request to the outcome."""
-    prepared = await prepare(target, "default", "bench", settings=target.settings())
+    prepared = await prepare(target, Wanted("bench"), settings=target.settings())
     log = Log(folder / "runner.log")
     start = time.perf_counter()
     outcome = await run(prepared, Job(producer(megabytes).encode()), log, Cancellation())

@@ -26,6 +26,7 @@ from runner.execution.log import Log
 from runner.execution.prepare import prepare
 from runner.job import Job
 from runner.outcome import Succeeded
+from runner.placement import Wanted
 
 
 async def raw_command(connection: asyncssh.SSHClientConnection) -> float:
@@ -38,7 +39,7 @@ async def raw_command(connection: asyncssh.SSHClientConnection) -> float:
 
 async def warm_job(target: Target, path: Path) -> float:
     """Return the milliseconds of one job on a prepared sandbox, from the request to the returned outcome."""
-    prepared = await prepare(target, "default", "bench", settings=target.settings())
+    prepared = await prepare(target, Wanted("bench"), settings=target.settings())
     start = time.perf_counter()
     log = Log(path)
     outcome = await run(prepared, Job(b"true\n"), log, Cancellation())

@@ -22,6 +22,7 @@ from runner.execution.late import Late
 from runner.execution.lease import Access, SandboxFacts
 from runner.job import DEFAULT_PROFILE
 from runner.logs import Action, Events
+from runner.placement import ONLY_DEFAULT, Profiles
 
 _events = Events(__name__)
 
@@ -63,6 +64,10 @@ class AddressLeases:
         register = Register(folder)
         pairs = zip(addresses, host_keys, strict=True)
         self._places = [_Place(address, key, client_key, attempts, register.entry(key)) for address, key in pairs]
+
+    async def profiles(self) -> Profiles:
+        """See `LeaseSource.profiles`."""
+        return ONLY_DEFAULT
 
     async def lend(
         self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float

@@ -14,6 +14,7 @@ from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
 from runner.execution.cancellation import see_through
 from runner.execution.late import Late
 from runner.execution.lease import Access, SandboxFacts
+from runner.placement import Profiles
 from sandbox import places
 from sandbox.errors import KeeperError, KeeperRefused
 from sandbox.health import HostState
@@ -25,6 +26,8 @@ DEFAULT_KEEPER = Path(places.DEFAULT_SOCKET)
 
 #: Requests for a sandbox that may wait at once: more than any runner has slots.
 _LENDING = 1100
+#: Questions that wait at once for a keeper that hangs: no more of them, on threads of their own.
+_ASKING = 4
 #: Seconds for the keeper to tell what it measures, and which sandboxes there are: somebody waits for the answer.
 ASKED_DEADLINE = 5.0
 
@@ -61,6 +64,7 @@ class KeeperLeases:
         self._client = KeeperClient(socket)
         # They wait for minutes. On the threads that all else shares, six of them would hold up every renewal.
         self._lending = ThreadPoolExecutor(_LENDING, thread_name_prefix="lend")
+        self._asking = ThreadPoolExecutor(_ASKING, thread_name_prefix="ask")
         self._late = Late()
 
     async def lend(
@@ -95,17 +99,17 @@ class KeeperLeases:
 
     async def sandboxes(self) -> list[SandboxFacts]:
         """Every sandbox of the keeper, whoever has it. Errors: LeaseError."""
-        listing = await _ask(lambda: self._client.listing(ASKED_DEADLINE))
+        listing = await _ask(lambda: self._client.listing(ASKED_DEADLINE), threads=self._asking)
         return [_facts(sandbox) for sandbox in listing.sandboxes]
 
-    async def profiles(self) -> dict[str, frozenset[str]]:
-        """The labels of each profile, in the order of the keeper's file. Errors: LeaseError."""
-        offered = await _ask(lambda: self._client.profiles(ASKED_DEADLINE))
+    async def profiles(self) -> Profiles:
+        """See `LeaseSource.profiles`; the order is that of the keeper's file."""
+        offered = await _ask(lambda: self._client.profiles(ASKED_DEADLINE), threads=self._asking)
         return {name: frozenset(labels) for name, labels in offered.items()}
 
     async def metrics(self) -> str:
         """What the keeper measures, in Prometheus's text format. Errors: LeaseError."""
-        return await _ask(lambda: self._client.metrics(ASKED_DEADLINE))
+        return await _ask(lambda: self._client.metrics(ASKED_DEADLINE), threads=self._asking)
 
     def _lease(self, attempt: str, granted: tuple[protocol.LeaseGrant, socket]) -> "KeeperLease":
         grant, connection = granted

@@ -14,7 +14,6 @@ from runner.errors import BadJobError
 from runner.execution.lease import LeaseSource, SandboxFacts
 from runner.execution.options import Settings
 from runner.keeper_leases import KeeperLeases
-from runner.placement import Offers, only_default
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,6 @@ class Source:
     folder: str | None
     #: Tells of every sandbox. Errors: LeaseError.
     sandboxes: Callable[[], Awaitable[Sequence[SandboxFacts]]]
-    #: Tells which profiles there are.
-    profiles: Offers
     #: Tells what the keeper measures, in Prometheus's text format; None without a keeper.
     metrics: Callable[[], Awaitable[str]] | None = None
 
@@ -43,7 +40,7 @@ class Source:
 def keeper(socket: Path) -> Source:
     """The keeper of this host."""
     leases = KeeperLeases(socket)
-    return Source(leases, leases.ready, None, leases.sandboxes, leases.profiles, leases.metrics)
+    return Source(leases, leases.ready, None, leases.sandboxes, leases.metrics)
 
 
 def addresses(
@@ -58,7 +55,7 @@ def addresses(
     leases = AddressLeases(
         places, host_keys, ssh.read_identity(identity), state or default_state(), f"{folder}/attempts"
     )
-    return Source(leases, None, folder, leases.sandboxes, only_default)
+    return Source(leases, None, folder, leases.sandboxes)
 
 
 def default_state() -> Path:

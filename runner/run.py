@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from runner import outcome as outcomes
-from runner.errors import BadJobError, LogError
-from runner.execution.attempt import OnStart, run_attempt
+from runner.errors import LogError
+from runner.execution.attempt import run_attempt
 from runner.execution.cancellation import Cancellation
 from runner.execution.lease import LeaseSource
 from runner.execution.log import LiveCopy, Log
 from runner.execution.marker import Marker
-from runner.execution.options import Note, Notes, Settings
+from runner.execution.options import Note, Settings
 from runner.job import Job
 from runner.logs import Action
-from runner.outcome import BadRequest, Outcome
-from runner.placement import Offers, Placement, only_default
+from runner.outcome import Outcome
 from runner.spool import spool
 
 #: Seconds that a slow reader of our stdout has for the rest of the log after the script's end.
@@ -28,9 +27,7 @@ READ_DEADLINE = 3600.0
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "a closed terminal"}
 
 
-async def run_script(
-    leases: LeaseSource, job: Job, settings: Settings, *, as_json: bool, offers: Offers = only_default
-) -> Outcome:
+async def run_script(leases: LeaseSource, job: Job, settings: Settings, *, as_json: bool) -> Outcome:
     """Run a job, its log live on stdout (on stderr with `as_json`, where stdout gets the outcome as one object)."""
     cancellation, started = Cancellation(), list[Marker]()
     loop = asyncio.get_running_loop()
@@ -47,7 +44,7 @@ async def run_script(
         async def mark(marker: Marker) -> None:
             started.append(marker)
 
-        outcome = await _run(leases, offers, job, log, cancellation, settings=settings, notes=tell, on_start=mark)
+        outcome = await run_attempt(leases, job, log, cancellation, settings=settings, notes=tell, on_start=mark)
         log.close(outcomes.sentence(outcome))
         await copy.finish(READ_DEADLINE)
         for note in last:  # how it ended is said below what it printed
@@ -55,28 +52,6 @@ async def run_script(
         if as_json:
             print(json.dumps({**outcomes.to_json(outcome), "log_bytes": log.output, "log_dropped": log.dropped}))
     return outcome
-
-
-async def _run(
-    leases: LeaseSource,
-    offers: Offers,
-    job: Job,
-    log: Log,
-    cancellation: Cancellation,
-    *,
-    settings: Settings,
-    notes: Notes,
-    on_start: OnStart,
-) -> Outcome:
-    try:
-        profile = await Placement(offers=offers).profile_of(job, cancellation, settings.source_deadline)
-    except BadJobError as error:
-        outcome = BadRequest(str(error))
-        notes(Note(Action.ENDED, outcomes.sentence(outcome)))
-        return outcome
-    return await run_attempt(
-        leases, job, log, cancellation, settings=settings, notes=notes, on_start=on_start, profile=profile
-    )
 
 
 def _new_log(folder: ExitStack) -> Log:

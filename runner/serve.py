@@ -24,7 +24,6 @@ from runner.gitlab.store import CacheStore
 from runner.lease_sources import Source
 from runner.logs import Action, Events
 from runner.metrics import Metrics
-from runner.placement import Placement
 from runner.service.home import Home
 from runner.service.housekeeping import Housekeeper
 from runner.service.leases import NotedLeases
@@ -61,7 +60,7 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
         standby,
         replace(source.adapt(SETTINGS), files=config.files.limits()),
         jobs.per_key,
-        Placement(jobs.labels, source.profiles),
+        jobs.labels,
         Housekeeper(records, *_limits(config)),
         _webhooks(config.webhooks, home.deliveries, metrics.webhook_tried),
     )

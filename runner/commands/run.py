@@ -86,7 +86,7 @@ def run(
     loaded = load(None, options=given_settings(given, _SETTINGS), only=_SECTION)
     source = source_of(loaded.config.sandboxes)
     adapted = source.adapt(Settings(lend_wait=wait, source_deadline=0))
-    outcome = asyncio.run(run_script(source.leases, job, adapted, as_json=as_json, offers=source.profiles))
+    outcome = asyncio.run(run_script(source.leases, job, adapted, as_json=as_json))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to end, and it would be told as a traceback
     raise typer.Exit(outcomes.exit_code(outcome))
 

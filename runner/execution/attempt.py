@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from runner import outcome as outcomes
-from runner.errors import ConnectError, DetachedError, SourceError
+from runner.errors import BadJobError, ConnectError, DetachedError, SourceError
 from runner.execution import wire
 from runner.execution.cancellation import Cancellation, see_through
 from runner.execution.ending import remarks_on_log
@@ -33,9 +33,19 @@ from runner.execution.marker import Marker
 from runner.execution.options import DEFAULTS, Note, Notes, Settings, no_notes
 from runner.execution.prepare import Prepared, prepare
 from runner.execution.pursuit import Pursuit
-from runner.job import DEFAULT_PROFILE, Job, new_attempt_id
+from runner.job import Job, new_attempt_id
 from runner.logs import Action
-from runner.outcome import BadSource, Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed, TimedOut
+from runner.outcome import (
+    BadRequest,
+    BadSource,
+    Cancelled,
+    Outcome,
+    RunnerStopped,
+    SandboxLost,
+    SetupFailed,
+    TimedOut,
+)
+from runner.placement import Wanted
 
 #: Seconds for the launcher to tell of an end by KILL.
 KILL_REPORT: Final = 1.0
@@ -92,17 +102,17 @@ async def run_attempt(
     on_end: OnEnd = keep_no_outcome,
     files: JobFiles = NO_FILES,
     new_attempt: Callable[[], str] = new_attempt_id,
-    profile: str = DEFAULT_PROFILE,
+    labels: frozenset[str] = frozenset(),
 ) -> Outcome:
-    """Lease a sandbox of a profile, run a job in it to its outcome, and return the sandbox. The log stays open.
+    """Lease a sandbox, run a job in it to its outcome, and return the sandbox. The log stays open.
 
-    Raises nothing but DetachedError, as for `run`, and the caller's cancellation, which first ends the job as
-    `RunnerStopped` and cleans up.
+    `labels` are the runner's own, which every sandbox has. Raises nothing but DetachedError, as for `run`, and the
+    caller's cancellation, which first ends the job as `RunnerStopped` and cleans up.
     """
 
     async def attempt() -> Outcome:
         preparing = asyncio.create_task(
-            prepare(leases, profile, job.trust_key, settings=settings, notes=notes, new_attempt=new_attempt)
+            prepare(leases, Wanted.by(job, labels), settings=settings, notes=notes, new_attempt=new_attempt)
         )
         await first(preparing, cancellation.wait())
         if not preparing.done():
@@ -110,9 +120,13 @@ async def run_attempt(
             await asyncio.wait([preparing])
         if preparing.cancelled():
             return _unstarted(cancellation)
-        if error := preparing.exception():
-            return SetupFailed(sentence(error))
-        prepared = preparing.result()
+        match preparing.exception():
+            case None:
+                prepared = preparing.result()
+            case BadJobError() as error:
+                return BadRequest(str(error))
+            case error:
+                return SetupFailed(sentence(error))
         if not prepared.usable:
             await prepared.release()
             return SetupFailed("The sandbox broke before the script was sent.")

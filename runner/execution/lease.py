@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from socket import socket
 from typing import Protocol
 
+from runner.placement import Profiles
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -54,6 +56,13 @@ class LeaseSource(Protocol):
     then exactly one of `give_back` and `condemn`; `kill` any number of times before that. Calls for different attempts
     may run at the same time.
     """
+
+    async def profiles(self) -> Profiles:
+        """Return the labels of each profile that `lend` knows, in the order in which they are tried.
+
+        Errors: LeaseUnreachableError when nobody answers now; LeaseError when this source does not tell.
+        """
+        ...
 
     async def lend(self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float) -> Lease:
         """Return a sandbox for this attempt, with an SSH server that was seen to answer.

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from runner.errors import LeaseError, LeaseUnreachableError, SandboxError
 from runner.execution.cancellation import see_through
 from runner.execution.held import PAUSE, Held
-from runner.execution.lease import LeaseSource, new_token
+from runner.execution.lease import Lease, LeaseSource, new_token
 from runner.execution.marker import Marker, Moment
 from runner.execution.options import DEFAULTS, Note, Notes, Settings, no_notes
 from runner.execution.session import Session
-from runner.job import new_attempt_id
+from runner.job import DEFAULT_PROFILE, new_attempt_id
 from runner.logs import Action
+from runner.placement import Wanted, choose
 
 #: Seconds that a source of leases may take beyond the wait that it was given.
 LEND_SLACK: Final = 30.0
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,7 @@ class Prepared:
 
 async def prepare(
     leases: LeaseSource,
-    profile: str,
-    trust_key: str,
+    wanted: Wanted,
     *,
     settings: Settings = DEFAULTS,
     notes: Notes = no_notes,
@@ -89,16 +91,21 @@ async def prepare(
 
     Each try is a new attempt with an id from `new_attempt` and a token of its own. Being cancelled leaves nothing
     leased.
-    Errors: LeaseError when no sandbox is to be had; SandboxError when the last one tried was broken too.
+    Errors: BadJobError when no profile suits; LeaseError when no sandbox is to be had; SandboxError when the last one
+    tried was broken too.
     """
 
     async def once() -> Prepared:
         attempt, token = new_attempt(), new_token()
+        # Anew at each start: the profiles may have changed while the job waited.
+        profile = await _insist(lambda: profile_for(leases, wanted), settings, notes)
         notes(Note(Action.LENDING, f"Waiting for a sandbox of profile {profile}."))
-        held = await _lend(leases, attempt, token, profile, trust_key, settings, notes)
+        lease = await _insist(
+            lambda: _lend(leases, attempt, token, profile, wanted.trust_key, settings), settings, notes
+        )
+        held = Held(lease, settings)
         session = await _open(held, settings)
-        lease = held.lease
-        prepared = Prepared(leases, held, session, settings, token, profile, trust_key)
+        prepared = Prepared(leases, held, session, settings, token, profile, wanted.trust_key)
         notes(Note(Action.LEASED, prepared.sentence))
         if lease.caveat:
             notes(Note(Action.CAVEAT, lease.caveat))
@@ -112,19 +119,24 @@ async def prepare(
     return await once()
 
 
-async def _lend(
-    leases: LeaseSource, attempt: str, token: str, profile: str, trust_key: str, settings: Settings, notes: Notes
-) -> Held:
-    """Lend; also from a source that restarts meanwhile: it gives the same lease to the same request."""
+async def profile_for(leases: LeaseSource, wanted: Wanted) -> str:
+    """Ask which profiles there are, and choose. Errors: BadJobError when none suits; LeaseUnreachableError."""
+    try:
+        there = await leases.profiles()
+    except LeaseUnreachableError:
+        raise
+    except LeaseError:  # a keeper of an earlier release does not tell: only the runner's own labels count
+        there = {wanted.profile or DEFAULT_PROFILE: frozenset[str]()}
+    return choose(wanted, there)
+
+
+async def _insist(ask: Callable[[], Awaitable[_T]], settings: Settings, notes: Notes) -> _T:
+    """Ask a source of leases, again while nobody answers. Errors: LeaseError."""
     loop = asyncio.get_running_loop()
     deadline, told = math.inf, ""
     while True:
         try:
-            async with asyncio.timeout(settings.lend_wait + LEND_SLACK):
-                lease = await leases.lend(attempt, token, profile, trust_key, settings.lend_wait, settings.patience)
-            return Held(lease, settings)
-        except TimeoutError:
-            raise LeaseError(f"No answer came to the request for a sandbox within {settings.lend_wait:g} s.") from None
+            return await ask()
         except LeaseUnreachableError as error:
             deadline = min(deadline, loop.time() + settings.source_deadline)
             if loop.time() >= deadline:
@@ -132,6 +144,17 @@ async def _lend(
             if told != (told := str(error)):
                 notes(Note(Action.UNAVAILABLE, f"{told} It is asked again."))
         await asyncio.sleep(PAUSE)
+
+
+async def _lend(
+    leases: LeaseSource, attempt: str, token: str, profile: str, trust_key: str, settings: Settings
+) -> Lease:
+    """Lend. A source that restarted gives the same lease to the same request."""
+    try:
+        async with asyncio.timeout(settings.lend_wait + LEND_SLACK):
+            return await leases.lend(attempt, token, profile, trust_key, settings.lend_wait, settings.patience)
+    except TimeoutError:
+        raise LeaseError(f"No answer came to the request for a sandbox within {settings.lend_wait:g} s.") from None
 
 
 async def _open(held: Held, settings: Settings) -> Session:

@@ -26,6 +26,7 @@ from runner.gitlab.turn import Listener, Turn
 from runner.gitlab.wire import Done, End, SystemFailed
 from runner.gitlab.workplace import Workplace
 from runner.logs import Action, Events
+from runner.placement import Wanted
 from runner.service.standby import PATIENCE, Standby
 
 _events = Events(__name__)
@@ -200,12 +201,12 @@ class Live:
 
     async def _take(self) -> str:
         """Have a sandbox, the one that was prepared in advance or another one, and return a sentence on it."""
-        profile, key = self._options.profile, trust_key(self.record.job)
+        wanted = Wanted(trust_key(self.record.job), self._options.profile)
 
         def on_ask(attempt: str, token: str) -> None:
             self.record.change(lease=Lease(attempt=attempt, token=token))
 
-        if self._standby and self._settings.patience <= PATIENCE and (held := await self._standby.take(profile, key)):
+        if self._standby and self._settings.patience <= PATIENCE and (held := await self._standby.take(wanted)):
             with contextlib.suppress(LeaseLostError):
                 await self._tenancy.adopt(held, on_ask)
                 return held.sentence
@@ -216,7 +217,7 @@ class Live:
             _events.info(news.action, news.text, gitlab_job=self.record.name)
             said = news.text if news.action == "leased" else said
 
-        await self._tenancy.take(profile, key, on_ask, note)
+        await self._tenancy.take(wanted, on_ask, note)
         return said
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:

@@ -26,6 +26,7 @@ from runner.execution.pursuit import Pursuit
 from runner.execution.session import Session
 from runner.job import Job
 from runner.outcome import Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed, TimedOut
+from runner.placement import Profiles, Wanted
 
 #: Seconds for the supervisor to end what a stage left, and to tell of it.
 KILL_REPORT: Final = 10.0
@@ -65,13 +66,13 @@ class Tenancy:
         """Whether there is a lease."""
         return self._held is not None
 
-    async def take(self, profile: str, trust_key: str, on_ask: OnAsk, notes: Callable[[Note], None]) -> None:
+    async def take(self, wanted: Wanted, on_ask: OnAsk, notes: Callable[[Note], None]) -> None:
         """Lease a sandbox and have a launcher wait in it. Being cancelled leaves nothing leased.
 
-        Errors: LeaseError; SandboxError.
+        Errors: BadJobError when there is no such profile; LeaseError; SandboxError.
         """
         self._leases.on_ask = on_ask
-        prepared = await prepare(self._leases, profile, trust_key, settings=self._settings, notes=notes)
+        prepared = await prepare(self._leases, wanted, settings=self._settings, notes=notes)
         self._held, self._session = prepared.held, prepared.session
         self._know(prepared.session)
         prepared.held.heartbeat.beat()
@@ -252,6 +253,9 @@ class _OneLease:
         self._leases = leases
         self.attempt = self.token = ""
         self.on_ask: OnAsk = lambda attempt, token: None  # noqa: ARG005 - the arguments of the type
+
+    async def profiles(self) -> Profiles:
+        return await self._leases.profiles()
 
     async def lend(self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float) -> Lease:
         self.attempt, self.token = attempt, token

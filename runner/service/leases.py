@@ -16,6 +16,7 @@ from runner.execution.cancellation import see_through
 from runner.execution.late import until_over
 from runner.execution.lease import Lease, LeaseSource
 from runner.logs import Action, Events
+from runner.placement import Profiles
 from runner.store.leases import LeaseNotes
 
 _events = Events(__name__)
@@ -37,6 +38,10 @@ class NotedLeases:
     def follow(self, slots: int) -> None:
         """Remember leases for so many jobs at once."""
         self._kept = max(self._kept, len(self._earlier), _PER_SLOT * (slots + 1))  # notes are not forgotten for this
+
+    async def profiles(self) -> Profiles:
+        """See `LeaseSource.profiles`."""
+        return await self._leases.profiles()
 
     async def lend(self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float) -> Lease:
         """See `LeaseSource.lend`. Errors: LeaseUnreachableError also while the request cannot be noted."""

@@ -5,20 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final, Self
 
 from runner import outcome as outcomes
-from runner.errors import (
-    BadJobError,
-    BusyError,
-    ConnectError,
-    DetachedError,
-    LeaseError,
-    LogError,
-    StateError,
-    StoppingError,
-)
+from runner.errors import BusyError, ConnectError, DetachedError, LeaseError, LogError, StateError, StoppingError
 from runner.execution.attempt import OnEnd, OnStart, resume_attempt, run, run_attempt
 from runner.execution.cancellation import Cancellation, see_through
 from runner.execution.files.jobs import NO_FILES, JobFiles
@@ -27,11 +19,11 @@ from runner.execution.flight import first, stop
 from runner.execution.log import Log
 from runner.execution.marker import Marker
 from runner.execution.options import Note, Notes, Settings, StepNote
-from runner.execution.prepare import Prepared
+from runner.execution.prepare import Prepared, profile_for
 from runner.job import Job
 from runner.logs import Action, Events
-from runner.outcome import BadRequest, Limit, Outcome, SandboxLost, SetupFailed
-from runner.placement import Placement
+from runner.outcome import Limit, Outcome, SandboxLost, SetupFailed
+from runner.placement import Wanted
 from runner.service.housekeeping import Housekeeper
 from runner.service.leases import NotedLeases
 from runner.service.marking import marked
@@ -58,6 +50,8 @@ _SWEEP: Final = 1.0
 _DETACH_DEADLINE: Final = 5.0
 #: Seconds for what was still to be told to others; the next life goes on with it.
 _FLUSH: Final = 2.0
+#: Seconds that the submission of a job waits for the keeper to tell its profiles.
+_ASKED: Final = 1.0
 #: Seconds that a sandbox is kept beyond a job's timeout while no runner is heard of, and the most that a keeper grants.
 _BEYOND: Final = 3600.0
 _MAX_PATIENCE: Final = 7 * 24 * 3600.0
@@ -80,13 +74,13 @@ class Service:
         standby: Standby | None,
         settings: Settings = SETTINGS,
         per_key: int | None = None,
-        placement: Placement | None = None,
+        labels: Collection[str] = (),
         housekeeper: Housekeeper | None = None,
         webhooks: Webhooks | None = None,
     ) -> None:
         """`slots` jobs run at once, and `per_key` of one trust key, as many as there are slots unless it is given.
 
-        A job for which `placement` has no profile is not run here.
+        A job that asks for labels that neither are here nor a profile's is refused.
         """
         self.records = records
         self.housekeeper = housekeeper or Housekeeper(records)
@@ -97,7 +91,7 @@ class Service:
         #: Of all jobs, also of those that the service does not run itself.
         self.standby = standby
         self._per_key = per_key or slots
-        self._placement = placement or Placement()
+        self._labels = frozenset(labels)
         self._running: dict[Record, asyncio.Task[None]] = {}
         self._unavailable: dict[Record, str] = {}
         """The jobs that were told that there is no sandbox to be had now, and why."""
@@ -144,7 +138,7 @@ class Service:
         self._leases.follow(slots)
         self.slots = slots
         self._per_key = per_key or slots
-        self._placement.labels = frozenset(labels)
+        self._labels = frozenset(labels)
         self._changed.set()
 
     async def submit(self, job: Job, request: Request | None = None) -> Record:
@@ -152,11 +146,19 @@ class Service:
 
         Errors: BadJobError, StoppingError, BusyError, RequestReusedError, StateError.
         """
-        await self._placement.check(job)
+        await self._check_placed(job)
         self._check_open("job")
         if self.records.waiting >= MAX_QUEUED:
             raise BusyError(f"{MAX_QUEUED} jobs wait already. Submit it again later.")
         return await see_through(self._take(job, request))
+
+    async def _check_placed(self, job: Job) -> None:
+        """See that a profile suits it. Where nobody tells now, that is seen at its start. Errors: BadJobError."""
+        wanted = Wanted.by(job, self._labels)
+        if not wanted.suits_all:
+            with suppress(LeaseError, TimeoutError):
+                async with asyncio.timeout(_ASKED):
+                    await profile_for(self._leases, wanted)
 
     def new_upload(self) -> Incoming:
         """Begin to keep an archive for a job. Blocks. Errors: StoppingError, BusyError, StateError."""
@@ -340,10 +342,6 @@ class Service:
             return await self._run(record)
         except DetachedError:
             raise
-        except BadJobError as error:
-            return BadRequest(str(error))
-        except LeaseError as error:
-            return SetupFailed(str(error))
         except LogError as error:
             return SandboxLost(str(error)) if record.marker else SetupFailed(str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, the job comes to its end
@@ -388,9 +386,7 @@ class Service:
     async def _attempt(self, record: Record, job: Job, log: Log, tell: Notes, mark: OnStart, on_end: OnEnd) -> Outcome:
         """Run it in the sandbox that was prepared in advance, if that suits, or in another one."""
         settings, files = self._settings_for(job), self._files_of(record)
-        # Anew at each start: the profiles may have changed while it waited.
-        profile = await self._placement.profile_of(job, record.cancellation, settings.source_deadline, tell)
-        wanted = profile, job.trust_key
+        wanted = Wanted.by(job, self._labels)
         if settings.patience <= PATIENCE and (prepared := await self._prepared(wanted, record.cancellation)):
             try:
                 return await run(
@@ -408,14 +404,14 @@ class Service:
             on_start=mark,
             on_end=on_end,
             files=files,
-            profile=profile,
+            labels=self._labels,
         )
 
-    async def _prepared(self, wanted: tuple[str, str], cancellation: Cancellation) -> Prepared | None:
+    async def _prepared(self, wanted: Wanted, cancellation: Cancellation) -> Prepared | None:
         """Return the sandbox that was prepared in advance, if it suits. A wish for the end ends the wait for it."""
         if self.standby is None:
             return None
-        taking = asyncio.create_task(self.standby.take(*wanted))
+        taking = asyncio.create_task(self.standby.take(wanted))
         await first(taking, cancellation.wait())
         if not taking.done():
             await stop(taking)

@@ -13,8 +13,9 @@ from typing import Final
 from runner.errors import RunnerError
 from runner.execution.lease import LeaseSource
 from runner.execution.options import DEFAULTS, Settings
-from runner.execution.prepare import Prepared, prepare
+from runner.execution.prepare import Prepared, prepare, profile_for
 from runner.logs import Action, Events
+from runner.placement import Wanted
 
 _events = Events(__name__)
 
@@ -29,7 +30,7 @@ _LEND_WAIT: Final = 5.0
 
 
 class Standby:
-    """Keeps one prepared sandbox for the profile and trust key of the last job, while others are ready besides.
+    """Keeps one prepared sandbox for another job that wants what the last one did, while others are ready besides.
 
     It is given back as soon as nobody else would find a ready one: a sandbox that is held for a job that may come must
     never keep one waiting that is there.
@@ -42,19 +43,19 @@ class Standby:
         self._settings = replace(settings, lend_wait=_LEND_WAIT, patience=PATIENCE, source_deadline=0.0)
         self._leases = leases
         self._ready = ready
-        self._wanted = ("default", "default")
+        self._wanted = Wanted("default")
         self._held: _Held | None = None
         self._dropping: set[asyncio.Task[None]] = set()
         self._keeping = asyncio.create_task(self._keep())
 
-    async def take(self, profile: str, trust_key: str) -> Prepared | None:
+    async def take(self, wanted: Wanted) -> Prepared | None:
         """Return the prepared sandbox when there is one that suits; it is the caller's then.
 
         Waits for one that is being prepared, unless it will not suit. Being cancelled ends that at once, and leaves
         nothing leased in the end.
         """
         held, self._held = self._held, None
-        wanted = self._wanted = (profile, trust_key)
+        self._wanted = wanted
         if held is None:
             return None
         if held.wanted != wanted and not held.task.done():
@@ -82,7 +83,7 @@ class Standby:
         trouble = ""
         while True:
             try:
-                spare, said = await self._ready(self._wanted[0]), ""
+                spare, said = await self._ready(await self._profile()), ""
             except RunnerError as error:
                 spare, said = 0, str(error)
             if said and said != trouble:  # a keeper that is away for an hour is told once
@@ -94,8 +95,14 @@ class Standby:
                 await self._release()
             await asyncio.sleep(_INTERVAL)
 
-    def _prepare(self, wanted: tuple[str, str]) -> _Held:
-        return _Held(wanted, asyncio.create_task(prepare(self._leases, *wanted, settings=self._settings)))
+    async def _profile(self) -> str:
+        """Whose sandboxes are counted: that of the one that is held, or will be. Errors: BadJobError; LeaseError."""
+        if self._held is not None and self._held.task.done() and self._held.task.exception() is None:
+            return self._held.task.result().profile
+        return await profile_for(self._leases, self._wanted)
+
+    def _prepare(self, wanted: Wanted) -> _Held:
+        return _Held(wanted, asyncio.create_task(prepare(self._leases, wanted, settings=self._settings)))
 
     def _drop(self, held: _Held) -> asyncio.Task[None]:
         """Have a preparation end with nothing leased, in the background: a keeper that is away takes its time."""
@@ -114,8 +121,7 @@ class Standby:
 class _Held:
     """A sandbox that is prepared, or will be."""
 
-    #: The profile and the trust key that it is for.
-    wanted: tuple[str, str]
+    wanted: Wanted
     task: asyncio.Task[Prepared]
 
 

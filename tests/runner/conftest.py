@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from runner import outcome as outcomes
-from runner.errors import DetachedError, LeaseError, LeaseLostError
+from runner.errors import DetachedError, LeaseError, LeaseLostError, LeaseUnreachableError
 from runner.execution.attempt import resume_attempt, run_attempt
 from runner.execution.cancellation import Cancellation
 from runner.execution.lease import Access
@@ -29,6 +29,7 @@ from runner.execution.options import Note, Settings
 from runner.execution.supervisor import identity
 from runner.job import Job
 from runner.outcome import Outcome
+from runner.placement import ONLY_DEFAULT, Profiles
 
 SSHD = "/usr/sbin/sshd"
 
@@ -206,6 +207,12 @@ class FakeLeases:
     leases: list[FakeLease] = field(default_factory=list)
     #: Attempts whose lease was asked for again.
     resumed: list[str] = field(default_factory=list)
+    there: Profiles = field(default_factory=lambda: ONLY_DEFAULT)
+
+    async def profiles(self) -> Profiles:
+        if "profiles" in self.trouble:
+            await self.trouble["profiles"]()
+        return self.there
 
     async def lend(
         self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float
@@ -235,6 +242,11 @@ class FakeLeases:
 async def refuse() -> None:
     """Fail as a source of leases may."""
     raise LeaseError("The keeper says no.")
+
+
+async def away() -> None:
+    """Fail as a source of leases does that may answer later."""
+    raise LeaseUnreachableError("No keeper answers.")
 
 
 async def hang() -> None:

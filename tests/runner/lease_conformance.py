@@ -55,6 +55,15 @@ class LeaseConformance:
         with pytest.raises(LeaseLostError):
             await leases.resume("a", token_of("a"))
 
+    async def test_there_are_the_profiles_that_it_tells_and_no_others(self, leases: LeaseSource) -> None:
+        there = await leases.profiles()
+        assert "default" in there
+        lease = await lend(leases, "a")
+        await lease.give_back(used=False)
+        assert "unheard-of" not in there
+        with pytest.raises(LeaseError, match="no profile unheard-of"):
+            await leases.lend("b", token_of("b"), "unheard-of", "team", 0.0, 60.0)
+
     async def test_who_does_not_know_the_token_gets_nothing(self, leases: LeaseSource) -> None:
         lease = await lend(leases, "a")
         with pytest.raises(LeaseLostError):

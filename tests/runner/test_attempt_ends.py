@@ -15,8 +15,9 @@ from runner.execution.lease import Access
 from runner.execution.prepare import prepare
 from runner.job import Job
 from runner.logs import Action
-from runner.outcome import Cancelled, Limit, RunnerStopped, SandboxLost, SetupFailed, Succeeded, TimedOut
-from tests.runner.conftest import Bench, alive, connected_pair, hang, lose, refuse
+from runner.outcome import BadRequest, Cancelled, Limit, RunnerStopped, SandboxLost, SetupFailed, Succeeded, TimedOut
+from runner.placement import Wanted
+from tests.runner.conftest import Bench, alive, away, connected_pair, hang, lose, refuse
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -223,13 +224,31 @@ async def test_a_source_of_leases_that_restarts_is_asked_again(bench: Bench) -> 
     assert [note.action for note in bench.notes].count(Action.LENDING) == 1
 
 
-async def test_a_source_of_leases_that_stays_away(bench: Bench) -> None:
-    async def away() -> None:
-        raise LeaseUnreachableError("No keeper answers.")
-
+@pytest.mark.parametrize("question", ["profiles", "lend"])
+async def test_a_source_of_leases_that_stays_away(bench: Bench, question: str) -> None:
     bench.settings = bench.sandbox.settings(source_deadline=0)
-    bench.leases.trouble["lend"] = away
+    bench.leases.trouble[question] = away
     assert await bench.run("true") == SetupFailed("No keeper answers.")
+
+
+async def test_the_profile_is_what_the_job_asks_for_or_it_is_told_what_there_is(bench: Bench) -> None:
+    bench.leases.there = {"default": frozenset(), "big": frozenset({"large"})}
+    assert await bench.run("true", labels=frozenset({"large"})) == Succeeded()
+    [marker] = bench.markers
+    assert marker.profile == "big"
+    outcome = await bench.run("true", profile="bgi")
+    assert outcome == BadRequest("There is no profile bgi here, but: default, big. Did you mean big?")
+    assert bench.notes[-1].action is Action.ENDED
+    assert bench.logs[-1].closed
+
+
+async def test_of_a_keeper_that_tells_no_profiles_any_can_be_asked_for_and_no_label(bench: Bench) -> None:
+    """One of an earlier release: it refuses the question."""
+    bench.leases.trouble["profiles"] = refuse
+    assert await bench.run("true") == Succeeded()
+    assert await bench.run("true", profile="big") == Succeeded()
+    assert [marker.profile for marker in bench.markers] == ["default", "big"]
+    assert isinstance(await bench.run("true", labels=frozenset({"large"})), BadRequest)
 
 
 async def test_a_sandbox_that_cannot_be_given_back_is_condemned(bench: Bench) -> None:
@@ -248,14 +267,14 @@ async def test_a_sandbox_that_nobody_takes_back_is_handed_in_later_as_it_was_mea
 
 
 async def test_prepared_and_released(bench: Bench) -> None:
-    prepared = await prepare(bench.leases, "default", "key", settings=bench.settings)
+    prepared = await prepare(bench.leases, Wanted("key"), settings=bench.settings)
     assert prepared.usable
     await prepared.release()
     assert bench.leases.calls == ["give_back:unused"]
 
 
 async def test_prepared_and_broken_while_it_waited(bench: Bench) -> None:
-    prepared = await prepare(bench.leases, "default", "key", settings=bench.settings)
+    prepared = await prepare(bench.leases, Wanted("key"), settings=bench.settings)
     bench.sandbox.cut()
     await eventually(lambda: not prepared.usable)
     with pytest.raises(ConnectError):
@@ -264,7 +283,7 @@ async def test_prepared_and_broken_while_it_waited(bench: Bench) -> None:
     assert not bench.logs[-1].closed
 
 
-@pytest.mark.parametrize("step", ["lend", "kill", "give_back", "condemn"])
+@pytest.mark.parametrize("step", ["profiles", "lend", "kill", "give_back", "condemn"])
 async def test_cancelled_while_a_step_hangs(bench: Bench, step: str) -> None:
     """The wish to end comes while the source of leases hangs: nothing is left, nothing waits for ever."""
     bench.leases.trouble[step] = hang
@@ -273,7 +292,7 @@ async def test_cancelled_while_a_step_hangs(bench: Bench, step: str) -> None:
         bench.leases.trouble["give_back"] = refuse
     bench.new_log()
     task = asyncio.create_task(bench.run("echo ready; sleep 300", bench.logs[-1]))
-    if step != "lend":
+    if step not in ("profiles", "lend"):
         await bench.until_output(b"ready")
     else:
         await asyncio.sleep(0.05)

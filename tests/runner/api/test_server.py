@@ -23,6 +23,7 @@ from runner.api.token import Token
 from runner.errors import InputError, StateError
 from runner.execution.lease import Lease, SandboxFacts
 from runner.job import Job
+from runner.placement import ONLY_DEFAULT, Profiles
 from runner.service.leases import NotedLeases
 from runner.service.service import Service
 from runner.store.states import JobState
@@ -33,6 +34,9 @@ pytestmark = pytest.mark.anyio
 
 class NoSandbox:
     """Never lends anything."""
+
+    async def profiles(self) -> Profiles:
+        return ONLY_DEFAULT
 
     async def lend(self, *request: object) -> Lease:
         await asyncio.Event().wait()

@@ -20,6 +20,7 @@ from runner.gitlab.jobs import Jobs
 from runner.gitlab.options import Options
 from runner.gitlab.server import Server
 from runner.metrics import Metrics
+from runner.placement import Wanted
 from runner.service.standby import Standby
 from tests.runner.conftest import FakeLeases, Sandbox
 from tests.waiting import eventually
@@ -174,7 +175,7 @@ class Lab:
 
         await self.leave()
         self.standby = Standby(self.leases, ready)
-        self.standby._wanted = ("default", trust_key)
+        self.standby._wanted = Wanted(trust_key, "default")
         self.begin()
         await eventually(lambda: bool(self.standby and self.standby._held and self.standby._held.task.done()))
 

@@ -13,6 +13,7 @@ import pytest
 from runner.errors import LeaseError, LeaseLostError
 from runner.execution import late
 from runner.execution.lease import Access, Lease
+from runner.placement import ONLY_DEFAULT, Profiles
 from runner.service.leases import NotedLeases
 from tests.runner.service.state import State, locked
 
@@ -45,6 +46,9 @@ class Source:
     away: int = 0
     calls: list[str] = field(default_factory=list)
     on_disk: list[tuple[str, str]] = field(default_factory=list)
+
+    async def profiles(self) -> Profiles:
+        return ONLY_DEFAULT
 
     async def lend(self, attempt: str, token: str, *rest: object) -> Lease:
         self.on_disk = State(self.folder).leases.all()

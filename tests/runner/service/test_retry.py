@@ -15,7 +15,7 @@ from runner.outcome import Cancelled, SandboxLost, ScriptFailed, SetupFailed, Su
 from runner.service.record import Record
 from runner.steps import Step, StepState
 from runner.store.states import JobState
-from tests.runner.conftest import hang, refuse
+from tests.runner.conftest import away, hang, refuse
 from tests.runner.service.conftest import Host, Life
 from tests.runner.service.state import State, locked
 from tests.waiting import eventually
@@ -88,6 +88,16 @@ async def test_without_its_word_nothing_is_started_twice(host: Host, gate: Path)
         await lose(host)
         assert isinstance(await life.outcome(record.id), SandboxLost)
         assert starts(gate) == 1
+
+
+async def test_a_keeper_that_answers_nobody_counts_as_a_start(host: Host) -> None:
+    """The trap: the question for the profile came before whatever minds the retries."""
+    host.settings = replace(host.settings, source_deadline=0.0)
+    host.leases.trouble["profiles"] = away
+    async with host.life() as life:
+        record = await life.service.submit(Job(b"echo hello", retry=2, labels=frozenset({"large"})))
+        assert isinstance(await life.outcome(record.id), SetupFailed)
+        assert (await life.log(record.id)).count(b"The job is started again") == 2
 
 
 async def test_a_sandbox_that_cannot_be_made_is_asked_for_again(host: Host, gate: Path) -> None:

@@ -17,7 +17,6 @@ from runner.execution import prepare
 from runner.execution.marker import Marker
 from runner.job import Job
 from runner.outcome import Cancelled, Limit, RunnerStopped, ScriptFailed, Succeeded, TimedOut
-from runner.placement import Placement
 from runner.service import marking
 from runner.service import service as service_module
 from runner.service.leases import NotedLeases
@@ -392,9 +391,7 @@ async def test_a_job_runs_only_where_its_labels_are(host: Host) -> None:
     """Also one that waited while the runner lost a label."""
     job = Job(b"true", labels=frozenset({"gpu"}))
     state = State(host.state)
-    service = Service(
-        NotedLeases(host.leases, state.leases, 1), state.records, 1, None, placement=Placement(["gpu", "fast"])
-    )
+    service = Service(NotedLeases(host.leases, state.leases, 1), state.records, 1, None, labels=["gpu", "fast"])
     record = await service.submit(job)
     async with host.life() as life:
         with pytest.raises(BadJobError, match="the label gpu, and this one has: none"):

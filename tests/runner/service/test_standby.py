@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from runner.errors import LeaseError
+from runner.placement import Wanted
 from runner.service import standby as standby_module
 from runner.service.standby import Standby
 from tests.runner.conftest import FakeLeases, Sandbox, hang
@@ -53,7 +54,7 @@ async def test_one_is_prepared_while_others_are_ready_besides(sandbox: Sandbox) 
     host = Host(sandbox, ready=2)
     async with standing_by(host) as standby:
         await eventually(lambda: held(standby))
-        prepared = await standby.take("default", "default")
+        prepared = await standby.take(Wanted("default"))
         assert prepared is not None
         assert prepared.usable
         await prepared.release()
@@ -69,7 +70,7 @@ async def test_the_last_one_is_never_taken(sandbox: Sandbox) -> None:
 
     standby = Standby(host.leases, count)
     await asyncio.wait_for(asked.wait(), 5)
-    assert await standby.take("default", "default") is None
+    assert await standby.take(Wanted("default")) is None
     await standby.close()
     assert host.leases.leases == []
 
@@ -81,14 +82,14 @@ async def test_it_is_given_back_unused_when_nobody_else_would_find_one(sandbox: 
         await eventually(lambda: held(standby))
         host.ready = 0
         await eventually(lambda: host.leases.calls == ["give_back:unused"])
-        assert await standby.take("default", "default") is None
+        assert await standby.take(Wanted("default")) is None
 
 
 async def test_one_for_another_trust_key_is_given_back_unused(sandbox: Sandbox) -> None:
     host = Host(sandbox, ready=2)
     async with standing_by(host) as standby:
         await eventually(lambda: held(standby))
-        assert await standby.take("default", "another") is None
+        assert await standby.take(Wanted("another")) is None
         assert "give_back:unused" in host.leases.calls
 
 
@@ -105,7 +106,7 @@ async def test_a_keeper_that_is_away_is_asked_again(sandbox: Sandbox) -> None:
     host = Host(sandbox, ready=2)
     host.trouble = True
     async with standing_by(host) as standby:
-        assert await standby.take("default", "default") is None
+        assert await standby.take(Wanted("default")) is None
         host.trouble = False
         await eventually(lambda: held(standby))
 
@@ -130,7 +131,7 @@ async def test_one_that_is_still_prepared_is_nobody_s_when_who_waits_for_it_is_c
     async with standing_by(host) as standby:
         await asyncio.wait_for(opening.wait(), 20)
         host.ready = 0
-        taking = asyncio.create_task(standby.take("default", "default"))
+        taking = asyncio.create_task(standby.take(Wanted("default")))
         await asyncio.sleep(0)
         taking.cancel()
         await asyncio.wait([taking])
@@ -152,7 +153,7 @@ async def test_one_that_is_still_prepared_for_another_trust_key_is_not_waited_fo
     host.leases.trouble["lend"] = never
     async with standing_by(host) as standby:
         await asyncio.wait_for(opening.wait(), 20)
-        assert await asyncio.wait_for(standby.take("default", "another"), 20) is None
+        assert await asyncio.wait_for(standby.take(Wanted("another")), 20) is None
 
 
 async def test_who_is_cancelled_does_not_wait_until_it_went_back(sandbox: Sandbox) -> None:
@@ -166,7 +167,7 @@ async def test_who_is_cancelled_does_not_wait_until_it_went_back(sandbox: Sandbo
     async with standing_by(host) as standby:
         await eventually(lambda: held(standby))
         host.leases.trouble["give_back"] = slowly
-        taking = asyncio.create_task(standby.take("default", "another"))
+        taking = asyncio.create_task(standby.take(Wanted("another")))
         await asyncio.wait_for(returning.wait(), 20)
         taking.cancel()
         await asyncio.wait([taking], timeout=20)
