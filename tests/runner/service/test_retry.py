@@ -22,8 +22,8 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
-#: How the log goes on after a start that was lost.
 LOST = b"runner: The sandbox was lost: The lease is over. The job is started again (retry 1 of 2).\n"
+"""How the log goes on after a start that was lost."""
 
 
 def flaky(gate: Path, **more: object) -> Job:
@@ -185,7 +185,7 @@ async def test_each_start_begins_with_the_first_step(host: Host, gate: Path) -> 
     steps = (Step("one", b"true"), Step("two", waits.encode()))
     async with host.life() as life:
         record = await life.service.submit(Job(trust_key="default", retry=1, steps=steps))
-        await eventually(lambda: starts(gate) == 1)
+        await eventually(lambda: starts(gate) == 1 and b"two: begins" in record.log_path.read_bytes())
         await lose(host)
         await eventually(lambda: starts(gate) == 2)
         Path(f"{gate}.go").touch()
