@@ -41,10 +41,10 @@ from tests.gitlab.scripts import whole
 
 HOOK_OPTIONS = ("-I", "-S")
 BASH_HOOKS = Path(__file__).parent.parent / "tests" / "gitlab" / "bash_hooks" / "hooks"
-#: Seconds between two jobs: the next sandbox is prepared meanwhile. gitlab-runner asks for a job every three.
 PAUSE = 2.0
-#: The variables of a small job, exported at each stage.
+"""Seconds between two jobs: the next sandbox is prepared meanwhile. gitlab-runner asks for a job every three."""
 SCRIPT = whole("".join(f"export CI_VARIABLE_{number}=value\n" for number in range(80)) + "true\n")
+"""The variables of a small job, exported at each stage."""
 JOB = {"steps": [{"name": "script", "script": ["true"]}], "variables": [{"key": "GIT_STRATEGY", "value": "none"}]}
 
 

@@ -38,16 +38,16 @@ from tests.web import answers
 
 CLIENTS, FOLLOWERS = 4, 50
 LOGINS, LOGINS_OF_A_JOB = 100, 2
-#: A job that leaves the processor to others, as most do for most of their time; and how many of them.
 WAITING, WAITING_JOBS = "sleep 0.5", 24
-#: The goal, in jobs per second on two cores.
+"""A job that leaves the processor to others, as most do for most of their time; and how many of them."""
 GOAL = 60
-#: And in MiB, with its followers.
+"""The goal, in jobs per second on two cores."""
 MEMORY_GOAL = 120
+"""And in MiB, with its followers."""
 LOG_MB, LOG_ROUNDS = 500, 5
 LARGE_LOG = f"head -c {LOG_MB}000000 /dev/zero"
-#: Writes all the time, so that every follower has something to be sent.
 CHATTY = "while :; do seq 1000; sleep 0.1; done"
+"""Writes all the time, so that every follower has something to be sent."""
 
 
 class Runner:

@@ -26,10 +26,10 @@ from runner.placement import ONLY_DEFAULT, Profiles
 
 _events = Events(__name__)
 
-#: Seconds between two looks at what others on this host may have returned.
 POLL: Final = 0.5
-#: Seconds for which a sandbox that could not be reached is not asked again.
+"""Seconds between two looks at what others on this host may have returned."""
 REST: Final = 10.0
+"""Seconds for which a sandbox that could not be reached is not asked again."""
 
 CAVEAT: Final = (
     "Someone else started this sandbox: it cannot be recreated, nor looked at or ended from outside. What the job "

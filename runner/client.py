@@ -18,19 +18,19 @@ from runner import authorities
 from runner.errors import BadJobError, ClientError
 from runner.places import DEFAULT_URL, URL_VARIABLE
 
-#: Where a service that was started by hand keeps its token.
 DEFAULT_TOKEN: Final = Path("/var/lib/runner/token")
-#: The states of a job that has its outcome.
+"""Where a service that was started by hand keeps its token."""
 ENDED: Final = frozenset({"settled", "finished"})
-#: Seconds for an answer, and without one until a log that is followed is given up: a restart takes less.
+"""The states of a job that has its outcome."""
 _TIMEOUT: Final = 60.0
 _PATIENCE: Final = 120.0
+"""Seconds for an answer, and without one until a log that is followed is given up: a restart takes less."""
 _PAUSE: Final = 1.0
 _FIRST_PAUSE: Final = 0.02
-#: What a proxy in front of the service answers while that restarts.
 _AWAY: Final = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
-#: Submissions of one job whose answer may have been lost.
+"""What a proxy in front of the service answers while that restarts."""
 _TRIES: Final = 3
+"""Submissions of one job whose answer may have been lost."""
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _COMPOSE_DEADLINE: Final = 30.0
 

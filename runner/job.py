@@ -17,33 +17,33 @@ from runner.errors import BadJobError
 from runner.source_and_artifacts import Archive, Artifacts, Git, Upload
 from runner.steps import Condition, Step, VariableIs
 
-#: Largest script, in bytes.
 MAX_SCRIPT: Final = 64 * 1024 * 1024
-#: Longest single argument or `NAME=value`, in bytes with its closing NUL: Linux's own limit (MAX_ARG_STRLEN).
+"""Largest script, in bytes."""
 MAX_STRING: Final = 128 * 1024
-#: All arguments and variables together, in bytes. Linux allows about 2 MiB less what the sandbox adds.
+"""Longest single argument or `NAME=value`, in bytes with its closing NUL: Linux's own limit (MAX_ARG_STRLEN)."""
 MAX_STRINGS: Final = 1024 * 1024
-#: Longest timeout, in seconds: thirty days.
+"""All arguments and variables together, in bytes. Linux allows about 2 MiB less what the sandbox adds."""
 MAX_TIMEOUT: Final = 30 * 24 * 3600.0
-#: The trust key of jobs that may not even follow each other: always a fresh sandbox, left to nobody.
+"""Longest timeout, in seconds: thirty days."""
 UNTRUSTED: Final = "untrusted"
-#: Shortest text that is masked, in characters of a secret and bytes of a log: shorter ones are ordinary words.
+"""The trust key of jobs that may not even follow each other: always a fresh sandbox, left to nobody."""
 MIN_SECRET: Final = 6
-#: Lines of all secrets together.
+"""Shortest text that is masked, in characters of a secret and bytes of a log: shorter ones are ordinary words."""
 MAX_SECRET_LINES: Final = 500
-#: Of jobs that name none and ask for no label.
+"""Lines of all secrets together."""
 DEFAULT_PROFILE: Final = "default"
+"""Of jobs that name none and ask for no label."""
 MAX_LABELS: Final = 20
-#: Most often that a job is started again.
 MAX_RETRY: Final = 3
-#: Highest priority; the lowest is its negative.
+"""Most often that a job is started again."""
 MAX_PRIORITY: Final = 100
+"""Highest priority; the lowest is its negative."""
 
-#: As the keeper's configuration names profiles.
 _PROFILE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""As the keeper's configuration names profiles."""
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-#: A NUL within this many bytes means a binary. Later ones may be the payload of a self-extracting script.
 _SNIFFED: Final = 4096
+"""A NUL within this many bytes means a binary. Later ones may be the payload of a self-extracting script."""
 _EXECUTABLES: Final = {
     b"\x7fELF": "an ELF program",
     b"MZ\x90\x00": "a Windows program",
@@ -61,34 +61,34 @@ class Job:
     Raises BadJobError when it could not be run as written.
     """
 
-    #: Either a script or steps.
     script: bytes = b""
+    """Either a script or steps."""
     args: tuple[str, ...] = ()
-    #: On top of the sandbox's defaults. Bytes that are not UTF-8 are kept as `os.environ` keeps them.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    #: None is one that has its labels.
+    """On top of the sandbox's defaults. Bytes that are not UTF-8 are kept as `os.environ` keeps them."""
     profile: str | None = None
-    #: Who may inherit whose leftovers.
+    """None is one that has its labels."""
     trust_key: str = UNTRUSTED
-    #: Seconds from the start of the script; None is no limit.
+    """Who may inherit whose leftovers."""
     timeout: float | None = None
-    #: Variables like those of the environment, whose values are masked in the log.
+    """Seconds from the start of the script; None is no limit."""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-    #: Among jobs that wait, higher ones are first.
+    """Variables like those of the environment, whose values are masked in the log."""
     priority: int = 0
-    #: What the runner or the profile must be labelled with.
+    """Among jobs that wait, higher ones are first."""
     labels: frozenset[str] = frozenset()
-    #: Seconds that the job may wait in the queue, and from there to the start of the script; None is no limit.
+    """What the runner or the profile must be labelled with."""
     queue_timeout: float | None = None
     setup_timeout: float | None = None
-    #: Run one after the other, in one sandbox.
+    """Seconds that the job may wait in the queue, and from there to the start of the script; None is no limit."""
     steps: tuple[Step, ...] = ()
-    #: What its working folder holds at the start; nothing unless it is given.
+    """Run one after the other, in one sandbox."""
     source: Upload | Git | Archive | None = None
-    #: What is kept of its working folder.
+    """What its working folder holds at the start; nothing unless it is given."""
     artifacts: tuple[Artifacts, ...] = ()
-    #: How often it may be started again when a sandbox was lost under it, or none could be made.
+    """What is kept of its working folder."""
     retry: int = 0
+    """How often it may be started again when a sandbox was lost under it, or none could be made."""
 
     def __post_init__(self) -> None:
         if self.steps:
@@ -166,9 +166,8 @@ def from_json(document: object) -> Job:
         raise ValueError("The job's record holds a job that cannot be run.") from None
 
 
-#: Fields that have a form of their own.
 _OWN: Final = frozenset({"steps", "source", "artifacts"})
-#: Of what each field of a job's record is.
+"""Fields that have a form of their own."""
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "script": (str,),
     "args": (list,),
@@ -186,6 +185,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "artifacts": (list,),
     "retry": (int,),
 }
+"""Of what each field of a job's record is."""
 
 
 def _is(value: object, kinds: tuple[type, ...]) -> bool:

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from runner.api.models import JobRequest, place
 from runner.errors import BadJobError
 
-#: Largest job file, in bytes: the largest script, with what YAML adds.
 MAX_FILE: Final = 80 * 1024 * 1024
+"""Largest job file, in bytes: the largest script, with what YAML adds."""
 _MAX_DEPTH: Final = 20
 _NO_JOB: Final = (
     "this is no job: a job has fields, such as `script: make test`. A script by itself is run by `runner run SCRIPT`."

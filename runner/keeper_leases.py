@@ -24,12 +24,12 @@ from sandbox.state import State
 
 DEFAULT_KEEPER = Path(places.DEFAULT_SOCKET)
 
-#: Requests for a sandbox that may wait at once: more than any runner has slots.
 _LENDING = 1100
-#: Questions that wait at once for a keeper that hangs: no more of them, on threads of their own.
+"""Requests for a sandbox that may wait at once: more than any runner has slots."""
 _ASKING = 4
-#: Seconds for the keeper to tell what it measures, and which sandboxes there are: somebody waits for the answer.
+"""Questions that wait at once for a keeper that hangs: no more of them, on threads of their own."""
 ASKED_DEADLINE = 5.0
+"""Seconds for the keeper to tell what it measures, and which sandboxes there are: somebody waits for the answer."""
 
 _T = TypeVar("_T")
 _Granted: TypeAlias = asyncio.Future[tuple[protocol.LeaseGrant, socket]]
@@ -40,11 +40,11 @@ class KeeperState:
     """How the keeper says it is."""
 
     host: HostState
-    #: Its own sentence about what fails, and whether sandboxes are still made; empty when nothing is wrong.
     trouble: str
-    #: Sandboxes of each profile that are ready, and all that there are.
+    """Its own sentence about what fails, and whether sandboxes are still made; empty when nothing is wrong."""
     ready: Mapping[str, int]
     made: Mapping[str, int]
+    """Sandboxes of each profile that are ready, and all that there are."""
 
 
 def look_at(socket: Path) -> KeeperState:

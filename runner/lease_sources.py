@@ -21,14 +21,14 @@ class Source:
     """Where leases come from, and what follows from that."""
 
     leases: LeaseSource
-    #: Tells how many sandboxes of a profile nobody has leased; None where none is leased in advance.
     ready: Callable[[str], Awaitable[int]] | None
-    #: The folder in the sandboxes for what is the runner's; None for the sandbox image's own places.
+    """Tells how many sandboxes of a profile nobody has leased; None where none is leased in advance."""
     folder: str | None
-    #: Tells of every sandbox. Errors: LeaseError.
+    """The folder in the sandboxes for what is the runner's; None for the sandbox image's own places."""
     sandboxes: Callable[[], Awaitable[Sequence[SandboxFacts]]]
-    #: Tells what the keeper measures, in Prometheus's text format; None without a keeper.
+    """Tells of every sandbox. Errors: LeaseError."""
     metrics: Callable[[], Awaitable[str]] | None = None
+    """Tells what the keeper measures, in Prometheus's text format; None without a keeper."""
 
     def adapt(self, settings: Settings) -> Settings:
         """Return the settings with the places that these sandboxes have."""

@@ -27,8 +27,8 @@ disable_created_metrics()  # type: ignore[no-untyped-call] # a series more for e
 
 _MOMENTS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _WAITS: Final = (0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
-#: What an attempt tells on its way (`runner.execution.options.Note`) that is worth counting.
 _NOTES: Final = frozenset({Action.RETRY, Action.LOST, Action.RESUMED, Action.CONDEMNED})
+"""What an attempt tells on its way (`runner.execution.options.Note`) that is worth counting."""
 
 
 class Metrics:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Final, TypeAlias, TypeVar
 
-#: Longest text an outcome carries, in characters. Reasons may quote a hostile sandbox.
 MAX_TEXT: Final = 2000
+"""Longest text an outcome carries, in characters. Reasons may quote a hostile sandbox."""
 
 
 class Limit(StrEnum):
@@ -116,12 +116,12 @@ class _Row:
     """What one kind of outcome means outside this program."""
 
     kind: type[Any]
-    #: Stable name in JSON, HTTP and metric labels. Never renamed.
     name: str
-    #: Exit code of `runner run`.
+    """Stable name in JSON, HTTP and metric labels. Never renamed."""
     exit_code: Callable[[Any], int]
-    #: The sentence a user reads.
+    """Exit code of `runner run`."""
     sentence: Callable[[Any], str]
+    """The sentence a user reads."""
 
 
 def _row(kind: type[_O], name: str, exit_code: Callable[[_O], int], sentence: Callable[[_O], str]) -> _Row:
@@ -172,12 +172,12 @@ _ROWS: Final = (
 _BY_KIND: Final[Mapping[type[Outcome], _Row]] = {row.kind: row for row in _ROWS}
 _BY_NAME: Final[Mapping[str, _Row]] = {row.name: row for row in _ROWS}
 
-#: The stable names of all outcomes, for documentation.
 NAMES: Final = tuple(row.name for row in _ROWS)
-#: Every pair of `name` and `which` that an outcome can have, for metric labels.
+"""The stable names of all outcomes, for documentation."""
 NAMES_AND_LIMITS: Final = tuple(
     (row.name, limit) for row in _ROWS for limit in (tuple(Limit) if row.kind is TimedOut else ("",))
 )
+"""Every pair of `name` and `which` that an outcome can have, for metric labels."""
 
 
 def name(outcome: Outcome) -> str:

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from runner.errors import InputError
 
 _TIMEOUT: Final = 5.0
-#: Bytes: what is ready is told in less.
 _MAX_ANSWER: Final = 64 * 1024
+"""Bytes: what is ready is told in less."""
 
 
 def main(url: str, *, live: bool, as_json: bool) -> int:

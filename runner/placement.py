@@ -10,11 +10,11 @@ from runner.errors import BadJobError
 from runner.job import DEFAULT_PROFILE, Job
 from sandbox.settings.complaints import nearest
 
-#: The labels of each profile that a source of leases has, in the order in which they are tried.
 Profiles: TypeAlias = Mapping[str, frozenset[str]]
+"""The labels of each profile that a source of leases has, in the order in which they are tried."""
 
-#: What a source without profiles has.
 ONLY_DEFAULT: Final[Profiles] = {DEFAULT_PROFILE: frozenset()}
+"""What a source without profiles has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,12 @@ class Wanted:
     """What a job asks of its sandbox."""
 
     trust_key: str
-    #: None is the first one that has the labels.
     profile: str | None = None
-    #: Those that the runner itself does not have.
+    """None is the first one that has the labels."""
     labels: frozenset[str] = frozenset()
-    #: The runner's own, which any profile has besides.
+    """Those that the runner itself does not have."""
     own: frozenset[str] = field(default=frozenset(), compare=False)
+    """The runner's own, which any profile has besides."""
 
     @classmethod
     def by(cls, job: Job, own: frozenset[str] = frozenset()) -> Wanted:

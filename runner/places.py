@@ -5,5 +5,5 @@ from __future__ import annotations
 from typing import Final
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
-#: The environment variable that names another address.
 URL_VARIABLE: Final = "RUNNER_URL"
+"""The environment variable that names another address."""

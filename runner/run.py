@@ -22,8 +22,8 @@ from runner.logs import Action
 from runner.outcome import Outcome
 from runner.spool import spool
 
-#: Seconds that a slow reader of our stdout has for the rest of the log after the script's end.
 READ_DEADLINE = 3600.0
+"""Seconds that a slow reader of our stdout has for the rest of the log after the script's end."""
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "a closed terminal"}
 
 

@@ -11,14 +11,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 MAX_URL: Final = 2000
-#: Rules for artifacts, and patterns in one of them.
 MAX_RULES: Final = 20
 MAX_PATTERNS: Final = 100
+"""Rules for artifacts, and patterns in one of them."""
 MAX_PATTERN: Final = 1000
 
 _VARIABLE: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
-#: `user@host:path`, as git has it beside addresses.
 _SCP: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^\s:/-][^\s:]*")
+"""`user@host:path`, as git has it beside addresses."""
 _REF: Final = r"^[A-Za-z0-9_][A-Za-z0-9_./+-]{0,254}$"
 
 
@@ -119,8 +119,8 @@ class Archive(_Given):
     """The secret of the job that is sent as `Authorization: Bearer`."""
 
 
-#: Where the files come from that a job finds in its working folder.
 Source: TypeAlias = Annotated[Upload | Git | Archive, Field(discriminator="kind")]
+"""Where the files come from that a job finds in its working folder."""
 
 
 class When(StrEnum):
@@ -147,8 +147,8 @@ class Artifacts(_Given):
     when: Annotated[When, BeforeValidator(_named)] = When.ON_SUCCESS
 
 
-#: The kinds of sources. They stand in the places that pydantic names, and in no document.
 KINDS: Final = frozenset({"upload", "git", "archive"})
+"""The kinds of sources. They stand in the places that pydantic names, and in no document."""
 SOURCE: Final[TypeAdapter[Upload | Git | Archive | None]] = TypeAdapter(Source | None)
 RULES: Final[TypeAdapter[list[Artifacts]]] = TypeAdapter(list[Artifacts])
 

@@ -16,11 +16,11 @@ from typing import Any, Final, TypeAlias
 
 from runner.errors import BadJobError
 
-#: Steps of one job, and tests of one condition.
 MAX_STEPS: Final = 50
 MAX_TESTS: Final = 20
-#: Longest condition, in characters.
+"""Steps of one job, and tests of one condition."""
 MAX_CONDITION: Final = 4000
+"""Longest condition, in characters."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _TEST: Final = re.compile(
@@ -49,8 +49,8 @@ class StepState(StrEnum):
     """The job ended while it ran."""
 
 
-#: What a step before may have come to, as `if` names it.
 OUTCOMES: Final = frozenset({StepState.SUCCEEDED, StepState.FAILED, StepState.TIMED_OUT, StepState.SKIPPED})
+"""What a step before may have come to, as `if` names it."""
 
 
 class Status(StrEnum):
@@ -99,14 +99,14 @@ class Step:
     name: str
     script: bytes
     condition: Condition = Condition()
-    #: Whether it runs also after a step before failed.
     always: bool = False
-    #: Whether the job goes on as if nothing were when it fails, or with which exit codes it does.
+    """Whether it runs also after a step before failed."""
     allow_failure: bool | frozenset[int] = False
-    #: Seconds from its start; None is no limit of its own.
+    """Whether the job goes on as if nothing were when it fails, or with which exit codes it does."""
     timeout: float | None = None
-    #: On top of the job's.
+    """Seconds from its start; None is no limit of its own."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """On top of the job's."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
@@ -118,12 +118,12 @@ class StepProgress:
 
     name: str = ""
     state: StepState = StepState.WAITING
-    #: Exit code of one that failed, 128 + N for signal N; else 0.
     code: int = 0
-    #: How long it took.
+    """Exit code of one that failed, 128 + N for signal N; else 0."""
     seconds: float = 0.0
-    #: Whether it failed, and was allowed to.
+    """How long it took."""
     allowed: bool = False
+    """Whether it failed, and was allowed to."""
 
 
 def waiting(steps: Sequence[Step]) -> list[StepProgress]:

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, settings
 
 from tests.foreign import Foreign, Foreigners, foreigners
 
-#: What takes a minute and more by itself comes first: at the end it would keep one worker alone. The many small files
-#: come last, and keep all of them at work until the end.
 TURNS: Final = {"soak": 0, "runner": 2, "sandbox": 2}
+"""What takes a minute and more by itself comes first: at the end it would keep one worker alone. The many small files
+come last, and keep all of them at work until the end."""
 
 # No test fails for being slow: beside two other workers, even the first example's table of characters takes seconds.
 settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

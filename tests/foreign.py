@@ -13,13 +13,13 @@ from sandbox.identity import KeyPair, new_identity
 from tests.images.started import Started
 
 DOCKER_DATA = "/var/lib/docker"
-#: A plain OpenSSH server for an ordinary user, on a machine without sudo rights or Docker.
 PLAIN = """\
 useradd --create-home --shell /bin/bash ci && usermod --password '*' ci
 install -d -m 700 -o ci ~ci/.ssh && printf '%s\\n' "$AUTHORIZED_KEYS" >~ci/.ssh/authorized_keys
 ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/plain_key && mkdir -p /run/sshd
 exec /usr/sbin/sshd -D -e -f /dev/null -h /etc/ssh/plain_key -p 2222
 """
+"""A plain OpenSSH server for an ordinary user, on a machine without sudo rights or Docker."""
 
 
 @dataclass

@@ -25,8 +25,8 @@ from sandbox.entry import main as sandbox
 
 __all__ = ["PIPE", "Program", "run", "runner", "sandbox", "start"]
 
-#: For a stream that the test reads or writes, as text.
 PIPE: Final = subprocess.PIPE
+"""For a stream that the test reads or writes, as text."""
 _CLONE_NEWNET: Final = 0x40000000
 _FORKS: Final = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.loaded"])

@@ -22,8 +22,8 @@ class Address:
     """The way to one SSH server."""
 
     user: str
-    #: A name, or an address without brackets.
     host: str
+    """A name, or an address without brackets."""
     port: int
 
     @classmethod

@@ -14,10 +14,10 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from runner.execution.marker import Moment
 from runner.job import UNTRUSTED
 
-#: Seconds after a renewal in which a lease is safe without another.
 TERM: Final = 30.0
-#: Attempts that are remembered after their lease has ended.
+"""Seconds after a renewal in which a lease is safe without another."""
 _MAX_ENDED: Final = 32
+"""Attempts that are remembered after their lease has ended."""
 _STRICT: Final = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 _Text = Annotated[str, Field(max_length=4096)]
 _Count = Annotated[int, Field(ge=0)]
@@ -28,12 +28,12 @@ _T = TypeVar("_T")
 class Look:
     """What ran in a sandbox before a job was sent there. What is there beyond it at the job's end is the job's."""
 
-    #: The boot of the sandbox's host.
     boot_id: _Text
-    #: Each process's id and its start in clock ticks since the boot.
+    """The boot of the sandbox's host."""
     processes: Annotated[tuple[tuple[int, int], ...], Field(max_length=100_000)]
-    #: Ids of the inner Docker Engine's containers and networks and names of its volumes; None where there is no engine.
+    """Each process's id and its start in clock ticks since the boot."""
     docker: Annotated[tuple[_Text, ...], Field(max_length=100_000)] | None
+    """Ids of the inner Docker Engine's containers and networks, names of its volumes; None where there is none."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -44,11 +44,11 @@ class Lent:
 
     attempt: _Text
     token: _Text = field(repr=False)
-    #: When its last term began, and the seconds beyond that term in which it can be resumed.
     renewed: Moment
     patience: Annotated[float, Field(ge=0)]
-    #: Whether nobody had used the sandbox before.
+    """When its last term began, and the seconds beyond that term in which it can be resumed."""
     first: bool
+    """Whether nobody had used the sandbox before."""
     before: Look
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -63,15 +63,15 @@ class Lent:
 class Record:
     """One sandbox, known by its host key. Every move returns the next record."""
 
-    #: How often it was lent.
     generation: _Count = 0
-    #: Whose leftovers may be in it; None while nobody used it.
+    """How often it was lent."""
     trust_key: _Text | None = None
-    #: Why it is never lent again; empty while it may be.
+    """Whose leftovers may be in it; None while nobody used it."""
     condemned: _Text = ""
+    """Why it is never lent again; empty while it may be."""
     lent: Lent | None = None
-    #: Attempts whose lease ended lately.
     ended: tuple[_Text, ...] = ()
+    """Attempts whose lease ended lately."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 

@@ -24,16 +24,16 @@ from runner.execution.lease import Access
 from runner.execution.options import DEFAULTS
 from runner.execution.session import connect, translated
 
-#: Seconds for a connection, and for a whole errand, its login included.
 DIAL_DEADLINE: Final = 10.0
 ERRAND_DEADLINE: Final = 40.0
-#: Of these, the seconds that the program in the sandbox takes at most.
+"""Seconds for a connection, and for a whole errand, its login included."""
 _SECONDS_INSIDE: Final = 25.0
+"""Of these, the seconds that the program in the sandbox takes at most."""
 _MAX_ANSWER: Final = 4 * 1024 * 1024
 _MAX_DIAGNOSIS: Final = 2000
 _MAX_FILE: Final = 4 * 1024 * 1024
-#: The oldest Python that the launcher runs on.
 _PYTHON: Final = (3, 11)
+"""The oldest Python that the launcher runs on."""
 _PROGRAM: Final = resources.files("runner.addresses").joinpath("inside.py").read_bytes()
 _BOOTSTRAP: Final = "import sys;n=int(sys.stdin.buffer.readline());exec(sys.stdin.buffer.read(n))"
 # As root where that is possible: only root sees and ends what a job did as root.
@@ -42,8 +42,8 @@ if sudo -n true </dev/null 2>/dev/null; then as='sudo -n'; else as=; fi
 exec $as python3 -I -S -c '{_BOOTSTRAP}'
 """
 _COMMAND: Final = f"exec sh -c {shlex.quote(_SCRIPT)}"
-#: The kinds of host keys, the best first.
 _PREFERRED: Final = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
+"""The kinds of host keys, the best first."""
 
 
 def read_identity(path: Path) -> str:

@@ -19,8 +19,8 @@ from runner.store.tokens import Scope, TokenFacts, Tokens
 
 _events = Events(__name__)
 
-#: The token in the state folder: it may do everything, and is there to create the others.
 FIRST: Final = TokenFacts("first", "the operator", frozenset(Scope), 0.0, None)
+"""The token in the state folder: it may do everything, and is there to create the others."""
 
 _DOCUMENTED: Final = HTTPBearer(auto_error=False, description="A token of `runner token create`, or the first one.")
 

@@ -14,12 +14,12 @@ from starlette.requests import ClientDisconnect
 from runner.api.models import place
 from runner.api.problems import ApiError
 
-#: Largest body of a request that carries no script, in bytes.
 SMALL: Final = 64 * 1024
-#: Seconds for a whole body: that of the largest job over 5 Mbit/s.
+"""Largest body of a request that carries no script, in bytes."""
 DEADLINE: Final = 300.0
-#: What is left of a body that is refused is not read.
+"""Seconds for a whole body: that of the largest job over 5 Mbit/s."""
 _CLOSE: Final = {"Connection": "close"}
+"""What is left of a body that is refused is not read."""
 
 _M = TypeVar("_M", bound=BaseModel)
 

@@ -21,8 +21,8 @@ from runner.store.tokens import Scope, TokenFacts
 
 _events = Events(__name__)
 
-#: Seconds for a whole archive: that of the largest size over 5 Mbit/s.
 _DEADLINE: Final = 1800.0
+"""Seconds for a whole archive: that of the largest size over 5 Mbit/s."""
 _BODY: Final = {
     "requestBody": {
         "required": True,

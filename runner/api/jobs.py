@@ -24,8 +24,8 @@ from runner.store.tokens import Scope, TokenFacts
 
 _events = Events(__name__)
 
-#: Largest request body in bytes: a script of the largest size, with JSON's escapes.
 MAX_BODY: Final = 160 * 1024 * 1024
+"""Largest request body in bytes: a script of the largest size, with JSON's escapes."""
 
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200)]
 

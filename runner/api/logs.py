@@ -9,12 +9,12 @@ import zlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-#: Seconds of silence after which an event stream says that it is alive: proxies end what is silent for a minute.
 PULSE: Final = 15.0
-#: What is not an event: clients drop it.
+"""Seconds of silence after which an event stream says that it is alive: proxies end what is silent for a minute."""
 _BEAT: Final = b": still here\n\n"
-#: A gzip header and trailer around the stream, as zlib has it.
+"""What is not an event: clients drop it."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
+"""A gzip header and trailer around the stream, as zlib has it."""
 
 
 def accepts_gzip(header: str) -> bool:

@@ -51,10 +51,10 @@ class Problem(BaseModel):
     """Of `/ready`: why not, by names that do not change."""
 
 
-#: What the description of the API says of errors.
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     code: {"model": Problem, "description": "A problem, as application/problem+json."} for code in ("4XX", 422, "5XX")
 }
+"""What the description of the API says of errors."""
 
 
 class ApiError(Exception):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-#: Clients that are remembered at once; those whose buckets are full again are forgotten first.
 _MOST: Final = 1000
+"""Clients that are remembered at once; those whose buckets are full again are forgotten first."""
 
 
 @dataclass
@@ -15,8 +15,8 @@ class Buckets:
 
     rate: float
     burst: int
-    #: When each client's bucket is full again (the generic cell rate algorithm: one number says it all).
     _full: dict[str, float] = field(default_factory=dict)
+    """When each client's bucket is full again (the generic cell rate algorithm: one number says it all)."""
 
     def take(self, client: str, now: float) -> float:
         """Take one request out of a client's bucket; return 0, or the seconds until there is one, and take none then.

@@ -13,8 +13,8 @@ from runner.service.lately import Lately
 from runner.service.service import Service
 from runner.store.tokens import Scope
 
-#: Tells of every sandbox that jobs may be given. Errors: LeaseError.
 Sandboxes = Callable[[], Awaitable[Sequence[SandboxFacts]]]
+"""Tells of every sandbox that jobs may be given. Errors: LeaseError."""
 
 
 def make_router(service: Service, sandboxes: Sandboxes, access: Access) -> APIRouter:

@@ -20,8 +20,8 @@ from runner.logs import Action, Events
 
 _events = Events(__name__)
 
-#: Seconds that followers of a log have to read its end when the service stops.
 LAST_READS = 5
+"""Seconds that followers of a log have to read its end when the service stops."""
 
 
 class _Server(uvicorn.Server):

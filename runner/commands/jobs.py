@@ -27,10 +27,10 @@ app = typer.Typer()
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
-#: As a shell has it for Ctrl-C.
 _INTERRUPTED: Final = 130
-#: Seconds that a job may wait in the queue before that is said.
+"""As a shell has it for Ctrl-C."""
 _UNSAID: Final = 0.3
+"""Seconds that a job may wait in the queue before that is said."""
 
 
 @app.command()

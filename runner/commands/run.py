@@ -25,8 +25,8 @@ app = typer.Typer()
 _SECTION: Final = "sandboxes"
 _SETTINGS: Final = settings(_SECTION)
 _AFTER: Final = "(arguments for the script come after --, as in: runner run SCRIPT -- ARGS)"
-#: What the parser raises: Typer brings its own copy of Click, whose errors have no public name but this one's.
 _Misunderstood: Final[Any] = typer.BadParameter.__bases__[0]
+"""What the parser raises: Typer brings its own copy of Click, whose errors have no public name but this one's."""
 
 
 class _Run(TyperCommand):

@@ -10,11 +10,11 @@ from runner.client import ENDED, Client
 from runner.doctor.facts import Canary
 from runner.errors import ClientError
 
-#: Seconds for the job to come to its end, the wait for a slot and a sandbox included.
 DEADLINE: Final = 120.0
+"""Seconds for the job to come to its end, the wait for a slot and a sandbox included."""
 _PAUSE: Final = 0.2
-#: One of its own: what it leaves is nobody else's to inherit, nor the other way round.
 _TRUST_KEY: Final = "doctor"
+"""One of its own: what it leaves is nobody else's to inherit, nor the other way round."""
 
 
 def try_one(service: Client) -> Canary:

@@ -17,10 +17,10 @@ from sandbox.report import Check, Found, Result, Unknown, bad, dubious, good, un
 from sandbox.settings.loaded import Loaded, Source
 
 PAGE: Final = "docs/runner-doctor.md"
-#: Seconds by which a record may be ahead of the clock: clocks are put right in small steps all the time.
 AHEAD: Final = 60.0
-#: Seconds since 1970, before which no clock can be right: 2025-01-01.
+"""Seconds by which a record may be ahead of the clock: clocks are put right in small steps all the time."""
 PAST: Final = 1735689600.0
+"""Seconds since 1970, before which no clock can be right: 2025-01-01."""
 _RECREATED: Final = "`sandbox ls` has what was recreated, and why; the keeper's log has the rest."
 _NO_CONFIGURATION: Final = unchecked("The configuration has to be right first.")
 

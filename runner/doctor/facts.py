@@ -24,10 +24,10 @@ class Answer:
 class Clock:
     """Of this host."""
 
-    #: Seconds since 1970.
     now: float
-    #: Whether the kernel says that something keeps it right.
+    """Seconds since 1970."""
     synchronised: bool
+    """Whether the kernel says that something keeps it right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class Canary:
     """How a job did that does nothing."""
 
     succeeded: bool
-    #: The sentence of its outcome.
     message: str
-    #: From its submission to its outcome.
+    """The sentence of its outcome."""
     seconds: float
+    """From its submission to its outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ class Facts:
 
     configuration: Loaded[Config] | Unknown
     room: Room | Unknown
-    #: None before the first start.
     store: Look | Unknown | None
+    """None before the first start."""
     clock: Clock | Unknown
-    #: What `sandbox doctor` says, check by check.
     host: tuple[Found, ...] | Unknown
-    #: None where sandboxes are known by address.
+    """What `sandbox doctor` says, check by check."""
     keeper: KeeperState | Unknown | None
+    """None where sandboxes are known by address."""
     api: Answer | Unknown
     canary: Canary | Unknown

@@ -28,19 +28,19 @@ from runner.store.look import look
 from sandbox.report import Found, Result, Status, Unknown
 from sandbox.settings.loaded import Loaded
 
-#: Seconds for a file system, the database, the keeper, the service; and for all of `sandbox doctor`.
 DEADLINE: Final = 30.0
 HOST_DEADLINE: Final = 120.0
-#: Seconds until a sandbox that the keeper only looks at, as it does each minute, is ready again.
+"""Seconds for a file system, the database, the keeper, the service; and for all of `sandbox doctor`."""
 _LOOKED_AT: Final = 5.0
+"""Seconds until a sandbox that the keeper only looks at, as it does each minute, is ready again."""
 _PAUSE: Final = 0.2
 _ASK_FIRST: Final = Unknown("This needs a job: ask for one with --canary.")
 _DOCKER: Final = "unix:///var/run/docker.sock"
 _TIME_ERROR: Final = 5
-#: By which name this host reaches what listens everywhere.
 _ANY: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - nothing listens here
-#: Bytes; more than the kernel's `struct timex` has.
+"""By which name this host reaches what listens everywhere."""
 _TIMEX: Final = 1024
+"""Bytes; more than the kernel's `struct timex` has."""
 
 _T = TypeVar("_T")
 

@@ -47,15 +47,15 @@ from runner.outcome import (
 )
 from runner.placement import Wanted
 
-#: Seconds for the launcher to tell of an end by KILL.
 KILL_REPORT: Final = 1.0
+"""Seconds for the launcher to tell of an end by KILL."""
 
-#: Awaited right before the first byte of the job is sent. May take its time, and ends when somebody asks for the end. A
-#: RunnerError from it means that nothing is sent: `SetupFailed`, unless somebody asked for the end.
 OnStart = Callable[[Marker], Awaitable[None]]
-#: Awaited once for every outcome, when the log has all of the output and the sandbox is still leased: who keeps the
-#: outcome there cannot lose it to a crash. May take its time. Raises nothing but DetachedError.
+"""Awaited right before the first byte of the job is sent. May take its time, and ends when somebody asks for the end. A
+RunnerError from it means that nothing is sent: `SetupFailed`, unless somebody asked for the end."""
 OnEnd = Callable[[Outcome], Awaitable[None]]
+"""Awaited once for every outcome, when the log has all of the output and the sandbox is still leased: who keeps the
+outcome there cannot lose it to a crash. May take its time. Raises nothing but DetachedError."""
 
 
 async def keep_no_marker(marker: Marker) -> None:

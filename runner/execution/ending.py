@@ -8,9 +8,9 @@ from typing import Final
 from runner.execution.wire import Ended, EndKind
 from runner.outcome import Killed, Limit, Outcome, ScriptFailed, Succeeded, TimedOut
 
-#: The codes of shells for a command that is not there, and one that cannot be executed.
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
+"""The codes of shells for a command that is not there, and one that cannot be executed."""
 
 
 def outcome_of(ended: Ended) -> Outcome:

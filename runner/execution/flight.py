@@ -18,8 +18,8 @@ from runner.outcome import Limit, Outcome, SandboxLost, SetupFailed, TimedOut
 
 _events = Events(__name__)
 
-#: Seconds that the runner waits beyond the moment when the launcher itself should have ended the job.
 BACKSTOP: Final = 10.0
+"""Seconds that the runner waits beyond the moment when the launcher itself should have ended the job."""
 
 
 class Flight:

@@ -23,8 +23,8 @@ class Heartbeat:
         """Start. Needs a running event loop."""
         self._lease = lease
         self._lost = asyncio.Event()
-        #: Why it was lost.
         self.why = ""
+        """Why it was lost."""
         self._asked = asyncio.Event()
         self._task = asyncio.create_task(self._beat())
 

@@ -14,8 +14,8 @@ from runner.logs import Action, Events, Subject
 
 _events = Events(__name__)
 
-#: Seconds before a source of leases that did not answer is asked again.
 PAUSE: Final = 0.5
+"""Seconds before a source of leases that did not answer is asked again."""
 
 
 class Held:

@@ -12,8 +12,8 @@ from runner.logs import Action, Events
 
 _events = Events(__name__)
 
-#: Seconds between two tries to hand in a lease while its source does not answer.
 INTERVAL: Final = 5.0
+"""Seconds between two tries to hand in a lease while its source does not answer."""
 
 
 class Late:

@@ -14,13 +14,13 @@ from runner.placement import Profiles
 class Access:
     """The way into a sandbox's SSH server."""
 
-    #: Connected to the sandbox's port 22. Who opens a session with it owns it, and closes it also on failure.
     socket: socket
+    """Connected to the sandbox's port 22. Who opens a session with it owns it, and closes it also on failure."""
     user: str
-    #: The only host key that is accepted, in the format of a `.pub` file.
     host_key: str
-    #: An OpenSSH private key without passphrase.
+    """The only host key that is accepted, in the format of a `.pub` file."""
     client_key: str = field(repr=False)
+    """An OpenSSH private key without passphrase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +28,20 @@ class SandboxFacts:
     """What a source of leases tells of one sandbox. Nothing of it is secret."""
 
     name: str
-    #: How often it was recreated, or lent where nobody can tell: the same name with another number is another one.
     generation: int
-    #: As the keeper's configuration names it; None where there are no profiles.
+    """How often it was recreated, or lent where nobody can tell: the same name with another number is another one."""
     profile: str | None
-    #: Where it is in its life. A keeper has more words for this than a register of addresses.
+    """As the keeper's configuration names it; None where there are no profiles."""
     state: str
-    #: How long it has been so; None where nobody can tell.
+    """Where it is in its life. A keeper has more words for this than a register of addresses."""
     seconds_in_state: float | None
-    #: Whose leftovers may be in it; None while nobody used it.
+    """How long it has been so; None where nobody can tell."""
     trust_key: str | None
-    #: Which attempt has it leased.
+    """Whose leftovers may be in it; None while nobody used it."""
     attempt: str | None
-    #: Why it is not lent, as far as there is something to say.
+    """Which attempt has it leased."""
     reason: str | None
+    """Why it is not lent, as far as there is something to say."""
 
 
 def new_token() -> str:

@@ -17,11 +17,11 @@ from typing import Final, Self
 from runner.errors import LogError
 from runner.execution.redact import Redactor
 
-#: Bytes of output that a log keeps unless told otherwise.
 DEFAULT_LIMIT: Final = 2 * 1024**3
+"""Bytes of output that a log keeps unless told otherwise."""
 _CHUNK: Final = 256 * 1024
-#: Pieces written at once; Linux takes up to 1024 (IOV_MAX).
 _VECTOR: Final = 512
+"""Pieces written at once; Linux takes up to 1024 (IOV_MAX)."""
 
 
 class Log:
@@ -51,19 +51,19 @@ class Log:
             raise LogError(f"The log {path} cannot be {done}: {error.strerror}. Choose another place.") from error
         self.path = path
         self.limit = limit
-        #: Bytes in the file, and how many of them are the script's output: what follows them is the runner's.
         self.size = self.output = os.fstat(self._file).st_size
-        #: Bytes of output that came in. A masked stream has other offsets: it is made again from its first byte on,
-        #: and what is in the file already is skipped.
+        """Bytes in the file, and how many of them are the script's output: what follows them is the runner's."""
         own = max(0, self.output - start)
+        """Bytes of output that came in. A masked stream has other offsets: it is made again from its first byte on,
+        and what is in the file already is skipped."""
         self.received = 0 if redactor else own
         self._redactor = redactor
         self._skipping = own if redactor else 0
         self._end = start + limit
-        #: Bytes of output that were dropped here.
         self.dropped = 0
-        #: Why writing failed; empty when it did not.
+        """Bytes of output that were dropped here."""
         self.failure = ""
+        """Why writing failed; empty when it did not."""
         self.closed = False
         self._remarks: list[str] = []
         self._news = threading.Condition()
@@ -211,8 +211,8 @@ class LiveCopy:
         """Start copying. Needs a running event loop."""
         self._log = log
         self._descriptor = descriptor
-        #: Whether nobody reads the descriptor any more.
         self.broken = False
+        """Whether nobody reads the descriptor any more."""
         self._loop = asyncio.get_running_loop()
         self._done = asyncio.Event()
         threading.Thread(target=self._copy, name="live-log", daemon=True).start()

@@ -52,22 +52,22 @@ class Marker:
     """One attempt whose job was sent to a sandbox, or was about to be."""
 
     attempt: _Id
-    #: Of the attempt's lease. A secret.
     token: _Token = field(repr=False)
+    """Of the attempt's lease. A secret."""
     profile: _Text
     trust_key: _Text
     sandbox: _Text
     generation: _Count
-    #: The boot of the sandbox's host: no process survives it.
     boot_id: _Text
-    #: Seconds that the script may take, and when it was sent.
+    """The boot of the sandbox's host: no process survives it."""
     timeout: Annotated[float, Field(gt=0)] | None
     started: Moment
-    #: Bytes of output that are kept.
+    """Seconds that the script may take, and when it was sent."""
     log_limit: _Count
-    #: Places in the sandbox.
+    """Bytes of output that are kept."""
     workspace: _Path
     attempts: _Path
+    """Places in the sandbox."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 

@@ -15,43 +15,43 @@ from runner.steps import StepProgress
 class Settings:
     """Deadlines in seconds, and places in the sandbox."""
 
-    #: How long to wait for a sandbox to become free.
     lend_wait: float = 600.0
-    #: How long a source of leases that does not answer, or cannot lend now, is asked again before a job is given up.
+    """How long to wait for a sandbox to become free."""
     source_deadline: float = 60.0
-    #: How long beyond its term a sandbox is kept for an attempt that nobody is heard of: 0 when nobody can come back.
+    """How long a source of leases that does not answer, or cannot lend now, is asked again before a job is given up."""
     patience: float = 0.0
-    #: From a lease to a launcher that waits.
+    """How long beyond its term a sandbox is kept for an attempt that nobody is heard of: 0 if nobody can come back."""
     open_deadline: float = 30.0
-    #: For sending the job.
+    """From a lease to a launcher that waits."""
     launch_deadline: float = 120.0
-    #: Between questions to a silent SSH server, and how many may stay unanswered: a black hole is noticed in 20 s.
+    """For sending the job."""
     keepalive_interval: float = 5.0
     keepalive_count: int = 3
-    #: Without a way into the sandbox until a job that runs there is given up.
+    """Between questions to a silent SSH server, and how many may stay unanswered: a black hole is noticed in 20 s."""
     reconnect_deadline: float = 300.0
-    #: Between TERM and KILL.
+    """Without a way into the sandbox until a job that runs there is given up."""
     grace: float = 5.0
-    #: For each of: killing what is left, giving the sandbox back, condemning it.
+    """Between TERM and KILL."""
     return_deadline: float = 60.0
-    #: Attempts in all, while user code certainly did not run. At least 1.
+    """For each of: killing what is left, giving the sandbox back, condemning it."""
     tries: int = 3
-    #: The script's working folder.
+    """Attempts in all, while user code certainly did not run. At least 1."""
     workspace: str = "/home/sandbox/workspace"
-    #: The folder that holds one folder per attempt.
+    """The script's working folder."""
     attempts: str = "/var/lib/attempts"
-    #: How much the files of a job may be.
+    """The folder that holds one folder per attempt."""
     files: FileLimits = DEFAULT_LIMITS
+    """How much the files of a job may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
     """Something to tell about an attempt. It is not part of the script's output."""
 
-    #: What happened, for programs.
     action: Action
-    #: The same as a sentence for people.
+    """What happened, for programs."""
     text: str
+    """The same as a sentence for people."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from runner.job import DEFAULT_PROFILE, new_attempt_id
 from runner.logs import Action
 from runner.placement import Wanted, choose
 
-#: Seconds that a source of leases may take beyond the wait that it was given.
 LEND_SLACK: Final = 30.0
+"""Seconds that a source of leases may take beyond the wait that it was given."""
 
 _T = TypeVar("_T")
 

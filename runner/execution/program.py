@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Final
 
-#: The launcher's, in the order in which they need each other.
 MODULES: Final = ("plan", "folder", "supervisor", "launcher")
+"""The launcher's, in the order in which they need each other."""
 
 # Registered under their full names, they find each other by their usual imports without any package around them.
 _BOOTSTRAP: Final = """\
@@ -34,10 +34,10 @@ module.main()
 class Program:
     """Modules of ours as one command of the sandbox."""
 
-    #: What the command reads before it is the program.
     source: bytes
-    #: The arguments of a Python without site packages that make it the program.
+    """What the command reads before it is the program."""
     arguments: tuple[str, ...]
+    """The arguments of a Python without site packages that make it the program."""
 
     @property
     def command(self) -> str:

@@ -28,16 +28,16 @@ from runner.job import Job
 from runner.logs import Action
 from runner.steps import StepProgress, StepState
 
-#: Seconds between the beginnings of two sessions: a job that ends each of them does not make the runner spin.
 PAUSE: Final = 1.0
-#: Seconds that a session must last, or bytes of output that it must bring, to count as a way in.
+"""Seconds between the beginnings of two sessions: a job that ends each of them does not make the runner spin."""
 STABLE: Final = 10.0
 PROGRESS: Final = 64 * 1024
-#: Seconds of an unbroken session after which an end that happened while there was none has certainly arrived.
+"""Seconds that a session must last, or bytes of output that it must bring, to count as a way in."""
 CATCH_UP: Final = 60.0
+"""Seconds of an unbroken session after which an end that happened while there was none has certainly arrived."""
 
-#: The states of a step that are not its last.
 _GO_ON: Final = frozenset({StepState.WAITING, StepState.RUNNING})
+"""The states of a step that are not its last."""
 
 _T = TypeVar("_T")
 
@@ -53,8 +53,8 @@ class Pursuit:
     ) -> None:
         """`session` is the one that waits for the job; None for an attempt of an earlier life. Owns it from here on."""
         self._leases = leases
-        #: Of the attempt that is followed.
         self.marker = marker
+        """Of the attempt that is followed."""
         self._log = log
         self.settings = settings
         self._notes = notes
@@ -63,10 +63,10 @@ class Pursuit:
         self._received = log.received
         self._steps: list[StepProgress] = []
         self._sent = asyncio.Event()
-        #: On the loop's clock, when another session was opened last, and where the log stood then; and when there last
-        #: was a way in that was good for something.
         self._opened, self._began_at = -math.inf, self._received
         self._reached = _now()
+        """On the loop's clock, when another session was opened last, and where the log stood then; and when there last
+        was a way in that was good for something."""
 
     @property
     def connected(self) -> bool:

@@ -21,24 +21,24 @@ from typing import Final
 from runner.job import MIN_SECRET
 
 MASK: Final = b"[masked]"
-#: Longest pattern, in bytes: this much is compared at each byte of the stream, and held back, at most.
 LONGEST: Final = 512
-#: Characters in a line of base64 as `base64`, and as `openssl` and PEM files have it.
+"""Longest pattern, in bytes: this much is compared at each byte of the stream, and held back, at most."""
 _WRAPS: Final = (76, 64)
-#: The end of a line after as many characters of base64 as a wrapped one has: the text goes on in the next line. A line
-#: with fewer ends no wrapped text, and its end need not be held back.
+"""Characters in a line of base64 as `base64`, and as `openssl` and PEM files have it."""
 _BREAK: Final = re.compile(rb"\n(?:(?<=[A-Za-z0-9+/_-]{%d}\n)|(?<=[A-Za-z0-9+/_-]{%d}\r\n))" % ((min(_WRAPS),) * 2))
-#: Bytes before those that are held back that decide whether these end a full line.
+"""The end of a line after as many characters of base64 as a wrapped one has: the text goes on in the next line. A line
+with fewer ends no wrapped text, and its end need not be held back."""
 _CONTEXT: Final = min(_WRAPS)
-#: Bytes that are searched at once: what the search notes about them is bounded by it.
+"""Bytes before those that are held back that decide whether these end a full line."""
 _SLICE: Final = 64 * 1024
-#: Up to this many different beginnings of patterns are looked for one by one; of more, words are looked up.
+"""Bytes that are searched at once: what the search notes about them is bounded by it."""
 _FEW: Final = 40
-#: Bytes in such a word, a native unsigned int.
+"""Up to this many different beginnings of patterns are looked for one by one; of more, words are looked up."""
 _WORD: Final = 4
+"""Bytes in such a word, a native unsigned int."""
 
-#: First byte, and the one after the last.
 _Span = tuple[int, int]
+"""First byte, and the one after the last."""
 
 
 class Redactor:
@@ -47,10 +47,10 @@ class Redactor:
     def __init__(self, secrets: Iterable[str]) -> None:
         self._finder = _Finder(patterns(secrets))
         self._held = b""
-        #: How many of the held bytes belong to a mask that was given out already.
         self._covered = 0
-        #: The bytes before the held ones, as many as decide whether a break follows.
+        """How many of the held bytes belong to a mask that was given out already."""
         self._before = b""
+        """The bytes before the held ones, as many as decide whether a break follows."""
 
     def feed(self, piece: bytes) -> bytes:
         """Return what is certain of the masked stream now."""
@@ -136,13 +136,13 @@ class _Finder:
         self._patterns = patterns
         self._prefixes = _prefixes(patterns)
         self._longest = max(map(len, patterns), default=0)
-        #: Which patterns begin with these bytes: the first, and the one after the last.
         self._heads: dict[bytes, _Span] = {}
+        """Which patterns begin with these bytes: the first, and the one after the last."""
         for number, pattern in enumerate(patterns):
             head = pattern[:MIN_SECRET]
             self._heads[head] = self._heads.get(head, (number, 0))[0], number + 1
-        #: A word at each `_step`-th byte of a text meets one of the first words of a pattern that is there.
         self._step = _WORD if all(len(pattern) >= 2 * _WORD - 1 for pattern in patterns) else _WORD // 2
+        """A word at each `_step`-th byte of a text meets one of the first words of a pattern that is there."""
         beginnings = {pattern[: _WORD + self._step - 1] for pattern in patterns}
         self._words = frozenset(
             _words(b"".join(text[start : start + _WORD] for text in beginnings for start in range(self._step)))

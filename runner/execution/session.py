@@ -28,25 +28,24 @@ from runner.execution import program, wire
 from runner.execution.lease import Access
 from runner.execution.options import Settings
 
-#: Bytes in flight. More only outgrows the processor's cache.
 WINDOW: Final = 2 * 1024 * 1024
-#: Bytes that are read from a connection at once. asyncio asks for 256 KiB, which glibc's malloc has the kernel map and
-#: clear for each read (M_MMAP_THRESHOLD is 128 KiB); asyncssh copies what is left of a read with each packet.
+"""Bytes in flight. More only outgrows the processor's cache."""
 READ: Final = 120 * 1024
-#: Bytes of the launcher's standard error that are kept for the sentence that says what went wrong.
+"""Bytes that are read from a connection at once. asyncio asks for 256 KiB, which glibc's malloc has the kernel map and
+clear for each read (M_MMAP_THRESHOLD is 128 KiB); asyncssh copies what is left of a read with each packet."""
 MAX_DIAGNOSIS: Final = 1000
-#: Seconds for a polite end of the connection.
+"""Bytes of the launcher's standard error that are kept for the sentence that says what went wrong."""
 CLOSE_DEADLINE: Final = 2.0
-#: The fastest first where both sides have AES in hardware; all are authenticated.
+"""Seconds for a polite end of the connection."""
 CIPHERS: Final = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes128-ctr")
+"""The fastest first where both sides have AES in hardware; all are authenticated."""
 _PIECE: Final = 256 * 1024
 
-#: Takes the next bytes of a script's output. Must not keep the view. A SandboxError from it ends the session.
 Output: TypeAlias = Callable[[Sequence[memoryview]], None]
-#: Is told how far the steps are. What it raises, as for `Output`.
+"""Takes the next bytes of a script's output. Must not keep the view. A SandboxError from it ends the session."""
 News: TypeAlias = Callable[[wire.Progress], None]
+"""Is told how far the steps are. What it raises, as for `Output`."""
 
-#: What each of the library's errors means here. A test fails when the library gains one that is not listed.
 SENTENCES: Final[Mapping[type[Exception], str]] = {
     asyncssh.HostKeyNotVerifiable: "The sandbox showed another host key than the one it was made with",
     asyncssh.PermissionDenied: "The sandbox refused the login key that it was made with",
@@ -70,6 +69,7 @@ SENTENCES: Final[Mapping[type[Exception], str]] = {
     BrokenPipeError: "The sandbox closed the connection",
     OSError: "The connection to the sandbox failed",
 }
+"""What each of the library's errors means here. A test fails when the library gains one that is not listed."""
 
 asyncssh.set_log_level(logging.WARNING)
 

@@ -37,11 +37,11 @@ SPLICE_NONBLOCK = 2
 PR_SET_CHILD_SUBREAPER = 36
 LIBC = ctypes.CDLL(None)
 LEFTOVER_SECONDS = 5
-#: For root's help with signals.
 HELP_SECONDS = 2
+"""For root's help with signals."""
 SIGNALS = signal.valid_signals()
-#: Of the request in bytes, before it on the link.
 SIZE = struct.Struct(">I")
+"""Of the request in bytes, before it on the link."""
 
 
 class Supervisor:
@@ -58,17 +58,17 @@ class Supervisor:
         self.log_error = ""
         self.script = 0
         self.status: int | None = 0
-        #: Of this process; asked for once: a job that closes / to us closes /proc as well.
         self.identity = identity(os.getpid())
-        #: How the steps that ran ended, for the record.
+        """Of this process; asked for once: a job that closes / to us closes /proc as well."""
         self.ends: dict[int, dict[str, object]] = {}
+        """How the steps that ran ended, for the record."""
         self.deadline: float | None = None
         self.timed_out = self.ending = False
         self.escalation: list[tuple[float, int]] = []
-        #: Until when what the script left may take to end, once somebody wants that (monotonic clock).
         self.mercy = float("inf")
-        #: The process group that was signalled last.
+        """Until when what the script left may take to end, once somebody wants that (monotonic clock)."""
         self.signalled = 0
+        """The process group that was signalled last."""
         self.null = os.open(os.devnull, os.O_RDWR)
         self.output, self.output_end = os.pipe()
         self.marks, self.marks_end = os.pipe()

@@ -18,14 +18,14 @@ from typing import BinaryIO, Final
 from runner.errors import TransferError
 from runner.execution.session import Session
 
-#: Bytes that are read, sent and written at once.
 PIECE: Final = 1024 * 1024
-#: Bytes of a listing, which is some thousand files.
+"""Bytes that are read, sent and written at once."""
 MAX_LISTING: Final = 1024 * 1024
-#: Seconds for a listing.
+"""Bytes of a listing, which is some thousand files."""
 LISTING_DEADLINE: Final = 60.0
-#: Seconds for one file.
+"""Seconds for a listing."""
 FILE_DEADLINE: Final = 1800.0
+"""Seconds for one file."""
 
 _LIST: Final = r"[ ! -d {folder} ] || find {folder} -xdev -type f -printf '%s %Ts %P\0'"
 # What arrives of a broken connection looks like the file's end: only the whole of it is put in its place.
@@ -38,11 +38,11 @@ umask 077 && mkdir -p -- {folder} && head -c {size} >{part} && [ "$(stat -c %s -
 class File:
     """A file in a sandbox, as the sandbox describes it."""
 
-    #: Relative to the folder that was listed; no part of it leads upwards.
     path: str
+    """Relative to the folder that was listed; no part of it leads upwards."""
     size: int
-    #: When it was last changed, in whole seconds since 1970.
     changed: int
+    """When it was last changed, in whole seconds since 1970."""
 
 
 async def listing(session: Session, folder: str) -> list[File]:

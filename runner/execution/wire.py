@@ -32,22 +32,22 @@ from typing import Any, Final, TypeAlias
 from runner.errors import ProtocolError
 from runner.steps import MAX_STEPS, Status, Step, StepIs, StepProgress, StepState, Test, VariableIs
 
-#: Largest JSON payload from the launcher, in bytes.
 MAX_JSON: Final = 16 * 1024
-#: Largest log payload from the launcher, in bytes.
+"""Largest JSON payload from the launcher, in bytes."""
 MAX_LOG: Final = 1024 * 1024
-#: Longest text taken from the launcher's JSON, in characters.
+"""Largest log payload from the launcher, in bytes."""
 MAX_TEXT: Final = 500
+"""Longest text taken from the launcher's JSON, in characters."""
 
 _HEAD: Final = struct.Struct(">cI")
 _MAX_COUNT: Final = 1 << 62
 _STATES: Final = frozenset(StepState)
 
 
-#: A job that is one script, without steps, as the launcher is told.
 ONE_SCRIPT: Final[Mapping[str, object]] = {
     "name": "", "tests": [], "always": False, "allowed": False, "timeout": None, "environment": {},
 }  # fmt: skip
+"""A job that is one script, without steps, as the launcher is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +57,19 @@ class Launch:
     attempt: str
     args: tuple[str, ...]
     environment: dict[str, str] = field(repr=False)
-    #: Seconds until the launcher itself ends the script; None is no limit.
     timeout: float | None
-    #: Seconds between TERM and KILL at that timeout.
+    """Seconds until the launcher itself ends the script; None is no limit."""
     grace: float
-    #: Bytes of output that are kept.
+    """Seconds between TERM and KILL at that timeout."""
     log_limit: int
+    """Bytes of output that are kept."""
     workspace: str
-    #: The folder that holds one folder per attempt.
     root: str
-    #: Whether the workspace holds the job's source already; it is emptied otherwise.
+    """The folder that holds one folder per attempt."""
     filled: bool = False
-    #: As `encode_step` has them.
+    """Whether the workspace holds the job's source already; it is emptied otherwise."""
     steps: tuple[Mapping[str, object], ...] = field(default=(ONE_SCRIPT,), repr=False)
+    """As `encode_step` has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +77,12 @@ class Follow:
     """Which attempt of an earlier session is to be followed, and from where."""
 
     attempt: str
-    #: As in `Launch`.
     root: str
-    #: The first byte of the log to send.
+    """As in `Launch`."""
     offset: int
-    #: As in `Launch`: nothing beyond is sent.
+    """The first byte of the log to send."""
     log_limit: int
+    """As in `Launch`: nothing beyond is sent."""
 
 
 class EndKind(StrEnum):
@@ -128,22 +128,22 @@ class Ended:
     """The script ended, and every byte of its log was sent before."""
 
     kind: EndKind
-    #: Exit code (0 to 255) or signal (1 to 64); 0 when the script did not start.
     code: int
-    #: Why the script did not start: the number and the text of the system's error.
+    """Exit code (0 to 255) or signal (1 to 64); 0 when the script did not start."""
     errno: int
+    """Why the script did not start: the number and the text of the system's error."""
     text: str
-    #: Bytes of the log, and bytes that were dropped because it was full or could not be written.
     logged: int
     dropped: int
-    #: Why the log could not be written; empty when it could.
+    """Bytes of the log, and bytes that were dropped because it was full or could not be written."""
     log_error: str
-    #: Bytes of the log that the job removed from its file while the script ran; who had not read them never will.
+    """Why the log could not be written; empty when it could."""
     removed: int = 0
-    #: Processes of the script that could not be ended, where somebody had asked for its end.
+    """Bytes of the log that the job removed from its file while the script ran; who had not read them never will."""
     left: int = 0
-    #: Which step it ended like, from 0 on: the first that failed.
+    """Processes of the script that could not be ended, where somebody had asked for its end."""
     step: int = 0
+    """Which step it ended like, from 0 on: the first that failed."""
 
 
 @dataclass(frozen=True, slots=True)

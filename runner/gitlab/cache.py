@@ -21,8 +21,8 @@ from runner.execution.session import Session
 from runner.gitlab.store import CacheStore, Entry
 from runner.job import UNTRUSTED
 
-#: Of the sentences about one stage.
 MAX_TOLD: Final = 10
+"""Of the sentences about one stage."""
 
 _T = TypeVar("_T")
 

@@ -13,16 +13,16 @@ from typing import Final
 
 from runner.gitlab.response import GitLabJob
 
-#: What a job gives itself, or gitlab-runner's configuration gives each, in the format of Docker's configuration file.
 VARIABLE: Final = "DOCKER_AUTH_CONFIG"
-#: The exit code of the script that `install` returns where it leaves a configuration alone that is not the runner's.
+"""What a job gives itself, or gitlab-runner's configuration gives each, in the format of Docker's own file."""
 LEFT_ALONE: Final = 3
+"""The exit code of the script that `install` returns where it leaves a configuration alone that is not the runner's."""
 LEFT_ALONE_REMARK: Final = (
     "WARNING: The sandbox's image has a Docker configuration of its own (~/.docker/config.json). It is left alone, and "
     "has none of the job's logins: a script that runs in the sandbox itself has to log in."
 )
-#: What is taken of it. A `credsStore` would hide the logins that GitLab gives.
 _TAKEN: Final = ("auths", "credHelpers")
+"""What is taken of it. A `credsStore` would hide the logins that GitLab gives."""
 
 _INSTALL: Final = """\
 #!/bin/sh

@@ -26,32 +26,32 @@ from runner.errors import InstallError
 DEFAULT_SOCKET: Final = "/run/runner/gitlab.sock"
 HOOKS: Final = ("config", "prepare", "run", "cleanup")
 PLACEHOLDER: Final = "glrt-PUT-THE-RUNNER-S-AUTHENTICATION-TOKEN-HERE"
-#: Seconds, each of which has to fit into the next: what is left of a cancelled stage may take to end at most
-#: (`--gitlab-grace`); with what else the service does then, its hook after TERM, and the hook after KILL; and
-#: gitlab-runner starts the cleanup beside it after 300.
 MAX_GRACE: Final = 120
 GRACEFUL_KILL: Final = 150
 FORCE_KILL: Final = 10
 LONGEST_GRACEFUL_KILL: Final = 240
-#: What fits the usual `--gitlab-grace`.
+"""Seconds, each of which has to fit into the next: what is left of a cancelled stage may take to end at most
+(`--gitlab-grace`); with what else the service does then, its hook after TERM, and the hook after KILL; and
+gitlab-runner starts the cleanup beside it after 300."""
 LEAST_GRACEFUL_KILL: Final = 30
-#: Seconds for `prepare`: it waits for a drain, then for a sandbox, and then for images. gitlab-runner's own default.
+"""What fits the usual `--gitlab-grace`."""
 PREPARE: Final = 3600
-#: The first two of these.
+"""Seconds for `prepare`: it waits for a drain, then for a sandbox, and then for images. gitlab-runner's own default."""
 LEAST_PREPARE: Final = 900
-#: And for `config` and `cleanup`, which may wait for a runner that restarts.
+"""The first two of these."""
 BRIEF: Final = 60
+"""And for `config` and `cleanup`, which may wait for a runner that restarts."""
 _GLOBAL: Final = """\
 concurrent = {limit}            # jobs at once, of all runners in this file
 check_interval = 3
 shutdown_timeout = 120    # seconds for cleanup when gitlab-runner is stopped; its own default is 30
 """
-#: What GitLab gives a runner, and gitlab-runner writes down.
 _TOKEN: Final = ("id", "token", "token_obtained_at", "token_expires_at")
+"""What GitLab gives a runner, and gitlab-runner writes down."""
 
 
-#: A distribution's own Python starts milliseconds sooner than one in a virtual environment or with a shared library.
 _SYSTEM_PYTHON: Final = "/usr/bin/python3"
+"""A distribution's own Python starts milliseconds sooner than one in a virtual environment or with a shared library."""
 _SECONDS: Final = 30.0
 
 
@@ -100,13 +100,13 @@ class Setup:
     url: str
     name: str = "sandbox-runner"
     token: str = field(default=PLACEHOLDER, repr=False)
-    #: Jobs at once.
     limit: int = 1
+    """Jobs at once."""
     socket: str = DEFAULT_SOCKET
     python: str = field(default_factory=python_for_hooks)
     hook: str = str(Path(__file__).with_name("hook.py"))
-    #: In place of the token.
     rotated: Rotated | None = None
+    """In place of the token."""
     kept: Kept = field(default=Kept(), repr=False)
 
     def __post_init__(self) -> None:

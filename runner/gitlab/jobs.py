@@ -23,17 +23,17 @@ from runner.service.standby import Standby
 
 _events = Events(__name__)
 
-#: Under this name, gitlab-runner hands every later hook of a job its handle.
 JOB_VARIABLE: Final = "RUNNER_GITLAB_JOB"
-#: Seconds between two looks for jobs that nobody comes for.
+"""Under this name, gitlab-runner hands every later hook of a job its handle."""
 _INTERVAL: Final = 5.0
-#: Seconds that a job waits while none may start, each of the three times that gitlab-runner tries: with the wait for a
-#: sandbox, that is less than `LEAST_PREPARE`, the least `prepare_exec_timeout` that `runner gitlab install` finds well.
+"""Seconds between two looks for jobs that nobody comes for."""
 HELD: Final = 240.0
+"""Seconds that a job waits while none may start, each of the three times that gitlab-runner tries: with the wait for a
+sandbox, that is less than `LEAST_PREPARE`, the least `prepare_exec_timeout` that `runner gitlab install` finds well."""
 _LOOK: Final = 0.5
 _STOPPING: Final = "The runner is stopping, and its next life goes on."
-#: Seconds for what runs to be left in good order.
 _LEAVE_DEADLINE: Final = 5.0
+"""Seconds for what runs to be left in good order."""
 
 
 class Jobs:
@@ -57,8 +57,8 @@ class Jobs:
         self._stopping = self._detached = False
         self._held = held
         self._standby = standby
-        #: Told the name of each job that is over, whoever ended it.
         self.on_end: Callable[[str], None] = lambda _: None
+        """Told the name of each job that is over, whoever ended it."""
         for record in records.load(folder):
             live = Live(record, leases, options, standby)
             if record.state is State.OVER:

@@ -31,11 +31,11 @@ from runner.service.standby import PATIENCE, Standby
 
 _events = Events(__name__)
 
-#: Seconds that a hook waits for another one of the same job, which may be a cancelled stage's that still ends.
 LOCK_DEADLINE: Final = float(GRACEFUL_KILL + FORCE_KILL)
-#: Seconds that a sandbox is kept beyond its job's timeout while no runner is heard of; what a keeper grants at most.
+"""Seconds that a hook waits for another one of the same job, which may be a cancelled stage's that still ends."""
 _BEYOND: Final = 3600.0
 _MAX_PATIENCE: Final = 7 * 24 * 3600.0
+"""Seconds that a sandbox is kept beyond its job's timeout while no runner is heard of; what a keeper grants at most."""
 _RETRY: Final = 1.0
 _MAX_TEXT: Final = 2000
 
@@ -53,10 +53,10 @@ class Live:
         self._cancellation = Cancellation()
         self._workplace = Workplace(record.job, options, used=record.state in (State.PREPARED, State.RUNNING))
         self._over = False
-        #: Asks for the lease of an earlier life.
         self._regaining = asyncio.create_task(self._regain())
-        #: Connected now.
+        """Asks for the lease of an earlier life."""
         self.hooks = 0
+        """Connected now."""
         self._left = time.monotonic()
         self._background: set[asyncio.Task[None]] = set()
 

@@ -15,25 +15,25 @@ from runner.gitlab.store import CacheStore
 class Options:
     """Times are in seconds."""
 
-    #: Where hooks find the service; None is without GitLab.
     socket: Path | None = None
+    """Where hooks find the service; None is without GitLab."""
     profile: str = "default"
-    #: Without any hook until a job is over: gitlab-runner waits up to 5 minutes between two tries of a stage.
     idle: float = 600.0
-    #: Deadlines of each stage, and places in the sandbox.
+    """Without any hook until a job is over: gitlab-runner waits up to 5 minutes between two tries of a stage."""
     settings: Settings = DEFAULTS
-    #: The sandbox user's home: everything under it is emptied after each job.
+    """Deadlines of each stage, and places in the sandbox."""
     home: str = "/home/sandbox"
-    #: Which images a job may have.
+    """The sandbox user's home: everything under it is emptied after each job."""
     images: ImagePolicy = field(default_factory=ImagePolicy)
-    #: Bytes of a stage's output that are passed on. They are on the runner's disk until the next stage.
+    """Which images a job may have."""
     log_limit: int = 256 * 1024**2
-    #: For all services of a job together to answer.
+    """Bytes of a stage's output that are passed on. They are on the runner's disk until the next stage."""
     service_wait: float = SERVICES_WAIT
-    #: Where caches are kept between jobs; None keeps none.
+    """For all services of a job together to answer."""
     caches: CacheStore | None = None
-    #: A program that can do what gitlab-runner's scripts want of `gitlab-runner`; None where the sandbox has one.
+    """Where caches are kept between jobs; None keeps none."""
     helper: Path | None = None
+    """A program that can do what gitlab-runner's scripts want of `gitlab-runner`; None where the sandbox has one."""
 
     @property
     def builds(self) -> str:

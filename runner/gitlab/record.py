@@ -52,7 +52,6 @@ class State(StrEnum):
     OVER = "over"
 
 
-#: From each state, the states that may follow.
 MOVES: Final[Mapping[State, frozenset[State]]] = MappingProxyType(
     {
         State.CONFIGURED: frozenset({State.PREPARING, State.OVER}),
@@ -62,6 +61,7 @@ MOVES: Final[Mapping[State, frozenset[State]]] = MappingProxyType(
         State.OVER: frozenset(),
     }
 )
+"""From each state, the states that may follow."""
 
 
 class _Document(BaseModel):
@@ -78,14 +78,14 @@ class Lease(_Document):
 class StageNote(_Document):
     """The last stage that was asked for, from before its first byte was sent to the sandbox."""
 
-    #: The hook's own name for this stage's start: asked for again, it is not started again.
     call: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    """The hook's own name for this stage's start: asked for again, it is not started again."""
     name: _Text
     marker: dict[str, Any] = Field(repr=False)
-    #: How it ended, in the words of `stages`; None while it may run.
     end: _Text | None = None
-    #: Sentences for the job's log, after the output.
+    """How it ended, in the words of `stages`; None while it may run."""
     remarks: tuple[_Text, ...] = ()
+    """Sentences for the job's log, after the output."""
 
 
 class Note(_Document):
@@ -94,10 +94,10 @@ class Note(_Document):
     state: State = State.CONFIGURED
     lease: Lease | None = None
     stage: StageNote | None = None
-    #: Why the sandbox was lost; empty while it was not.
     lost: _Text = ""
-    #: Whether the job's log has what its services wrote.
+    """Why the sandbox was lost; empty while it was not."""
     services_told: bool = False
+    """Whether the job's log has what its services wrote."""
 
 
 @dataclass(eq=False)
@@ -107,8 +107,8 @@ class Record:
     folder: Path
     job: GitLabJob
     note: Note
-    #: Whether the note is one that is not in the file yet.
     _ahead: bool = False
+    """Whether the note is one that is not in the file yet."""
 
     @property
     def name(self) -> str:

@@ -19,22 +19,22 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from runner.errors import ResponseError
 
-#: Largest response, in bytes. GitLab's own limit for a job's configuration lies far below.
 MAX_RESPONSE: Final = 64 * 1024 * 1024
-#: Seconds that a job may take when the response does not say: gitlab-runner's own default.
+"""Largest response, in bytes. GitLab's own limit for a job's configuration lies far below."""
 DEFAULT_TIMEOUT: Final = 7200.0
+"""Seconds that a job may take when the response does not say: gitlab-runner's own default."""
 
-#: In `job_info.project_id`, `git_info.protected`: as `GitLabJob.missing` names them.
 PROJECT_FIELD: Final = "job_info.project_id"
 PROTECTED_FIELD: Final = "git_info.protected"
+"""In `job_info.project_id`, `git_info.protected`: as `GitLabJob.missing` names them."""
 
-#: Of gitlab-runner's own variables those that are secrets or the contents of files. No container gets them.
 _WITHHELD: Final = frozenset(
     {
         "CI_JOB_SERVICES", "CI_SERVER_TLS_CA_FILE", "CI_SERVER_TLS_CERT_FILE", "CI_SERVER_TLS_KEY_FILE",
         "DOCKER_AUTH_CONFIG",
     }
 )  # fmt: skip
+"""Of gitlab-runner's own variables those that are secrets or the contents of files. No container gets them."""
 _MERGE_REQUEST_REF: Final = "refs/merge-requests/"
 _SOURCE_PROJECT: Final = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID"
 _REF_PROTECTED: Final = "CI_COMMIT_REF_PROTECTED"
@@ -46,8 +46,8 @@ class Image:
     """A container image as a job names it, its variables expanded."""
 
     name: str
-    #: None is the image's own; an empty one is none at all.
     entrypoint: tuple[str, ...] | None = None
+    """None is the image's own; an empty one is none at all."""
     user: str | None = None
     pull_policies: tuple[str, ...] = ()
     platform: str | None = None
@@ -59,10 +59,10 @@ class Service:
 
     image: Image
     aliases: tuple[str, ...] = ()
-    #: None is the image's own.
     command: tuple[str, ...] | None = None
-    #: The service's own, as GitLab expanded them.
+    """None is the image's own."""
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The service's own, as GitLab expanded them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,28 +79,29 @@ class GitLabJob:
     """One job, as far as it matters here."""
 
     id: int
-    #: SHA-256 of the job's token: enough to know it again.
     token_hash: str
+    """SHA-256 of the job's token: enough to know it again."""
     project: int
-    #: Whether the job's branch or tag is a protected one.
     protected: bool
-    #: Whether it runs what somebody outside of the project wrote: a fork's merge request.
+    """Whether the job's branch or tag is a protected one."""
     fork: bool
-    #: Fields that decide about trust and were not there; the least trust was assumed.
+    """Whether it runs what somebody outside of the project wrote: a fork's merge request."""
     missing: tuple[str, ...] = ()
-    #: Seconds that the whole job may take.
+    """Fields that decide about trust and were not there; the least trust was assumed."""
     timeout: float = DEFAULT_TIMEOUT
+    """Seconds that the whole job may take."""
     image: Image | None = None
     services: tuple[Service, ...] = ()
     credentials: tuple[Credential, ...] = field(default=(), repr=False)
-    #: Whether it has a cache, or artifacts of its own or of earlier jobs, for which its scripts call `gitlab-runner`.
     needs_helper: bool = False
-    #: The job's own and GitLab's, expanded. A later one of the same name has won, as with gitlab-runner.
+    """Whether it has a cache, or artifacts of its own or of earlier jobs, for which its scripts call
+    `gitlab-runner`."""
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
-    #: gitlab-runner's own, as `CI_PROJECT_DIR` and what its configuration adds.
+    """The job's own and GitLab's, expanded. A later one of the same name has won, as with gitlab-runner."""
     runner_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
-    #: What services get of both: gitlab-runner's, and the public ones of the others.
+    """gitlab-runner's own, as `CI_PROJECT_DIR` and what its configuration adds."""
     service_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What services get of both: gitlab-runner's, and the public ones of the others."""
 
 
 def parse(content: bytes, given: Mapping[str, str] = MappingProxyType({})) -> GitLabJob:

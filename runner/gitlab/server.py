@@ -24,12 +24,12 @@ from runner.metrics import Metrics
 
 _events = Events(__name__)
 
-#: Seconds for a hook to say what it wants.
 REQUEST_DEADLINE: Final = 60.0
-#: Seconds for a hook to take what it is sent: its output goes to gitlab-runner, which may be slow.
+"""Seconds for a hook to say what it wants."""
 TAKE_DEADLINE: Final = 3600.0
-#: Seconds before hooks are taken again after that was not possible.
+"""Seconds for a hook to take what it is sent: its output goes to gitlab-runner, which may be slow."""
 ACCEPT_PAUSE: Final = 0.5
+"""Seconds before hooks are taken again after that was not possible."""
 _CHUNK: Final = 256 * 1024
 _BACKLOG: Final = 128
 

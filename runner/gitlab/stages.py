@@ -11,26 +11,26 @@ from runner.gitlab.containers.inside import enter
 from runner.gitlab.wire import BuildFailed, Done, End, SystemFailed
 from runner.outcome import Killed, Outcome, ScriptFailed, Succeeded
 
-#: Longest sentence that is kept about an end: it may quote a hostile sandbox.
 _MAX_WHY: Final = 2000
+"""Longest sentence that is kept about an end: it may quote a hostile sandbox."""
 
-#: The stage that looks for caches, those that make them, and all that call `gitlab-runner` in the sandbox.
 RESTORING: Final = "restore_cache"
 ARCHIVING: Final = frozenset({"archive_cache", "archive_cache_on_failure"})
 HELPED: Final = ARCHIVING | {
     RESTORING, "download_artifacts", "upload_artifacts_on_success", "upload_artifacts_on_failure",
 }  # fmt: skip
+"""The stage that looks for caches, those that make them, and all that call `gitlab-runner` in the sandbox."""
 
-#: gitlab-runner's stages, but for the steps of a job, which have names of their own.
 STAGES: Final = HELPED | {
     "prepare_script", "get_sources", "build_script", "after_script", "cleanup_file_variables",
 }  # fmt: skip
+"""gitlab-runner's stages, but for the steps of a job, which have names of their own."""
 
-#: What comes after it is the sandbox's own cleaning, which does not care whose a file is.
 LAST: Final = "cleanup_file_variables"
+"""What comes after it is the sandbox's own cleaning, which does not care whose a file is."""
 
-#: How gitlab-runner's scripts begin, and what does the same a millisecond sooner. Every sandbox has bash there.
 _FOUND_BASH: Final = b"#!/usr/bin/env bash\n"
+"""How gitlab-runner's scripts begin, and what does the same a millisecond sooner. Every sandbox has bash there."""
 _BASH: Final = b"#!/bin/bash\n"
 
 _RECLAIM: Final = """\

@@ -22,8 +22,8 @@ from typing import BinaryIO, Final
 from runner import durable
 from runner.errors import CacheError
 
-#: Bytes of the first line.
 _MAX_HEAD: Final = 16 * 1024
+"""Bytes of the first line."""
 _PART: Final = ".part"
 
 
@@ -31,11 +31,11 @@ _PART: Final = ".part"
 class Entry:
     """One cache, as it was in a sandbox."""
 
-    #: Where in the cache folder of a sandbox it belongs.
     path: str
+    """Where in the cache folder of a sandbox it belongs."""
     size: int
-    #: In whole seconds since 1970. gitlab-runner tells by it whether an archive is up to date.
     changed: int
+    """In whole seconds since 1970. gitlab-runner tells by it whether an archive is up to date."""
 
 
 class CacheStore:

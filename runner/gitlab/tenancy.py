@@ -28,17 +28,16 @@ from runner.job import Job
 from runner.outcome import Cancelled, Outcome, RunnerStopped, SandboxLost, SetupFailed, TimedOut
 from runner.placement import Profiles, Wanted
 
-#: Seconds for the supervisor to end what a stage left, and to tell of it.
 KILL_REPORT: Final = 10.0
-#: Seconds for a way into the sandbox where a stage is to be ended and there is none.
+"""Seconds for the supervisor to end what a stage left, and to tell of it."""
 WAY_BACK: Final = 10.0
+"""Seconds for a way into the sandbox where a stage is to be ended and there is none."""
 
-#: Seconds that something may take before the keeper is asked whether the sandbox is still there: SSH would wait for an
-#: answer much longer.
 QUICK: Final = 0.3
+"""Seconds until the keeper is asked whether the sandbox is still there: SSH would wait for an answer much longer."""
 
-#: Told the attempt and the token of a lease before it is asked for. Raises RunnerError.
 OnAsk = Callable[[str, str], None]
+"""Told the attempt and the token of a lease before it is asked for. Raises RunnerError."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,15 +23,15 @@ from runner.gitlab.wire import Done, End
 from runner.job import MAX_TIMEOUT, Job
 from runner.outcome import BadRequest, Cancelled, Outcome, RunnerStopped, SandboxLost, TimedOut
 
-#: Seconds for the rest of a cancelled stage's output: whoever floods the log must not hold its end up.
 REST: Final = 1.0
-#: Seconds for Docker to have ended the job's container once more.
+"""Seconds for the rest of a cancelled stage's output: whoever floods the log must not hold its end up."""
 SWEEP: Final = 10.0
-#: An offset beyond all output.
+"""Seconds for Docker to have ended the job's container once more."""
 _NOTHING: Final = 1 << 62
-#: Sentences of the runner's own that are kept for one stage, and the longest of them.
+"""An offset beyond all output."""
 _MAX_REMARKS: Final = 20
 _MAX_TEXT: Final = 2000
+"""Sentences of the runner's own that are kept for one stage, and the longest of them."""
 
 
 class Listener(Protocol):
@@ -54,14 +54,14 @@ class Turn:
     record: Record
     tenancy: Tenancy
     hook: Listener
-    #: gitlab-runner's wish for the end, and the service's own.
     cancellation: Cancellation
-    #: Of every script.
+    """gitlab-runner's wish for the end, and the service's own."""
     environment: Mapping[str, str]
-    #: Bytes of a stage's output that are kept.
+    """Of every script."""
     log_limit: int
-    #: Ends the job's container, should a stage that was ended have left it; empty where the job has none.
+    """Bytes of a stage's output that are kept."""
     sweep: bytes
+    """Ends the job's container, should a stage that was ended have left it; empty where the job has none."""
 
     async def first(self, call: str, stage: Stage) -> End:
         """Run a stage. Errors: DetachedError; GitLabError."""

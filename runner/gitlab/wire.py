@@ -32,8 +32,8 @@ from runner.gitlab.response import MAX_RESPONSE
 from runner.job import MAX_SCRIPT
 
 HEAD: Final = struct.Struct(">cI")
-#: Largest payload of each type, in bytes.
 LIMITS: Final = {b"Q": 64 * 1024, b"B": max(MAX_RESPONSE, MAX_SCRIPT), b"T": 16}
+"""Largest payload of each type, in bytes."""
 
 _CALL: Final = re.compile(r"[0-9a-f]{32}")
 _STAGE: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
@@ -54,13 +54,13 @@ class Request:
     """What a hook asks for."""
 
     verb: Verb
-    #: Which job, and the proof that it may be asked for; empty before `config` answered.
     handle: str = field(repr=False)
-    #: For `run`.
+    """Which job, and the proof that it may be asked for; empty before `config` answered."""
     stage: str
+    """For `run`."""
     call: str
-    #: Bytes of output that the hook has already.
     offset: int
+    """Bytes of output that the hook has already."""
     body: bytes = field(default=b"", repr=False)
 
 

@@ -21,14 +21,14 @@ from runner.gitlab.trust import trust_key
 from runner.gitlab.turn import Turn
 from runner.gitlab.wire import BuildFailed, Done, End, SystemFailed
 
-#: Succeeds where the image of the sandbox has it.
 _HAS_HELPER: Final = b"#!/bin/sh\ncommand -v gitlab-runner >/dev/null\n"
+"""Succeeds where the image of the sandbox has it."""
 _NO_HELPER: Final = (
     "WARNING: This job has a cache or artifacts, and the sandbox has no program gitlab-runner: none are kept or "
     "fetched, and the job goes on without. Whoever looks after the runner sets --gitlab-helper for it."
 )
-#: Seconds that a container's processes are killed before the program that entered it would be.
 _EARLIER: Final = 1.0
+"""Seconds that a container's processes are killed before the program that entered it would be."""
 
 
 class Workplace:
@@ -38,10 +38,10 @@ class Workplace:
         """`used`: whether a stage may have run in it."""
         self._job = job
         self._options = options
-        #: Whether something may lie in the builds folder that is not the sandbox user's.
         self._mixed = used
-        #: Whether the helper was brought in.
+        """Whether something may lie in the builds folder that is not the sandbox user's."""
         self._helped = False
+        """Whether the helper was brought in."""
 
     @cached_property
     def _plan(self) -> Plan | None:

@@ -37,8 +37,8 @@ _SINGLE: Final = ("key", "token")
 _LOG: Final = re.compile(r"logs/[0-9a-f]{32}")
 _MAX_MANIFEST: Final = 64 * 1024
 _LOST_AND_FOUND: Final = "lost+found"
-#: What a folder may have that counts as empty: a new file system's own, and what keeps others out.
 _NOTHING: Final = frozenset({_LOST_AND_FOUND, "lock"})
+"""What a folder may have that counts as empty: a new file system's own, and what keeps others out."""
 
 
 class Manifest(BaseModel):
@@ -48,8 +48,8 @@ class Manifest(BaseModel):
 
     format: Literal[1] = 1
     runner: str
-    #: Of the tables.
     schema_version: int
+    """Of the tables."""
     made: dt.datetime
 
 

@@ -13,9 +13,9 @@ from runner.service.lately import Lately
 from runner.service.mode import Mode
 from runner.service.service import Service
 
-#: Seconds for the state folder and for the keeper to answer; a scrape of Prometheus's takes ten at most.
 STORE_DEADLINE: Final = 3.0
 KEEPER_DEADLINE: Final = 5.0
+"""Seconds for the state folder and for the keeper to answer; a scrape of Prometheus's takes ten at most."""
 
 _T = TypeVar("_T")
 

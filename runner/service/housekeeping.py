@@ -18,10 +18,10 @@ from runner.service.watermark import MARKS, Disk, Marks, Room, judge
 
 _events = Events(__name__)
 
-#: Seconds between two looks at the disk. A fast disk takes less than the room below the mark in that time.
 _LOOK: Final = 1.0
-#: Seconds between two looks for old jobs.
+"""Seconds between two looks at the disk. A fast disk takes less than the room below the mark in that time."""
 _SWEEP: Final = 60.0
+"""Seconds between two looks for old jobs."""
 
 
 def room_of(folder: Path) -> Room:

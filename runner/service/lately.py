@@ -7,8 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Generic, TypeVar
 
-#: Seconds that an answer is told again.
 _FRESH: Final = 1.0
+"""Seconds that an answer is told again."""
 
 _T = TypeVar("_T")
 

@@ -21,8 +21,8 @@ from runner.store.leases import LeaseNotes
 
 _events = Events(__name__)
 
-#: Leases that are remembered for each job at once: one that ends, one that is taken in advance, and those that broke.
 _PER_SLOT: Final = 8
+"""Leases that are remembered for each job at once: one that ends, one taken in advance, and those that broke."""
 
 
 class NotedLeases:

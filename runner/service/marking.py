@@ -13,8 +13,8 @@ from runner.service.record import Record
 
 _events = Events(__name__)
 
-#: Seconds between two tries to write it down.
 RETRY: Final = 1.0
+"""Seconds between two tries to write it down."""
 
 
 async def marked(record: Record, marker: Marker, stopping: Callable[[], bool]) -> None:

@@ -35,7 +35,6 @@ class Mode(StrEnum):
         return self in (Mode.ABORTING, Mode.LEAVING)
 
 
-#: From each mode, those that may follow.
 MOVES: Final[Mapping[Mode, frozenset[Mode]]] = MappingProxyType(
     {
         Mode.WORKING: frozenset({Mode.DRAINING, Mode.STOPPING, Mode.ABORTING, Mode.LEAVING}),
@@ -45,6 +44,7 @@ MOVES: Final[Mapping[Mode, frozenset[Mode]]] = MappingProxyType(
         Mode.LEAVING: frozenset(),
     }
 )
+"""From each mode, those that may follow."""
 
 
 def check_move(mode: Mode, target: Mode) -> bool:

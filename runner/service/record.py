@@ -35,21 +35,21 @@ class Record:
 
     def __init__(self, jobs: Jobs, entry: Entry, log_path: Path, bundle_path: Path, watch: Stopwatch) -> None:
         self.id = entry.id
-        #: Until it is finished; None too when only the marker of an earlier life could be read.
         self.job = entry.job
-        #: From the moment when the script may have started until the job is finished.
+        """Until it is finished; None too when only the marker of an earlier life could be read."""
         self.marker = entry.marker
+        """From the moment when the script may have started until the job is finished."""
         self.result = entry.result
         self._steps = waiting(entry.job.steps) if entry.job else []
-        #: While it runs.
         self.log: Log | None = None
+        """While it runs."""
         self.log_path = log_path
-        #: Where what is kept of its files goes.
         self.bundle_path = bundle_path
+        """Where what is kept of its files goes."""
         self.cancellation = Cancellation()
         self.finished = asyncio.Event()
-        #: Whether its last start was of no use, and another one is to come.
         self.again = False
+        """Whether its last start was of no use, and another one is to come."""
         self._earlier = entry.earlier
         self._turn = _Turn()
         self._jobs = jobs

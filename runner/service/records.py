@@ -45,8 +45,8 @@ class Records:
         self._logs = logs
         self.uploads = uploads
         self._artifacts = artifacts
-        #: Each has what it keeps of a job under the job's id.
         self._places = (logs, artifacts, bundle.lists(artifacts))
+        """Each has what it keeps of a job under the job's id."""
         self._known: WeakValueDictionary[str, Record] = WeakValueDictionary()
         try:
             for place in self._places:
@@ -57,8 +57,8 @@ class Records:
         jobs.put_back()
         self._complete_settled()
         uploads.remove_unused(jobs.uploads())
-        #: How many jobs wait.
         self.waiting = jobs.waiting()
+        """How many jobs wait."""
 
     def get(self, job_id: str) -> Record | None:
         """The job of that id, if it is known. There is one object for each job while anybody has it."""

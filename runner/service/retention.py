@@ -14,15 +14,15 @@ _GIB: Final = 1024**3
 class Retention:
     """What is kept of finished jobs; the first limit that is reached counts. Others are kept in any case."""
 
-    #: Seconds since the job's end.
     age: float = 30 * _DAY
-    #: Of all logs together.
+    """Seconds since the job's end."""
     bytes: int = 20 * _GIB
+    """Of all logs together."""
     jobs: int = 10_000
 
 
-#: Unless configured otherwise; why, is in `runner.config.model`.
 RETENTION: Final = Retention()
+"""Unless configured otherwise; why, is in `runner.config.model`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Kept:
     """A finished job, and what is kept of it."""
 
     id: str
-    #: Seconds since the epoch.
     ended: float
+    """Seconds since the epoch."""
     bytes: int
 
 

@@ -39,22 +39,22 @@ from runner.store.jobs import Request
 
 _events = Events(__name__)
 
-#: Jobs that may wait at once.
 MAX_QUEUED: Final = 100_000
-#: Seconds between two tries to write an outcome down, and for how long that goes on once the runner is told to stop.
+"""Jobs that may wait at once."""
 _RETRY: Final = 1.0
 _STOP_DEADLINE: Final = 10.0
-#: Seconds between two looks for jobs that have waited for too long.
+"""Seconds between two tries to write an outcome down, and for how long that goes on once the runner is told to stop."""
 _SWEEP: Final = 1.0
-#: Seconds for what runs to be left in good order.
+"""Seconds between two looks for jobs that have waited for too long."""
 _DETACH_DEADLINE: Final = 5.0
-#: Seconds for what was still to be told to others; the next life goes on with it.
+"""Seconds for what runs to be left in good order."""
 _FLUSH: Final = 2.0
-#: Seconds that the submission of a job waits for the keeper to tell its profiles.
+"""Seconds for what was still to be told to others; the next life goes on with it."""
 _ASKED: Final = 1.0
-#: Seconds that a sandbox is kept beyond a job's timeout while no runner is heard of, and the most that a keeper grants.
+"""Seconds that the submission of a job waits for the keeper to tell its profiles."""
 _BEYOND: Final = 3600.0
 _MAX_PATIENCE: Final = 7 * 24 * 3600.0
+"""Seconds that a sandbox is kept beyond a job's timeout while no runner is heard of; the most that a keeper grants."""
 SETTINGS: Final = Settings(reconnect_deadline=_BEYOND, source_deadline=PATIENCE)
 """A keeper may be away for as long as its upgrade takes: the job goes on meanwhile, and one that was not started waits
 for as long as somebody may need to come and repair the host."""
@@ -88,8 +88,8 @@ class Service:
         self._settings = settings
         self._leases = leases
         self.slots = slots
-        #: Of all jobs, also of those that the service does not run itself.
         self.standby = standby
+        """Of all jobs, also of those that the service does not run itself."""
         self._per_key = per_key or slots
         self._labels = frozenset(labels)
         self._running: dict[Record, asyncio.Task[None]] = {}

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-#: Seconds to the second try; each further one takes twice as long, up to the last.
 FIRST_WAIT: Final = 5.0
 LONGEST_WAIT: Final = 3600.0
+"""Seconds to the second try; each further one takes twice as long, up to the last."""
 
 _PREFIX: Final = "whsec_"
 

@@ -19,14 +19,14 @@ from runner.placement import Wanted
 
 _events = Events(__name__)
 
-#: Seconds between two looks at what there is to spare.
 _INTERVAL: Final = 1.0
-#: Ready sandboxes there must be before one is taken in advance: the other is for whoever else asks the keeper.
+"""Seconds between two looks at what there is to spare."""
 _SPARE: Final = 2
-#: Seconds that a sandbox is kept for a job without timeout while no runner is heard of.
+"""Ready sandboxes there must be before one is taken in advance: the other is for whoever else asks the keeper."""
 PATIENCE: Final = 24 * 3600.0
-#: Seconds to wait for a sandbox: there was one to spare a moment ago, and a job may wait for us meanwhile.
+"""Seconds that a sandbox is kept for a job without timeout while no runner is heard of."""
 _LEND_WAIT: Final = 5.0
+"""Seconds to wait for a sandbox: there was one to spare a moment ago, and a job may wait for us meanwhile."""
 
 
 class Standby:

@@ -16,10 +16,10 @@ from typing import BinaryIO, Final
 
 from runner.errors import BusyError, StateError
 
-#: Seconds that an archive waits for its job.
 KEPT: Final = 24 * 3600.0
-#: Archives at once: each takes up to its limit of the disk.
+"""Seconds that an archive waits for its job."""
 MOST: Final = 1000
+"""Archives at once: each takes up to its limit of the disk."""
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _PART: Final = ".part"

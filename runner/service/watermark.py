@@ -39,12 +39,12 @@ class Marks:
     low_part: float = 0.10
     full: int = 256 * _MIB
     full_part: float = 0.01
-    #: Times as much has to be free again: else one log that is removed would start a job that writes another one.
     relief: float = 1.5
+    """Times as much has to be free again: else one log that is removed would start a job that writes another one."""
 
 
-#: Unless configured otherwise; why, is in `runner.config.model`.
 MARKS: Final = Marks()
+"""Unless configured otherwise; why, is in `runner.config.model`."""
 
 
 def judge(before: Disk, room: Room, marks: Marks) -> Disk:

@@ -24,12 +24,12 @@ from runner.store.deliveries import Deliveries, Delivery
 _events = Events(__name__)
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log each address whole
 
-#: Messages on their way to one receiver at once.
 _AT_ONCE: Final = 8
-#: Seconds between two looks at the store, where nobody says that there is something new.
+"""Messages on their way to one receiver at once."""
 _LOOK: Final = 60.0
-#: Seconds before the store is asked again that could not be.
+"""Seconds between two looks at the store, where nobody says that there is something new."""
 _AGAIN: Final = 5.0
+"""Seconds before the store is asked again that could not be."""
 
 
 class Webhooks:

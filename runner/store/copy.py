@@ -9,8 +9,8 @@ from pathlib import Path
 from runner.store.database import told
 from runner.store.migrations import MIGRATIONS
 
-#: The version of the tables that this runner makes. It reads older ones.
 VERSION = len(MIGRATIONS)
+"""The version of the tables that this runner makes. It reads older ones."""
 
 
 def copy(source: Path, target: Path) -> int:

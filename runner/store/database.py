@@ -16,13 +16,12 @@ from typing import Any, Final
 from runner.errors import StateBusyError, StateError
 from runner.store.migrations import MIGRATIONS
 
-#: Says in the file's header whose it is: `runn`.
 APPLICATION_ID: Final = 0x72756E6E
-#: Milliseconds to wait while another program holds the database.
+"""Says in the file's header whose it is: `runn`."""
 _BUSY: Final = 2000
-#: Bytes that the write-ahead log may keep on disk when there is nothing in it.
+"""Milliseconds to wait while another program holds the database."""
 _WAL: Final = 4 * 1024 * 1024
-#: Causes and next steps by SQLite's own names of errors.
+"""Bytes that the write-ahead log may keep on disk when there is nothing in it."""
 _CAUSES: Final = {
     "SQLITE_FULL": "No space left on device. Make room in the state folder.",
     "SQLITE_IOERR": "The disk failed, or it is full. Look at the disk of the state folder.",
@@ -33,6 +32,7 @@ _CAUSES: Final = {
     "SQLITE_CORRUPT": "The database is damaged. Move the state folder away and start anew.",
     "SQLITE_NOTADB": "The file is no database. Move the state folder away and start anew.",
 }
+"""Causes and next steps by SQLite's own names of errors."""
 
 
 class Database:
@@ -44,8 +44,8 @@ class Database:
     def __init__(self, path: Path) -> None:
         """Open it, or make it; bring it to this version."""
         self._writing, self._reading = threading.Lock(), threading.Lock()
-        #: Called for each failure, on the thread that met it.
         self.on_failure: Callable[[], object] = lambda: None
+        """Called for each failure, on the thread that met it."""
         with told(f"The database {path} cannot be used"):
             self._writer = _connect(path)
             path.chmod(0o600)  # the files beside it get the same

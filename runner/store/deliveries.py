@@ -11,8 +11,8 @@ from typing import Final
 
 from runner.store.database import Database
 
-#: Messages that were given up and are still shown.
 _SHOWN: Final = 100
+"""Messages that were given up and are still shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,14 @@ class Delivery:
     job: str
     receiver: str = field(repr=False)
     body: bytes = field(repr=False)
-    #: Seconds since the epoch.
     created: float
-    #: How often it was sent in vain.
+    """Seconds since the epoch."""
     tries: int
-    #: When it is to be sent; None when it was given up.
+    """How often it was sent in vain."""
     due: float | None
-    #: What was wrong the last time.
+    """When it is to be sent; None when it was given up."""
     problem: str
+    """What was wrong the last time."""
 
 
 def announce(connection: sqlite3.Connection, job: str, message: object, receivers: Collection[str]) -> None:

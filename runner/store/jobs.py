@@ -35,26 +35,26 @@ class Summary:
 
     id: str
     state: JobState
-    #: Seconds since the epoch.
     submitted: float
+    """Seconds since the epoch."""
     trust_key: str
     priority: int
-    #: How it ended, from when that is on disk on.
     outcome: Outcome | None
+    """How it ended, from when that is on disk on."""
     steps: tuple[StepProgress, ...] = ()
-    #: How often it was started again.
     retries: int = 0
+    """How often it was started again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
     """What the starts of a job before the last one left in its log."""
 
-    #: How many there were.
     retries: int = 0
-    #: As in `Result`, of the log up to the end of the last of them.
+    """How many there were."""
     output: int = 0
     closing: bytes = b""
+    """As in `Result`, of the log up to the end of the last of them."""
 
     @property
     def size(self) -> int:
@@ -67,12 +67,12 @@ class Result:
     """How a job ended. Written once, and never changed."""
 
     outcome: Outcome
-    #: Bytes of the log that are the script's output.
     output: int
-    #: The runner's own lines, which follow the output.
+    """Bytes of the log that are the script's output."""
     closing: bytes
-    #: How far its steps came.
+    """The runner's own lines, which follow the output."""
     steps: tuple[StepProgress, ...] = ()
+    """How far its steps came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,29 +81,29 @@ class Entry:
 
     id: str
     state: JobState
-    #: Seconds since the epoch.
     submitted: float
-    #: Until it is settled.
+    """Seconds since the epoch."""
     job: Job | None = None
-    #: From when it may have started until it is settled.
+    """Until it is settled."""
     marker: Marker | None = None
-    #: Who asked for its end.
+    """From when it may have started until it is settled."""
     cancelled_by: str | None = None
-    #: From when it is settled on.
+    """Who asked for its end."""
     result: Result | None = None
+    """From when it is settled on."""
     earlier: Earlier = Earlier()
-    #: Why what was written down about it cannot be read; empty if it can.
     problem: str = ""
+    """Why what was written down about it cannot be read; empty if it can."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
     """Nothing that waits may start."""
 
-    #: Who wants that.
     by: str
-    #: Seconds since the epoch.
+    """Who wants that."""
     since: float
+    """Seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,8 @@ class Request:
     """A client's own name for one submission: asked for again, it is the same job."""
 
     key: str
-    #: All that was asked for.
     content: bytes
+    """All that was asked for."""
 
 
 class Jobs:

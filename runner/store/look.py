@@ -15,13 +15,13 @@ from runner.store.migrations import MIGRATIONS
 class Look:
     """What was seen."""
 
-    #: Of its tables, and the newest that this runner knows.
     version: int
     known: int
-    #: What SQLite finds broken in it; empty when it is whole.
+    """Of its tables, and the newest that this runner knows."""
     complaint: str
-    #: When the last event was noted, in seconds since 1970; 0 when there is none.
+    """What SQLite finds broken in it; empty when it is whole."""
     latest: float
+    """When the last event was noted, in seconds since 1970; 0 when there is none."""
 
 
 def look(path: Path) -> Look | None:

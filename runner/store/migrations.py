@@ -79,7 +79,6 @@ _STEPS: Final = (
     # How far the steps of a job are, as JSON: all of them wait until it is settled, for what is live is not written.
     "ALTER TABLE job ADD COLUMN steps TEXT",
 )
-#: There is a row while nothing that waits may start, over restarts too.
 _HOLD: Final = (
     """
     CREATE TABLE hold (
@@ -89,14 +88,13 @@ _HOLD: Final = (
     ) STRICT
     """,
 )
+"""There is a row while nothing that waits may start, over restarts too."""
 
 _RETRIES: Final = (
     # How often it was put back into the queue after its start. `output` and `closing` are those of the last start then.
     "ALTER TABLE job ADD COLUMN retries INTEGER NOT NULL DEFAULT 0",
 )
 
-#: Messages to receivers of webhooks that are still to be sent; without `due`, one was given up. None is tied to its
-#: job's row: it is sent also when the job is forgotten before.
 _DELIVERIES: Final = (
     """
     CREATE TABLE delivery (
@@ -112,6 +110,8 @@ _DELIVERIES: Final = (
     """,
     "CREATE INDEX delivery_due ON delivery (receiver, due)",
 )
+"""Messages to receivers of webhooks that are still to be sent; without `due`, one was given up. None is tied to its
+job's row: it is sent also when the job is forgotten before."""
 
 _UPLOADS: Final = (
     # The archive that was sent with a job, as long as that may need it.
@@ -119,5 +119,5 @@ _UPLOADS: Final = (
     "CREATE INDEX job_upload ON job (upload) WHERE upload IS NOT NULL",
 )
 
-#: `PRAGMA user_version` counts the steps that were done.
 MIGRATIONS: Final = (_FIRST, _STEPS, _HOLD, _RETRIES, _DELIVERIES, _UPLOADS)
+"""`PRAGMA user_version` counts the steps that were done."""

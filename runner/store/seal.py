@@ -14,8 +14,8 @@ from runner import durable
 from runner.errors import StateError
 
 _KEY_SIZE: Final = 32
-#: What NIST SP 800-38D recommends for random nonces with GCM, in bytes.
 _NONCE_SIZE: Final = 12
+"""What NIST SP 800-38D recommends for random nonces with GCM, in bytes."""
 
 
 class Seal:

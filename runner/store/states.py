@@ -21,7 +21,6 @@ class JobState(StrEnum):
     FINISHED = "finished"
 
 
-#: From each state, the states that may follow.
 MOVES: Final[Mapping[JobState, frozenset[JobState]]] = MappingProxyType(
     {
         JobState.QUEUED: frozenset({JobState.STARTING}),
@@ -31,3 +30,4 @@ MOVES: Final[Mapping[JobState, frozenset[JobState]]] = MappingProxyType(
         JobState.FINISHED: frozenset(),
     }
 )
+"""From each state, the states that may follow."""

@@ -32,12 +32,12 @@ class TokenFacts:
     """What is known of a token."""
 
     id: str
-    #: Whose it is: stands in the log beside what was done with it.
     name: str
+    """Whose it is: stands in the log beside what was done with it."""
     scopes: frozenset[Scope]
-    #: Seconds since the epoch; one without `expires` lives until it is revoked.
     created: float
     expires: float | None
+    """Seconds since the epoch; one without `expires` lives until it is revoked."""
 
     @property
     def who(self) -> str:

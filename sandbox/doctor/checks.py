@@ -21,17 +21,17 @@ OLDEST_ENGINE: Final = (20, 10)
 OLDEST_SYSBOX: Final = (0, 7, 1)
 OLDEST_KERNEL: Final = (5, 19)
 CONTROLLERS: Final = frozenset({"cpu", "cpuset", "memory", "pids"})
-#: Bytes beyond the host's reserve that a few jobs with images of their own want.
 ROOMY: Final = 10 * 1024**3
-#: Seconds between the clocks that nobody's certificates or caches mind.
+"""Bytes beyond the host's reserve that a few jobs with images of their own want."""
 CLOCK: Final = 2.0
+"""Seconds between the clocks that nobody's certificates or caches mind."""
 _GIB: Final = 1024**3
 _UNUSED: Final = unchecked("The sandbox was not fit to be asked.")
 _NO_ENGINE: Final = unchecked("The engine has to answer first.")
 _LOGIN_FAULTS: Final = frozenset({Fault.SSH_DEAD, Fault.HOST_KEY_CHANGED, Fault.LOGIN_REFUSED})
 _DOCKER_FAULTS: Final = frozenset({Fault.DOCKER_DEAD, Fault.WRONG_STORAGE_DRIVER})
-#: Seen by somebody who has logged in; the last one by what could not be run then.
 _INNER_FAULTS: Final = _DOCKER_FAULTS | {Fault.PROBE_FAILED}
+"""Seen by somebody who has logged in; the last one by what could not be run then."""
 
 
 def run(facts: Facts) -> Iterator[Found]:

@@ -21,8 +21,8 @@ from sandbox.errors import SandboxError
 from sandbox.network import walls_fit
 from sandbox.report import Unknown
 
-#: Seconds for a program to tell its version, and for a file system to say what is free.
 DEADLINE: Final = 5.0
+"""Seconds for a program to tell its version, and for a file system to say what is free."""
 _MAX_PRINTED: Final = 4096
 _MAX_FILE: Final = 4 * 1024 * 1024
 

@@ -116,11 +116,11 @@ class Call:
     """A runc command line taken apart."""
 
     def __init__(self, words: list[str]) -> None:
-        #: The global options.
         self.options, rest = _flags(words)
+        """The global options."""
         self.command = rest[0] if rest else ""
-        #: The command's own options.
         self.arguments, self.operands = _flags(rest[1:])
+        """The command's own options."""
 
 
 def _flags(words: list[str]) -> tuple[dict[str, str], list[str]]:

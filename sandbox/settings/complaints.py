@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from sandbox.settings.model import EACH, Key, Setting, settings_of
 
-#: Characters of a wrong value that are shown, and complaints that are told at once.
 _SHOWN: Final = 80
 _MOST: Final = 50
+"""Characters of a wrong value that are shown, and complaints that are told at once."""
 
 
 def complaints(error: ValidationError, model: type[BaseModel], place: Callable[[Key], str]) -> list[str]:

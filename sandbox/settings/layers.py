@@ -22,8 +22,8 @@ Options: TypeAlias = Mapping[Key, str | list[str]]
 """What a command was given, by setting: text, which is judged as a variable's is."""
 
 _FILE: Final = "_file"
-#: Characters of a secret.
 _MAX_SECRET: Final = 64 * 1024
+"""Characters of a secret."""
 
 
 class WrongSettings(Exception):

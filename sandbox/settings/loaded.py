@@ -50,8 +50,8 @@ class Loaded(Generic[C]):
 
     config: C
     origins: Mapping[Key, Origin] = field(default_factory=dict)
-    #: Sentences about what is not wrong, but hardly meant.
     remarks: tuple[str, ...] = ()
+    """Sentences about what is not wrong, but hardly meant."""
 
     def origin(self, key: Key) -> Origin:
         """Where the value of a setting comes from."""

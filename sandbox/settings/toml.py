@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from sandbox.settings.model import Key
 
-#: Bytes; a file of settings has a few thousand.
 MAX_FILE: Final = 1024 * 1024
+"""Bytes; a file of settings has a few thousand."""
 
 
 class BadFile(Exception):

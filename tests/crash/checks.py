@@ -15,11 +15,10 @@ from tests.crash.starts import PORT
 from tests.e2e.conftest import DEADLINE, until_only_these_are_left
 from tests.waiting import until
 
-#: MiB that the script writes before it is let go, and in all. A runner that stops at the first two takes no more than
-#: a window of SSH's, two more, so that each half is in part in the sandbox alone.
 HALF, ALL = 6, 12
+"""MiB that the script writes before it is let go, and in all. A runner that stops at the first two takes no more than
+a window of SSH's, two more, so that each half is in part in the sandbox alone."""
 
-#: Says that it started, writes a part, waits until it is let go, and writes the rest.
 SCRIPT: Final = f"""#!/usr/bin/env python3
 import hashlib, socket, sys, time
 while True:
@@ -35,6 +34,7 @@ for number in range({ALL}):
     sys.stdout.buffer.flush()
 sys.exit(7)
 """
+"""Says that it started, writes a part, waits until it is let go, and writes the rest."""
 OUTPUT: Final = b"".join(hashlib.sha256(b"%d" % number).digest() * 32768 for number in range(ALL))
 
 

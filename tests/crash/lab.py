@@ -35,8 +35,8 @@ from tests.e2e.test_service import Service
 from tests.programs import Program
 from tests.waiting import until
 
-#: Bytes of the file system that holds a runner's state.
 DISK = 128 * 1024 * 1024
+"""Bytes of the file system that holds a runner's state."""
 BALLAST = "ballast"
 
 
@@ -119,12 +119,12 @@ class Lab:
     job: str = ""
 
     def __post_init__(self) -> None:
-        #: The sandbox that is there at the beginning.
         self.container = self.engine.containers.get(self.keeper.only.name)
+        """The sandbox that is there at the beginning."""
         [network] = self.container.attrs["NetworkSettings"]["Networks"].values()
         self.wire = WireCutter(network["IPAddress"])
-        #: The containers in which starts are counted.
         self._watched: set[str | None] = set()
+        """The containers in which starts are counted."""
         self.watch()
 
     def watch(self) -> None:

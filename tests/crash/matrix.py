@@ -65,11 +65,11 @@ class LogPromise(Enum):
 class Promise:
     """What must be so in the end."""
 
-    #: As the table in the docs calls it.
     word: str
+    """As the table in the docs calls it."""
     outcome: str
-    #: How often the script starts.
     starts: int
+    """How often the script starts."""
     log: LogPromise
 
 

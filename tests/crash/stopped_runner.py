@@ -30,8 +30,8 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 STOP_AT, STOPPED_AT, CLOCK = "stop-at", "stopped-at", "clock"
-#: Bytes of output on disk at the point `running`.
 FIRST_BYTES = 2 * 1024 * 1024
+"""Bytes of output on disk at the point `running`."""
 
 
 def main() -> None:

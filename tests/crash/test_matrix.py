@@ -167,9 +167,9 @@ def _open_again(lab: Lab) -> None:
     lab.wire.cut(Cut.DROP, new=False)
 
 
-#: What the runner says of what it cannot write down for a job, and of jobs that wait meanwhile.
 UNWRITTEN: Final = "The outcome cannot be written down"
 UNSTARTED: Final = ("The lease cannot be noted", "The start cannot be written down")
+"""What the runner says of what it cannot write down for a job, and of jobs that wait meanwhile."""
 WAITING: Final = ("No job can be claimed", "The disk of the runner's state folder has")
 
 

@@ -198,7 +198,6 @@ def test_a_second_term_ends_the_jobs(new_service: Callable[[], Service]) -> None
     assert service.wait() == 0
 
 
-#: Prints 50 MiB, in pieces that differ, over a few seconds.
 LARGE = """#!/usr/bin/env python3
 import hashlib, sys, time
 for number in range(50):
@@ -208,6 +207,7 @@ for number in range(50):
 print()
 sys.exit(7)
 """
+"""Prints 50 MiB, in pieces that differ, over a few seconds."""
 
 
 def large() -> bytes:

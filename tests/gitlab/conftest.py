@@ -30,8 +30,8 @@ __all__ = ["new_keeper"]
 
 HOOKS = (sys.executable, "-I", "-S", str(Path(hook_module.__file__)))
 HELPER = Path(__file__).parent / "helper"
-#: After its job; leased is by the standby.
 FIT = {State.READY, State.LEASED}
+"""After its job; leased is by the standby."""
 
 
 class GitLabService(Service):

@@ -17,8 +17,8 @@ from tests.gitlab.go import written_again
 
 Response = dict[str, Any]
 
-#: The commit that `origin.py` makes of its project.
 SHA: Final = "4735d1eb75eff9300fa5d213002c71ced7d60031"
+"""The commit that `origin.py` makes of its project."""
 _VARIABLE: Final = {"public": True, "masked": False, "file": False, "raw": False}
 _STEP: Final = {"timeout": 3600, "when": "on_success", "allow_failure": False}
 TEMPLATE: Final[Response] = {

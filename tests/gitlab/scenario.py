@@ -28,8 +28,8 @@ from tests.gitlab.manager import Config, Manager, Result, Status
 FOLDER: Final = Path(__file__).parent / "scenarios"
 ORIGIN: Final = Path(__file__).parent / "origin.py"
 DEADLINE: Final = 150.0
-#: Seconds for a stage that is to end: the service's grace of 2 s, and what a busy machine takes beside it.
 ENDED: Final = 8.0
+"""Seconds for a stage that is to end: the service's grace of 2 s, and what a busy machine takes beside it."""
 STATUSES: Final = {status.value: status for status in Status}
 
 Actions = Mapping[str, Callable[[], None]]

@@ -110,8 +110,8 @@ def test_it_becomes_a_configured_gitlab_runner_and_drains(docker_client: docker.
         container.remove(force=True, v=True)
 
 
-#: The profile on a project of its own, with the stand-in's image.
 OVERRIDE = f"services: {{gitlab: {{image: {IMAGE}}}}}"
+"""The profile on a project of its own, with the stand-in's image."""
 JOB = {
     "variables": [{"key": "GIT_STRATEGY", "value": "none", "public": True}],
     "steps": [{"name": "script", "script": ["echo built in $PWD", "docker version --format {{.Server.Os}}"]}],

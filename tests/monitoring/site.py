@@ -31,13 +31,13 @@ from tests.waiting import until
 from tests.web import answers
 
 EXAMPLES = ROOT / "examples/monitoring"
-#: What is waited for in production, and what a test waits instead. Nothing else about the rules is changed.
 SHORTER = (
     (re.compile(r"for: \d+m"), "for: 1s"),
     (re.compile(r"\[(10m|30m)]"), "[20s]"),
     (re.compile(r"\[1h]"), "[40s]"),
     (re.compile(r"> 600\b"), "> 3"),
 )
+"""What is waited for in production, and what a test waits instead. Nothing else about the rules is changed."""
 INTERVAL = "1s"
 
 

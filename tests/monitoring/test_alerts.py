@@ -23,11 +23,11 @@ from tests.monitoring.site import EXAMPLES, Site, site
 from tests.monitoring.source import ROOT
 from tests.waiting import until
 
-#: It changes what decides who gets into the sandbox.
 DAMAGE = "echo mallory | sudo tee -a /run/sandbox/authorized_keys >/dev/null"
+"""It changes what decides who gets into the sandbox."""
 
-#: It has its sandbox stop.
 LOSS = "sudo kill 1; sleep 600"
+"""It has its sandbox stop."""
 
 
 def alerts() -> dict[str, dict[str, Any]]:

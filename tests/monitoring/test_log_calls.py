@@ -11,8 +11,8 @@ from sandbox.logs import Action as KeeperAction
 from tests.monitoring.pages import LOGS, METRICS, logs_page, metrics_page
 from tests.monitoring.source import ROOT, members, modules
 
-#: These set how much a library tells; they tell nothing themselves.
 OF_LIBRARIES = {"runner/execution/session.py", "runner/service/webhooks.py", "sandbox/ssh.py"}
+"""These set how much a library tells; they tell nothing themselves."""
 
 
 def imports(tree: ast.Module, name: str) -> bool:
@@ -37,11 +37,11 @@ def test_every_mode_and_every_state_of_the_disk_is_an_action() -> None:
     assert {mode.value for mode in Mode} | {f"disk_{disk}" for disk in Disk} <= set(Action)
 
 
-#: Told by a name that something else has: a mode, the state of a disk.
 NOTED = {
     "sandbox": set[str](),
     "runner": {mode.value for mode in Mode} | {f"disk_{disk}" for disk in Disk},
 }
+"""Told by a name that something else has: a mode, the state of a disk."""
 
 
 def test_the_manual_has_them_all() -> None:

@@ -18,11 +18,11 @@ class Course(NamedTuple):
     """What is bad for half an hour from the tenth minute on: series, without `job` and `instance`, and their values."""
 
     bad: dict[str, str]
-    #: Minutes after the beginning at which the alert is not there yet, and at which it is.
     quiet: int
     fires: int
-    #: What the alert carries besides.
+    """Minutes after the beginning at which the alert is not there yet, and at which it is."""
     labels: dict[str, str] = {}  # noqa: RUF012 - never changed
+    """What the alert carries besides."""
 
 
 def gauge(bad: int, good: int) -> str:
@@ -60,7 +60,6 @@ COURSES = {
     "SandboxDiskLow": Course({"sandbox_disk_refusing": ONE}, 11, 12),
     "SandboxWallsDown": Course({"sandbox_walls_standing": NONE}, 11, 12),
 }
-#: These tell of another thing, and are silent.
 SILENT = {
     "RunnerQueueWaits": {
         "runner_queue_oldest_seconds": gauge(700, 5),
@@ -75,6 +74,7 @@ SILENT = {
         'runner_jobs_ended_total{outcome="timed_out",which="job"}': "0x10 1+1x30 32x100",
     },
 }
+"""These tell of another thing, and are silent."""
 
 
 def test_every_rule_waits_fires_and_clears_as_it_should(tmp_path: Path) -> None:

@@ -205,8 +205,8 @@ class FakeLeases:
     trouble: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     term: float = 30.0
     leases: list[FakeLease] = field(default_factory=list)
-    #: Attempts whose lease was asked for again.
     resumed: list[str] = field(default_factory=list)
+    """Attempts whose lease was asked for again."""
     there: Profiles = field(default_factory=lambda: ONLY_DEFAULT)
 
     async def profiles(self) -> Profiles:

@@ -13,8 +13,8 @@ import pytest
 from runner.errors import LeaseError, LeaseLostError
 from runner.execution.lease import Lease, LeaseSource, new_token
 
-#: Seconds for a sandbox to be looked at, or made again.
 SOON = 30.0
+"""Seconds for a sandbox to be looked at, or made again."""
 
 
 async def lend(leases: LeaseSource, attempt: str, key: str = "team", wait: float = SOON, token: str = "") -> Lease:

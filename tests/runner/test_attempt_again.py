@@ -25,7 +25,6 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
-#: Prints as many pseudo-random bytes as it is told, in pieces, and their sum into a file.
 NOISE = """#!/usr/bin/env python3
 import hashlib, os, random, sys, time
 noise, digest, left = random.Random(7), hashlib.sha256(), {size}
@@ -37,6 +36,7 @@ while left:
     time.sleep(0.001)
 open("sum", "w").write(digest.hexdigest())
 """
+"""Prints as many pseudo-random bytes as it is told, in pieces, and their sum into a file."""
 WAITS = "echo $$ ready; while [ ! -e go ]; do sleep 0.02; done; echo after; exit 5"
 
 

@@ -17,8 +17,8 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
-#: Prints its environment as the kernel has it, and then itself.
 ENVIRON = "#!/bin/cat /proc/self/environ\n"
+"""Prints its environment as the kernel has it, and then itself."""
 
 
 def environ(bench: Bench) -> dict[str, str]:

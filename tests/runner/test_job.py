@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from runner.errors import BadJobError
 from runner.job import MAX_SCRIPT, MAX_STRING, MAX_STRINGS, Job, from_json, new_attempt_id, to_json
 
-#: As `os.environ` has them: bytes that are not UTF-8 are lone surrogates.
 _TEXTS = st.binary(max_size=50).map(lambda data: data.replace(b"\0", b"").decode("utf-8", "surrogateescape"))
+"""As `os.environ` has them: bytes that are not UTF-8 are lone surrogates."""
 _JOBS = st.builds(
     Job,
     script=st.binary(max_size=200).map(lambda data: b"#" + data.replace(b"\0", b"\n")),

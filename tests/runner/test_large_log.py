@@ -13,10 +13,10 @@ import pytest
 from tests.runner.conftest import Sandbox
 
 SIZE = 250_000_000
-#: One repeated line: its sum can be told without keeping it.
 LINE = (
     b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ \xff\xfe\x00\x1b[0m the line that fills the log.\n"
 )
+"""One repeated line: its sum can be told without keeping it."""
 
 
 def expected_sum() -> str:

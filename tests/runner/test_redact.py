@@ -16,15 +16,15 @@ from runner.execution.log import Log
 from runner.execution.redact import LONGEST, MASK, Redactor, patterns
 from runner.job import MIN_SECRET
 
-#: Few letters, so that secrets overlap themselves and each other.
 SECRETS = st.lists(st.text("ab\n", min_size=6, max_size=20), min_size=1, max_size=3)
+"""Few letters, so that secrets overlap themselves and each other."""
 TEXT = st.text("ab\nc", max_size=60).map(str.encode)
-#: So many that they are not looked for one by one.
 MANY = ["\n".join(f"{number:02} is a line" for number in range(12))]
-#: The characters of a line that may be wrapped base64, and its end.
+"""So many that they are not looked for one by one."""
 FULL_LINE = st.builds(
     lambda size, end: b"x" * size + end, st.integers(62, 66), st.sampled_from([b"\n", b"\r\n", b"\r"])
 )
+"""The characters of a line that may be wrapped base64, and its end."""
 BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
 CUTS = st.lists(st.integers(0, 400), max_size=8).map(sorted)
 

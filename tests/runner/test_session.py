@@ -15,8 +15,8 @@ from tests.runner.conftest import connected_pair
 
 pytestmark = pytest.mark.anyio
 
-#: glibc's M_MMAP_THRESHOLD, and what CPython adds to the bytes of a `bytes` object.
 MAPPED_FROM, OVERHEAD = 128 * 1024, 64
+"""glibc's M_MMAP_THRESHOLD, and what CPython adds to the bytes of a `bytes` object."""
 
 
 class Reader(asyncio.Protocol):

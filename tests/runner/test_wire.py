@@ -64,8 +64,8 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=5,
 )
-#: Documents with the names that are looked for, and whatever else under them.
 DOCUMENTS = st.dictionaries(st.sampled_from(["boot_id", "why", "steps", *ENDED]) | st.text(), JSON)
+"""Documents with the names that are looked for, and whatever else under them."""
 PAYLOADS = st.binary(min_size=1) | (DOCUMENTS | JSON).map(lambda document: json.dumps(document).encode())
 FRAMES = st.builds(frame, st.sampled_from([b"h", b"r", b"l", b"s", b"e", b"x"]), PAYLOADS)
 

@@ -30,21 +30,21 @@ from tests.soak.plan import Fault, Strike, output, script, trust_key
 from tests.soak.verdict import Seen
 from tests.waiting import until
 
-#: Lines of a job's output: some jobs end between two faults, others are under way.
 LINES: Final = (1, 100)
-#: Seconds that the store is locked: longer than the runner waits for it.
+"""Lines of a job's output: some jobs end between two faults, others are under way."""
 LOCKED: Final = 3.0
-#: Seconds that the engine answers nothing, and that nothing is started: jobs come to an end, and others wait.
+"""Seconds that the store is locked: longer than the runner waits for it."""
 STALLED: Final = 3.0
 DRAINED: Final = 2.0
-#: What the keeper's image is called, and is built under anew.
+"""Seconds that the engine answers nothing, and that nothing is started: jobs come to an end, and others wait."""
 IMAGE: Final = "sandbox-soak-test:latest"
+"""What the keeper's image is called, and is built under anew."""
 CLIENTS: Final = 4
-#: How many jobs of its own a client lets wait.
 AHEAD: Final = 3
-#: Seconds for all jobs to come to their end when nothing breaks any more, and then for all sandboxes to be there: a
-#: removal that an engine loses sight of is tried again after 150.
+"""How many jobs of its own a client lets wait."""
 CALM: Final = 180.0
+"""Seconds for all jobs to come to their end when nothing breaks any more, and then for all sandboxes to be there: a
+removal that an engine loses sight of is tried again after 150."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class Held:
     """What a process holds."""
 
     files: int
-    #: In KiB.
     memory: int
+    """In KiB."""
 
     @classmethod
     def of(cls, pid: int) -> Held:
@@ -67,17 +67,17 @@ class Lab:
     """One run."""
 
     engine: docker.DockerClient
-    #: Between the keeper and that engine.
     proxy: EngineProxy
-    #: What the keeper's image is built from.
+    """Between the keeper and that engine."""
     base: str
+    """What the keeper's image is built from."""
     keeper: CrashKeeper
     runner: Service
     seed: int
-    #: By job id: its name and its lines.
     names: dict[str, tuple[str, int]] = field(default_factory=dict)
-    #: Those that have ended, as they were then.
+    """By job id: its name and its lines."""
     ended: dict[str, Seen] = field(default_factory=dict)
+    """Those that have ended, as they were then."""
     struck: list[Fault] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
 

@@ -28,21 +28,21 @@ class Fault(StrEnum):
 class Strike:
     """One fault."""
 
-    #: Seconds from the beginning.
     at: float
+    """Seconds from the beginning."""
     fault: Fault
 
 
-#: Seconds between two faults: jobs come to an end in between, and a minute has all of them.
 PAUSE: Final = (3.0, 5.9)
-#: Clients share as many trust keys as there are sandboxes: another key costs a new sandbox.
+"""Seconds between two faults: jobs come to an end in between, and a minute has all of them."""
 TEAMS: Final = 2
-#: How often a job is of another key.
+"""Clients share as many trust keys as there are sandboxes: another key costs a new sandbox."""
 VISITS: Final = 0.01
-#: What each line of a job has in it follows from the line before.
+"""How often a job is of another key."""
 START, FACTOR, MASK = 1, 1103515245, 0x7FFFFFFF
-#: How many jobs a fault may cost: the one whose sandbox it takes. Those that are not here may cost none.
+"""What each line of a job has in it follows from the line before."""
 COSTS: Final[Mapping[Fault, int]] = {Fault.REMOVE_SANDBOX: 1, Fault.WRECK_SANDBOX: 1}
+"""How many jobs a fault may cost: the one whose sandbox it takes. Those that are not here may cost none."""
 
 
 def schedule(seed: int, seconds: float) -> Iterator[Strike]:

@@ -27,8 +27,8 @@ from tests.waiting import until
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
 SEED = int(os.environ.get("SOAK_SEED", "0")) or random.randrange(1, 1 << 30)
-#: What may be more at the end than after the start: a connection of a client, and what Python keeps of its allocations.
 MORE_FILES, MORE_MEMORY = 10, 60 * 1024
+"""What may be more at the end than after the start: a client's connection, and what Python keeps of its allocations."""
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from typing import Final
 
 from tests.soak.plan import COSTS, Fault
 
-#: The end that a fault may bring. All others but success are the runner's failure.
 EXCUSED: Final = "sandbox_lost"
+"""The end that a fault may bring. All others but success are the runner's failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,12 @@ class Seen:
 
     name: str
     state: str
-    #: None while there is none.
     outcome: str | None
-    #: The whole log, with the runner's closing lines.
+    """None while there is none."""
     log: bytes
-    #: What its script writes.
+    """The whole log, with the runner's closing lines."""
     expected: bytes
+    """What its script writes."""
 
 
 def complaints(jobs: Sequence[Seen], struck: Iterable[Fault] = ()) -> list[str]:

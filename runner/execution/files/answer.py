@@ -10,8 +10,8 @@ from typing import Any, Final
 from runner.errors import ConnectionLostError, ProtocolError
 from runner.execution.session import Pipe
 
-#: Largest JSON payload, in bytes: a path of any length that Linux knows, with all that JSON adds.
 MAX_JSON: Final = 64 * 1024
+"""Largest JSON payload, in bytes: a path of any length that Linux knows, with all that JSON adds."""
 _HEAD: Final = struct.Struct(">cI")
 _PIECE: Final = 1024 * 1024
 

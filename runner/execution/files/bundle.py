@@ -20,8 +20,8 @@ from runner.errors import ProtocolError
 from runner.execution.files.inside.patterns import Patterns
 from runner.execution.files.inside.unpack import UnsafeArchiveError, inside, stays_inside
 
-#: Fast rather than small.
 _LEVEL: Final = 1
+"""Fast rather than small."""
 _MAX_LIST: Final = 64 * 1024 * 1024
 _MAX_PATH: Final = 4096
 
@@ -32,11 +32,11 @@ class Member:
 
     path: str
     size: int = 0
-    #: Where a symbolic link leads.
     link: str | None = None
+    """Where a symbolic link leads."""
     executable: bool = False
-    #: In whole seconds since 1970.
     changed: int = 0
+    """In whole seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class Kept:
     """What is kept of a job."""
 
     members: tuple[Member, ...]
-    #: Sentences on what is not.
     left_out: tuple[str, ...]
-    #: Bytes of the archive.
+    """Sentences on what is not."""
     size: int
+    """Bytes of the archive."""
 
 
 def admitted(document: Mapping[str, Any], patterns: Patterns) -> Member:

@@ -19,11 +19,11 @@ class JobFiles:
     """The files of one job."""
 
     source: Upload | Git | Archive | None = None
-    #: The archive that was sent with it, if its source is one.
     upload: Path | None = None
+    """The archive that was sent with it, if its source is one."""
     rules: tuple[Artifacts, ...] = ()
-    #: Where what is kept of it goes; None where nothing is.
     bundle: Path | None = None
+    """Where what is kept of it goes; None where nothing is."""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     limits: FileLimits = DEFAULT_LIMITS
 

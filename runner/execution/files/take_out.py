@@ -26,8 +26,8 @@ from runner.outcome import Outcome
 _PROGRAM: Final = program.assemble(
     *program.MODULES, "files.inside.unpack", "files.inside.patterns", "files.inside.collect"
 )
-#: Sentences on single files that are taken over from the sandbox.
 _MAX_TOLD: Final = 20
+"""Sentences on single files that are taken over from the sandbox."""
 
 
 async def take_out(

@@ -12,13 +12,12 @@ from runner.gitlab.response import GitLabJob, Image
 
 __all__ = ["END_CONTAINER", "ImagePolicy", "Plan", "plan"]
 
-#: Seconds for services to answer: gitlab-runner's own default.
 SERVICES_WAIT: Final = 30.0
+"""Seconds for services to answer: gitlab-runner's own default."""
 _NETWORK: Final = "gitlab-job"
 _CONTAINER: Final = "gitlab-job"
-#: A script that ends the container of a job's image, and succeeds when nothing runs in it any more. Idempotent.
 END_CONTAINER: Final = program("end_container", {"container": _CONTAINER})
-#: Bash where the image has it, else sh: what the docker executor does.
+"""A script that ends the container of a job's image, and succeeds when nothing runs in it any more. Idempotent."""
 _SHELL: Final = """\
 for shell in /usr/local/bin/bash /usr/bin/bash /bin/bash /usr/local/bin/sh /usr/bin/sh /bin/sh /busybox/sh; do
     [ -x "$shell" ] && exec "$shell"
@@ -26,20 +25,21 @@ done
 echo "The image has neither bash nor sh." >&2
 exit 127
 """
+"""Bash where the image has it, else sh: what the docker executor does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The scripts that a job's containers need. They hold secrets, and are run like any script of the job."""
 
-    #: Makes everything. Exits 0, 1 for the job's own fault, or with anything else for ours.
     prepare: bytes = field(repr=False)
-    #: Prints what the services wrote; nothing where there are none.
+    """Makes everything. Exits 0, 1 for the job's own fault, or with anything else for ours."""
     after_failure: bytes = field(repr=False)
+    """Prints what the services wrote; nothing where there are none."""
     _hosts: str
     _container: str | None
-    #: Given to the container's user while it runs.
     _folders: tuple[str, ...]
+    """Given to the container's user while it runs."""
 
     def enter(self, script: bytes, grace: float) -> bytes:
         """Return a script that runs `script` where the job's scripts run, and ends with its exit code.

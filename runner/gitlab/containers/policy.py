@@ -14,8 +14,8 @@ from typing import Final, Self
 from runner.errors import BadJobError, InputError
 
 _MAX_NAME: Final = 4096
-#: What a pattern's signs stand for, as in gitlab-runner's `allowed_images`.
 _WILD: Final = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
+"""What a pattern's signs stand for, as in gitlab-runner's `allowed_images`."""
 
 
 class PullPolicy(StrEnum):
@@ -30,12 +30,12 @@ class PullPolicy(StrEnum):
 class ImagePolicy:
     """What the runner's operator says about images."""
 
-    #: Patterns of names as jobs write them: `*` is anything within a part, `**` anything.
     allowed: tuple[str, ...] = ("**",)
-    #: A name's beginning and what is put in its place; the longest that fits counts.
+    """Patterns of names as jobs write them: `*` is anything within a part, `**` anything."""
     mapped: tuple[tuple[str, str], ...] = ()
-    #: For jobs that do not say, in the order in which they are tried.
+    """A name's beginning and what is put in its place; the longest that fits counts."""
     pull: tuple[PullPolicy, ...] = (PullPolicy.ALWAYS,)
+    """For jobs that do not say, in the order in which they are tried."""
 
     @classmethod
     def parse(cls, allowed: Iterable[str], mapped: Iterable[str], pull: Iterable[str] = ()) -> Self:

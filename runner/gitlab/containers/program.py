@@ -7,7 +7,6 @@ from importlib import resources
 from typing import Final
 
 _PACKAGE: Final = "runner.gitlab.containers.inside"
-#: What each entry consists of, in the order in which the modules need each other; the last one has the function.
 _ENTRIES: Final = {
     "main": ("engine", "commands", "logins", "services", "prepare"),
     "tell_all": ("engine", "services"),
@@ -15,6 +14,7 @@ _ENTRIES: Final = {
     "end_container": ("engine", "enter"),
     "beside_services": ("engine", "enter"),
 }
+"""What each entry consists of, in the order in which the modules need each other; the last one has the function."""
 
 # `order` has a line of its own: Python shows the line of an error, and it may hold secrets.
 # Registered under their full names, the modules find each other by their usual imports without any package on disk.

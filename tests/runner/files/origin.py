@@ -29,11 +29,11 @@ class Origin:
     """The repository, and an HTTP server for it and for plain files."""
 
     folder: Path
-    #: The commits, the oldest first.
     commits: list[str] = field(default_factory=list)
+    """The commits, the oldest first."""
     files: dict[str, bytes] = field(default_factory=dict)
-    #: What was asked for: path and the login.
     asked: list[tuple[str, str]] = field(default_factory=list)
+    """What was asked for: path and the login."""
 
     def __post_init__(self) -> None:
         work, self.bare = self.folder / "work", self.folder / "app.git"

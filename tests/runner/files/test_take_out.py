@@ -43,7 +43,6 @@ def rules(*paths: str, when: When = When.ALWAYS) -> tuple[Artifacts, ...]:
     return (Artifacts(paths=list(paths), when=when),)
 
 
-#: Every way a job can end, and which of the three kinds of rules counts then.
 KEPT: Final[dict[Outcome, str]] = {
     Succeeded(): "success always",
     ScriptFailed(1): "failure always",
@@ -59,6 +58,7 @@ KEPT: Final[dict[Outcome, str]] = {
     BadSource("x"): "",
     BadRequest("x"): "",
 }
+"""Every way a job can end, and which of the three kinds of rules counts then."""
 
 
 def test_the_table_has_every_end() -> None:

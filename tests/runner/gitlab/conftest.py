@@ -25,8 +25,8 @@ from runner.service.standby import Standby
 from tests.runner.conftest import FakeLeases, Sandbox
 from tests.waiting import eventually
 
-#: A minute is for a machine that is busy with everything else.
 DEADLINE = 60.0
+"""A minute is for a machine that is busy with everything else."""
 HOOK = (sys.executable, "-I", "-S", hook.__file__)
 
 
@@ -68,8 +68,8 @@ class Manager:
     socket: Path
     response: dict[str, Any]
     environment: dict[str, str] = field(default_factory=dict)
-    #: What `prepare` wrote.
     said: str = ""
+    """What `prepare` wrote."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)

@@ -20,7 +20,6 @@ DEADLINE = 120.0
 BUILDS = "/home/sandbox/builds"
 CONFIG = "/home/sandbox/docker-config"
 
-#: An image of busybox alone, with what its name says.
 _IMAGES = """\
 mkdir -p tree/bin tree/etc tree/tmp tree/usr/local/bin && cp /bin/busybox tree/bin/
 for command in sh ls cat id sleep echo stat env nc wc touch hostname ps mkdir readlink; do
@@ -35,6 +34,7 @@ docker import -c 'EXPOSE 7/tcp' -c 'CMD ["nc", "-ll", "-p", "7", "-e", "echo", "
 docker import -c 'EXPOSE 9/tcp' -c 'CMD ["sh", "-c", "echo about to fail; exit 3"]' - broken:1 <tree.tar
 printf 'FROM scratch\\nCOPY tree.tar /\\n' | docker build -q -t shell-less:1 -f - . >/dev/null
 """
+"""An image of busybox alone, with what its name says."""
 
 
 @dataclass

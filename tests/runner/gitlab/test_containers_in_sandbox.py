@@ -205,7 +205,6 @@ def _started(lab: Lab, script: bytes) -> tuple[Channel, int]:
     return running, group
 
 
-#: Says each request to Docker before it is made.
 _TELLING = b"""\
 import sys
 of_engine = sys.modules["runner.gitlab.containers.inside.engine"]
@@ -216,8 +215,8 @@ of_engine.call = told
 import os
 os.environ["PATH"] = "/tmp/late:" + os.environ["PATH"]
 order = """
+"""Says each request to Docker before it is made."""
 
-#: Starts the container when it is told to.
 _LATE_DOCKER = """\
 rm -rf /tmp/late && mkdir /tmp/late && mkfifo /tmp/late/go
 cat >/tmp/late/docker <<'END'
@@ -228,6 +227,7 @@ exec /usr/bin/docker "$@"
 END
 chmod 755 /tmp/late/docker
 """
+"""Starts the container when it is told to."""
 
 
 def test_a_script_that_docker_is_about_to_start_is_ended_too(lab: Lab) -> None:
@@ -290,7 +290,6 @@ def _told(program: bytes) -> bytes:
     return head + program + b"END\nchmod 700 $file; $file; echo ended with $?\n"
 
 
-#: For one user, whose password is `secret`.
 _REGISTRY = """\
 #!/bin/sh
 cd $(mktemp -d)
@@ -303,6 +302,7 @@ auth: {htpasswd: {realm: registry, path: $PWD/users}}
 END
 exec /tmp/docker-registry serve config.yml 2>&1
 """
+"""For one user, whose password is `secret`."""
 OWN = "127.0.0.1:5000/team/app:1"
 
 

@@ -160,7 +160,6 @@ def test_what_an_operator_has_set_stays_in_what_is_ours_alone(tmp_path: Path) ->
     assert (runner["token"], runner["output_limit"]) == ("glrt-of-another", 8192)
 
 
-#: As gitlab-runner writes its configuration itself.
 ROTATED = """\
 concurrent = 2
 
@@ -173,6 +172,7 @@ concurrent = 2
   token_expires_at = {expires}
   executor = "custom"
 """
+"""As gitlab-runner writes its configuration itself."""
 
 
 def test_a_token_that_gitlab_runner_has_changed_stays(tmp_path: Path) -> None:

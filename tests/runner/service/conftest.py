@@ -19,8 +19,8 @@ from runner.service.standby import Standby
 from tests.runner.conftest import FakeLeases, Sandbox
 from tests.runner.service.state import State
 
-#: Seconds for anything that a job comes to.
 DEADLINE = 60.0
+"""Seconds for anything that a job comes to."""
 
 
 @dataclass

@@ -252,7 +252,6 @@ class Snapshots:
         return around
 
 
-#: By what was promised before a crash: what the next life may find.
 FOUND: dict[str, set[str | None]] = {
     "nothing": {None, "waiting"},
     "submitted": {"waiting"},
@@ -261,6 +260,7 @@ FOUND: dict[str, set[str | None]] = {
     "settling": {"started", "ended"},
     "settled": {"ended"},
 }
+"""By what was promised before a crash: what the next life may find."""
 
 
 def found(folder: Path) -> str | None:

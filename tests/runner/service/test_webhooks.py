@@ -41,8 +41,8 @@ class Receiver:
     """A server of our own that keeps what it gets, and answers as a test wants."""
 
     status: str = "204 No Content"
-    #: Sent after the status line in place of an end.
     more: bytes = b"content-length: 0\r\n\r\n"
+    """Sent after the status line in place of an end."""
     hang: bool = False
     got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     url: str = ""

@@ -17,8 +17,8 @@ class Pattern:
     def __init__(self, text: str) -> None:
         parts = [part for part in text.split("/") if part not in ("", ".")]
         self._parts = [None if part == "**" else re.compile(translate(part)) for part in parts]
-        #: Before the first name.
         self.start = self._beyond({0})
+        """Before the first name."""
 
     def step(self, places: frozenset[int], name: str) -> frozenset[int]:
         """Return the places after one more name; none if nothing below it is meant."""

@@ -16,15 +16,15 @@ from pathlib import Path
 
 from runner.gitlab.containers.inside import engine
 
-#: Where the sandbox's programs appear in a container.
 MOUNT = "/opt/sandbox-docker"
+"""Where the sandbox's programs appear in a container."""
 _DOCKER = Path("/usr/bin/docker")
 _PLUGIN_FOLDERS = tuple(Path(base, "docker/cli-plugins") for base in ("/usr/libexec", "/usr/lib", "/usr/local/lib"))
-#: Where a container's Docker CLI looks for plugins, and where a shell looks for programs.
 _PLUGIN_TARGET = "usr/local/lib/docker/cli-plugins"
 _TARGET = "usr/local/bin"
-#: Where programs are looked for in a container whose image does not say.
+"""Where a container's Docker CLI looks for plugins, and where a shell looks for programs."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where programs are looked for in a container whose image does not say."""
 _LIBRARY = re.compile(r"^\s*(?:\S+ => )?(/\S+) \(0x", re.MULTILINE)
 
 

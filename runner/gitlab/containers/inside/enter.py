@@ -17,15 +17,15 @@ from typing import Any, NoReturn
 
 from runner.gitlab.containers.inside import engine
 
-#: The signal by which this program ends itself when it failed and not the script: no exit code of a script can say
-#: that. Nothing else uses it.
 OURS = 61
-#: Seconds for giving a folder's files to another user.
+"""The signal by which this program ends itself when it failed and not the script: no exit code of a script can say
+that. Nothing else uses it."""
 OWNING_SECONDS = 600
-#: Seconds beyond the grace for a killed container to be gone, and for Docker to have told so.
+"""Seconds for giving a folder's files to another user."""
 KILL_SECONDS = 10.0
-#: Seconds for a container's end to be noted after Docker's command has ended.
+"""Seconds beyond the grace for a killed container to be gone, and for Docker to have told so."""
 NOTED_SECONDS = 2.0
+"""Seconds for a container's end to be noted after Docker's command has ended."""
 _PAUSE = 0.05
 
 

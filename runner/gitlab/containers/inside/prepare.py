@@ -14,11 +14,11 @@ from runner.gitlab.containers.inside import commands, engine, logins, services
 
 OK, USERS_FAULT, OURS = 0, 1, 2
 
-#: What a registry says when asking again cannot help, in the words of Docker and of registries.
 _HOPELESS = (
     "not found", "manifest unknown", "no matching manifest", "denied", "unauthorized", "authentication required",
     "no basic auth credentials", "invalid reference format", "repository does not exist", "repository name must",
 )  # fmt: skip
+"""What a registry says when asking again cannot help, in the words of Docker and of registries."""
 
 
 class JobError(Exception):

@@ -11,14 +11,14 @@ from typing import Any
 
 from runner.gitlab.containers.inside import engine
 
-#: Of each service's log, as gitlab-runner's docker executor.
 MAX_LOG = 64 * 1024
-#: Ports of one service that are tried; an image can expose thousands.
+"""Of each service's log, as gitlab-runner's docker executor."""
 MAX_PORTS = 20
+"""Ports of one service that are tried; an image can expose thousands."""
 _PAUSE = 0.1
 _OWN_PORT = "HEALTHCHECK_TCP_PORT"
-#: Docker's own image of an engine, from any registry: `docker:dind`, `docker:28.0-dind-rootless`.
 _ENGINE = re.compile(r"(.*/)?docker:[^/:@]*dind[^/:@]*(@.*)?")
+"""Docker's own image of an engine, from any registry: `docker:dind`, `docker:28.0-dind-rootless`."""
 
 
 def configuration(service: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:
