@@ -28,7 +28,7 @@ _SYSTEMD: Final = "test_systemd types it, in a machine of its own"
 _HOST: Final = "it changes the host that the tests run on"
 #: Why a block is not typed in by a test, by the page and the beginning of its first line.
 ELSEWHERE: Final = {
-    ("README", "make demo"): "CI runs it by hand before a release: it would set up the engine that the tests use",
+    ("README", "make demo"): "test_demo types it",
     ("README", "docker compose up -d"): "test_tutorial types it",
     ("README", "docker compose exec -T runner runner run"): "test_tutorial types it",
     ("README", "sandbox run -- docker version"): _ADHOC,
