@@ -22,7 +22,8 @@ HERE: Final = {"localhost:8080": f"localhost:{PORT}"}
 
 _BY_HAND: Final = "tests/images types the same against the image, with keys and ports of its own"
 _ADHOC: Final = "tests/e2e/test_adhoc.py runs each of these commands, with a terminal where one is shown"
-_REGISTRY: Final = "it needs an image registry; tests/images/test_build.py looks at the commands that it comes to"
+_REGISTRY: Final = "test_registry types it, with Debian's registry"
+_BUILDX: Final = "it needs buildx and an emulator; tests/images/test_build.py looks at the commands that it comes to"
 _GITLAB: Final = "tests/images/test_gitlab_image.py types it, with a stand-in for gitlab-runner's own image"
 _SYSTEMD: Final = "test_systemd types it, in a machine of its own"
 _HOST: Final = "it changes the host that the tests run on"
@@ -53,15 +54,15 @@ ELSEWHERE: Final = {
     ("own-images", "docker pull"): _REGISTRY,
     ("own-images", "sandbox images build --tag sandbox:latest"): "tests/images/test_build.py",
     ("own-images", "sandbox images build --tag registry.example/team"): _REGISTRY,
-    ("own-images", "docker buildx create"): _REGISTRY,
-    ("own-images", "sandbox images build --platform"): _REGISTRY,
+    ("own-images", "docker buildx create"): _BUILDX,
+    ("own-images", "sandbox images build --platform"): _BUILDX,
     ("proxy", "docker compose build"): "it takes minutes of copying; both are Docker's own commands",
     ("proxy", "gunzip"): "as above",
     ("sandbox-command", "sandbox run docker run"): _ADHOC,
     ("sandbox-command", "sandbox ssh-config"): "tests/e2e/test_adhoc.py, with vim; Emacs and sshfs were tried by hand",
     ("sandbox-image", "sandbox images build"): _BY_HAND,
     ("sandbox-image", "export DOCKER_HOST"): _BY_HAND,
-    ("sandbox-image", "docker buildx create"): _REGISTRY,
+    ("sandbox-image", "docker buildx create"): _BUILDX,
     ("systemd", "apt-get install"): _SYSTEMD,
     ("uninstall", "docker run --rm"): "it would remove the sandboxes of other tests",
     ("upgrade", "python3 -m venv"): _SYSTEMD,
