@@ -64,8 +64,6 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
         Housekeeper(records, *_limits(config)),
         _webhooks(config.webhooks, home.deliveries, metrics.webhook_tried),
     )
-    where = f"{'https' if tls else 'http'}://{config.api.listen}"
-    _events.info(Action.SERVING, f"serving on {where}; the API token is in {home.token}")
     working = beside(service, source.leases, home.gitlab, gitlab)
     api = config.api
     app = make_app(
@@ -78,8 +76,10 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
         rate=api.request_rate,
         burst=api.request_burst,
     )
+    where = f"{'https' if tls else 'http'}://{api.listen}"
+    serving = partial(_events.info, Action.SERVING, f"serving on {where}; the API token is in {home.token}")
     reread = partial(_reread, service, loaded, read)
-    await server.serve(working, app, api.host, api.port, tls, jobs.max_run_time, reread)
+    await server.serve(working, app, api.host, api.port, tls, jobs.max_run_time, reread, serving)
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes
 
 

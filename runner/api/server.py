@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import signal
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +26,15 @@ LAST_READS = 5
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to us: the API stays up while running jobs end."""
+    """Leaves signals to us: the API stays up while running jobs end. `listening` is called once it can be reached."""
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._listening()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -83,12 +92,13 @@ async def serve(
     tls: Tls | None = None,
     max_run_time: float | None = None,
     reread: Callable[[], None] | None = None,
+    listening: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until the service has no more work after a signal. Raises StateError when the address cannot be used.
 
     TERM and INT stop: running jobs end first, and waiting ones wait for the next life of the service. A second one, or
     QUIT, ends what runs. USR1 detaches: running jobs go on in their sandboxes. After `max_run_time` seconds it stops
-    by itself. HUP calls `reread`.
+    by itself. HUP calls `reread`. `listening` is called when requests and signals are answered.
     """
     _handle_signals(service)
     if reread:
@@ -106,7 +116,7 @@ async def serve(
         ssl_certfile=tls.certificate if tls else None,
         ssl_keyfile=tls.key if tls else None,
     )
-    server = _Server(config)
+    server = _Server(config, listening)
     serving = asyncio.create_task(_serve(server, host, port))
     working = asyncio.create_task(service.work())
     await asyncio.wait([serving, working], return_when=asyncio.FIRST_COMPLETED)

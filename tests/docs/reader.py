@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,7 +41,7 @@ class Reader:
 
     def type(self, block: Block, replacing: Mapping[str, str] | None = None, codes: Collection[int] = (0,)) -> str:
         """Type in a block, with what stands for a reader's own replaced, and return what it printed."""
-        text = block.text.replace(" --build", " --no-build")
+        text = re.sub(r" --build(?=\s)", " --no-build", block.text)
         for shown, own in (replacing or {}).items():
             assert shown in text, f"{block}: {shown}"
             text = text.replace(shown, own)

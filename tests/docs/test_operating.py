@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.docs.pages import ROOT, Block, block_of, blocks
+from tests.docs.pages import ROOT, Block, block_of, blocks, commands
 from tests.docs.reader import Reader
+from tests.e2e.conftest import DEADLINE, in_network_of_engine
 from tests.e2e.test_compose import Installation
 from tests.waiting import until
 
@@ -22,13 +26,14 @@ HERE: Final = {"localhost:8080": f"localhost:{PORT}"}
 
 _BY_HAND: Final = "tests/images types the same against the image, with keys and ports of its own"
 _ADHOC: Final = "tests/e2e/test_adhoc.py runs each of these commands, with a terminal where one is shown"
-_REGISTRY: Final = "it needs an image registry; tests/images/test_build.py looks at the commands that it comes to"
+_REGISTRY: Final = "test_registry types it, with Debian's registry"
+_BUILDX: Final = "it needs buildx and an emulator; tests/images/test_build.py looks at the commands that it comes to"
 _GITLAB: Final = "tests/images/test_gitlab_image.py types it, with a stand-in for gitlab-runner's own image"
 _SYSTEMD: Final = "test_systemd types it, in a machine of its own"
 _HOST: Final = "it changes the host that the tests run on"
 #: Why a block is not typed in by a test, by the page and the beginning of its first line.
 ELSEWHERE: Final = {
-    ("README", "make demo"): "CI runs it by hand before a release: it would set up the engine that the tests use",
+    ("README", "make demo"): "test_demo types it",
     ("README", "docker compose up -d"): "test_tutorial types it",
     ("README", "docker compose exec -T runner runner run"): "test_tutorial types it",
     ("README", "sandbox run -- docker version"): _ADHOC,
@@ -37,7 +42,6 @@ ELSEWHERE: Final = {
     ("README", "export GITLAB_URL"): _GITLAB,
     ("README", "make test"): "this is it",
     ("foreign-sandboxes", "# whoever has Docker"): "tests/e2e/test_addresses.py",
-    ("gitlab-cache", "runner serve"): "tests/gitlab starts one so",
     ("gitlab", "install -m 0400"): _GITLAB,
     ("gitlab", "export GITLAB_URL"): _GITLAB,
     ("gitlab", "docker compose exec -T gitlab sed"): _GITLAB,
@@ -47,23 +51,19 @@ ELSEWHERE: Final = {
     ("install", "curl -fLO"): _HOST,
     ("install", "docker compose up -d"): "test_tutorial types it",
     ("install", "docker compose exec -T runner runner run"): "test_tutorial types it",
-    ("logs", "runner serve --log-format json"): "tests/sandbox/test_logs.py; both stay until they are stopped",
     ("mirrors", "docker run -d --name mirror"): _REGISTRY,
     ("own-images", "docker build -t our-sandbox"): "tests/images/test_contract.py",
     ("own-images", "docker pull"): _REGISTRY,
     ("own-images", "sandbox images build --tag sandbox:latest"): "tests/images/test_build.py",
     ("own-images", "sandbox images build --tag registry.example/team"): _REGISTRY,
-    ("own-images", "docker buildx create"): _REGISTRY,
-    ("own-images", "sandbox images build --platform"): _REGISTRY,
-    ("proxy", "docker compose build"): "it takes minutes of copying; both are Docker's own commands",
-    ("proxy", "gunzip"): "as above",
+    ("own-images", "docker buildx create"): _BUILDX,
+    ("own-images", "sandbox images build --platform"): _BUILDX,
     ("sandbox-command", "sandbox run docker run"): _ADHOC,
     ("sandbox-command", "sandbox ssh-config"): "tests/e2e/test_adhoc.py, with vim; Emacs and sshfs were tried by hand",
     ("sandbox-image", "sandbox images build"): _BY_HAND,
     ("sandbox-image", "export DOCKER_HOST"): _BY_HAND,
-    ("sandbox-image", "docker buildx create"): _REGISTRY,
+    ("sandbox-image", "docker buildx create"): _BUILDX,
     ("systemd", "apt-get install"): _SYSTEMD,
-    ("uninstall", "docker run --rm"): "it would remove the sandboxes of other tests",
     ("upgrade", "python3 -m venv"): _SYSTEMD,
     ("userns-runc", "sandbox evaluation up"): "tests/sandbox/evaluation brings up engines of its own",
     ("userns-runc", "sandbox evaluation down"): _HOST,
@@ -82,6 +82,12 @@ class Operator(Reader):
         block = block_of(page, beginning)
         self.typed.add(block)
         return self.type(block, replacing, codes)
+
+    def services(self, page: str, beginning: str) -> list[list[str]]:
+        """The words of a block whose commands go on until they are ended."""
+        block = block_of(page, beginning)
+        self.typed.add(block)
+        return list(commands(block))
 
 
 @pytest.fixture
@@ -112,8 +118,10 @@ def test_the_operators_pages_work_as_written(operator: Operator) -> None:
         (operator.folder / name).write_text((operator.folder / "examples" / name).read_text())
     the_ways_in_of_the_readme(operator)
     files_for_others(operator)
+    images_for_a_host_without_internet(operator)
     who_asks(operator)
     what_is_set_and_whether_all_is_well(operator)
+    services_without_compose(operator)
     an_upgrade_and_the_end(operator)
     left = [block for block in blocks("sh") if block not in operator.typed and block.page.stem != "tutorial"]
     assert [str(block) for block in left if not elsewhere(block)] == []
@@ -139,6 +147,22 @@ def files_for_others(operator: Operator) -> None:
     assert "[[runners]]" in page("gitlab", "runner gitlab install", own)
 
 
+def images_for_a_host_without_internet(operator: Operator) -> None:
+    """A small one in place of ours, which take minutes to pack."""
+    page, own = operator.page, f"{PROJECT}:saved"
+    typed(operator, f"tar --create --dereference examples | docker import - {own}")
+    try:
+        page(
+            "proxy",
+            "docker compose build",
+            {"docker compose build": "true", "sandbox:latest sandbox-service:latest": own},
+        )
+        typed(operator, f"docker image rm {own}")
+        assert f"Loaded image: {own}" in page("proxy", "gunzip")
+    finally:
+        typed(operator, f"docker image rm --force {own}")
+
+
 def who_asks(operator: Operator) -> None:
     page = operator.page
     assert '"submitted"' in page("api", "curl", HERE)
@@ -162,6 +186,46 @@ def what_is_set_and_whether_all_is_well(operator: Operator) -> None:
     told = page("logs", "docker compose logs", {"sandbox-1a2b3c4d-7": sandbox}).splitlines()
     assert {json.loads(line)["sandbox"] for line in told} == {sandbox}
     assert "refused_" in page("network", "nft list counters")
+
+
+def services_without_compose(operator: Operator) -> None:
+    """Both by their own commands, beside those of compose; the keeper leaves a sandbox, which is purged."""
+    folder = operator.folder
+    operator.environment |= {"RUNNER_STATE": f"{folder}/state", "RUNNER_API_LISTEN": f"127.0.0.1:{PORT + 100}"}
+    operator.environment |= {"SANDBOX_HOME": f"{folder}/home", "SANDBOX_RUN_FOLDER": f"{folder}/by-hand"}
+    runner, keeper = operator.services("logs", "runner serve --log-format json")
+    assert logged(operator, runner, "serving", signal.SIGTERM)[-1]["level"] == "info"
+    [cached] = operator.services("gitlab-cache", "runner serve")
+    own = {"…": f"{folder}/hooks", "/var/lib/runner/gitlab-cache": f"{folder}/caches"}
+    logged(operator, [own.get(word, word) for word in cached], "serving", signal.SIGTERM)
+    assert (folder / "caches").is_dir()
+
+    [ready, *_] = [told for told in logged(operator, keeper, "ready", signal.SIGUSR1) if told["action"] == "ready"]
+    there = f"docker ps --quiet --filter name={ready['sandbox']}"
+    assert typed(operator, there)
+    purged = {
+        "--all": f"--installation {(folder / 'home' / 'installation').read_text().strip()}",
+        "/var/run/docker.sock:": f"{os.environ.get('DOCKER_SOCKET', '/var/run/docker.sock')}:",
+    }
+    assert "Removed" in operator.page("uninstall", "docker run --rm", purged)
+    assert not typed(operator, there)
+
+
+def logged(operator: Operator, words: list[str], action: str, end: signal.Signals) -> list[dict[str, str]]:
+    """What a service logs that is ended once it has logged an action."""
+    log = operator.folder / "service.log"
+    with (
+        log.open("w") as file,
+        subprocess.Popen([*in_network_of_engine(), *words], env=operator.environment, stderr=file) as service,
+    ):
+        try:
+            until(f"{words[0]} logs {action}", lambda: f'"{action}"' in log.read_text() or service.poll(), DEADLINE)
+        except BaseException:
+            service.terminate()
+            raise
+        service.send_signal(end)
+    assert service.returncode == 0, log.read_text()
+    return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 def an_upgrade_and_the_end(operator: Operator) -> None:

@@ -52,10 +52,12 @@ async def test_a_port_that_is_taken_is_told_and_ends_no_job(tmp_path: Path) -> N
     service = Service(NotedLeases(NoSandbox(), state.leases, 1), state.records, 1, None)
     job = await service.submit(Job(b"true"))
     app = make_app(service, Token(tmp_path / "token"), state.tokens)
+    listening = asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = cast(int, taken.getsockname()[1])
         with pytest.raises(StateError, match=f"cannot listen on 127.0.0.1:{port}"):
-            await serve(service, app, "127.0.0.1", port)
+            await serve(service, app, "127.0.0.1", port, listening=listening.set)
+    assert not listening.is_set()
     again = State(tmp_path).records.get(job.id)
     assert again
     assert (again.state, again.cancellation.cause) == (JobState.QUEUED, None)
@@ -91,23 +93,16 @@ async def test_with_a_certificate_it_serves_https_and_nothing_else(tmp_path: Pat
     tls = certificate(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    serving = asyncio.create_task(serve(service, app, "127.0.0.1", port, tls))
+    listening = asyncio.Event()
+    serving = asyncio.create_task(serve(service, app, "127.0.0.1", port, tls, listening=listening.set))
     trusted = ssl.create_default_context(cafile=tls.certificate)
     async with httpx.AsyncClient(verify=trusted) as client, asyncio.timeout(60):
-        assert (await answer(client, f"https://localhost:{port}/live")).status_code == 200
+        await listening.wait()
+        assert (await client.get(f"https://localhost:{port}/live")).status_code == 200
         with pytest.raises(httpx.HTTPError):
             await client.get(f"http://localhost:{port}/live")
     service.stop()
     await serving
-
-
-async def answer(client: httpx.AsyncClient, url: str, headers: dict[str, str] | None = None) -> httpx.Response:
-    """Ask a service that is about to listen."""
-    while True:
-        try:
-            return await client.get(url, headers=headers)
-        except httpx.ConnectError:
-            await asyncio.sleep(0.05)
 
 
 async def test_a_defect_is_answered_as_a_problem_and_stands_in_the_log(
@@ -121,10 +116,12 @@ async def test_a_defect_is_answered_as_a_problem_and_stands_in_the_log(
     app = make_app(service, Token(tmp_path / "token"), state.tokens, known=broken)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    serving = asyncio.create_task(serve(service, app, "127.0.0.1", port))
+    listening = asyncio.Event()
+    serving = asyncio.create_task(serve(service, app, "127.0.0.1", port, listening=listening.set))
     headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}
     async with httpx.AsyncClient() as client, asyncio.timeout(60):
-        said = await answer(client, f"http://127.0.0.1:{port}/v1/sandboxes", headers)
+        await listening.wait()
+        said = await client.get(f"http://127.0.0.1:{port}/v1/sandboxes", headers=headers)
     service.stop()
     await serving
     assert (said.status_code, said.headers["content-type"]) == (500, "application/problem+json")
