@@ -18,9 +18,9 @@ from typing import IO, Final
 from tests.docs.pages import ROOT
 
 DEADLINE: Final = 120
-#: Where the machine has the checkout, and the folder that it was given.
 CHECKOUT: Final = "/srv/checkout"
 GIVEN: Final = "/srv/given"
+"""Where the machine has the checkout, and the folder that it was given."""
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _MOUNT_FLAGS: Final = frozenset({"rw", "relatime", "nosuid", "nodev", "noexec"})
 _POLL: Final = 0.1

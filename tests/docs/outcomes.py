@@ -22,7 +22,6 @@ from runner.outcome import (
 from tests.docs.pages import ROOT
 
 PAGE: Final = ROOT / "docs" / "outcomes.md"
-#: One of each kind, with what a reader would see.
 EXAMPLES: Final[tuple[Outcome, ...]] = (
     Succeeded(),
     ScriptFailed(3),
@@ -35,6 +34,7 @@ EXAMPLES: Final[tuple[Outcome, ...]] = (
     BadRequest("The script is empty."),
     BadSource("The commit is not there."),
 )
+"""One of each kind, with what a reader would see."""
 _HEAD: Final = """# Outcomes
 
 How a job or `runner run` can end. The name is what to tell them apart by: a script may exit with any number itself.

@@ -16,11 +16,11 @@ from tests.e2e.conftest import in_network_of_engine
 from tests.e2e.test_compose import Installation
 
 DEADLINE: Final = 300.0
-#: `docker compose` as this machine has it, on a project of its own, with the images that `make images` has built.
 _DOCKER: Final = """#!/bin/bash
 [ "$1" = compose ] || exec {docker} "$@"
 exec {compose} --project-directory {root} {files} "${{@:2}}"
 """
+"""`docker compose` as this machine has it, on a project of its own, with the images that `make images` has built."""
 
 
 class Reader:

@@ -21,12 +21,12 @@ from sandbox import cli as sandbox_cli
 from tests.docs.pages import ROOT, Block, blocks, commands
 
 OURS: Final = {"runner": typer.main.get_command(runner_cli.app()), "sandbox": typer.main.get_command(sandbox_cli.app())}
-#: What the parser raises: Typer brings its own copy of Click, whose errors have no public name but this one's.
 Misunderstood: Final[type[Exception]] = typer.BadParameter.__bases__[0]
+"""What the parser raises: Typer brings its own copy of Click, whose errors have no public name but this one's."""
 SHELL: Final = blocks("sh")
 SERVICES: Final = set(yaml.safe_load((ROOT / "compose.yaml").read_text())["services"])
-#: Of `docker compose`, before the name of its own command.
 _COMPOSE_VALUES: Final = frozenset({"--profile", "--file", "-f"})
+"""Of `docker compose`, before the name of its own command."""
 _EXEC_VALUES: Final = frozenset({"-e", "--env", "-u", "--user", "-s"})
 
 

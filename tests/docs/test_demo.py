@@ -10,8 +10,8 @@ import docker
 from tests.docs.pages import ROOT, block_of
 from tests.e2e.test_compose import volumes
 
-#: As examples/demo.sh has it.
 PROJECT: Final = "sandbox-demo"
+"""As examples/demo.sh has it."""
 DEADLINE: Final = 240.0
 
 

@@ -31,7 +31,6 @@ _BUILDX: Final = "it needs buildx and an emulator; tests/images/test_build.py lo
 _GITLAB: Final = "tests/images/test_gitlab_image.py types it, with a stand-in for gitlab-runner's own image"
 _SYSTEMD: Final = "test_systemd types it, in a machine of its own"
 _HOST: Final = "it changes the host that the tests run on"
-#: Why a block is not typed in by a test, by the page and the beginning of its first line.
 ELSEWHERE: Final = {
     ("README", "make demo"): "test_demo types it",
     ("README", "docker compose up -d"): "test_tutorial types it",
@@ -69,6 +68,7 @@ ELSEWHERE: Final = {
     ("userns-runc", "sandbox evaluation down"): _HOST,
     ("userns-runc", "cp sandbox/evaluation"): _SYSTEMD,
 }
+"""Why a block is not typed in by a test, by the page and the beginning of its first line."""
 
 
 class Operator(Reader):

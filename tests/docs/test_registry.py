@@ -22,20 +22,20 @@ from tests.e2e.test_compose import Installation
 from tests.images.started import archive
 from tests.waiting import until
 
-#: What engines take for safe without TLS.
 LOOPBACK: Final = "127.0.0.1"
+"""What engines take for safe without TLS."""
 MIRROR: Final = "sandbox-mirror-test"
-#: As no registry of this world has it.
 GREETING: Final = f"sandbox-mirror-test/greeting:{uuid.uuid4().hex[:8]}"
-#: For what registries publish as their own image.
+"""As no registry of this world has it."""
 DOCKERFILE: Final = """\
 ARG BASE_IMAGE
 FROM ${BASE_IMAGE}
 COPY docker-registry config.yml /
 ENTRYPOINT ["/docker-registry", "serve", "/config.yml"]
 """
-#: A build behind a proxy is told of it by its user's `~/.docker/config.json`, which is not the tests' to write.
+"""For what registries publish as their own image."""
 BUILD: Final = "docker build --build-arg HTTP_PROXY --build-arg HTTPS_PROXY --build-arg NO_PROXY"
+"""A build behind a proxy is told of it by its user's `~/.docker/config.json`, which is not the tests' to write."""
 
 
 def settings(images: Path, address: str) -> str:

@@ -15,15 +15,15 @@ import pytest
 from tests.docs.machine import GIVEN, Machine, booted
 from tests.docs.pages import ROOT, block_of
 
-#: The engine of the machine: Docker's own unit, and the runtime that needs no sysbox.
 ENGINE: Final = {
     "userns-remap": "default",
     "storage-driver": "overlay2",
     "exec-opts": ["native.cgroupdriver=cgroupfs"],
     "runtimes": {"userns-runc": {"path": "/usr/local/bin/userns-runc"}},
 }
-#: The machine has no network: its pip finds everything here.
+"""The engine of the machine: Docker's own unit, and the runtime that needs no sysbox."""
 OFFLINE: Final = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": f"{GIVEN}/wheels"}
+"""The machine has no network: its pip finds everything here."""
 SLOW: Final = "for second in 1 2 3 4 5 6; do echo $second; sleep 1; done; exit 7"
 RUNNER: Final = "RUNNER_TOKEN=$(cat /var/lib/runner/token) /opt/sandbox-runner/bin/runner"
 SUBMIT: Final = f"{RUNNER} submit"
