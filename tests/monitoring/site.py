@@ -259,12 +259,12 @@ def _tried(connection: sqlite3.Connection, statement: str) -> bool:
 
 @contextmanager
 def site(folder: Path, runtime: str, image: str, engine: str) -> Iterator[Site]:
-    """One that runs: its keeper, on a host whose disk is too full for sandboxes, has just been started."""
+    """One that runs."""
     with EngineProxy(folder / "docker.sock", engine) as proxy, small_disk(folder / "state") as state:
         (folder / "keeper").mkdir()
         keeper = WatchedKeeper(folder / "keeper", runtime, image, engine=proxy.url)
         there = Site(folder, keeper, proxy, state)
-        keeper.come_up('disk_reserve = "1EiB"\n')
+        keeper.come_up()
         try:
             with there.running():
                 yield there
