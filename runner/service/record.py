@@ -15,7 +15,7 @@ from runner.errors import LogError, StateError
 from runner.execution.cancellation import Cancellation
 from runner.execution.files import bundle
 from runner.execution.files.bundle import Kept
-from runner.execution.log import DEFAULT_LIMIT, Log
+from runner.execution.log import CHUNK, DEFAULT_LIMIT, Log
 from runner.execution.marker import Marker
 from runner.execution.options import StepNote
 from runner.execution.redact import Redactor
@@ -195,7 +195,7 @@ class Record:
     def read(self, offset: int) -> Iterator[bytes]:
         """Yield what the log has now, from a byte offset on."""
         with contextlib.suppress(OSError, ValueError), durable.open_to_read(self.log_path) as file:
-            while data := os.pread(file.fileno(), 256 * 1024, offset):
+            while data := os.pread(file.fileno(), CHUNK, offset):
                 offset += len(data)
                 yield data
 
