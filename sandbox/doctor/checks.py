@@ -14,9 +14,9 @@ from sandbox.doctor.facts import Canary, Facts
 from sandbox.engine import EngineFacts, advice
 from sandbox.errors import Fault
 from sandbox.network import SUBNET_PREFIX
+from sandbox.profile import SYSBOX
 from sandbox.report import Check, Found, Result, Unknown, bad, dubious, good, unchecked
 
-SYSBOX: Final = "sysbox-runc"
 OLDEST_ENGINE: Final = (20, 10)
 OLDEST_SYSBOX: Final = (0, 7, 1)
 OLDEST_KERNEL: Final = (5, 19)

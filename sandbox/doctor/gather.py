@@ -14,11 +14,11 @@ from typing import Final, TypeVar
 from sandbox import child
 from sandbox.config import KeeperConfig
 from sandbox.disk.watch import Amount, Room
-from sandbox.doctor.checks import SYSBOX
 from sandbox.doctor.facts import Canary, Facts, Wanted
 from sandbox.engine import Engine, EngineFacts
 from sandbox.errors import SandboxError
 from sandbox.network import walls_fit
+from sandbox.profile import SYSBOX
 from sandbox.report import Unknown
 
 DEADLINE: Final = 5.0

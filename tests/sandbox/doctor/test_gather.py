@@ -15,10 +15,11 @@ from sandbox import child
 from sandbox.config import KeeperConfig
 from sandbox.doctor import canary, gather
 from sandbox.doctor.canary import NOT_ASKED, try_one
-from sandbox.doctor.checks import SYSBOX, run
+from sandbox.doctor.checks import run
 from sandbox.doctor.facts import Canary, Facts
 from sandbox.engine import Engine, EngineFacts
 from sandbox.errors import EngineError, EngineTimeout, Fault, SandboxFault
+from sandbox.profile import SYSBOX
 from sandbox.readiness import Proof
 from sandbox.report import Status, Unknown
 from tests.sandbox.doctor.test_checks import ENGINE
