@@ -64,6 +64,8 @@ class Room(NamedTuple):
     size: Amount
     free: Amount
     """As a process sees it that is not the host's root: a sandbox's root is none."""
+    device: int = 0
+    """Which one it is, by the kernel's number."""
 
 
 class Watched(NamedTuple):

@@ -252,22 +252,23 @@ def _tell(refusal: str | None) -> None:
 
 def rooms(places: Sequence[Path], beside: Sequence[Path] = ()) -> list[Room]:
     """The file systems that these places are on, each once. Raises `OSError`, but for one of `beside` that is gone."""
-    found = {place.stat().st_dev: _room(place) for place in places}
+    found = {(device := place.stat().st_dev): _room(place, device) for place in places}
     for place in beside:
         with suppress(FileNotFoundError):  # sysbox removes its own when it stops, with every sandbox's
             device = place.stat().st_dev
             if device not in found:
-                found[device] = _room(place)
+                found[device] = _room(place, device)
     return list(found.values())
 
 
-def _room(place: Path) -> Room:
+def _room(place: Path, device: int) -> Room:
     status = os.statvfs(place)
     # What the file system keeps for the host's root (ext4 does) counts as gone, since no job gets it.
     return Room(
         str(place),
         size=Amount(status.f_blocks * status.f_frsize, status.f_files),
         free=Amount(status.f_bavail * status.f_frsize, status.f_favail),
+        device=device,
     )
 
 
