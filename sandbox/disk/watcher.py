@@ -11,12 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Protocol
 
 from sandbox import child, processes
 from sandbox.disk.watch import (
     MEASURE_TIME,
+    NOTHING,
     Amount,
     Condemn,
     DiskWatch,
@@ -285,7 +287,8 @@ def measure(sandbox: Sandbox, seconds: float = MEASURE_TIME) -> Usage | None:
         events.warning(Action.DISK_UNKNOWN, what)
         return None
     found = json.loads(answer)
-    return Usage(Amount(found["bytes"], found["files"]), found["complete"])
+    parts = {device: Amount(size, files) for device, size, files in found["parts"]}
+    return Usage(reduce(Amount.plus, parts.values(), NOTHING), found["complete"], parts)
 
 
 def _inside(inside: Inside | None) -> dict[str, object] | None:
