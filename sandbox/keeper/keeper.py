@@ -26,6 +26,7 @@ from sandbox.logs import Action, Events
 from sandbox.network import Walls, subnet_of
 from sandbox.pool import Action as Act
 from sandbox.pool import Create, Destroy, Prepare, Start, Try
+from sandbox.profile import SYSBOX
 from sandbox.state import IN_ADVANCE, State
 from sandbox.template import SandboxName
 
@@ -86,7 +87,7 @@ class Keeper:
             self._engine.check(profile.runtime, profile.image)
             what = f"profile {name}: image {profile.image}, runtime {profile.runtime}, {profile.warm} warm"
             events.info(Action.PROFILE_KEPT, what)
-            if profile.runtime != "sysbox-runc":
+            if profile.runtime != SYSBOX:
                 weaker = f"runtime {profile.runtime} was asked for; it is not the wall that sysbox-runc is"
                 events.warning(Action.RUNTIME_WEAKER, f"profile {name}: {weaker}")
         self._adopt()
