@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -25,8 +26,9 @@ DEFAULT_TIMEOUT: Final = 7200.0
 """Seconds that a job may take when the response does not say: gitlab-runner's own default."""
 
 PROJECT_FIELD: Final = "job_info.project_id"
+INSTANCE_FIELD: Final = "git_info.repo_url"
 PROTECTED_FIELD: Final = "git_info.protected"
-"""In `job_info.project_id`, `git_info.protected`: as `GitLabJob.missing` names them."""
+"""As `GitLabJob.missing` names them."""
 
 _WITHHELD: Final = frozenset(
     {
@@ -81,7 +83,10 @@ class GitLabJob:
     id: int
     token_hash: str
     """SHA-256 of the job's token: enough to know it again."""
+    instance: str
+    """Which GitLab it comes from, as the address of it; empty when that is not known."""
     project: int
+    """Its number there; 0 when that is not known."""
     protected: bool
     """Whether the job's branch or tag is a protected one."""
     fork: bool
@@ -123,6 +128,7 @@ def parse(content: bytes, given: Mapping[str, str] = MappingProxyType({})) -> Gi
     return GitLabJob(
         id=response.id,
         token_hash=hashlib.sha256(response.token.encode(errors="surrogatepass")).hexdigest(),
+        instance=_instance(response),
         project=response.job_info.project_id or 0,
         protected=_is_protected(response) is True,
         fork=_is_from_fork(response),
@@ -177,9 +183,11 @@ class _Part(BaseModel):
 
 class _JobInfo(_Part):
     project_id: Annotated[int, Field(strict=True, ge=0)] | None = None
+    project_full_path: str = ""
 
 
 class _GitInfo(_Part):
+    repo_url: str = ""
     ref: str = ""
     refspecs: Annotated[list[str], BeforeValidator(_none_is_empty)] = []
     protected: Annotated[bool, Field(strict=True)] | None = None
@@ -296,6 +304,23 @@ def _has_artifacts(dependency: _Dependency) -> bool:
     return dependency.artifacts_file is not None and dependency.artifacts_file.filename != ""
 
 
+def _instance(response: _Response) -> str:
+    """Return the address at which GitLab has its projects, from the one that the job's repository is fetched from.
+
+    GitLab makes that of its own settings. `CI_SERVER_URL` is a variable, of which a job may have more, and a copy of an
+    instance has its `job_info.instance_uuid` too. Where the project's path was not sent, the address is the project's.
+    """
+    try:
+        address = urlsplit(response.git_info.repo_url)
+    except ValueError:
+        return ""
+    host = address.netloc.rpartition("@")[2].lower()  # before it is the job's token
+    if address.scheme not in {"http", "https"} or not host:
+        return ""
+    root = address.path.removesuffix(".git").removesuffix(f"/{response.job_info.project_full_path}")
+    return f"{address.scheme}://{host}{root}"
+
+
 def _is_protected(response: _Response) -> bool | None:
     """Return what GitLab says of the ref, None where it says nothing.
 
@@ -318,6 +343,8 @@ def _is_from_fork(response: _Response) -> bool:
 def _missing(response: _Response) -> Iterator[str]:
     if not response.job_info.project_id:
         yield PROJECT_FIELD
+    if not _instance(response):
+        yield INSTANCE_FIELD
     if _is_protected(response) is None:
         yield PROTECTED_FIELD
 
