@@ -156,11 +156,16 @@ def test_variables_files_and_the_env_file_reach_later_stages(lab: Lab) -> None:
         {"key": "OTHER", "value": "expanded"},
         {"key": "RAW", "value": "$OTHER", "raw": True},
         {"key": "KEYFILE", "value": "in a file", "file": True},
+        {"key": "WHERE", "value": "at $KEYFILE"},
+        {"key": "RUNNER_TEMP_PROJECT_DIR", "value": "/of/the/job"},
     ]
-    script = ['printf "<%s>" "$PLAIN" "$RAW" "$(cat "$KEYFILE")"; echo', 'echo "NEXT=set here" >> "$GITLAB_ENV"']
+    script = [
+        'printf "<%s>" "$PLAIN" "$RAW" "$(cat "$KEYFILE")"; echo; [ "$WHERE" = "at $KEYFILE" ]; cat "${WHERE#at }"',
+        'echo "NEXT=set here" >> "$GITLAB_ENV"',
+    ]
     after = {"name": "after_script", "script": ['echo "then $NEXT $CI_JOB_STATUS"']}
     result = lab.run(script, variables=variables, steps=[after])
-    assert "<it's expanded\nhé\\n><$OTHER><in a file>\n" in result.log
+    assert "<it's expanded\nhé\\n><$OTHER><in a file>\nin a file" in result.log
     assert "then set here success\n" in result.log
 
 

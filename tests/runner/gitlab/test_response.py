@@ -135,6 +135,57 @@ def test_gitlab_runner_s_own_variables_fill_in_what_the_job_says_with_them() -> 
     assert "/builds" not in repr(made)
 
 
+def test_a_file_variable_stands_for_its_path_wherever_another_text_names_it() -> None:
+    """The trap: a secret's contents in the environment of every service, and in what is told of an image's name."""
+    given = {"RUNNER_TEMP_PROJECT_DIR": "/builds/app.tmp", "KUBECONFIG": "the contents"}
+    response = {
+        **MINIMAL,
+        "variables": [
+            variable("KUBECONFIG", "the contents", file=True),
+            variable("CONF", "$KUBECONFIG", public=True),
+            variable("OPEN", "the contents too", public=True, file=True),
+            variable("RUNNER_TEMP_PROJECT_DIR", "/of/the/job", public=True),
+        ],
+        "image": {"name": "app:$KUBECONFIG"},
+        "services": [
+            {
+                "name": "db",
+                "variables": [
+                    variable("OWN", "$CONF and ${KUBECONFIG} and $HERE"),
+                    variable("HERE", "the contents", file=True),
+                ],
+            }
+        ],
+    }
+    made = parse(json.dumps(response).encode(), given)
+    path = "/builds/app.tmp/KUBECONFIG"
+    assert made.service_variables == {
+        "RUNNER_TEMP_PROJECT_DIR": "/builds/app.tmp", "CONF": path, "OPEN": "/builds/app.tmp/OPEN"
+    }  # fmt: skip
+    assert made.image == Image(f"app:{path}")
+    [service] = made.services
+    assert service.variables == {
+        "OWN": f"{path} and {path} and /builds/app.tmp/HERE", "HERE": "/builds/app.tmp/HERE"
+    }  # fmt: skip
+    # What a file variable holds is still there for whoever asks for that, as for DOCKER_AUTH_CONFIG.
+    assert made.variables["KUBECONFIG"] == "the contents"
+    # A later life reads the response again, with what was noted of gitlab-runner's own.
+    assert parse(json.dumps(response).encode(), made.runner_variables) == made
+
+
+def test_a_name_s_last_public_value_is_the_services_though_one_that_is_not_public_follows() -> None:
+    """The trap: a project's protected variable hides the pipeline's public one of its name. gitlab-runner filters."""
+    made = job(
+        variables=[
+            variable("LEVEL", "first", public=True),
+            variable("LEVEL", "public of $LEVEL", public=True),
+            variable("LEVEL", "private"),
+        ]
+    )
+    assert made.service_variables == {"LEVEL": "public of private"}
+    assert made.variables == {"LEVEL": "private"}
+
+
 def test_gitlab_runner_s_own_variables_decide_nothing() -> None:
     """The trap: a job's variables are among them, and shadow what GitLab says of it."""
     given = {SOURCE: "3", PROTECTED: "true", "CI_PROJECT_ID": "9", "CI_JOB_ID": "8", "DOCKER_AUTH_CONFIG": "{}"}
