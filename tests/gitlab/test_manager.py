@@ -265,8 +265,9 @@ def test_prepare_is_tried_again_in_a_new_folder_and_not_after_a_build_failure(la
 
 
 def test_cleanup_counts_for_nothing_and_only_an_administrator_sees_what_it_says(lab: Lab) -> None:
-    lab.hooks(cleanup="echo quiet; echo loud >&2; exit 1")
+    lab.hooks(cleanup="echo quiet; echo loud >&2; sleep 0.3; exit 1")
     result = lab.run(["true"])
+    assert result.stages[-1].took >= 0.3
     assert result.status == "success"
     assert "quiet" not in result.log
     assert result.admin_log == "quiet\nloud\nCleanup script failed: exit status 1\n"
