@@ -66,6 +66,8 @@ class Stage:
     """The process group that it had."""
     ending: float | None = None
     """Seconds that it took to end after it was to end; None when it was not."""
+    took: float = 0.0
+    """Seconds in all."""
 
 
 class Log:
@@ -180,7 +182,7 @@ class Executor:
             (*self._config.hooks, name, *words), self.folder, self._environment(), scope, self._config.graces,
             out or log, admin if name == "cleanup" else log,
         )  # fmt: skip
-        self._build.stages.append(Stage(stage or name, ended.code, ended.group, ended.ending))
+        self._build.stages.append(Stage(stage or name, ended.code, ended.group, ended.ending, ended.took))
         self._judge(ended)
 
     def _environment(self) -> dict[str, str]:

@@ -23,8 +23,8 @@ from tests.runner.conftest import Sandbox
 from tests.waiting import eventually
 
 LIMIT = 10_000
-OURS = "gitlab-1-protected"
-THEIRS = "gitlab-1-unprotected"
+OURS = "gitlab-bf08810b-1-protected"
+THEIRS = "gitlab-bf08810b-1-unprotected"
 PATH = "group/project/default-protected/cache.zip"
 
 

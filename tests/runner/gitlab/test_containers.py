@@ -23,7 +23,15 @@ from runner.gitlab.response import GitLabJob, Image, Service
 
 def job(image: Image | None = None, *services: Service, **service_variables: str) -> GitLabJob:
     return GitLabJob(
-        1, "hash", 1, protected=True, fork=False, image=image, services=services, service_variables=service_variables
+        1,
+        "hash",
+        "https://gitlab.example",
+        1,
+        protected=True,
+        fork=False,
+        image=image,
+        services=services,
+        service_variables=service_variables,
     )
 
 

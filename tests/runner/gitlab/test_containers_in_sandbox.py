@@ -36,7 +36,7 @@ def lab(new_keeper: Callable[..., Keeper]) -> Iterator[Lab]:
 def job(image: str | Image | None, *services: Service, **more: object) -> GitLabJob:
     named = Image(image, pull_policies=NEVER) if isinstance(image, str) else image
     return GitLabJob(
-        1, "hash", 1, protected=True, fork=False, image=named, services=services, **more  # type: ignore[arg-type]
+        1, "hash", "https://gitlab.example", 1, protected=True, fork=False, image=named, services=services, **more  # type: ignore[arg-type]
     )  # fmt: skip
 
 
