@@ -26,7 +26,6 @@ DEFAULT_TIMEOUT: Final = 7200.0
 """Seconds that a job may take when the response does not say: gitlab-runner's own default."""
 
 PROJECT_FIELD: Final = "job_info.project_id"
-INSTANCE_FIELD: Final = "git_info.repo_url"
 PROTECTED_FIELD: Final = "git_info.protected"
 """As `GitLabJob.missing` names them."""
 
@@ -86,7 +85,7 @@ class GitLabJob:
     token_hash: str
     """SHA-256 of the job's token: enough to know it again."""
     instance: str
-    """Which GitLab it comes from, as the address of it; empty when that is not known."""
+    """Which GitLab it comes from, as the address of it; empty for what is no GitLab: each of them sends one."""
     project: int
     """Its number there; 0 when that is not known."""
     protected: bool
@@ -348,8 +347,6 @@ def _is_from_fork(response: _Response) -> bool:
 def _missing(response: _Response) -> Iterator[str]:
     if not response.job_info.project_id:
         yield PROJECT_FIELD
-    if not _instance(response):
-        yield INSTANCE_FIELD
     if _is_protected(response) is None:
         yield PROTECTED_FIELD
 

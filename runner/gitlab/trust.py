@@ -15,9 +15,9 @@ _DIGITS: Final = 8
 def trust_key(job: GitLabJob) -> str:
     """Return the trust key: the GitLab instance, the project there, and whether the ref is protected.
 
-    Somebody else's code, and a job whose instance or project is not known, are `untrusted`.
+    Somebody else's code, and a job whose project is not known, are `untrusted`.
     """
-    if job.fork or not _has_home(job):
+    if job.fork or not job.project:
         return UNTRUSTED
     instance = hashlib.sha256(job.instance.encode(errors="surrogatepass")).hexdigest()[:_DIGITS]
     return f"gitlab-{instance}-{job.project}-{'protected' if job.protected else 'unprotected'}"
@@ -29,10 +29,5 @@ def remark(job: GitLabJob) -> str | None:
         return "This job is for a fork's merge request: it gets a fresh sandbox that nobody inherits."
     if not job.missing:
         return None
-    assumed = "an unprotected ref" if _has_home(job) else "a fresh sandbox that nobody inherits"
+    assumed = "an unprotected ref" if job.project else "a fresh sandbox that nobody inherits"
     return f"GitLab did not send {' and '.join(job.missing)}: {assumed} is assumed."
-
-
-def _has_home(job: GitLabJob) -> bool:
-    """Say whether it is known whose job it is: every instance has a project 1."""
-    return bool(job.instance and job.project)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from runner.errors import ResponseError
 from runner.gitlab.response import (
-    INSTANCE_FIELD,
     PROJECT_FIELD,
     PROTECTED_FIELD,
     Credential,
@@ -39,7 +38,7 @@ def variable(key: str, value: str, **changes: object) -> dict[str, object]:
 def test_what_is_not_there_is_assumed_to_be_least() -> None:
     least = job()
     assert (least.instance, least.project, least.protected, least.fork) == ("", 0, False, False)
-    assert least.missing == (PROJECT_FIELD, INSTANCE_FIELD, PROTECTED_FIELD)
+    assert least.missing == (PROJECT_FIELD, PROTECTED_FIELD)
     assert (least.image, least.services, least.credentials, least.timeout) == (None, (), (), 7200.0)
     assert trust_key(least) == UNTRUSTED
 
@@ -60,7 +59,7 @@ def test_what_was_not_sent_is_there_as_go_s_zero_values() -> None:
         services=[{"name": "redis", "alias": "", "entrypoint": None, "command": None, "pull_policy": None}],
     )
     assert trust_key(zeros) == UNTRUSTED
-    assert zeros.missing == (PROJECT_FIELD, INSTANCE_FIELD, PROTECTED_FIELD)
+    assert zeros.missing == (PROJECT_FIELD, PROTECTED_FIELD)
     assert (zeros.project, zeros.image, zeros.timeout) == (0, None, job().timeout)
     assert [(service.aliases, service.command, service.image.user) for service in zeros.services] == [((), None, None)]
 
@@ -240,7 +239,6 @@ def at_home(git: Mapping[str, object] = MappingProxyType({}), **changes: object)
         (at_home({"protected": False}), "gitlab-bf08810b-3-unprotected"),
         (at_home(), "gitlab-bf08810b-3-unprotected"),
         (at_home({"protected": True}, job_info={}), UNTRUSTED),
-        (at_home({"protected": True, "repo_url": ""}), UNTRUSTED),
         (at_home(variables=[variable(SOURCE, "3")]), "gitlab-bf08810b-3-unprotected"),
         (at_home(variables=[variable(SOURCE, "4")]), UNTRUSTED),
         # A fork's author adds the answer that would be right: GitLab's own stays before it.
@@ -302,14 +300,13 @@ def test_without_the_project_s_path_its_address_stands_for_the_gitlab() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "no address", "https:///group/app.git", "https://[::1/app.git", "file:///app.git"])
-def test_what_is_no_address_of_a_gitlab(url: str) -> None:
+def test_what_sends_no_address_of_a_gitlab_is_one_of_its_own(url: str) -> None:
     made = job(**at_home({"repo_url": url, "protected": True}))
-    assert (trust_key(made), made.missing) == (UNTRUSTED, (INSTANCE_FIELD,))
+    assert (trust_key(made), made.missing) == ("gitlab-e3b0c442-3-protected", ())
 
 
 def test_what_is_said_of_missing_trust() -> None:
     assert PROTECTED_FIELD in (remark(job(**at_home())) or "")
-    assert "a fresh sandbox" in (remark(job(**PROJECT)) or "")
     assert PROJECT_FIELD in (remark(job()) or "")
     assert "fork" in (remark(job(**at_home(variables=[variable(SOURCE, "4")]))) or "")
     assert remark(job(**at_home({"protected": False}))) is None
