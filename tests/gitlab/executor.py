@@ -42,6 +42,8 @@ class Config:
     finish_timeout: float = 10.0  # 300: how long a cancelled stage is waited for before cleanup
     piped_scripts: bool = False
     """Whether scripts have the shape that they had up to 19.0."""
+    object_store: str = ""
+    """Of `[runners.cache]`: the address that caches go to."""
     output_limit: int = 4 * 1024 * 1024
     temp: Path = Path(tempfile.gettempdir())
 
@@ -149,7 +151,8 @@ class Executor:
             project = f"simulated/0/{project}"
         folders = Folders(document["builds_dir"], document["cache_dir"], project)
         self._build.variables = Variables(self._build.job, folders)
-        self.scripts = Scripts(self._build.job, folders, self._build.variables, piped=self._build.config.piped_scripts)
+        config, job, variables = self._build.config, self._build.job, self._build.variables
+        self.scripts = Scripts(job, folders, variables, piped=config.piped_scripts, object_store=config.object_store)
 
     async def run(self, stage: str, scope: Scope) -> bool:
         """Run a stage. False when it has nothing to do; raises JobFailedError."""

@@ -6,6 +6,7 @@
  "jobs": [{"job": …,                  what differs from `job.TEMPLATE`
            "origin": true,            optional: the job's sources come from `origin.py` in the sandbox
            "patience": SECONDS,          optional: that a hook waits for the runner, instead of its minutes
+           "object_store": ADDRESS,      optional: where gitlab-runner is configured to have caches
            "spoiled": {"hook": NAME or STAGE, "with": SHELL, "times": MOST},
                                          optional: it does its work, and then this
            "actions": [{"when": {"log": TEXT} or {"stage": NAME}, "do": ACTION}, …],
@@ -57,6 +58,7 @@ class Play:
     expect: dict[str, Any]
     spoiled: dict[str, Any]
     patience: float
+    object_store: str
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,9 @@ def _play(document: Mapping[str, Any]) -> Play:
         job["variables"] = [{"key": "GIT_STRATEGY", "value": "none"}, *job.get("variables", [])]
     job["variables"] = [_long(variable) for variable in job.get("variables", [])]
     actions, spoiled = list(document.get("actions", [])), dict(document.get("spoiled", {}))
-    return Play(job, actions, dict(document["expect"]), spoiled, document.get("patience", 0.0))
+    return Play(
+        job, actions, dict(document["expect"]), spoiled, document.get("patience", 0.0), document.get("object_store", "")
+    )
 
 
 def _long(variable: dict[str, Any]) -> dict[str, Any]:
@@ -132,6 +136,7 @@ def _start_of_origin() -> list[str]:
 
 
 async def _run(play: Play, config: Config, actions: Actions) -> Result:
+    config = replace(config, object_store=play.object_store)
     config = _impatient(config, play.patience) if play.patience else config
     manager = Manager(_spoiled(config, **play.spoiled) if play.spoiled else config, play.job)
     for action in play.actions:
