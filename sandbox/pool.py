@@ -17,7 +17,8 @@ from sandbox.state import IN_ADVANCE, State, can_be_condemned, check_move, is_al
 LEASE_TERM = 30.0
 """Seconds a lease lasts without being renewed."""
 PROBE_INTERVAL = 60.0
-"""Seconds after which an idle sandbox is proven again; of each profile one at a time, so that another can be lent."""
+"""Seconds after which a sandbox has to run a container again: after its job, or at once when it is idle; then of each
+profile one at a time, so that another can be lent."""
 UNTRUSTED = "untrusted"
 """The trust key of jobs that may not even follow each other: always a fresh sandbox, thrown away after."""
 STUCK_RETRY = 30.0
@@ -63,8 +64,8 @@ class Sandbox:
     """When it came into this state."""
     image: str = ""
     """What it was made from, by id."""
-    proven: float = 0.0
-    """When it was last proven fit."""
+    ran_container: float | None = None
+    """When it was last seen to run a container, or was new; None when this life of the keeper does not know."""
     trust_key: str | None = None
     """Whose leftovers it may carry; None while it has served nobody."""
     jobs: int = 0
@@ -78,6 +79,10 @@ class Sandbox:
     """When the removal of a stuck one is tried again."""
     fault: Fault | None = None
     reason: str | None = None
+
+    def has_to_run_container(self, now: float) -> bool:
+        """Whether the next proof is to show that it still runs one: jobs break more than what answers a question."""
+        return self.ran_container is None or now - self.ran_container >= PROBE_INTERVAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +211,13 @@ class Pool:
         """Its container was started."""
         return self._move(name, State.BOOTING, now)
 
-    def fit(self, name: str, now: float) -> Sandbox:
-        """It was proven fit: at its birth, after a job, or again."""
+    def fit(self, name: str, now: float, *, ran_container: bool = False) -> Sandbox:
+        """It was proven fit: at its birth, after a job, or again; maybe with a container in it."""
         sandbox = self._sandboxes[name]
+        ran = now if ran_container or sandbox.state is State.BOOTING else sandbox.ran_container
         if rollout := self.rollouts.get(sandbox.profile):
             rollout.proven(sandbox.image)
-        return self._move(name, State.READY, now, proven=now, lease=None)
+        return self._move(name, State.READY, now, ran_container=ran, lease=None)
 
     def follow(self, profiles: Mapping[str, Profile]) -> None:
         """Go on with other profiles. Raises `ConfigError` when one is missing that there are sandboxes of."""
@@ -415,10 +421,10 @@ class Pool:
 
     def _to_probe(self, profile: str, now: float) -> list[Action]:
         mine = [s for s in self._sandboxes.values() if s.profile == profile]
-        idle = [s for s in mine if s.state is State.READY and now - s.proven >= PROBE_INTERVAL]
+        idle = [s for s in mine if s.state is State.READY and s.has_to_run_container(now)]
         if not idle or any(s.state is State.INSPECTING for s in mine):
             return []
-        return [Probe(min(idle, key=lambda s: s.proven).name)]
+        return [Probe(min(idle, key=lambda s: s.ran_container or 0.0).name)]
 
     def _lent_to(self, want: Want, lease: Lease) -> Sandbox | None:
         """The sandbox that this attempt has already."""
