@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from sandbox.errors import ConfigError, Fault, KeeperRefused
 from sandbox.profile import Profile, Recreate
 from sandbox.rollout import Rollout
-from sandbox.state import IN_ADVANCE, State, can_be_condemned, check_move, is_alive
+from sandbox.state import BEING_MADE, IN_ADVANCE, State, can_be_condemned, check_move, is_alive
 
 LEASE_TERM = 30.0
 """Seconds a lease lasts without being renewed."""
@@ -26,7 +26,6 @@ STUCK_RETRY = 30.0
 PREPARE_RETRY = 60.0
 """Seconds until another one is made in advance after one could not be made, or was taken away. Nobody waits for it."""
 _REMEMBERED = 50
-_COMING = frozenset({State.CREATING, State.BOOTING})
 _PROVEN = frozenset({State.READY, State.LEASED, State.ORPHANED, State.INSPECTING, State.HELD})
 _NOTHING_LEFT = frozenset({Fault.GONE, Fault.STOPPED})
 
@@ -307,7 +306,7 @@ class Pool:
             return self._move(name, State.CONDEMNED, now, fault=fault, reason=reason)
         if sandbox.state is not State.HELD:
             self.counts[fault] += 1
-        if sandbox.state in _COMING and (rollout := self.rollouts.get(sandbox.profile)):
+        if sandbox.state in BEING_MADE and (rollout := self.rollouts.get(sandbox.profile)):
             rollout.failed(sandbox.image, sandbox.since, fault, reason, now)
         hold = self._hold_instead(sandbox, fault)
         moved = self._move(
@@ -370,7 +369,8 @@ class Pool:
             overdue = sandbox.state is State.STUCK and now >= sandbox.again
             if sandbox.state is State.CONDEMNED or overdue:
                 actions.append(Destroy(sandbox.name))
-        for profile in self.profiles:
+        # Who lacks most comes first: the host bears so many at once, and one busy profile would keep the others out.
+        for profile in sorted(self.profiles, key=lambda name: -self._room(name) / self.profiles[name].warm):
             actions += self._to_fill(profile)
             actions += self._to_renew(profile, now) or self._to_probe(profile, now)
         return actions or self._to_prepare(now)
@@ -393,7 +393,7 @@ class Pool:
 
     def _to_prepare(self, now: float) -> list[Action]:
         """While nothing else is to be done for any profile: what its next sandbox is started from, one at a time."""
-        if any(s.state in _COMING | {State.PREPARING, State.STUCK} for s in self):
+        if any(s.state in BEING_MADE | {State.PREPARING, State.STUCK} for s in self):
             return []
         lacking = (p for p in self.profiles if not self._prepared(p) and not self._candidate(p))
         due = (profile for profile in lacking if now >= self._prepare_from.get(profile, now))
@@ -409,7 +409,7 @@ class Pool:
             if unneeded or self.is_outdated(prepared):
                 return [Replace(prepared.name)]
         mine = [s for s in self if s.profile == profile and _counts(s.state)]
-        if rollout is None or any(s.state in _COMING or s.state is State.STUCK for s in mine):
+        if rollout is None or any(s.state in BEING_MADE or s.state is State.STUCK for s in mine):
             return []
         full = len(mine) > self.profiles[profile].warm
         if rollout.candidate is not None and not full:
@@ -459,7 +459,7 @@ class Pool:
     def _is_trial(self, sandbox: Sandbox) -> bool:
         """Whether it tries a new image, and may well come to nothing."""
         rollout = self.rollouts.get(sandbox.profile)
-        return rollout is not None and sandbox.state in _COMING and sandbox.image == rollout.candidate
+        return rollout is not None and sandbox.state in BEING_MADE and sandbox.image == rollout.candidate
 
     def _prepared(self, profile: str) -> Sandbox | None:
         """The one of this profile that was made in advance: there is one at most."""

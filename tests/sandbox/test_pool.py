@@ -389,6 +389,14 @@ def test_an_empty_pool_is_filled() -> None:
     assert World(warm=3).pool.plan(0.0) == [Create("default", IMAGE)] * 3
 
 
+def test_the_profile_that_lacks_most_comes_first() -> None:
+    """The trap: as many are made at once as the host bears, and a large profile that is always at it has them all."""
+    pool = Pool({"large": Profile(warm=10), "small": Profile(warm=1)})
+    for number in range(4):
+        pool.creating(f"s{number}", number, "large", IMAGE, 0.0)
+    assert pool.plan(0.0) == [Create("small", IMAGE), *[Create("large", IMAGE)] * 6]
+
+
 def test_a_full_pool_has_nothing_to_do() -> None:
     world = World(warm=1)
     world.ready(now=0.0)
