@@ -135,6 +135,8 @@ class Hook:
         """Ask until there is an answer, and return the exit code."""
         for number in (_signal.SIGTERM, _signal.SIGINT):
             _signal.signal(number, self.end)
+        # By systemd it comes to all processes of gitlab-runner's unit, and only says to take no more jobs.
+        _signal.signal(_signal.SIGQUIT, _signal.SIG_IGN)
         self.stood = time.monotonic()
         while True:
             link = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
