@@ -52,7 +52,7 @@ class Hook:
             raise
 
     async def _refuse(self, why: str) -> None:
-        """Answer what cannot be read, so that it is not asked again; and take the rest of it: a hook sends all first."""
+        """Answer what cannot be read, so that it is not asked again. A hook listens when it has sent all of it."""
         await self.finish(SystemFailed(why))
         with contextlib.suppress(OSError):
             while await self._reader.read(_CHUNK):

@@ -1,4 +1,4 @@
-"""Hooks whose service cannot read what they ask, is away for good, or may not be asked: the log says which, and soon."""
+"""Hooks whose service cannot read what they ask, is away for good, or may not be asked: the log soon says which."""
 
 from __future__ import annotations
 
