@@ -326,7 +326,7 @@ def test_what_is_wrong_with_a_setting_of_the_image_is_told_with_its_name(
     root = Path(__file__).parents[3]
     good = {"GITLAB_URL": "https://gitlab.example.com", "GITLAB_TOKEN": "glrt-secret", "PYTHONPATH": str(root)}
     environment = good | {name: value.format(tmp_path) for name, value in settings.items()}
-    program = [sys.executable, root / "images" / "gitlab" / "entrypoint"]
+    program = [sys.executable, str(root / "images" / "gitlab" / "entrypoint")]
     ran = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1), ran.stderr
     assert ran.stderr.startswith(f"gitlab: {said.format(tmp_path)}")
