@@ -497,21 +497,3 @@ async def test_a_response_that_cannot_be_read(lab: Lab) -> None:
     end = await manager.config()
     assert (end.code, end.out) == (2, b"")
     assert "The job response cannot be read" in end.said
-
-
-async def test_a_cancel_while_there_is_no_service(lab: Lab) -> None:
-    """Its hook waits for the service to come back, but not when gitlab-runner wants the end."""
-    manager = lab.manager()
-    manager.environment = {"RUNNER_GITLAB_JOB": "7.x"}
-    manager.socket = lab.folder / "nothing.sock"
-    hook = await manager.start("run", manager.script("true"), "build_script")
-    await eventually(lambda: catches(hook.pid, signal.SIGTERM))
-    terminate(hook)
-    end = await ended(hook)
-    assert end.code == 2
-    assert "Is `runner serve` running there?" in end.said
-
-
-def catches(pid: int, number: int) -> bool:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)

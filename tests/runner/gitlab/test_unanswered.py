@@ -13,7 +13,7 @@ import pytest
 from tests.gitlab.manager import Config
 from tests.gitlab.manager import Manager as Simulator
 from tests.runner.gitlab.conftest import DEADLINE, HOOK, Lab, ended, terminate
-from tests.runner.gitlab.test_hooks import Stage, catches, changed, changing
+from tests.runner.gitlab.test_hooks import Stage, changed, changing
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -132,3 +132,21 @@ async def test_a_socket_that_is_for_others_is_told_at_once(lab: Lab) -> None:
     for about in (("run", manager.script("true"), "build_script"), ("cleanup",)):
         end = await ended(await manager.execute(*command, *about))
         assert (end.code, "(Permission denied). Add that user to the socket's group" in end.said) == (2, True), end.said
+
+
+async def test_a_cancel_while_there_is_no_service(lab: Lab) -> None:
+    """Its hook waits for the service to come back, but not when gitlab-runner wants the end."""
+    manager = lab.manager()
+    manager.environment = {"RUNNER_GITLAB_JOB": "7.x"}
+    manager.socket = lab.folder / "nothing.sock"
+    hook = await manager.start("run", manager.script("true"), "build_script")
+    await eventually(lambda: catches(hook.pid, signal.SIGTERM))
+    terminate(hook)
+    end = await ended(hook)
+    assert end.code == 2
+    assert "Is `runner serve` running there?" in end.said
+
+
+def catches(pid: int, number: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
