@@ -54,10 +54,14 @@ async def start(manager: Manager, text: str, stage: str = "build_script") -> Sta
     return started
 
 
+def changing(change: str) -> str:
+    """Return a program that has a hook's module `client`, with something changed in it."""
+    return f"import posix, sys; sys.path.insert(0, {str(Path(HOOK[-1]).parent)!r}); import client; {change}"
+
+
 def changed(change: str, *arguments: str) -> tuple[str, ...]:
-    """Return the command of a hook with something changed in its module `client`."""
-    program = f"import posix, sys; sys.path.insert(0, {str(Path(HOOK[-1]).parent)!r}); import client; {change}; "
-    return (*HOOK[:-1], "-c", f"{program}posix._exit(client.main({list(arguments)!r}))")
+    """Return the command of a hook with something changed."""
+    return (*HOOK[:-1], "-c", f"{changing(change)}; posix._exit(client.main({list(arguments)!r}))")
 
 
 def test_a_hook_imports_next_to_nothing() -> None:
@@ -428,21 +432,3 @@ async def test_a_response_that_cannot_be_read(lab: Lab) -> None:
     end = await manager.config()
     assert (end.code, end.out) == (2, b"")
     assert "The job response cannot be read" in end.said
-
-
-async def test_a_cancel_while_there_is_no_service(lab: Lab) -> None:
-    """Its hook waits for the service to come back, but not when gitlab-runner wants the end."""
-    manager = lab.manager()
-    manager.environment = {"RUNNER_GITLAB_JOB": "7.x"}
-    manager.socket = lab.folder / "nothing.sock"
-    hook = await manager.start("run", manager.script("true"), "build_script")
-    await eventually(lambda: _catches(hook.pid, signal.SIGTERM))
-    terminate(hook)
-    end = await ended(hook)
-    assert end.code == 2
-    assert "Is `runner serve` running there?" in end.said
-
-
-def _catches(pid: int, number: int) -> bool:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
