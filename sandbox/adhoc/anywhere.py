@@ -83,6 +83,8 @@ def hold(
     """
     if record := _own_record(name):
         machines = options.machines()
+        if record.access is not None:
+            machines.check_running(record)
         machines.store.put(record.model_copy(update={"ends": time.time() + hours * 3600, "idle": None}))
         print(f"{name} is held for {hours:g} h. Get in: sandbox shell {name}")
         return
@@ -106,9 +108,11 @@ def shell(
     keeper: Keeper = None,
 ) -> None:
     """Get into a sandbox of your own, or into one of the keeper's that is held."""
+    words = command or []
+    words = words[1:] if words[:1] == ["--"] else words  # as `run` has it; the parser drops it only before a name
     transport = options.machines().open(name)[1] if _own_record(name) else borrow.enter(_keeper(keeper, name), name)
     with terminal.ended_by_signals(), closing(transport):
-        code = terminal.attach(transport, " ".join(command or []) or _SHELL)
+        code = terminal.attach(transport, " ".join(words) or _SHELL)
     raise typer.Exit(code)
 
 

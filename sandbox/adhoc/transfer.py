@@ -19,7 +19,7 @@ from sandbox.errors import CommandFailed, TransferFailed
 from sandbox.ssh import words
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 MOST_BYTES = 64 * 1024**3
 """What is copied out at most."""
@@ -58,13 +58,15 @@ def get(
     text = f"exec tar --create --hard-dereference --file=- --directory {shlex.quote(parent)} -- {shlex.quote(name)}"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".sandbox-", dir=place.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=".sandbox-", dir=place.parent, ignore_cleanup_errors=True) as folder:
             left_out = _receive(transport, text, source, Path(folder, "all"), most_bytes)
             if left_out == [name]:
                 raise TransferFailed(f"{source} is a symbolic link. Name what it leads to.")
             _move(Path(folder, "all", name), place, Path(folder, "before") if replace else None)
     except OSError as error:
         raise TransferFailed(f"{source} could not be written to {place}: {error}.") from error
+    if os.path.lexists(folder):
+        raise TransferFailed(f"{place} is there, but what was there before is in {folder}, and would not all go.")
     return left_out
 
 
@@ -98,7 +100,7 @@ def _receive(transport: ssh.Transport, text: str, source: str, folder: Path, mos
         tar.feed([])
         tar.channel.settimeout(STALLED)
         errors = _Collected(tar.channel)
-        stream = _Stream(tar.channel)
+        stream = io.BufferedReader(_Stream(tar.channel), _PIECE)
         try:
             left_out = unpack(stream, folder, most_bytes)
             while stream.read(_PIECE):  # tar pads its archives
@@ -137,8 +139,14 @@ class _Stream(io.RawIOBase):
         super().__init__()
         self._channel = channel
 
-    def read(self, size: int = -1, /) -> bytes:
-        return self._channel.recv(size)
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        room = memoryview(buffer)
+        content = self._channel.recv(len(room))
+        room[: len(content)] = content
+        return len(content)
 
     def write(self, content: ReadableBuffer, /) -> int:
         whole = bytes(content)

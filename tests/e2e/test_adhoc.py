@@ -99,6 +99,7 @@ def test_it_is_listed_inspected_and_entered(user: User, box: str) -> None:
     assert "key" not in user.run("inspect", box, "--json").stdout
     inside = user.run("shell", box, "cat; docker ps --quiet; exit 7", given="typed\n")
     assert (inside.returncode, inside.stdout, inside.stderr) == (7, "typed\n", "")
+    assert user.run("shell", box, "--", "echo", "--", "a").stdout == "-- a\n"
 
 
 def test_walls_stand_around_it_and_are_put_back(user: User, box: str) -> None:
@@ -175,10 +176,15 @@ def test_a_terminal_is_one_inside_and_is_as_it_was_afterwards(user: User, box: s
     os.close(theirs)
 
 
-def test_hold_and_reset(user: User, box: str) -> None:
+def test_hold_and_reset(user: User, box: str, docker_client: docker.DockerClient) -> None:
     before = user.store.get(box)
     assert user.run("hold", box, "--for", "2").returncode == 0
     assert user.store.get(box).idle is None
+    docker_client.containers.get(str(before.sandbox)).kill()
+    for verb in ("shell", "hold"):
+        done = user.run(verb, box)
+        told = f"sandbox: The sandbox {box} is stopped. `sandbox reset {box}` makes it anew.\n"
+        assert (done.returncode, done.stderr) == (69, told), verb
     done = user.run("reset", box)
     assert done.returncode == 0, done.stderr
     after = user.store.get(box)
