@@ -83,8 +83,8 @@ class Store:
         found = self._read(self._path(name)) if re.fullmatch(NAME, name) else None
         if found is None and SandboxName.read(name):  # `ls` lists these too
             raise NoSuchSandbox(
-                f"{name} is no sandbox of your own. If it is the keeper's: `sandbox hold` keeps it, `sandbox shell` gets "
-                "in then, `sandbox release` throws it away."
+                f"{name} is no sandbox of your own. If it is the keeper's: `sandbox hold` keeps it, "
+                "`sandbox shell` gets in then, `sandbox release` throws it away."
             )
         if found is None:
             raise NoSuchSandbox(f"There is no sandbox {name}; `sandbox ls` lists them, `sandbox up {name}` makes it.")

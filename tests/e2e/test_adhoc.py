@@ -176,6 +176,18 @@ def test_a_terminal_is_one_inside_and_is_as_it_was_afterwards(user: User, box: s
     os.close(theirs)
 
 
+def test_ctrl_c_at_a_terminal_ends_a_command_with_its_usual_code(user: User, box: str) -> None:
+    ours, theirs = pty.openpty()
+    process = user.start("shell", box, "echo ready; exec sleep 600", out=theirs, terminal=theirs)
+    printed = b""
+    while b"ready" not in printed:
+        printed += os.read(ours, 4096)
+    os.write(ours, b"\x03")
+    assert process.wait(30) == 130
+    os.close(ours)
+    os.close(theirs)
+
+
 def test_hold_and_reset(user: User, box: str, docker_client: docker.DockerClient) -> None:
     before = user.store.get(box)
     assert user.run("hold", box, "--for", "2").returncode == 0
