@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from typing import Annotated
 
 import typer
 
@@ -14,12 +15,30 @@ def assemble(about: str, modules: Mapping[str, str], words: Sequence[str]) -> ty
     `modules` has, by command, the module whose `app` brings it. An `app` with a name is one command, of which its own
     are a part.
     """
-    app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=about, callback=_nothing)
+    app = typer.Typer(
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        help=about,
+        callback=_itself,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
     named = modules.get(words[0]) if words else None
     for module in [named] if named else dict.fromkeys(modules.values()):
         app.add_typer(import_module(module).app)
     return app
 
 
-def _nothing() -> None:
-    """Have a command be a word of its own: typer would make one alone the whole."""
+def _tell_version(context: typer.Context, asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version  # noqa: PLC0415 - nobody else needs it
+
+        print(context.find_root().info_name, version("sandbox-runner"))
+        raise typer.Exit
+
+
+def _itself(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What comes before a command; it also has a command be a word of its own: typer would make one alone the whole."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from types import ModuleType
 
 import pytest
@@ -28,6 +29,15 @@ def test_the_table_has_every_command_and_each_is_where_it_says(cli: ModuleType) 
 def test_where_no_command_is_named_all_are_known(cli: ModuleType, words: list[str]) -> None:
     shown = CliRunner().invoke(cli.app(words), words).output
     assert "ping" in shown
+
+
+@BOTH
+def test_version_and_short_help(cli: ModuleType) -> None:
+    name = cli.__name__.partition(".")[0]
+    told = CliRunner().invoke(cli.app(["--version"]), ["--version"], prog_name=name)
+    assert (told.exit_code, told.output) == (0, f"{name} {version('sandbox-runner')}\n")
+    for words in (["-h"], ["ping", "-h"]):
+        assert "Usage: " in CliRunner().invoke(cli.app(words), words).output
 
 
 @pytest.mark.parametrize("words", [["runner", "ping"], ["runner", "ping", "--live", "--json"], ["sandbox", "ping"]])
