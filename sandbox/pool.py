@@ -27,7 +27,7 @@ PREPARE_RETRY = 60.0
 _REMEMBERED = 50
 _COMING = frozenset({State.CREATING, State.BOOTING})
 _PROVEN = frozenset({State.READY, State.LEASED, State.ORPHANED, State.INSPECTING, State.HELD})
-_NOTHING_LEFT = frozenset({Fault.GONE, Fault.STOPPED})
+_NOTHING_LEFT = frozenset({Fault.GONE, Fault.STOPPED, Fault.RUNTIME_LOST})
 
 
 @dataclass(frozen=True, slots=True)
