@@ -8,6 +8,7 @@ A job may call a process of its own `sysbox-fs`. It counts for nothing here: `pr
 
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -105,16 +106,14 @@ class Daemons:
         if not programs or not self._can_see():
             self._running = None
             return
-        known = self._running or frozenset()
-        there = still_there(known)
-        found = frozenset(daemon for daemon in known if daemon.process in there)
-        if not programs <= {daemon.program for daemon in found} and time.monotonic() >= self._search_again:
-            self._search_again = time.monotonic() + SEARCH_INTERVAL
-            try:
-                found = running(programs)
-            except OSError:  # nothing is known anew
-                return
-        self._running = found
+        if self._running is not None:
+            there = still_there(self._running)
+            self._running = frozenset(daemon for daemon in self._running if daemon.process in there)
+        now, known = time.monotonic(), {daemon.program for daemon in self._running or ()}
+        if not programs <= known and now >= self._search_again:
+            self._search_again = now + SEARCH_INTERVAL
+            with suppress(OSError):  # nothing is known anew then
+                self._running = running(programs)
 
     def of(self, runtime: str) -> frozenset[Daemon]:
         """Those that what is started now under this runtime rests on; none where there are none, or none are known."""

@@ -744,3 +744,20 @@ def test_a_probe_asks_the_runtime_and_changes_nothing(api: Api, engine: Engine) 
     engine.probe("abc")
     assert [request.path for request in api.asked][-1:] == ["/containers/abc/top"]
     assert api.done("POST") == []
+
+
+# -- whether its host is to be seen -----------------------------------------------------------------------------------
+
+SEES = "from sandbox.engine import Engine; import sys; print(Engine(sys.argv[1]).shows_its_host())"
+
+
+def test_who_listens_tells_whether_its_host_is_to_be_seen(api: Api) -> None:
+    assert Engine(api.url).shows_its_host()
+    apart = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", SEES, api.url]
+    told = subprocess.run(apart, capture_output=True, text=True, timeout=60, check=True)
+    assert told.stdout == "False\n", told.stderr
+
+
+def test_who_listens_cannot_be_asked_for_where_nobody_does(tmp_path: Path) -> None:
+    with pytest.raises(EngineUnreachable, match="cannot be connected to"):
+        Engine(f"unix://{tmp_path / 'none.sock'}").shows_its_host()
