@@ -55,16 +55,17 @@ def lost(rests_on: Iterable[Daemon], there: Container[Process]) -> SandboxFault 
 
 
 def lacking(service: Service, running: Iterable[Daemon]) -> str | None:
-    """Why no sandbox can live where of this service no more than that runs, as a sentence; None if all does. Pure."""
+    """What of a service does not run, as a sentence; None where all of it does. Pure."""
     there = {daemon.program for daemon in running}
     missing = [program for program in service.programs if program not in there]
     if not missing:
         return None
-    return (
-        f"The host: {' and '.join(missing)} {'does' if len(missing) == 1 else 'do'} not run, without which no sandbox "
-        f"works. Start it with `systemctl start {service.unit}`; why it ended, `journalctl -u '{service.unit}*'` says. "
-        "Nothing is lent or made meanwhile; work goes on by itself when it runs."
-    )
+    return f"{' and '.join(missing)} {'does' if len(missing) == 1 else 'do'} not run, without which no sandbox works."
+
+
+def remedy(service: Service) -> str:
+    """What starts a service that does not run, and tells why it does not."""
+    return f"Start it: `systemctl start {service.unit}`. Why it ended: `journalctl -u '{service.unit}*'`."
 
 
 def check(rests_on: Iterable[Daemon]) -> SandboxFault | None:
@@ -126,8 +127,11 @@ class Daemons:
         known = self._running
         if known is None:
             return None
-        services = [self._services[runtime] for runtime in dict.fromkeys(runtimes) if runtime in self._services]
-        return next(filter(None, (lacking(service, known) for service in services)), None)
+        for service in (self._services[runtime] for runtime in runtimes if runtime in self._services):
+            if missing := lacking(service, known):
+                then = "Nothing is lent or made meanwhile; work goes on by itself when it runs."
+                return f"The host: {missing} {remedy(service)} {then}"
+        return None
 
     def _can_see(self) -> bool:
         if self._sees is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sandbox import daemons
 from sandbox.daemons import Daemon
+from tests.waiting import until
 
 
 class StandIn:
@@ -24,9 +25,14 @@ class StandIn:
         assert sleep
         shutil.copy(sleep, self.path)
 
-    def start(self, *before: str) -> None:
-        """Start it, by way of another command if one is given."""
-        self._process = subprocess.Popen([*before, str(self.path), "1000"])
+    def start(self) -> None:
+        """Start it, and wait until it has its name, which it gets a moment after it was started."""
+        self.start_inside()
+        until(f"{self.program} runs", lambda: self.running)
+
+    def start_inside(self, *command: str) -> None:
+        """Start it by way of this command, which may well hide it."""
+        self._process = subprocess.Popen([*command, str(self.path), "1000"])
 
     def end(self) -> None:
         """End it as a crash does; one that does not run is fine."""
