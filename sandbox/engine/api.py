@@ -205,6 +205,7 @@ class Engine:
         """Whether this process sees those of the engine's host, and not only those of a pid namespace of its own.
 
         The kernel tells who listens on the engine's socket, by an id in our namespace: 0 for one that is not in it.
+        A `/proc` with `hidepid=ptraceable` hides it all the same, as every process of a root who may more than we.
         """
         try:
             with socket.socket(socket.AF_UNIX) as connection:
@@ -214,7 +215,7 @@ class Engine:
         except OSError as error:
             raise EngineUnreachable(f"The Docker Engine's socket cannot be connected to: {error}.") from error
         pid, _, _ = _PEER.unpack(told)
-        return bool(pid)
+        return pid != 0 and Path(f"/proc/{pid}").exists()
 
     def data_root(self) -> Path:
         """Where the engine keeps containers and volumes on this host."""

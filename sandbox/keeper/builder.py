@@ -68,9 +68,8 @@ class Built:
     rests_on: frozenset[Daemon] = frozenset()
     """The host's daemons that it was started under. None: its runtime needs none, or which they were is not known."""
 
-    @property
     def lost(self) -> SandboxFault | None:
-        """Why it is dead although its container runs; None as far as is known it is not. Asks nobody."""
+        """Why it is dead although its container runs; None where it is not, as far as is known. Asks nobody."""
         return daemons.check(self.rests_on)
 
 
@@ -125,7 +124,7 @@ class Builder:
         if built.boot_id != host.boot_id():
             raise SandboxFault(Fault.STOPPED, "The host was restarted, which ended it.")
         address = self._awake(built)
-        if built.lost:
+        if built.lost():
             return
         deadline = time.monotonic() + INSPECT_DEADLINE
         try:

@@ -38,8 +38,8 @@ LEFTOVERS_INTERVAL = 30.0
 LEFTOVERS_PATIENCE = 10.0
 """Seconds that the start waits for the end of what an earlier life left, so that new sandboxes find room. Running jobs
 wait for the keeper meanwhile."""
-_LOOKED_AT = frozenset({State.INSPECTING})
 _AT_REST = frozenset({State.READY, State.LEASED, State.ORPHANED, State.HELD})
+_MADE = _AT_REST | {State.INSPECTING}
 
 
 class Keeper:
@@ -209,7 +209,7 @@ class Keeper:
         elif before and not now:
             events.info(Action.HOST_CHANGED, "The host: what its container runtime rests on runs again.")
         with self._stock.changed:
-            built = {s.name: self._stock.built[s.name] for s in self._stock.pool if s.state in _AT_REST | _LOOKED_AT}
+            built = {s.name: self._stock.built[s.name] for s in self._stock.pool if s.state in _MADE}
             there = still_there({daemon for each in built.values() for daemon in each.rests_on})
             for name, each in built.items():
                 if fault := lost(each.rests_on, there):

@@ -268,7 +268,7 @@ class Verbs:
 
     def _connect(self, name: str, built: Built) -> socket.socket:
         try:
-            if lost := built.lost:
+            if lost := built.lost():
                 raise lost
             return _dial(built)
         except SandboxFault as fault:
@@ -286,13 +286,14 @@ class Verbs:
 
     def _ended(self, built: Built) -> SandboxFault | None:
         """Whether its job's end is there already, as far as the kernel alone can tell."""
-        runs = self._builder.runs(built)
-        return built.lost if runs else SandboxFault(Fault.STOPPED, "Its container does not run any more.")
+        if not self._builder.runs(built):
+            return SandboxFault(Fault.STOPPED, "Its container does not run any more.")
+        return built.lost()
 
     def _host_can(self, profile: str) -> bool:
-        runtime = self._stock.pool.profiles[profile].runtime
-        refusal = self._storage.refusal or self._daemons.refusal([runtime])
-        return self._watch.may_lend() and refusal is None
+        known = self._stock.pool.profiles.get(profile)  # none of a profile that is not there any more is lent anyway
+        missing = self._daemons.refusal([known.runtime]) if known else None
+        return self._watch.may_lend() and self._storage.refusal is None and missing is None
 
     def _wrong(self) -> str:
         """What is wrong with the host or a new image, and what to do; empty when nothing is."""

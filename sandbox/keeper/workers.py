@@ -193,10 +193,10 @@ class Workers:
             self._storage.wait_while_frozen(name, time.monotonic() + FROZEN_DEADLINE)
             with self._metrics.inspection.labels(occasion).time():
                 prove(built)
-            fault = built.lost
+            fault = built.lost()
         except (SandboxFault, EngineError) as error:
             # A sandbox that its runtime has left looks damaged, and no job has done that.
-            fault = built.lost or as_fault(error)
+            fault = built.lost() or as_fault(error)
             self._metrics.found(fault.seen)
         with stock.changed:
             sandbox = stock.pool.get(name)

@@ -751,10 +751,16 @@ def test_a_probe_asks_the_runtime_and_changes_nothing(api: Api, engine: Engine) 
 SEES = "from sandbox.engine import Engine; import sys; print(Engine(sys.argv[1]).shows_its_host())"
 
 
-def test_who_listens_tells_whether_its_host_is_to_be_seen(api: Api) -> None:
+APART = ["unshare", "--pid", "--fork", "--kill-child"]
+HIDDEN = 'mount -t proc -o hidepid=ptraceable proc /proc && exec setpriv --bounding-set=-all --inh-caps=-all "$@"'
+
+
+@pytest.mark.parametrize("blind", [APART, ["unshare", "--mount", "sh", "-c", HIDDEN, "sh"]])
+def test_who_listens_tells_whether_its_host_is_to_be_seen(api: Api, blind: list[str]) -> None:
     assert Engine(api.url).shows_its_host()
-    apart = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", SEES, api.url]
-    told = subprocess.run(apart, capture_output=True, text=True, timeout=60, check=True)
+    told = subprocess.run(
+        [*blind, sys.executable, "-c", SEES, api.url], capture_output=True, text=True, timeout=60, check=True
+    )
     assert told.stdout == "False\n", told.stderr
 
 
