@@ -88,6 +88,7 @@ class Fault(StrEnum):
     DISK_LIMIT = "disk-limit"
     HOST_DISK = "host-disk"
     ENGINE_FAILED = "engine-failed"
+    RUNTIME_LOST = "runtime-lost"
     NO_SUBNET = "no-subnet"
     NO_WALLS = "no-walls"
     KEEPER_DEFECT = "keeper-defect"

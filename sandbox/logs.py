@@ -53,7 +53,7 @@ class Action(StrEnum):
     GAVE_UP = "gave_up"
     """Only a new keeper process can go on, and this one ends."""
     HOST_CHANGED = "host_changed"
-    """The host works, is suspected, or is wedged; or somebody else is to blame now."""
+    """The host works, is suspected, is wedged, or lacks its runtime's daemons; or somebody else is to blame now."""
     IMAGE_TRIED = "image_tried"
     """A profile's image has a new meaning, and one sandbox tries it."""
     IMAGE_TAKEN = "image_taken"

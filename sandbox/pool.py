@@ -27,7 +27,7 @@ PREPARE_RETRY = 60.0
 """Seconds until another one is made in advance after one could not be made, or was taken away. Nobody waits for it."""
 _REMEMBERED = 50
 _PROVEN = frozenset({State.READY, State.LEASED, State.ORPHANED, State.INSPECTING, State.HELD})
-_NOTHING_LEFT = frozenset({Fault.GONE, Fault.STOPPED})
+_NOTHING_LEFT = frozenset({Fault.GONE, Fault.STOPPED, Fault.RUNTIME_LOST})
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ from sandbox.errors import Fault, SandboxFault
 _PROC = "/proc"
 _ROUNDS = 5
 _MOST_READ = 64 * 1024
+_LONGEST_NAME = 15
+"""Bytes of a program's name that the kernel keeps."""
 _LOGINS = (b"sshd-session", b"sshd-auth")
 """What OpenSSH 9.8 and newer call the processes of one connection (its release notes)."""
 # Fields of /proc/PID/stat after the command's closing parenthesis, see proc(5).
@@ -40,6 +42,23 @@ def of_container(container_id: str) -> frozenset[Process]:
     """Every live process of the container, nested namespaces and nested cgroups included; no zombies."""
     found = (_in_container(name, container_id.encode()) for name in os.listdir(_PROC) if name.isdecimal())
     return frozenset(process for process in found if process is not None)
+
+
+def of_host(programs: Iterable[str]) -> dict[str, frozenset[Process]]:
+    """The live processes of these programs that are the host's own: root's, and in no pid namespace of a container.
+
+    Names are anybody's to give: a job may run a program of its own by any of them, and as root. But its sandbox has a
+    pid namespace, in which the process has another id, and a root that is not the host's. Only what every process may
+    read is read: the keeper may not look into those of a root with more capabilities than its own.
+    """
+    names = {program.encode()[:_LONGEST_NAME]: program for program in programs}
+    found: dict[str, set[Process]] = {}
+    for pid in filter(str.isdecimal, os.listdir(_PROC)):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended while we looked
+            name = _read(pid, "comm").rstrip(b"\n")
+            if name in names and _is_of_host(pid) and (process := _identify(pid)):
+                found.setdefault(names[name], set()).add(process)
+    return {program: frozenset(them) for program, them in found.items()}
 
 
 def at_rest(container_id: str) -> frozenset[Process]:
@@ -88,6 +107,12 @@ def _has_id(pid: str, container_id: bytes) -> bool:
         # Older kernels do not tell a path longer than PATH_MAX. Only somebody who hides nests cgroups that deep: such a
         # process is taken for a job's, whosever sandbox is asked about.
         return error.errno == errno.ENAMETOOLONG
+
+
+def _is_of_host(pid: str) -> bool:
+    """By proc(5): `Uid` as this user namespace sees it, and `NSpid` with an id for each pid namespace below ours."""
+    fields = dict(line.partition(b":")[::2] for line in _read(pid, "status").splitlines())
+    return set(fields[b"Uid"].split()) == {b"0"} and len(fields.get(b"NSpid", b"").split()) <= 1
 
 
 def _identify(pid: str) -> Process | None:

@@ -17,6 +17,7 @@ _NOT_THE_IMAGE = frozenset(
         Fault.HOST_DISK,
         Fault.KEEPER_DEFECT,
         Fault.WRONG_RUNTIME,
+        Fault.RUNTIME_LOST,
         Fault.ENGINE_FAILED,  # what it refuses for the image's sake is told apart (`engine.ImageUnfit`)
     }
 )

@@ -14,7 +14,7 @@ from runner.execution.ending import outcome_of
 from runner.execution.heartbeat import Heartbeat
 from runner.execution.pursuit import CATCH_UP, Pursuit
 from runner.logs import Action, Events
-from runner.outcome import Limit, Outcome, SandboxLost, SetupFailed, TimedOut
+from runner.outcome import Killed, Limit, Outcome, SandboxLost, ScriptFailed, SetupFailed, TimedOut
 
 _events = Events(__name__)
 
@@ -35,7 +35,7 @@ class Flight:
         for timeout in self._waits():
             await self._news(script, timeout)
             if script.done() and not script.exception():
-                return outcome_of(script.result())
+                return await self._believed(outcome_of(script.result()))
             if self._cancellation.cause:
                 return self._cancellation.cause
             if self._cancellation.detached:
@@ -43,7 +43,7 @@ class Flight:
             if script.done():
                 return _broken(script.exception())
             if self._heartbeat.is_lost:
-                return SandboxLost(f"The lease was taken away while the script was running. {self._heartbeat.why}")
+                return self._taken_away()
             if self._pursuit.settled:
                 break
         return TimedOut(Limit.JOB)
@@ -60,6 +60,14 @@ class Flight:
             await asyncio.wait([script], timeout=seconds)
         ended = script.done() and not script.cancelled() and not script.exception()
         return ended and script.result().left == 0
+
+    async def _believed(self, outcome: Outcome) -> Outcome:
+        """A script that failed may have failed because its sandbox broke under it: the source of leases would know."""
+        failed = isinstance(outcome, ScriptFailed | Killed)
+        return self._taken_away() if failed and await self._heartbeat.lost_by_now() else outcome
+
+    def _taken_away(self) -> SandboxLost:
+        return SandboxLost(f"The lease was taken away while the script was running. {self._heartbeat.why}")
 
     def _waits(self) -> list[float | None]:
         """Return for how long to wait for news, and how long again while an end could be on its way.

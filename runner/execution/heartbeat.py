@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Final
 
 from runner.errors import LeaseLostError
 from runner.execution.lease import Lease
 from runner.logs import Action, Events
 
 _events = Events(__name__)
+
+ASK_DEADLINE: Final = 5.0
+"""Seconds for the source of leases to answer while an outcome waits for it."""
 
 
 class Heartbeat:
@@ -41,6 +45,14 @@ class Heartbeat:
         """Renew now. A source may be patient only with leases that were renewed."""
         self._asked.set()
 
+    async def lost_by_now(self) -> bool:
+        """Ask once whether the lease is gone for good. Where nobody answers in time it is not, as far as is known."""
+        if not self.is_lost:
+            with contextlib.suppress(Exception):  # the loop tells of it, if it lasts
+                async with asyncio.timeout(ASK_DEADLINE):
+                    await self._renew()
+        return self.is_lost
+
     async def stop(self) -> None:
         """Stop renewing. Idempotent."""
         self._task.cancel()
@@ -54,12 +66,19 @@ class Heartbeat:
             self._asked.clear()
             try:
                 async with asyncio.timeout(self._lease.term):
-                    await self._lease.renew()
-            except LeaseLostError as error:
-                self.why = str(error)
-                self._lost.set()
+                    await self._renew()
+            except LeaseLostError:
                 return
             except Exception as error:  # noqa: BLE001 - a loop that cannot die
                 what = f"The lease could not be renewed: {error}"
                 lease = self._lease
                 _events.warning(Action.LEASE_CALL_FAILED, what, sandbox=lease.sandbox, attempt=lease.attempt)
+
+    async def _renew(self) -> None:
+        """Renew once. Errors: as for `Lease.renew`; that it is gone for good is kept."""
+        try:
+            await self._lease.renew()
+        except LeaseLostError as error:
+            self.why = str(error)
+            self._lost.set()
+            raise

@@ -9,7 +9,7 @@ from ipaddress import IPv4Network
 from types import MappingProxyType
 from typing import Final
 
-from sandbox import report
+from sandbox import daemons, report
 from sandbox.disk.watch import Room, reserve_of
 from sandbox.doctor.facts import Canary, Facts
 from sandbox.engine import EngineFacts, advice
@@ -19,6 +19,8 @@ from sandbox.network import SUBNET_PREFIX
 from sandbox.profile import SYSBOX
 from sandbox.report import Check, Found, Result, Unknown, bad, dubious, good, unchecked
 
+PROGRAMS: Final = (SYSBOX, *daemons.SERVICES[SYSBOX].programs)
+"""Of sysbox, which are of one release."""
 OLDEST_ENGINE: Final = (20, 10)
 OLDEST_SYSBOX: Final = (0, 7, 1)
 OLDEST_KERNEL: Final = (5, 19)
@@ -37,6 +39,10 @@ ROOMY: Final = 10 * 1024**3
 """Bytes beyond the host's reserve that a few jobs with images of their own want."""
 CLOCK: Final = 2.0
 """Seconds between the clocks that nobody's certificates or caches mind."""
+_ASK_ON_HOST: Final = (
+    f"Run on the host: {', '.join(f'`{program} --version`' for program in PROGRAMS)}. "
+    f"Each must say {'.'.join(map(str, OLDEST_SYSBOX))} or newer."
+)
 _GIB: Final = 1024**3
 _UNUSED: Final = unchecked("The sandbox was not fit to be asked.")
 _NO_ENGINE: Final = unchecked("The engine has to answer first.")
@@ -96,18 +102,38 @@ def _runtime(facts: Facts) -> Result:
     return good(f"The engine knows {', '.join(wanted)}.")
 
 
+def _sysbox_running(facts: Facts) -> Result:
+    if SYSBOX not in facts.wanted.runtimes:
+        return unchecked("No profile uses sysbox-runc.")
+    if isinstance(facts.daemons, Unknown):
+        return unchecked(facts.daemons.why)
+    service = daemons.SERVICES[SYSBOX]
+    if missing := daemons.lacking(service, facts.daemons):
+        return bad(missing, daemons.remedy(service))
+    return good(f"{' and '.join(service.programs)} run.")
+
+
 def _sysbox(facts: Facts) -> Result:
     if SYSBOX not in facts.wanted.runtimes:
         return unchecked("No profile uses sysbox-runc.")
-    if isinstance(facts.sysbox, Unknown):
-        return unchecked(facts.sysbox.why)
-    labelled = re.search(r"version:\s*(\S+)", facts.sysbox)
-    shown = labelled[1] if labelled else facts.sysbox[:100].strip()
-    found = _version(shown)
-    if found is None:
-        return dubious(f"sysbox-runc says of its version: {shown!r}.", _name(OLDEST_SYSBOX, "sysbox"))
-    seen = f"sysbox is version {shown}."
-    return good(seen) if found >= OLDEST_SYSBOX else bad(seen, _name(OLDEST_SYSBOX, "sysbox"))
+    told = [(program, facts.sysbox[program]) for program in PROGRAMS]
+    shown = {program: _shown(text) for program, text in told if not isinstance(text, Unknown)}
+    seen = f"{', '.join(f'{program} is version {version}' for program, version in shown.items())}."
+    versions = {program: _version(version) for program, version in shown.items()}
+    if any(version and version < OLDEST_SYSBOX for version in versions.values()):
+        return bad(seen, f"{_name(OLDEST_SYSBOX, 'sysbox')} Its programs belong together.")
+    if unknown := [text.why for _, text in told if isinstance(text, Unknown)]:
+        return dubious(" ".join(dict.fromkeys(unknown)), _ASK_ON_HOST)
+    if odd := [program for program, version in versions.items() if version is None]:
+        said = ", ".join(f"{program} says {shown[program]!r}" for program in odd)
+        return dubious(f"That tells no version: {said}.", _name(OLDEST_SYSBOX, "sysbox"))
+    return good(seen)
+
+
+def _shown(text: str) -> str:
+    """What a program of sysbox says of its version."""
+    labelled = re.search(r"version:\s*(\S+)", text)
+    return labelled[1] if labelled else text[:100].strip()
 
 
 def _kernel(facts: Facts) -> Result:
@@ -332,6 +358,7 @@ CHECKS: Final[tuple[Check[Facts], ...]] = (
     Check("engine-version", _engine_version),
     Check("storage-driver", _storage),
     Check("runtime", _runtime),
+    Check("sysbox-running", _sysbox_running),
     Check("sysbox-version", _sysbox),
     Check("kernel", _kernel),
     Check("cgroups", _cgroups),

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
+from sandbox.daemons import Daemon
 from sandbox.disk.watch import Room
 from sandbox.engine import EngineFacts
 from sandbox.errors import Fault
@@ -47,8 +48,10 @@ class Facts:
     engine: EngineFacts | Unknown
     images: frozenset[str] | Unknown
     """Those of the wanted ones that are there."""
-    sysbox: str | Unknown
-    """What `sysbox-runc --version` printed."""
+    daemons: frozenset[Daemon] | Unknown
+    """Those of sysbox that run on the host."""
+    sysbox: Mapping[str, str | Unknown]
+    """By each of sysbox's programs: what it printed with `--version`."""
     kernel: str
     """Its release, as uname(2) tells it."""
     controllers: frozenset[str] | Unknown

@@ -1,20 +1,23 @@
 """Gathers the facts of a host. Each has a deadline that ends it, and one that hangs is no end of the others."""
 
 import json
+import os
 import platform
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Final, TypeVar
 
-from sandbox import child
+from sandbox import child, daemons
 from sandbox.config import KeeperConfig
+from sandbox.daemons import Daemon
 from sandbox.disk.watch import Amount, Room
-from sandbox.doctor.checks import KERNEL_LIMITS
+from sandbox.doctor.checks import KERNEL_LIMITS, PROGRAMS
 from sandbox.doctor.facts import Canary, Facts, Wanted
 from sandbox.engine import Engine, EngineFacts
 from sandbox.errors import SandboxError
@@ -57,7 +60,8 @@ def gather(want: Wanted, engine: Engine, canary: Canary | Unknown) -> Facts:
         wanted=want,
         engine=about,
         images=images,
-        sysbox=_told(lambda: _sysbox(about)),
+        daemons=_told(lambda: _daemons(engine)),
+        sysbox={program: _told(partial(_version_of, program, about)) for program in PROGRAMS},
         kernel=platform.release(),
         controllers=_told(lambda: controllers(Path("/sys/fs/cgroup/cgroup.controllers"), Path("/proc/cgroups"))),
         room=room,
@@ -116,12 +120,20 @@ def _room(folder: Path) -> Room:
     return Room(str(folder), Amount(*answer["size"]), Amount(*answer["free"]), answer["device"])
 
 
-def _sysbox(about: EngineFacts | Unknown) -> str:
+def _daemons(engine: Engine) -> frozenset[Daemon]:
+    if not engine.shows_its_host():
+        raise OSError("the host's processes are not to be seen here, without `pid: host`")
+    return daemons.running(daemons.SERVICES[SYSBOX].programs)
+
+
+def _version_of(program: str, about: EngineFacts | Unknown) -> str:
+    """One that is installed. Those that run are of no help in a container: they may not be looked into."""
     registered = "" if isinstance(about, Unknown) else about.runtimes.get(SYSBOX, "")
-    program = shutil.which(registered or SYSBOX)
-    if program is None:
-        raise OSError("there is no program sysbox-runc to be asked here")
-    return printed([program, "--version"])
+    beside = f"{Path(registered).parent}:" if Path(registered).is_absolute() else ""
+    found = shutil.which(program, path=f"{beside}{os.environ.get('PATH', os.defpath)}")
+    if found is None:
+        raise OSError(f"there is no program {program} to be asked here")
+    return printed([found, "--version"])
 
 
 def printed(command: list[str]) -> str:

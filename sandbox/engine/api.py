@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import socket
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -65,6 +67,8 @@ REMOVE_DEADLINE = 150.0
 """Seconds for a removal; longer means that the runtime hangs, as `health.REMOVAL_HANGS` has said before."""
 PROBE_DEADLINE = 10.0
 """Seconds for the runtime's answer to something harmless: 50 ms are usual."""
+_PEER = struct.Struct("3i")
+"""Process id, user and group of who listens: unix(7)."""
 MOST_CALLS = 64
 """Calls that may be under way at once; each has a connection of its own."""
 
@@ -196,6 +200,22 @@ class Engine:
             raise SandboxFault(Fault.GONE, "Its container is gone: somebody removed it.") from None
         with understood(Step.INSPECT):
             return container_facts(found)
+
+    def shows_its_host(self) -> bool:
+        """Whether this process sees those of the engine's host, and not only those of a pid namespace of its own.
+
+        The kernel tells who listens on the engine's socket, by an id in our namespace: 0 for one that is not in it.
+        A `/proc` with `hidepid=ptraceable` hides it all the same, as every process of a root who may more than we.
+        """
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(CALL_DEADLINE)
+                connection.connect(_socket_path(self._url))
+                told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        except OSError as error:
+            raise EngineUnreachable(f"The Docker Engine's socket cannot be connected to: {error}.") from error
+        pid, _, _ = _PEER.unpack(told)
+        return pid != 0 and Path(f"/proc/{pid}").exists()
 
     def data_root(self) -> Path:
         """Where the engine keeps containers and volumes on this host."""

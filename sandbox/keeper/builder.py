@@ -8,7 +8,8 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from types import MappingProxyType
 
-from sandbox import freezer, host, processes, readiness
+from sandbox import daemons, freezer, host, processes, readiness
+from sandbox.daemons import Daemon
 from sandbox.engine import Engine, ImageUnfit
 from sandbox.errors import (
     ConfigError,
@@ -64,6 +65,12 @@ class Built:
     """Where its files are on the host."""
     cgroup: Path
     """What all of its processes are in, or below."""
+    rests_on: frozenset[Daemon] = frozenset()
+    """The host's daemons that it was started under. None: its runtime needs none, or which they were is not known."""
+
+    def lost(self) -> SandboxFault | None:
+        """Why it is dead although its container runs; None where it is not, as far as is known. Asks nobody."""
+        return daemons.check(self.rests_on)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +118,14 @@ class Builder:
     def adopt(self, built: Built) -> None:
         """Prove that a sandbox which an earlier life of the keeper lent is there, and is still the same.
 
-        Its inner Docker Engine may be whatever its job has made of it by now. Raises `SandboxFault` or `EngineError`.
+        Its inner Docker Engine may be whatever its job has made of it by now. Of one that its runtime has left no login
+        is asked: it is taken over to be lost at the next look, with that cause. Raises `SandboxFault` or `EngineError`.
         """
         if built.boot_id != host.boot_id():
             raise SandboxFault(Fault.STOPPED, "The host was restarted, which ended it.")
         address = self._awake(built)
+        if built.lost():
+            return
         deadline = time.monotonic() + INSPECT_DEADLINE
         try:
             readiness.prove(lambda: readiness.connect(address, deadline), built.identity, deadline)

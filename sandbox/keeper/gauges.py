@@ -9,6 +9,7 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sandbox.daemons import Daemons
 from sandbox.errors import Fault
 from sandbox.health import HostState
 from sandbox.keeper.guard import Guard
@@ -26,10 +27,13 @@ _STATES = [state for state in State if state is not State.GONE and state not in 
 class Gauges(Collector):
     """Reads the parts of one keeper when it is collected. Safe to use from any thread."""
 
-    def __init__(self, metrics: Metrics, stock: Stock, guard: Guard, watch: HostWatch, storage: Storage) -> None:
+    def __init__(
+        self, metrics: Metrics, stock: Stock, guard: Guard, watch: HostWatch, daemons: Daemons, storage: Storage
+    ) -> None:
         self._stock = stock
         self._guard = guard
         self._watch = watch
+        self._daemons = daemons
         self._storage = storage
         self._registry = metrics.registry
         self._registry.register(self)
@@ -78,6 +82,10 @@ class Gauges(Collector):
         broken = self._watch.open_breakers
         breakers = {profile: int(profile in broken) for profile in self._stock.pool.profiles}
         yield _gauge("sandbox_breaker_open", "Whether every new sandbox of the profile fails", breakers, "profile")
+        profiles = self._stock.pool.profiles.items()
+        down = {name: int(self._daemons.refusal([profile.runtime]) is not None) for name, profile in profiles}
+        meaning = "Whether nothing of the profile is lent or made because its runtime's daemons do not run"
+        yield _gauge("sandbox_runtime_down", meaning, down, "profile")
 
     def _of_disk(self) -> Iterator[Metric]:
         meaning = "Whether nothing is lent for want of room on the host's disk"

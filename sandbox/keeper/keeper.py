@@ -7,6 +7,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 
 from sandbox.config import KeeperConfig
+from sandbox.daemons import Daemons, lost, still_there
 from sandbox.engine import Engine, Owned, StaleSocket
 from sandbox.errors import EngineError, Fault, SandboxError
 from sandbox.keeper.adoption import adoptable
@@ -39,6 +40,7 @@ LEFTOVERS_PATIENCE = 10.0
 """Seconds that the start waits for the end of what an earlier life left, so that new sandboxes find room. Running jobs
 wait for the keeper meanwhile."""
 _AT_REST = frozenset({State.READY, State.LEASED, State.ORPHANED, State.HELD})
+_MADE = _AT_REST | {State.INSPECTING}
 
 
 class Keeper:
@@ -68,7 +70,10 @@ class Keeper:
         self._watch = watch or HostWatch(metrics)
         self._images = Images(self._stock, engine)
         self._storage = Storage(config, self._stock, engine, self._builder)
-        parts = Parts(home, engine, self._stock, self._builder, self._guard, self._watch, self._storage, metrics)
+        self._daemons = Daemons(engine.shows_its_host)
+        parts = Parts(
+            home, engine, self._stock, self._builder, self._guard, self._watch, self._daemons, self._storage, metrics
+        )
         self._workers = Workers(parts)
         self.verbs = Verbs(parts, self._workers)
         self._stopping = threading.Event()
@@ -83,6 +88,7 @@ class Keeper:
         Raises `EngineError` or `WallsDown`.
         """
         self._engine.check_storage()
+        self._look_at_daemons()
         for name, profile in self._stock.pool.profiles.items():
             self._engine.check(profile.runtime, profile.image)
             what = f"profile {name}: image {profile.image}, runtime {profile.runtime}, {profile.warm} warm"
@@ -166,6 +172,7 @@ class Keeper:
     def reconcile_once(self) -> None:
         """Compare the pool with the engine and start what should be done. Raises `EngineError` or `WallsDown`."""
         self._watch.look()
+        self._look_at_daemons()  # first: it does not need the engine, which may be away with them
         if self._watch.listing_due():
             self._compare()
             self._images.look()
@@ -186,9 +193,28 @@ class Keeper:
 
     def _admits(self, action: Act) -> bool:
         """Whether the host can bear it now."""
-        if isinstance(action, Create | Prepare | Start | Try) and self._storage.refusal:
-            return False
+        if isinstance(action, Create | Prepare | Start | Try):
+            runtime = self._stock.pool.profiles[action.profile].runtime
+            if self._storage.refusal or self._daemons.refusal([runtime]):
+                return False
         return self._watch.admits(action, sum(s.state in BEING_MADE for s in self._stock.pool))
+
+    def _look_at_daemons(self) -> None:
+        """Which daemons of the runtimes run, and which sandboxes were started under one that has ended."""
+        runtimes = [profile.runtime for profile in self._stock.pool.profiles.values()]
+        before = self._daemons.refusal(runtimes)
+        self._daemons.look(runtimes)
+        now = self._daemons.refusal(runtimes)
+        if now and not before:
+            events.warning(Action.HOST_CHANGED, now)
+        elif before and not now:
+            events.info(Action.HOST_CHANGED, "The host: what its container runtime rests on runs again.")
+        with self._stock.changed:
+            built = {s.name: self._stock.built[s.name] for s in self._stock.pool if s.state in _MADE}
+            there = still_there({daemon for each in built.values() for daemon in each.rests_on})
+            for name, each in built.items():
+                if fault := lost(each.rests_on, there):
+                    self._stock.condemn(name, fault.fault, str(fault))
 
     def _compare(self) -> None:
         """What the engine has and what the pool thinks it has."""

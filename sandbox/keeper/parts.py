@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sandbox.daemons import Daemons
 from sandbox.engine import Engine
 from sandbox.keeper.builder import Builder
 from sandbox.keeper.guard import Guard
@@ -22,5 +23,6 @@ class Parts:
     builder: Builder
     guard: Guard
     watch: HostWatch
+    daemons: Daemons
     storage: Storage
     metrics: Metrics

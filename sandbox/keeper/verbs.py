@@ -39,10 +39,11 @@ class Verbs:
         self._builder = parts.builder
         self._guard = parts.guard
         self._watch = parts.watch
+        self._daemons = parts.daemons
         self._storage = parts.storage
         self._metrics = parts.metrics
         self._workers = workers
-        self._gauges = Gauges(parts.metrics, parts.stock, parts.guard, parts.watch, parts.storage)
+        self._gauges = Gauges(parts.metrics, parts.stock, parts.guard, parts.watch, parts.daemons, parts.storage)
         self._closed = threading.Event()
 
     def close(self) -> None:
@@ -114,11 +115,10 @@ class Verbs:
         """
         with self._stock.changed:
             sandbox = self._stock.pool.renew(request.token, time.monotonic())
-            ended = not self._builder.runs(self._stock.built[sandbox.name])
-        if ended:
-            reason = "Its container does not run any more."
-            self._stock.condemn(sandbox.name, Fault.STOPPED, reason)
-            raise KeeperRefused(reason)
+            fault = self._ended(self._stock.built[sandbox.name])
+        if fault:
+            self._stock.condemn(sandbox.name, fault.fault, str(fault))
+            raise KeeperRefused(str(fault))
         return protocol.Done()
 
     def kill(self, request: protocol.Kill) -> protocol.Done:
@@ -182,7 +182,8 @@ class Verbs:
         wrong = self._wrong()
         if lacking:
             wrong = f"No sandbox for: {', '.join(lacking)}. {wrong or f'Last trouble: {self._stock.trouble}'}"
-        return protocol.Pong(fit=not lacking and self._host_can(), message=wrong or "ready")
+        can = all(map(self._host_can, self._stock.pool.profiles))
+        return protocol.Pong(fit=not lacking and can, message=wrong or "ready")
 
     def measure(self) -> protocol.Measured:
         """What is counted, timed, and so now."""
@@ -248,10 +249,11 @@ class Verbs:
                 while not self._closed.is_set():
                     if hung_up():  # it would keep a sandbox from the others, and have idle ones of theirs thrown away
                         raise NotNow("Its client went away while it waited for a sandbox.")
-                    if self._host_can() and (sandbox := stock.pool.lend(want, lease, time.monotonic())):
+                    if self._host_can(request.profile) and (sandbox := stock.pool.lend(want, lease, time.monotonic())):
                         return sandbox, stock.built[sandbox.name]
                     if (left := deadline - time.monotonic()) <= 0:
-                        raise (KeeperRefused if self._host_can() else NotNow)(self._none_in_time(request))
+                        can = self._host_can(request.profile)
+                        raise (KeeperRefused if can else NotNow)(self._none_in_time(request))
                     stock.changed.wait(min(left, LOOK_INTERVAL))
             finally:
                 stock.wants.remove(want)
@@ -266,6 +268,8 @@ class Verbs:
 
     def _connect(self, name: str, built: Built) -> socket.socket:
         try:
+            if lost := built.lost():
+                raise lost
             return _dial(built)
         except SandboxFault as fault:
             self._stock.condemn(name, fault.fault, str(fault))
@@ -280,13 +284,22 @@ class Verbs:
         seen = [reason.sentence for reason in verdict.reasons if reason.kind is ReasonKind.NETWORK]
         return SandboxFault(Fault.DAMAGED, " ".join(seen)) if seen else None
 
-    def _host_can(self) -> bool:
-        return self._watch.may_lend() and self._storage.refusal is None
+    def _ended(self, built: Built) -> SandboxFault | None:
+        """Whether its job's end is there already, as far as the kernel alone can tell."""
+        if not self._builder.runs(built):
+            return SandboxFault(Fault.STOPPED, "Its container does not run any more.")
+        return built.lost()
+
+    def _host_can(self, profile: str) -> bool:
+        known = self._stock.pool.profiles.get(profile)  # none of a profile that is not there any more is lent anyway
+        missing = self._daemons.refusal([known.runtime]) if known else None
+        return self._watch.may_lend() and self._storage.refusal is None and missing is None
 
     def _wrong(self) -> str:
         """What is wrong with the host or a new image, and what to do; empty when nothing is."""
         _, wrong = self._watch.look()
-        return self._storage.refusal or wrong or " ".join(self._stock.refused_images())
+        missing = self._daemons.refusal(profile.runtime for profile in self._stock.pool.profiles.values())
+        return self._storage.refusal or missing or wrong or " ".join(self._stock.refused_images())
 
     def _none_in_time(self, request: protocol.Lend) -> str:
         mine = [sandbox.state for sandbox in self._stock.pool if sandbox.profile == request.profile]

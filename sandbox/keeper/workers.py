@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Network
 
+from sandbox.daemons import check
 from sandbox.errors import ConfigError, EngineError, EngineTimeout, EngineUnreachable, Fault, SandboxFault
 from sandbox.health import CreationBegan, CreationEnded, FreshUnfit
 from sandbox.keeper.builder import Built, Prepared, as_fault
@@ -39,6 +40,7 @@ class Workers:
         self._builder = parts.builder
         self._guard = parts.guard
         self._watch = parts.watch
+        self._daemons = parts.daemons
         self._storage = parts.storage
         self._metrics = parts.metrics
         self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="keeper")
@@ -156,7 +158,11 @@ class Workers:
                 stock.pool.booting(str(name), time.monotonic())
 
         prepared = prepared or self._builder.prepare(name, profile, self._wanted(profile, image))
-        built = self._builder.boot(prepared, started)
+        rests_on = self._daemons.of(prepared.profile.runtime)  # before its start: those after it may be others already
+        try:
+            built = replace(self._builder.boot(prepared, started), rests_on=rests_on)
+        except (SandboxFault, EngineError) as error:
+            raise check(rests_on) or error from error
         took = time.monotonic() - began
         self._metrics.boot.labels(profile).observe(took)
         how = f"ready after {took:.1f} s (runtime {built.runtime}, inner Docker {built.docker_version})"
@@ -188,23 +194,26 @@ class Workers:
     def _prove(self, name: str, occasion: str, prove: Callable[[Built], bool]) -> None:
         """Have a sandbox proven by `prove`, which tells whether a container ran in it."""
         stock, ran_container = self._stock, False
+        if (built := stock.built.get(name)) is None:  # condemned and gone meanwhile
+            return
         try:
             self._check_profile(name)
             self._storage.wait_while_frozen(name, time.monotonic() + FROZEN_DEADLINE)
             with self._metrics.inspection.labels(occasion).time():
-                ran_container = prove(stock.built[name])
-            fault = None
+                ran_container = prove(built)
+            fault = built.lost()
         except (SandboxFault, EngineError) as error:
-            fault = as_fault(error)
+            # A sandbox that its runtime has left looks damaged, and no job has done that.
+            fault = built.lost() or as_fault(error)
             self._metrics.found(fault.seen)
         with stock.changed:
             sandbox = stock.pool.get(name)
             if sandbox is None or sandbox.state is not State.INSPECTING:  # condemned or held meanwhile
                 return
             if fault:
-                if sandbox.jobs == 0 and not fault.fault.is_quiet:
-                    container = stock.built[name].container_id
-                    self._watch.observe(FreshUnfit(sandbox.profile, container, fault.fault, str(fault)))
+                if sandbox.jobs == 0 and not fault.fault.is_quiet and fault.fault is not Fault.RUNTIME_LOST:
+                    unfit = FreshUnfit(sandbox.profile, built.container_id, fault.fault, str(fault))
+                    self._watch.observe(unfit)
                 stock.condemn(name, fault.fault, str(fault))
             else:
                 stock.pool.fit(name, time.monotonic(), ran_container=ran_container)

@@ -51,6 +51,10 @@ class Keeper:
     """Where its Docker Engine is; None for the one that the environment names."""
     netns: Path | None = None
     """That engine's network namespace."""
+    main: Callable[[], None] = programs.sandbox
+    """What is started."""
+    before: tuple[str, ...] = ()
+    """The words that it takes before the command's own."""
     process: Program | None = field(default=None, repr=False)
     at_rest: ClassVar[frozenset[State]] = frozenset({State.READY})
     """The states of its sandboxes when nothing is going on."""
@@ -94,7 +98,7 @@ class Keeper:
     def begin(self, *options: str) -> Program:
         with (self.folder / "keeper.log").open("ab") as log:
             return programs.start(
-                programs.sandbox, *self.words, *options,
+                self.main, *self.before, *self.words, *options,
                 stderr=log, environment=self.environment, netns=self.netns or NETNS,
             )  # fmt: skip
 

@@ -13,6 +13,7 @@ from runner.metrics import Metrics
 from runner.service.health import Reason
 from runner.store.states import JobState
 from sandbox.config import KeeperConfig
+from sandbox.daemons import Daemons
 from sandbox.engine import Engine
 from sandbox.keeper.builder import Builder
 from sandbox.keeper.gauges import Gauges
@@ -67,7 +68,8 @@ def _of_keeper() -> CollectorRegistry:
     metrics = KeeperMetrics(config.profiles)
     stock = Stock(config.profiles, cast(Records, SimpleNamespace(keep=None)))
     storage = Storage(config, stock, cast(Engine, None), cast(Builder, None))
-    Gauges(metrics, stock, cast(Guard, SimpleNamespace(counters=dict)), HostWatch(metrics), storage)
+    guard = cast(Guard, SimpleNamespace(counters=dict))
+    Gauges(metrics, stock, guard, HostWatch(metrics), Daemons(lambda: False), storage)
     return metrics.registry
 
 

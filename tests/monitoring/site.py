@@ -25,9 +25,11 @@ from sandbox.errors import KeeperError
 from sandbox.state import State
 from tests import programs
 from tests.crash.lab import small_disk
+from tests.e2e import keeper_on_stand_ins
 from tests.e2e.conftest import DEADLINE, Keeper
 from tests.faults.engine_proxy import EngineProxy
 from tests.monitoring.source import ROOT
+from tests.stand_ins import StandIn, both
 from tests.waiting import until
 from tests.web import answers
 
@@ -94,6 +96,8 @@ class Site:
     folder: Path
     keeper: WatchedKeeper
     proxy: EngineProxy
+    daemon: StandIn
+    """One of two that the keeper's runtime rests on."""
     state: Path
     api: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
     prometheus: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
@@ -266,12 +270,20 @@ def site(folder: Path, runtime: str, image: str, engine: str) -> Iterator[Site]:
     """One that runs."""
     with EngineProxy(folder / "docker.sock", engine) as proxy, small_disk(folder / "state") as state:
         (folder / "keeper").mkdir()
-        keeper = WatchedKeeper(folder / "keeper", runtime, image, engine=proxy.url)
-        there = Site(folder, keeper, proxy, state)
-        keeper.come_up()
+        daemons = both(folder / "daemons")
+        before = keeper_on_stand_ins.words(runtime, daemons)
+        keeper = WatchedKeeper(
+            folder / "keeper", runtime, image, engine=proxy.url, main=keeper_on_stand_ins.main, before=before
+        )
+        there = Site(folder, keeper, proxy, daemons[0], state)
+        for daemon in daemons:
+            daemon.start()
         try:
+            keeper.come_up()
             with there.running():
                 yield there
         finally:
             proxy.clear()
             keeper.stop()
+            for daemon in daemons:
+                daemon.end()

@@ -66,9 +66,12 @@ def test_every_alert_fires_by_a_real_fault_and_clears(watched: Site) -> None:
 
 
 def a_full_disk_and_a_killed_keeper(there: Site) -> None:
+    """And a daemon of the runtime that has crashed."""
     there.keeper.kill()
     there.keeper.come_up('disk_reserve = "1EiB"\n')
-    there.fires("SandboxDiskLow")
+    there.daemon.end()
+    there.fires("SandboxDiskLow", "SandboxRuntimeDown")
+    there.daemon.start()
     there.keeper.kill()
     there.fires("SandboxKeeperDown")
     there.keeper.come_up()

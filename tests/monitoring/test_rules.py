@@ -43,6 +43,7 @@ COURSES = {
     ),
     "SandboxKeeperDown": Course({"sandbox_keeper_up": NONE}, 11, 12),
     "SandboxHostWedged": Course({'sandbox_host_state{state="wedged"}': ONE}, 11, 12, {"state": "wedged"}),
+    "SandboxRuntimeDown": Course({'sandbox_runtime_down{profile="default"}': ONE}, 11, 12, PROFILE),
     "SandboxBreakerOpen": Course({'sandbox_breaker_open{profile="default"}': ONE}, 12, 13, PROFILE),
     "SandboxNoneFit": Course(
         {

@@ -6,16 +6,29 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from runner.errors import ConnectError, LeaseUnreachableError
+from runner.execution import heartbeat
 from runner.execution.attempt import run
 from runner.execution.lease import Access
 from runner.execution.prepare import prepare
 from runner.job import Job
 from runner.logs import Action
-from runner.outcome import BadRequest, Cancelled, Limit, RunnerStopped, SandboxLost, SetupFailed, Succeeded, TimedOut
+from runner.outcome import (
+    BadRequest,
+    Cancelled,
+    Limit,
+    Outcome,
+    RunnerStopped,
+    SandboxLost,
+    ScriptFailed,
+    SetupFailed,
+    Succeeded,
+    TimedOut,
+)
 from runner.placement import Wanted
 from tests.runner.conftest import Bench, alive, away, connected_pair, hang, lose, refuse
 from tests.waiting import eventually
@@ -319,3 +332,41 @@ async def test_cancelled_after_so_many_turns_of_the_loop(bench: Bench, turns: in
     ends = [call for call in bench.leases.calls if call != "kill"]
     assert len(ends) == len(bench.leases.leases)
     assert all(call.startswith("give_back") for call in ends)
+
+
+async def failing(bench: Bench, how: str) -> Callable[[], Awaitable[Outcome]]:
+    """A script that waits, and fails in this way when the result is called. No heartbeat is due before it ends."""
+    go = bench.folder / "go"
+    task = await bench.start(f"echo ready; until [ -e {go} ]; do sleep 0.01; done; {how}")
+    await eventually(lambda: "renew" in bench.leases.leases[0].calls)  # the one at the start
+
+    async def fail() -> Outcome:
+        go.touch()
+        return await task
+
+    return fail
+
+
+@pytest.mark.parametrize("how", ["exit 3", "kill -9 $$"])
+async def test_a_script_that_failed_in_a_lost_sandbox_did_not_fail(bench: Bench, how: str) -> None:
+    """The trap: without its sysbox every `docker run` in a sandbox fails, long before the next heartbeat."""
+    fail = await failing(bench, how)
+    bench.leases.trouble["renew"] = lose
+    outcome = await fail()
+    assert outcome == SandboxLost("The lease was taken away while the script was running. The lease is gone.")
+
+
+@pytest.mark.parametrize("trouble", [away, refuse, hang])
+async def test_a_script_that_failed_has_failed_where_nobody_says_otherwise(
+    bench: Bench, trouble: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "ASK_DEADLINE", 0.1)
+    fail = await failing(bench, "exit 3")
+    bench.leases.trouble["renew"] = trouble
+    assert await fail() == ScriptFailed(3)
+
+
+async def test_a_script_that_succeeded_is_not_asked_about(bench: Bench) -> None:
+    fail = await failing(bench, "exit 0")
+    bench.leases.trouble["renew"] = lose
+    assert await fail() == Succeeded()

@@ -744,3 +744,26 @@ def test_a_probe_asks_the_runtime_and_changes_nothing(api: Api, engine: Engine) 
     engine.probe("abc")
     assert [request.path for request in api.asked][-1:] == ["/containers/abc/top"]
     assert api.done("POST") == []
+
+
+# -- whether its host is to be seen -----------------------------------------------------------------------------------
+
+SEES = "from sandbox.engine import Engine; import sys; print(Engine(sys.argv[1]).shows_its_host())"
+
+
+APART = ["unshare", "--pid", "--fork", "--kill-child"]
+HIDDEN = 'mount -t proc -o hidepid=ptraceable proc /proc && exec setpriv --bounding-set=-all --inh-caps=-all "$@"'
+
+
+@pytest.mark.parametrize("blind", [APART, ["unshare", "--mount", "sh", "-c", HIDDEN, "sh"]])
+def test_who_listens_tells_whether_its_host_is_to_be_seen(api: Api, blind: list[str]) -> None:
+    assert Engine(api.url).shows_its_host()
+    told = subprocess.run(
+        [*blind, sys.executable, "-c", SEES, api.url], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert told.stdout == "False\n", told.stderr
+
+
+def test_who_listens_cannot_be_asked_for_where_nobody_does(tmp_path: Path) -> None:
+    with pytest.raises(EngineUnreachable, match="cannot be connected to"):
+        Engine(f"unix://{tmp_path / 'none.sock'}").shows_its_host()

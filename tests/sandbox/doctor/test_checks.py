@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from sandbox.daemons import Daemon
 from sandbox.disk.watch import Amount, Room
 from sandbox.doctor import checks
 from sandbox.doctor.facts import Canary, Facts, Wanted
 from sandbox.engine import EngineFacts
 from sandbox.errors import Fault
+from sandbox.processes import Process
 from sandbox.report import Result, Status, Unknown
 
 PAGE = Path(__file__).parents[3] / "docs" / "doctor.md"
@@ -29,11 +31,13 @@ ENGINE = EngineFacts(
     data_root=Path("/var/lib/docker"),
 )
 WANTED = Wanted(frozenset({"sysbox-runc"}), frozenset({"sandbox:latest"}), RANGE, None)
+PRINTED = "sysbox-runc\n\tedition: \tCommunity Edition (CE)\n\tversion: \t0.7.1\n\tcommit: \tabc\n"
 GOOD = Facts(
     wanted=WANTED,
     engine=ENGINE,
     images=frozenset({"sandbox:latest"}),
-    sysbox="sysbox-runc\n\tedition: \tCommunity Edition (CE)\n\tversion: \t0.7.1\n\tcommit: \tabc\n",
+    daemons=frozenset({Daemon("sysbox-fs", Process(41, 7)), Daemon("sysbox-mgr", Process(40, 7))}),
+    sysbox=dict.fromkeys(checks.PROGRAMS, PRINTED),
     kernel="6.12.48+deb13-amd64",
     controllers=frozenset({"cpu", "cpuset", "memory", "pids", "io"}),
     room=Room("/var/lib/docker", Amount(100 * GIB, 1000), Amount(50 * GIB, 900), device=7),
@@ -79,6 +83,12 @@ def canary(**changes: object) -> dict[str, object]:
     return {"canary": Canary(**changes)}  # type: ignore[arg-type]
 
 
+def printed(text: str | Unknown, program: str = "", other: str | Unknown = "") -> dict[str, object]:
+    """What all of sysbox's programs say, but for one."""
+    said: dict[str, str | Unknown] = dict.fromkeys(checks.PROGRAMS, text)
+    return {"sysbox": {**said, **({program: other} if program else {})}}
+
+
 UNKNOWN = Unknown("Nobody knows.")
 USERNS = wanted(runtimes=frozenset({"userns-runc"}))
 
@@ -94,11 +104,18 @@ USERNS = wanted(runtimes=frozenset({"userns-runc"}))
         ("storage-driver", engine(driver="overlayfs", containerd_store=True), F, "containerd's image store"),
         ("runtime", engine(runtimes={"runc": "runc"}), F, "does not know the runtime sysbox-runc; it knows runc"),
         ("runtime", {**engine(runtimes={"userns-runc": ""}), **USERNS}, W, "no wall"),
-        ("sysbox-version", {"sysbox": UNKNOWN}, N, "Nobody knows."),
-        ("sysbox-version", {"sysbox": "version: v0.7.0"}, F, "is version v0.7.0"),
-        ("sysbox-version", {"sysbox": "version: 0.10.0"}, P, "is version 0.10.0"),
-        ("sysbox-version", {"sysbox": "0.8.1\n"}, P, "is version 0.8.1"),
-        ("sysbox-version", {"sysbox": "rubbish"}, W, "'rubbish'"),
+        ("sysbox-running", {"daemons": UNKNOWN}, N, "Nobody knows."),
+        ("sysbox-running", {"daemons": frozenset()}, F, "sysbox-fs and sysbox-mgr do not run"),
+        ("sysbox-running", {"daemons": frozenset({Daemon("sysbox-mgr", Process(1, 1))})}, F, "sysbox-fs does not run"),
+        ("sysbox-running", {**USERNS, "daemons": frozenset()}, N, "No profile uses"),
+        ("sysbox-version", printed(UNKNOWN), W, "Nobody knows."),
+        ("sysbox-version", printed("version: v0.7.0"), F, "sysbox-runc is version v0.7.0"),
+        ("sysbox-version", printed(PRINTED, "sysbox-fs", "version: 0.6.7"), F, "sysbox-fs is version 0.6.7"),
+        ("sysbox-version", printed(UNKNOWN, "sysbox-fs", "version: 0.6.7"), F, "sysbox-fs is version 0.6.7"),
+        ("sysbox-version", printed(PRINTED, "sysbox-mgr", UNKNOWN), W, "Nobody knows."),
+        ("sysbox-version", printed("version: 0.10.0"), P, "is version 0.10.0"),
+        ("sysbox-version", printed("0.8.1\n"), P, "is version 0.8.1"),
+        ("sysbox-version", printed(PRINTED, "sysbox-mgr", "rubbish"), W, "sysbox-mgr says 'rubbish'"),
         ("sysbox-version", USERNS, N, "No profile uses"),
         ("kernel", {"kernel": "5.19.0"}, P, "5.19.0"),
         ("kernel", {"kernel": "5.15.0-139-generic"}, F, "where the keeper cannot read"),

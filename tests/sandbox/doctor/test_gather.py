@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from sandbox import child
+from sandbox import child, daemons
 from sandbox.config import KeeperConfig
 from sandbox.doctor import canary, gather
 from sandbox.doctor.canary import NOT_ASKED, try_one
@@ -34,11 +35,15 @@ class StubEngine:
         self.error = error
         self.asked: list[str] = []
         self.data_root = Path("/")
+        self.seen = False
 
     def _answer(self, what: str) -> None:
         self.asked.append(what)
         if self.error:
             raise self.error
+
+    def shows_its_host(self) -> bool:
+        return self.seen
 
     def about(self) -> EngineFacts:
         self._answer("about")
@@ -95,16 +100,32 @@ def test_a_program_that_hangs_is_no_end_of_the_others(
     monkeypatch.setattr(StubEngine, "about", lambda _: EngineFacts("26.1", "overlay2", False, {}, "2", Path("/")))
     monkeypatch.setattr(child, "ask", lambda *_: b'{"size": [1, 2], "free": [1, 2], "device": 3}')
     facts = look(StubEngine())
-    assert isinstance(facts.sysbox, Unknown)
-    assert "did not answer within 0.5 s" in facts.sysbox.why
+    hung = facts.sysbox[SYSBOX]
+    assert isinstance(hung, Unknown)
+    assert "did not answer within 0.5 s" in hung.why
     assert not isinstance(facts.room, Unknown)
     assert not isinstance(facts.images, Unknown)
 
 
-def test_the_version_comes_from_the_registered_program_and_is_bounded(program: Callable[[str], None]) -> None:
+def test_the_version_comes_from_the_registered_program_and_is_bounded(
+    program: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program("printf 'version: 0.7.1\\n'; head -c 1000000 /dev/zero | tr '\\0' x")
-    assert gather._sysbox(Unknown("No engine.")).startswith("version: 0.7.1\n")
-    assert len(gather._sysbox(Unknown("No engine."))) == 4096
+    told = gather._version_of(SYSBOX, Unknown("No engine."))
+    assert (told.startswith("version: 0.7.1\n"), len(told)) == (True, 4096)
+    registered = replace(ENGINE, runtimes={SYSBOX: str(tmp_path / SYSBOX)})
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert gather._version_of(SYSBOX, registered) == told
+    with pytest.raises(OSError, match="no program sysbox-fs to be asked here"):
+        gather._version_of("sysbox-fs", registered)
+
+
+def test_daemons_are_told_of_only_where_the_host_is_to_be_seen() -> None:
+    """The trap: in a container of its own, no process of the host is there, and sysbox runs all the same."""
+    engine = StubEngine()
+    assert isinstance(look(engine).daemons, Unknown)
+    engine.seen = True
+    assert look(engine).daemons == daemons.running(daemons.SERVICES[SYSBOX].programs)
 
 
 def test_a_file_system_that_is_not_there(tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ class Host:
         self.on_check: Callable[[], object] = lambda: None
         self.on_check_storage: Callable[[], object] = lambda: None
         self.subnets = [IPv4Network("172.17.0.0/16"), SUBNET]
+        self.seen = False
+        """Whether its processes are to be seen."""
         self.facts = look()
         """What it looks like, by which sandboxes are made."""
         self.on_prepare: Callable[[], object] = lambda: None
@@ -97,6 +99,9 @@ class Host:
 
     def data_root(self) -> Path:
         return Path("/")
+
+    def shows_its_host(self) -> bool:
+        return self.seen
 
     def taken_subnets(self, driver: str | None = None) -> list[IPv4Network]:
         return list(self.subnets)

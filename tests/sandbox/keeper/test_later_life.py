@@ -1,20 +1,26 @@
 """A keeper that was killed, and the next one on its state folder: what is taken over and what is not."""
 
 import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import cast
+from unittest.mock import Mock
 
 import pytest
 
 from sandbox import durable, pool
+from sandbox.daemons import Daemon
 from sandbox.engine import Engine
 from sandbox.errors import EngineTimeout, Fault, KeeperRefused, SandboxFault
+from sandbox.host import boot_id
 from sandbox.keeper import adoption, protocol, workers
 from sandbox.keeper import keeper as keeper_module
 from sandbox.keeper.builder import Builder
+from sandbox.processes import Process
 from sandbox.profile import Profile
 from sandbox.state import State
 from sandbox.template import InstallationId, SandboxName
@@ -201,6 +207,22 @@ def test_after_another_boot_of_the_host_nothing_is_what_it_was() -> None:
     with pytest.raises(SandboxFault, match="The host was restarted") as caught:
         Builder(cast(Engine, None), IPv4Network("10.213.0.0/16")).adopt(built)
     assert caught.value.fault is Fault.STOPPED
+
+
+def test_no_login_is_asked_of_one_that_its_runtime_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap: it would not be taken over, and its job would end without the cause."""
+    name = SandboxName(InstallationId("0123abcd"), 1)
+    host = Host()
+    built = host.boot(host.prepare(name, "default", Profile()), lambda _: None)
+    dead = replace(built, boot_id=boot_id(), rests_on=frozenset({Daemon("sysbox-fs", Process(os.getpid(), 1))}))
+    builder = Builder(cast(Engine, None), IPv4Network("10.213.0.0/16"))
+    asked = Mock(side_effect=SandboxFault(Fault.SSH_DEAD, "Nobody answers."))
+    monkeypatch.setattr("sandbox.readiness.prove", asked)
+    monkeypatch.setattr(builder, "_awake", lambda _: "10.213.0.10")
+    builder.adopt(dead)
+    with pytest.raises(SandboxFault):
+        builder.adopt(replace(dead, rests_on=frozenset()))
+    assert asked.call_count == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"name": 3}'])

@@ -1,0 +1,22 @@
+"""`sandbox keeper` as it is, whose runtime rests on daemons of a test's own: `RUNTIME,PROGRAM,PROGRAM` comes first."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from sandbox import daemons
+from sandbox.entry import main as sandbox
+from tests.stand_ins import StandIn, service
+
+
+def words(runtime: str, stand_ins: Sequence[StandIn]) -> tuple[str, ...]:
+    """What `main` takes first."""
+    return (",".join((runtime, *service(stand_ins).programs)),)
+
+
+def main() -> None:
+    """Be `sandbox`, with them."""
+    runtime, *programs = sys.argv.pop(1).split(",")
+    daemons.SERVICES = {runtime: daemons.Service("stand-in", tuple(programs))}
+    sandbox()
