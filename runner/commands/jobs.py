@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import os
 import sys
 import time
@@ -17,7 +17,7 @@ import typer
 
 from runner.commands import progress
 from runner.commands.packing import packed
-from runner.errors import BadJobError, InputError
+from runner.errors import BadJobError, ClientError, InputError
 
 if TYPE_CHECKING:
     from runner.api.models import JobRequest
@@ -30,7 +30,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 _INTERRUPTED: Final = 130
 """As a shell has it for Ctrl-C."""
 _UNSAID: Final = 0.3
-"""Seconds that a job may wait in the queue before that is said."""
+_AGAIN: Final = 5.0
+"""Seconds that a job may wait for its start before that is said, and until it is looked at again why it does."""
 
 
 @app.command()
@@ -96,14 +97,19 @@ def list_jobs(
 @app.command()
 def show(job: JobId, as_json: AsJson = False) -> None:
     """Show what is known of a job."""
+    from runner.client import WAITING  # noqa: PLC0415 - `runner run` does not pay for it
+
     with client() as service:
         view = service.show(job)
+        held = view["state"] in WAITING and _why_waiting(service)
     if as_json:
         print(json.dumps(view))
         return
     print(f"{view['id']}: {view['state']}, trust key {view['trust_key']}, submitted {when(view['submitted'])}")
     if view["retries"]:
         print(f"started again {view['retries']} times: its sandbox was lost, or none could be made")
+    if held:
+        print(f"it waits: {held}")
     if view["steps"]:
         table(["STEP", "STATE", "EXIT CODE", "SECONDS"], map(_step, view["steps"]))
     if outcome := view["outcome"]:
@@ -166,10 +172,18 @@ def _follow(service: Client, job: str, *, as_json: bool) -> None:
 
 
 def _tell_waiting(service: Client, job: str, *, shown: bool) -> None:
-    """Say for as long as a job is queued that it is, so that nobody takes its silence for the script's."""
+    """Say while a job has no sandbox that it waits, and why, so that nobody takes its silence for the script's."""
     if shown and not service.wait_for_start(job, _UNSAID):
-        with progress.waiting("the job waits in the queue", shown=shown):
-            service.wait_for_start(job, math.inf)
+        with progress.waiting("the job waits", shown=shown) as say:
+            while True:
+                with contextlib.suppress(ClientError):
+                    say(f"the job waits: {_why_waiting(service)}")
+                if service.wait_for_start(job, _AGAIN):
+                    return
+
+
+def _why_waiting(service: Client) -> str:
+    return service.status()["held"] or "others are before it, or no sandbox is free."
 
 
 def _lines(pieces: Iterable[bytes], offset: int) -> Iterator[bytes]:

@@ -363,7 +363,7 @@ def test_the_commands_of_a_user(new_service: Callable[[], Service]) -> None:
 
     waiting = command(service, "submit", "-", text='{"script": "echo up; sleep 1000"}').stdout.strip()
     service.read_log(waiting, bytearray(), len("up\n"))
-    assert "1 of 2 jobs run, 0 wait" in command(service, "status").stdout
+    assert "1 of 2 slots are taken, 0 jobs wait" in command(service, "status").stdout
     assert command(service, "cancel", waiting).returncode == 0
     assert service.outcome(waiting)["outcome"] == "cancelled"
     assert "\ncancelled (exit code 130): The script was cancelled by" in command(service, "show", waiting).stdout
@@ -380,7 +380,7 @@ def test_commands_say_what_is_wrong(new_service: Callable[[], Service]) -> None:
         assert (refused.returncode, refused.stdout) == (code, "")
         assert cause in refused.stderr
     assert "no runner" in command(service, "ls", RUNNER_URL="http://127.0.0.1:9").stderr.lower()
-    assert "with one of the API's tokens" in command(service, "ls", RUNNER_TOKEN="wrong").stderr
+    assert "is unknown or was revoked" in command(service, "ls", RUNNER_TOKEN="wrong").stderr
 
 
 def following(service: Service, job: str) -> Program:
@@ -426,7 +426,7 @@ def test_the_commands_of_an_operator(new_service: Callable[[], Service]) -> None
     assert service.log(held).startswith("late\n")
     last = service.submit("echo up; sleep 1000")
     service.read_log(last, bytearray(), len("up\n"))
-    assert "is stopping: 1 of 2 jobs run" in command(service, "stop").stdout
+    assert "is stopping: 1 of 2 slots are taken" in command(service, "stop").stdout
     follower = following(service, last)
     assert "is aborting" in command(service, "stop", "--force").stdout
     assert service.wait() == 0

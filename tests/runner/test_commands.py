@@ -15,6 +15,7 @@ import pytest
 from tests import programs
 from tests.e2e.conftest import DEADLINE
 from tests.runner.api import process
+from tests.waiting import until
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -51,7 +52,10 @@ def test_a_token_is_made_used_listed_and_revoked(runner: Command) -> None:
 
     revoked = runner("token", "revoke", facts["id"], "--json")
     assert (revoked.returncode, json.loads(revoked.stdout)) == (0, {"id": facts["id"], "revoked": True})
-    assert "one of the API's tokens" in runner("ls", RUNNER_TOKEN=token).stderr
+    refused = runner("ls", RUNNER_TOKEN=token)
+    assert (refused.returncode, refused.stderr) == (
+        69, "runner: The token is unknown or was revoked. Have a new one created. The token came from RUNNER_TOKEN.\n"
+    )  # fmt: skip
     again = runner("token", "revoke", facts["id"])
     assert (again.returncode, "There is no token of that id" in again.stderr) == (69, True)
 
@@ -92,9 +96,17 @@ def test_the_steps_of_a_job_are_shown(runner: Command, tmp_path: Path) -> None:
     assert (submitted.returncode, submitted.stderr) == (0, "")
     shown = runner("show", submitted.stdout.strip())
     lines = [line.split() for line in shown.stdout.splitlines()]
-    assert lines[1:] == [["STEP", "STATE", "EXIT", "CODE", "SECONDS"], ["build", "waiting"], ["test", "waiting"]]
+    assert lines[1][:2] == ["it", "waits:"]
+    assert lines[2:] == [["STEP", "STATE", "EXIT", "CODE", "SECONDS"], ["build", "waiting"], ["test", "waiting"]]
     view = json.loads(runner("show", submitted.stdout.strip(), "--json").stdout)
     assert [step["name"] for step in view["steps"]] == ["build", "test"]
+
+
+def test_while_nothing_starts_it_is_told_why(runner: Command, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("script: make\n")
+    job = runner("submit", str(tmp_path / "job.yaml")).stdout.strip()
+    until("the keeper was asked", lambda: "Nothing starts: There is no keeper" in runner("status").stdout)
+    assert "\nit waits: There is no keeper" in runner("show", job).stdout
 
 
 def test_whether_a_file_holds_a_job_is_told_as_json_too(runner: Command, tmp_path: Path) -> None:

@@ -70,12 +70,12 @@ def test_a_person_is_told_how_far_the_folder_is_and_that_the_job_waits(
     terminal = Terminal()
     program = submit(job_file, stderr=terminal.theirs, environment=environment)
     job = terminal.read_until(rb"runner: job (\w+)")
-    terminal.read_until(b"(waits in the queue)")
+    terminal.read_until(b"the job (waits): The runner is draining")
     following = Terminal()
     logs = programs.start(
         programs.runner, "logs", "-f", job, stdout=programs.PIPE, stderr=following.theirs, environment=environment
     )  # fmt: skip
-    following.read_until(b"(waits in the queue)")
+    following.read_until(b"the job (waits): The runner is draining")
     programs.run(programs.runner, "cancel", job, environment=environment)
     log, _ = program.communicate(timeout=DEADLINE)
     assert logs.communicate(timeout=DEADLINE)[0] == log
