@@ -50,9 +50,14 @@ def _tell_errors() -> None:
         sys.exit(74)  # input or output
 
 
+def _asks_compose() -> bool:
+    """Whether the service may be that of a compose.yaml in this folder, which takes the whole command to find out."""
+    return not os.environ.get("RUNNER_URL") and os.path.exists("compose.yaml")  # noqa: PTH110 - as in `runner.client`
+
+
 def _run() -> None:
     match sys.argv[1:]:
-        case ["ping", *options] if {"--live", "--json"}.issuperset(options):
+        case ["ping", *options] if {"--live", "--json"}.issuperset(options) and not _asks_compose():
             from runner import ping, places  # noqa: PLC0415 - nobody else needs it
 
             url = os.environ.get(places.URL_VARIABLE) or places.DEFAULT_URL

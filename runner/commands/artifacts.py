@@ -38,7 +38,9 @@ def artifacts(
         return
     for sentence in kept["left_out"]:
         typer.echo(f"runner: not kept: {sentence}", err=True)
-    if output:
+    if output and not kept["artifacts"]:
+        typer.echo("Nothing was kept of the job.")
+    elif output:
         typer.echo(f"{len(kept['artifacts'])} artifacts are in {output}.")
     else:
         table(["SIZE", "PATH"], ([str(one["size"]), _name(one)] for one in kept["artifacts"]))

@@ -51,6 +51,8 @@ def submit(
     With --wait, Ctrl-C leaves the job running.
     """
     request = _parse(file).model_dump(exclude_unset=True, by_alias=True)
+    if upload and request.get("source"):
+        raise BadJobError("The job has a source already, which --upload would replace. Leave one of the two out.")
     if secret:
         request["secrets"] = {**request.get("secrets", {}), **_from_environment(secret)}
     shown = progress.somebody_looks(as_json=as_json)
@@ -63,8 +65,12 @@ def submit(
             print(json.dumps(job) if as_json else job["id"])
             return
         print(f"runner: job {job['id']}", file=sys.stderr)
-        _tell_waiting(service, job["id"], shown=shown)
-        _follow(service, job["id"], as_json=as_json)
+        try:
+            _tell_waiting(service, job["id"], shown=shown)
+            _follow(service, job["id"], as_json=as_json)
+        except KeyboardInterrupt:
+            print(f"runner: The job goes on: runner logs -f {job['id']}", file=sys.stderr)
+            raise
 
 
 @app.command()
@@ -145,7 +151,16 @@ def cancel(job: JobId, as_json: AsJson = False) -> None:
     """Ask for a job's end. What it started is ended too."""
     with client() as service:
         view = service.cancel(job)
-    print(json.dumps(view) if as_json else f"{view['id']}: {view['state']}")
+    print(json.dumps(view) if as_json else f"{view['id']}: {_asked(view['outcome'])}")
+
+
+def _asked(outcome: dict[str, Any] | None) -> str:
+    """What became of the wish for a job's end."""
+    if outcome is None:
+        return "its end was asked for"
+    if outcome["outcome"] == "cancelled":
+        return "it is cancelled"
+    return f"it had ended before: {outcome['outcome']} (exit code {outcome['exit_code']})"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from threading import Thread
 
 import pytest
 
+from runner.commands.jobs import _asked
 from tests import programs
 from tests.e2e.conftest import DEADLINE
 from tests.runner.api import process
@@ -27,10 +28,9 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     with process.service(state) as url:
         known = {"RUNNER_URL": url, "RUNNER_TOKEN_FILE": str(state / "token")}
 
-        def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-            return programs.run(
-                programs.runner, *words, environment={**os.environ, **known, **environment}, timeout=DEADLINE
-            )  # fmt: skip
+        def run(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+            told = {**os.environ, **known, **environment}
+            return programs.run(programs.runner, *words, environment=told, cwd=cwd, timeout=DEADLINE)
 
         yield run
 
@@ -140,8 +140,34 @@ def test_a_health_check_of_something_else_says_so(runner: Command) -> None:
         answering.start()
         page = runner("ping", "--json", RUNNER_URL=f"http://127.0.0.1:{server.server_port}")
         answering.join()
-    assert (page.returncode, page.stdout) == (66, "")
-    assert "is no runner: HTTP 501." in page.stderr
+    assert (page.returncode, page.stdout) == (69, "")
+    assert "is no runner: HTTP 501. Start it, or set RUNNER_URL." in page.stderr
+
+
+def test_a_health_check_finds_the_service_where_other_commands_do(runner: Command, tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").touch()
+    (tmp_path / "docker-compose").write_text("#!/bin/sh\necho no runner >&2; exit 1\n")
+    (tmp_path / "docker-compose").chmod(0o755)
+    place = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RUNNER_URL": "", "RUNNER_TOKEN_FILE": ""}
+    asked = [runner(*words, cwd=tmp_path, **place) for words in (["ping"], ["ls"])]
+    assert [(one.returncode, "knows no runner here (no runner)" in one.stderr) for one in asked] == [(69, True)] * 2
+
+
+def test_a_job_has_one_source(runner: Command, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        f"script: make\nsource: {{kind: git, url: 'https://example.com/a.git', ref: main, commit: {'f' * 40}}}\n"
+    )
+    refused = runner("submit", str(tmp_path / "job.yaml"), "--upload", str(tmp_path))
+    assert (refused.returncode, "has a source already" in refused.stderr) == (64, True)
+
+
+def test_what_became_of_a_cancel_is_told(runner: Command, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("script: make\nqueue_timeout: 3600\n")
+    job = runner("submit", str(tmp_path / "job.yaml")).stdout.strip()
+    assert runner("cancel", job).stdout in {f"{job}: its end was asked for\n", f"{job}: it is cancelled\n"}
+    runner("logs", "-f", job)
+    assert runner("cancel", job).stdout == f"{job}: it is cancelled\n"
+    assert _asked({"outcome": "succeeded", "exit_code": 0}) == "it had ended before: succeeded (exit code 0)"
 
 
 def test_a_log_as_json_has_a_line_for_each_piece_and_one_for_the_outcome(runner: Command, tmp_path: Path) -> None:
