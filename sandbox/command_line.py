@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -14,12 +16,28 @@ def assemble(about: str, modules: Mapping[str, str], words: Sequence[str]) -> ty
     `modules` has, by command, the module whose `app` brings it. An `app` with a name is one command, of which its own
     are a part.
     """
-    app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=about, callback=_nothing)
+    app = typer.Typer(
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        help=about,
+        callback=_itself,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
     named = modules.get(words[0]) if words else None
     for module in [named] if named else dict.fromkeys(modules.values()):
         app.add_typer(import_module(module).app)
     return app
 
 
-def _nothing() -> None:
+def _tell_version(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        print(f"{context.info_name} {version('sandbox-runner')}")
+        raise typer.Exit
+
+
+def _itself(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version.")
+    ] = False,
+) -> None:
     """Have a command be a word of its own: typer would make one alone the whole."""
