@@ -70,8 +70,8 @@ def test_without_options_it_may_read_and_submit_for_ever(runner: Command) -> Non
 @pytest.mark.parametrize(
     ("words", "code", "cause"),
     [
-        (["create", "a\nb"], 64, "name: String should match pattern"),
-        (["create", "ci", "--scope", "root"], 64, "scopes.0: Input should be 'read'"),
+        (["create", "a\nb"], 64, "name: must match pattern"),
+        (["create", "ci", "--scope", "root"], 64, "scopes.0: must be 'read'"),
         (["create", "ci", "--days", "0"], 2, "--days"),
         (["revoke", "../jobs"], 64, "is no id of a token. `runner token ls`"),
     ],
