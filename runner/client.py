@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import ssl
 import subprocess
@@ -34,6 +35,8 @@ _AWAY: Final = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.
 _TRIES: Final = 3
 """Submissions of one job whose answer may have been lost."""
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_BEGINNING: Final = re.compile("[0-9a-f]{4,31}")
+"""Of a job's id, which has 32 such digits. Fewer than that are hardly meant."""
 _COMPOSE_DEADLINE: Final = 30.0
 
 
@@ -110,6 +113,16 @@ class Client:
             if before is None:
                 break
         return jobs
+
+    def whole_id(self, given: str) -> str:
+        """The id of the one job whose id begins like that; a whole one as it is, without a question."""
+        if not _BEGINNING.fullmatch(given):
+            return given
+        found = self._ask("GET", "/v1/jobs", params={"prefix": given, "limit": 2})["jobs"]
+        if len(found) != 1:
+            many = "several jobs have ids that begin" if found else "there is no job whose id begins"
+            raise BadJobError(f"{given}: {many} like that. `runner ls` has them.")
+        return str(found[0]["id"])
 
     def show(self, job: str) -> dict[str, Any]:
         """One job."""

@@ -234,6 +234,14 @@ class JobView(BaseModel):
     """How far its steps are."""
     retries: int
     """How often it was started again."""
+    started: float | None
+    """When its script was sent to a sandbox, for the last time."""
+    ended: float | None
+    """When it had its outcome."""
+    sandbox: str | None
+    """Where it was sent to."""
+    profile: str | None
+    """That sandbox's."""
 
     @classmethod
     def of(cls, job: Summary) -> JobView:
@@ -247,6 +255,10 @@ class JobView(BaseModel):
             outcome=outcomes.to_json(job.outcome) if job.outcome else None,
             steps=[StepView.of(step) for step in job.steps],
             retries=job.retries,
+            started=job.started,
+            ended=job.ended,
+            sandbox=job.sandbox,
+            profile=job.profile,
         )
 
 

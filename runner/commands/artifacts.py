@@ -30,6 +30,7 @@ def artifacts(
 ) -> None:
     """List the files that were kept of a job, or copy them into a folder."""
     with client() as service:
+        job = service.whole_id(job)
         kept = service.artifacts(job)
         if output and kept["artifacts"]:
             _download(service, job, output, kept, shown=progress.somebody_looks(as_json=as_json))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, or its beginning.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 _INTERRUPTED: Final = 130
 """As a shell has it for Ctrl-C."""
@@ -106,12 +106,14 @@ def show(job: JobId, as_json: AsJson = False) -> None:
     from runner.client import WAITING  # noqa: PLC0415 - `runner run` does not pay for it
 
     with client() as service:
-        view = service.show(job)
-        held = view["state"] in WAITING and _why_waiting(service)
+        view = service.show(service.whole_id(job))
+        held = not as_json and view["state"] in WAITING and _why_waiting(service)
     if as_json:
         print(json.dumps(view))
         return
     print(f"{view['id']}: {view['state']}, trust key {view['trust_key']}, submitted {when(view['submitted'])}")
+    for line in _times(view):
+        print(line)
     if view["retries"]:
         print(f"started again {view['retries']} times: its sandbox was lost, or none could be made")
     if held:
@@ -135,6 +137,7 @@ def logs(
 ) -> None:
     """Print a job's log, byte by byte: its colours are kept."""
     with client() as service:
+        job = service.whole_id(job)
         if follow:
             _tell_waiting(service, job, shown=progress.somebody_looks(as_json=as_json))
         pieces = service.follow(job, offset) if follow else service.log(job, offset)
@@ -150,7 +153,7 @@ def logs(
 def cancel(job: JobId, as_json: AsJson = False) -> None:
     """Ask for a job's end. What it started is ended too."""
     with client() as service:
-        view = service.cancel(job)
+        view = service.cancel(service.whole_id(job))
     print(json.dumps(view) if as_json else f"{view['id']}: {_asked(view['outcome'])}")
 
 
@@ -250,6 +253,15 @@ def _from_environment(names: list[str]) -> dict[str, str]:
 def _row(job: dict[str, Any]) -> list[str]:
     outcome = job["outcome"]["outcome"] if job["outcome"] else ""
     return [job["id"], job["state"], outcome, job["trust_key"], when(job["submitted"])]
+
+
+def _times(view: dict[str, Any]) -> Iterator[str]:
+    """When a job started and where, and when it ended, as far as it has."""
+    if view["started"]:
+        yield f"started {when(view['started'])} in {view['sandbox']}, profile {view['profile']}"
+    if view["ended"]:
+        took = f", after {view['ended'] - view['started']:.1f} s" if view["started"] else ""
+        yield f"ended {when(view['ended'])}{took}"
 
 
 def _step(step: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -12,7 +13,7 @@ from threading import Thread
 
 import pytest
 
-from runner.commands.jobs import _asked
+from runner.commands.jobs import _asked, _times
 from tests import programs
 from tests.e2e.conftest import DEADLINE
 from tests.runner.api import process
@@ -40,7 +41,7 @@ def test_a_token_is_made_used_listed_and_revoked(runner: Command) -> None:
     token = made.stdout.strip()
     assert (made.returncode, made.stderr) == (0, "")
     assert runner("ls", RUNNER_TOKEN=token).returncode == 0
-    refused = runner("cancel", "0123", RUNNER_TOKEN=token)
+    refused = runner("cancel", "0" * 32, RUNNER_TOKEN=token)
     assert (refused.returncode, "lacks the scope `submit`" in refused.stderr) == (69, True)
 
     shown = runner("token", "ls").stdout
@@ -107,6 +108,32 @@ def test_while_nothing_starts_it_is_told_why(runner: Command, tmp_path: Path) ->
     job = runner("submit", str(tmp_path / "job.yaml")).stdout.strip()
     until("the keeper was asked", lambda: "Nothing starts: There is no keeper" in runner("status").stdout)
     assert "\nit waits: There is no keeper" in runner("show", job).stdout
+
+
+def test_when_and_where_a_job_ran_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "localtime", time.gmtime)
+    view = {"started": 60.0, "ended": 72.34, "sandbox": "sandbox-1", "profile": "big"}
+    assert list(_times(view)) == [
+        "started 1970-01-01 00:01:00 in sandbox-1, profile big",
+        "ended 1970-01-01 00:01:12, after 12.3 s",
+    ]
+    assert list(_times({**view, "started": None})) == ["ended 1970-01-01 00:01:12"]
+    assert list(_times({**view, "started": None, "ended": None})) == []
+
+
+def test_a_job_is_named_by_the_beginning_of_its_id(runner: Command, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("script: make\n")
+    job = runner("submit", str(tmp_path / "job.yaml")).stdout.strip()
+    others = json.loads(runner("ls", "--json").stdout)
+    short = next(job[:size] for size in range(4, 33) if sum(one["id"].startswith(job[:size]) for one in others) == 1)
+    assert json.loads(runner("show", short, "--json").stdout)["id"] == job
+    assert runner("cancel", short).stdout.startswith(f"{job}: ")
+    assert (runner("logs", "-f", short).returncode, runner("artifacts", short).returncode) == (130, 0)
+    unknown = "".join("0" if digit == "f" else "f" for digit in job[:12])
+    refused = runner("show", unknown)
+    assert (refused.returncode, refused.stderr) == (
+        64, f"runner: {unknown}: there is no job whose id begins like that. `runner ls` has them.\n"
+    )  # fmt: skip
 
 
 def test_whether_a_file_holds_a_job_is_told_as_json_too(runner: Command, tmp_path: Path) -> None:
