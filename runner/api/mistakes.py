@@ -33,7 +33,7 @@ def mistakes(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[W
 
 def named(where: Where) -> str:
     """A place in a document, as people write it."""
-    return ".".join(one_line(str(step))[:_SHOWN] for step in where) or "all of it"
+    return ".".join(one_line(str(step))[:_SHOWN] for step in where) or "the body"
 
 
 def _place(location: Sequence[int | str]) -> Where:

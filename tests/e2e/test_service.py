@@ -319,7 +319,7 @@ def test_ping_tells_a_health_check(new_service: Callable[[], Service]) -> None:
     assert codes() == {0}
     service.signal(signal.SIGTERM)
     service.wait()
-    assert codes() == {66}
+    assert codes() == {69}
 
 
 def test_the_sandboxes_are_told_with_the_jobs_that_have_them(new_service: Callable[[], Service]) -> None:
@@ -372,9 +372,10 @@ def test_the_commands_of_a_user(new_service: Callable[[], Service]) -> None:
 def test_commands_say_what_is_wrong(new_service: Callable[[], Service]) -> None:
     service = new_service()
     for words, code, cause in (
-        (["show", "0123"], 69, "There is no job of that id"),
+        (["show", "0123"], 64, "there is no job whose id begins like that"),
+        (["show", "0" * 32], 69, "There is no job of that id"),
         (["show", "../x"], 64, "is no id"),
-        (["submit", "-"], 64, "standard input: The script is empty"),
+        (["submit", "-"], 64, "standard input:1:1: The script is empty"),
     ):
         refused = command(service, *words, text="args: []")
         assert (refused.returncode, refused.stdout) == (code, "")
