@@ -102,7 +102,8 @@ def stages(target: Target, folder: Path, hooks: tuple[str, ...], rounds: int) ->
     """Measure a stage in turn."""
     script = folder / "script"
     script.write_bytes(SCRIPT)
-    (folder / "response.json").write_text('{"id": 1, "token": "t", "job_info": {"project_id": 1}}')
+    job = {"job_info": {"project_id": 1}, "git_info": {"repo_url": "https://gitlab.example/bench/app.git"}}
+    (folder / "response.json").write_text(json.dumps({"id": 1, "token": "t", **job}))
     with serving(target, folder) as environment:
         config = subprocess.run([*hooks, "config"], env=environment, check=True, capture_output=True)
         environment.update(json.loads(config.stdout)["job_env"])

@@ -46,7 +46,7 @@ def _tell_errors() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
         if error.errno == errno.EPIPE:  # whoever reads has had enough
             sys.exit(1)
-        print(f"runner: The output cannot be written: {error.strerror}.", file=sys.stderr)
+        print(f"runner: {error.filename or 'The output'} cannot be written: {error.strerror}.", file=sys.stderr)
         sys.exit(74)  # input or output
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -29,15 +28,17 @@ def assemble(about: str, modules: Mapping[str, str], words: Sequence[str]) -> ty
     return app
 
 
-def _tell_version(context: typer.Context, wanted: bool) -> None:
-    if wanted:
-        print(f"{context.info_name} {version('sandbox-runner')}")
+def _tell_version(context: typer.Context, asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version  # noqa: PLC0415 - nobody else needs it
+
+        print(context.find_root().info_name, version("sandbox-runner"))
         raise typer.Exit
 
 
 def _itself(
-    _: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version.")
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_tell_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Have a command be a word of its own: typer would make one alone the whole."""
+    """What comes before a command; it also has a command be a word of its own: typer would make one alone the whole."""

@@ -43,6 +43,9 @@ LISTING_INTERVAL = 0.5
 each listing costs the engine and the walls' guard more than the rest of such a look."""
 WEDGED_LISTING_INTERVAL = 5.0
 """Seconds between two listings while the host is wedged."""
+MADE_AT_ONCE = 2
+"""Sandboxes for each processor of the host that are made at once. Of many that start together some miss sysbox's
+deadline (nestybox/sysbox#266), and they are what its open deadlock takes (#1018). Its own tests start this many."""
 MAX_TRIAL_INTERVAL = 30.0
 """Seconds between two calls to the runtime while the host is wedged, at most."""
 _COURTESY = 5.0
@@ -137,7 +140,9 @@ class HostHealth:
     soon as one of them works.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, processors: int = 1) -> None:
+        """`processors` are the host's."""
+        self._most_at_once = MADE_AT_ONCE * processors
         self._state = HostState.WELL
         self._now = now
         self._calls: dict[int, _Call] = {}
@@ -204,8 +209,8 @@ class HostHealth:
         """Whether a sandbox may be lent: one on a wedged host would break under its job."""
         return self._state is not HostState.WEDGED
 
-    def admit_creation(self, profile: str, now: float) -> bool:
-        """Whether a sandbox of this profile may be made now. True takes the turn, where there are turns."""
+    def admit_creation(self, profile: str, beside: int, now: float) -> bool:
+        """Whether a sandbox of this profile may be made now, beside so many that are. True takes the turn, if any."""
         self.look(now)
         breaker = self._of(profile)
         match self._state:
@@ -215,7 +220,11 @@ class HostHealth:
                 busy = any(b.under_way for b in self._breakers.values())
                 return not busy and self._silence(now) is None and breaker.may_begin(now)
             case HostState.WELL:
-                return breaker.may_begin(now)
+                return self._bears_one_more(beside) and breaker.may_begin(now)
+
+    def admit_image_trial(self, beside: int, now: float) -> bool:
+        """Whether a sandbox may be made to try a new image, beside so many that are being made."""
+        return self.look(now) is HostState.WELL and self._bears_one_more(beside)
 
     def admit_removal(self, now: float) -> bool:
         """Whether a sandbox may be removed now. True takes the turn, where there are turns."""
@@ -284,6 +293,9 @@ class HostHealth:
         return self._state
 
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _bears_one_more(self, beside: int) -> bool:
+        return beside < self._most_at_once
 
     def _call_began(self, event: CallBegan, now: float) -> None:
         running = event.container is not None and self._listing.get(event.container, False)

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from sandbox.errors import ConfigError, Fault, KeeperRefused
 from sandbox.profile import Profile, Recreate
 from sandbox.rollout import Rollout
-from sandbox.state import IN_ADVANCE, State, can_be_condemned, check_move, is_alive
+from sandbox.state import BEING_MADE, IN_ADVANCE, State, can_be_condemned, check_move, is_alive
 
 LEASE_TERM = 30.0
 """Seconds a lease lasts without being renewed."""
 PROBE_INTERVAL = 60.0
-"""Seconds after which an idle sandbox is proven again; of each profile one at a time, so that another can be lent."""
+"""Seconds after which a sandbox has to run a container again: after its job, or at once when it is idle; then of each
+profile one at a time, so that another can be lent."""
 UNTRUSTED = "untrusted"
 """The trust key of jobs that may not even follow each other: always a fresh sandbox, thrown away after."""
 STUCK_RETRY = 30.0
@@ -25,7 +26,6 @@ STUCK_RETRY = 30.0
 PREPARE_RETRY = 60.0
 """Seconds until another one is made in advance after one could not be made, or was taken away. Nobody waits for it."""
 _REMEMBERED = 50
-_COMING = frozenset({State.CREATING, State.BOOTING})
 _PROVEN = frozenset({State.READY, State.LEASED, State.ORPHANED, State.INSPECTING, State.HELD})
 _NOTHING_LEFT = frozenset({Fault.GONE, Fault.STOPPED})
 
@@ -63,8 +63,8 @@ class Sandbox:
     """When it came into this state."""
     image: str = ""
     """What it was made from, by id."""
-    proven: float = 0.0
-    """When it was last proven fit."""
+    ran_container: float | None = None
+    """When it was last seen to run a container, or was new; None when this life of the keeper does not know."""
     trust_key: str | None = None
     """Whose leftovers it may carry; None while it has served nobody."""
     jobs: int = 0
@@ -78,6 +78,10 @@ class Sandbox:
     """When the removal of a stuck one is tried again."""
     fault: Fault | None = None
     reason: str | None = None
+
+    def has_to_run_container(self, now: float) -> bool:
+        """Whether the next proof is to show that it still runs one: jobs break more than what answers a question."""
+        return self.ran_container is None or now - self.ran_container >= PROBE_INTERVAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +210,13 @@ class Pool:
         """Its container was started."""
         return self._move(name, State.BOOTING, now)
 
-    def fit(self, name: str, now: float) -> Sandbox:
-        """It was proven fit: at its birth, after a job, or again."""
+    def fit(self, name: str, now: float, *, ran_container: bool = False) -> Sandbox:
+        """It was proven fit: at its birth, after a job, or again; maybe with a container in it."""
         sandbox = self._sandboxes[name]
+        ran = now if ran_container or sandbox.state is State.BOOTING else sandbox.ran_container
         if rollout := self.rollouts.get(sandbox.profile):
             rollout.proven(sandbox.image)
-        return self._move(name, State.READY, now, proven=now, lease=None)
+        return self._move(name, State.READY, now, ran_container=ran, lease=None)
 
     def follow(self, profiles: Mapping[str, Profile]) -> None:
         """Go on with other profiles. Raises `ConfigError` when one is missing that there are sandboxes of."""
@@ -301,7 +306,7 @@ class Pool:
             return self._move(name, State.CONDEMNED, now, fault=fault, reason=reason)
         if sandbox.state is not State.HELD:
             self.counts[fault] += 1
-        if sandbox.state in _COMING and (rollout := self.rollouts.get(sandbox.profile)):
+        if sandbox.state in BEING_MADE and (rollout := self.rollouts.get(sandbox.profile)):
             rollout.failed(sandbox.image, sandbox.since, fault, reason, now)
         hold = self._hold_instead(sandbox, fault)
         moved = self._move(
@@ -364,7 +369,8 @@ class Pool:
             overdue = sandbox.state is State.STUCK and now >= sandbox.again
             if sandbox.state is State.CONDEMNED or overdue:
                 actions.append(Destroy(sandbox.name))
-        for profile in self.profiles:
+        # Who lacks most comes first: the host bears so many at once, and one busy profile would keep the others out.
+        for profile in sorted(self.profiles, key=lambda name: -self._room(name) / self.profiles[name].warm):
             actions += self._to_fill(profile)
             actions += self._to_renew(profile, now) or self._to_probe(profile, now)
         return actions or self._to_prepare(now)
@@ -387,7 +393,7 @@ class Pool:
 
     def _to_prepare(self, now: float) -> list[Action]:
         """While nothing else is to be done for any profile: what its next sandbox is started from, one at a time."""
-        if any(s.state in _COMING | {State.PREPARING, State.STUCK} for s in self):
+        if any(s.state in BEING_MADE | {State.PREPARING, State.STUCK} for s in self):
             return []
         lacking = (p for p in self.profiles if not self._prepared(p) and not self._candidate(p))
         due = (profile for profile in lacking if now >= self._prepare_from.get(profile, now))
@@ -403,7 +409,7 @@ class Pool:
             if unneeded or self.is_outdated(prepared):
                 return [Replace(prepared.name)]
         mine = [s for s in self if s.profile == profile and _counts(s.state)]
-        if rollout is None or any(s.state in _COMING or s.state is State.STUCK for s in mine):
+        if rollout is None or any(s.state in BEING_MADE or s.state is State.STUCK for s in mine):
             return []
         full = len(mine) > self.profiles[profile].warm
         if rollout.candidate is not None and not full:
@@ -415,10 +421,10 @@ class Pool:
 
     def _to_probe(self, profile: str, now: float) -> list[Action]:
         mine = [s for s in self._sandboxes.values() if s.profile == profile]
-        idle = [s for s in mine if s.state is State.READY and now - s.proven >= PROBE_INTERVAL]
+        idle = [s for s in mine if s.state is State.READY and s.has_to_run_container(now)]
         if not idle or any(s.state is State.INSPECTING for s in mine):
             return []
-        return [Probe(min(idle, key=lambda s: s.proven).name)]
+        return [Probe(min(idle, key=lambda s: s.ran_container or 0.0).name)]
 
     def _lent_to(self, want: Want, lease: Lease) -> Sandbox | None:
         """The sandbox that this attempt has already."""
@@ -453,7 +459,7 @@ class Pool:
     def _is_trial(self, sandbox: Sandbox) -> bool:
         """Whether it tries a new image, and may well come to nothing."""
         rollout = self.rollouts.get(sandbox.profile)
-        return rollout is not None and sandbox.state in _COMING and sandbox.image == rollout.candidate
+        return rollout is not None and sandbox.state in BEING_MADE and sandbox.image == rollout.candidate
 
     def _prepared(self, profile: str) -> Sandbox | None:
         """The one of this profile that was made in advance: there is one at most."""

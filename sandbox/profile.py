@@ -7,6 +7,9 @@ from pydantic import ByteSize, Field, field_validator, model_validator
 
 from sandbox.settings.model import About, Section
 
+SYSBOX = "sysbox-runc"
+"""The runtime that this project is made for, as sysbox registers it with an engine."""
+
 _GIB = 1024**3
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -46,7 +49,7 @@ class Profile(Section):
     """Image of the sandbox. The name that `docker compose build` gives it: it must be on the engine already, the keeper
     never pulls."""
 
-    runtime: Annotated[str, Field(min_length=1), About(also="SANDBOX_RUNTIME")] = "sysbox-runc"
+    runtime: Annotated[str, Field(min_length=1), About(also="SANDBOX_RUNTIME")] = SYSBOX
     """OCI runtime, as registered with the engine. sysbox is the wall that this project is made for; there is no
     fallback to another one."""
 

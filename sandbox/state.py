@@ -33,6 +33,8 @@ class IllegalMove(SandboxError):
 
 IN_ADVANCE = frozenset({State.PREPARING, State.PREPARED})
 """No sandbox yet: it takes up no place, and nobody waits for it."""
+BEING_MADE = frozenset({State.CREATING, State.BOOTING})
+"""On its way to its first proof: it keeps the container runtime busy."""
 _ALIVE = frozenset(
     {State.CREATING, State.BOOTING, State.READY, State.LEASED, State.ORPHANED, State.INSPECTING, State.HELD}
 )

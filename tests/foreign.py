@@ -62,9 +62,9 @@ class Foreigners:
     key: KeyPair = field(default_factory=lambda: new_identity("test").client)
     made: list[Foreign] = field(default_factory=list)
 
-    def start(self) -> Foreign:
-        """The sandbox image alone."""
-        return self._start("sandbox", 22, "/var/lib/sandbox/ssh_host_ed25519_key.pub")
+    def start(self, **more: object) -> Foreign:
+        """The sandbox image alone; `more` for the engine."""
+        return self._start("sandbox", 22, "/var/lib/sandbox/ssh_host_ed25519_key.pub", **more)
 
     def start_plain(self) -> Foreign:
         """A plain OpenSSH server."""

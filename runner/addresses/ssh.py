@@ -176,7 +176,13 @@ async def _errand(access: Access, before: Mapping[str, object] | None, folders: 
 
 async def _run(access: Access, given: bytes) -> bytes:
     """Give our program to a Python there, and return what it printed."""
-    connection = await connect(access, DEFAULTS)
+    try:
+        connection = await connect(access, DEFAULTS)
+    except asyncssh.PermissionDenied:
+        raise ConnectError(
+            f"It refused the login key, which is the one of --identity: let its public half in there, for the user "
+            f"{access.user}."
+        ) from None
     try:
         process = await connection.create_process(_COMMAND, encoding=None)
         process.stdin.write(given)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import pwd
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Final, Self, TypeAlias
@@ -48,7 +50,7 @@ News: TypeAlias = Callable[[wire.Progress], None]
 
 SENTENCES: Final[Mapping[type[Exception], str]] = {
     asyncssh.HostKeyNotVerifiable: "The sandbox showed another host key than the one it was made with",
-    asyncssh.PermissionDenied: "The sandbox refused the login key that it was made with",
+    asyncssh.PermissionDenied: "The sandbox refused the login key",
     asyncssh.ConnectionLost: "The connection to the sandbox was lost",
     asyncssh.KeyExchangeFailed: "The sandbox's SSH server has no encryption in common with the runner",
     asyncssh.MACError: "The connection to the sandbox was tampered with",
@@ -242,6 +244,7 @@ class ShortReads(socket.socket):
 
 async def connect(access: Access, settings: Settings) -> asyncssh.SSHClientConnection:
     """Log in. Owns `access.socket` from here on, also on failure."""
+    _be_somebody()
     link = ShortReads(fileno=access.socket.detach())
     try:
         return await asyncssh.connect(
@@ -264,6 +267,18 @@ async def connect(access: Access, settings: Settings) -> asyncssh.SSHClientConne
     except BaseException:
         link.close()
         raise
+
+
+def _be_somebody() -> None:
+    """Give a user id without a passwd entry a name and a home folder.
+
+    asyncssh looks them up, uses them for nothing here, and fails without, as if that were the sandbox's fault.
+    """
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        os.environ.setdefault("LOGNAME", "runner")
+        os.environ.setdefault("HOME", "/")
 
 
 class _Conversation(asyncssh.SSHClientSession[bytes]):

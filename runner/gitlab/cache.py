@@ -21,6 +21,9 @@ from runner.execution.session import Session
 from runner.gitlab.store import CacheStore, Entry
 from runner.job import UNTRUSTED
 
+_OBJECT_STORE: Final = re.compile(rb"--(?:gocloud-)?url\$?\w+://")
+"""In a stage's script without its quoting: the cache goes to, or comes from, what gitlab-runner's `[runners.cache]`
+names, and the file at `--file` is only on its way."""
 MAX_TOLD: Final = 10
 """Of the sentences about one stage."""
 
@@ -41,6 +44,8 @@ class Cache:
         told: list[str] = []
         if self._owner == UNTRUSTED:
             return ["This job is not trusted with a cache: none is used."]
+        if has_object_store(script):
+            return []
         for entry in await asyncio.to_thread(self._store.entries, self._owner):
             if not names(script, entry.path):
                 continue
@@ -58,7 +63,7 @@ class Cache:
 
         Returns sentences for the job's log. Errors: ConnectionLostError.
         """
-        if self._owner == UNTRUSTED:
+        if self._owner == UNTRUSTED or has_object_store(script):
             return []
         told: list[str] = []
         try:
@@ -85,6 +90,11 @@ def names(script: bytes, path: str) -> bool:
     count, and what is not ASCII may be there as `\\xNN`.
     """
     return _bare(path.encode()) in _bare(script)
+
+
+def has_object_store(script: bytes) -> bool:
+    """Say whether a stage's script has its caches in an object store, where nothing of ours is needed."""
+    return _OBJECT_STORE.search(_bare(script)) is not None
 
 
 def _bare(text: bytes) -> bytes:

@@ -27,8 +27,14 @@ JOB_VARIABLE = "RUNNER_GITLAB_JOB"
 VARIABLES = b"CUSTOM_ENV_"
 """How the names of a job's variables begin in a hook's environment; gitlab-runner's own are in no job response."""
 PATIENCE = {"config": 30.0, "prepare": 300.0, "run": 300.0, "cleanup": 20.0}
-"""The hooks, and for how many seconds without a connection each waits for the service: it may be restarting."""
-TERM_PATIENCE = 2.0
+"""The hooks, and for how many seconds without a connection each waits for the service: it may be restarting.
+
+They count from when the first hook of the job missed it: those that follow one which gave up do not wait again.
+"""
+BRIEF = 2.0
+"""Seconds that are waited for it at least, and at most where gitlab-runner wants the end or the socket is not ours."""
+QUIET = 10.0
+"""Seconds of waiting of which nothing is said: a restart takes less."""
 CONNECT_SECONDS = 10.0
 SEND_SECONDS = 60.0
 PAUSE = 0.1
@@ -39,6 +45,10 @@ CHUNK = 256 * 1024
 
 class UnreachableError(Exception):
     """The service is not there, or went away."""
+
+
+class ForbiddenError(UnreachableError):
+    """The service's socket is not for this user."""
 
 
 class HookError(Exception):
@@ -116,6 +126,8 @@ class Hook:
         self.body = self.content(about)
         self.received = 0
         self.told_to_end = False
+        response = variable("JOB_RESPONSE_FILE")
+        self.note = response and f"{response}.missed"
 
     def content(self, about: list[str]) -> bytes:
         """Return what goes with the request.
@@ -135,17 +147,17 @@ class Hook:
         """Ask until there is an answer, and return the exit code."""
         for number in (_signal.SIGTERM, _signal.SIGINT):
             _signal.signal(number, self.end)
+        # By systemd it comes to all processes of gitlab-runner's unit, and only says to take no more jobs.
+        _signal.signal(_signal.SIGQUIT, _signal.SIG_IGN)
         self.stood = time.monotonic()
+        self.missed = min(self.stood, take(self.note))
         while True:
             link = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             try:
                 self.connect(link)
                 return finish(self.follow(Frames(link)))
             except UnreachableError as error:
-                patience = TERM_PATIENCE if self.told_to_end else PATIENCE[self.name]
-                if time.monotonic() > self.stood + patience:
-                    text = f"The runner does not answer at {self.path} ({error}). Is `runner serve` running there?"
-                    raise HookError(text) from None
+                self.await_service(error)
             finally:
                 self.greeted = None
                 link.close()
@@ -153,6 +165,24 @@ class Hook:
 
     stood = 0.0
     """When there was a connection last. One that is ended as soon as it is there does not count."""
+    missed = 0.0
+    """The same, of all hooks of the job up to this one."""
+    told_of_waiting = False
+
+    def await_service(self, error: UnreachableError) -> None:
+        """Say so when the service is waited for. Raises HookError when that has been long enough."""
+        now, end = time.monotonic(), self.stood + BRIEF
+        if not (self.told_to_end or isinstance(error, ForbiddenError)):
+            end = max(end, self.missed + PATIENCE[self.name])
+        if now > end:
+            leave(self.note, self.missed)
+            raise HookError(unanswered(self.path, error))
+        if now > self.stood + QUIET and not self.told_of_waiting:
+            self.told_of_waiting = True
+            self.voice.say(
+                f"runner: The runner is away ({error}). Waiting for it, {end - now:.0f} s at most.\n".encode()
+            )
+
     greeted: _socket.socket | None = None
 
     def end(self, *_: object) -> None:
@@ -172,6 +202,8 @@ class Hook:
             greet(link)
             link.sendall(frame(b"Q", request) + frame(b"B", self.body))
             link.settimeout(LOOK)
+        except PermissionError as error:
+            raise ForbiddenError(error.strerror) from None
         except OSError as error:
             raise UnreachableError(error.strerror or str(error)) from None
         self.greeted = link
@@ -195,7 +227,39 @@ class Hook:
                     continue
                 (self.voice.say if kind == b"e" else self.voice.output)(payload)
                 self.received += len(payload) if kind == b"o" else 0
-            self.stood = time.monotonic()  # a stage may be silent for hours
+            self.stood = self.missed = time.monotonic()  # a stage may be silent for hours
+
+
+def unanswered(path: str, error: UnreachableError) -> str:
+    """Return the sentence about a service that cannot be asked."""
+    if isinstance(error, ForbiddenError):
+        return (
+            f"The runner's socket {path} is not for gitlab-runner's user ({error}). Add that user to the socket's "
+            "group, and start gitlab-runner anew."
+        )
+    return f"The runner does not answer at {path} ({error}). Is `runner serve` running there?"
+
+
+def leave(note: str, missed: float) -> None:
+    """Tell later hooks of the job since when the service is missed, in the job's own folder at gitlab-runner."""
+    try:
+        with open(note, "w") as file:
+            file.write(f"{missed}")
+    except OSError:  # they wait as long as this one
+        return
+
+
+def take(note: str) -> float:
+    """Return since when an earlier hook missed the service, which is over unless this one misses it too."""
+    if not posix.access(note, posix.F_OK):  # there is none, mostly
+        return time.monotonic()
+    try:
+        with open(note, "rb") as file:
+            missed = float(file.read())
+        posix.unlink(note)
+    except (OSError, ValueError):  # the disk was full
+        return time.monotonic()
+    return missed
 
 
 class Frames:

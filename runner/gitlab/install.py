@@ -118,7 +118,7 @@ class Setup:
         if not re.fullmatch(r"[\x21-\x7e]+", self.token):
             raise InstallError("The token is empty or has spaces. Copy the runner's authentication token (glrt-…).")
         if self.limit < 1:
-            raise InstallError("At least one job at once must be allowed.")
+            raise InstallError("At least one job at once must be allowed (CONCURRENCY, --concurrency).")
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,6 +414,9 @@ def _read(file: Path) -> str | None:
         return file.read_text()
     except FileNotFoundError:
         return None
+    except IsADirectoryError as error:
+        text = f"{file} is a folder. Docker makes one where a file that it is to mount is not there: write the file."
+        raise InstallError(text) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InstallError(f"{file} cannot be read: {error}.") from error
 
@@ -450,17 +453,38 @@ def address(environment: Mapping[str, str]) -> str:
     Errors: InstallError.
     """
     if file := environment.get("GITLAB_URL_FILE"):
-        return (_read(Path(file)) or "").strip()
+        return _of_file("GITLAB_URL_FILE", Path(file))
     return environment.get("GITLAB_URL", "")
 
 
 def token(environment: Mapping[str, str], file: Path | None) -> str:
     """Return the runner's authentication token, from a file or from GITLAB_TOKEN. Errors: InstallError."""
     if file is not None:
-        return (_read(file) or "").strip()
+        return _of_file("GITLAB_TOKEN_FILE", file)
     if given := environment.get("GITLAB_TOKEN"):
         return given
     raise InstallError(
         "The runner's authentication token is needed: GITLAB_TOKEN_FILE or GITLAB_TOKEN. GitLab shows it once, when "
         "the runner is created there (Settings, CI/CD, Runners)."
     )
+
+
+def concurrency(environment: Mapping[str, str]) -> int:
+    """Return how many jobs run at once, of CONCURRENCY; one where it does not say. Errors: InstallError."""
+    given = environment.get("CONCURRENCY") or "1"
+    if not (given.isascii() and given.isdecimal()):
+        raise InstallError(f"CONCURRENCY is {given!r}. Set it to the number of jobs that run at once, such as 2.")
+    return int(given)
+
+
+def _of_file(setting: str, file: Path) -> str:
+    """Return what is in the file that a setting names. Errors: InstallError."""
+    try:
+        text = _read(file)
+    except InstallError as error:
+        raise InstallError(f"{setting}: {error}") from error
+    if text is None:
+        raise InstallError(f"{setting}: There is no file {file}. Write it, or name the one that there is.")
+    if not text.strip():
+        raise InstallError(f"{setting}: The file {file} is empty.")
+    return text.strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 
@@ -38,6 +38,10 @@ _MAX_PATIENCE: Final = 7 * 24 * 3600.0
 """Seconds that a sandbox is kept beyond its job's timeout while no runner is heard of; what a keeper grants at most."""
 _RETRY: Final = 1.0
 _MAX_TEXT: Final = 2000
+_MAX_TOLD: Final = 5
+"""Sentences in the job's log about the way to a sandbox."""
+_NO_MORE: Final = ""
+"""After the last of them."""
 
 
 class Live:
@@ -186,11 +190,18 @@ class Live:
     async def _prepare(self, turn: Turn, logins: str) -> End:
         if sentence := remark(self.record.job):
             await turn.hook.tell(sentence)
-        taking = asyncio.create_task(self._take())
-        await first(taking, turn.cancellation.wait())
-        if not taking.done():
-            taking.cancel()
-            await asyncio.wait([taking])
+        news: asyncio.Queue[str] = asyncio.Queue()
+        telling = asyncio.create_task(_tell(turn.hook, news))
+        taking = asyncio.create_task(self._take(news.put_nowait))
+        try:
+            await first(taking, turn.cancellation.wait())
+            if not taking.done():
+                taking.cancel()
+                await asyncio.wait([taking])
+            news.put_nowait(_NO_MORE)
+            await telling
+        finally:
+            await stop(telling)
         if taking.cancelled():
             _unwanted(turn.cancellation)
         try:
@@ -199,8 +210,11 @@ class Live:
             return SystemFailed(f"There is no sandbox for this job: {error}")
         return await self._workplace.prepare(turn, logins)
 
-    async def _take(self) -> str:
-        """Have a sandbox, the one that was prepared in advance or another one, and return a sentence on it."""
+    async def _take(self, tell: Callable[[str], None]) -> str:
+        """Have a sandbox, the one that was prepared in advance or another one, and return a sentence on it.
+
+        `tell` is for the job's log: who waits for minutes wants to know for what.
+        """
         wanted = Wanted(trust_key(self.record.job), self._options.profile)
 
         def on_ask(attempt: str, token: str) -> None:
@@ -209,13 +223,18 @@ class Live:
         if self._standby and self._settings.patience <= PATIENCE and (held := await self._standby.take(wanted)):
             with contextlib.suppress(LeaseLostError):
                 await self._tenancy.adopt(held, on_ask)
+                if caveat := held.held.lease.caveat:
+                    tell(caveat)
                 return held.sentence
         said = ""
 
         def note(news: Note) -> None:
             nonlocal said
             _events.info(news.action, news.text, gitlab_job=self.record.name)
-            said = news.text if news.action == "leased" else said
+            if news.action is Action.LEASED:
+                said = news.text
+            else:
+                tell(news.text)
 
         await self._tenancy.take(wanted, on_ask, note)
         return said
@@ -231,6 +250,15 @@ def _settings(timeout: float, options: Options) -> Settings:
     """A sandbox waits for the next life of the service as long as its job may run, and a while longer."""
     patience = min(timeout + options.settings.grace + _BEYOND, _MAX_PATIENCE)
     return replace(options.settings, patience=patience)
+
+
+async def _tell(hook: Listener, news: asyncio.Queue[str]) -> None:
+    """Tell each sentence once, and no more than a few: a keeper may be away and there again many times."""
+    told: set[str] = set()
+    while (sentence := await news.get()) != _NO_MORE:
+        if sentence not in told and len(told) < _MAX_TOLD:
+            told.add(sentence)
+            await hook.tell(sentence)
 
 
 def _unwanted(cancellation: Cancellation) -> NoReturn:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -26,7 +27,7 @@ DEFAULT_TIMEOUT: Final = 7200.0
 
 PROJECT_FIELD: Final = "job_info.project_id"
 PROTECTED_FIELD: Final = "git_info.protected"
-"""In `job_info.project_id`, `git_info.protected`: as `GitLabJob.missing` names them."""
+"""As `GitLabJob.missing` names them."""
 
 _WITHHELD: Final = frozenset(
     {
@@ -35,6 +36,8 @@ _WITHHELD: Final = frozenset(
     }
 )  # fmt: skip
 """Of gitlab-runner's own variables those that are secrets or the contents of files. No container gets them."""
+_FILES: Final = "RUNNER_TEMP_PROJECT_DIR"
+"""Where gitlab-runner's scripts write file variables. It comes after the job's own, none of which shadows it."""
 _MERGE_REQUEST_REF: Final = "refs/merge-requests/"
 _SOURCE_PROJECT: Final = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID"
 _REF_PROTECTED: Final = "CI_COMMIT_REF_PROTECTED"
@@ -81,7 +84,10 @@ class GitLabJob:
     id: int
     token_hash: str
     """SHA-256 of the job's token: enough to know it again."""
+    instance: str
+    """Which GitLab it comes from, as the address of it; empty for what is no GitLab: each of them sends one."""
     project: int
+    """Its number there; 0 when that is not known."""
     protected: bool
     """Whether the job's branch or tag is a protected one."""
     fork: bool
@@ -101,7 +107,7 @@ class GitLabJob:
     runner_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     """gitlab-runner's own, as `CI_PROJECT_DIR` and what its configuration adds."""
     service_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """What services get of both: gitlab-runner's, and the public ones of the others."""
+    """What services get of both: gitlab-runner's, and the public ones of the others. A file variable is its path."""
 
 
 def parse(content: bytes, given: Mapping[str, str] = MappingProxyType({})) -> GitLabJob:
@@ -118,11 +124,13 @@ def parse(content: bytes, given: Mapping[str, str] = MappingProxyType({})) -> Gi
     except (ValidationError, RecursionError) as error:
         raise ResponseError(f"The job response cannot be read: {_what_is_wrong(error)}.") from None
     own = _of_the_runner(response, given)
-    variables = _expanded(response.variables, own)
-    known = {**own, **variables}
+    listed = _expanded([variable for variable in response.variables if variable.key != _FILES], own)
+    known = {**own, **_meanings(listed, own)}
+    public = [variable for variable in listed if variable.public or variable.internal]
     return GitLabJob(
         id=response.id,
         token_hash=hashlib.sha256(response.token.encode(errors="surrogatepass")).hexdigest(),
+        instance=_instance(response),
         project=response.job_info.project_id or 0,
         protected=_is_protected(response) is True,
         fork=_is_from_fork(response),
@@ -136,9 +144,9 @@ def parse(content: bytes, given: Mapping[str, str] = MappingProxyType({})) -> Gi
             if entry.type == "registry"
         ),
         needs_helper=bool(response.artifacts or response.cache) or any(map(_has_artifacts, response.dependencies)),
-        variables=MappingProxyType(variables),
+        variables=MappingProxyType({variable.key: variable.value for variable in listed}),
         runner_variables=MappingProxyType(own),
-        service_variables=MappingProxyType({**own, **_of_services(response.variables, variables)}),
+        service_variables=MappingProxyType({**own, **_meanings(public, own)}),
     )
 
 
@@ -177,9 +185,11 @@ class _Part(BaseModel):
 
 class _JobInfo(_Part):
     project_id: Annotated[int, Field(strict=True, ge=0)] | None = None
+    project_full_path: str = ""
 
 
 class _GitInfo(_Part):
+    repo_url: str = ""
     ref: str = ""
     refspecs: Annotated[list[str], BeforeValidator(_none_is_empty)] = []
     protected: Annotated[bool, Field(strict=True)] | None = None
@@ -253,21 +263,24 @@ class _Response(_Part):
 
 def _of_the_runner(response: _Response, given: Mapping[str, str]) -> dict[str, str]:
     """All of them are public or internal to it; what it fetched from a vault is neither."""
-    known = {variable.key for variable in response.variables}.union(response.secrets, _WITHHELD)
+    known = {variable.key for variable in response.variables}.union(response.secrets, _WITHHELD) - {_FILES}
     return {name: value for name, value in given.items() if name not in known}
 
 
-def _expanded(listed: list[_Variable], own: Mapping[str, str]) -> dict[str, str]:
-    raw = {**own, **{variable.key: variable.value for variable in listed}}
-    return {
-        variable.key: variable.value if variable.raw or variable.file else expand(variable.value, raw)
+def _expanded(listed: list[_Variable], known: Mapping[str, str]) -> list[_Variable]:
+    meanings = {**known, **_meanings(listed, known)}
+    return [
+        variable
+        if variable.raw or variable.file
+        else variable.model_copy(update={"value": expand(variable.value, meanings)})
         for variable in listed
-    }
+    ]
 
 
-def _of_services(listed: list[_Variable], expanded: Mapping[str, str]) -> dict[str, str]:
-    public = {variable.key: variable.public or variable.internal for variable in listed}
-    return {name: expanded[name] for name, is_public in public.items() if is_public}
+def _meanings(listed: list[_Variable], known: Mapping[str, str]) -> dict[str, str]:
+    """Return what each name stands for, in a text and in a container: a file variable for the path of its file."""
+    folder = known.get(_FILES, "")
+    return {variable.key: f"{folder}/{variable.key}" if variable.file else variable.value for variable in listed}
 
 
 def _image(image: _Image, variables: Mapping[str, str]) -> Image:
@@ -282,8 +295,7 @@ def _image(image: _Image, variables: Mapping[str, str]) -> Image:
 
 
 def _service(service: _Image, variables: Mapping[str, str]) -> Service:
-    raw = {**variables, **{variable.key: variable.value for variable in service.variables}}
-    own = {v.key: v.value if v.raw or v.file else expand(v.value, raw) for v in service.variables}
+    own = _meanings(_expanded(service.variables, variables), variables)
     return Service(
         image=_image(service, variables),
         aliases=tuple(expand(service.alias or "", variables).replace(",", " ").split()),
@@ -294,6 +306,23 @@ def _service(service: _Image, variables: Mapping[str, str]) -> Service:
 
 def _has_artifacts(dependency: _Dependency) -> bool:
     return dependency.artifacts_file is not None and dependency.artifacts_file.filename != ""
+
+
+def _instance(response: _Response) -> str:
+    """Return the address at which GitLab has its projects, from the one that the job's repository is fetched from.
+
+    GitLab makes that of its own settings. `CI_SERVER_URL` is a variable, of which a job may have more, and a copy of an
+    instance has its `job_info.instance_uuid` too. Where the project's path was not sent, the address is the project's.
+    """
+    try:
+        address = urlsplit(response.git_info.repo_url)
+    except ValueError:
+        return ""
+    host = address.netloc.rpartition("@")[2].lower()  # before it is the job's token
+    if address.scheme not in {"http", "https"} or not host:
+        return ""
+    root = address.path.removesuffix(".git").removesuffix(f"/{response.job_info.project_full_path}")
+    return f"{address.scheme}://{host}{root}"
 
 
 def _is_protected(response: _Response) -> bool | None:

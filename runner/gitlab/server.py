@@ -43,9 +43,20 @@ class Hook:
         self.cancellation = Cancellation()
 
     async def request(self) -> Request:
-        """Return what it wants. Errors: GitLabError."""
-        words = await self._frame(b"Q")
-        return wire.parse_request(words, await self._frame(b"B"))
+        """Return what it wants. Errors: GitLabError, which it has been told."""
+        try:
+            words = await self._frame(b"Q")
+            return wire.parse_request(words, await self._frame(b"B"))
+        except GitLabError as error:
+            await self._refuse(f"{error}")
+            raise
+
+    async def _refuse(self, why: str) -> None:
+        """Answer what cannot be read, so that it is not asked again. A hook listens when it has sent all of it."""
+        await self.finish(SystemFailed(why))
+        with contextlib.suppress(OSError):
+            while await self._reader.read(_CHUNK):
+                pass
 
     async def listen(self) -> None:
         """Hear gitlab-runner's wish for the end, and the hook's own end, which is the same wish."""
@@ -83,7 +94,7 @@ class Hook:
     async def _frame(self, wanted: bytes) -> bytes:
         kind, size = wire.check_head(await self._reader.readexactly(wire.HEAD.size))
         if kind != wanted:
-            raise GitLabError("The hook sent something out of turn.")
+            raise GitLabError(f"The hook sent something out of turn. {wire.VERSIONS}")
         return await self._reader.readexactly(size)
 
     async def _send(self, data: bytes) -> None:

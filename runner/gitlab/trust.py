@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+from typing import Final
+
 from runner.gitlab.response import GitLabJob
 from runner.job import UNTRUSTED
 
+_DIGITS: Final = 8
+"""Of a digest that tells the GitLab instances of one runner apart."""
+
 
 def trust_key(job: GitLabJob) -> str:
-    """Return the trust key: the project, and whether the ref is protected.
+    """Return the trust key: the GitLab instance, the project there, and whether the ref is protected.
 
     Somebody else's code, and a job whose project is not known, are `untrusted`.
     """
     if job.fork or not job.project:
         return UNTRUSTED
-    return f"gitlab-{job.project}-{'protected' if job.protected else 'unprotected'}"
+    instance = hashlib.sha256(job.instance.encode(errors="surrogatepass")).hexdigest()[:_DIGITS]
+    return f"gitlab-{instance}-{job.project}-{'protected' if job.protected else 'unprotected'}"
 
 
 def remark(job: GitLabJob) -> str | None:
@@ -22,5 +29,5 @@ def remark(job: GitLabJob) -> str | None:
         return "This job is for a fork's merge request: it gets a fresh sandbox that nobody inherits."
     if not job.missing:
         return None
-    assumed = "a fresh sandbox that nobody inherits" if not job.project else "an unprotected ref"
+    assumed = "an unprotected ref" if job.project else "a fresh sandbox that nobody inherits"
     return f"GitLab did not send {' and '.join(job.missing)}: {assumed} is assumed."

@@ -35,6 +35,8 @@ HEAD: Final = struct.Struct(">cI")
 LIMITS: Final = {b"Q": 64 * 1024, b"B": max(MAX_RESPONSE, MAX_SCRIPT), b"T": 16}
 """Largest payload of each type, in bytes."""
 
+VERSIONS: Final = "Is it of another version than the runner? Install both anew from the same one."
+
 _CALL: Final = re.compile(r"[0-9a-f]{32}")
 _STAGE: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _MAX_OFFSET: Final = 1 << 62
@@ -105,8 +107,10 @@ def encode_end(end: End) -> bytes:
 def check_head(head: bytes) -> tuple[bytes, int]:
     """Return the type and the size that a frame's head announces. Raises GitLabError."""
     kind, size = HEAD.unpack(head)
-    if kind not in LIMITS or size > LIMITS[kind]:
-        raise GitLabError(f"The hook sent a frame ({kind!r}, {size} bytes) that is not allowed.")
+    if kind not in LIMITS:
+        raise GitLabError(f"The hook sent a frame ({kind!r}) that there is not. {VERSIONS}")
+    if size > LIMITS[kind]:
+        raise GitLabError(f"The hook sent {size} bytes in one piece, and at most {LIMITS[kind]} are taken.")
     return kind, size
 
 
@@ -114,7 +118,7 @@ def parse_request(words: bytes, body: bytes) -> Request:
     """Return what a hook asks for. Raises GitLabError."""
     parts = words.decode(errors="replace").split("\0")
     if len(parts) != 5 or parts[0] not in set(Verb) or not _CALL.fullmatch(parts[3]) or not parts[4].isdecimal():
-        raise GitLabError("The hook sent a request that cannot be read; is it of another version than the runner?")
+        raise GitLabError(f"The hook sent a request that cannot be read. {VERSIONS}")
     verb, handle, stage, call, offset = parts
     if verb == Verb.RUN and not _STAGE.fullmatch(stage):
         raise GitLabError("The hook was given a stage whose name is not one word.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -36,12 +38,17 @@ def ls(keeper: Keeper = None, as_json: AsJson = False) -> None:
     client = options.keeper_of(keeper)
     listing = client.listing() if client else None
     own = _own()
+    if keeper is None and (why := options.closed_keeper()):
+        print(f"sandbox: {why} Its sandboxes are not listed.", file=sys.stderr)
     if as_json:
         kept = listing.model_dump(mode="json") if listing else {}
         print(json.dumps({**kept, "adhoc": own}, indent=2))
         return
     for one in own:
         print(f"{one['name']:28} {one['state']:10} {one['address'] or '-':15}  {one['over']}")
+    if not own and not (listing and listing.sandboxes):
+        engine = os.environ.get("DOCKER_HOST") or "this host's Docker Engine"
+        print("No sandboxes." if listing else f"No sandboxes of yours on {engine}.")
     if listing:
         _print_kept(listing)
 
@@ -83,6 +90,8 @@ def hold(
     """
     if record := _own_record(name):
         machines = options.machines()
+        if record.access is not None:
+            machines.check_running(record)
         machines.store.put(record.model_copy(update={"ends": time.time() + hours * 3600, "idle": None}))
         print(f"{name} is held for {hours:g} h. Get in: sandbox shell {name}")
         return
@@ -106,9 +115,11 @@ def shell(
     keeper: Keeper = None,
 ) -> None:
     """Get into a sandbox of your own, or into one of the keeper's that is held."""
+    words = command or []
+    words = words[1:] if words[:1] == ["--"] else words  # as `run` has it; the parser drops it only before a name
     transport = options.machines().open(name)[1] if _own_record(name) else borrow.enter(_keeper(keeper, name), name)
     with terminal.ended_by_signals(), closing(transport):
-        code = terminal.attach(transport, " ".join(command or []) or _SHELL)
+        code = terminal.attach(transport, " ".join(words) or _SHELL)
     raise typer.Exit(code)
 
 
@@ -164,16 +175,19 @@ def _own_record(name: str) -> Record | None:
 
 def _machines() -> Machines | None:
     """The user's own; None when there never were any: to look makes no folder, in a container that is read-only."""
-    return options.machines() if default_folder().is_dir() else None
+    there = os.path.isdir(default_folder())  # noqa: PTH112 - that of `Path` raises where one may not look
+    return options.machines() if there else None
 
 
 def _keeper(keeper: Path | None, name: str) -> KeeperClient:
     """The keeper that may know this name. Raises `NoSuchSandbox` when there is none."""
-    if keeper is None and options.keeper_of(keeper) is None:
+    client = options.keeper_of(keeper)
+    if client is None:
+        why = options.closed_keeper() or "There is no keeper either."
         raise NoSuchSandbox(
-            f"There is no sandbox {name}, and no keeper. `sandbox ls` lists; `sandbox up {name}` makes."
+            f"There is no sandbox {name} of yours. {why} `sandbox ls` lists; `sandbox up {name}` makes."
         )
-    return KeeperClient(keeper or options.DEFAULT_SOCKET)
+    return client
 
 
 def _print_kept(listing: protocol.Listing) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shlex
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sandbox.adhoc import options, ssh_config, terminal
+from sandbox.adhoc import options, ssh_config, terminal, transfer
 from sandbox.adhoc.borrow import borrowed
 from sandbox.adhoc.life import NAMED, PASSING, written
 from sandbox.adhoc.options import AsJson, Config, Cpus, Idle, Image, Keeper, Memory, Name, ProfileName, Ttl
@@ -22,7 +23,7 @@ from sandbox.adhoc.record import Record
 from sandbox.adhoc.session import Login, Session
 from sandbox.adhoc.terminal import ended_by_signals
 from sandbox.config import DEFAULT_PROFILE
-from sandbox.errors import ConfigError, KeeperRefused
+from sandbox.errors import ConfigError, ConnectionLost, KeeperRefused, TransferFailed
 from sandbox.profile import InnerDocker
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ def run(
         list[Path] | None,
         typer.Option("--mount-copy", help="Copy this in; if it is one folder, the command runs there."),
     ] = None,
-    get: Annotated[list[str] | None, typer.Option("--get", help="Copy this out afterwards, to here.")] = None,
+    get: Annotated[
+        list[str] | None, typer.Option("--get", help="Copy this out afterwards, to here, in place of what is there.")
+    ] = None,
     profile: ProfileName = DEFAULT_PROFILE,
     cpus: Cpus = None,
     memory: Memory = None,
@@ -91,6 +94,7 @@ def run(
     """
     special = (profile, cpus, memory, image, ttl, docker, config, keep)
     plain = special == (DEFAULT_PROFILE, None, None, None, None, InnerDocker.EAGER, None, False)
+    _check_files(mount_copy or [], get or [])
     with ended_by_signals(), ExitStack() as stack:
         session = _borrowed(stack, keeper) if plain else None
         if session is None:
@@ -194,6 +198,23 @@ def _borrowed(stack: ExitStack, socket: Path | None) -> Session | None:
         return None
 
 
+def _check_files(copied: list[Path], wanted: list[str]) -> None:
+    """Refuse what could not be copied before a sandbox is made, and before anything is built in it."""
+    for path in copied:
+        if not os.path.lexists(path):
+            raise TransferFailed(f"There is no {path} to copy.")
+        if not os.access(path, os.R_OK, follow_symlinks=False):
+            raise TransferFailed(f"{path} cannot be read, and so not be copied.")
+    names = [transfer.own_name(path) for path in wanted]
+    for name in names:
+        if names.count(name) > 1:
+            raise TransferFailed(f"More than one --get would be {name} here. Give them different names.")
+        if os.path.ismount(name):
+            raise TransferFailed(f"{name} is a mount point, which cannot be replaced. Run this elsewhere.")
+    if names and not os.access(".", os.W_OK | os.X_OK):
+        raise TransferFailed(f"{Path.cwd()} cannot be written to, and --get copies to it. Run this elsewhere.")
+
+
 def _work(session: Session, command: list[str], copied: list[Path], wanted: list[str]) -> int:
     """Copy in, run, copy out. Returns the command's exit code; what is wanted is copied whatever that is."""
     for path in copied:
@@ -202,12 +223,28 @@ def _work(session: Session, command: list[str], copied: list[Path], wanted: list
     cwd = folders[0].resolve().name if len(folders) == len(copied) == 1 else None
     text = command[0] if len(command) == 1 else shlex.join(command)
     try:
-        return terminal.attach(session.transport, text, cwd)
-    finally:
-        for name in wanted:
-            _fetch(session, str(PurePosixPath(cwd or ".", name)), Path())
+        code = terminal.attach(session.transport, text, cwd)
+    except ConnectionLost:
+        raise
+    except BaseException:
+        _get_all(session, cwd, wanted)
+        raise
+    missing = _get_all(session, cwd, wanted)
+    return code or missing
 
 
-def _fetch(session: Session, path: str, target: Path) -> None:
-    for link in session.get(path, target):
+def _get_all(session: Session, cwd: str | None, wanted: list[str]) -> int:
+    """Copy out all that can be, and tell of the rest. Returns 74 when there is some, as in `sandbox.entry`."""
+    code = 0
+    for name in wanted:
+        try:
+            _fetch(session, str(PurePosixPath(cwd or ".", name)), Path(), replace=True)
+        except (TransferFailed, ConnectionLost) as error:
+            print(f"sandbox: {error}", file=sys.stderr)
+            code = os.EX_IOERR
+    return code
+
+
+def _fetch(session: Session, path: str, target: Path, *, replace: bool = False) -> None:
+    for link in session.get(path, target, replace=replace):
         print(f"sandbox: the link {link} could lead out of what was copied, and was left out.", file=sys.stderr)

@@ -193,7 +193,7 @@ class Command:
             self.channel.settimeout(OPEN_DEADLINE)
             if terminal is not None:  # there is no sending ahead of what a person types
                 self.channel.get_pty(terminal.kind, terminal.columns, terminal.rows)
-                self.channel.exec_command(f"exec env {self._mark} bash -c {shlex.quote(_script(text, cwd))}")
+                self.channel.exec_command(_ON_TERMINAL.format(mark=self._mark, script=shlex.quote(_script(text, cwd))))
             else:
                 self.channel.exec_command(_READ_AND_RUN.format(mark=self._mark))
                 self.channel.sendall(given)
@@ -276,6 +276,8 @@ class Command:
         return self.channel.exit_status_ready() and time.monotonic() - quiet_since > _LATE_OUTPUT
 
 
+_ON_TERMINAL = """exec env {mark} bash -c 'trap : INT QUIT; bash -c "$0"; exit $?' {script}"""
+"""Ctrl-C is for the command, and a shell outlives it to tell 130: SSH has no code for what a signal ended."""
 _READ_AND_RUN = """exec env {mark} bash -c 'IFS= read -r -d "" given; eval "$given"'"""
 
 

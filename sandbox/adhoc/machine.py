@@ -20,7 +20,7 @@ from sandbox.adhoc.store import Store, default_folder, network_namespace
 from sandbox.adhoc.walls import Enclosure
 from sandbox.config import KeeperConfig
 from sandbox.engine import Engine
-from sandbox.errors import ConfigError, NoSuchSandbox, SandboxUnreachable
+from sandbox.errors import ConfigError, Fault, NoSuchSandbox, SandboxFault, SandboxUnreachable
 from sandbox.identity import new_identity
 from sandbox.maker import BOOT_DEADLINE, Maker
 from sandbox.network import WallsDown, policy
@@ -88,11 +88,24 @@ class Machines:
             raise NoSuchSandbox(f"The sandbox {name} is still being made. Try again in a moment.")
         if access.client_key is None:
             raise SandboxUnreachable(f"The sandbox {name} belongs to a program that keeps its key to itself.")
-        _check_reachable(access.address)
-        deadline = time.monotonic() + CONNECT_DEADLINE
-        return record, _log_in(
-            readiness.connect(access.address, deadline), access.host_key, access.client_key, deadline
-        )
+        try:
+            _check_reachable(access.address)
+            deadline = time.monotonic() + CONNECT_DEADLINE
+            return record, _log_in(
+                readiness.connect(access.address, deadline), access.host_key, access.client_key, deadline
+            )
+        except (SandboxUnreachable, SandboxFault):
+            self.check_running(record)  # only now: who gets in need not ask the engine
+            raise
+
+    def check_running(self, record: Record) -> None:
+        """Raises `SandboxFault` when its container does not run: nobody gets in then."""
+        running = {one.name: one.running for one in self.engine.owned(record.installation)}.get(str(record.sandbox))
+        if not running:
+            fault, state = (Fault.GONE, "gone") if running is None else (Fault.STOPPED, "stopped")
+            raise SandboxFault(
+                fault, f"The sandbox {record.name} is {state}. `sandbox reset {record.name}` makes it anew."
+            )
 
     def remove(self, record: Record) -> None:
         """Remove a sandbox and everything of it. Raises `EngineError` when something would not go."""

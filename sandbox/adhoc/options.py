@@ -5,6 +5,7 @@ What talks to the Docker Engine is imported by who needs it: a command that borr
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,11 +86,20 @@ def life_of(usual: Life, ttl: float | None, idle: float | None) -> Life:
 
 
 def keeper_of(socket: Path | None) -> KeeperClient | None:
-    """The keeper: the one that was named, or the usual one if its socket is there and may be used."""
-    if socket is not None:
-        return KeeperClient(socket)
+    """The keeper: the one that was named, or the usual one if it is there and this user may ask it."""
+    if socket is None and not os.access(DEFAULT_SOCKET, os.W_OK):
+        return None
+    return KeeperClient(socket or DEFAULT_SOCKET)
+
+
+def closed_keeper() -> str:
+    """Why this user may not ask the usual keeper; nothing where there is none, or it may be asked."""
     try:
-        there = DEFAULT_SOCKET.is_socket()
-    except PermissionError:  # a keeper's folder is its group's
-        there = False
-    return KeeperClient(DEFAULT_SOCKET) if there else None
+        DEFAULT_SOCKET.stat()
+    except PermissionError:  # its folder is its group's
+        closed = True
+    except OSError:
+        closed = False
+    else:
+        closed = not os.access(DEFAULT_SOCKET, os.W_OK)
+    return f"The keeper at {DEFAULT_SOCKET} answers only root and the group of that socket." if closed else ""

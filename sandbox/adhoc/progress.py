@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from sandbox.adhoc.record import Record
+from sandbox.profile import SYSBOX
 
 
 class Progress:
@@ -46,7 +47,7 @@ def warn(record: Record) -> None:
             " Root and the keeper put them up (docs/network.md).",
             file=sys.stderr,
         )
-    if record.profile.runtime != "sysbox-runc":
+    if record.profile.runtime != SYSBOX:
         print(
             f"sandbox: the runtime {record.profile.runtime} was asked for; it is not the wall that sysbox-runc is.",
             file=sys.stderr,

@@ -65,16 +65,21 @@ class Session(ABC):
         transfer.put(self.transport, Path(source), target)
 
     def get(
-        self, source: str, target: str | PathLike[str] = ".", *, most_bytes: int = transfer.MOST_BYTES
+        self,
+        source: str,
+        target: str | PathLike[str] = ".",
+        *,
+        most_bytes: int = transfer.MOST_BYTES,
+        replace: bool = False,
     ) -> list[str]:
         """Copy a file or folder out; `source` is relative to the home folder.
 
-        Into `target` where that is a folder; otherwise it is the copy's own name. A file is replaced, a folder is not.
-        What the sandbox sends is not trusted: nothing is written outside of the copy, and a link that could lead out of
-        it is left out. Returns the links that were. Raises `TransferFailed`, of which `TransferRefused` when what it
-        sent is not safe, or more than `most_bytes`.
+        Into `target` where that is a folder; otherwise it is the copy's own name. A file is replaced, a folder only
+        with `replace`, and as a whole. What the sandbox sends is not trusted: nothing is written outside of the copy,
+        and a link that could lead out of it is left out. Returns the links that were. Raises `TransferFailed`, of which
+        `TransferRefused` when what it sent is not safe, or more than `most_bytes`.
         """
-        return transfer.get(self.transport, source, Path(target), most_bytes)
+        return transfer.get(self.transport, source, Path(target), most_bytes, replace=replace)
 
     def forward(self, port: int, *, host: str = "127.0.0.1", local: int = 0) -> Forward:
         """Lead a port of this host's loopback to one in the sandbox: `with box.forward(8000) as port`."""

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from sandbox import durable, installation
 from sandbox.adhoc.record import NAME, Record
 from sandbox.errors import ConfigError, NameInUse, NoSuchSandbox
+from sandbox.template import SandboxName
 
 _SUFFIX = ".json"
 
@@ -80,6 +81,11 @@ class Store:
     def get(self, name: str) -> Record:
         """The record of a name. Raises `NoSuchSandbox`."""
         found = self._read(self._path(name)) if re.fullmatch(NAME, name) else None
+        if found is None and SandboxName.read(name):  # `ls` lists these too
+            raise NoSuchSandbox(
+                f"{name} is no sandbox of your own. If it is the keeper's: `sandbox hold` keeps it, "
+                "`sandbox shell` gets in then, `sandbox release` throws it away."
+            )
         if found is None:
             raise NoSuchSandbox(f"There is no sandbox {name}; `sandbox ls` lists them, `sandbox up {name}` makes it.")
         return found

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
-import shutil
 import tarfile
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from sandbox import ssh
 from sandbox.adhoc.execution import Command, run
 from sandbox.adhoc.unpack import unpack
 from sandbox.errors import CommandFailed, TransferFailed
 from sandbox.ssh import words
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 MOST_BYTES = 64 * 1024**3
 """What is copied out at most."""
@@ -32,37 +37,45 @@ def put(transport: ssh.Transport, source: Path, target: str) -> None:
         tar.channel.settimeout(STALLED)
         errors = _Collected(tar.channel)
         try:
-            with tar.channel.makefile("wb", _PIECE) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
+            with tarfile.open(fileobj=_Stream(tar.channel), mode="w|", bufsize=_PIECE) as archive:
                 archive.add(source, arcname=name, filter=_nobodys)
             tar.channel.shutdown_write()
         except ssh.LOST as error:
             told = errors.text()  # tar inside gave up, and said why
             raise TransferFailed(f"{source} could not be copied to {target}: {told or words(error)}.") from error
-        if code := _code(tar):
-            raise TransferFailed(
-                f"{source} could not be copied to {target}: {errors.text() or f'tar ended with {code}'}."
-            )
+        if why := _failure(tar, errors):
+            raise TransferFailed(f"{source} could not be copied to {target}: {why}.")
 
 
-def get(transport: ssh.Transport, source: str, target: Path, most_bytes: int = MOST_BYTES) -> list[str]:
+def get(
+    transport: ssh.Transport, source: str, target: Path, most_bytes: int = MOST_BYTES, *, replace: bool = False
+) -> list[str]:
     """Copy a file or folder out of the sandbox. See `Sandbox.get`."""
-    place = target / PurePosixPath(source).name if target.is_dir() else target
-    if place.is_dir() or (os.path.lexists(place) and not place.is_file()):
+    parent, name = str(PurePosixPath(source).parent), own_name(source)
+    place = target / name if target.is_dir() else target
+    if not replace and (place.is_dir() or (os.path.lexists(place) and not place.is_file())):
         raise TransferFailed(f"{place} is there already. Remove it, or name another place.")
-    parent, name = str(PurePosixPath(source).parent), PurePosixPath(source).name
-    if not name:
-        raise TransferFailed(f"{source!r} names no file or folder. Name one, such as `out` or /home/sandbox/out.")
     text = f"exec tar --create --hard-dereference --file=- --directory {shlex.quote(parent)} -- {shlex.quote(name)}"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".sandbox-", dir=place.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=".sandbox-", dir=place.parent, ignore_cleanup_errors=True) as folder:
             left_out = _receive(transport, text, source, Path(folder, "all"), most_bytes)
             if left_out == [name]:
                 raise TransferFailed(f"{source} is a symbolic link. Name what it leads to.")
-            _move(Path(folder, "all", name), place)
+            _move(Path(folder, "all", name), place, Path(folder, "before") if replace else None)
     except OSError as error:
         raise TransferFailed(f"{source} could not be written to {place}: {error}.") from error
+    if os.path.lexists(folder):
+        raise TransferFailed(f"{place} is there, but what was there before is in {folder}, and would not all go.")
     return left_out
+
+
+def own_name(source: str) -> str:
+    """What a copy of this is called. Raises `TransferFailed` when it has no name, as `/` and `..`."""
+    name = PurePosixPath(source).name
+    if name in {"", ".."}:
+        raise TransferFailed(f"{source!r} names no file or folder. Name one, such as `out` or /home/sandbox/out.")
+    return name
 
 
 def _place(transport: ssh.Transport, source: Path, target: str) -> tuple[str, str]:
@@ -71,9 +84,9 @@ def _place(transport: ssh.Transport, source: Path, target: str) -> tuple[str, st
     quoted = shlex.quote(target)
     parent, own = str(PurePosixPath(target).parent), PurePosixPath(target).name
     if target.endswith("/"):
-        run(transport, f"mkdir -p -- {quoted}", timeout=STALLED).check()
-        return target, name
-    script = f"[ -d {quoted} ] && echo folder || mkdir -p -- {shlex.quote(parent)}"
+        script = f"mkdir -p -- {quoted} && echo folder"
+    else:
+        script = f"[ -d {quoted} ] && echo folder || mkdir -p -- {shlex.quote(parent)}"
     try:
         answer = run(transport, script, timeout=STALLED).check().stdout
     except CommandFailed as error:
@@ -87,28 +100,58 @@ def _receive(transport: ssh.Transport, text: str, source: str, folder: Path, mos
         tar.feed([])
         tar.channel.settimeout(STALLED)
         errors = _Collected(tar.channel)
-        with tar.channel.makefile("rb", _PIECE) as stream:
-            try:
-                left_out = unpack(stream, folder, most_bytes)
-                while stream.read(_PIECE):  # tar pads its archives
-                    pass
-            except (*ssh.LOST, TransferFailed):
-                if told := errors.text():
-                    raise TransferFailed(f"{source} could not be copied: {told}.") from None
-                raise
-        if code := _code(tar):
-            raise TransferFailed(f"{source} could not be copied: {errors.text() or f'tar ended with {code}'}.")
+        stream = io.BufferedReader(_Stream(tar.channel), _PIECE)
+        try:
+            left_out = unpack(stream, folder, most_bytes)
+            while stream.read(_PIECE):  # tar pads its archives
+                pass
+        except (*ssh.LOST, TransferFailed):
+            if told := errors.text():
+                raise TransferFailed(f"{source} could not be copied: {told}.") from None
+            raise
+        if why := _failure(tar, errors):
+            raise TransferFailed(f"{source} could not be copied: {why}.")
     return left_out
 
 
-def _move(made: Path, place: Path) -> None:
+def _move(made: Path, place: Path, before: Path | None) -> None:
+    """Put the copy in its place; what is there goes to `before`. Where that cannot be, the copy is kept beside it."""
     if not os.path.lexists(made):
         raise TransferFailed("The sandbox sent something else than what it was asked for. Nothing was written.")
     if made.is_dir():
         made.chmod(0o755)
-        shutil.move(made, place)
-    else:
+    try:
+        if before and os.path.lexists(place):
+            place.rename(before)
         made.replace(place)
+    except OSError as error:
+        spare = Path(tempfile.mkdtemp(prefix=f"{place.name}-", dir=place.parent), made.name)
+        made.replace(spare)
+        if before and os.path.lexists(before):
+            before.rename(place)
+        raise TransferFailed(f"{place} is in the way: {error.strerror}. The copy is {spare}.") from error
+
+
+class _Stream(io.RawIOBase):
+    """A channel as a file. paramiko's own one complains at its end that it was closed before."""
+
+    def __init__(self, channel: ssh.Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        room = memoryview(buffer)
+        content = self._channel.recv(len(room))
+        room[: len(content)] = content
+        return len(content)
+
+    def write(self, content: ReadableBuffer, /) -> int:
+        whole = bytes(content)
+        self._channel.sendall(whole)
+        return len(whole)
 
 
 class _Collected:
@@ -119,24 +162,31 @@ class _Collected:
         self._thread = threading.Thread(target=self._collect, args=(channel,), daemon=True)
         self._thread.start()
 
-    def text(self) -> str:
-        """As a line; waits a moment for what is on its way."""
-        self._thread.join(1.0)
+    def text(self, wait: float = 1.0) -> str:
+        """As a line; waits so many seconds for what is on its way."""
+        self._thread.join(wait)
         return words(self._kept.decode(errors="replace")).rstrip(".") if self._kept.strip() else ""
 
     def _collect(self, channel: ssh.Channel) -> None:
-        try:
-            while content := channel.recv_stderr(4096):
+        with suppress(*ssh.LOST):
+            while content := self._next(channel):
                 if len(self._kept) < 4096:
                     self._kept += content
-        except ssh.LOST:
-            return
+
+    @staticmethod
+    def _next(channel: ssh.Channel) -> bytes:
+        while True:
+            with suppress(TimeoutError):  # that is for its stdout: here a copy has nothing to say
+                return channel.recv_stderr(4096)
 
 
-def _code(command: Command) -> int:
+def _failure(command: Command, errors: _Collected) -> str:
+    """Wait for its end, and say what was wrong; nothing when it succeeded."""
+    told = errors.text(STALLED)  # first: to wait for the end takes what nobody has read
     for _ in command.pieces(None):
         pass
-    return command.exit_code()
+    code = command.exit_code()
+    return (told or f"tar ended with {code}") if code else ""
 
 
 def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo | None:

@@ -60,15 +60,15 @@ def measure(order: Order) -> dict[str, Any]:
     for pid in order["pids"]:
         with suppress(OSError):  # it has ended
             total.add_deleted(pid, devices)
-    return {"bytes": round(total.bytes), "files": round(total.files), "complete": total.complete}
+    parts = [[device, round(size), round(files)] for device, (size, files) in total.parts.items()]
+    return {"parts": parts, "complete": total.complete}
 
 
 class Sum:
-    """Bytes and files so far; `complete` is false when there was more than could be looked at."""
+    """Bytes and files so far, by device; `complete` is false when there was more than could be looked at."""
 
     def __init__(self, end: float) -> None:
-        self.bytes = 0.0
-        self.files = 0.0
+        self.parts: dict[int, list[float]] = {}
         self.complete = True
         self._end = end
         self._until_check = _CHECK_EVERY
@@ -164,8 +164,9 @@ class Sum:
 
     def _add(self, status: os.stat_result) -> None:
         names = 1 if stat.S_ISDIR(status.st_mode) else max(1, status.st_nlink)
-        self.bytes += status.st_blocks * _BLOCK / names
-        self.files += 1 / names
+        part = self.parts.setdefault(status.st_dev, [0.0, 0.0])
+        part[0] += status.st_blocks * _BLOCK / names
+        part[1] += 1 / names
 
     def _is_over(self) -> bool:
         self._until_check -= 1

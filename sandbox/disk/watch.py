@@ -7,7 +7,9 @@ others go on when its space has come back.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import reduce
+from types import MappingProxyType
 from typing import NamedTuple
 
 from sandbox.errors import Fault
@@ -64,6 +66,8 @@ class Room(NamedTuple):
     size: Amount
     free: Amount
     """As a process sees it that is not the host's root: a sandbox's root is none."""
+    device: int = 0
+    """Which one it is, by the kernel's number."""
 
 
 class Watched(NamedTuple):
@@ -81,6 +85,8 @@ class Usage(NamedTuple):
     amount: Amount
     complete: bool
     """False when there was more than could be counted in time."""
+    parts: Mapping[int, Amount] = MappingProxyType({})
+    """By file system (`Room.device`)."""
 
 
 class Measure(NamedTuple):
@@ -126,10 +132,10 @@ class _Known:
 
     watched: Watched
     usage: Usage | None = None
-    growth: Amount = NOTHING
-    """Between its last two measurements."""
-    taken_since: Amount = NOTHING
-    """What the host lost since its last measurement began."""
+    before: Usage | None = None
+    """What it took at the measurement before."""
+    taken_since: dict[str, Amount] = field(default_factory=dict)
+    """What the host lost since its last measurement began, by `Room.place`."""
     due: float = 0.0
     """Not to be measured before, while all is well."""
     looked_at: bool = False
@@ -217,10 +223,9 @@ class DiskWatch:
         if usage is None:
             known.usage = known.usage and known.usage._replace(complete=False)
             return []
-        known.growth = usage.amount.minus(known.usage.amount if known.usage else NOTHING)
-        known.usage = usage
+        known.before, known.usage = known.usage, usage
         if self._alarm is None:
-            known.taken_since = NOTHING
+            known.taken_since = {}
         limit = known.watched.limit
         if usage.amount.bytes > limit:
             return [self._condemn(name, Fault.DISK_LIMIT, _over_limit(usage, limit), now)]
@@ -238,7 +243,7 @@ class DiskWatch:
         for room in rooms:
             lost = before[room.place].free.minus(room.free) if room.place in before else NOTHING
             for known in self._sandboxes.values():
-                known.taken_since = known.taken_since.plus(lost)
+                known.taken_since[room.place] = known.taken_since.get(room.place, NOTHING).plus(lost)
 
     def _raise_alarm(self, now: float) -> None:
         self._alarm, self._patience, self._most_left = now, now, self._seconds_left()
@@ -288,16 +293,15 @@ class DiskWatch:
         frozen = {name: known for name, known in self._sandboxes.items() if known.frozen}
         if not frozen or now < self._patience or any(known.asked is not None for known in frozen.values()):
             return []
-        scarce = self._scarce()
-        worst = max(frozen, key=lambda name: _blame(frozen[name], scarce))
-        return [self._condemn(worst, Fault.HOST_DISK, self._filled_by(frozen[worst], scarce), now)]
+        worst = max(frozen, key=lambda name: self._guilt(frozen[name]))
+        return [self._condemn(worst, Fault.HOST_DISK, self._filled_by(frozen[worst]), now)]
 
     def _evict(self, now: float) -> list[Action]:
         """While the disk is short, and nobody waits for it frozen: throw away the idle one with the largest caches."""
         idle = {
-            name: known.usage.amount.bytes
+            name: took
             for name, known in self._sandboxes.items()
-            if not known.watched.lent and known.usage and known.usage.amount.bytes >= CACHE
+            if not known.watched.lent and (took := self._part(known.usage).bytes) >= CACHE
         }
         enough = self._seconds_left() >= RELIEF
         if not idle or enough or now < self._patience or any(known.frozen for known in self._sandboxes.values()):
@@ -342,13 +346,37 @@ class DiskWatch:
             "are stopped."
         )
 
-    def _filled_by(self, known: _Known, scarce: int) -> str:
+    def _part(self, usage: Usage | None) -> Amount:
+        """What of it is on the file system that is short. What is on none that is watched is on the first one.
+
+        (Its parts may be told by other numbers: subvolumes of btrfs are, and deleted files of an overlay.)
+        """
+        if usage is None or not self._rooms:
+            return NOTHING
+        tightest, (first, *others) = self._tightest(), self._rooms.values()
+        if tightest != first:
+            return usage.parts.get(tightest.device, NOTHING)
+        return usage.amount.minus(
+            reduce(Amount.plus, (usage.parts.get(room.device, NOTHING) for room in others), NOTHING)
+        )
+
+    def _guilt(self, known: _Known) -> tuple[bool, bool, int, int]:
+        """The one to blame has the most: who took half of what is gone; else who hides how much; else who took most."""
+        if known.usage is None:
+            return False, True, 0, 0
+        scarce, whole = self._scarce(), self._part(known.usage)
+        growth = whole.minus(self._part(known.before))[scarce]
+        lost = known.taken_since.get(self._tightest().place, NOTHING)[scarce]
+        return 0 < lost <= 2 * growth, not known.usage.complete, growth, whole[scarce]
+
+    def _filled_by(self, known: _Known) -> str:
         if known.usage is None:
             took = "It could not be measured in time"
         else:
+            scarce, (*_, growth, size) = self._scarce(), self._guilt(known)
             least = "" if known.usage.complete else "at least "
-            grown, whole = _text(known.growth[scarce], scarce), _text(known.usage.amount[scarce], scarce)
-            took = f"It took {grown} since it was last measured, {least}{whole} in all, more than any other"
+            grown, whole = _text(growth, scarce), _text(size, scarce)
+            took = f"It took {grown} there since it was last measured, {least}{whole} in all, more than any other"
         return f"{self._shortage()} {took}."
 
 
@@ -369,17 +397,9 @@ def _is_due(known: _Known, now: float) -> bool:
     if not known.looked_at or known.usage is None:
         return True
     limit = known.watched.limit
-    nearing = known.taken_since.bytes >= (limit - known.usage.amount.bytes) / 2
+    lost = sum(amount.bytes for amount in known.taken_since.values())
+    nearing = lost >= (limit - known.usage.amount.bytes) / 2
     return known.watched.lent and (nearing or now >= known.due + PERIOD)
-
-
-def _blame(known: _Known, scarce: int) -> tuple[bool, bool, int, int]:
-    """The one to blame has the most: who took half of what is gone; else who hides how much; else who took most."""
-    if known.usage is None:
-        return False, True, 0, 0
-    growth = known.growth[scarce]
-    explains = 0 < known.taken_since[scarce] <= 2 * growth
-    return explains, not known.usage.complete, growth, known.usage.amount[scarce]
 
 
 def _over_limit(usage: Usage, limit: int) -> str:

@@ -11,12 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Protocol
 
 from sandbox import child, processes
 from sandbox.disk.watch import (
     MEASURE_TIME,
+    NOTHING,
     Amount,
     Condemn,
     DiskWatch,
@@ -97,11 +99,17 @@ class Sandboxes(Protocol):
 class DiskWatcher:
     """Keeps the host's disk from running out. `run` in a thread of its own until `stop`."""
 
-    def __init__(self, watch: DiskWatch, keeper: Sandboxes, places: Sequence[Path]) -> None:
-        """`places`: where the engine keeps its files (`DockerRootDir`, and containerd's when that holds the images)."""
+    def __init__(
+        self, watch: DiskWatch, keeper: Sandboxes, places: Sequence[Path], beside: Sequence[Path] = ()
+    ) -> None:
+        """`places`: where the engine keeps its files (`DockerRootDir`, and containerd's when that holds the images).
+
+        `beside`: see `follow`.
+        """
         self._watch = watch
         self._keeper = keeper
         self._places = places
+        self._beside = beside
         self._looked = threading.Condition()
         """Guards `watch`; told after each look."""
         self._stopping = threading.Event()
@@ -111,11 +119,15 @@ class DiskWatcher:
         self._held: set[str] = set()
         """The sandboxes that stand still, from when that is asked for until it is over."""
 
+    def follow(self, beside: Sequence[Path]) -> None:
+        """From the next look on, watch these as well: where the runtime keeps what sandboxes write, if it is there."""
+        self._beside = beside
+
     @property
     def refusal(self) -> str | None:
         """Why nothing may be lent or made now, as a sentence; None when it may."""
         if (late := time.monotonic() - self._last_look) > LATE:
-            places = ", ".join(map(str, self._places))
+            places = ", ".join(map(str, [*self._places, *self._beside]))
             return (
                 f"The host's disk ({places}) has not told for {late:.0f} s how much of it is left. Does it still work?"
             )
@@ -166,7 +178,7 @@ class DiskWatcher:
 
     def look_once(self) -> None:
         """One look. What follows from it is done by other threads. Raises `OSError`."""
-        found = rooms(self._places)
+        found = rooms(self._places, self._beside)
         self._seen = self._keeper.sandboxes()
         watched = {name: Watched(sandbox.lent, sandbox.limit) for name, sandbox in self._seen.items()}
         with self._looked:
@@ -240,19 +252,25 @@ def _tell(refusal: str | None) -> None:
         events.warning(Action.DISK_SHORT, refusal)
 
 
-def rooms(places: Sequence[Path]) -> list[Room]:
-    """The file systems that these places are on, each once. Raises `OSError`."""
-    by_device = {place.stat().st_dev: place for place in places}
-    return [_room(place) for place in by_device.values()]
+def rooms(places: Sequence[Path], beside: Sequence[Path] = ()) -> list[Room]:
+    """The file systems that these places are on, each once. Raises `OSError`, but for one of `beside` that is gone."""
+    found = {(device := place.stat().st_dev): _room(place, device) for place in places}
+    for place in beside:
+        with suppress(FileNotFoundError):  # sysbox removes its own when it stops, with every sandbox's
+            device = place.stat().st_dev
+            if device not in found:
+                found[device] = _room(place, device)
+    return list(found.values())
 
 
-def _room(place: Path) -> Room:
+def _room(place: Path, device: int) -> Room:
     status = os.statvfs(place)
     # What the file system keeps for the host's root (ext4 does) counts as gone, since no job gets it.
     return Room(
         str(place),
         size=Amount(status.f_blocks * status.f_frsize, status.f_files),
         free=Amount(status.f_bavail * status.f_frsize, status.f_favail),
+        device=device,
     )
 
 
@@ -269,7 +287,8 @@ def measure(sandbox: Sandbox, seconds: float = MEASURE_TIME) -> Usage | None:
         events.warning(Action.DISK_UNKNOWN, what)
         return None
     found = json.loads(answer)
-    return Usage(Amount(found["bytes"], found["files"]), found["complete"])
+    parts = {device: Amount(size, files) for device, size, files in found["parts"]}
+    return Usage(reduce(Amount.plus, parts.values(), NOTHING), found["complete"], parts)
 
 
 def _inside(inside: Inside | None) -> dict[str, object] | None:

@@ -4,22 +4,34 @@
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network
+from types import MappingProxyType
 from typing import Final
 
 from sandbox import report
-from sandbox.disk.watch import reserve_of
+from sandbox.disk.watch import Room, reserve_of
 from sandbox.doctor.facts import Canary, Facts
 from sandbox.engine import EngineFacts, advice
 from sandbox.errors import Fault
+from sandbox.inspection.places import SYSBOX_DATA
 from sandbox.network import SUBNET_PREFIX
+from sandbox.profile import SYSBOX
 from sandbox.report import Check, Found, Result, Unknown, bad, dubious, good, unchecked
 
-SYSBOX: Final = "sysbox-runc"
 OLDEST_ENGINE: Final = (20, 10)
 OLDEST_SYSBOX: Final = (0, 7, 1)
 OLDEST_KERNEL: Final = (5, 19)
+KERNEL_LIMITS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "kernel.keys.maxkeys": 20_000,
+        "kernel.keys.maxbytes": 400_000,
+        "fs.inotify.max_user_instances": 1_048_576,
+        "fs.inotify.max_user_watches": 1_048_576,
+        "fs.inotify.max_queued_events": 1_048_576,
+    }
+)
+"""What sysbox asks for, since all sandboxes share these."""
 CONTROLLERS: Final = frozenset({"cpu", "cpuset", "memory", "pids"})
 ROOMY: Final = 10 * 1024**3
 """Bytes beyond the host's reserve that a few jobs with images of their own want."""
@@ -133,17 +145,59 @@ def _disk(facts: Facts) -> Result:
         return _NO_ENGINE
     if isinstance(facts.room, Unknown):
         return unchecked(facts.room.why)
-    reserve = reserve_of(facts.room, facts.wanted.disk_reserve)
-    free = facts.room.free
+    return _room(
+        facts.room,
+        facts.wanted.disk_reserve,
+        "Make room there (docker system prune), or give the engine's data root a larger file system.",
+    )
+
+
+def _sysbox_disk(facts: Facts) -> Result:
+    if SYSBOX not in facts.wanted.runtimes:
+        return unchecked("No profile uses sysbox-runc.")
+    if isinstance(facts.engine, Unknown):
+        return _NO_ENGINE
+    if isinstance(facts.room, Unknown):
+        return unchecked(facts.room.why)
+    if isinstance(facts.sysbox_room, Unknown):
+        return dubious(
+            "Where sysbox keeps its data cannot be seen, so nobody watches what jobs take there. "
+            f"{facts.sysbox_room.why}",
+            f"Show it to the keeper at {SYSBOX_DATA}: by SYSBOX_DATA of compose.yaml, or by a link on this host.",
+        )
+    if facts.sysbox_room.device == facts.room.device:
+        return good(f"{SYSBOX_DATA} is on the file system of the engine's data.")
+    return _room(
+        facts.sysbox_room,
+        facts.wanted.disk_reserve,
+        "Make room there, or put it on the file system of the engine's data.",
+    )
+
+
+def _room(room: Room, configured_reserve: int | None, fix: str) -> Result:
+    reserve, free = reserve_of(room, configured_reserve), room.free
     seen = (
-        f"{facts.engine.data_root} has {free.bytes / _GIB:.1f} GiB and {free.files} inodes free; "
+        f"{room.place} has {free.bytes / _GIB:.1f} GiB and {free.files} inodes free; "
         f"{reserve.bytes / _GIB:.1f} GiB and {reserve.files} are kept for the host."
     )
-    fix = "Make room there (docker system prune), or give the engine's data root a larger file system."
     # A file system without a fixed number of inodes tells 0 of 0.
-    if free.bytes <= reserve.bytes or (facts.room.size.files and free.files <= reserve.files):
+    if free.bytes <= reserve.bytes or (room.size.files and free.files <= reserve.files):
         return bad(f"{seen} Nothing will be lent.", fix)
     return dubious(seen, fix) if free.bytes < reserve.bytes + ROOMY else good(seen)
+
+
+def _kernel_limits(facts: Facts) -> Result:
+    if isinstance(facts.kernel_limits, Unknown):
+        return unchecked(facts.kernel_limits.why)
+    low = {name: value for name, value in facts.kernel_limits.items() if value < KERNEL_LIMITS[name]}
+    if not low:
+        return good("The kernel grants the one user that every sandbox's root is as much as sysbox asks for.")
+    values = ", ".join(f"{name} is {value}" for name, value in low.items())
+    return dubious(
+        f"{values}. All sandboxes share that: with many inner containers, none starts any more in any of them.",
+        f"Write into a file in /etc/sysctl.d, then call sysctl --system: "
+        f"{', '.join(f'{name} = {KERNEL_LIMITS[name]}' for name in low)}.",
+    )
 
 
 def _network_range(facts: Facts) -> Result:
@@ -281,7 +335,9 @@ CHECKS: Final[tuple[Check[Facts], ...]] = (
     Check("sysbox-version", _sysbox),
     Check("kernel", _kernel),
     Check("cgroups", _cgroups),
+    Check("kernel-limits", _kernel_limits),
     Check("disk", _disk),
+    Check("sysbox-disk", _sysbox_disk),
     Check("network-range", _network_range),
     Check("walls", _walls),
     Check("image", _image),

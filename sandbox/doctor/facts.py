@@ -1,6 +1,6 @@
 """What is known of a host, before anything is made of it. Vocabulary."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
@@ -55,6 +55,10 @@ class Facts:
     """The cgroup controllers that the kernel has switched on."""
     room: Room | Unknown
     """On the file system with the engine's data."""
+    sysbox_room: Room | Unknown
+    """On the one with sysbox's."""
+    kernel_limits: Mapping[str, int] | Unknown
+    """What the kernel grants each user, of `checks.KERNEL_LIMITS`."""
     subnets: tuple[IPv4Network, ...] | Unknown
     """Of the engine's networks."""
     routes: tuple[IPv4Network, ...] | Unknown

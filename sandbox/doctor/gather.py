@@ -14,11 +14,13 @@ from typing import Final, TypeVar
 from sandbox import child
 from sandbox.config import KeeperConfig
 from sandbox.disk.watch import Amount, Room
-from sandbox.doctor.checks import SYSBOX
+from sandbox.doctor.checks import KERNEL_LIMITS
 from sandbox.doctor.facts import Canary, Facts, Wanted
 from sandbox.engine import Engine, EngineFacts
 from sandbox.errors import SandboxError
+from sandbox.inspection.places import SYSBOX_DATA
 from sandbox.network import walls_fit
+from sandbox.profile import SYSBOX
 from sandbox.report import Unknown
 
 DEADLINE: Final = 5.0
@@ -59,6 +61,8 @@ def gather(want: Wanted, engine: Engine, canary: Canary | Unknown) -> Facts:
         kernel=platform.release(),
         controllers=_told(lambda: controllers(Path("/sys/fs/cgroup/cgroup.controllers"), Path("/proc/cgroups"))),
         room=room,
+        sysbox_room=_told(lambda: _room(Path(SYSBOX_DATA))),
+        kernel_limits=_told(lambda: kernel_limits(Path("/proc/sys"))),
         subnets=subnets,
         routes=_told(lambda: routes(Path("/proc/net/route"))),
         walls=_told(walls_fit),
@@ -87,6 +91,12 @@ def controllers(unified: Path, table: Path) -> frozenset[str]:
     return frozenset(row[0] for row in rows if row[3] == "1")
 
 
+def kernel_limits(settings: Path) -> dict[str, int]:
+    """What the kernel grants each user, by the names that sysctl(8) has for it."""
+    # Not by `_read`: of a file of /proc/sys the kernel refuses to read much at once.
+    return {name: int((settings / name.replace(".", "/")).read_text()) for name in KERNEL_LIMITS}
+
+
 def routes(table: Path) -> tuple[IPv4Network, ...]:
     """The destinations of the host's routes, without the default one: proc_net(5), in the host's byte order."""
     rows = [line.split() for line in _read(table).splitlines()[1:]]
@@ -103,7 +113,7 @@ def _room(folder: Path) -> Room:
         answer = json.loads(child.ask("sandbox.doctor.room", str(folder).encode(), time.monotonic() + DEADLINE))
     except child.NoAnswer as error:
         raise OSError(f"{folder}: {error}") from error
-    return Room(str(folder), size=Amount(*answer["size"]), free=Amount(*answer["free"]))
+    return Room(str(folder), Amount(*answer["size"]), Amount(*answer["free"]), answer["device"])
 
 
 def _sysbox(about: EngineFacts | Unknown) -> str:

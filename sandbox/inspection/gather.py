@@ -33,6 +33,7 @@ _MAX_DEPTH = 100
 _MAX_PROC_FILE = 16 * 1024**2
 _PIECE = 64 * 1024
 _MAX_LISTED = 256
+_HELPERS_FOLDERS = (b".sysbox-procfs", b".sysbox-sysfs")  # made and removed for some reads: sysbox-fs, nsenter/event.go
 _STATE, _THREADS, _START_TIME = 0, 17, 19  # fields of /proc/PID/stat after the command's closing parenthesis, proc(5)
 
 
@@ -138,6 +139,9 @@ class Sandbox:
                 is_folder = stat.S_ISDIR(status.st_mode)
                 if not self._add(inside, status, inherited):
                     return
+                if not inherited and _is_left_by_sysbox(path, item.name, folder):
+                    del self.entries[inside]  # and is counted, so that a million of them end the look
+                    continue
                 # What lies below a mount point is hidden, and a job's own folders are emptied but for the image's part.
                 if is_folder and inside not in self._points and (not own or inherited):
                     self._descend(inside, item.name, folder, layers, depth)
@@ -208,7 +212,8 @@ class Sandbox:
                 if count >= _MAX_LISTED:
                     self.crowded.append(path)
                     break
-                self._add(inside, item.stat(follow_symlinks=False), None)
+                if not _is_left_by_sysbox(path, item.name, folder):
+                    self._add(inside, item.stat(follow_symlinks=False), None)
         os.close(folder)
 
     def names(self, path: str) -> list[str] | None:
@@ -290,6 +295,21 @@ class Sandbox:
     def _facts(self, status: os.stat_result) -> list[Any]:
         mode = stat.S_IMODE(status.st_mode)
         return [_kind(status), mode, _inside(status.st_uid, self.uids), _inside(status.st_gid, self.gids)]
+
+
+def _is_left_by_sysbox(path: str, name: str, folder: int) -> bool:
+    """Whether `name` in the folder `path` is what a helper of sysbox-fs leaves there that was ended with the job."""
+    what, _, number = os.fsencode(name).rpartition(b"-")
+    if path not in ("/", "/dev") or what not in _HELPERS_FOLDERS or not number.isdigit():
+        return False
+    try:
+        left = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+    except OSError:
+        return False
+    with os.scandir(left) as found:
+        is_empty = next(found, None) is None
+    os.close(left)
+    return is_empty
 
 
 def _kind(status: os.stat_result) -> str:

@@ -31,8 +31,11 @@ IMPLICIT_FOLDERS = (
     "/var/lib/buildkit",
     "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs",
 )
-"""Where sysbox mounts folders of the host (below /var/lib/sysbox) by itself, besides inner Docker's: sysbox-runc,
+"""Where sysbox mounts folders of the host (below `SYSBOX_DATA`) by itself, besides inner Docker's: sysbox-runc,
 libsysbox/syscont/spec.go. Empty in our image, so that whatever a job puts there begins with something new."""
+
+SYSBOX_DATA = "/var/lib/sysbox"
+"""Where sysbox keeps its data on the host, and where compose.yaml shows that to the keeper (`SYSBOX_DATA`)."""
 
 LISTED_FOLDERS = (
     "/dev",

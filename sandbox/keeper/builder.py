@@ -123,13 +123,18 @@ class Builder:
             if fault.fault not in (Fault.DOCKER_DEAD, Fault.WRONG_STORAGE_DRIVER):
                 raise
 
-    def prove_after_job(self, built: Built) -> None:
-        """End and clean what a job left, and prove the sandbox again. Raises `SandboxFault` or `EngineError`."""
+    def prove_after_job(self, built: Built, *, container: bool = False) -> None:
+        """End and clean what a job left, and prove the sandbox again; with `container`, also that one runs in it.
+
+        Raises `SandboxFault` or `EngineError`.
+        """
         deadline = time.monotonic() + INSPECT_DEADLINE
         self._awake(built)
         self._end_others(built)
         # From outside first: what is damaged may never let us in, and nothing in it is worth cleaning.
         _require_clean(self._clean(built, self._glance(built, deadline), deadline))
+        if container:
+            self._run_container(built)
 
     def prove_idle(self, built: Built) -> None:
         """Prove a sandbox again that serves nobody, with a container in it. Raises `SandboxFault` or `EngineError`."""
@@ -138,9 +143,8 @@ class Builder:
         verdict = self.verdict(built, deadline)
         if verdict.kind is VerdictKind.CLEANABLE:
             verdict = self._clean(built, verdict, deadline)
-        elif verdict.kind is VerdictKind.CLEAN:
-            self._prove(built, deadline, container=True)
         _require_clean(verdict)
+        self._run_container(built)
 
     def verdict(self, built: Built, deadline: float) -> Verdict:
         """Judge a sandbox from outside, frozen meanwhile, before the monotonic `deadline`.
@@ -191,6 +195,10 @@ class Builder:
             if verdict.kind is VerdictKind.CLEAN:
                 break
         return verdict
+
+    def _run_container(self, built: Built) -> None:
+        """Prove that one runs, with a deadline of its own: what had to be cleaned before may have taken its time."""
+        self._prove(built, time.monotonic() + INSPECT_DEADLINE, container=True)
 
     def _prove(
         self, built: Built, deadline: float, cleaning: readiness.Cleaning | None = None, *, container: bool = False

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from sandbox import config, lean, places
-from sandbox.errors import ConfigError
+from sandbox.errors import ConfigError, NoSuchSandbox
 from sandbox.settings.options import given_settings, takes_settings
 
 app = typer.Typer()
@@ -105,10 +105,12 @@ def purge(
     found = engine.installations()
     with suppress(WallsDown):  # where there is no nft there are no walls
         found |= walled()
+    known = ", ".join(sorted(found)) or "none"
     if installation is None and not every:
-        known = ", ".join(sorted(found)) or "none"
         raise ConfigError(f"Say which: --installation ID, or --all. On this engine: {known}.")
-    chosen = found if every else found & {InstallationId(installation or "")}
+    if not every and installation not in found:
+        raise NoSuchSandbox(f"There is nothing of an installation {installation}. On this engine: {known}.")
+    chosen = found if every else {InstallationId(installation or "")}
     removed = {str(one): engine.remove(one) for one in sorted(chosen)}
     for one in chosen:
         with suppress(WallsDown):

@@ -26,7 +26,8 @@ from sandbox.logs import Action, Events
 from sandbox.network import Walls, subnet_of
 from sandbox.pool import Action as Act
 from sandbox.pool import Create, Destroy, Prepare, Start, Try
-from sandbox.state import IN_ADVANCE, State
+from sandbox.profile import SYSBOX
+from sandbox.state import BEING_MADE, IN_ADVANCE, State
 from sandbox.template import SandboxName
 
 events = Events("keeper")
@@ -86,7 +87,7 @@ class Keeper:
             self._engine.check(profile.runtime, profile.image)
             what = f"profile {name}: image {profile.image}, runtime {profile.runtime}, {profile.warm} warm"
             events.info(Action.PROFILE_KEPT, what)
-            if profile.runtime != "sysbox-runc":
+            if profile.runtime != SYSBOX:
                 weaker = f"runtime {profile.runtime} was asked for; it is not the wall that sysbox-runc is"
                 events.warning(Action.RUNTIME_WEAKER, f"profile {name}: {weaker}")
         self._adopt()
@@ -187,7 +188,7 @@ class Keeper:
         """Whether the host can bear it now."""
         if isinstance(action, Create | Prepare | Start | Try) and self._storage.refusal:
             return False
-        return self._watch.admits(action)
+        return self._watch.admits(action, sum(s.state in BEING_MADE for s in self._stock.pool))
 
     def _compare(self) -> None:
         """What the engine has and what the pool thinks it has."""
@@ -200,7 +201,7 @@ class Keeper:
             self._condemn_what_stopped(listed, began)
             self._give_up_what_was_taken_away(listed, subnets, began)
             for name in there - {sandbox.name for sandbox in self._stock.pool}:
-                if not self._stopping.is_set() and self._watch.admits(Destroy(name)):
+                if not self._stopping.is_set() and self._admits(Destroy(name)):
                     self._workers.remove_stranger(name)
 
     def _condemn_what_stopped(self, listed: dict[str, Owned], began: float) -> None:

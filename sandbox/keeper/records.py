@@ -105,4 +105,4 @@ def _read(path: Path, shape: TypeAdapter[_T]) -> _T | None:
 def _timeless(sandbox: Sandbox) -> Sandbox:
     """Without its moments, which belong to one life of the keeper."""
     lease = sandbox.lease and replace(sandbox.lease, expires=0.0)
-    return replace(sandbox, since=0.0, proven=0.0, served=0.0, lease=lease)
+    return replace(sandbox, since=0.0, ran_container=None, served=0.0, lease=lease)

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from sandbox.config import KeeperConfig
@@ -10,8 +11,10 @@ from sandbox.disk.watch import DiskWatch, Room
 from sandbox.disk.watcher import DiskWatcher, Inside, Sandbox
 from sandbox.engine import Engine
 from sandbox.errors import EngineError, Fault
+from sandbox.inspection.places import SYSBOX_DATA
 from sandbox.keeper.builder import Builder
 from sandbox.keeper.stock import Stock
+from sandbox.profile import SYSBOX
 from sandbox.state import State
 
 _AT_WORK: Final = frozenset({State.LEASED, State.ORPHANED, State.HELD})
@@ -30,13 +33,17 @@ class Storage:
         self.follow(config)
 
     def follow(self, config: KeeperConfig) -> None:
-        """From the next look on, keep the reserve that this configuration says."""
+        """From the next look on, keep the reserve that this configuration says, wherever its runtimes take space."""
         reserve = None if config.disk_reserve is None else int(config.disk_reserve)
         self._watch.follow(int(config.disk_fastest), reserve)
+        uses_sysbox = any(profile.runtime == SYSBOX for profile in config.profiles.values())
+        self._beside = [Path(SYSBOX_DATA)] if uses_sysbox else []
+        if self._watcher:
+            self._watcher.follow(self._beside)
 
     def start(self) -> None:
         """Begin, once the sandboxes of an earlier life were taken over. Raises `EngineError`."""
-        self._watcher = DiskWatcher(self._watch, self, [self._engine.data_root()])
+        self._watcher = DiskWatcher(self._watch, self, [self._engine.data_root()], self._beside)
         threading.Thread(target=self._watcher.run, name="disk", daemon=True).start()
 
     def stop(self) -> None:

@@ -1,5 +1,6 @@
 """What is thought of the host, shared by the keeper's threads, and told in the log when that changes."""
 
+import os
 import threading
 import time
 
@@ -18,7 +19,7 @@ class HostWatch:
     def __init__(self, metrics: Metrics | None = None) -> None:
         self._metrics = metrics or Metrics()
         self._lock = threading.Lock()
-        self._health = HostHealth(time.monotonic())
+        self._health = HostHealth(time.monotonic(), os.cpu_count() or 1)
         self._told = (HostState.WELL, Blame.NOBODY)
 
     def observe(self, event: Event) -> None:
@@ -58,16 +59,18 @@ class HostWatch:
         with self._lock:
             return self._health.listing_due(time.monotonic())
 
-    def admits(self, action: Act) -> bool:
-        """Whether this may be done now; asked right before it is done."""
+    def admits(self, action: Act, being_made: int) -> bool:
+        """Whether this may be done now, beside so many sandboxes in the making; asked right before it is done."""
         now = time.monotonic()
         with self._lock:
             match action:
                 case Create(profile, _) | Start(_, profile):
-                    return self._health.admit_creation(profile, now)
+                    return self._health.admit_creation(profile, being_made, now)
+                case Try():
+                    return self._health.admit_image_trial(being_made, now)
                 case Destroy():
                     return self._health.admit_removal(now)
-                case Prepare() | Try() | Replace() | Probe():
+                case Prepare() | Replace() | Probe():
                     return self._health.state is HostState.WELL
 
     def admits_trial(self, containers: frozenset[str]) -> str | None:

@@ -167,24 +167,32 @@ class Workers:
         return self._stock.pool.profiles[profile].model_copy(update={"image": image})
 
     def _prove_after_job(self, name: str) -> None:
-        def prove(built: Built) -> None:
+        def prove(built: Built) -> bool:
             pool = self._stock.pool
-            if (sandbox := pool.get(name)) and pool.is_outdated(sandbox):  # an idle one waits for its turn
+            sandbox = pool.get(name)
+            if sandbox and pool.is_outdated(sandbox):  # an idle one waits for its turn
                 raise SandboxFault(Fault.IMAGE_REPLACED, f"The image of the profile {sandbox.profile} was replaced.")
-            self._builder.prove_after_job(built)
+            container = sandbox is not None and sandbox.has_to_run_container(time.monotonic())
+            self._builder.prove_after_job(built, container=container)
+            return container
 
         self._prove(name, "job", prove)
 
     def _prove_idle(self, name: str) -> None:
-        self._prove(name, "idle", self._builder.prove_idle)
+        def prove(built: Built) -> bool:
+            self._builder.prove_idle(built)
+            return True
 
-    def _prove(self, name: str, occasion: str, prove: Callable[[Built], None]) -> None:
-        stock = self._stock
+        self._prove(name, "idle", prove)
+
+    def _prove(self, name: str, occasion: str, prove: Callable[[Built], bool]) -> None:
+        """Have a sandbox proven by `prove`, which tells whether a container ran in it."""
+        stock, ran_container = self._stock, False
         try:
             self._check_profile(name)
             self._storage.wait_while_frozen(name, time.monotonic() + FROZEN_DEADLINE)
             with self._metrics.inspection.labels(occasion).time():
-                prove(stock.built[name])
+                ran_container = prove(stock.built[name])
             fault = None
         except (SandboxFault, EngineError) as error:
             fault = as_fault(error)
@@ -199,7 +207,7 @@ class Workers:
                     self._watch.observe(FreshUnfit(sandbox.profile, container, fault.fault, str(fault)))
                 stock.condemn(name, fault.fault, str(fault))
             else:
-                stock.pool.fit(name, time.monotonic())
+                stock.pool.fit(name, time.monotonic(), ran_container=ran_container)
                 stock.changed.notify_all()
 
     def _check_profile(self, name: str) -> None:

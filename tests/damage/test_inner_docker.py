@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network
+from pathlib import Path
 
 import docker
 import pytest
 
+from runner.outcome import Succeeded
 from sandbox.engine import Engine
 from sandbox.errors import Fault, SandboxFault
 from sandbox.inspection.judge import ReasonKind, VerdictKind
@@ -17,7 +19,8 @@ from sandbox.keeper.builder import INSPECT_DEADLINE, Builder, Built
 from sandbox.profile import Profile
 from sandbox.template import InstallationId, SandboxName
 from tests.damage.case import Case
-from tests.damage.conftest import Lab
+from tests.damage.conftest import CONFIG, Lab
+from tests.e2e.conftest import Keeper
 
 LISTENER = (
     "import os,socket,sys; os.unlink('/run/docker.sock'); s=socket.socket(socket.AF_UNIX);"
@@ -65,6 +68,38 @@ def idle(builder: Builder, sandbox_runtime: str, sandbox_image: str) -> Iterator
         yield builder.build(SandboxName(installation, 1), "default", profile, lambda _: None)
     finally:
         Engine().remove(installation)
+
+
+UNABLE = "sudo prlimit --pid $(pidof containerd) --nofile=3:3"
+"""Inner Docker answers, and can start nothing: its containerd may open no more files. No look from outside shows it."""
+
+
+def test_what_can_run_no_container_after_a_job_is_found(
+    builder: Builder, idle: Built, docker_client: docker.DockerClient
+) -> None:
+    """The trap: an engine that answers everything, so that each later job would fail as if by its own fault."""
+    builder.prove_after_job(idle, container=True)
+    inside = docker_client.containers.get(idle.container_id)
+    assert inside.exec_run(["sh", "-c", UNABLE], user="sandbox").exit_code == 0
+    builder.prove_after_job(idle)
+    with pytest.raises(SandboxFault, match="It could not run a container") as caught:
+        builder.prove_after_job(idle, container=True)
+    assert caught.value.fault is Fault.PROBE_FAILED
+
+
+def test_a_restarted_keeper_finds_what_can_run_no_container(new_keeper: Callable[..., Keeper], tmp_path: Path) -> None:
+    """From a job through a keeper that knows of no container of late: it looks as after a job."""
+    keeper = new_keeper(config=CONFIG, warm=1)
+    keeper.start()
+    lab = Lab(keeper, tmp_path)
+    job = lab.run(f"hostname; {UNABLE}")
+    assert job.outcome == Succeeded(), job
+    keeper.settle()
+    keeper.kill()
+    keeper.start()
+    [found] = keeper.client.listing().condemned
+    assert (found.name, found.fault) == (job.output.strip(), Fault.PROBE_FAILED)
+    assert lab.run("docker version >/dev/null").outcome == Succeeded()
 
 
 def test_an_idle_sandbox_is_tried_with_a_container(

@@ -246,7 +246,7 @@ def an_upgrade_and_the_end(operator: Operator) -> None:
         "/var/lib/runner": f"{folder}/restored",
     }
     assert "Restored the state" in page("backup", "runner restore", copies)
-    assert "Removed" in page("uninstall", "sandbox purge", {"ID": "00000000"})
+    assert "nothing of an installation 00000000" in page("uninstall", "sandbox purge", {"ID": "00000000"}, (66,))
 
 
 def elsewhere(block: Block) -> bool:

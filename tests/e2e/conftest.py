@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import docker
 import pytest
@@ -52,6 +52,8 @@ class Keeper:
     netns: Path | None = None
     """That engine's network namespace."""
     process: Program | None = field(default=None, repr=False)
+    at_rest: ClassVar[frozenset[State]] = frozenset({State.READY})
+    """The states of its sandboxes when nothing is going on."""
 
     @property
     def socket(self) -> Path:
@@ -105,7 +107,7 @@ class Keeper:
                 states = [sandbox.state for sandbox in self.client.listing().sandboxes]
             except KeeperError:
                 return False
-            return len(states) >= self.warm and set(states) == {State.READY}
+            return len(states) >= self.warm and set(states) <= self.at_rest
 
         until("every sandbox is ready", settled, DEADLINE)
 

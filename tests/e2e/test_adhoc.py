@@ -99,6 +99,7 @@ def test_it_is_listed_inspected_and_entered(user: User, box: str) -> None:
     assert "key" not in user.run("inspect", box, "--json").stdout
     inside = user.run("shell", box, "cat; docker ps --quiet; exit 7", given="typed\n")
     assert (inside.returncode, inside.stdout, inside.stderr) == (7, "typed\n", "")
+    assert user.run("shell", box, "--", "echo", "--", "a").stdout == "-- a\n"
 
 
 def test_walls_stand_around_it_and_are_put_back(user: User, box: str) -> None:
@@ -116,7 +117,28 @@ def test_files_are_copied_by_name(user: User, box: str, tmp_path: Path) -> None:
     assert (tmp_path / "back" / "copy").read_text() == "content\n"
     done = user.run("cp", f"{box}:deep", str(tmp_path / "back" / "copy" / "x"))
     assert (done.returncode, done.stderr.startswith("sandbox: ")) == (74, True)
+    assert user.run("cp", f"{box}:deep", str(tmp_path)).returncode == 0
+    done = user.run("cp", f"{box}:deep", str(tmp_path))
+    assert (done.returncode, "is there already" in done.stderr) == (74, True)
     assert user.run("cp", "a", "b").returncode == 78
+
+
+def test_many_files_are_copied_without_a_word(user: User, box: str, tmp_path: Path) -> None:
+    (tmp_path / "many").mkdir()
+    for number in range(400):
+        (tmp_path / "many" / str(number)).write_text("x" * 1000)
+    for words in ((str(tmp_path / "many"), f"{box}:many"), (f"{box}:many", str(tmp_path / "back"))):
+        done = user.run("cp", *words)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert len(list((tmp_path / "back").iterdir())) == 400
+
+
+@pytest.mark.parametrize("words", [["{box}:no/such", "x"], ["file", "{box}:/proc/no/"], ["file", "{box}:/proc/no/x"]])
+def test_what_cannot_be_copied_is_told_with_its_cause(user: User, box: str, tmp_path: Path, words: list[str]) -> None:
+    """The trap: tar's own sentence was now and then taken by what only waited for its end."""
+    (tmp_path / "file").touch()
+    done = user.run("cp", *(word.format(box=box) for word in words), cwd=tmp_path)
+    assert (done.returncode, "No such file" in done.stderr) == (74, True), done.stderr
 
 
 def test_ssh_scp_and_an_editor_just_work(user: User, box: str, tmp_path: Path) -> None:
@@ -154,10 +176,27 @@ def test_a_terminal_is_one_inside_and_is_as_it_was_afterwards(user: User, box: s
     os.close(theirs)
 
 
-def test_hold_and_reset(user: User, box: str) -> None:
+def test_ctrl_c_at_a_terminal_ends_a_command_with_its_usual_code(user: User, box: str) -> None:
+    ours, theirs = pty.openpty()
+    process = user.start("shell", box, "echo ready; exec sleep 600", out=theirs, terminal=theirs)
+    printed = b""
+    while b"ready" not in printed:
+        printed += os.read(ours, 4096)
+    os.write(ours, b"\x03")
+    assert process.wait(30) == 130
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_hold_and_reset(user: User, box: str, docker_client: docker.DockerClient) -> None:
     before = user.store.get(box)
     assert user.run("hold", box, "--for", "2").returncode == 0
     assert user.store.get(box).idle is None
+    docker_client.containers.get(str(before.sandbox)).kill()
+    for verb in ("shell", "hold"):
+        done = user.run(verb, box)
+        told = f"sandbox: The sandbox {box} is stopped. `sandbox reset {box}` makes it anew.\n"
+        assert (done.returncode, done.stderr) == (69, told), verb
     done = user.run("reset", box)
     assert done.returncode == 0, done.stderr
     after = user.store.get(box)
@@ -205,6 +244,41 @@ def test_a_command_with_files_in_and_out(user: User, tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1] == "complaint"
     assert (tmp_path / "made").read_text() == "ABC\n"
     assert names(user) == before
+
+
+def test_a_second_build_takes_the_place_of_the_first(user: User, tmp_path: Path) -> None:
+    """In the folder itself, as the page begins: what the first one made goes in with the rest."""
+    (tmp_path / "only-here").touch()
+    for number in ("1", "2"):
+        script = f"ls; mkdir -p dist; rm -f dist/*; echo {number} > dist/{number}; echo {number} > log"
+        files = ["--mount-copy", ".", "--get", "dist", "--get", "no-such", "--get", "log"]
+        done = user.run("run", "--docker", "lazy", *files, script, cwd=tmp_path)
+        assert (done.returncode, done.stdout.startswith("dist\n")) == (74, number == "2"), done.stderr
+        assert "no-such: Cannot stat: No such file" in done.stderr  # and what comes after it is copied
+        assert [path.name for path in (tmp_path / "dist").iterdir()] == [number]
+        assert (tmp_path / "log").read_text() == f"{number}\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"only-here", "dist", "log"}
+
+
+def test_the_code_of_a_command_that_failed_is_told_although_nothing_can_be_copied(user: User, tmp_path: Path) -> None:
+    done = user.run("run", "--docker", "lazy", "--get", "no-such", "exit 3", cwd=tmp_path)
+    assert (done.returncode, "Cannot stat" in done.stderr) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--mount-copy", "nope"], "There is no nope to copy."),
+        (["--get", "a/out", "--get", "b/out"], "More than one --get would be out here."),
+        (["--get", ".."], "'..' names no file or folder."),
+    ],
+)
+def test_files_that_cannot_be_are_refused_before_a_sandbox_is_made(
+    user: User, tmp_path: Path, words: list[str], said: str
+) -> None:
+    nowhere = User({**user.environment, "DOCKER_HOST": "unix:///nowhere.sock"})
+    done = nowhere.run("run", *words, "true", cwd=tmp_path)
+    assert (done.returncode, said in done.stderr) == (74, True), done.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

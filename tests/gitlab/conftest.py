@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import sys
@@ -69,6 +68,8 @@ class Installation:
     def actions(self) -> dict[str, Callable[[], None]]:
         return {
             "remove the sandbox": self.remove_the_sandbox,
+            "kill the runner": self.kill_the_runner,
+            "start the runner": self.service.start,
             "restart the runner": self.restart_the_runner,
             "restart the keeper": self.restart_the_keeper,
         }
@@ -78,10 +79,13 @@ class Installation:
         [sandbox] = self.lent()
         self.docker.containers.get(sandbox.name).remove(force=True)
 
-    def restart_the_runner(self) -> None:
+    def kill_the_runner(self) -> None:
         assert self.service.process is not None
         self.service.process.kill()
         self.service.process.wait()
+
+    def restart_the_runner(self) -> None:
+        self.kill_the_runner()
         self.service.start()
 
     def restart_the_keeper(self) -> None:
@@ -100,12 +104,16 @@ class Installation:
     def settle(self, result: Result, lost: str | None) -> None:
         """Nothing of the job is left: no process on the manager's side, no folder, and its sandbox is as at `ready`.
 
+        Nor does the runner remember it.
+
         `lost`: part of the reason for which its sandbox is thrown away instead; None when it is not.
         """
         assert list(self.config.temp.iterdir()) == []
         groups = {stage.group for stage in result.stages if stage.group}
         until("every process of the hooks has ended", lambda: not groups & _process_groups())
-        for name in re.findall(r"Running on (\S+) via", result.log):
+        jobs = self.service.state / "gitlab"
+        until("the runner has forgotten the job", lambda: not [*jobs.glob(f"{result.job}-*")])
+        for name in result.sandboxes:
             until(f"{name} is given back", lambda: not self.lent())
             if lost is None:
                 self._as_at_ready(self._fit_again(name))

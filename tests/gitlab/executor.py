@@ -42,6 +42,8 @@ class Config:
     finish_timeout: float = 10.0  # 300: how long a cancelled stage is waited for before cleanup
     piped_scripts: bool = False
     """Whether scripts have the shape that they had up to 19.0."""
+    object_store: str = ""
+    """Of `[runners.cache]`: the address that caches go to."""
     output_limit: int = 4 * 1024 * 1024
     temp: Path = Path(tempfile.gettempdir())
 
@@ -66,6 +68,8 @@ class Stage:
     """The process group that it had."""
     ending: float | None = None
     """Seconds that it took to end after it was to end; None when it was not."""
+    took: float = 0.0
+    """Seconds in all."""
 
 
 class Log:
@@ -147,7 +151,8 @@ class Executor:
             project = f"simulated/0/{project}"
         folders = Folders(document["builds_dir"], document["cache_dir"], project)
         self._build.variables = Variables(self._build.job, folders)
-        self.scripts = Scripts(self._build.job, folders, self._build.variables, piped=self._build.config.piped_scripts)
+        config, job, variables = self._build.config, self._build.job, self._build.variables
+        self.scripts = Scripts(job, folders, variables, piped=config.piped_scripts, object_store=config.object_store)
 
     async def run(self, stage: str, scope: Scope) -> bool:
         """Run a stage. False when it has nothing to do; raises JobFailedError."""
@@ -180,7 +185,7 @@ class Executor:
             (*self._config.hooks, name, *words), self.folder, self._environment(), scope, self._config.graces,
             out or log, admin if name == "cleanup" else log,
         )  # fmt: skip
-        self._build.stages.append(Stage(stage or name, ended.code, ended.group, ended.ending))
+        self._build.stages.append(Stage(stage or name, ended.code, ended.group, ended.ending, ended.took))
         self._judge(ended)
 
     def _environment(self) -> dict[str, str]:

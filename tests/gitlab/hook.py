@@ -68,6 +68,8 @@ class Call:
     error: str = ""
     ending: float | None = None
     """Seconds from the end of its scope to its own; None when it ended before."""
+    took: float = 0.0
+    """Seconds in all."""
 
 
 class _Process(asyncio.SubprocessProtocol):
@@ -94,6 +96,7 @@ async def call(
     err: Sink,
 ) -> Call:
     """Run a hook until it has ended and nobody holds its pipes, or until the scope is over and it is killed."""
+    started = time.monotonic()
     try:
         transport, process = await asyncio.get_running_loop().subprocess_exec(
             lambda: _Process(out, err),
@@ -114,8 +117,8 @@ async def call(
             await _kill(group, process.done, graces)
             ending = time.monotonic() - began
         if process.done.done():
-            return Call(transport.get_returncode(), group, ending=ending)
-        return Call(None, group, "failed to kill process", ending)
+            return Call(transport.get_returncode(), group, "", ending, time.monotonic() - started)
+        return Call(None, group, "failed to kill process", ending, time.monotonic() - started)
     finally:
         over.cancel()
         transport.close()

@@ -106,14 +106,20 @@ class Folders:
 
 
 class Variables:
-    """All variables of a job in gitlab-runner's order, where the last of a name wins."""
+    """All variables of a job in gitlab-runner's order, where the last of a name wins.
+
+    In another one's value, a file variable stands for the path that the scripts give it (`Get` in
+    `common/spec/variables.go`); its own value stays what is in the file.
+    """
 
     def __init__(self, response: Response, folders: Folders | None) -> None:
         own = _of_the_runner(response, folders)
+        temp = f"{folders.build if folders else ''}.tmp"
+        after = (_plain("CI_SHARED_ENVIRONMENT", "true"), _plain("RUNNER_TEMP_PROJECT_DIR", temp))
         found: dict[str, dict[str, Any]] = {}
-        for variable in (*own, *response["variables"], _plain("CI_SHARED_ENVIRONMENT", "true")):
+        for variable in (*own, *response["variables"], *after):
             found[variable["key"]] = dict(variable)
-        values = {key: str(variable["value"]) for key, variable in found.items()}
+        values = {key: f"{temp}/{key}" if one["file"] else str(one["value"]) for key, one in found.items()}
         for variable in found.values():
             variable["value"] = values[variable["key"]] if variable["raw"] else _expand(variable["value"], values)
         self._found = found

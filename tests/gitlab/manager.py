@@ -25,6 +25,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,7 @@ class Phase(Enum):
 class Result:
     """What GitLab is told at the end."""
 
+    job: int
     status: str
     reason: str | None
     exit_code: int | None
@@ -72,6 +74,11 @@ class Result:
     admin_log: str
     """What cleanup_exec wrote, which only an administrator sees."""
     stages: tuple[Stage, ...]
+
+    @property
+    def sandboxes(self) -> list[str]:
+        """Where prepare_script said that the job runs."""
+        return re.findall(r"Running on (\S+) via", self.log)
 
     def codes(self, name: str) -> list[int | None]:
         return [stage.code for stage in self.stages if stage.name == name]
@@ -256,6 +263,7 @@ class Manager(Build):
             self.log.line(f"ERROR: Job failed{kind}: {failure}")
         told = (None, None) if failure is None else (failure.reason, failure.exit_code)
         return Result(
+            job=self.job["id"],
             status=_status(failure),
             reason=told[0],
             exit_code=told[1],

@@ -5,24 +5,35 @@
  "together": true,                    optional: the jobs run at once instead of one after another
  "jobs": [{"job": …,                  what differs from `job.TEMPLATE`
            "origin": true,            optional: the job's sources come from `origin.py` in the sandbox
+           "patience": SECONDS,          optional: that a hook waits for the runner, instead of its minutes
+           "object_store": ADDRESS,      optional: where gitlab-runner is configured to have caches
+           "spoiled": {"hook": NAME or STAGE, "with": SHELL, "times": MOST},
+                                         optional: it does its work, and then this
            "actions": [{"when": {"log": TEXT} or {"stage": NAME}, "do": ACTION}, …],
            "expect": {"status": …, "reason": …, "exit_code": …, "log": […], "log_once": […], "not_in_log": […],
                       "stages": {NAME: [EXIT CODE, …]}, "ends_with": [NAME, …], "log_bytes": LEAST,
-                      "ends_after": LEAST SECONDS, "sandbox_lost": TEXT}}, …]}
+                      "ends_after": LEAST SECONDS, "within": {STAGE: MOST SECONDS}, "sandbox_lost": TEXT,
+                      "same_sandbox": true}}, …]}
 
-A stage that is to end has to end within `ENDED`, with `ends_after` not before that. A job's sandbox has to be there
-for the next one, or with `sandbox_lost` to be thrown away for a reason that has the text.
+A stage that is to end has to end within `ENDED`, with `ends_after` not before that; `cleanup` within `CLEANED`. A job's
+sandbox has to be there for the next one, or with `sandbox_lost` to be thrown away for a reason that has the text.
+With `same_sandbox` the job has the one of the job before it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
+import shlex
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from runner.gitlab import client
 from tests.gitlab.manager import Config, Manager, Result, Status
 
 FOLDER: Final = Path(__file__).parent / "scenarios"
@@ -30,10 +41,12 @@ ORIGIN: Final = Path(__file__).parent / "origin.py"
 DEADLINE: Final = 150.0
 ENDED: Final = 8.0
 """Seconds for a stage that is to end: the service's grace of 2 s, and what a busy machine takes beside it."""
+CLEANED: Final = 5.0
+"""Seconds for `cleanup`, which GitLab counts as the job's, on a busy machine. It waits for no sandbox."""
 STATUSES: Final = {status.value: status for status in Status}
 
 Actions = Mapping[str, Callable[[], None]]
-"""What the surroundings can do, by name: `remove the sandbox`, `restart the runner`, `restart the keeper`."""
+"""What the surroundings can do, by name, as `remove the sandbox`: see `conftest.Installation`."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,9 @@ class Play:
     job: dict[str, Any]
     actions: list[dict[str, Any]]
     expect: dict[str, Any]
-    prepare_fails: int
+    spoiled: dict[str, Any]
+    patience: float
+    object_store: str
 
 
 @dataclass(frozen=True)
@@ -64,10 +79,14 @@ class Scenario:
                 settle(result, play.expect.get("sandbox_lost"))
                 check(play.expect, result)
             return
+        before: list[str] = []
         for play in self.plays:
             result = asyncio.run(_run(play, config, actions))
             settle(result, play.expect.get("sandbox_lost"))
             check(play.expect, result)
+            if play.expect.get("same_sandbox"):
+                assert result.sandboxes == before, "what is left in a sandbox can be seen only in the same one"
+            before = result.sandboxes
 
     async def _all(self, config: Config, actions: Actions) -> list[Result]:
         return await asyncio.gather(*(_run(play, config, actions) for play in self.plays))
@@ -96,8 +115,10 @@ def _play(document: Mapping[str, Any]) -> Play:
     else:
         job["variables"] = [{"key": "GIT_STRATEGY", "value": "none"}, *job.get("variables", [])]
     job["variables"] = [_long(variable) for variable in job.get("variables", [])]
-    actions, fails = list(document.get("actions", [])), document.get("prepare_fails", 0)
-    return Play(job, actions, dict(document["expect"]), fails)
+    actions, spoiled = list(document.get("actions", [])), dict(document.get("spoiled", {}))
+    return Play(
+        job, actions, dict(document["expect"]), spoiled, document.get("patience", 0.0), document.get("object_store", "")
+    )
 
 
 def _long(variable: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +136,9 @@ def _start_of_origin() -> list[str]:
 
 
 async def _run(play: Play, config: Config, actions: Actions) -> Result:
-    manager = Manager(_failing(config, play.prepare_fails) if play.prepare_fails else config, play.job)
+    config = replace(config, object_store=play.object_store)
+    config = _impatient(config, play.patience) if play.patience else config
+    manager = Manager(_spoiled(config, **play.spoiled) if play.spoiled else config, play.job)
     for action in play.actions:
         _arm(manager, action["when"], _doing(manager, action["do"], actions))
     return await asyncio.wait_for(manager.run(), DEADLINE)
@@ -164,23 +187,33 @@ def check(expect: Mapping[str, Any], result: Result) -> None:
         assert result.log.count(text) == 1, f"{text!r} is not in the log once:\n{result.log[-6000:]}"
     for text in expect.get("not_in_log", ()):
         assert text not in result.log + result.admin_log, f"{text!r} is in the log:\n{result.log[-6000:]}"
-    for stage, codes in expect.get("stages", {}).items():
-        assert result.codes(stage) == codes, f"{stage}: {result.stages}\n{result.log[-6000:]}"
+    for name, codes in expect.get("stages", {}).items():
+        assert result.codes(name) == codes, f"{name}: {result.stages}\n{result.log[-6000:]}"
     if ends := expect.get("ends_with"):
         assert [stage.name for stage in result.stages][-len(ends) :] == ends, result.log[-6000:]
     assert result.log_bytes >= expect.get("log_bytes", 0)
+    for stage in result.stages:
+        most = {"cleanup": CLEANED, **expect.get("within", {})}.get(stage.name, math.inf)
+        assert stage.took < most, f"{stage}\n{result.log[-6000:]}"
     for ending in [stage.ending for stage in result.stages if stage.ending is not None]:
         assert expect.get("ends_after", 0.0) <= ending < ENDED, f"{result.stages}\n{result.log[-6000:]}"
 
 
-def _failing(config: Config, times: int) -> Config:
-    """Hooks whose prepare works and yet fails, as one does whose connection broke at the last moment."""
-    command = " ".join(config.hooks)
-    file = config.temp.parent / "failing-hooks"
-    count = config.temp.parent / "failed"
+def _spoiled(config: Config, hook: str, times: int, **how: str) -> Config:
+    """Hooks of which one works and then ends in another way, as one does whose connection broke at the last moment."""
+    folder = Path(tempfile.mkdtemp(prefix="spoiled", dir=config.temp.parent))
+    file, count = folder / "hooks", folder / "count"
     file.write_text(
-        f'#!/bin/bash\n{command} "$@" || exit\n[ "$1" = prepare ] || exit 0\n'
-        f'echo >> {count}; [ "$(wc -l < {count})" -gt {times} ] || exit "$SYSTEM_FAILURE_EXIT_CODE"\n'
+        f'#!/bin/bash\n{shlex.join(config.hooks)} "$@" || exit\n[ "${{3-$1}}" = {hook} ] || exit 0\n'
+        f'echo >> {count}; [ "$(wc -l < {count})" -gt {times} ] || {{ {how["with"]}; }}\n'
     )
     file.chmod(0o755)
     return replace(config, hooks=(str(file),))
+
+
+def _impatient(config: Config, seconds: float) -> Config:
+    """Hooks that wait for the runner for so long."""
+    changed = f"client.PATIENCE = dict.fromkeys(client.PATIENCE, {seconds})"
+    start = f"import posix, sys; sys.path.insert(0, {str(Path(client.__file__).parent)!r}); import client; {changed}"
+    program = f"{start}; posix._exit(client.main(sys.argv[1:]))"
+    return replace(config, hooks=(sys.executable, "-I", "-S", "-c", program))

@@ -48,6 +48,8 @@ class Scripts:
     host: str = "simulated-manager"
     piped: bool = False
     """As `whole` has it."""
+    object_store: str = ""
+    """Where caches go beside their files: an address that `[runners.cache]` comes to."""
     failed: bool = field(default=False)
 
     def script(self, stage: str) -> bytes | None:
@@ -176,7 +178,9 @@ class Scripts:
                 continue
             paths = "".join(f" --path {quote(path)}" for path in cache["paths"]) if policy == "push" else ""
             file = quote(self.folders.cache_file(cache["key"]))
-            call = f"gitlab-runner {program} --file {file} --timeout 10{paths}"
+            address = f"{self.object_store}/{cache['key']}?signed"
+            store = f" --url {quote(address)}" if self.object_store else ""
+            call = f"gitlab-runner {program} --file {file} --timeout 10{store}{paths}"
             failed = f"echo 'Failed to {words[1].removesuffix('ed')} cache'"
             lines += [f"echo '{words[0]} {cache['key']}...'",
                       f"if {call}; then echo 'Successfully {words[1]} cache'; else {failed}; fi"]  # fmt: skip

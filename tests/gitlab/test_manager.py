@@ -156,11 +156,16 @@ def test_variables_files_and_the_env_file_reach_later_stages(lab: Lab) -> None:
         {"key": "OTHER", "value": "expanded"},
         {"key": "RAW", "value": "$OTHER", "raw": True},
         {"key": "KEYFILE", "value": "in a file", "file": True},
+        {"key": "WHERE", "value": "at $KEYFILE"},
+        {"key": "RUNNER_TEMP_PROJECT_DIR", "value": "/of/the/job"},
     ]
-    script = ['printf "<%s>" "$PLAIN" "$RAW" "$(cat "$KEYFILE")"; echo', 'echo "NEXT=set here" >> "$GITLAB_ENV"']
+    script = [
+        'printf "<%s>" "$PLAIN" "$RAW" "$(cat "$KEYFILE")"; echo; [ "$WHERE" = "at $KEYFILE" ]; cat "${WHERE#at }"',
+        'echo "NEXT=set here" >> "$GITLAB_ENV"',
+    ]
     after = {"name": "after_script", "script": ['echo "then $NEXT $CI_JOB_STATUS"']}
     result = lab.run(script, variables=variables, steps=[after])
-    assert "<it's expanded\nhé\\n><$OTHER><in a file>\n" in result.log
+    assert "<it's expanded\nhé\\n><$OTHER><in a file>\nin a file" in result.log
     assert "then set here success\n" in result.log
 
 
@@ -260,8 +265,9 @@ def test_prepare_is_tried_again_in_a_new_folder_and_not_after_a_build_failure(la
 
 
 def test_cleanup_counts_for_nothing_and_only_an_administrator_sees_what_it_says(lab: Lab) -> None:
-    lab.hooks(cleanup="echo quiet; echo loud >&2; exit 1")
+    lab.hooks(cleanup="echo quiet; echo loud >&2; sleep 0.3; exit 1")
     result = lab.run(["true"])
+    assert result.stages[-1].took >= 0.3
     assert result.status == "success"
     assert "quiet" not in result.log
     assert result.admin_log == "quiet\nloud\nCleanup script failed: exit status 1\n"

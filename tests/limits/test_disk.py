@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 
 from sandbox import freezer
 from sandbox.disk.watch import ALARM, RELIEF, DiskWatch, Usage
-from sandbox.disk.watcher import DiskWatcher, Sandbox, measure, rooms
+from sandbox.disk.watcher import DiskWatcher, Inside, Sandbox, measure, rooms
 from sandbox.errors import Fault
+from sandbox.inspection import inspector
 from tests.e2e.conftest import DEADLINE, Keeper, leased, run, run_json, start
+from tests.foreign import Foreigners
 from tests.programs import Program
 from tests.waiting import until
 
@@ -82,7 +85,9 @@ def test_whatever_a_job_takes_is_seen_on_the_host(small: Keeper, docker_client: 
 class Freezing:
     """Stands in for the keeper: one leased sandbox, which stands still and ends as the keeper's do."""
 
-    def __init__(self, client: docker.DockerClient, name: str, sandbox: Sandbox) -> None:
+    def __init__(self, client: docker.DockerClient, name: str, sandbox: Sandbox, place: Path | None = None) -> None:
+        self.place = place or Path(sandbox.trees[0])
+        """Where it writes."""
         self.container = client.containers.get(name)
         self.name = name
         self.sandbox = sandbox
@@ -102,7 +107,7 @@ class Freezing:
         self._freezer.thaw(self._cgroup)
 
     def condemn(self, name: str, fault: Fault, sentence: str) -> None:
-        free = rooms([Path(self.sandbox.trees[0])])[0].free.bytes
+        free = rooms([self.place])[0].free.bytes
         self.condemned.append((fault, sentence, free))
         self.container.kill()  # the keeper sees that, and removes it
 
@@ -136,6 +141,39 @@ def test_a_job_that_writes_without_end_is_stopped_before_the_reserve_and_loses_i
     small.settle()
     assert others - {name} <= {sandbox.name for sandbox in small.ready()}
     assert run(small, "echo fine").stdout == "fine\n"
+
+
+def test_a_job_that_fills_a_folder_that_sysbox_mounts_is_stopped_before_the_reserve_of_that_file_system(
+    new_foreign: Foreigners, docker_client: docker.DockerClient
+) -> None:
+    """Here a file system of the engine's making stands for it, so that it is another than the engine's own."""
+    reserve, kubelet = 200 * MIB, "/var/lib/kubelet"
+    size = reserve + int((RELIEF + 0.5) * FASTEST)
+    foreign = new_foreign.start(tmpfs={kubelet: f"size={size},mode=1777"})
+    foreign.started.container.reload()
+    pid, container = foreign.started.container.attrs["State"]["Pid"], foreign.started.container
+    assert container.id
+    inside = Inside.recorded(inspector.record(container.id, pid, time.monotonic() + DEADLINE))
+    upper = container.attrs["GraphDriver"]["Data"]["UpperDir"]
+    place = Path(f"/proc/{pid}/root{kubelet}")
+    keeper = Freezing(docker_client, container.id, Sandbox(True, 2**60, container.id, (upper,), inside), place)
+    root = Path(docker_client.info()["DockerRootDir"])
+    watcher = DiskWatcher(DiskWatch(FASTEST, reserve), keeper, [root], [place])
+    thread = threading.Thread(target=watcher.run)
+    thread.start()
+    try:
+        until("both are watched", lambda: len(watcher.rooms) == 2)
+        container.exec_run(["python3", "-c", textwrap.dedent(WRITER)], workdir=kubelet, detach=True)
+        until("it is condemned", lambda: keeper.condemned)
+        until("its folders are gone with it", lambda: len(watcher.rooms) == 1 and watcher.refusal is None)
+    finally:
+        watcher.stop()
+        thread.join(DEADLINE)
+    [(fault, sentence, free)] = keeper.condemned
+    assert fault is Fault.HOST_DISK
+    assert f"are left at {place}" in sentence
+    assert "MiB there since it was last measured" in sentence
+    assert reserve <= free <= reserve + ALARM * FASTEST, sentence
 
 
 def test_what_a_job_writes_to_the_containers_log_is_bounded(small: Keeper, docker_client: docker.DockerClient) -> None:

@@ -74,4 +74,4 @@ def test_a_record_that_cannot_be_written_costs_neither_the_job_nor_the_old_recor
 def test_a_full_disk_can_be_measured(disk: Disk) -> None:
     disk.fill()
     usage = measure(Sandbox(True, 0, "no-such-container", (str(disk.place),)))
-    assert usage == Usage(Amount(2**20, 2), complete=True)
+    assert usage == Usage(Amount(2**20, 2), True, {disk.place.stat().st_dev: Amount(2**20, 2)})

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 
 from runner.gitlab import hook
 from sandbox.errors import KeeperError
+from sandbox.state import State
 from tests import programs
 from tests.crash.lab import small_disk
 from tests.e2e.conftest import DEADLINE, Keeper
@@ -50,6 +51,9 @@ def free_port() -> int:
 @dataclass
 class WatchedKeeper(Keeper):
     """A keeper whose `nft` can be broken, and that is started without waiting for sandboxes."""
+
+    at_rest: ClassVar[frozenset[State]] = frozenset({State.READY, State.LEASED})
+    """The runner beside it holds one in advance, from when two are ready."""
 
     @property
     def environment(self) -> dict[str, str]:

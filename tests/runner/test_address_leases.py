@@ -183,7 +183,10 @@ async def test_what_is_not_fit_for_a_job_yet_is_not_condemned(
     """A wrong --identity is no fault of the sandbox, and a service may ask again."""
     leases = new_source(foreign[0], key=new_foreign.key.private)
     wrong = new_source(foreign[0], key=foreign_key())
-    with pytest.raises(LeaseUnreachableError, match=r"is not fit for a job now: .*refused the login key"):
+    with pytest.raises(
+        LeaseUnreachableError,
+        match=r"is not fit for a job now: .*refused the login key, which is the one of --identity",
+    ):
         await lend(wrong, "a")
     await (await lend(leases, "a")).give_back(used=False)
     known_wrong = Foreign(foreign[0].started, foreign[0].user, 22, foreign[1].host_key)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
 import socket
 
 import asyncssh
@@ -11,7 +13,7 @@ import pytest
 from runner.execution.lease import Access
 from runner.execution.options import DEFAULTS
 from runner.execution.session import READ, ShortReads, connect
-from tests.runner.conftest import connected_pair
+from tests.runner.conftest import Sandbox, connected_pair
 
 pytestmark = pytest.mark.anyio
 
@@ -59,3 +61,19 @@ async def test_what_cannot_be_logged_in_over_is_closed() -> None:
         theirs.settimeout(10)
         assert theirs.recv(1) == b""
     assert ours.fileno() == -1
+
+
+async def test_a_user_without_a_passwd_entry_logs_in(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap: asyncssh wants to know who we are, though it is told whom to log in as."""
+    access = sandbox.access()
+
+    def nobody(_uid: int) -> pwd.struct_passwd:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    connection = await connect(access, DEFAULTS)
+    connection.abort()
+    assert os.environ["HOME"] == "/"

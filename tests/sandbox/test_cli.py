@@ -333,7 +333,9 @@ def test_purge_guesses_nothing_and_tells_what_there_is(
     code, line = command.fails("purge")
     assert code == 78
     assert "0123abcd, 99999999" in line
-    assert command.run("purge", "--installation", "0123abc").returncode == 0
+    code, line = command.fails("purge", "--installation", "0123abc")
+    assert code == 66
+    assert "nothing of an installation 0123abc. On this engine: 0123abcd, 99999999" in line
     assert len(api.things["containers"]) == 2
 
 

@@ -32,12 +32,12 @@ def test_where_no_command_is_named_all_are_known(cli: ModuleType, words: list[st
 
 
 @BOTH
-def test_its_version_and_its_help_are_where_people_look_for_them(cli: ModuleType) -> None:
-    told = CliRunner().invoke(cli.app(["--version"]), ["--version"], prog_name="it")
-    assert (told.exit_code, told.output) == (0, f"it {version('sandbox-runner')}\n")
+def test_version_and_short_help(cli: ModuleType) -> None:
+    name = cli.__name__.partition(".")[0]
+    told = CliRunner().invoke(cli.app(["--version"]), ["--version"], prog_name=name)
+    assert (told.exit_code, told.output) == (0, f"{name} {version('sandbox-runner')}\n")
     for words in (["-h"], ["ping", "-h"]):
-        told = CliRunner().invoke(cli.app(words), words)
-        assert (told.exit_code, "Usage:" in told.output) == (0, True)
+        assert "Usage: " in CliRunner().invoke(cli.app(words), words).output
 
 
 @pytest.mark.parametrize("words", [["runner", "ping"], ["runner", "ping", "--live", "--json"], ["sandbox", "ping"]])

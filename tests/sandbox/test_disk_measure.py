@@ -212,6 +212,16 @@ def test_what_only_a_mount_of_the_sandbox_shows_is_counted(namespace: Namespace)
     assert namespace.usage() == 3 * MIB
 
 
+def test_what_is_on_several_file_systems_is_told_apart(namespace: Namespace, tree: Path) -> None:
+    namespace.fill("file", 5)
+    inside = Inside(namespace.process.pid, namespace.start, namespace.mounts)
+    found = watcher.measure(Sandbox(True, 0, "no-such-container", (str(tree),), inside))
+    assert found is not None
+    major, minor = map(int, namespace.mounts[0].device.split(":"))
+    assert found.parts[os.makedev(major, minor)].bytes == 5 * MIB
+    assert found.amount == usage_of(tree).amount.plus(found.parts[os.makedev(major, minor)])
+
+
 def test_what_a_job_mounts_there_is_not_entered_or_counted_twice(namespace: Namespace) -> None:
     namespace.fill("file", 3)
     namespace.run(f"mkdir {namespace.point}/a {namespace.point}/b && head -c 2M /dev/zero >{namespace.point}/a/more")
@@ -310,4 +320,5 @@ def test_the_measuring_function_itself_in_this_process(tree: Path) -> None:
     """What the child runs, without the child."""
     found = measure.measure({"trees": [str(tree)], "inside": None, "pids": [os.getpid()], "seconds": 20})
     assert found["complete"]
-    assert found["bytes"] >= 3 * MIB
+    sizes = {device: size for device, size, _ in found["parts"]}
+    assert sizes[tree.stat().st_dev] >= 3 * MIB

@@ -43,10 +43,10 @@ LIMIT = 20 * GIB
 LENT, IDLE = Watched(lent=True, limit=LIMIT), Watched(lent=False, limit=LIMIT)
 
 
-def room(seconds: float = 60.0, files: float = 10_000_000, place: str = "/data") -> Room:
+def room(seconds: float = 60.0, files: float = 10_000_000, place: str = "/data", device: int = 1) -> Room:
     """A file system with so many seconds left."""
     size = Amount(1000 * GIB, 20_000_000)
-    return Room(place, size, Amount(RESERVE + int(seconds * FASTEST), int(files)))
+    return Room(place, size, Amount(RESERVE + int(seconds * FASTEST), int(files)), device)
 
 
 def used(gib: float, files: int = 100, complete: bool = True) -> Usage:
@@ -139,7 +139,9 @@ def test_in_an_alarm_everything_lent_is_frozen_then_measured_then_the_one_that_g
     assert set(of_kind(before, Measure)) == {"calm", "wild"}
     assert isinstance(condemned, Condemn)
     assert (condemned.name, condemned.fault) == ("wild", Fault.HOST_DISK)
-    assert "It took 6.0 GiB since it was last measured, 7.0 GiB in all, more than any other." in condemned.sentence
+    assert (
+        "It took 6.0 GiB there since it was last measured, 7.0 GiB in all, more than any other." in condemned.sentence
+    )
     assert "6.0 GiB are left at /data, of which 4.0 GiB are kept for the host" in condemned.sentence
 
 
@@ -209,7 +211,7 @@ def test_an_alarm_for_inodes_blames_who_made_files() -> None:
     [condemned] = [a for a in host.look(short, after=0.1) if isinstance(a, Condemn)]
     assert condemned.name == "many"
     assert "525000 files are left at /data, of which 400000 files are kept" in condemned.sentence
-    assert "3999990 files since" in condemned.sentence
+    assert "3999990 files there since" in condemned.sentence
 
 
 def test_a_sandbox_that_is_lent_during_an_alarm_is_frozen_too() -> None:

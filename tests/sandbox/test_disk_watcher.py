@@ -43,8 +43,10 @@ class Jobs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        """Where new ones write."""
         self.lock = threading.Lock()
         self.running: dict[str, tuple[subprocess.Popen[bytes] | None, Sandbox]] = {}
+        self.trees: dict[str, Path] = {}
         self.condemned: list[tuple[str, Fault, str]] = []
         self.evicted: list[str] = []
         self.thawed: list[str] = []
@@ -56,7 +58,7 @@ class Jobs:
         self.lists: Callable[[], object] = lambda: None
 
     def start(self, name: str, rate: int, limit: int = 2**60, lent: bool = True) -> None:
-        tree = self.folder / name
+        tree = self.trees[name] = self.folder / name
         tree.mkdir()
         command = [sys.executable, "-c", WRITER, str(tree / "file"), str(rate)]
         process = subprocess.Popen(command) if rate else None
@@ -70,7 +72,7 @@ class Jobs:
             process.kill()
             process.wait()
         with suppress(FileNotFoundError):
-            (self.folder / name / "file").unlink()
+            (self.trees[name] / "file").unlink()
 
     def state(self, name: str) -> str:
         process, _ = self.running[name]
@@ -109,13 +111,31 @@ class Jobs:
         self.evicted.append(name)
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "disk"
+def mount(place: Path) -> Path:
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(place)], check=True)
-    yield place
+    return place
+
+
+def unmount(place: Path) -> None:
     subprocess.run(["umount", "--lazy", str(place)], check=True)
+    place.rmdir()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    place = mount(tmp_path / "disk")
+    yield place
+    unmount(place)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Path]:
+    """Where the runtime keeps what sandboxes write, on a file system of its own; a test may take it away."""
+    place = mount(tmp_path / "other")
+    yield place
+    if place.is_mount():
+        unmount(place)
 
 
 @pytest.fixture
@@ -216,6 +236,59 @@ def test_a_file_system_with_several_places_counts_once(tmp_path: Path, disk: Pat
     assert [room.size.bytes for room in found] == [ROOM, found[1].size.bytes]
     status = os.statvfs(tmp_path)
     assert found[1].free.bytes == pytest.approx(status.f_bavail * status.f_frsize, rel=0.01)
+
+
+def places(watcher: DiskWatcher) -> list[str]:
+    return [room.place for room in watcher.rooms]
+
+
+def test_the_runtimes_own_file_system_holds_its_reserve_too(jobs: Jobs, watcher: DiskWatcher, other: Path) -> None:
+    """The trap: sysbox keeps some of a sandbox's folders elsewhere, mostly on the host's own disk."""
+    watcher.follow([other])
+    until("it is looked at", lambda: places(watcher) == [str(jobs.folder), str(other)])
+    jobs.start("calm", MIB // 4)
+    jobs.folder = other
+    jobs.start("wild", int(0.8 * FASTEST))
+    until("it is condemned", lambda: jobs.condemned)
+    [(name, fault, sentence)] = jobs.condemned
+    assert (name, fault) == ("wild", Fault.HOST_DISK)
+    assert f"are left at {other}, of which" in sentence
+    assert RESERVE <= jobs.free_when_condemned[0] <= RESERVE + ALARM * FASTEST
+    until("the other goes on", lambda: jobs.thawed == ["calm"] and watcher.refusal is None)
+
+
+def test_the_runtimes_own_file_system_may_go_and_come_back(
+    jobs: Jobs, watcher: DiskWatcher, other: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher.follow([other])
+    until("it is looked at", lambda: places(watcher) == [str(jobs.folder), str(other)])
+    unmount(other)
+    until("it is gone", lambda: places(watcher) == [str(jobs.folder)])
+    assert watcher.refusal is None
+    mount(other)
+    until("it is back", lambda: places(watcher) == [str(jobs.folder), str(other)])
+    watcher.follow([])
+    until("it is not wanted any more", lambda: places(watcher) == [str(jobs.folder)])
+    assert "cannot look after" not in caplog.text
+
+
+def test_one_that_goes_in_the_middle_of_a_look_is_no_error(
+    disk: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = os.statvfs
+
+    def gone_meanwhile(place: Path) -> os.statvfs_result:
+        if place == other:
+            unmount(other)
+        return look(place)
+
+    monkeypatch.setattr("os.statvfs", gone_meanwhile)
+    assert [room.place for room in rooms([disk], [other])] == [str(disk)]
+
+
+def test_on_one_file_system_the_runtimes_own_place_is_no_other(disk: Path) -> None:
+    (disk / "other").mkdir()
+    assert [room.place for room in rooms([disk], [disk / "other", disk / "none"])] == [str(disk)]
 
 
 def test_what_is_wanted_last_holds_however_slow_the_engine_was(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from sandbox.errors import Fault
 from sandbox.health import (
     HANGS,
     HOST_MOVES,
+    MADE_AT_ONCE,
     REMOVAL_HANGS,
     SILENCE,
     SLOW_REFUSAL,
@@ -157,7 +158,9 @@ class World:
                 self._ask(Step.REMOVE, container)
         counted = sum(thought in ("creating", "ready", "stuck") for thought in self.there.values())
         for _ in range(WARM - counted):
-            if self.health.admit_creation("default", self.now):
+            making = list(self.there.values()).count("creating")
+            if self.health.admit_creation("default", making, self.now):
+                assert making < MADE_AT_ONCE, "more than its one processor bears"
                 container = f"c{next(self.numbers)}"
                 self.there[container] = "creating"
                 self.health.observe(CreationBegan("default", container), self.now)
@@ -396,8 +399,24 @@ def test_one_profile_that_fails_does_not_keep_the_others() -> None:
     for number in range(IN_A_ROW):
         health.observe(CreationBegan("broken", str(number)), number)
         health.observe(CreationEnded("broken", str(number), Fault.ENGINE_FAILED, "No."), number)
-    assert not health.admit_creation("broken", IN_A_ROW)
-    assert health.admit_creation("good", IN_A_ROW)
+    assert not health.admit_creation("broken", 0, IN_A_ROW)
+    assert health.admit_creation("good", 0, IN_A_ROW)
+
+
+@given(st.integers(1, 8), st.lists(st.sampled_from("abc"), max_size=40))
+def test_as_many_are_made_at_once_as_the_host_bears(processors: int, wanted: list[str]) -> None:
+    """Of whatever profile: it is the runtime that is not to be flooded, and it knows of none."""
+    health = HostHealth(0, processors)
+    under_way: list[tuple[str, str]] = []
+    for number, profile in enumerate(wanted):
+        full = len(under_way) == MADE_AT_ONCE * processors
+        assert health.admit_image_trial(len(under_way), number) is not full
+        assert health.admit_creation(profile, len(under_way), number) is not full
+        if full:
+            health.observe(CreationEnded(*under_way.pop(0)), number)
+        else:
+            under_way.append((profile, str(number)))
+            health.observe(CreationBegan(*under_way[-1]), number)
 
 
 def test_failures_for_different_reasons_are_not_every_new_sandbox() -> None:
@@ -430,7 +449,7 @@ def test_sandboxes_that_are_made_and_do_not_last_are_made_more_and_more_slowly()
     health, now, made = HostHealth(0), 0.0, 0
     while now < 600:
         now += 1.0
-        if health.admit_creation("default", now):
+        if health.admit_creation("default", 0, now):
             made += 1
             health.observe(CreationBegan("default", str(made)), now)
             health.observe(CreationEnded("default", str(made)), now)

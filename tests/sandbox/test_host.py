@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from sandbox import host
+from sandbox.inspection.places import SYSBOX_DATA
 
 ROUTES = """Iface\tDestination\tGateway\tFlags
 br0\t0000A8C0\t00000000\t0001
@@ -50,6 +51,12 @@ def test_where_systemd_resolved_tells_whom_it_asks_is_seen_in_the_keepers_contai
     compose = yaml.safe_load((Path(__file__).parents[2] / "compose.yaml").read_text())
     folder = host._RESOLVERS[1].parent
     assert f"{folder}:{folder}:ro" in compose["services"]["keeper"]["volumes"]
+
+
+def test_what_is_free_where_sysbox_keeps_its_data_is_seen_in_the_keepers_container() -> None:
+    compose = yaml.safe_load((Path(__file__).parents[2] / "compose.yaml").read_text())
+    shown = f"${{SYSBOX_DATA:-{SYSBOX_DATA}}}:{SYSBOX_DATA}:ro"
+    assert shown in compose["services"]["keeper"]["volumes"]
 
 
 def test_this_host_can_be_looked_at() -> None:

@@ -1,6 +1,6 @@
 """The warm pool: who gets which sandbox, and what is to be done next."""
 
-from itertools import count
+from itertools import count, pairwise
 
 import pytest
 
@@ -389,6 +389,14 @@ def test_an_empty_pool_is_filled() -> None:
     assert World(warm=3).pool.plan(0.0) == [Create("default", IMAGE)] * 3
 
 
+def test_the_profile_that_lacks_most_comes_first() -> None:
+    """The trap: as many are made at once as the host bears, and a large profile that is always at it has them all."""
+    pool = Pool({"large": Profile(warm=10), "small": Profile(warm=1)})
+    for number in range(4):
+        pool.creating(f"s{number}", number, "large", IMAGE, 0.0)
+    assert pool.plan(0.0) == [Create("small", IMAGE), *[Create("large", IMAGE)] * 6]
+
+
 def test_a_full_pool_has_nothing_to_do() -> None:
     world = World(warm=1)
     world.ready(now=0.0)
@@ -447,7 +455,7 @@ def test_an_idle_sandbox_is_proven_again_and_only_then() -> None:
     assert world.plan(PROBE_INTERVAL - 0.1) == []
     assert world.plan(PROBE_INTERVAL) == [Probe(name)]
     world.pool.probing(name, PROBE_INTERVAL)
-    world.pool.fit(name, PROBE_INTERVAL + 1)
+    world.pool.fit(name, PROBE_INTERVAL + 1, ran_container=True)
     assert world.plan(2 * PROBE_INTERVAL) == []
 
 
@@ -458,8 +466,54 @@ def test_idle_sandboxes_are_proven_one_after_the_other() -> None:
     assert world.plan(PROBE_INTERVAL + 5) == [Probe(first)]
     world.pool.probing(first, PROBE_INTERVAL + 5)
     assert world.plan(PROBE_INTERVAL + 5) == []
-    world.pool.fit(first, PROBE_INTERVAL + 6)
+    world.pool.fit(first, PROBE_INTERVAL + 6, ran_container=True)
     assert world.plan(PROBE_INTERVAL + 6) == [Probe(second)]
+
+
+def test_a_busy_sandbox_runs_a_container_too() -> None:
+    """The trap: each look after a job counted as a proof, and in an hour of 64 jobs none was seen to run one."""
+    job, pause, look = 45.0, 12.0, 0.5
+    world = World(warm=1)
+    name = world.ready(now=0.0)
+    ran, now = [0.0], 0.0
+
+    def proven(now: float) -> None:
+        sandbox = world.pool.get(name)
+        assert sandbox is not None
+        if runs := sandbox.has_to_run_container(now):
+            ran.append(now)
+        world.pool.fit(name, now, ran_container=runs)
+
+    for number in range(64):
+        now += pause
+        if Probe(name) in world.plan(now):
+            world.pool.probing(name, now)
+            proven(now + look)
+        world.lend(ALICE, f"a{number}", now + look)
+        world.pool.give_back(f"token-of-a{number}", used=True, now=now + job)
+        proven(now + job + look)
+        now += job + look
+    assert max(later - earlier for earlier, later in pairwise(ran)) <= PROBE_INTERVAL + job + pause
+    assert len(ran) > now / (PROBE_INTERVAL + job + pause)
+
+
+def test_a_burst_of_jobs_runs_no_container() -> None:
+    """What costs as much as all the rest of a look is done once a minute, and not after each job."""
+    world = World(warm=1)
+    name = world.ready(now=0.0)
+    for second in range(1, int(PROBE_INTERVAL)):
+        world.lend(ALICE, f"a{second}", float(second))
+        returned = world.pool.give_back(f"token-of-a{second}", used=True, now=second + 0.1)
+        assert not returned.has_to_run_container(second + 0.1)
+        world.pool.fit(name, second + 0.2)
+    assert world.plan(PROBE_INTERVAL) == [Probe(name)]
+
+
+def test_what_an_earlier_life_left_has_to_run_a_container() -> None:
+    world = World(warm=1)
+    idle = Sandbox("s1", 1, "default", State.READY, 0.0, IMAGE)
+    assert world.pool.adopt(idle, 1.0).has_to_run_container(1.0)
+    assert not world.pool.fit("s1", 2.0, ran_container=True).has_to_run_container(2.0)
 
 
 def test_losing_a_sandbox_that_was_fit_delays_no_creation() -> None:

@@ -170,5 +170,5 @@ def test_after_a_failure_another_one_has_time(fault: Fault, pause: float) -> Non
     world.gone("s2")
     assert world.plan(max(0.0, pause - 1)) == ([] if pause else [Prepare("default", OLD)])
     world.pool.probing(world.first, pause)
-    world.pool.fit(world.first, pause)
+    world.pool.fit(world.first, pause, ran_container=True)
     assert world.plan(pause) == [Prepare("default", OLD)]

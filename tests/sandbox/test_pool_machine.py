@@ -7,7 +7,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sandbox.errors import Fault, KeeperRefused
-from sandbox.pool import UNTRUSTED, Create, Destroy, Lease, Pool, Prepare, Probe, Replace, Sandbox, Start, Try, Want
+from sandbox.pool import (
+    PROBE_INTERVAL,
+    UNTRUSTED,
+    Create,
+    Destroy,
+    Lease,
+    Pool,
+    Prepare,
+    Probe,
+    Replace,
+    Sandbox,
+    Start,
+    Try,
+    Want,
+)
 from sandbox.profile import Profile, Recreate
 from sandbox.state import IN_ADVANCE, MOVES, State
 
@@ -34,6 +48,8 @@ class PoolMachine(RuleBasedStateMachine):
         """By profile: the images that a sandbox was proven fit from, and the one that it began with."""
         self.unfit: set[str] = set()
         """Images that no sandbox can be made from."""
+        self.ran_container: dict[str, float] = {}
+        """By sandbox: when one last ran in it, or it was new."""
 
     def names(self, *states: State) -> list[str]:
         return [s.name for s in self.pool if s.state in states]
@@ -142,7 +158,10 @@ class PoolMachine(RuleBasedStateMachine):
             self.pool.condemn(name, Fault.SSH_DEAD, "it never came up", self.now)
         else:
             self.trusted[sandbox.profile].add(sandbox.image)
-            self.pool.fit(name, self.now)
+            runs = sandbox.state is State.INSPECTING and sandbox.has_to_run_container(self.now)
+            if runs or sandbox.state is State.BOOTING:
+                self.ran_container[name] = self.now
+            self.pool.fit(name, self.now, ran_container=runs)
 
     @rule(data=st.data())
     def one_is_found_unfit(self, data: st.DataObject) -> None:
@@ -273,6 +292,10 @@ class PoolMachine(RuleBasedStateMachine):
     def whoever_was_served_is_remembered(self) -> None:
         for sandbox in self.pool:
             assert self.used_by[sandbox.name] <= {sandbox.trust_key}
+
+    @invariant()
+    def what_is_fit_was_seen_to_run_a_container_of_late(self) -> None:
+        assert all(s.since - self.ran_container[s.name] < PROBE_INTERVAL for s in self.pool if s.state is State.READY)
 
     @invariant()
     def the_condemned_have_a_cause(self) -> None:

@@ -27,6 +27,9 @@ from tests.waiting import eventually
 
 DEADLINE = 60.0
 """A minute is for a machine that is busy with everything else."""
+REPOSITORY = "https://gitlab-ci-token:secret@gitlab.example/group/project.git"
+KEY = "gitlab-bf08810b-3-protected"
+"""The trust key of a job that is as `response` makes it: eight digits of the SHA-256 of https://gitlab.example."""
 HOOK = (sys.executable, "-I", "-S", hook.__file__)
 
 
@@ -35,8 +38,8 @@ def response(job: int = 7, **changes: object) -> dict[str, Any]:
     return {
         "id": job,
         "token": f"token-of-{job}",
-        "job_info": {"project_id": 3},
-        "git_info": {"ref": "main", "protected": True},
+        "job_info": {"project_id": 3, "project_full_path": "group/project"},
+        "git_info": {"repo_url": REPOSITORY, "ref": "main", "protected": True},
         "runner_info": {"timeout": 3600},
         "variables": [],
         "image": {"name": ""},

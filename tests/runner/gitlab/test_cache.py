@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 
 from runner.errors import CacheError
 from runner.execution.session import Session
-from runner.gitlab.cache import Cache, bring_in_helper, names
+from runner.gitlab.cache import Cache, bring_in_helper, has_object_store, names
 from runner.gitlab.store import CacheStore, Entry
 from runner.job import UNTRUSTED
 from tests.runner.conftest import Sandbox
 from tests.waiting import eventually
 
 LIMIT = 10_000
-OURS = "gitlab-1-protected"
-THEIRS = "gitlab-1-unprotected"
+OURS = "gitlab-bf08810b-1-protected"
+THEIRS = "gitlab-bf08810b-1-unprotected"
 PATH = "group/project/default-protected/cache.zip"
 
 
@@ -189,11 +189,11 @@ async def session(sandbox: Sandbox) -> AsyncIterator[Session]:
     await session.close()
 
 
-def script(path: str) -> bytes:
+def script(path: str, more: str = "") -> bytes:
     """A stage's script as gitlab-runner makes it: quoted for bash, and that once more for `eval`."""
     spelled = "".join(chr(byte) if byte < 128 else f"\\x{byte:02x}" for byte in path.encode())
     quoted = spelled.replace("'", "\\'")
-    return f'eval $\'\\\'gitlab-runner\\\' "cache-extractor" "--file" "../../../cache/{quoted}"\\n\''.encode()
+    return f'eval $\'\\\'gitlab-runner\\\' "cache-extractor" "--file" "../../../cache/{quoted}"{more}\\n\''.encode()
 
 
 @pytest.mark.anyio
@@ -245,6 +245,26 @@ async def test_one_that_cannot_be_kept_or_brought_in_is_told(
 def test_a_script_names_its_cache_however_quoted(path: str) -> None:
     assert names(script(path), path)
     assert not names(script("g/p/another/cache.zip"), path)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("store_at", ["--url https://s3.example/deps?signed=1", "--gocloud-url azblob://a/b"])
+async def test_what_is_in_an_object_store_is_not_kept_here_as_well(
+    store: CacheStore, session: Session, tmp_path: Path, store_at: str
+) -> None:
+    """The trap: gitlab-runner leaves its archive at `--file` all the same, and each was moved over SSH both ways."""
+    option, _, address = store_at.partition(" ")
+    elsewhere = script("cache.zip", f' "{option}" "{address}"')
+    (tmp_path / "cache.zip").write_bytes(b"packed")
+    cache = Cache(store, OURS, str(tmp_path))
+    assert await cache.take_out(session, elsewhere) == []
+    put(store, b"packed", "cache.zip")
+    assert await cache.bring_in(session, elsewhere) == []
+
+
+@pytest.mark.parametrize("key", ["--url", "--urlx", "a --url b"])
+def test_a_key_is_no_object_store(key: str) -> None:
+    assert not has_object_store(script(f"group/app/{key}-protected/cache.zip"))
 
 
 @pytest.mark.anyio

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import BadJobError, InputError
-from runner.gitlab.containers.inside import engine, enter, logins, services
+from runner.gitlab.containers.inside import engine, enter, logins, prepare, services
 from runner.gitlab.containers.names import aliases, first_come
 from runner.gitlab.containers.plan import plan
 from runner.gitlab.containers.policy import ImagePolicy, PullPolicy
@@ -23,7 +23,15 @@ from runner.gitlab.response import GitLabJob, Image, Service
 
 def job(image: Image | None = None, *services: Service, **service_variables: str) -> GitLabJob:
     return GitLabJob(
-        1, "hash", 1, protected=True, fork=False, image=image, services=services, service_variables=service_variables
+        1,
+        "hash",
+        "https://gitlab.example",
+        1,
+        protected=True,
+        fork=False,
+        image=image,
+        services=services,
+        service_variables=service_variables,
     )
 
 
@@ -157,6 +165,22 @@ def test_an_image_that_is_refused_is_the_jobs_fault() -> None:
     for refused in (job(Image("no")), job(None, Service(Image("no")))):
         with pytest.raises(BadJobError, match="does not allow"):
             plan(refused, ImagePolicy.parse(["yes"], []), "/builds", "/docker")
+
+
+@pytest.mark.parametrize(
+    "error", [subprocess.TimeoutExpired("ldd", 60), tarfile.ReadError("odd"), MemoryError(), OSError("full")]
+)
+def test_whatever_fails_in_prepare_is_ours_and_tried_again(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The trap: Python's own exit code, 1, is the job's fault here, which is not tried again."""
+
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(prepare, "_prepare", fail)
+    assert prepare.main({}) == prepare.OURS
+    assert (str(error) or "MemoryError") in capsys.readouterr().out
 
 
 ROOT = "root:x:0:0::/root:/bin/sh\nworker:x:7:7::/work:/bin/sh\nodd\nodder:x:y:0::/odd:\n"

@@ -36,7 +36,7 @@ def lab(new_keeper: Callable[..., Keeper]) -> Iterator[Lab]:
 def job(image: str | Image | None, *services: Service, **more: object) -> GitLabJob:
     named = Image(image, pull_policies=NEVER) if isinstance(image, str) else image
     return GitLabJob(
-        1, "hash", 1, protected=True, fork=False, image=named, services=services, **more  # type: ignore[arg-type]
+        1, "hash", "https://gitlab.example", 1, protected=True, fork=False, image=named, services=services, **more  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -267,6 +267,14 @@ def test_the_end_of_docker_s_command_is_a_failure_of_ours_and_ends_the_script(la
     assert f"ended with {128 + enter.OURS}\n" in output
     assert "Docker's command ended before it" in output
     assert lab.bash("docker ps -q --filter name=gitlab-job") == ""
+
+
+@pytest.mark.parametrize("rest", ["", "; while :; do sleep 1; done"])
+def test_a_script_that_removes_its_own_container_has_failed(lab: Lab, rest: str) -> None:
+    """As one that cleans up does: `docker rm -f $(docker ps -aq)`. It is no failure of ours, and so not tried again."""
+    made = prepared(lab, job("box:1", SERVER))
+    code, output = lab.run(made.enter(f"docker rm -f $(docker ps -aq){rest}".encode(), GRACE))
+    assert (code, "removed its own container, gitlab-job," in output) == (137, True), output
 
 
 def test_a_container_that_docker_does_not_start_is_a_failure_of_ours(lab: Lab) -> None:

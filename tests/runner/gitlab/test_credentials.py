@@ -17,7 +17,14 @@ GITLABS = Credential("registry.example.com:5050", "gitlab-ci-token", "pa'ss\n$(w
 
 def job(own: str = "") -> GitLabJob:
     return GitLabJob(
-        1, "hash", 1, protected=True, fork=False, credentials=(GITLABS,), variables={credentials.VARIABLE: own}
+        1,
+        "hash",
+        "https://gitlab.example",
+        1,
+        protected=True,
+        fork=False,
+        credentials=(GITLABS,),
+        variables={credentials.VARIABLE: own},
     )
 
 
@@ -39,7 +46,7 @@ def test_gitlab_runner_knows_the_value_of_more_sources_than_the_job_response() -
     """Its own configuration's, and a secret's of an external store; of the job's variables, it is the same."""
     assert credentials.given(job("the job's"), "gitlab-runner's") == "gitlab-runner's"
     assert credentials.given(job("the job's"), "") == "the job's"
-    assert credentials.given(GitLabJob(1, "hash", 1, protected=True, fork=False), "") == ""
+    assert credentials.given(GitLabJob(1, "hash", "https://gitlab.example", 1, protected=True, fork=False), "") == ""
 
 
 def test_a_credentials_store_does_not_hide_what_gitlab_gives() -> None:

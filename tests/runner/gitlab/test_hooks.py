@@ -14,14 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import LeaseLostError
 from runner.gitlab import jobs as jobs_module
 from runner.gitlab import server as server_module
 from runner.gitlab.containers.inside import enter
-from runner.gitlab.response import parse
-from runner.gitlab.trust import trust_key
-from tests.runner.conftest import alive, hang, lose, refuse
-from tests.runner.gitlab.conftest import DEADLINE, HOOK, Ended, Lab, Manager, ended, response, terminate
+from tests.runner.conftest import alive, hang, lose
+from tests.runner.gitlab.conftest import DEADLINE, HOOK, Ended, Lab, Manager, ended, terminate
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -57,15 +54,14 @@ async def start(manager: Manager, text: str, stage: str = "build_script") -> Sta
     return started
 
 
+def changing(change: str) -> str:
+    """Return a program that has a hook's module `client`, with something changed in it."""
+    return f"import posix, sys; sys.path.insert(0, {str(Path(HOOK[-1]).parent)!r}); import client; {change}"
+
+
 def changed(change: str, *arguments: str) -> tuple[str, ...]:
-    """Return the command of a hook with something changed in its module `client`."""
-    program = f"import posix, sys; sys.path.insert(0, {str(Path(HOOK[-1]).parent)!r}); import client; {change}; "
-    return (*HOOK[:-1], "-c", f"{program}posix._exit(client.main({list(arguments)!r}))")
-
-
-def gitlab_key() -> str:
-    """The trust key of `Lab.manager`'s jobs."""
-    return trust_key(parse(json.dumps(response()).encode()))
+    """Return the command of a hook with something changed."""
+    return (*HOOK[:-1], "-c", f"{changing(change)}; posix._exit(client.main({list(arguments)!r}))")
 
 
 def test_a_hook_imports_next_to_nothing() -> None:
@@ -284,63 +280,6 @@ async def test_a_sandbox_that_is_lost_between_stages(lab: Lab) -> None:
     assert time.monotonic() - began < lab.options.settings.keepalive_interval
 
 
-async def test_a_sandbox_that_was_prepared_in_advance(lab: Lab) -> None:
-    await lab.stand_by(gitlab_key())
-    manager = await lab.prepared()
-    assert len(lab.leases.leases) == 1
-    assert "is ready" in manager.said
-    assert (await manager.run("echo built")).out == b"built\n"
-    assert (await manager.hook("cleanup")).code == 0
-    await eventually(lambda: "give_back:used" in lab.leases.leases[0].calls)
-
-
-async def test_a_job_keeps_the_sandbox_that_was_prepared_in_advance_over_a_restart(lab: Lab) -> None:
-    """The trap: the service noted its lease, and would return it in its next life."""
-    await lab.stand_by(gitlab_key())
-    manager = await lab.prepared()
-    await lab.leave()
-    lab.begin()
-    assert lab.jobs.attempts == {lab.leases.leases[0].attempt}
-    assert (await manager.run("echo built")).out == b"built\n"
-
-
-async def test_a_sandbox_that_ended_while_it_waited_is_not_taken(lab: Lab) -> None:
-    await lab.stand_by(gitlab_key())
-    first = lab.leases.leases[0]
-
-    async def ended() -> None:
-        if not first.over:
-            raise LeaseLostError("Its container does not run any more.")
-
-    lab.leases.trouble["renew"] = ended
-    await lab.prepared()
-    assert first.over
-    assert len(lab.leases.leases) == 2
-
-
-async def test_no_sandbox_to_be_had(lab: Lab) -> None:
-    manager = lab.manager()
-    await manager.config()
-    lab.leases.trouble["lend"] = refuse
-    end = await manager.hook("prepare")
-    assert end.code == 2
-    assert "The keeper says no." in end.said
-    lab.leases.trouble.clear()
-    assert (await manager.hook("prepare")).code == 0
-
-
-async def test_a_cancel_while_a_sandbox_is_waited_for(lab: Lab) -> None:
-    manager = lab.manager()
-    await manager.config()
-    lab.leases.trouble["lend"] = hang
-    hook = await manager.start("prepare")
-    await eventually(lambda: any(live.idle == 0 for live in lab.jobs.live))
-    terminate(hook)
-    assert (await ended(hook)).code == 2
-    assert (await manager.hook("cleanup")).code == 0
-    await eventually(lambda: not lab.jobs.live)
-
-
 async def test_cleanup_beside_a_live_stage(lab: Lab) -> None:
     manager = await lab.prepared()
     stage = await start(manager, "echo $$ ready; exec sleep 300")
@@ -493,21 +432,3 @@ async def test_a_response_that_cannot_be_read(lab: Lab) -> None:
     end = await manager.config()
     assert (end.code, end.out) == (2, b"")
     assert "The job response cannot be read" in end.said
-
-
-async def test_a_cancel_while_there_is_no_service(lab: Lab) -> None:
-    """Its hook waits for the service to come back, but not when gitlab-runner wants the end."""
-    manager = lab.manager()
-    manager.environment = {"RUNNER_GITLAB_JOB": "7.x"}
-    manager.socket = lab.folder / "nothing.sock"
-    hook = await manager.start("run", manager.script("true"), "build_script")
-    await eventually(lambda: _catches(hook.pid, signal.SIGTERM))
-    terminate(hook)
-    end = await ended(hook)
-    assert end.code == 2
-    assert "Is `runner serve` running there?" in end.said
-
-
-def _catches(pid: int, number: int) -> bool:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -304,3 +305,28 @@ def test_the_token_comes_from_a_file_first(tmp_path: Path) -> None:
     assert install.token({"GITLAB_TOKEN": "glrt-x"}, None) == "glrt-x"
     with pytest.raises(InstallError, match="GITLAB_TOKEN_FILE"):
         install.token({}, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"GITLAB_URL_FILE": "{}/none"}, "GITLAB_URL_FILE: There is no file {}/none."),
+        ({"GITLAB_TOKEN_FILE": "{}/none"}, "GITLAB_TOKEN_FILE: There is no file {}/none."),
+        ({"GITLAB_TOKEN_FILE": "{}"}, "GITLAB_TOKEN_FILE: {} is a folder."),
+        ({"GITLAB_TOKEN_FILE": "/dev/null"}, "GITLAB_TOKEN_FILE: The file /dev/null is empty."),
+        ({"CONCURRENCY": "two"}, "CONCURRENCY is 'two'."),
+        ({"CONCURRENCY": "0"}, "At least one job at once must be allowed (CONCURRENCY"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_setting_of_the_image_is_told_with_its_name(
+    settings: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    """By the image's own program, which comes to the same functions as `install`."""
+    root = Path(__file__).parents[3]
+    good = {"GITLAB_URL": "https://gitlab.example.com", "GITLAB_TOKEN": "glrt-secret", "PYTHONPATH": str(root)}
+    environment = good | {name: value.format(tmp_path) for name, value in settings.items()}
+    program = [sys.executable, str(root / "images" / "gitlab" / "entrypoint")]
+    ran = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1), ran.stderr
+    assert ran.stderr.startswith(f"gitlab: {said.format(tmp_path)}")

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import ResponseError
-from runner.gitlab.response import PROJECT_FIELD, PROTECTED_FIELD, Credential, GitLabJob, Image, expand, parse
+from runner.gitlab.response import (
+    PROJECT_FIELD,
+    PROTECTED_FIELD,
+    Credential,
+    GitLabJob,
+    Image,
+    expand,
+    parse,
+)
 from runner.gitlab.trust import remark, trust_key
 from runner.job import UNTRUSTED
 
@@ -27,7 +37,7 @@ def variable(key: str, value: str, **changes: object) -> dict[str, object]:
 
 def test_what_is_not_there_is_assumed_to_be_least() -> None:
     least = job()
-    assert (least.project, least.protected, least.fork) == (0, False, False)
+    assert (least.instance, least.project, least.protected, least.fork) == ("", 0, False, False)
     assert least.missing == (PROJECT_FIELD, PROTECTED_FIELD)
     assert (least.image, least.services, least.credentials, least.timeout) == (None, (), (), 7200.0)
     assert trust_key(least) == UNTRUSTED
@@ -42,8 +52,8 @@ def test_what_was_not_sent_is_there_as_go_s_zero_values() -> None:
     """The trap: a project that nobody named is number 0, and would be everybody's."""
     zeros = job(
         token="",
-        job_info={"name": "", "stage": "", "project_id": 0, "project_name": ""},
-        git_info={"ref": "", "refspecs": None, "protected": None},
+        job_info={"name": "", "stage": "", "project_id": 0, "project_name": "", "project_full_path": ""},
+        git_info={"repo_url": "", "ref": "", "refspecs": None, "protected": None},
         runner_info={"timeout": 0, "runner_session_url": ""},
         image={"name": "", "executor_opts": {"docker": {"platform": "", "user": ""}, "kubernetes": {}}},
         services=[{"name": "redis", "alias": "", "entrypoint": None, "command": None, "pull_policy": None}],
@@ -124,10 +134,61 @@ def test_gitlab_runner_s_own_variables_fill_in_what_the_job_says_with_them() -> 
     assert "/builds" not in repr(made)
 
 
+def test_a_file_variable_stands_for_its_path_wherever_another_text_names_it() -> None:
+    """The trap: a secret's contents in the environment of every service, and in what is told of an image's name."""
+    given = {"RUNNER_TEMP_PROJECT_DIR": "/builds/app.tmp", "KUBECONFIG": "the contents"}
+    response = {
+        **MINIMAL,
+        "variables": [
+            variable("KUBECONFIG", "the contents", file=True),
+            variable("CONF", "$KUBECONFIG", public=True),
+            variable("OPEN", "the contents too", public=True, file=True),
+            variable("RUNNER_TEMP_PROJECT_DIR", "/of/the/job", public=True),
+        ],
+        "image": {"name": "app:$KUBECONFIG"},
+        "services": [
+            {
+                "name": "db",
+                "variables": [
+                    variable("OWN", "$CONF and ${KUBECONFIG} and $HERE"),
+                    variable("HERE", "the contents", file=True),
+                ],
+            }
+        ],
+    }
+    made = parse(json.dumps(response).encode(), given)
+    path = "/builds/app.tmp/KUBECONFIG"
+    assert made.service_variables == {
+        "RUNNER_TEMP_PROJECT_DIR": "/builds/app.tmp", "CONF": path, "OPEN": "/builds/app.tmp/OPEN"
+    }  # fmt: skip
+    assert made.image == Image(f"app:{path}")
+    [service] = made.services
+    assert service.variables == {
+        "OWN": f"{path} and {path} and /builds/app.tmp/HERE", "HERE": "/builds/app.tmp/HERE"
+    }  # fmt: skip
+    # What a file variable holds is still there for whoever asks for that, as for DOCKER_AUTH_CONFIG.
+    assert made.variables["KUBECONFIG"] == "the contents"
+    # A later life reads the response again, with what was noted of gitlab-runner's own.
+    assert parse(json.dumps(response).encode(), made.runner_variables) == made
+
+
+def test_a_name_s_last_public_value_is_the_services_though_one_that_is_not_public_follows() -> None:
+    """The trap: a project's protected variable hides the pipeline's public one of its name. gitlab-runner filters."""
+    made = job(
+        variables=[
+            variable("LEVEL", "first", public=True),
+            variable("LEVEL", "public of $LEVEL", public=True),
+            variable("LEVEL", "private"),
+        ]
+    )
+    assert made.service_variables == {"LEVEL": "public of private"}
+    assert made.variables == {"LEVEL": "private"}
+
+
 def test_gitlab_runner_s_own_variables_decide_nothing() -> None:
     """The trap: a job's variables are among them, and shadow what GitLab says of it."""
     given = {SOURCE: "3", PROTECTED: "true", "CI_PROJECT_ID": "9", "CI_JOB_ID": "8", "DOCKER_AUTH_CONFIG": "{}"}
-    for changes in ({}, PROJECT, {**PROJECT, "git_info": {"ref": "refs/merge-requests/1/head"}}):
+    for changes in ({}, at_home(), at_home({"ref": "refs/merge-requests/1/head"})):
         made = parse(json.dumps({**MINIMAL, **changes}).encode(), given)
         assert (made.id, trust_key(made), made.missing) == (7, trust_key(job(**changes)), job(**changes).missing)
         assert made.variables == {}
@@ -160,46 +221,96 @@ def test_no_secret_is_in_the_words_for_a_job() -> None:
     assert "secret" not in told
 
 
-PROJECT = {"job_info": {"project_id": 3}}
+PROJECT = {"job_info": {"project_id": 3, "project_full_path": "group/app"}}
+REPOSITORY = "https://gitlab-ci-token:a-token@gitlab.example/group/app.git"
 SOURCE = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID"
 PROTECTED = "CI_COMMIT_REF_PROTECTED"
+
+
+def at_home(git: Mapping[str, object] = MappingProxyType({}), **changes: object) -> dict[str, object]:
+    """Return what says whose job it is."""
+    return {**PROJECT, "git_info": {"repo_url": REPOSITORY, **git}, **changes}
 
 
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({**PROJECT, "git_info": {"protected": True}}, "gitlab-3-protected"),
-        ({**PROJECT, "git_info": {"protected": False}}, "gitlab-3-unprotected"),
-        ({**PROJECT}, "gitlab-3-unprotected"),
-        ({"git_info": {"protected": True}}, UNTRUSTED),
-        ({**PROJECT, "variables": [variable(SOURCE, "3")]}, "gitlab-3-unprotected"),
-        ({**PROJECT, "variables": [variable(SOURCE, "4")]}, UNTRUSTED),
+        (at_home({"protected": True}), "gitlab-bf08810b-3-protected"),
+        (at_home({"protected": False}), "gitlab-bf08810b-3-unprotected"),
+        (at_home(), "gitlab-bf08810b-3-unprotected"),
+        (at_home({"protected": True}, job_info={}), UNTRUSTED),
+        (at_home(variables=[variable(SOURCE, "3")]), "gitlab-bf08810b-3-unprotected"),
+        (at_home(variables=[variable(SOURCE, "4")]), UNTRUSTED),
         # A fork's author adds the answer that would be right: GitLab's own stays before it.
-        ({**PROJECT, "variables": [variable(SOURCE, "4"), variable(SOURCE, "3")]}, UNTRUSTED),
-        ({**PROJECT, "git_info": {"ref": "refs/merge-requests/1/head"}}, UNTRUSTED),
-        ({**PROJECT, "git_info": {"refspecs": ["+refs/merge-requests/1/head:refs/x"]}}, UNTRUSTED),
-        ({**PROJECT, "variables": [variable(PROTECTED, "true")]}, "gitlab-3-protected"),
-        ({**PROJECT, "variables": [variable(PROTECTED, "false")]}, "gitlab-3-unprotected"),
-        ({**PROJECT, "variables": [variable(PROTECTED, "yes")]}, "gitlab-3-unprotected"),
+        (at_home(variables=[variable(SOURCE, "4"), variable(SOURCE, "3")]), UNTRUSTED),
+        (at_home({"ref": "refs/merge-requests/1/head"}), UNTRUSTED),
+        (at_home({"refspecs": ["+refs/merge-requests/1/head:refs/x"]}), UNTRUSTED),
+        (at_home(variables=[variable(PROTECTED, "true")]), "gitlab-bf08810b-3-protected"),
+        (at_home(variables=[variable(PROTECTED, "false")]), "gitlab-bf08810b-3-unprotected"),
+        (at_home(variables=[variable(PROTECTED, "yes")]), "gitlab-bf08810b-3-unprotected"),
         # As before, the job's own answer is after GitLab's; and where there is the field, no variable counts.
-        ({**PROJECT, "variables": [variable(PROTECTED, "false"), variable(PROTECTED, "true")]}, "gitlab-3-unprotected"),
         (
-            {**PROJECT, "git_info": {"protected": False}, "variables": [variable(PROTECTED, "true")]},
-            "gitlab-3-unprotected",
+            at_home(variables=[variable(PROTECTED, "false"), variable(PROTECTED, "true")]),
+            "gitlab-bf08810b-3-unprotected",
         ),
-        ({**PROJECT, "variables": [variable("CI_PROJECT_ID", "9")]}, "gitlab-3-unprotected"),
+        (at_home({"protected": False}, variables=[variable(PROTECTED, "true")]), "gitlab-bf08810b-3-unprotected"),
+        (at_home(variables=[variable("CI_PROJECT_ID", "9")]), "gitlab-bf08810b-3-unprotected"),
     ],
 )
 def test_the_trust_key(changes: dict[str, object], key: str) -> None:
     assert trust_key(job(**changes)) == key
 
 
+def test_projects_of_two_gitlabs_with_one_number_share_nothing() -> None:
+    """The trap: one host serves two GitLabs, and each has a project 3."""
+    repositories = [
+        "https://gitlab-ci-token:t@gitlab.example/group/app.git",
+        "https://gitlab-ci-token:t@gitlab.example.org/group/app.git",
+        "http://gitlab-ci-token:t@gitlab.example/group/app.git",
+        "https://gitlab-ci-token:t@gitlab.example:8443/group/app.git",
+        "https://gitlab-ci-token:t@gitlab.example/second/group/app.git",
+    ]
+    keys = {trust_key(job(**at_home({"repo_url": repository}))) for repository in repositories}
+    assert len(keys) == len(repositories)
+    assert UNTRUSTED not in keys
+
+
+def test_a_job_s_variables_do_not_say_which_gitlab_it_is_from() -> None:
+    """The trap: whoever writes a job at one GitLab would name the other one."""
+    shadows = [variable(name, "https://other.example") for name in ("CI_SERVER_URL", "CI_REPOSITORY_URL")]
+    assert trust_key(job(**at_home(variables=shadows))) == trust_key(job(**at_home()))
+
+
+def test_which_gitlab_it_is_does_not_change_with_the_token_or_the_project_s_name() -> None:
+    moved = {"project_id": 3, "project_full_path": "Other/sub/app-2"}
+    url = "https://gitlab-ci-token:another@GitLab.example/Other/sub/app-2.git"
+    later = at_home({"repo_url": url}, job_info=moved)
+    assert trust_key(job(**later)) == trust_key(job(**at_home()))
+
+
+def test_without_the_project_s_path_its_address_stands_for_the_gitlab() -> None:
+    """The trap: two GitLabs below one host name would be one."""
+    old = {"project_id": 3}
+    here, there = (
+        job(**at_home({"repo_url": f"https://gitlab.example/{root}group/app.git"}, job_info=old)) for root in ("", "b/")
+    )
+    assert (here.instance, there.instance) == (
+        "https://gitlab.example/group/app", "https://gitlab.example/b/group/app"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("url", ["", "no address", "https:///group/app.git", "https://[::1/app.git", "file:///app.git"])
+def test_what_sends_no_address_of_a_gitlab_is_one_of_its_own(url: str) -> None:
+    made = job(**at_home({"repo_url": url, "protected": True}))
+    assert (trust_key(made), made.missing) == ("gitlab-e3b0c442-3-protected", ())
+
+
 def test_what_is_said_of_missing_trust() -> None:
-    assert PROTECTED_FIELD in (remark(job(**PROJECT)) or "")
+    assert PROTECTED_FIELD in (remark(job(**at_home())) or "")
     assert PROJECT_FIELD in (remark(job()) or "")
-    assert "fork" in (remark(job(**PROJECT, variables=[variable(SOURCE, "4")])) or "")
-    assert remark(job(**PROJECT, git_info={"protected": False})) is None
-    assert remark(job(**PROJECT, variables=[variable(PROTECTED, "false")])) is None
+    assert "fork" in (remark(job(**at_home(variables=[variable(SOURCE, "4")]))) or "")
+    assert remark(job(**at_home({"protected": False}))) is None
+    assert remark(job(**at_home(variables=[variable(PROTECTED, "false")]))) is None
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,3 +138,13 @@ async def test_a_cancel_after_a_restart(lab: Lab) -> None:
     terminate(stage.process)
     assert (await stage.end()).code == 2
     await eventually(lambda: not alive(int(stage.seen.split()[0])))
+
+
+async def test_a_graceful_stop_of_gitlab_runner_s_unit_leaves_its_stages_alone(lab: Lab) -> None:
+    """The trap: systemd sends QUIT to each process of the unit, of which the hooks are some."""
+    manager = await lab.prepared()
+    stage = await start(manager, "echo ready; while [ ! -e go ]; do sleep 0.05; done; echo after")
+    os.killpg(stage.process.pid, signal.SIGQUIT)
+    Path(lab.options.settings.workspace, "go").touch()
+    end = await stage.end()
+    assert (end.code, end.said) == (0, "ready\nafter\n")

@@ -14,10 +14,11 @@ from runner.gitlab import turn
 from runner.gitlab.containers.plan import END_CONTAINER
 from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.response import parse
-from runner.gitlab.store import CacheStore
+from runner.gitlab.store import CacheStore, Entry
 from runner.gitlab.workplace import Workplace
 from tests.runner.conftest import lose
-from tests.runner.gitlab.conftest import Lab, Manager, ended, response, terminate
+from tests.runner.gitlab.conftest import KEY as OURS
+from tests.runner.gitlab.conftest import REPOSITORY, Lab, Manager, ended, response, terminate
 from tests.runner.gitlab.test_hooks import changed, start
 from tests.waiting import eventually
 
@@ -61,7 +62,7 @@ async def test_a_cache_is_there_for_the_next_job_and_the_helper_only_where_it_is
 
     file = Path(supplied.options.cache, KEY)
     file.unlink()
-    other = await supplied.prepared(2, git_info={"ref": "feature", "protected": False})
+    other = await supplied.prepared(2, git_info={"repo_url": REPOSITORY, "protected": False})
     assert (await other.run(f"cat {file}", "restore_cache")).code == 1
     same = await supplied.prepared(3)
     end = await same.run(f"cat {file}", "restore_cache")
@@ -72,7 +73,7 @@ async def test_what_failed_to_be_archived_is_not_kept(supplied: Lab) -> None:
     manager = await supplied.prepared()
     assert (await manager.run(writing(supplied, "half") + "; exit 1", "archive_cache")).code == 1
     assert supplied.options.caches
-    assert supplied.options.caches.entries("gitlab-3-protected") == []
+    assert supplied.options.caches.entries(OURS) == []
 
 
 async def test_a_cache_is_kept_over_a_restart_of_the_service(supplied: Lab) -> None:
@@ -85,7 +86,7 @@ async def test_a_cache_is_kept_over_a_restart_of_the_service(supplied: Lab) -> N
     supplied.begin()
     assert (await stage.end()).code == 0
     assert supplied.options.caches
-    assert [entry.path for entry in supplied.options.caches.entries("gitlab-3-protected")] == [KEY]
+    assert [entry.path for entry in supplied.options.caches.entries(OURS)] == [KEY]
 
 
 async def test_a_stage_that_is_asked_for_again_when_its_sandbox_is_lost(supplied: Lab) -> None:
@@ -197,3 +198,15 @@ async def test_only_a_job_with_an_image_has_a_container_to_end(lab: Lab) -> None
     for image, sweep in (("", b""), ("box:1", END_CONTAINER)):
         job = parse(json.dumps(response(image={"name": image})).encode())
         assert Workplace(job, lab.options, used=False).sweep == sweep
+
+
+async def test_a_cache_of_a_release_that_did_not_tell_gitlabs_apart_is_nobody_s(
+    supplied: Lab, store: CacheStore
+) -> None:
+    """The trap: it may be of the other GitLab's project of that number."""
+    file = Path(supplied.options.cache, KEY)
+    with store.write("gitlab-3-protected", Entry(KEY, 4, 0)) as old:
+        old.write(b"old\n")
+    manager = await supplied.prepared()
+    end = await manager.run(f"cat {file}", "restore_cache")
+    assert (end.code, "Brought in" in end.said) == (1, False)

@@ -96,3 +96,9 @@ def test_use_is_remembered(store: Store) -> None:
     store.use(mine, 2000)
     store.use(mine, 1500)
     assert store.last_used(mine) == 2000
+
+
+def test_one_of_the_keepers_is_told_apart_from_none(store: Store) -> None:
+    """`sandbox ls` lists both, and `rm` or `cp` take one's own only."""
+    with pytest.raises(NoSuchSandbox, match=r"If it is the keeper's: .* `sandbox release` throws it away"):
+        store.get("sandbox-0123abcd-7")

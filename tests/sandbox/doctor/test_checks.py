@@ -36,7 +36,9 @@ GOOD = Facts(
     sysbox="sysbox-runc\n\tedition: \tCommunity Edition (CE)\n\tversion: \t0.7.1\n\tcommit: \tabc\n",
     kernel="6.12.48+deb13-amd64",
     controllers=frozenset({"cpu", "cpuset", "memory", "pids", "io"}),
-    room=Room("/var/lib/docker", Amount(100 * GIB, 1000), Amount(50 * GIB, 900)),
+    room=Room("/var/lib/docker", Amount(100 * GIB, 1000), Amount(50 * GIB, 900), device=7),
+    sysbox_room=Room("/var/lib/sysbox", Amount(100 * GIB, 1000), Amount(50 * GIB, 900), device=7),
+    kernel_limits=checks.KERNEL_LIMITS,
     subnets=(IPv4Network("172.17.0.0/16"), IPv4Network("10.213.0.8/29")),
     routes=(IPv4Network("192.0.2.0/24"), IPv4Network("10.213.0.8/29")),
     walls=True,
@@ -60,6 +62,17 @@ def wanted(**changes: object) -> dict[str, object]:
 
 def room(free: int, files: int = 900, size_files: int = 1000) -> dict[str, object]:
     return {"room": Room("/", Amount(100 * GIB, size_files), Amount(free * GIB, files))}
+
+
+def sysbox_room(free: int) -> dict[str, object]:
+    """Sysbox's data on another file system than the engine's."""
+    return {"sysbox_room": Room("/var/lib/sysbox", Amount(100 * GIB, 1000), Amount(free * GIB, 900), device=8)}
+
+
+def limits(**changes: int) -> dict[str, object]:
+    """Other kernel limits, by the last part of their names."""
+    given = checks.KERNEL_LIMITS.items()
+    return {"kernel_limits": {name: changes.get(name.rpartition(".")[2], value) for name, value in given}}
 
 
 def canary(**changes: object) -> dict[str, object]:
@@ -99,6 +112,17 @@ USERNS = wanted(runtimes=frozenset({"userns-runc"}))
         ("disk", room(free=50, files=0, size_files=0), P, "50.0 GiB"),
         ("disk", {**room(free=50), **wanted(disk_reserve=60 * GIB)}, F, "60.0 GiB"),
         ("disk", {"room": UNKNOWN}, N, "Nobody knows."),
+        ("sysbox-disk", sysbox_room(free=50), P, "/var/lib/sysbox has 50.0 GiB"),
+        ("sysbox-disk", sysbox_room(free=14), W, "14.0 GiB"),
+        ("sysbox-disk", sysbox_room(free=5), F, "Nothing will be lent"),
+        ("sysbox-disk", {"sysbox_room": UNKNOWN}, W, "nobody watches what jobs take there. Nobody knows."),
+        ("sysbox-disk", {"sysbox_room": UNKNOWN, **USERNS}, N, "No profile uses"),
+        ("sysbox-disk", {"room": UNKNOWN}, N, "Nobody knows."),
+        ("kernel-limits", limits(maxkeys=200, maxbytes=20000), W, "maxkeys is 200, kernel.keys.maxbytes is 20000. All"),
+        ("kernel-limits", limits(max_user_instances=128), W, "fs.inotify.max_user_instances is 128. All"),
+        ("kernel-limits", limits(maxkeys=30000), P, "as much as sysbox asks for"),
+        ("kernel-limits", {**limits(maxkeys=200), **USERNS}, W, "maxkeys is 200. All"),
+        ("kernel-limits", {"kernel_limits": UNKNOWN}, N, "Nobody knows."),
         ("network-range", {"subnets": (IPv4Network("10.0.0.0/8"),)}, F, "network 10.0.0.0/8 overlaps"),
         ("network-range", {"subnets": (IPv4Network("10.213.0.0/28"),)}, F, "network 10.213.0.0/28 overlaps"),
         ("network-range", {"subnets": tuple(RANGE.subnets(new_prefix=29))}, F, "Every subnet"),
@@ -151,6 +175,14 @@ def test_without_an_engine_one_thing_fails_and_says_so() -> None:
 def test_each_check_has_its_entry_on_the_page_in_order_and_the_page_has_no_other() -> None:
     entries = re.findall(r"^### (\S+)$", PAGE.read_text(), re.MULTILINE)
     assert entries == [check.name for check in checks.CHECKS]
+
+
+def test_the_fix_and_the_page_have_every_limit_of_the_kernel() -> None:
+    fix = result(replace(GOOD, kernel_limits=dict.fromkeys(checks.KERNEL_LIMITS, 1)), "kernel-limits").fix
+    entry = PAGE.read_text().partition("\n### kernel-limits\n")[2].partition("\n### ")[0]
+    for name, value in checks.KERNEL_LIMITS.items():
+        assert f"{name} = {value}" in fix
+        assert f"{name} = {value}\n" in entry
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ from sandbox import child
 from sandbox.config import KeeperConfig
 from sandbox.doctor import canary, gather
 from sandbox.doctor.canary import NOT_ASKED, try_one
-from sandbox.doctor.checks import SYSBOX, run
+from sandbox.doctor.checks import KERNEL_LIMITS, run
 from sandbox.doctor.facts import Canary, Facts
 from sandbox.engine import Engine, EngineFacts
 from sandbox.errors import EngineError, EngineTimeout, Fault, SandboxFault
+from sandbox.profile import SYSBOX
 from sandbox.readiness import Proof
 from sandbox.report import Status, Unknown
 from tests.sandbox.doctor.test_checks import ENGINE
@@ -92,7 +93,7 @@ def test_a_program_that_hangs_is_no_end_of_the_others(
     program("exec sleep 1000")
     monkeypatch.setattr(gather, "DEADLINE", 0.5)
     monkeypatch.setattr(StubEngine, "about", lambda _: EngineFacts("26.1", "overlay2", False, {}, "2", Path("/")))
-    monkeypatch.setattr(child, "ask", lambda *_: b'{"size": [1, 2], "free": [1, 2]}')
+    monkeypatch.setattr(child, "ask", lambda *_: b'{"size": [1, 2], "free": [1, 2], "device": 3}')
     facts = look(StubEngine())
     assert isinstance(facts.sysbox, Unknown)
     assert "did not answer within 0.5 s" in facts.sysbox.why
@@ -109,6 +110,7 @@ def test_the_version_comes_from_the_registered_program_and_is_bounded(program: C
 def test_a_file_system_that_is_not_there(tmp_path: Path) -> None:
     room = gather._room(tmp_path)
     assert room.size.bytes >= room.free.bytes > 0
+    assert room.device == tmp_path.stat().st_dev
     with pytest.raises(OSError, match="No such file"):
         gather._room(tmp_path / "none")
 
@@ -131,6 +133,15 @@ def test_the_kernels_tables(tmp_path: Path) -> None:
         "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"
     )
     assert gather.routes(tmp_path / "route") == (IPv4Network("192.0.2.0/24"),)
+
+
+def test_the_kernels_limits(tmp_path: Path) -> None:
+    for number, name in enumerate(KERNEL_LIMITS):
+        file = tmp_path / name.replace(".", "/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{number}\n")
+    assert list(gather.kernel_limits(tmp_path).values()) == list(range(len(KERNEL_LIMITS)))
+    assert all(value > 0 for value in gather.kernel_limits(Path("/proc/sys")).values())
 
 
 def test_on_cgroup_v2_its_own_list_counts(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -240,6 +240,56 @@ def test_devices_are_looked_at_though_they_are_on_a_mount_of_their_own(box: Box)
     box.record()
     (box.root / "dev" / "fd").unlink()
     assert box.kinds() == {ReasonKind.DEVICES}
+
+
+@pytest.mark.parametrize("above", ["", "dev"])
+@pytest.mark.parametrize("name", [".sysbox-procfs-3971741627", ".sysbox-sysfs-1"])
+def test_what_a_killed_helper_of_sysbox_leaves_is_not_the_jobs(box: Box, above: str, name: str) -> None:
+    """The trap: it runs among the job's processes, is ended with them, and cost each such job its sandbox."""
+    (box.root / above / name.replace("1", "2")).mkdir(mode=0o700)
+    box.record()
+    (box.root / above / name).mkdir(mode=0o700)
+    assert box.look() == Verdict(VerdictKind.CLEAN, ())
+    (box.root / above / name.replace("1", "2")).rmdir()
+    assert box.look() == Verdict(VerdictKind.CLEAN, ())
+    (box.root / above / name / "hidden").touch()
+    assert f"/{name}" in str(box.look())
+
+
+@pytest.mark.parametrize(
+    ("place", "make"),
+    [
+        (".sysbox-procfs-1", Path.touch),
+        ("dev/.sysbox-sysfs-1", Path.touch),
+        (".sysbox-procfs-1", lambda path: path.symlink_to("/var")),
+        ("dev/.sysbox-procfs-1", lambda path: path.symlink_to("/opt")),
+        (".sysbox-procfs-", Path.mkdir),
+        (".sysbox-procfs-1x", Path.mkdir),
+        (".sysbox-devfs-1", Path.mkdir),
+        ("opt/.sysbox-procfs-1", Path.mkdir),
+        ("etc/ssh/.sysbox-procfs-1", Path.mkdir),
+    ],
+)
+def test_what_only_looks_like_it_counts(box: Box, place: str, make: Callable[[Path], None]) -> None:
+    box.record()
+    make(box.root / place)
+    assert f"/{place} was added" in str(box.look())
+
+
+def test_one_that_something_is_mounted_on_counts(box: Box) -> None:
+    box.record()
+    (box.root / ".sysbox-procfs-1").mkdir()
+    box.mount("-t", "tmpfs", "tmpfs", str(box.root / ".sysbox-procfs-1"))
+    assert ReasonKind.OTHER_MOUNTS in box.kinds()
+
+
+def test_many_such_folders_are_not_looked_through(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap: what counts for nothing would be looked at for ever."""
+    box.record()
+    monkeypatch.setattr(inspector, "MOST_ENTRIES", 50)
+    for number in range(60):
+        (box.root / f".sysbox-procfs-{number}").mkdir()
+    assert ReasonKind.TOO_MUCH in box.kinds()
 
 
 @pytest.mark.parametrize("point", IMPLICIT_FOLDERS)

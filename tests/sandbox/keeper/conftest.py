@@ -85,6 +85,8 @@ class Host:
         self.on_prepare: Callable[[], object] = lambda: None
         self.on_build: Callable[[], object] = lambda: None
         self.on_inspect: Callable[[], object] = lambda: None
+        self.on_container: Callable[[], object] = lambda: None
+        """While one is run in a sandbox."""
         self.on_adopt: Callable[[], object] = lambda: None
         self.on_kill: Callable[[], object] = lambda: None
         self.on_remove: Callable[[], object] = lambda: None
@@ -174,13 +176,16 @@ class Host:
         self.calls.append(f"adopt {built.container_id}")
         self.on_adopt()
 
-    def prove_after_job(self, built: Built) -> None:
+    def prove_after_job(self, built: Built, *, container: bool = False) -> None:
         self.calls.append("prove after job")
         self.on_inspect()
+        if container:
+            self.on_container()
 
     def prove_idle(self, built: Built) -> None:
         self.calls.append("prove idle")
         self.on_inspect()
+        self.on_container()
 
     def freeze(self, built: Built) -> None:
         self.calls.append(f"freeze {built.container_id}")

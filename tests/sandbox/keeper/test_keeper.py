@@ -11,7 +11,7 @@ from typing import cast
 
 import pytest
 
-from sandbox import readiness
+from sandbox import pool, readiness
 from sandbox.config import KeeperConfig
 from sandbox.errors import (
     ConfigError,
@@ -232,6 +232,26 @@ def test_a_used_sandbox_is_cleaned_and_lent_again_to_its_key(world: World) -> No
     world.give_back(first)
     assert world.lend("a2").sandbox == first.sandbox
     assert "prove after job" in world.host.calls
+
+
+def test_a_sandbox_in_which_no_container_runs_is_found_after_a_job(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: inner Docker answers and can run nothing, each job fails, and none is asked in a busy pool."""
+    world.host.on_container = fail_once(SandboxFault(Fault.PROBE_FAILED, "It could not run a container."))
+    first = world.lend()
+    with monkeypatch.context() as patched:
+        patched.setattr(pool, "PROBE_INTERVAL", 0.0)  # nothing else than the job was there meanwhile
+        world.give_back(first)
+        assert world.wait_for_condemned(Fault.PROBE_FAILED) == first.sandbox
+    assert world.lend("a2").sandbox != first.sandbox
+
+
+def test_soon_after_one_was_made_no_container_is_run_after_a_job(world: World) -> None:
+    world.host.on_container = fail(AssertionError("it costs as much as the rest of the look"))
+    first = world.lend()
+    world.give_back(first)
+    assert world.lend("a2").sandbox == first.sandbox
 
 
 def test_a_token_is_over_with_its_lease(world: World) -> None:

@@ -156,9 +156,12 @@ def test_an_idle_sandbox_is_looked_at_and_lent_to_its_own_key_only(lives: Lives)
     world.give_back(first)
     world.wait_for("its inspection", lambda: world.states() == [State.READY])
     lives.host.calls.clear()
+    containers: list[None] = []
+    lives.host.on_container = lambda: containers.append(None)
     again = lives.begin()
     assert again.lend("b1", key="another").sandbox != first.sandbox
     assert "prove after job" in lives.host.calls
+    assert containers == [None], "nobody knows when one last ran in it"
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import pytest
 
 from sandbox.calls import CallBegan, CallEnded, End, Listed, Step
 from sandbox.errors import Fault, NotNow
-from sandbox.health import FreshUnfit
+from sandbox.health import MADE_AT_ONCE, FreshUnfit
 from sandbox.keeper import protocol
-from sandbox.state import State
-from tests.sandbox.keeper.conftest import Host, World
+from sandbox.state import BEING_MADE, State
+from tests.sandbox.keeper.conftest import MARGIN, Host, World
 
 
 def wedge(world: World) -> None:
@@ -58,6 +58,24 @@ def test_on_a_wedged_host_nothing_is_made_at_once(world: World) -> None:
     world.keeper.verbs.condemn(protocol.Condemn(token=grant.token, reason="next"))
     world.keeper.reconcile_once()
     assert world.host.made == [grant.sandbox]
+
+
+def test_no_more_sandboxes_are_made_at_once_than_the_host_bears(
+    make: Callable[..., World], host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: a cold keeper, or one whose sandboxes all went, starts them all at the same moment."""
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    began, being_made = threading.Event(), list[int]()
+
+    def look() -> None:
+        assert began.wait(MARGIN)
+        being_made.append(sum(s.state in BEING_MADE for s in world.keeper._stock.pool))
+
+    host.on_build = look
+    world = make(warm=6)
+    began.set()
+    world.wait_for("all of them", lambda: world.states() == [State.READY] * 6)
+    assert max(being_made) == MADE_AT_ONCE
 
 
 def test_a_change_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -27,6 +27,8 @@ KILL_SECONDS = 10.0
 NOTED_SECONDS = 2.0
 """Seconds for a container's end to be noted after Docker's command has ended."""
 _PAUSE = 0.05
+_REMOVED_STATUS = ("removing", "dead")
+"""What Docker says of a container that is being removed; the first thing of that is to kill it."""
 
 
 class Interrupted(Exception):
@@ -107,12 +109,24 @@ def _ended(name: str) -> dict[str, Any]:
     That command ends with the container, unless something ends it: what the script does then is seen by nobody.
     """
     deadline = time.monotonic() + NOTED_SECONDS
-    while (state := _state(name))["Running"]:
+    while (state := _state_or_removed(name))["Running"]:
         if time.monotonic() > deadline:
             _kill(name)
             raise Broken("Docker's command ended before it, so it was ended too.")
         time.sleep(_PAUSE)
+    if state["Status"] in _REMOVED_STATUS:
+        print(f"ERROR: The script removed its own container, {name}, and ended with it. Leave it out.", flush=True)
     return state
+
+
+def _state_or_removed(name: str) -> dict[str, Any]:
+    """Return the state of a container which the script may have removed: it has the same Docker Engine."""
+    try:
+        return _state(name)
+    except engine.Failed as error:
+        if error.status != 404:
+            raise
+        return {"Status": "dead", "Running": False, "ExitCode": 128 + signal.SIGKILL, "Error": "", "StartedAt": ""}
 
 
 def _end(name: str, running: subprocess.Popen[bytes], grace: float) -> None:

@@ -32,8 +32,8 @@ def main(order: dict[str, Any]) -> int:
     except JobError as error:
         print(f"ERROR: {error}", flush=True)
         return USERS_FAULT
-    except (engine.Failed, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        print(f"ERROR: The sandbox's Docker could not do it: {error}", flush=True)
+    except Exception as error:  # noqa: BLE001 - Python's own exit code is that of the job's fault
+        print(f"ERROR: The sandbox's Docker could not do it: {str(error) or type(error).__name__}", flush=True)
         return OURS
     return OK
 
