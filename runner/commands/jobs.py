@@ -64,8 +64,8 @@ def submit(
         if not wait:
             print(json.dumps(job) if as_json else job["id"])
             return
-        print(f"runner: job {job['id']}", file=sys.stderr)
         try:
+            print(f"runner: job {job['id']}", file=sys.stderr)
             _tell_waiting(service, job["id"], shown=shown)
             _follow(service, job["id"], as_json=as_json)
         except KeyboardInterrupt:
