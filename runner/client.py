@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import httpx
 
@@ -22,6 +23,8 @@ DEFAULT_TOKEN: Final = Path("/var/lib/runner/token")
 """Where a service that was started by hand keeps its token."""
 ENDED: Final = frozenset({"settled", "finished"})
 """The states of a job that has its outcome."""
+WAITING: Final = frozenset({"queued", "starting"})
+"""Those of a job of which nothing was sent to a sandbox."""
 _TIMEOUT: Final = 60.0
 _PATIENCE: Final = 120.0
 """Seconds for an answer, and without one until a log that is followed is given up: a restart takes less."""
@@ -32,6 +35,8 @@ _AWAY: Final = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.
 _TRIES: Final = 3
 """Submissions of one job whose answer may have been lost."""
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_BEGINNING: Final = re.compile("[0-9a-f]{4,31}")
+"""Of a job's id, which has 32 such digits. Fewer than that are hardly meant."""
 _COMPOSE_DEADLINE: Final = 30.0
 
 
@@ -41,8 +46,11 @@ _T = TypeVar("_T")
 class Client:
     """The API of one service. Every method raises ClientError; BadJobError when the service refuses what was sent."""
 
-    def __init__(self, url: str, token: str, verify: ssl.SSLContext | bool = True) -> None:
-        """`verify`: whose certificate is trusted; by default that of the authorities which are known here."""
+    def __init__(self, url: str, token: str, verify: ssl.SSLContext | bool = True, origin: str = "") -> None:
+        """`verify`: whose certificate is trusted; by default that of the authorities which are known here.
+
+        `origin`: where the token came from, to be told when it is refused.
+        """
         headers = {"Authorization": f"Bearer {token}", "User-Agent": "runner"}
         try:
             self._http = httpx.Client(
@@ -51,6 +59,7 @@ class Client:
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise ClientError(f"The service's address {url!r} or its token is not usable: {error}.") from error
         self._url = url
+        self._origin = origin
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -73,7 +82,7 @@ class Client:
             answer = self._http.post("/v1/uploads", content=archive, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
-        _check(answer)
+        self._check(answer)
         return str(self._document(answer, dict)["id"])
 
     def artifacts(self, job: str) -> dict[str, Any]:
@@ -86,7 +95,7 @@ class Client:
             with self._http.stream("GET", f"/v1/jobs/{_job(job)}/artifacts/archive") as answer:
                 if answer.is_error:
                     answer.read()
-                _check(answer)
+                self._check(answer)
                 yield from answer.iter_raw()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
@@ -104,6 +113,16 @@ class Client:
             if before is None:
                 break
         return jobs
+
+    def whole_id(self, given: str) -> str:
+        """The id of the one job whose id begins like that; a whole one as it is, without a question."""
+        if not _BEGINNING.fullmatch(given):
+            return given
+        found = self._ask("GET", "/v1/jobs", params={"prefix": given, "limit": 2})["jobs"]
+        if len(found) != 1:
+            many = "several jobs have ids that begin" if found else "there is no job whose id begins"
+            raise BadJobError(f"{given}: {many} like that. `runner ls` has them.")
+        return str(found[0]["id"])
 
     def show(self, job: str) -> dict[str, Any]:
         """One job."""
@@ -170,7 +189,7 @@ class Client:
             time.sleep(_PAUSE)
 
     def wait_for_start(self, job: str, timeout: float) -> bool:
-        """Return as soon as a job has left the queue for the first time; False if it has not after `timeout` seconds.
+        """Return as soon as a job has a sandbox for the first time; False if it has none after `timeout` seconds.
 
         Also over restarts of the service.
         """
@@ -178,7 +197,7 @@ class Client:
         while True:
             with patience:
                 view = self.show(job)
-                if view["state"] != "queued" or view["retries"]:
+                if view["state"] not in WAITING or view["retries"]:
                     return True
             if time.monotonic() > deadline:
                 return False
@@ -205,7 +224,7 @@ class Client:
             with self._http.stream("GET", f"/v1/jobs/{_job(job)}/log", params=params, headers=headers) as answer:
                 if answer.is_error:
                     answer.read()
-                _check(answer)
+                self._check(answer)
                 yield from answer.iter_bytes()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
@@ -237,8 +256,21 @@ class Client:
             answer = self._http.request(method, path, json=json, params=params, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
-        _check(answer)
+        self._check(answer)
         return answer
+
+    def _check(self, answer: httpx.Response) -> None:
+        if not answer.is_error:
+            return
+        try:
+            detail = str(answer.json()["detail"])
+        except (ValueError, KeyError, TypeError):
+            detail = f"What answers is no runner: HTTP {answer.status_code}."
+            if answer.status_code in _AWAY:
+                raise _UnreachableError(detail) from None
+        if answer.status_code == httpx.codes.UNAUTHORIZED and self._origin:
+            detail += f" The token came from {self._origin}."
+        raise (BadJobError if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY else ClientError)(detail)
 
     def _unreachable(self, error: Exception) -> ClientError:
         return _UnreachableError(f"No runner answers at {self._url}: {error}. Start it, or set RUNNER_URL.")
@@ -265,26 +297,35 @@ class _Patience:
         return time.monotonic() - self._lost <= _PATIENCE
 
 
-def find(environment: Mapping[str, str], ask_compose: Callable[..., str]) -> tuple[str, str]:
+class Found(NamedTuple):
+    """A service, and a token for it."""
+
+    url: str
+    token: str
+    origin: str
+    """Where the token came from."""
+
+
+def find(environment: Mapping[str, str], ask_compose: Callable[..., str]) -> Found:
     """Return the service's address and a token for it.
 
     By RUNNER_URL and RUNNER_TOKEN or RUNNER_TOKEN_FILE; else from what `docker compose up` started in this folder,
     which whoever may use Docker may ask; else a service that was started by hand on this host.
-    Errors: ClientError when there is no token.
+    Errors: ClientError when there is no token, or what is given as one is none.
     """
-    url, token = environment.get(URL_VARIABLE), environment.get("RUNNER_TOKEN")
+    url, token, origin = environment.get(URL_VARIABLE), environment.get("RUNNER_TOKEN"), "RUNNER_TOKEN"
     if not token and (path := environment.get("RUNNER_TOKEN_FILE")):
-        token = _read_token(Path(path))
+        token, origin = _read_token(Path(path)), path
     if not token and _readable(DEFAULT_TOKEN):
-        token = _read_token(DEFAULT_TOKEN)
-    if not token and Path("compose.yaml").exists():
-        token = ask_compose("exec", "-T", "runner", "cat", str(DEFAULT_TOKEN))
+        token, origin = _read_token(DEFAULT_TOKEN), str(DEFAULT_TOKEN)
+    if not token and os.path.exists("compose.yaml"):  # noqa: PTH110 - not there also where nobody may look
+        token, origin = ask_compose("exec", "-T", "runner", "cat", str(DEFAULT_TOKEN)), "the runner of docker compose"
         url = url or f"http://{ask_compose('port', 'runner', '8080')}"
     if not token:
         raise ClientError(
             "There is no token for the API here. Set RUNNER_TOKEN_FILE, or work in the folder of the compose.yaml."
         )
-    return url or DEFAULT_URL, token.strip()
+    return Found(url or DEFAULT_URL, _one_word(token.strip(), origin), origin)
 
 
 def ask_compose(*words: str) -> str:
@@ -306,7 +347,8 @@ def ask_compose(*words: str) -> str:
 
 def connect() -> Client:
     """Return a client of the service that is found from here. Errors: ClientError."""
-    return Client(*find(os.environ, ask_compose))
+    found = find(os.environ, ask_compose)
+    return Client(found.url, found.token, origin=found.origin)
 
 
 def _readable(path: Path) -> bool:
@@ -320,6 +362,19 @@ def _read_token(path: Path) -> str:
         raise ClientError(f"The token file {path} cannot be read: {error}.") from error
 
 
+def _one_word(token: str, origin: str) -> str:
+    """A token that can be sent. What else was given is never shown: it may hold one. Errors: ClientError."""
+    if not token:
+        wrong = "there is nothing"
+    elif len(token.splitlines()) > 1:
+        wrong = "it has more than one line"
+    elif not all("!" <= sign <= "~" for sign in token):
+        wrong = "it has blanks, or signs that are not ASCII"
+    else:
+        return token
+    raise ClientError(f"The token in {origin} is no token: {wrong}. `runner token create` prints one.")
+
+
 def _job(given: str) -> str:
     """A job's id as it may stand in an address."""
     return _id(given, "a job", "runner ls")
@@ -329,15 +384,3 @@ def _id(given: str, whose: str, command: str) -> str:
     if not given.isalnum() or not given.isascii():
         raise BadJobError(f"{given[:80]!r} is no id of {whose}. `{command}` has them.")
     return given
-
-
-def _check(answer: httpx.Response) -> None:
-    if not answer.is_error:
-        return
-    try:
-        detail = str(answer.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        detail = f"What answers is no runner: HTTP {answer.status_code}."
-        if answer.status_code in _AWAY:
-            raise _UnreachableError(detail) from None
-    raise (BadJobError if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY else ClientError)(detail)

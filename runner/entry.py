@@ -6,6 +6,7 @@ minute for ever. To import the command line alone would cost them several times 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -19,20 +20,44 @@ def main() -> None:
             from runner.gitlab import client  # noqa: PLC0415 - nobody else needs it
 
             sys.exit(client.main(sys.argv[2:]))
+    try:
+        _tell_errors()
+    except KeyboardInterrupt:  # also while a command is still loaded
+        sys.exit(130)
+
+
+def _tell_errors() -> None:
     from runner.errors import BadJobError, ConfigError, InputError, RunnerError  # noqa: PLC0415 - not for a hook
 
     # As in sysexits.h: 64 usage, 66 no input, 78 configuration; for the rest 69, something needed is not there.
     codes = ((BadJobError, 64), (InputError, 66), (ConfigError, 78))
     try:
-        _run()
+        try:
+            _run()
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()  # here, where a full disk can still be told
     except RunnerError as error:
         print(f"runner: {error}", file=sys.stderr)
         sys.exit(next((code for kind, code in codes if isinstance(error, kind)), 69))
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+        if error.errno == errno.EPIPE:  # whoever reads has had enough
+            sys.exit(1)
+        print(f"runner: {error.filename or 'The output'} cannot be written: {error.strerror}.", file=sys.stderr)
+        sys.exit(74)  # input or output
+
+
+def _asks_compose() -> bool:
+    """Whether the service may be that of a compose.yaml in this folder, which takes the whole command to find out."""
+    return not os.environ.get("RUNNER_URL") and os.path.exists("compose.yaml")  # noqa: PTH110 - as in `runner.client`
 
 
 def _run() -> None:
     match sys.argv[1:]:
-        case ["ping", *options] if {"--live", "--json"}.issuperset(options):
+        case ["ping", *options] if {"--live", "--json"}.issuperset(options) and not _asks_compose():
             from runner import ping, places  # noqa: PLC0415 - nobody else needs it
 
             url = os.environ.get(places.URL_VARIABLE) or places.DEFAULT_URL

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 import yaml
 from pydantic import ValidationError
 
-from runner.api.models import JobRequest, place
+from runner.api.mistakes import mistakes, named
+from runner.api.models import JobRequest
 from runner.errors import BadJobError
+from sandbox.text import one_line
 
 MAX_FILE: Final = 80 * 1024 * 1024
 """Largest job file, in bytes: the largest script, with what YAML adds."""
@@ -30,7 +32,7 @@ class _Mark(Protocol):
 
 
 def parse(content: bytes, name: str) -> JobRequest:
-    """Return the job in a file. Raises BadJobError, which begins with `NAME:LINE:COLUMN:` and the field."""
+    """Return the job in a file. Raises BadJobError, with a line for each mistake: `NAME:LINE:COLUMN:` and the field."""
     if len(content) > MAX_FILE:
         raise BadJobError(f"{name}: a job file has at most {MAX_FILE} bytes. Fetch the data from within the script.")
     if content.startswith(b"#!"):  # much of what a script holds is YAML
@@ -38,17 +40,18 @@ def parse(content: bytes, name: str) -> JobRequest:
     document, node = _read_json(content, name) if content.lstrip().startswith(b"{") else _read_yaml(content, name)
     if not isinstance(document, dict):
         raise BadJobError(f"{_place(name, _mark(node, ()))}: {_NO_JOB}")
-    _check_keys(node, name)
+    wrong = list(_doubled(node))
     try:
         request = JobRequest.model_validate(document, strict=True)
-        request.to_job()
+        if not wrong:
+            request.to_job()
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        where = place(first["loc"])
-        field = ".".join(map(str, where))
-        raise BadJobError(f"{_place(name, _mark(node, where))}: {field or 'the job'}: {first['msg']}.") from None
+        wrong += [(_mark(node, where), sentence) for where, sentence in mistakes(error, JobRequest)]
     except BadJobError as error:
-        raise BadJobError(f"{_place(name, _mark(node, error.field)) if error.field else name}: {error}") from None
+        wrong.append((_mark(node, error.field), str(error)))
+    if wrong:
+        wrong.sort(key=lambda one: (one[0].line, one[0].column) if one[0] else (0, 0))
+        raise BadJobError("\n  ".join(one_line(f"{_place(name, mark)}: {said}") for mark, said in wrong))
     return request
 
 
@@ -72,7 +75,8 @@ def _read_yaml(content: bytes, name: str) -> tuple[object, yaml.Node | None]:
         node = loader.get_single_node()
         return None if node is None else loader.construct_document(node), node
     except yaml.MarkedYAMLError as error:
-        raise BadJobError(f"{_place(name, error.problem_mark)}: {error.problem}.") from None
+        said = one_line(", ".join(filter(None, (error.context, error.problem))))
+        raise BadJobError(f"{_place(name, error.problem_mark)}: {said}.") from None
     except (yaml.YAMLError, ValueError) as error:
         raise BadJobError(f"{name}: this is neither YAML nor JSON: {str(error).splitlines()[0]}.") from None
 
@@ -86,8 +90,8 @@ def _check_depth(content: bytes, name: str) -> None:
             raise BadJobError(f"{_place(name, event.start_mark)}: this is nested too deeply for a job.")
 
 
-def _check_keys(node: yaml.Node | None, name: str) -> None:
-    """The second of two equal keys would win without a word."""
+def _doubled(node: yaml.Node | None) -> Iterator[tuple[_Mark | None, str]]:
+    """The names that are there twice: the second would win without a word."""
     pending, seen = [node], set()
     while pending:
         node = pending.pop()
@@ -100,7 +104,7 @@ def _check_keys(node: yaml.Node | None, name: str) -> None:
             keys = set()
             for key, value in node.value:
                 if key.value in keys:
-                    raise BadJobError(f"{_place(name, key.start_mark)}: {key.value}: this key was given before.")
+                    yield key.start_mark, f"{named((key.value,))}: this name was given before."
                 keys.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
                 pending.append(value)
 

@@ -47,7 +47,7 @@ def addresses(
     texts: Sequence[str], identity: Path | None, known_hosts: Path, state: Path | None, folder: str | None
 ) -> Source:
     """Sandboxes by address, as the command line names them. Errors: BadJobError; InputError."""
-    places = [Address.parse(text) for text in texts]
+    places = [_address(text) for text in texts]
     if identity is None:
         raise BadJobError("--address needs --identity FILE: the private key that the sandboxes let in.")
     folder = _folder(places, folder)
@@ -64,6 +64,13 @@ def default_state() -> Path:
         return Path("/var/lib/runner/addresses")
     home = os.environ.get("XDG_STATE_HOME")  # https://specifications.freedesktop.org/basedir-spec
     return (Path(home) if home else Path.home() / ".local/state") / "runner/addresses"
+
+
+def _address(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except ValueError as error:
+        raise BadJobError(f"The address {text[:80]!r} {error}.") from None
 
 
 def _folder(places: Sequence[Address], given: str | None) -> str:

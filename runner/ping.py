@@ -7,15 +7,16 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from runner.errors import InputError
+from runner.errors import ClientError
 
+_NEXT: Final = "Start it, or set RUNNER_URL."
 _TIMEOUT: Final = 5.0
 _MAX_ANSWER: Final = 64 * 1024
 """Bytes: what is ready is told in less."""
 
 
 def main(url: str, *, live: bool, as_json: bool) -> int:
-    """Print what the service there says of itself, and return the command's exit code. Errors: InputError.
+    """Print what the service there says of itself, and return the command's exit code. Errors: ClientError.
 
     `as_json`: its own document, which of one that is not ready has the reasons by name.
     """
@@ -30,11 +31,11 @@ def main(url: str, *, live: bool, as_json: bool) -> int:
         finally:
             connection.close()
     except KeyError:
-        raise InputError(f"{url!r} is no address of a runner: it begins with http:// or https://.") from None
+        raise ClientError(f"{url!r} is no address of a runner: it begins with http:// or https://.") from None
     except (OSError, HTTPException, ValueError) as error:
-        raise InputError(f"No runner answers at {url}: {str(error) or type(error).__name__}.") from error
+        raise ClientError(f"No runner answers at {url}: {str(error) or type(error).__name__}. {_NEXT}") from error
     if said is None:
-        raise InputError(f"What answers at {url} is no runner: HTTP {answer.status}. Set RUNNER_URL to where one is.")
+        raise ClientError(f"What answers at {url} is no runner: HTTP {answer.status}. {_NEXT}")
     print(json.dumps(said) if as_json else said.get("detail") or said["status"])
     return 0 if answer.status == 200 else 1
 

@@ -7,8 +7,6 @@ import re
 from dataclasses import dataclass
 from typing import Final, Self
 
-from runner.errors import BadJobError
-
 _FORM: Final = re.compile(
     r"(?P<user>[A-Za-z_][A-Za-z0-9_.-]{0,31})@(?P<host>\[[^\[\]]+\]|[^@:\[\]]+):(?P<port>[0-9]{1,5})"
 )
@@ -28,19 +26,19 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read USER@HOST:PORT, with an IPv6 address in brackets. Errors: BadJobError says what is wrong with it."""
+        """Read USER@HOST:PORT, with an IPv6 address in brackets. Errors: ValueError says what it must be."""
         found = _FORM.fullmatch(text)
         if not found:
-            raise BadJobError(f"--address {text[:80]!r} is not USER@HOST:PORT, such as {_EXAMPLES}.")
+            raise ValueError(f"must be USER@HOST:PORT, such as {_EXAMPLES}")
         user, host, port = found["user"], found["host"], int(found["port"])
         if user == "root":
-            raise BadJobError(
-                f"--address {text}: a job's end ends every process of its user, so that user cannot be root. "
-                "Log in as an ordinary user that is there for jobs alone."
+            raise ValueError(
+                "must have an ordinary user that is there for jobs alone, and never root: "
+                "a job's end ends every process of its user"
             )
         if not 0 < port < 65536:
-            raise BadJobError(f"--address {text}: there is no port {port}. Give one from 1 to 65535.")
-        return cls(user, _host(text, host), port)
+            raise ValueError("must have a port from 1 to 65535")
+        return cls(user, _host(host), port)
 
     @property
     def known_as(self) -> str:
@@ -55,12 +53,12 @@ class Address:
 _EXAMPLES: Final = "sandbox@192.0.2.7:22 or sandbox@[2001:db8::7]:2222"
 
 
-def _host(text: str, host: str) -> str:
+def _host(host: str) -> str:
     if host.startswith("["):
         try:
             return str(ipaddress.IPv6Address(host[1:-1]))
         except ValueError:
-            raise BadJobError(f"--address {text}: {host} is not an IPv6 address.") from None
+            raise ValueError("must have an IPv6 address in its brackets") from None
     if not _NAME.fullmatch(host):
-        raise BadJobError(f"--address {text[:80]!r}: {host[:80]!r} is neither a host's name nor an IPv4 address.")
+        raise ValueError("must have a host's name or an IPv4 address before its port")
     return host

@@ -63,9 +63,11 @@ class Access:
         if self._first.admits(header):
             return FIRST
         kind, _, token = (header or "").partition(" ")
-        client = self._tokens.find(token) if kind.lower() == "bearer" else None
-        if client is None:
+        if kind.lower() != "bearer":
             raise ApiError(HTTPStatus.UNAUTHORIZED, "Send `Authorization: Bearer TOKEN` with one of the API's tokens.")
+        client = self._tokens.find(token)
+        if client is None:
+            raise ApiError(HTTPStatus.UNAUTHORIZED, "The token is unknown or was revoked. Have a new one created.")
         if client.expired:
             raise ApiError(HTTPStatus.UNAUTHORIZED, "The token has expired. Have a new one created.")
         return client

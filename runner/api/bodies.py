@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Final, TypeVar
@@ -11,7 +12,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from runner.api.models import place
+from runner.api.mistakes import mistakes, named
 from runner.api.problems import ApiError
 
 SMALL: Final = 64 * 1024
@@ -59,13 +60,26 @@ async def receive(request: Request, limit: int, seconds: float, take: Callable[[
 
 
 def parse(body: bytes, model: type[_M]) -> _M:
-    """Return what a body says. Errors: ApiError, which names the field that is wrong and quotes nothing."""
+    """Return what a body says. Errors: ApiError, which names the fields that are wrong and quotes nothing.
+
+    As strict as a job's file is read: no text counts as a number, and no name is there twice.
+    """
     try:
-        return model.model_validate_json(body)
+        parsed = model.model_validate_json(body, strict=True)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        where = ".".join(map(str, place(first["loc"]))) or "the body"
-        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{where}: {first['msg']}.") from None
+        told = " ".join(sentence for _, sentence in mistakes(error, model))
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, told) from None
+    json.loads(body, object_pairs_hook=_check_names)
+    return parsed
+
+
+def _check_names(pairs: list[tuple[str, object]]) -> None:
+    """The second of two equal names would win without a word."""
+    names = set()
+    for name, _ in pairs:
+        if name in names:
+            raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{named((name,))}: this name was given before.")
+        names.add(name)
 
 
 def described(model: type[BaseModel], *, required: bool = True) -> dict[str, object]:

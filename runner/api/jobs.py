@@ -55,10 +55,13 @@ def make_router(service: Service, access: Access) -> APIRouter:
 
     @jobs.get("", dependencies=[reader])
     async def list_jobs(
-        limit: Annotated[int, Query(ge=1, le=500)] = 50, before: str | None = None, state: JobState | None = None
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        before: str | None = None,
+        state: JobState | None = None,
+        prefix: Annotated[str | None, Query(pattern=r"^[0-9a-f]{1,32}$")] = None,
     ) -> JobPage:
-        """List the newest jobs, or those that were submitted before a certain one."""
-        found = await asyncio.to_thread(service.records.page, limit, before, state)
+        """List the newest jobs, or those that were submitted before a certain one, or whose ids begin like that."""
+        found = await asyncio.to_thread(service.records.page, limit, before, state, prefix)
         return JobPage(jobs=[JobView.of(job) for job in found], next=found[-1].id if len(found) == limit else None)
 
     @jobs.get("/{job_id}", dependencies=[reader])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
@@ -17,7 +16,7 @@ from runner.job import Job
 from runner.service.mode import Mode
 from runner.service.signing import shown
 from runner.service.watermark import Disk
-from runner.source_and_artifacts import KINDS, Artifacts, Source
+from runner.source_and_artifacts import Artifacts, Source
 from runner.steps import Step, StepProgress, StepState
 from runner.store.deliveries import Delivery
 from runner.store.jobs import Summary
@@ -119,13 +118,6 @@ class JobRequest(BaseModel):
             artifacts=tuple(self.artifacts),
             retry=self.retry,
         )
-
-
-def place(location: Sequence[int | str]) -> tuple[int | str, ...]:
-    """Where in a document something is that pydantic found: it also names the kind of a source, which is no place."""
-    if len(location) > 1 and location[0] == "source" and location[1] in KINDS:
-        return (location[0], *location[2:])
-    return tuple(location)
 
 
 def _bytes(text: str) -> bytes:
@@ -242,6 +234,14 @@ class JobView(BaseModel):
     """How far its steps are."""
     retries: int
     """How often it was started again."""
+    started: float | None
+    """When its script was sent to a sandbox, for the last time."""
+    ended: float | None
+    """When it had its outcome."""
+    sandbox: str | None
+    """Where it was sent to."""
+    profile: str | None
+    """That sandbox's."""
 
     @classmethod
     def of(cls, job: Summary) -> JobView:
@@ -255,6 +255,10 @@ class JobView(BaseModel):
             outcome=outcomes.to_json(job.outcome) if job.outcome else None,
             steps=[StepView.of(step) for step in job.steps],
             retries=job.retries,
+            started=job.started,
+            ended=job.ended,
+            sandbox=job.sandbox,
+            profile=job.profile,
         )
 
 

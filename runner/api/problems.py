@@ -24,6 +24,7 @@ from runner.errors import (
     StoppingError,
     WrongModeError,
 )
+from sandbox.settings.complaints import demand
 
 _STATUS: Final = {
     BadJobError: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -87,7 +88,8 @@ def add_problems(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def bad_parameter(_request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{'.'.join(map(str, first['loc']))}: {first['msg']}.")
+        where = ".".join(map(str, first["loc"]))
+        return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{where}: {demand(first['msg'])}.")
 
     @app.exception_handler(HTTPException)
     async def http_error(_request: Request, error: HTTPException) -> Response:

@@ -30,6 +30,7 @@ def artifacts(
 ) -> None:
     """List the files that were kept of a job, or copy them into a folder."""
     with client() as service:
+        job = service.whole_id(job)
         kept = service.artifacts(job)
         if output and kept["artifacts"]:
             _download(service, job, output, kept, shown=progress.somebody_looks(as_json=as_json))
@@ -38,7 +39,9 @@ def artifacts(
         return
     for sentence in kept["left_out"]:
         typer.echo(f"runner: not kept: {sentence}", err=True)
-    if output:
+    if output and not kept["artifacts"]:
+        typer.echo("Nothing was kept of the job.")
+    elif output:
         typer.echo(f"{len(kept['artifacts'])} artifacts are in {output}.")
     else:
         table(["SIZE", "PATH"], ([str(one["size"]), _name(one)] for one in kept["artifacts"]))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from runner.config.load import load
+from runner.config.load import load, look_at_files
 from sandbox.settings.loaded import document, table
 
 app = typer.Typer(
@@ -21,16 +21,18 @@ _FILE_HELP = "The file (TOML). Default: /etc/runner/runner.toml, if it is there.
 @app.command()
 def check(file: Annotated[Path | None, typer.Argument(help=_FILE_HELP)] = None) -> None:
     """Say what is wrong with the file and the environment, by line, with the nearest right name; exit with 78 then."""
-    for remark in load(file).remarks:
+    loaded = load(file)
+    look_at_files(loaded)
+    for remark in loaded.remarks:
         print(remark)
     print("Nothing is wrong with the configuration.")
 
 
 @app.command()
 def show(
-    configuration: Annotated[Path | None, typer.Option("--config", help=_FILE_HELP)] = None,
+    file: Annotated[Path | None, typer.Argument(help=_FILE_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Show every setting with its value, where that comes from, and whether a HUP changes it. Secrets are hidden."""
-    values = list(load(configuration).values())
+    values = list(load(file).values())
     print(json.dumps({"settings": document(values)}, indent=1) if as_json else "\n".join(table(values)))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import os
 import sys
 import time
@@ -17,7 +17,7 @@ import typer
 
 from runner.commands import progress
 from runner.commands.packing import packed
-from runner.errors import BadJobError, InputError
+from runner.errors import BadJobError, ClientError, InputError
 
 if TYPE_CHECKING:
     from runner.api.models import JobRequest
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, or its beginning.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 _INTERRUPTED: Final = 130
 """As a shell has it for Ctrl-C."""
 _UNSAID: Final = 0.3
-"""Seconds that a job may wait in the queue before that is said."""
+_AGAIN: Final = 5.0
+"""Seconds that a job may wait for its start before that is said, and until it is looked at again why it does."""
 
 
 @app.command()
@@ -50,6 +51,8 @@ def submit(
     With --wait, Ctrl-C leaves the job running.
     """
     request = _parse(file).model_dump(exclude_unset=True, by_alias=True)
+    if upload and request.get("source"):
+        raise BadJobError("The job has a source already, which --upload would replace. Leave one of the two out.")
     if secret:
         request["secrets"] = {**request.get("secrets", {}), **_from_environment(secret)}
     shown = progress.somebody_looks(as_json=as_json)
@@ -61,9 +64,13 @@ def submit(
         if not wait:
             print(json.dumps(job) if as_json else job["id"])
             return
-        print(f"runner: job {job['id']}", file=sys.stderr)
-        _tell_waiting(service, job["id"], shown=shown)
-        _follow(service, job["id"], as_json=as_json)
+        try:
+            print(f"runner: job {job['id']}", file=sys.stderr)
+            _tell_waiting(service, job["id"], shown=shown)
+            _follow(service, job["id"], as_json=as_json)
+        except KeyboardInterrupt:
+            print(f"runner: The job goes on: runner logs -f {job['id']}", file=sys.stderr)
+            raise
 
 
 @app.command()
@@ -96,14 +103,21 @@ def list_jobs(
 @app.command()
 def show(job: JobId, as_json: AsJson = False) -> None:
     """Show what is known of a job."""
+    from runner.client import WAITING  # noqa: PLC0415 - `runner run` does not pay for it
+
     with client() as service:
-        view = service.show(job)
+        view = service.show(service.whole_id(job))
+        held = not as_json and view["state"] in WAITING and _why_waiting(service)
     if as_json:
         print(json.dumps(view))
         return
     print(f"{view['id']}: {view['state']}, trust key {view['trust_key']}, submitted {when(view['submitted'])}")
+    for line in _times(view):
+        print(line)
     if view["retries"]:
         print(f"started again {view['retries']} times: its sandbox was lost, or none could be made")
+    if held:
+        print(f"it waits: {held}")
     if view["steps"]:
         table(["STEP", "STATE", "EXIT CODE", "SECONDS"], map(_step, view["steps"]))
     if outcome := view["outcome"]:
@@ -123,6 +137,7 @@ def logs(
 ) -> None:
     """Print a job's log, byte by byte: its colours are kept."""
     with client() as service:
+        job = service.whole_id(job)
         if follow:
             _tell_waiting(service, job, shown=progress.somebody_looks(as_json=as_json))
         pieces = service.follow(job, offset) if follow else service.log(job, offset)
@@ -138,8 +153,17 @@ def logs(
 def cancel(job: JobId, as_json: AsJson = False) -> None:
     """Ask for a job's end. What it started is ended too."""
     with client() as service:
-        view = service.cancel(job)
-    print(json.dumps(view) if as_json else f"{view['id']}: {view['state']}")
+        view = service.cancel(service.whole_id(job))
+    print(json.dumps(view) if as_json else f"{view['id']}: {_asked(view['outcome'])}")
+
+
+def _asked(outcome: dict[str, Any] | None) -> str:
+    """What became of the wish for a job's end."""
+    if outcome is None:
+        return "its end was asked for"
+    if outcome["outcome"] == "cancelled":
+        return "it is cancelled"
+    return f"it had ended before: {outcome['outcome']} (exit code {outcome['exit_code']})"
 
 
 @contextmanager
@@ -166,10 +190,18 @@ def _follow(service: Client, job: str, *, as_json: bool) -> None:
 
 
 def _tell_waiting(service: Client, job: str, *, shown: bool) -> None:
-    """Say for as long as a job is queued that it is, so that nobody takes its silence for the script's."""
+    """Say while a job has no sandbox that it waits, and why, so that nobody takes its silence for the script's."""
     if shown and not service.wait_for_start(job, _UNSAID):
-        with progress.waiting("the job waits in the queue", shown=shown):
-            service.wait_for_start(job, math.inf)
+        with progress.waiting("the job waits", shown=shown) as say:
+            while True:
+                with contextlib.suppress(ClientError):
+                    say(f"the job waits: {_why_waiting(service)}")
+                if service.wait_for_start(job, _AGAIN):
+                    return
+
+
+def _why_waiting(service: Client) -> str:
+    return service.status()["held"] or "others are before it, or no sandbox is free."
 
 
 def _lines(pieces: Iterable[bytes], offset: int) -> Iterator[bytes]:
@@ -221,6 +253,15 @@ def _from_environment(names: list[str]) -> dict[str, str]:
 def _row(job: dict[str, Any]) -> list[str]:
     outcome = job["outcome"]["outcome"] if job["outcome"] else ""
     return [job["id"], job["state"], outcome, job["trust_key"], when(job["submitted"])]
+
+
+def _times(view: dict[str, Any]) -> Iterator[str]:
+    """When a job started and where, and when it ended, as far as it has."""
+    if view["started"]:
+        yield f"started {when(view['started'])} in {view['sandbox']}, profile {view['profile']}"
+    if view["ended"]:
+        took = f", after {view['ended'] - view['started']:.1f} s" if view["started"] else ""
+        yield f"ended {when(view['ended'])}{took}"
 
 
 def _step(step: dict[str, Any]) -> list[str]:

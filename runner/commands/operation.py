@@ -14,7 +14,7 @@ app = typer.Typer()
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Say what the service does, how many jobs run and wait, and why none starts."""
+    """Say what the service does, how many jobs have a slot and how many wait, and why none starts."""
     with client() as service:
         _tell(service.status(), as_json=as_json)
 
@@ -83,10 +83,12 @@ def _tell(view: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(view))
         return
-    gitlab = f", {view['gitlab_running']} of GitLab" if view["gitlab_running"] else ""
+    gitlab = f", {view['gitlab_running']} jobs of GitLab run" if view["gitlab_running"] else ""
     drained = f" by {view['drained_by']} since {when(view['drained_since'])}" if view["drained_by"] else ""
-    counts = f"{view['running']} of {view['slots']} jobs run{gitlab}, {view['waiting']} wait"
+    counts = f"{view['running']} of {view['slots']} slots are taken{gitlab}, {view['waiting']} jobs wait"
     print(f"runner {view['version']} is {view['mode']}{drained}: {counts}")
     if view["disk"] != "well":
         free = view["disk_free"] // 1024**2
         print(f"disk-{view['disk']}: {free} MiB are free on the disk of the state folder. Make room there.")
+    elif view["held"] and view["mode"] == "working":  # else the first line has it
+        print(f"Nothing starts: {view['held']}")

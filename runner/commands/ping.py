@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +16,9 @@ app = typer.Typer()
 
 @app.command()
 def ping(
-    url: Annotated[str, typer.Option(envvar=places.URL_VARIABLE, help="Where the API is.")] = places.DEFAULT_URL,
+    url: Annotated[
+        str | None, typer.Option(envvar=places.URL_VARIABLE, help="Where the API is. Else found as by other commands.")
+    ] = None,
     live: Annotated[
         bool, typer.Option("--live", help="Only whether it answers at all, even while it drains or has no keeper.")
     ] = False,
@@ -24,4 +28,10 @@ def ping(
 
     A supervisor that restarts what fails should ask with --live: a restart ends no drain and brings back no keeper.
     """
-    raise typer.Exit(asks.main(url, live=live, as_json=as_json))
+    raise typer.Exit(asks.main(url or _found(), live=live, as_json=as_json))
+
+
+def _found() -> str:
+    from runner.client import ask_compose, find  # noqa: PLC0415 - a health check does not pay for it
+
+    return find(os.environ, ask_compose).url if Path("compose.yaml").exists() else places.DEFAULT_URL

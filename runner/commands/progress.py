@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -21,16 +21,17 @@ def somebody_looks(*, as_json: bool) -> bool:
 
 
 @contextmanager
-def waiting(what: str, *, shown: bool) -> Iterator[None]:
-    """Say in the block what is waited for, and for how long by now."""
+def waiting(what: str, *, shown: bool) -> Iterator[Callable[[str], None]]:
+    """Say in the block what is waited for, and for how long by now. Yields what has it say something else."""
     if not shown:
-        yield
+        yield lambda _: None
         return
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - see above
 
-    with _display(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as display:
-        display.add_task(what, total=None)
-        yield
+    text = TextColumn("{task.description}", markup=False)
+    with _display(SpinnerColumn(), text, TimeElapsedColumn()) as display:
+        task = display.add_task(what, total=None)
+        yield lambda other: display.update(task, description=other)
 
 
 @contextmanager

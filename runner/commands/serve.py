@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from runner.commands.options import source_of
-from runner.config.load import load, settings
+from runner.config.load import load, look_at_files, settings
 from runner.lean import loading
 from runner.logs import Action, Events, configure
 from sandbox import open_files
@@ -46,6 +46,7 @@ def serve(
 
     read = partial(load, configuration, options=given_settings(given, settings()))
     loaded = read()
+    look_at_files(loaded)
     configure(loaded.config.log.format)
     open_files.raise_limit()
     for remark in loaded.remarks:

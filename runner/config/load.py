@@ -17,6 +17,7 @@ from sandbox.settings.loaded import Loaded
 from sandbox.settings.model import Setting, settings_of
 
 DEFAULT_FILE: Final = Path("/etc/runner/runner.toml")
+_WRONG: Final = "The configuration is wrong:"
 
 
 @cache
@@ -36,7 +37,7 @@ def load(
     With `only`, that section's settings by environment and options, and no file: for a person's command beside a
     service. Errors: ConfigError with every mistake.
     """
-    if file is None and not only and DEFAULT_FILE.exists():
+    if file is None and not only and _is_there(DEFAULT_FILE):
         file = DEFAULT_FILE
     try:
         document = toml.read(file) if file else toml.Document("the defaults", {}, {})
@@ -47,4 +48,31 @@ def load(
     except toml.BadFile as error:
         raise ConfigError(str(error)) from None
     except WrongSettings as wrong:
-        raise ConfigError(together("The configuration is wrong:", wrong.told)) from None
+        raise ConfigError(together(_WRONG, wrong.told)) from None
+
+
+def look_at_files(loaded: Loaded[Config]) -> None:
+    """See that the service can read what its settings name. Errors: ConfigError, as those of `load`."""
+    tls, sandboxes = loaded.config.tls, loaded.config.sandboxes
+    named = {("tls", "certificate"): tls.certificate, ("tls", "key"): tls.key}
+    if sandboxes.addresses:
+        named["sandboxes", "identity"] = sandboxes.identity
+    told = []
+    for key, path in named.items():
+        try:
+            if path is not None:
+                path.expanduser().open("rb").close()
+        except OSError as error:
+            place = loaded.origin(key).place
+            told.append(f"{place}: {'.'.join(key)}: the file {path} cannot be read: {error.strerror}.")
+    if told:
+        raise ConfigError(together(_WRONG, told))
+
+
+def _is_there(file: Path) -> bool:
+    """Also where nobody may look, which is told when it is read."""
+    try:
+        file.stat()
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError | NotADirectoryError)
+    return True

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ByteSize, Field, SecretStr, field_validator, model_validator
 
+from runner.addresses.address import Address
 from runner.execution.files.limits import DEFAULT_LIMITS, FileLimits
 from runner.gitlab.containers.policy import PullPolicy
 from runner.gitlab.install import MAX_GRACE
@@ -39,6 +40,11 @@ def _signing(secret: SecretStr | None) -> SecretStr | None:
     return secret
 
 
+def _sandbox(text: str) -> str:
+    Address.parse(text)
+    return text
+
+
 class Api(Section):
     """The HTTP API."""
 
@@ -62,6 +68,8 @@ class Api(Section):
     def _is_hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 16:
             raise ValueError("must have at least 16 characters")
+        if value is not None and not all("!" <= sign <= "~" for sign in value.get_secret_value()):
+            raise ValueError("must be one word of ASCII: clients send it in a header")
         return value
 
     @property
@@ -121,7 +129,9 @@ class Sandboxes(Section):
     keeper: Annotated[Path, About(option="--keeper", also="SANDBOX_KEEPER")] = Path(DEFAULT_SOCKET)
     """The keeper's socket. It is where the keeper makes it by default."""
 
-    addresses: Annotated[tuple[str, ...], About(option="--address", also="RUNNER_ADDRESSES")] = ()
+    addresses: Annotated[
+        tuple[Annotated[str, AfterValidator(_sandbox)], ...], About(option="--address", also="RUNNER_ADDRESSES")
+    ] = ()
     """USER@HOST:PORT of a sandbox that someone else started, in place of a keeper's. None: the keeper is asked, which
     alone can recreate what a job broke."""
 
@@ -147,6 +157,12 @@ class Sandboxes(Section):
         str | None, Field(examples=["/home/ci/runner-jobs"]), About(option="--folder", also="RUNNER_ADDRESS_FOLDER")
     ] = None
     """Folder at the addresses for jobs. None: /home/USER/runner-jobs, which the user can make."""
+
+    @model_validator(mode="after")
+    def _lets_us_in(self) -> Self:
+        if self.addresses and self.identity is None:
+            raise ValueError("addresses need an identity (--identity): the private key that they let in")
+        return self
 
 
 class GitLab(Section):
@@ -257,6 +273,12 @@ class Disk(Section):
     full: Annotated[ByteSize, About(live=True)] = ByteSize(MARKS.full)
     """Free bytes on that disk below which no jobs are taken either; a hundredth of the disk where that is less.
     Outcomes need some of it, and so does whoever makes room."""
+
+    @model_validator(mode="after")
+    def _low_comes_first(self) -> Self:
+        if self.low < self.full:
+            raise ValueError("low must not be less than full: a disk that fills up is low first, and full then")
+        return self
 
 
 class Files(Section):

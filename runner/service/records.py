@@ -80,9 +80,9 @@ class Records:
         summary = self._jobs.summary(job_id)
         return summary and self._live(summary)
 
-    def page(self, limit: int, before: str | None, state: JobState | None) -> list[Summary]:
-        """The newest jobs, those that were submitted before a certain one, in a certain state."""
-        return [self._live(summary) for summary in self._jobs.page(limit, before, state)]
+    def page(self, limit: int, before: str | None, state: JobState | None, prefix: str | None = None) -> list[Summary]:
+        """The newest jobs, those that were submitted before a certain one, in a certain state, of ids that begin so."""
+        return [self._live(summary) for summary in self._jobs.page(limit, before, state, prefix)]
 
     def started(self) -> list[Record]:
         """The jobs of an earlier life that may be running, in the order in which they were submitted."""

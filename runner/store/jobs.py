@@ -25,7 +25,11 @@ from runner.store.deliveries import Deliveries, Delivery
 from runner.store.seal import Seal
 from runner.store.states import MOVES, JobState
 
-_SUMMARY: Final = "number, id, state, submitted, trust_key, priority, outcome, steps, retries"
+_SUMMARY: Final = (
+    "number, id, state, submitted, trust_key, priority, outcome, steps, retries, sandbox, profile, "
+    "(SELECT max(at) FROM event WHERE job = number AND event.state = 'running') AS started, "
+    "(SELECT at FROM event WHERE job = number AND event.state = 'settled') AS ended"
+)
 _WHOLE: Final = "SELECT * FROM job LEFT JOIN content ON job = number"
 
 
@@ -44,6 +48,12 @@ class Summary:
     steps: tuple[StepProgress, ...] = ()
     retries: int = 0
     """How often it was started again."""
+    started: float | None = None
+    ended: float | None = None
+    """When it was sent to a sandbox, for the last time, and when it had its outcome; seconds since the epoch."""
+    sandbox: str | None = None
+    profile: str | None = None
+    """Where it was sent to then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +179,16 @@ class Jobs:
         rows = self._database.read(f"SELECT {_SUMMARY} FROM job WHERE id = ?", job_id)  # noqa: S608 - our constant
         return _summary(rows[0]) if rows else None
 
-    def page(self, limit: int, before: str | None, state: JobState | None) -> list[Summary]:
-        """The newest jobs, those that were submitted before a certain one, in a certain state."""
+    def page(self, limit: int, before: str | None, state: JobState | None, prefix: str | None = None) -> list[Summary]:
+        """The newest jobs, those that were submitted before a certain one, in a certain state, of ids that begin so."""
         rows = self._database.read(
             f"SELECT {_SUMMARY} FROM job "  # noqa: S608 - our constant
             "WHERE (?1 IS NULL OR number < (SELECT number FROM job WHERE id = ?1)) AND (?2 IS NULL OR state = ?2) "
-            "ORDER BY number DESC LIMIT ?3",
+            "AND (?4 IS NULL OR substr(id, 1, length(?4)) = ?4) ORDER BY number DESC LIMIT ?3",
             before,
             state,
             limit,
+            prefix,
         )
         return [_summary(row) for row in rows]
 
@@ -266,7 +277,10 @@ class Jobs:
         """Write down that it may have started."""
         sealed = self._seal.close(json.dumps(marker.to_json()).encode(), job_id)
         with self._database.transaction("The start cannot be written down") as connection:
-            connection.execute("UPDATE job SET marker = ? WHERE id = ?", (sealed, job_id))
+            connection.execute(
+                "UPDATE job SET marker = ?, sandbox = ?, profile = ? WHERE id = ?",
+                (sealed, marker.sandbox, marker.profile, job_id),
+            )
             _move(connection, job_id, JobState.RUNNING)
 
     def cancel(self, job_id: str, by: str) -> None:
@@ -393,7 +407,7 @@ def _summary(row: sqlite3.Row) -> Summary:
     outcome = outcomes.from_json(json.loads(row["outcome"])) if row["outcome"] else None
     return Summary(
         row["id"], JobState(row["state"]), row["submitted"], row["trust_key"], row["priority"], outcome, _steps(row),
-        row["retries"],
+        row["retries"], row["started"], row["ended"], row["sandbox"], row["profile"],
     )  # fmt: skip
 
 

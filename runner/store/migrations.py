@@ -119,5 +119,11 @@ _UPLOADS: Final = (
     "CREATE INDEX job_upload ON job (upload) WHERE upload IS NOT NULL",
 )
 
-MIGRATIONS: Final = (_FIRST, _STEPS, _HOLD, _RETRIES, _DELIVERIES, _UPLOADS)
+_SANDBOX: Final = (
+    # Where it was sent to last. The marker has both too, encrypted, and only until it is settled.
+    "ALTER TABLE job ADD COLUMN sandbox TEXT",
+    "ALTER TABLE job ADD COLUMN profile TEXT",
+)
+
+MIGRATIONS: Final = (_FIRST, _STEPS, _HOLD, _RETRIES, _DELIVERIES, _UPLOADS, _SANDBOX)
 """`PRAGMA user_version` counts the steps that were done."""

@@ -8,6 +8,7 @@ from sandbox.adhoc.life import Life
 from sandbox.config import KeeperConfig
 from sandbox.errors import ConfigError
 from sandbox.profile import InnerDocker, Profile
+from sandbox.settings.complaints import demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,4 +41,6 @@ def profile_of(
         return Profile.model_validate({**profile.model_dump(), **changes})
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}.") from None
+        raise ConfigError(
+            f"{'.'.join(map(str, first['loc']))}: {demand(first['msg'])}, not {first['input']!r}."
+        ) from None

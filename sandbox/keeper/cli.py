@@ -56,7 +56,7 @@ def check(file: Annotated[Path | None, typer.Argument(help="The keeper's file (T
 
 @configuration.command()
 def show(
-    file: Annotated[Path | None, typer.Option("--config", help="The keeper's file (TOML).")] = None,
+    file: Annotated[Path | None, typer.Argument(help="The keeper's file (TOML).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Show every setting with its value, where that comes from, and whether a HUP changes it."""

@@ -34,6 +34,14 @@ def nearest(name: str, names: Sequence[str], likeness: float = 0.6) -> str:
     return next(iter(difflib.get_close_matches(name, names, 1, likeness)), "")
 
 
+def demand(message: str) -> str:
+    """A validator's sentence, as what must be, without a full stop."""
+    message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = re.sub(r" after validation, not \d+$", "", message)
+    demand = re.sub(r"^\w+ should ", "must ", message)
+    return re.sub(r"(, unable to parse .*|: .*type=.*)$", "", demand).rstrip(".")
+
+
 def _complaint(error: Any, known: Sequence[Setting], place: Callable[[Key], str]) -> str:  # noqa: ANN401 - a TypedDict
     key = tuple(str(step) for step in error["loc"])
     said = f"{place(key)}: {'.'.join(key) or 'all together'}"
@@ -43,7 +51,7 @@ def _complaint(error: Any, known: Sequence[Setting], place: Callable[[Key], str]
     setting = next((one for one in known if _fits(key[: len(one.key)], one.key)), None)
     # What is shown is one setting's value and never a whole section, which may have a secret in it.
     seen = f", not {_short(error['input'])}" if setting and not setting.secret else ""
-    return f"{said}: {_expected(error['msg'])}{seen}."
+    return f"{said}: {demand(error['msg'])}{seen}."
 
 
 def _meant(key: Key, known: Sequence[Setting]) -> str:
@@ -59,13 +67,6 @@ def _meant(key: Key, known: Sequence[Setting]) -> str:
 def _fits(key: Key, pattern: Key) -> bool:
     """Whether this is the key of a setting."""
     return len(key) == len(pattern) and all(want in (EACH, step) for step, want in zip(key, pattern, strict=True))
-
-
-def _expected(message: str) -> str:
-    """The validator's sentence, as a demand."""
-    message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    demand = re.sub(r"^\w+ should ", "must ", message)
-    return re.sub(r"(, unable to parse .*|: .*type=.*)$", "", demand).rstrip(".")
 
 
 def _short(value: object) -> str:

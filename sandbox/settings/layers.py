@@ -119,7 +119,8 @@ class Layers(Generic[C]):
         for end in range(len(key), 0, -1):
             if origin := self._origins.get(key[:end]):
                 return origin.place
-        return self._document.place(key)
+        within = (origin.place for said, origin in self._origins.items() if key and said[: len(key)] == key)
+        return next(within, self._document.place(key))
 
     def _secret(self, setting: Setting, path: str, place: str) -> str | list[str] | None:
         try:

@@ -41,7 +41,7 @@ def read(file: Path) -> Document:
             content = opened.read(MAX_FILE + 1)
         text = content.decode()
     except FileNotFoundError:
-        raise BadFile(f"The configuration file {file} does not exist. Make it, or leave `--config` out.") from None
+        raise BadFile(f"The configuration file {file} does not exist. Make it, or name another one.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadFile(f"The configuration file {file} cannot be read: {error}.") from None
     if len(content) > MAX_FILE:

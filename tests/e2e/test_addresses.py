@@ -156,4 +156,4 @@ def let_go_on(serve: Service, address: str) -> None:
 
 def test_an_address_needs_a_key() -> None:
     ran = runner("run", "--address", "sandbox@192.0.2.1:22", "-", script="true")
-    assert (ran.returncode, ran.stderr.count("--identity FILE")) == (64, 1)
+    assert (ran.returncode, ran.stderr.count("--identity")) == (78, 1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -34,26 +36,57 @@ def test_what_the_environment_says_comes_first(place: Path) -> None:
     (place / "compose.yaml").touch()
     (place / "file").write_text("from-a-file\n")
     known = {"RUNNER_URL": "https://ci", "RUNNER_TOKEN_FILE": str(place / "file")}
-    assert find(known, nobody) == ("https://ci", "from-a-file")
-    assert find({**known, "RUNNER_TOKEN": "given"}, nobody) == ("https://ci", "given")
+    assert find(known, nobody) == ("https://ci", "from-a-file", str(place / "file"))
+    assert find({**known, "RUNNER_TOKEN": "given"}, nobody) == ("https://ci", "given", "RUNNER_TOKEN")
 
 
 def test_a_service_that_was_started_by_hand_is_found(place: Path) -> None:
     (place / "default-token").write_text("token\n")
-    assert find({}, nobody) == ("http://127.0.0.1:8080", "token")
+    assert find({}, nobody) == ("http://127.0.0.1:8080", "token", str(place / "default-token"))
 
 
 def test_compose_is_asked_in_its_folder_only(place: Path) -> None:
     with pytest.raises(ClientError, match="Set RUNNER_TOKEN_FILE, or work in the folder"):
         find({}, nobody)
     (place / "compose.yaml").touch()
-    assert find({}, compose) == ("http://127.0.0.1:18080", "token-in-the-volume")
-    assert find({"RUNNER_URL": "http://other"}, compose) == ("http://other", "token-in-the-volume")
+    assert find({}, compose)[:2] == ("http://127.0.0.1:18080", "token-in-the-volume")
+    assert find({"RUNNER_URL": "http://other"}, compose)[:2] == ("http://other", "token-in-the-volume")
 
 
 def test_a_token_file_that_cannot_be_read_is_named(place: Path) -> None:
     with pytest.raises(ClientError, match="missing cannot be read"):
         find({"RUNNER_TOKEN_FILE": str(place / "missing")}, nobody)
+
+
+def test_in_a_folder_that_nobody_may_read_there_is_no_compose(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object, **__: object) -> NoReturn:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", denied)
+    with pytest.raises(ClientError, match="There is no token"):
+        find({}, nobody)
+
+
+@pytest.mark.parametrize(
+    ("token", "why"),
+    [
+        ("Geheim\nGeheim", "more than one line"),
+        ("Geheim\r\nGeheim", "more than one line"),
+        ("Geheim Geheim", "blanks"),
+        ("Geheim\x1b[0m", "not ASCII"),
+        ("Geheim\u00fc", "not ASCII"),
+        ("\n", "there is nothing"),
+    ],
+)
+def test_what_is_no_token_is_told_and_never_shown(place: Path, token: str, why: str) -> None:
+    (place / "file").write_text(token)
+    known: list[tuple[str, dict[str, str]]]
+    known = [("RUNNER_TOKEN", {"RUNNER_TOKEN": token}), (f"{place}/file", {"RUNNER_TOKEN_FILE": str(place / "file")})]
+    for origin, environment in known:
+        with pytest.raises(ClientError, match=why) as told:
+            find(environment, nobody)
+        assert f"The token in {origin} is no token" in str(told.value)
+        assert "Geheim" not in str(told.value)
 
 
 @pytest.mark.parametrize(("url", "token"), [("http://ci:port", "t"), ("http://ci", "t\u00fc")])

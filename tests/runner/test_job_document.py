@@ -55,31 +55,56 @@ def test_what_only_json_has_is_read_as_json_has_it() -> None:
         (b"make test\n", "f:1:1: this is no job: a job has fields, such as `script: make test`."),
         (b"#!/bin/sh\nset -e; x: {\n", "f:1:1: this is no job"),
         (b"- script: x\n", "f:1:1: this is no job"),
-        (b"args: []\n", "f: The script is empty. Give a script with at least one command, or steps"),
-        (b"script: x\nscrpt: y\n", "f:2:1: scrpt: Extra inputs"),
-        (b"script: x\nargs:\n  - a\n  - [b]\n", "f:4:5: args.1: Input should be a valid string"),
-        (b"script: x\nenvironment:\n  PORT: 8080\n", "f:3:3: environment.PORT: Input should be a valid string"),
+        (b"args: []\n", "f:1:1: The script is empty. Give a script with at least one command, or steps"),
+        (b"script: x\nscrpt: y\n", "f:2:1: scrpt: there is no such field. Did you mean script?"),
+        (b"script: x\nargs:\n  - a\n  - [b]\n", "f:4:5: args.1: must be a valid string"),
+        (b"script: x\nenvironment:\n  PORT: 8080\n", "f:3:3: environment.PORT: must be a valid string"),
         (
             b"steps:\n- name: a\n  script: x\n- name: b\n  script: x\n  if: maybe\n",
             "f:6:3: steps.1.if: The condition cannot be",
         ),
-        (b"steps:\n- name: a\n  script: x\n  when: x\n", "f:4:3: steps.0.when: Extra inputs"),
-        (b"script: x\nscript: y\n", "f:2:1: script: this key was given before"),
-        (b"script: [1,\n", "f:2:1: did not find expected"),
+        (b"steps:\n- name: a\n  script: x\n  when: x\n", "f:4:3: steps.0.when: there is no such field."),
+        (b"script: x\nscript: y\n", "f:2:1: script: this name was given before"),
+        (b"script: [1,\n", "f:2:1: while parsing a flow node, did not find expected"),
         (b'{"script" "x"}', "f:1:11: Expecting ':' delimiter"),
-        (b'{"script": "x",\n "x": 1}', "f:2:2: x: Extra inputs"),
-        (b"script: ''\n", "f: The script is empty"),
+        (b'{"script": "x",\n "x": 1}', "f:2:2: x: there is no such field."),
+        (b"script: ''\n", "f:1:1: The script is empty"),
         (b"script: !!python/object/apply:os.system [x]\n", "f:1:9: could not determine a constructor"),
+        (b"script: x\ntimout: 5\n", "f:2:1: timout: there is no such field. Did you mean timeout?"),
+        (b"script: x\nsource: {url: x}\n", "f:2:1: source: must have a `kind`: archive, git, upload."),
+        (b"script: x\nsource: {kind: ftp}\n", "f:2:1: source: must have a `kind`: archive, git, upload."),
+        (
+            b"steps:\n- {name: a, script: x, allow_failure: x}\n",
+            "f:2:24: steps.0.allow_failure: must be a valid boolean.",
+        ),
+        (b"script: x\nartifacts: [dist]\n", "f:2:13: artifacts.0: must have fields: paths, when."),
+        (b"script: x\nenvironment: []\n", "f:2:1: environment: must be names with values."),
+        (b"script: x\nsource: {kind: git, ulr: x, url: 'https://h/r'}\n", "f:2:1: source.commit: must be given.\n"),
+        (b"script: x\n---\nscript: y\n", "f:2:1: expected a single document in the stream, but found another"),
+        (b'{"script": "x", "\\u001b[2J": 1}', "f:1:17: " + " [2J: there is no such field."),
         (b"[" * 500, "f:1:21: this is nested too deeply"),
         (b"[" * 100_000, "f:1:"),  # which of the two limits is met first, ours or libyaml's, is the library's business
         (b"\xff\xfe\x00", "f: this is neither YAML nor JSON"),
-        (b"? [a]\n: b\n", "f:1:3: found unhashable key"),
+        (b"? [a]\n: b\n", "f:1:3: while constructing a mapping, found unhashable key"),
     ],
 )
 def test_what_is_wrong_is_named_by_line_and_field(content: bytes, message: str) -> None:
     with pytest.raises(BadJobError) as caught:
         job_document.parse(content, "f")
     assert str(caught.value).startswith(message)
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
+    content = b"retry: often\nscript: x\nsteps:\n- {name: a, scrip: x}\nscript: y\ntimout: 5\n"
+    with pytest.raises(BadJobError) as caught:
+        job_document.parse(content, "f")
+    assert str(caught.value).split("\n  ") == [
+        "f:1:1: retry: must be a valid integer.",
+        "f:4:3: steps.0.script: must be given.",
+        "f:4:13: steps.0.scrip: there is no such field. Did you mean script?",
+        "f:5:1: script: this name was given before.",
+        "f:6:1: timout: there is no such field. Did you mean timeout?",
+    ]
 
 
 @given(st.binary(max_size=80) | st.text("{}[]:,-&*!|>'\"\n\t ab1?#", max_size=40).map(str.encode))

@@ -40,7 +40,7 @@ def test_the_places_are_below_one_folder(good: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "said"),
     [
-        ({"texts": ["nobody"]}, BadJobError, "is not USER@HOST:PORT"),
+        ({"texts": ["nobody"]}, BadJobError, "'nobody' must be USER@HOST:PORT"),
         ({"texts": ["a@192.0.2.1:22", "b@192.0.2.1:22"]}, BadJobError, "several users"),
         ({"texts": ["ci@192.0.2.1:22"] * 2}, InputError, "have the same host key"),
         ({"texts": ["ci@192.0.2.2:22"]}, InputError, "ssh-keyscan -p 22 -t ed25519 192.0.2.2"),

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pty
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,12 +71,12 @@ def test_a_person_is_told_how_far_the_folder_is_and_that_the_job_waits(
     terminal = Terminal()
     program = submit(job_file, stderr=terminal.theirs, environment=environment)
     job = terminal.read_until(rb"runner: job (\w+)")
-    terminal.read_until(b"(waits in the queue)")
+    terminal.read_until(b"the job (waits): The runner is draining")
     following = Terminal()
     logs = programs.start(
         programs.runner, "logs", "-f", job, stdout=programs.PIPE, stderr=following.theirs, environment=environment
     )  # fmt: skip
-    following.read_until(b"(waits in the queue)")
+    following.read_until(b"the job (waits): The runner is draining")
     programs.run(programs.runner, "cancel", job, environment=environment)
     log, _ = program.communicate(timeout=DEADLINE)
     assert logs.communicate(timeout=DEADLINE)[0] == log
@@ -103,3 +104,13 @@ def test_programs_are_told_nothing_of_that(environment: dict[str, str], job_file
     terminal.close()
     log = terminal.shown.decode().replace("\r\n", "\n").removeprefix(f"runner: job {job}\n") if as_json else out
     assert (log, err) == ("runner: The script was cancelled by the operator.\n", "")
+
+
+def test_whoever_stops_following_is_told_how_to_go_on(environment: dict[str, str], job_file: str) -> None:
+    program = submit(job_file, stderr=programs.PIPE, environment=environment)
+    assert program.stderr
+    job = program.stderr.readline().split()[-1]
+    program.send_signal(signal.SIGINT)
+    assert program.communicate(timeout=DEADLINE) == ("", f"runner: The job goes on: runner logs -f {job}\n")
+    assert program.returncode == 128 + signal.SIGINT
+    programs.run(programs.runner, "cancel", job, environment=environment)

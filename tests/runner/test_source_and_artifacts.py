@@ -17,17 +17,17 @@ KEYS = ["host ssh-ed25519 AAAA"]
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("source: {kind: tape}", "f:2:1: source: Input tag 'tape'"),
-        ("source:\n  kind: git\n  url: https://h/r\n  commit: abc", "f:5:3: source.commit: String should match"),
-        ("source:\n  kind: git\n  url: https://h/r", "f:2:1: source.commit: Field required"),
-        ("source:\n  kind: upload\n  id: x", "f:4:3: source.id: String should match"),
-        ("source:\n  kind: upload\n  ID: x", "f:2:1: source.id: Field required"),
+        ("source: {kind: tape}", "f:2:1: source: must have a `kind`"),
+        ("source:\n  kind: git\n  url: https://h/r\n  commit: abc", "f:5:3: source.commit: must match"),
+        ("source:\n  kind: git\n  url: https://h/r", "f:2:1: source.commit: must be given"),
+        ("source:\n  kind: upload\n  id: x", "f:4:3: source.id: must match"),
+        ("source:\n  kind: upload\n  ID: x", "f:2:1: source.id: must be given"),
         ("source:\n  kind: archive\n  url: ftp://h/a\n  sha256: x", "f:4:3: source.url: Give an address"),
         ("artifacts:\n- paths: [a]\n- paths: [b, ../x]", "f:4:14: artifacts.1.paths.1: Artifacts lie beneath"),
         ("artifacts:\n- paths: [/etc]", "f:3:11: artifacts.0.paths.0: Artifacts lie beneath"),
-        ("artifacts:\n- paths: []", "f:3:3: artifacts.0.paths: List should have at least 1"),
+        ("artifacts:\n- paths: []", "f:3:3: artifacts.0.paths: must have at least 1 item."),
         ("artifacts:\n- paths: [a]\n  when: never", "f:4:3: artifacts.0.when: Give one of on_success, on_failure"),
-        ("artifacts:\n- path: [a]", "artifacts.0.paths: Field required"),
+        ("artifacts:\n- path: [a]", "artifacts.0.paths: must be given"),
     ],
 )
 def test_a_job_file_says_where_it_is_wrong(text: str, message: str) -> None:

@@ -144,7 +144,7 @@ def test_an_unreadable_file_is_told(tmp_path: Path) -> None:
 
 def test_show_says_where_each_value_comes_from(file: Path) -> None:
     file.write_text('disk_reserve = "9GiB"\n[profiles.big]\nmemory = "8GiB"\n')
-    ran = CliRunner().invoke(app(), ["config", "show", "--config", str(file), "--json"], env={"SANDBOX_WARM": "3"})
+    ran = CliRunner().invoke(app(), ["config", "show", str(file), "--json"], env={"SANDBOX_WARM": "3"})
     shown = {one.pop("setting"): one for one in json.loads(ran.stdout)["settings"]}
     assert shown["disk_reserve"] == {"value": 9 * 1024**3, "source": "file", "place": f"{file}:1", "live": True}
     assert shown["profiles.big.memory"]["place"] == f"{file}:3"

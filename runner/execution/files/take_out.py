@@ -59,7 +59,7 @@ async def take_out(
 def _told(kept: Kept) -> list[str]:
     told = [f"An artifact is not kept: {sentence}." for sentence in kept.left_out]
     if not kept.members:
-        told.append("There are no artifacts: nothing in the working folder has such a name.")
+        told.append("There are no artifacts.")
     return told
 
 

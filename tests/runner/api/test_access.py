@@ -62,7 +62,13 @@ async def test_revoked_expired_and_made_up_tokens_are_worth_nothing(api: httpx.A
     with State(tmp_path).database.transaction("test") as connection:
         connection.execute("UPDATE token SET expires = 1 WHERE id = ?", (expired["id"],))
     made_up = {"Authorization": f"Bearer {expired['id']}.secret"}
-    for token, cause in ((revoked, "one of the API's tokens"), (expired, "has expired"), (made_up, "one of the API's")):
+    none = {"Authorization": ""}
+    for token, cause in (
+        (revoked, "unknown or was revoked"),
+        (expired, "has expired"),
+        (made_up, "unknown or was revoked"),
+        (none, "Send `Authorization: Bearer TOKEN`"),
+    ):
         answer = await api.get("/v1/jobs", headers=token)
         assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json")
         assert cause in answer.json()["detail"]

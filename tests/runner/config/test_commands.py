@@ -21,7 +21,7 @@ from tests import programs
 from tests.waiting import until
 from tests.web import answers
 
-TOKEN = "a token of the operator's own"
+TOKEN = "a-token-of-the-operator's-own"
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_show_says_where_each_value_comes_from_and_hides_secrets(file: Path) -> None:
-    options = ["config", "show", "--config", str(file), "--json"]
+    options = ["config", "show", str(file), "--json"]
     ran = CliRunner().invoke(app(), options, env={"RUNNER_JOBS_LABELS": "gpu big"})
     shown = {one.pop("setting"): one for one in json.loads(ran.stdout)["settings"]}
     assert shown["jobs.slots"] == {"value": 3, "source": "file", "place": f"{file}:2", "live": True}
@@ -74,6 +74,20 @@ def test_check_tells_every_mistake_and_never_a_secret(file: Path) -> None:
     ]
 
 
+def test_check_finds_the_files_that_the_service_reads_at_its_start(file: Path) -> None:
+    file.write_text('[tls]\ncertificate = "/none/tls.crt"\nkey = "/none/tls.key"\n')
+    for words in (["config", "check", str(file)], ["serve", "--config", str(file)]):
+        ran = programs.run(programs.runner, *words)
+        assert (ran.returncode, ran.stderr.splitlines()) == (
+            78,
+            [
+                "runner: The configuration is wrong:",
+                f"  {file}:2: tls.certificate: the file /none/tls.crt cannot be read: No such file or directory.",
+                f"  {file}:3: tls.key: the file /none/tls.key cannot be read: No such file or directory.",
+            ],
+        )
+
+
 def test_a_variable_that_has_no_effect_is_told() -> None:
     ran = CliRunner().invoke(app(), ["config", "check"], env={"RUNNER_JOBS_SLOT": "3"})
     assert (ran.exit_code, "Did you mean RUNNER_JOBS_SLOTS?" in ran.stdout) == (0, True)
@@ -88,6 +102,7 @@ def test_a_variable_that_has_no_effect_is_told() -> None:
         ("", {"RUNNER_API_TOKEN_FILE": "/none"}, "RUNNER_API_TOKEN_FILE: the file /none cannot be read"),
         ("", {"RUNNER_API_TOKEN_FILE": "/none", "RUNNER_API_TOKEN": "x"}, "RUNNER_API_TOKEN is set as well"),
         ("", {"RUNNER_API_TOKEN": "hunter2"}, "RUNNER_API_TOKEN: api.token: must have at least 16 characters."),
+        ("", {"RUNNER_API_TOKEN": "hunter2\nof two lines"}, "RUNNER_API_TOKEN: api.token: must be one word of ASCII"),
     ],
 )
 def test_a_secret_that_cannot_be_had_is_told_by_where_it_was_named(

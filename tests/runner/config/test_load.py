@@ -62,6 +62,7 @@ def test_options_win_over_the_environment_and_that_over_the_file(a: int, b: int,
 _BESIDE: dict[Key, Key] = {
     ("tls", "key"): ("tls", "certificate"),
     ("tls", "certificate"): ("tls", "key"),
+    ("sandboxes", "addresses"): ("sandboxes", "identity"),
 }
 """What cannot be given alone, and what it needs."""
 _SAMPLES: dict[Key, str] = {
@@ -69,6 +70,8 @@ _SAMPLES: dict[Key, str] = {
     ("gitlab", "map_images"): "a=b c=d",
     ("gitlab", "pull_policies"): "never always",
     ("log", "format"): "json",
+    ("sandboxes", "addresses"): "ci@192.0.2.1:22 ci@192.0.2.2:22",
+    ("disk", "low"): "1GiB",
     ("webhooks", "give_up"): "70",
 }
 """Values that are not the default, where 7 will not do."""
@@ -168,6 +171,17 @@ def test_all_mistakes_are_told_at_once_each_by_where_it_is(file: Path) -> None:
             '[tls]\nkey = "/k"',
             "runner.toml:1: tls: certificate and key belong together: give both, or none for HTTP.",
         ),
+        (
+            'sandboxes.identity = "/k"\nsandboxes.addresses = ["foo"]',
+            (
+                "runner.toml:2: sandboxes.addresses.0: must be USER@HOST:PORT, "
+                "such as sandbox@192.0.2.7:22 or sandbox@[2001:db8::7]:2222, not 'foo'."
+            ),
+        ),
+        (
+            '[disk]\nlow = "1MiB"',
+            "runner.toml:1: disk: low must not be less than full: a disk that fills up is low first, and full then.",
+        ),
         ('gitlab.map_images = ["a"]', "runner.toml:1: gitlab.map_images.0: must match pattern '^[^=]+=.+$', not 'a'."),
     ],
 )
@@ -179,8 +193,16 @@ def test_a_variable_for_what_the_file_has_something_else_is_no_defect(file: Path
     assert len(complaints(file, "jobs = 3", {"RUNNER_JOBS_SLOTS": "4"})) == 1
 
 
+def test_what_belongs_together_is_told_by_where_a_part_of_it_was_said(file: Path) -> None:
+    assert complaints(file, "", {"RUNNER_ADDRESSES": "ci@192.0.2.1:22"}) == [
+        "RUNNER_ADDRESSES: sandboxes: addresses need an identity (--identity): the private key that they let in."
+    ]
+
+
 def test_gitlab_and_addresses_exclude_each_other(file: Path) -> None:
-    [said] = complaints(file, '[gitlab]\nsocket = "/s"', {"RUNNER_ADDRESSES": "ci@192.0.2.1:22"})
+    [said] = complaints(
+        file, '[gitlab]\nsocket = "/s"', {"RUNNER_ADDRESSES": "ci@192.0.2.1:22", "RUNNER_IDENTITY": "/k"}
+    )
     assert "GitLab's jobs need a keeper's sandboxes" in said
 
 
@@ -207,7 +229,7 @@ def test_others_variables_are_left_alone() -> None:
 
 
 def test_a_secret_that_everybody_can_read_is_remarked(file: Path) -> None:
-    file.write_text('[api]\ntoken = "long enough for everybody"\n')
+    file.write_text('[api]\ntoken = "long-enough-for-everybody"\n')
     file.chmod(0o644)
     [said] = load(file, {}).remarks
     assert said == f"{file}: everybody can read api.token there. Close the file (chmod o-r), or give api.token_file."

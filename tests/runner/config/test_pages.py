@@ -22,7 +22,7 @@ from sandbox.images.build import PASSED_ON
 from tests.configuration import EXAMPLE, PAGE, ROOT, example, page
 
 _NOT_OURS = {
-    *("PATH", "HOME", "TERM", "XDG_STATE_HOME", "SUDO_UID", "DOCKER_CONFIG", "PYDANTIC_DISABLE_PLUGINS"),
+    *("PATH", "HOME", "TERM", "LOGNAME", "XDG_STATE_HOME", "SUDO_UID", "DOCKER_CONFIG", "PYDANTIC_DISABLE_PLUGINS"),
     *("JOB_RESPONSE_FILE", "BUILD_EXIT_CODE_FILE", "BUILD_FAILURE_EXIT_CODE", "SYSTEM_FAILURE_EXIT_CODE"),
 }
 """Of the system and its programs, and of gitlab-runner's hooks."""

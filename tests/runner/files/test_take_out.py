@@ -137,9 +137,20 @@ async def test_nothing_is_followed_out_of_the_working_folder(desk: Desk, tmp_pat
         "An artifact is not kept: file: it is a link that leads elsewhere.",
         "An artifact is not kept: pipe: it is no file.",
         "An artifact is not kept: socket: it is no file.",
-        "There are no artifacts: nothing in the working folder has such a name.",
+        "An artifact is not kept: out/secret: nothing in the working folder has such a name.",
+        "There are no artifacts.",
     ]
     assert desk.kept == {}
+
+
+async def test_a_pattern_that_nothing_has_is_told(desk: Desk) -> None:
+    desk.make(**{"dist/a": "1"})
+    (desk.workspace / "empty").mkdir()
+    assert await desk.keep("dist", "reports/**/*.xml", "empty", "nope", "nope") == [
+        "An artifact is not kept: reports/**/*.xml: nothing in the working folder has such a name.",
+        "An artifact is not kept: nope: nothing in the working folder has such a name.",
+    ]
+    assert await desk.keep("empty") == ["There are no artifacts."]
 
 
 async def test_what_is_too_much_is_left_out_and_told(desk: Desk) -> None:

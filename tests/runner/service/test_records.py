@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,19 @@ async def test_a_finished_job_is_remembered_over_a_restart(tmp_path: Path) -> No
     assert (record.state, record.outcome) == (JobState.FINISHED, Succeeded())
     assert b"".join(record.read(0)) == OUTPUT + CLOSING
     assert record.finished.is_set()
+
+
+async def test_when_and_where_it_ran_is_known(tmp_path: Path) -> None:
+    state, before = State(tmp_path), time.time()
+    ran = state.records.summary((await finished(state)).id)
+    waits = state.records.summary((await state.records.add(JOB)).id)
+    assert waits
+    assert (waits.started, waits.ended, waits.sandbox, waits.profile) == (None, None, None, None)
+    assert ran
+    assert ran.started
+    assert ran.ended
+    assert before <= ran.submitted <= ran.started <= ran.ended <= time.time()
+    assert (ran.sandbox, ran.profile) == ("sandbox-1", "default")
 
 
 async def test_a_waiting_job_waits_again_with_all_that_belongs_to_it(tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ class Collector:
         """Send all that is wanted, then what was left out."""
         try:
             self.walk(os.open(self.folder, FLAGS | os.O_DIRECTORY), "", self.patterns.start)
+            for pattern in dict.fromkeys(self.patterns.unmet.values()):
+                self.leave_out(pattern, "nothing in the working folder has such a name")
         except OSError as error:
             self.leave_out(self.folder, f"it cannot be read ({error.strerror})")
         send_json(b"d", {"left_out": self.left_out, "told": self.told})

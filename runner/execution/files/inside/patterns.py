@@ -1,4 +1,4 @@
-"""Patterns of paths: which files below a folder are meant. Pure.
+"""Patterns of paths: which files below a folder are meant.
 
 `*`, `?` and `[…]` stand for parts of a name, `**` for any number of folders; what names a folder means all that is in
 it. Walking down, a set of places in the pattern says what may still follow, so folders that cannot matter are never
@@ -49,6 +49,8 @@ class Patterns:
     def __init__(self, texts: list[str]) -> None:
         self._patterns = [Pattern(text) for text in texts]
         self.start = tuple(pattern.start for pattern in self._patterns)
+        self.unmet = dict(enumerate(texts))
+        """Those that have meant nothing so far."""
 
     def step(self, places: tuple[frozenset[int], ...], name: str) -> tuple[frozenset[int], ...]:
         """Return the places after one more name."""
@@ -56,7 +58,10 @@ class Patterns:
 
     def meant(self, places: tuple[frozenset[int], ...]) -> bool:
         """Whether any pattern means what was named so far."""
-        return any(pattern.meant(place) for pattern, place in zip(self._patterns, places, strict=True))
+        met = [number for number, place in enumerate(places) if self._patterns[number].meant(place)]
+        for number in met:
+            self.unmet.pop(number, None)
+        return bool(met)
 
     def admit(self, path: str) -> bool:
         """Whether any pattern means a path."""
