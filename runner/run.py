@@ -54,6 +54,19 @@ async def run_script(leases: LeaseSource, job: Job, settings: Settings, *, as_js
     return outcome
 
 
+async def run_last(leases: LeaseSource, job: Job, settings: Settings, *, as_json: bool) -> Outcome:
+    """As `run_script`, in a process that has nothing else to do.
+
+    A signal would end nothing any more, and be told as a traceback: a loop that is being closed cannot take it.
+    """
+    try:
+        return await run_script(leases, job, settings, as_json=as_json)
+    finally:
+        for number in _SIGNALS:
+            asyncio.get_running_loop().remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _new_log(folder: ExitStack) -> Log:
     try:
         return Log(folder.enter_context(spool()) / "log")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -73,7 +72,7 @@ def run(
     Also: 124 timed out, 130 cancelled, 75 the sandbox was lost, 69 nothing could be started, 64 and 66 bad input,
     128+N ended by signal N. A script can exit with these numbers too; --json tells them apart.
     """
-    from runner.run import run_script  # noqa: PLC0415 - what only talks to the service does not pay for SSH
+    from runner.run import run_last  # noqa: PLC0415 - what only talks to the service does not pay for SSH
 
     job = Job(
         script=_read_script(script),
@@ -86,8 +85,7 @@ def run(
     loaded = load(None, options=given_settings(given, _SETTINGS), only=_SECTION)
     source = source_of(loaded.config.sandboxes)
     adapted = source.adapt(Settings(lend_wait=wait, source_deadline=0))
-    outcome = asyncio.run(run_script(source.leases, job, adapted, as_json=as_json))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to end, and it would be told as a traceback
+    outcome = asyncio.run(run_last(source.leases, job, adapted, as_json=as_json))
     raise typer.Exit(outcomes.exit_code(outcome))
 
 
