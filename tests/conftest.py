@@ -6,6 +6,7 @@ They take DOCKER_HOST, SANDBOX_RUNTIME and SANDBOX_IMAGE from the environment, a
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,9 @@ from tests.foreign import Foreign, Foreigners, foreigners
 TURNS: Final = {"soak": 0, "runner": 2, "sandbox": 2}
 """What takes a minute and more by itself comes first: at the end it would keep one worker alone. The many small files
 come last, and keep all of them at work until the end."""
+
+# A shell that runs the tests in the background has them, and with them all that they start, deaf to Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test fails for being slow: beside two other workers, even the first example's table of characters takes seconds.
 settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
