@@ -14,6 +14,7 @@ import pytest
 from runner.execution.attempt import run_attempt
 from runner.execution.cancellation import Cancellation
 from runner.execution.log import Log
+from runner.execution.marker import Marker
 from runner.execution.options import DEFAULTS, Settings
 from runner.job import Job
 from runner.keeper_leases import KeeperLeases
@@ -51,12 +52,18 @@ class Lab:
     keeper: Keeper
     logs: Path
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
+    _used: list[str] = field(default_factory=list)
+    """The sandboxes of the jobs, in their order. No job tells its own: some are gone before it is heard."""
 
     def run(self, script: str, trust_key: str = KEY, settings: Settings = DEFAULTS) -> Ran:
         """What `runner run` does, without the start of a process, which takes longer than most of these jobs."""
         log = Log(self.logs / str(next(self._numbers)))
         leases, job = KeeperLeases(self.keeper.socket), Job(script.encode(), trust_key=trust_key)
-        outcome = asyncio.run(run_attempt(leases, job, log, Cancellation(), settings=settings))
+
+        async def mark(marker: Marker) -> None:
+            self._used.append(marker.sandbox)
+
+        outcome = asyncio.run(run_attempt(leases, job, log, Cancellation(), settings=settings, on_start=mark))
         log.close(sentence(outcome))
         return Ran(outcome, log.path.read_bytes()[: log.output].decode(errors="replace"))
 
@@ -71,9 +78,9 @@ class Lab:
             assert self.run(f"({case.planted}) || true") == (Succeeded(), "")
 
     def _damage(self, case: Case) -> str:
-        job = self.run(f"hostname\n(\n{case.script}\n) >&2 && exit {RESULT}")
+        job = self.run(f"(\n{case.script}\n) >&2 && exit {RESULT}")
         assert exit_code(job.outcome) == case.result, job
-        return job.output.splitlines()[0]
+        return self._used[-1]
 
     def _check_kept(self, name: str) -> None:
         found: list[SandboxReport] = []
