@@ -6,7 +6,6 @@ minute for ever. To import the command line alone would cost them several times 
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
@@ -20,34 +19,22 @@ def main() -> None:
             from runner.gitlab import client  # noqa: PLC0415 - nobody else needs it
 
             sys.exit(client.main(sys.argv[2:]))
-    try:
+    from sandbox import exits  # noqa: PLC0415 - not for a hook
+
+    with exits.told("runner"):
         _tell_errors()
-    except KeyboardInterrupt:  # also while a command is still loaded
-        sys.exit(130)
 
 
 def _tell_errors() -> None:
-    from runner.errors import BadJobError, ConfigError, InputError, RunnerError  # noqa: PLC0415 - not for a hook
+    from runner.errors import BadJobError, ConfigError, InputError, RunnerError  # noqa: PLC0415 - as above
 
     # As in sysexits.h: 64 usage, 66 no input, 78 configuration; for the rest 69, something needed is not there.
     codes = ((BadJobError, 64), (InputError, 66), (ConfigError, 78))
     try:
-        try:
-            _run()
-        finally:
-            if sys.stdout:
-                sys.stdout.flush()  # here, where a full disk can still be told
+        _run()
     except RunnerError as error:
         print(f"runner: {error}", file=sys.stderr)
         sys.exit(next((code for kind, code in codes if isinstance(error, kind)), 69))
-    except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
-        if error.errno == errno.EPIPE:  # whoever reads has had enough
-            sys.exit(1)
-        print(f"runner: {error.filename or 'The output'} cannot be written: {error.strerror}.", file=sys.stderr)
-        sys.exit(74)  # input or output
 
 
 def _asks_compose() -> bool:

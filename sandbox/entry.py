@@ -3,12 +3,11 @@
 A health check, which asks four times a minute for ever, skips all that a person's command needs.
 """
 
-import errno
 import os
 import sys
 from typing import Final
 
-from sandbox import places
+from sandbox import exits, places
 from sandbox.errors import (
     ConfigError,
     ConnectionLost,
@@ -36,30 +35,12 @@ such name, or one that is taken; 1 for the rest."""
 
 def main() -> None:
     """Entry point."""
-    try:
-        _tell_errors()
-    except KeyboardInterrupt:  # also while a command is still loaded
-        sys.exit(130)
-
-
-def _tell_errors() -> None:
-    try:
+    with exits.told("sandbox"):
         try:
             _run()
-        finally:
-            if sys.stdout:
-                sys.stdout.flush()  # here, where a full disk can still be told
-    except SandboxError as error:
-        print(f"sandbox: {error}", file=sys.stderr)
-        sys.exit(next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1))
-    except OSError as error:
-        if error.errno not in {errno.EPIPE, errno.ENOSPC, errno.EDQUOT}:
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
-        if error.errno == errno.EPIPE:  # whoever reads has had enough
-            sys.exit(1)
-        print(f"sandbox: {error.filename or 'The output'} cannot be written: {error.strerror}.", file=sys.stderr)
-        sys.exit(74)
+        except SandboxError as error:
+            print(f"sandbox: {error}", file=sys.stderr)
+            sys.exit(next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1))
 
 
 def _run() -> None:
