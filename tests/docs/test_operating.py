@@ -30,6 +30,7 @@ _REGISTRY: Final = "test_registry types it, with Debian's registry"
 _BUILDX: Final = "it needs buildx and an emulator; tests/images/test_build.py looks at the commands that it comes to"
 _GITLAB: Final = "tests/images/test_gitlab_image.py types it, with a stand-in for gitlab-runner's own image"
 _SYSTEMD: Final = "test_systemd types it, in a machine of its own"
+_INSTALL: Final = "test_install types it, in a machine of its own, with a package that stands in for sysbox's"
 _HOST: Final = "it changes the host that the tests run on"
 ELSEWHERE: Final = {
     ("README", "make demo"): "test_demo types it",
@@ -45,9 +46,9 @@ ELSEWHERE: Final = {
     ("gitlab", "export GITLAB_URL"): _GITLAB,
     ("gitlab", "docker compose exec -T gitlab sed"): _GITLAB,
     ("gitlab", "install -d /etc/systemd"): _SYSTEMD,
-    ("install", "install -d /etc/docker"): _HOST,
-    ("install", "apt-get update"): _HOST,
-    ("install", "curl -fLO"): _HOST,
+    ("install", "install -d /etc/docker"): _INSTALL,
+    ("install", "apt-get update"): _INSTALL,
+    ("install", "curl -fLO"): _INSTALL,
     ("install", "docker compose up -d"): "test_tutorial types it",
     ("install", "docker compose exec -T runner runner run"): "test_tutorial types it",
     ("mirrors", "docker run -d --name mirror"): _REGISTRY,
