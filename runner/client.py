@@ -17,7 +17,7 @@ import httpx
 
 from runner import authorities
 from runner.errors import BadJobError, ClientError
-from runner.places import DEFAULT_URL, URL_VARIABLE
+from runner.places import DEFAULT_URL, URL_VARIABLE, compose_is_here
 
 DEFAULT_TOKEN: Final = Path("/var/lib/runner/token")
 """Where a service that was started by hand keeps its token."""
@@ -318,7 +318,7 @@ def find(environment: Mapping[str, str], ask_compose: Callable[..., str]) -> Fou
         token, origin = _read_token(Path(path)), path
     if not token and _readable(DEFAULT_TOKEN):
         token, origin = _read_token(DEFAULT_TOKEN), str(DEFAULT_TOKEN)
-    if not token and os.path.exists("compose.yaml"):  # noqa: PTH110 - not there also where nobody may look
+    if not token and compose_is_here():
         token, origin = ask_compose("exec", "-T", "runner", "cat", str(DEFAULT_TOKEN)), "the runner of docker compose"
         url = url or f"http://{ask_compose('port', 'runner', '8080')}"
     if not token:

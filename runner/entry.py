@@ -38,8 +38,10 @@ def _tell_errors() -> None:
 
 
 def _asks_compose() -> bool:
-    """Whether the service may be that of a compose.yaml in this folder, which takes the whole command to find out."""
-    return not os.environ.get("RUNNER_URL") and os.path.exists("compose.yaml")  # noqa: PTH110 - as in `runner.client`
+    """Whether the service is to be found by asking compose, for which it takes the whole command."""
+    from runner import places  # noqa: PLC0415 - not for a hook
+
+    return not os.environ.get(places.URL_VARIABLE) and places.compose_is_here()
 
 
 def _run() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,4 +33,4 @@ def ping(
 def _found() -> str:
     from runner.client import ask_compose, find  # noqa: PLC0415 - a health check does not pay for it
 
-    return find(os.environ, ask_compose).url if Path("compose.yaml").exists() else places.DEFAULT_URL
+    return find(os.environ, ask_compose).url if places.compose_is_here() else places.DEFAULT_URL
