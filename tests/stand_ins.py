@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from sandbox import daemons
@@ -51,9 +52,17 @@ class StandIn:
         return next(iter(daemons.running([self.program])), None)
 
 
-def both(folder: Path) -> tuple[StandIn, StandIn]:
-    """Those of a service like sysbox's, which do not run yet."""
-    return StandIn(folder, unique("fs")), StandIn(folder, unique("mgr"))
+@contextmanager
+def both(folder: Path, *, started: bool = True) -> Iterator[tuple[StandIn, StandIn]]:
+    """Those of a service like sysbox's, until the end of the block."""
+    made = StandIn(folder, unique("fs")), StandIn(folder, unique("mgr"))
+    try:
+        for one in made if started else ():
+            one.start()
+        yield made
+    finally:
+        for one in made:
+            one.end()
 
 
 def unique(kind: str) -> str:

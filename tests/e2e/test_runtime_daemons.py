@@ -24,12 +24,8 @@ WAIT = "until [ -e /tmp/go ]; do sleep 0.05; done\n"
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[StandIn, StandIn]]:
-    made = both(tmp_path / "daemons")
-    for one in made:
-        one.start()
-    yield made
-    for one in made:
-        one.end()
+    with both(tmp_path / "daemons") as made:
+        yield made
 
 
 @pytest.fixture

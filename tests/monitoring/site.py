@@ -268,16 +268,17 @@ def _tried(connection: sqlite3.Connection, statement: str) -> bool:
 @contextmanager
 def site(folder: Path, runtime: str, image: str, engine: str) -> Iterator[Site]:
     """One that runs."""
-    with EngineProxy(folder / "docker.sock", engine) as proxy, small_disk(folder / "state") as state:
+    with (
+        EngineProxy(folder / "docker.sock", engine) as proxy,
+        small_disk(folder / "state") as state,
+        both(folder / "daemons") as daemons,
+    ):
         (folder / "keeper").mkdir()
-        daemons = both(folder / "daemons")
         before = keeper_on_stand_ins.words(runtime, daemons)
         keeper = WatchedKeeper(
             folder / "keeper", runtime, image, engine=proxy.url, main=keeper_on_stand_ins.main, before=before
         )
         there = Site(folder, keeper, proxy, daemons[0], state)
-        for daemon in daemons:
-            daemon.start()
         try:
             keeper.come_up()
             with there.running():
@@ -285,5 +286,3 @@ def site(folder: Path, runtime: str, image: str, engine: str) -> Iterator[Site]:
         finally:
             proxy.clear()
             keeper.stop()
-            for daemon in daemons:
-                daemon.end()

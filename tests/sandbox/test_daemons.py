@@ -148,10 +148,8 @@ def commands() -> Iterator[str]:
 @pytest.fixture
 def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[StandIn, StandIn]]:
     monkeypatch.setattr(daemons, "SEARCH_INTERVAL", 0.0)
-    made = both(tmp_path)
-    yield made
-    for one in made:
-        one.end()
+    with both(tmp_path, started=False) as made:
+        yield made
 
 
 def looked(known: Daemons) -> str | None:

@@ -21,15 +21,11 @@ __all__ = ["lives"]
 @pytest.fixture
 def pair(tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[StandIn, StandIn]]:
     """Those that `sysbox-runc` rests on here. They run, and are seen."""
-    made = both(tmp_path / "daemons")
     monkeypatch.setattr(daemons, "SEARCH_INTERVAL", 0.02)
-    monkeypatch.setattr(daemons, "SERVICES", {"sysbox-runc": service(made)})
     host.seen = True
-    for one in made:
-        one.start()
-    yield made
-    for one in made:
-        one.end()
+    with both(tmp_path / "daemons") as made:
+        monkeypatch.setattr(daemons, "SERVICES", {"sysbox-runc": service(made)})
+        yield made
 
 
 @pytest.fixture
