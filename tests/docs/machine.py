@@ -35,11 +35,13 @@ set -e
 root=$1 checkout=$2 given=$3 hierarchies=$4
 mount --make-rprivate /
 mount -t tmpfs written "$root"
-mkdir "$root/upper" "$root/work" "$root/merged"
-mount -t overlay -o "lowerdir=/,upperdir=$root/upper,workdir=$root/work" machine "$root/merged"
+mkdir "$root/merged"
+kept_apart() { mkdir "$root/$1" "$root/$1/upper" "$root/$1/work"
+  mount -t overlay -o "lowerdir=$2,upperdir=$root/$1/upper,workdir=$root/$1/work" "$1" "$3"; }
+kept_apart machine / "$root/merged"
 cd "$root/merged"
 mkdir -p srv/checkout srv/given var/lib/docker old
-mount --bind "$checkout" srv/checkout
+kept_apart checkout "$checkout" srv/checkout
 mount --bind "$given" srv/given
 mkdir -p "$given/docker"
 mount --bind "$given/docker" var/lib/docker
