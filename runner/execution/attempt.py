@@ -278,13 +278,13 @@ async def _fly(course: _Course, pursuit: Pursuit, held: Held, seeing: Coroutine[
             broken = outcome.why if isinstance(outcome, SandboxLost | SetupFailed) else None
         await stop(script)
         await _keep(course, pursuit, outcome)
+        await pursuit.close()  # telling may take minutes, and a script that goes on would be heard of meanwhile
         await report.tell(outcome)
     except DetachedError:
         await stop(script)
         await pursuit.close()
         await held.leave()
         raise
-    await pursuit.close()
     if broken:
         report.notes(Note(Action.CONDEMNED, f"Sandbox {pursuit.marker.sandbox} is not used again: {broken}"))
     await held.hand_in(broken, used=True)

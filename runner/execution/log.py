@@ -67,6 +67,7 @@ class Log:
         self.failure = ""
         """Why writing failed; empty when it did not."""
         self.closed = False
+        self._output_is_over = False
         self._remarks: list[str] = []
         self._news = threading.Condition()
         self._waiting: set[asyncio.Event] = set()
@@ -82,14 +83,20 @@ class Log:
         return cls(path, limit, redactor, start=start, flags=os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK)
 
     def append(self, *pieces: bytes | memoryview) -> None:
-        """Append output of the script, all pieces with one call to the system where that is possible."""
+        """Append output of the script, all pieces with one call to the system where that is possible.
+
+        Takes nothing after `end_output` or `shut`: a script that goes on may be heard of until its session is closed.
+        """
+        if self._output_is_over:
+            return
         self.received += sum(map(len, pieces))
         if self._redactor:
             pieces = (self._unseen(self._redactor.feed(b"".join(pieces))),)
         self._append(pieces)
 
     def end_output(self) -> None:
-        """No more output comes: have in the file what was held back as the possible beginning of a secret."""
+        """Take no more output: have in the file what was held back as the possible beginning of a secret."""
+        self._output_is_over = True
         if self._redactor:
             rest, self._redactor = self._redactor.finish(), None
             self._append((self._unseen(rest),))
@@ -126,7 +133,7 @@ class Log:
         """End the log with no line of the runner's: all of it is output, also for `reopen`. Idempotent."""
         if self.closed:
             return
-        self.closed = True
+        self.closed = self._output_is_over = True
         os.close(self._file)
         self._tell()
 

@@ -12,7 +12,7 @@ import pytest
 
 from runner.errors import ConnectError, LeaseUnreachableError
 from runner.execution import heartbeat
-from runner.execution.attempt import run
+from runner.execution.attempt import run, run_attempt
 from runner.execution.lease import Access
 from runner.execution.prepare import prepare
 from runner.job import Job
@@ -198,6 +198,25 @@ async def test_a_lease_that_is_taken_away(bench: Bench) -> None:
     bench.leases.trouble["renew"] = lose
     outcome = await task
     assert outcome == SandboxLost("The lease was taken away while the script was running. The lease is gone.")
+
+
+async def test_nothing_is_heard_any_more_of_a_script_whose_outcome_is_told(bench: Bench) -> None:
+    """The trap: a full disk holds its end up for minutes, and what the script writes then came into the log."""
+    seen: list[Outcome] = []
+
+    async def told(outcome: Outcome) -> None:
+        await eventually(lambda: all(server.poll() is not None for server in bench.sandbox.servers))
+        seen.append(outcome)
+
+    bench.leases.term = 0.3
+    log, job = bench.new_log(), Job(b"while :; do echo more; sleep 0.01; done")
+    task = asyncio.create_task(
+        run_attempt(bench.leases, job, log, bench.cancellation, settings=bench.settings, on_end=told)
+    )
+    await bench.until_output(b"more")
+    bench.leases.trouble["renew"] = lose
+    outcome = await task
+    assert (type(outcome), seen) == (SandboxLost, [outcome])
 
 
 async def test_a_lease_that_cannot_be_renewed_for_a_while(bench: Bench) -> None:

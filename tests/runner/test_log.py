@@ -12,6 +12,7 @@ import pytest
 
 from runner.errors import LogError
 from runner.execution.log import LiveCopy, Log
+from runner.execution.redact import Redactor
 
 pytestmark = pytest.mark.anyio
 
@@ -26,6 +27,29 @@ def test_bytes_and_reason(tmp_path: Path) -> None:
     assert log.path.read_bytes() == b"one\n\xff\x00two\nrunner: Something to know.\nrunner: The script succeeded.\n"
     assert log.output == len(b"one\n\xff\x00two")
     assert log.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_no_output_comes_after_its_end(tmp_path: Path) -> None:
+    """The trap: a session that brought more showed secrets, since the redactor was gone by then."""
+    log = Log(tmp_path / "log", redactor=Redactor(["hunter2-hunter2"]))
+    log.append(b"hunter2-hunter2 is it")
+    log.end_output()
+    log.append(b"hunter2-hunter2")
+    log.close("The script was lost.")
+    log.append(b"hunter2-hunter2")
+    assert log.path.read_bytes() == b"[masked] is it\nrunner: The script was lost.\n"
+    assert log.dropped == 0
+
+
+def test_no_output_comes_into_a_file_that_was_shut(tmp_path: Path) -> None:
+    """Its descriptor may be another file's by then. A later life asks for what was not taken."""
+    log = Log(tmp_path / "log")
+    log.append(b"kept")
+    log.shut()
+    with (tmp_path / "another").open("wb") as another:
+        assert another.fileno() == log._file
+        log.append(b"late")
+    assert (log.received, log.failure, (tmp_path / "another").read_bytes()) == (4, "", b"")
 
 
 def test_an_empty_log_has_a_reason(tmp_path: Path) -> None:
