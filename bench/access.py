@@ -109,6 +109,3 @@ class TargetLease:
     async def condemn(self, reason: str) -> None:
         """A broken sandbox makes the measurement worthless."""
         raise SystemExit(f"The sandbox broke: {reason}")
-
-    def hand_in_later(self, broken: str | None, *, used: bool) -> None:
-        """Nothing to do."""

@@ -18,7 +18,6 @@ from runner.addresses.record import TERM, Lent, Record
 from runner.addresses.register import Entry, Register
 from runner.errors import InputError, LeaseError, LeaseLostError, LeaseUnreachableError, SandboxError
 from runner.execution.cancellation import see_through
-from runner.execution.late import Late
 from runner.execution.lease import Access, SandboxFacts
 from runner.job import DEFAULT_PROFILE
 from runner.logs import Action, Events
@@ -132,7 +131,6 @@ class _Place:
     client_key: str = field(repr=False)
     attempts: str
     entry: Entry
-    late: Late = field(default_factory=Late)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _resting: tuple[float, str] = (0.0, "")
 
@@ -342,10 +340,6 @@ class AddressLease:
             return self._condemned(record, reason)
 
         await self._end(condemned)
-
-    def hand_in_later(self, broken: str | None, *, used: bool) -> None:
-        """See `Lease.hand_in_later`."""
-        self._place.late.hand_in(self, broken, used=used)
 
     def _condemned(self, record: Record, reason: str) -> Record:
         self._place.tell_condemned(reason)

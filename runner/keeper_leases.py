@@ -12,7 +12,6 @@ from typing import TypeAlias, TypeVar
 
 from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
 from runner.execution.cancellation import see_through
-from runner.execution.late import Late
 from runner.execution.lease import Access, SandboxFacts
 from runner.placement import Profiles
 from sandbox import places
@@ -65,7 +64,6 @@ class KeeperLeases:
         # They wait for minutes. On the threads that all else shares, six of them would hold up every renewal.
         self._lending = ThreadPoolExecutor(_LENDING, thread_name_prefix="lend")
         self._asking = ThreadPoolExecutor(_ASKING, thread_name_prefix="ask")
-        self._late = Late()
 
     async def lend(
         self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float
@@ -114,7 +112,7 @@ class KeeperLeases:
     def _lease(self, attempt: str, granted: tuple[protocol.LeaseGrant, socket]) -> "KeeperLease":
         grant, connection = granted
         access = Access(connection, grant.user, grant.host_key, grant.client_key)
-        return KeeperLease(self._client, attempt, grant, access, self._late)
+        return KeeperLease(self._client, attempt, grant, access)
 
     async def _return_unwanted(self, asked: "_Granted") -> None:
         """Nobody waits for this lease any more. If even this fails, the keeper takes it back after its term."""
@@ -129,9 +127,7 @@ class KeeperLease:
 
     caveat = ""
 
-    def __init__(
-        self, client: KeeperClient, attempt: str, grant: protocol.LeaseGrant, access: Access, late: Late
-    ) -> None:
+    def __init__(self, client: KeeperClient, attempt: str, grant: protocol.LeaseGrant, access: Access) -> None:
         self.attempt = attempt
         self.sandbox = grant.sandbox
         self.generation = grant.generation
@@ -140,7 +136,6 @@ class KeeperLease:
         self.access = access
         self._client = client
         self._token = grant.token
-        self._late = late
         self._over = False
 
     async def renew(self) -> None:
@@ -162,10 +157,6 @@ class KeeperLease:
     async def condemn(self, reason: str) -> None:
         """See `Lease.condemn`."""
         await self._end(lambda: self._client.condemn(self._token, reason))
-
-    def hand_in_later(self, broken: str | None, *, used: bool) -> None:
-        """See `Lease.hand_in_later`."""
-        self._late.hand_in(self, broken, used=used)
 
     async def _end(self, act: Callable[[], None]) -> None:
         if not self._over:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
 from runner.execution.heartbeat import Heartbeat
+from runner.execution.late import hand_in_later
 from runner.execution.lease import Lease
 from runner.execution.options import Settings
 from runner.logs import Action, Events, Subject
@@ -41,7 +42,7 @@ class Held:
         if broken or not await self._attempted("give back", lambda: self.lease.give_back(used=used)):
             reason = broken or "The sandbox could not be given back."
             if not await self._attempted("condemn", lambda: self.lease.condemn(reason)):
-                self.lease.hand_in_later(broken, used=used)
+                hand_in_later(self.lease, broken, used=used)
         await self.heartbeat.stop()
 
     async def leave(self) -> None:

@@ -11,27 +11,26 @@ from runner.execution.lease import Lease
 from runner.logs import Action, Events
 
 _events = Events(__name__)
+_tasks: Final[set[asyncio.Task[None]]] = set()
+"""The loop itself would forget them."""
 
 INTERVAL: Final = 5.0
 """Seconds between two tries to hand in a lease while its source does not answer."""
 
 
-class Late:
-    """What a source of leases still has to take back. It ends with the event loop, however much is left then."""
+def hand_in_later(lease: Lease, broken: str | None, *, used: bool) -> None:
+    """Give it back, or condemn it with the reason, as soon as there is an answer, while this process lives.
 
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+    For who has tried for as long as an attempt may wait. Needs a running event loop, and ends with it.
+    """
 
-    def hand_in(self, lease: Lease, broken: str | None, *, used: bool) -> None:
-        """Try again in the background until there is an answer. Needs a running event loop."""
+    async def end() -> None:
+        await (lease.condemn(broken) if broken else lease.give_back(used=used))
+        _events.info(Action.LEASE_RETURNED, "returned late", sandbox=lease.sandbox, attempt=lease.attempt)
 
-        async def end() -> None:
-            await (lease.condemn(broken) if broken else lease.give_back(used=used))
-            _events.info(Action.LEASE_RETURNED, "returned late", sandbox=lease.sandbox, attempt=lease.attempt)
-
-        task = asyncio.create_task(until_over(lease.attempt, end))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    task = asyncio.create_task(until_over(lease.attempt, end))
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
 
 
 async def until_over(attempt: str, end: Callable[[], Awaitable[None]]) -> None:

@@ -153,10 +153,3 @@ class Lease(Protocol):
         Idempotent, and may follow a failed `give_back`. Errors: as for `give_back`.
         """
         ...
-
-    def hand_in_later(self, broken: str | None, *, used: bool) -> None:
-        """Give it back, or condemn it with the reason, as soon as that can be done, while this process lives.
-
-        For who has tried for as long as an attempt may wait.
-        """
-        ...

@@ -193,9 +193,6 @@ class FakeLease:
     async def condemn(self, reason: str) -> None:
         await self._call("condemn", reason)
 
-    def hand_in_later(self, broken: str | None, *, used: bool) -> None:
-        self.calls.append(f"later:{broken}:{'used' if used else 'unused'}")
-
 
 @dataclass
 class FakeLeases:

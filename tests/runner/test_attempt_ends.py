@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from runner.errors import ConnectError, LeaseUnreachableError
-from runner.execution import heartbeat
+from runner.execution import heartbeat, late
 from runner.execution.attempt import run, run_attempt
 from runner.execution.lease import Access
 from runner.execution.prepare import prepare
@@ -289,13 +289,19 @@ async def test_a_sandbox_that_cannot_be_given_back_is_condemned(bench: Bench) ->
     assert bench.leases.calls == ["give_back:used", "condemn:The sandbox could not be given back."]
 
 
-async def test_a_sandbox_that_nobody_takes_back_is_handed_in_later_as_it_was_meant(bench: Bench) -> None:
+async def test_a_sandbox_that_nobody_takes_back_is_handed_in_later_as_it_was_meant(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The trap: a keeper that was away for two minutes kept the sandbox for a day, for a job that was over."""
-    bench.leases.trouble.update(give_back=hang, condemn=hang)
+    monkeypatch.setattr(late, "INTERVAL", 0.01)
+    bench.leases.trouble.update(give_back=away, condemn=away)
     bench.settings = bench.sandbox.settings(return_deadline=0.1)
     assert await bench.run("true") == Succeeded()
-    tried = ["give_back:used", "condemn:The sandbox could not be given back."]
-    assert bench.leases.calls == [*tried, "later:None:used"]
+    bench.leases.trouble.clear()
+    await eventually(lambda: not late._tasks)
+    given_back, condemned, *later = bench.leases.calls
+    assert (given_back, condemned) == ("give_back:used", "condemn:The sandbox could not be given back.")
+    assert set(later) == {"give_back:used"}
 
 
 async def test_prepared_and_released(bench: Bench) -> None:
