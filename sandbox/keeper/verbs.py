@@ -86,13 +86,13 @@ class Verbs:
             self.give_back(protocol.Return(token=request.token, used=False))
 
     def resume(self, request: protocol.Resume) -> tuple[protocol.LeaseGrant, socket.socket]:
-        """Connect an attempt to its sandbox again.
+        """Connect an attempt to its sandbox again; its next term begins when that worked.
 
         Raises `KeeperRefused` when its lease is over, and `NotNow` when its sandbox does not answer: its job may well
         go on behind a network that is cut.
         """
         with self._stock.changed:
-            sandbox = self._stock.pool.renew(request.token, time.monotonic())
+            sandbox = self._stock.pool.by_token(request.token)
             built = self._stock.built[sandbox.name]
         try:
             connection = _dial(built)
@@ -103,6 +103,12 @@ class Verbs:
                 raise NotNow(f"There is no way into sandbox {sandbox.name} now. {fault}") from fault
             self._stock.condemn(sandbox.name, lasting.fault, str(lasting))
             raise KeeperRefused(str(lasting)) from fault
+        try:
+            with self._stock.changed:
+                sandbox = self._stock.pool.renew(request.token, time.monotonic())
+        except KeeperRefused:  # it ran out meanwhile
+            connection.close()
+            raise
         assert sandbox.lease is not None
         to = sandbox.lease.attempt
         events.info(Action.RESUMED, f"attempt {to} has it again", sandbox=sandbox.name, attempt=to)

@@ -377,6 +377,43 @@ def test_a_sandbox_at_work_that_cannot_be_connected_is_lost_only_by_what_its_job
     assert (State.LEASED in world.states()) is kept
 
 
+def test_asking_for_a_sandbox_that_does_not_answer_does_not_keep_its_lease(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: a runner that asked every few seconds kept the sandbox for ever, for a job that it could not end."""
+    monkeypatch.setattr("sandbox.pool.LEASE_TERM", 0.3)
+    grant = world.lend()
+
+    def connect(*_: object) -> socket.socket:
+        raise SandboxFault(Fault.SSH_DEAD, "Nothing answers.")
+
+    monkeypatch.setattr(readiness, "connect", connect)
+
+    def over() -> bool:
+        with pytest.raises((NotNow, KeeperRefused)) as refused:
+            world.keeper.verbs.resume(protocol.Resume(token=grant.token))
+        return refused.type is KeeperRefused
+
+    world.wait_for("the end of the lease", over)
+    assert world.wait_for_condemned(Fault.LEASE_EXPIRED) == grant.sandbox
+
+
+def test_a_lease_that_ran_out_while_its_sandbox_was_dialled_is_over(
+    world: World, monkeypatch: pytest.MonkeyPatch, connect: Callable[..., socket.socket]
+) -> None:
+    grant, made = world.lend(), []
+
+    def slow(*_: object) -> socket.socket:
+        world.keeper.verbs.condemn(protocol.Condemn(token=grant.token, reason="It ran out."))
+        made.append(connect())
+        return made[-1]
+
+    monkeypatch.setattr(readiness, "connect", slow)
+    with pytest.raises(KeeperRefused, match="over: It ran out"):
+        world.keeper.verbs.resume(protocol.Resume(token=grant.token))
+    assert made[0].fileno() == -1
+
+
 # -- looking ----------------------------------------------------------------------------------------------------------
 
 
