@@ -84,6 +84,10 @@ class Target:
         """See `LeaseSource.resume`."""
         return TargetLease(attempt, self.access())
 
+    def handle(self, attempt: str, token: str) -> TargetLease:  # noqa: ARG002
+        """See `LeaseSource.handle`."""
+        return TargetLease(attempt, self.access())
+
 
 @dataclass(frozen=True)
 class TargetLease:

@@ -36,6 +36,8 @@ CAVEAT: Final = (
     "for the next job of its trust key."
 )
 
+_OVER: Final = "The lease is over: none of the addresses is lent to this attempt any more."
+
 
 class _Refused(Exception):
     """This sandbox is not to be had; the text is the rest of a sentence."""
@@ -95,7 +97,11 @@ class AddressLeases:
         for place in self._places:
             if (lease := await place.resume(attempt, token)) is not None:
                 return lease
-        raise LeaseLostError("The lease is over: none of the addresses is lent to this attempt any more.")
+        raise LeaseLostError(_OVER)
+
+    def handle(self, attempt: str, token: str) -> AddressHandle:
+        """See `LeaseSource.handle`."""
+        return AddressHandle(self._places, attempt, token)
 
     async def sandboxes(self) -> list[SandboxFacts]:
         """Every address, as it is known here: none is asked now. Errors: LeaseError."""
@@ -158,9 +164,8 @@ class _Place:
         """Return the attempt's lease with a new term; None when it has none here. Errors: LeaseError."""
         async with self._turn:
             record = await self.record()
-            if not record.lent or (record.lent.attempt, record.lent.token) != (attempt, token):
-                return None
-            return await self._again(record.lent, record)
+            lent = record.lent_to(attempt, token)
+            return await self._again(lent, record) if lent else None
 
     def facts(self, record: Record) -> SandboxFacts:
         """What there is to tell of it."""
@@ -180,31 +185,92 @@ class _Place:
         """A fresh way in. Errors: ConnectError."""
         return Access(await ssh.dial(self.address), self.address.user, self.host_key, self.client_key)
 
-    async def changed(self, token: str, move: Callable[[Record], Coroutine[Any, Any, Record]], *, over: bool) -> None:
+    async def renew(self, attempt: str, token: str) -> None:
+        """See `Lease.renew`."""
+
+        async def renewed(record: Record, _: Lent) -> Record:
+            return record.renew()
+
+        await self._changed(attempt, token, renewed, over=False)
+
+    async def kill(self, attempt: str, token: str) -> None:
+        """End what the job started from inside, over a session of its own. See `LeaseHandle.kill`."""
+
+        async def ended(record: Record, lent: Lent) -> Record:
+            try:
+                await ssh.sweep(await self.access(), lent.before, ())
+            except SandboxError as error:
+                raise LeaseError(f"What the job started may still run. {error}") from error
+            return record.renew()
+
+        await self._changed(attempt, token, ended, over=False)
+
+    async def give_back(self, attempt: str, token: str, *, used: bool) -> None:
+        """See `LeaseHandle.give_back`. A sandbox of which it cannot be seen that nothing of the job runs is condemned.
+
+        One that cannot be reached at all waits for that.
+        """
+
+        async def ended(record: Record, lent: Lent) -> Record:
+            if not used:
+                return record.end(used=False)
+            try:
+                access = await self.access()
+            except SandboxError as error:
+                raise self._unreachable(error) from error
+            try:
+                await self._clean(access, lent)
+            except SandboxError as error:
+                return self._condemned(record, str(error))
+            return record.end(used=True)
+
+        await self._changed(attempt, token, ended, over=True)
+
+    async def condemn(self, attempt: str, token: str, reason: str) -> None:
+        """See `LeaseHandle.condemn`."""
+
+        async def condemned(record: Record, _: Lent) -> Record:
+            return self._condemned(record, reason)
+
+        await self._changed(attempt, token, condemned, over=True)
+
+    async def _changed(
+        self, attempt: str, token: str, move: Callable[[Record, Lent], Coroutine[Any, Any, Record]], *, over: bool
+    ) -> None:
         """Change what is known while the lease stands; `over`: the lock goes with it. Errors: LeaseError."""
         async with self._turn:
-            record = await self.record()
-            if not record.lent or record.lent.token != token or not self.entry.is_ours:
-                raise LeaseLostError(f"The lease of {self.address} is over.")
-            changed = await move(record)
+            keep = not self._take_lock()
             try:
+                record = await self.record()
+                if not (lent := record.lent_to(attempt, token)):
+                    raise LeaseLostError(f"The lease of {self.address} is over.")
+                changed = await move(record, lent)
+                keep = not over  # what cannot be written is found by whoever has the lock next
                 await self.write(changed)
             finally:
-                if over:  # what could not be written is found by whoever has the lock next
+                if not keep:
                     self.entry.unlock()
 
-    async def end_job(self, lent: Lent) -> None:
-        """End what the job of a lease left running, and see that it ended. Errors: SandboxError."""
-        await ssh.sweep(await self.access(), lent.before, ())
+    def _take_lock(self) -> bool:
+        """Have the lock, and return whether it was not ours before. Errors: LeaseError."""
+        if self.entry.is_ours:
+            return False
+        if not self.entry.lock():
+            raise LeaseError(f"Another process of this host is at {self.address}.")
+        return True
 
-    async def clean(self, lent: Lent) -> None:
-        """As `end_job`, and remove the attempt's own folder. Errors: SandboxError."""
-        await ssh.sweep(await self.access(), lent.before, (f"{self.attempts}/{lent.attempt}",))
+    async def _clean(self, access: Access, lent: Lent) -> None:
+        """End what the job of a lease left running, see that it ended, and remove its folder. Errors: SandboxError."""
+        await ssh.sweep(access, lent.before, (f"{self.attempts}/{lent.attempt}",))
 
-    def tell_condemned(self, reason: str) -> None:
+    def _condemned(self, record: Record, reason: str) -> Record:
         """Say it, with what there is to do about it."""
         what = f"condemned and not lent again: {reason} {self._remedy}"
         _events.warning(Action.CONDEMNED, what, sandbox=str(self.address))
+        return record.condemn(reason)
+
+    def _unreachable(self, error: SandboxError) -> LeaseUnreachableError:
+        return LeaseUnreachableError(f"There is no way into {self.address} now. {error}")
 
     async def _holding(self, act: Callable[[], Coroutine[Any, Any, AddressLease]]) -> AddressLease:
         """Act with the lock, and keep it only when a lease comes of that."""
@@ -218,17 +284,17 @@ class _Place:
 
     async def _again(self, lent: Lent, record: Record) -> AddressLease:
         """The lease that there is, for the one who has its token."""
-        fresh = not self.entry.is_ours
-        if fresh and not self.entry.lock():
-            raise LeaseError(f"Another process of this host is at {self.address}.")
+        fresh, access = self._take_lock(), None
         try:
-            await self.write(record.renew())
             access = await self.access()
+            await self.write(record.renew())
         except BaseException as error:
+            if access:
+                access.socket.close()
             if fresh:
                 self.entry.unlock()
             if isinstance(error, SandboxError):
-                raise LeaseUnreachableError(f"There is no way into {self.address} now. {error}") from error
+                raise self._unreachable(error) from error
             raise
         return AddressLease(self, lent, record.generation, access)
 
@@ -265,11 +331,10 @@ class _Place:
         if lent.renewed.is_of_another_boot or not lent.is_over:
             raise _Busy("is kept for a job whose runner is not heard of")
         try:
-            await self.clean(lent)
+            await self._clean(await self.access(), lent)
         except SandboxError as error:
             reason = f"A runner that is gone left a job in it. {error}"
-            await self.write(record.condemn(reason))
-            self.tell_condemned(reason)
+            await self.write(self._condemned(record, reason))
             raise _Refused(f"was condemned: {reason} {self._remedy}") from error
         ended = record.end(used=True)
         await self.write(ended)
@@ -283,7 +348,40 @@ class _Place:
         )
 
 
-class AddressLease:
+class AddressHandle:
+    """See `LeaseHandle`."""
+
+    def __init__(self, places: Sequence[_Place], attempt: str, token: str) -> None:
+        """The lease is one of these places'."""
+        self.attempt = attempt
+        self._places = places
+        self._token = token
+        self._over = False
+
+    async def kill(self) -> None:
+        """See `LeaseHandle.kill`."""
+        await (await self._place()).kill(self.attempt, self._token)
+
+    async def give_back(self, *, used: bool) -> None:
+        """See `LeaseHandle.give_back`."""
+        if not self._over:
+            await (await self._place()).give_back(self.attempt, self._token, used=used)
+            self._over = True
+
+    async def condemn(self, reason: str) -> None:
+        """See `LeaseHandle.condemn`."""
+        if not self._over:
+            await (await self._place()).condemn(self.attempt, self._token, reason)
+            self._over = True
+
+    async def _place(self) -> _Place:
+        for place in self._places:
+            if (await place.record()).lent_to(self.attempt, self._token):
+                return place
+        raise LeaseLostError(_OVER)
+
+
+class AddressLease(AddressHandle):
     """See `Lease`."""
 
     runtime = "not known"
@@ -291,64 +389,14 @@ class AddressLease:
     caveat = CAVEAT
 
     def __init__(self, place: _Place, lent: Lent, generation: int, access: Access) -> None:
-        self.attempt = lent.attempt
+        super().__init__([place], lent.attempt, lent.token)
         self.sandbox = str(place.address)
         self.generation = generation
         self.access = access
-        self._place = place
-        self._lent = lent
-        self._over = False
 
     async def renew(self) -> None:
         """See `Lease.renew`."""
-
-        async def renewed(record: Record) -> Record:
-            return record.renew()
-
-        await self._place.changed(self._lent.token, renewed, over=False)
-
-    async def kill(self) -> None:
-        """End what the job started from inside, over a session of its own. See `Lease.kill`."""
-
-        async def ended(record: Record) -> Record:
-            try:
-                await self._place.end_job(self._lent)
-            except SandboxError as error:
-                raise LeaseError(f"What the job started may still run. {error}") from error
-            return record.renew()
-
-        await self._place.changed(self._lent.token, ended, over=False)
-
-    async def give_back(self, *, used: bool) -> None:
-        """See `Lease.give_back`. A sandbox of which it cannot be seen that nothing of the job runs is condemned."""
-
-        async def ended(record: Record) -> Record:
-            if not used:
-                return record.end(used=False)
-            try:
-                await self._place.clean(self._lent)
-            except SandboxError as error:
-                return self._condemned(record, str(error))
-            return record.end(used=True)
-
-        await self._end(ended)
-
-    async def condemn(self, reason: str) -> None:
-        """See `Lease.condemn`."""
-
-        async def condemned(record: Record) -> Record:
-            return self._condemned(record, reason)
-
-        await self._end(condemned)
-
-    def _condemned(self, record: Record, reason: str) -> Record:
-        self._place.tell_condemned(reason)
-        return record.condemn(reason)
-
-    async def _end(self, move: Callable[[Record], Coroutine[Any, Any, Record]]) -> None:
-        if not self._over:
-            await self._place.changed(self._lent.token, move, over=True)
-            self._over = True
+        await (await self._place()).renew(self.attempt, self._token)
 
 
 def _now() -> float:

@@ -90,6 +90,10 @@ class KeeperLeases:
             asked.add_done_callback(_close_unwanted)
             raise
 
+    def handle(self, attempt: str, token: str) -> "KeeperHandle":
+        """See `LeaseSource.handle`."""
+        return KeeperHandle(self._client, attempt, token)
+
     async def ready(self, profile: str) -> int:
         """How many sandboxes of a profile are ready and not leased. Errors: LeaseError."""
         listing = await _ask(self._client.listing)
@@ -122,21 +126,45 @@ class KeeperLeases:
             await _ask(lambda: self._client.give_back(grant.token, used=False))
 
 
-class KeeperLease:
+class KeeperHandle:
+    """See `LeaseHandle`."""
+
+    def __init__(self, client: KeeperClient, attempt: str, token: str) -> None:
+        self.attempt = attempt
+        self._client = client
+        self._token = token
+        self._over = False
+
+    async def kill(self) -> None:
+        """See `LeaseHandle.kill`."""
+        await _ask(lambda: self._client.kill(self._token))
+
+    async def give_back(self, *, used: bool) -> None:
+        """See `LeaseHandle.give_back`."""
+        await self._end(lambda: self._client.give_back(self._token, used=used))
+
+    async def condemn(self, reason: str) -> None:
+        """See `LeaseHandle.condemn`."""
+        await self._end(lambda: self._client.condemn(self._token, reason))
+
+    async def _end(self, act: Callable[[], None]) -> None:
+        if not self._over:
+            await _ask(act, refused=LeaseLostError)
+            self._over = True
+
+
+class KeeperLease(KeeperHandle):
     """See `Lease`."""
 
     caveat = ""
 
     def __init__(self, client: KeeperClient, attempt: str, grant: protocol.LeaseGrant, access: Access) -> None:
-        self.attempt = attempt
+        super().__init__(client, attempt, grant.token)
         self.sandbox = grant.sandbox
         self.generation = grant.generation
         self.runtime = grant.runtime
         self.term = grant.term
         self.access = access
-        self._client = client
-        self._token = grant.token
-        self._over = False
 
     async def renew(self) -> None:
         """See `Lease.renew`."""
@@ -145,23 +173,6 @@ class KeeperLease:
         except LeaseLostError:
             self._over = True
             raise
-
-    async def kill(self) -> None:
-        """See `Lease.kill`."""
-        await _ask(lambda: self._client.kill(self._token))
-
-    async def give_back(self, *, used: bool) -> None:
-        """See `Lease.give_back`."""
-        await self._end(lambda: self._client.give_back(self._token, used=used))
-
-    async def condemn(self, reason: str) -> None:
-        """See `Lease.condemn`."""
-        await self._end(lambda: self._client.condemn(self._token, reason))
-
-    async def _end(self, act: Callable[[], None]) -> None:
-        if not self._over:
-            await _ask(act, refused=LeaseLostError)
-            self._over = True
 
 
 def _facts(report: protocol.SandboxReport) -> SandboxFacts:

@@ -84,6 +84,10 @@ class Record:
             return "ready"
         return "leased" if self.lent.renewed.elapsed() <= TERM else "orphaned"
 
+    def lent_to(self, attempt: str, token: str) -> Lent | None:
+        """Return the lease, if it is this one."""
+        return self.lent if self.lent and (self.lent.attempt, self.lent.token) == (attempt, token) else None
+
     def refusal(self, trust_key: str) -> str | None:
         """Why it cannot be lent under this trust key, now or later, as the rest of a sentence; None when it can."""
         if self.condemned:

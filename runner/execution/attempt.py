@@ -26,7 +26,7 @@ from runner.execution.files.bring_in import bring_in
 from runner.execution.files.jobs import NO_FILES, JobFiles
 from runner.execution.files.take_out import take_out
 from runner.execution.flight import Flight, first, sentence, stop
-from runner.execution.held import Held
+from runner.execution.held import Held, Owed
 from runner.execution.lease import LeaseSource
 from runner.execution.log import Log
 from runner.execution.marker import Marker
@@ -154,17 +154,16 @@ async def resume_attempt(
 
     async def attempt() -> Outcome:
         pursuit = Pursuit(leases, marker, log, settings, notes, None)
-        # A wish for the end waits for this: without the lease, nothing in the sandbox can be ended.
         regaining = asyncio.create_task(pursuit.regain())
         await first(regaining, cancellation.wait())
+        if regaining.done() and not regaining.exception():
+            return await _fly(course, pursuit, Held(regaining.result(), settings), pursuit.follow())
+        await stop(regaining)
+        await pursuit.close()
         if cancellation.detached:
-            await stop(regaining)
-            await pursuit.close()
             raise DetachedError(_DETACHED)
-        await asyncio.wait([regaining])
-        if error := regaining.exception():
-            return cancellation.cause or SandboxLost(sentence(error))
-        return await _fly(course, pursuit, Held(regaining.result(), settings), pursuit.follow())
+        outcome = cancellation.cause or SandboxLost(sentence(regaining.exception()))
+        return await _end_unseen(course, Owed(leases.handle(marker.attempt, marker.token), settings), marker, outcome)
 
     course = _Course(cancellation, files, _Report(log, notes, on_end))
     return await _to_the_end(course, attempt())
@@ -285,10 +284,22 @@ async def _fly(course: _Course, pursuit: Pursuit, held: Held, seeing: Coroutine[
         await pursuit.close()
         await held.leave()
         raise
-    if broken:
-        report.notes(Note(Action.CONDEMNED, f"Sandbox {pursuit.marker.sandbox} is not used again: {broken}"))
-    await held.hand_in(broken, used=True)
+    await _hand_in(course, held, pursuit.marker, broken)
     return outcome
+
+
+async def _end_unseen(course: _Course, lease: Owed, marker: Marker, outcome: Outcome) -> Outcome:
+    """End a script that there is no way to, in the order that `_fly` keeps. A job may be what closed its sandbox."""
+    broken = outcome.why if isinstance(outcome, SandboxLost) else await _kill(lease)
+    await course.report.tell(outcome)
+    await _hand_in(course, lease, marker, broken)
+    return outcome
+
+
+async def _hand_in(course: _Course, lease: Owed, marker: Marker, broken: str | None) -> None:
+    if broken:
+        course.report.notes(Note(Action.CONDEMNED, f"Sandbox {marker.sandbox} is not used again: {broken}"))
+    await lease.hand_in(broken, used=True)
 
 
 async def _keep(course: _Course, pursuit: Pursuit, outcome: Outcome) -> None:
@@ -315,4 +326,9 @@ async def _end(flight: Flight, script: asyncio.Task[wire.Ended], held: Held) -> 
     """
     await flight.end(script, KILL_REPORT)
     await stop(script)
-    return None if await held.kill() else "Processes of the job may be left in it."
+    return await _kill(held)
+
+
+async def _kill(lease: Owed) -> str | None:
+    """End the job's processes from outside. Returns why the sandbox is to be condemned, as `_end` does."""
+    return None if await lease.kill() else "Processes of the job may be left in it."

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from runner.errors import LeaseError, LeaseLostError
-from runner.execution.lease import Lease
+from runner.execution.lease import LeaseHandle
 from runner.logs import Action, Events
 
 _events = Events(__name__)
@@ -18,7 +18,7 @@ INTERVAL: Final = 5.0
 """Seconds between two tries to hand in a lease while its source does not answer."""
 
 
-def hand_in_later(lease: Lease, broken: str | None, *, used: bool) -> None:
+def hand_in_later(lease: LeaseHandle, broken: str | None, *, used: bool) -> None:
     """Give it back, or condemn it with the reason, as soon as there is an answer, while this process lives.
 
     For who has tried for as long as an attempt may wait. Needs a running event loop, and ends with it.
@@ -26,7 +26,7 @@ def hand_in_later(lease: Lease, broken: str | None, *, used: bool) -> None:
 
     async def end() -> None:
         await (lease.condemn(broken) if broken else lease.give_back(used=used))
-        _events.info(Action.LEASE_RETURNED, "returned late", sandbox=lease.sandbox, attempt=lease.attempt)
+        _events.info(Action.LEASE_RETURNED, "returned late", attempt=lease.attempt)
 
     task = asyncio.create_task(until_over(lease.attempt, end))
     _tasks.add(task)

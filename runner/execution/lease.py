@@ -53,8 +53,8 @@ class LeaseSource(Protocol):
     """Lends sandboxes.
 
     The course of an attempt: `lend`, then `renew` at least once per term and `resume` after every loss of the way in,
-    then exactly one of `give_back` and `condemn`; `kill` any number of times before that. Calls for different attempts
-    may run at the same time.
+    then exactly one of `give_back` and `condemn`; `kill` any number of times before that. Whoever cannot have the lease
+    back ends it by its `handle`. Calls for different attempts may run at the same time.
     """
 
     async def profiles(self) -> Profiles:
@@ -80,18 +80,50 @@ class LeaseSource(Protocol):
     async def resume(self, attempt: str, token: str) -> Lease:
         """Return the lease of an attempt again, with a full new term and a fresh way in.
 
-        Errors: LeaseLostError when it is over for good; LeaseError when that could not be done now (try again).
+        Errors: LeaseLostError when it is over for good; LeaseError when that could not be done now (try again): it has
+        no new term then.
+        """
+        ...
+
+    def handle(self, attempt: str, token: str) -> LeaseHandle:
+        """Return what ends the lease of an attempt, whether its sandbox answers or not. Asks nobody yet."""
+        ...
+
+
+class LeaseHandle(Protocol):
+    """What can be done about a lease by its token alone. Every call has a deadline of its own inside."""
+
+    @property
+    def attempt(self) -> str:
+        """The attempt that the lease is for."""
+        ...
+
+    async def kill(self) -> None:
+        """End every process in the sandbox that was not there when it became ready, and verify that from outside.
+
+        Idempotent. The session to the sandbox does not survive it. Errors: LeaseError when something may be left.
+        """
+        ...
+
+    async def give_back(self, *, used: bool) -> None:
+        """Return the sandbox. What the job left is inspected and cleaned by the source, in its own time.
+
+        `used` is False only when certainly nothing of a job was sent to it. Idempotent, and without effect after
+        `condemn`. Errors: LeaseLostError when it was taken away before, or never was; LeaseError, the source then
+        finds out by the term.
+        """
+        ...
+
+    async def condemn(self, reason: str) -> None:
+        """Return the sandbox as broken: it is never lent again. `reason` is a sentence and is kept.
+
+        Idempotent, and may follow a failed `give_back`. Errors: as for `give_back`.
         """
         ...
 
 
-class Lease(Protocol):
-    """One sandbox, for one attempt. Every call has a deadline of its own inside the implementation."""
-
-    @property
-    def attempt(self) -> str:
-        """The attempt that this lease is for."""
-        ...
+class Lease(LeaseHandle, Protocol):
+    """One sandbox, for one attempt."""
 
     @property
     def sandbox(self) -> str:
@@ -128,28 +160,5 @@ class Lease(Protocol):
 
         Errors: LeaseError when it could not be asked for (the caller tries again); LeaseLostError when the lease is
         gone for good.
-        """
-        ...
-
-    async def kill(self) -> None:
-        """End every process in the sandbox that was not there when it became ready, and verify that from outside.
-
-        Idempotent. The session to the sandbox does not survive it. Errors: LeaseError when something may be left.
-        """
-        ...
-
-    async def give_back(self, *, used: bool) -> None:
-        """Return the sandbox. What the job left is inspected and cleaned by the source, in its own time.
-
-        `used` is False only when certainly nothing of a job was sent to it. Idempotent, and without effect after
-        `condemn`. Errors: LeaseLostError when it was taken away before; LeaseError, the source then finds out by the
-        term.
-        """
-        ...
-
-    async def condemn(self, reason: str) -> None:
-        """Return the sandbox as broken: it is never lent again. `reason` is a sentence and is kept.
-
-        Idempotent, and may follow a failed `give_back`. Errors: as for `give_back`.
         """
         ...

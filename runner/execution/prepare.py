@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from runner.errors import LeaseError, LeaseUnreachableError, SandboxError
 from runner.execution.cancellation import see_through
 from runner.execution.held import PAUSE, Held
+from runner.execution.late import hand_in_later
 from runner.execution.lease import Lease, LeaseSource, new_token
 from runner.execution.marker import Marker, Moment
 from runner.execution.options import DEFAULTS, Note, Notes, Settings, no_notes
@@ -100,9 +101,13 @@ async def prepare(
         # Anew at each start: the profiles may have changed while the job waited.
         profile = await _insist(lambda: profile_for(leases, wanted), settings, notes)
         notes(Note(Action.LENDING, f"Waiting for a sandbox of profile {profile}."))
-        lease = await _insist(
-            lambda: _lend(leases, attempt, token, profile, wanted.trust_key, settings), settings, notes
-        )
+        try:
+            lease = await _insist(
+                lambda: _lend(leases, attempt, token, profile, wanted.trust_key, settings), settings, notes
+            )
+        except BaseException:  # it may have been lent all the same, and the answer lost on its way
+            hand_in_later(leases.handle(attempt, token), None, used=False)
+            raise
         held = Held(lease, settings)
         session = await _open(held, settings)
         prepared = Prepared(leases, held, session, settings, token, profile, wanted.trust_key)

@@ -17,7 +17,7 @@ from runner.execution import wire
 from runner.execution.cancellation import Cancellation
 from runner.execution.flight import Flight, first, sentence, stop
 from runner.execution.held import PAUSE, Held
-from runner.execution.lease import Lease, LeaseSource
+from runner.execution.lease import Lease, LeaseHandle, LeaseSource
 from runner.execution.log import Log
 from runner.execution.marker import Marker, Moment
 from runner.execution.options import Note, Settings
@@ -263,3 +263,6 @@ class _OneLease:
 
     async def resume(self, attempt: str, token: str) -> Lease:  # noqa: ARG002 - of a stage
         return await self._leases.resume(self.attempt, token)
+
+    def handle(self, attempt: str, token: str) -> LeaseHandle:
+        return self._leases.handle(attempt, token)

@@ -14,7 +14,7 @@ from typing import Final
 from runner.errors import LeaseUnreachableError, StateError
 from runner.execution.cancellation import see_through
 from runner.execution.late import until_over
-from runner.execution.lease import Lease, LeaseSource
+from runner.execution.lease import Lease, LeaseHandle, LeaseSource
 from runner.logs import Action, Events
 from runner.placement import Profiles
 from runner.store.leases import LeaseNotes
@@ -52,15 +52,20 @@ class NotedLeases:
         """See `LeaseSource.resume`."""
         return await self._leases.resume(attempt, token)
 
+    def handle(self, attempt: str, token: str) -> LeaseHandle:
+        """See `LeaseSource.handle`."""
+        return self._leases.handle(attempt, token)
+
     def keep(self, attempts: Collection[str]) -> None:
         """Somebody else goes on with these: they are not `return_earlier`'s."""
         self._earlier = [(attempt, token) for attempt, token in self._earlier if attempt not in attempts]
 
     async def return_earlier(self, followed: Collection[str]) -> None:
         """Return what an earlier life was lent, but for the attempts that are followed. Asks until it is answered."""
-        for attempt, token in self._earlier:
-            if attempt not in followed:
-                await self._return(attempt, token)
+        async with asyncio.TaskGroup() as returning:
+            for attempt, token in self._earlier:
+                if attempt not in followed:
+                    returning.create_task(self._return(attempt, token))
 
     async def _note(self, attempt: str, token: str) -> None:
         try:
@@ -70,10 +75,9 @@ class NotedLeases:
 
     async def _return(self, attempt: str, token: str) -> None:
         async def end() -> None:
-            lease = await self._leases.resume(attempt, token)
-            lease.access.socket.close()
-            await lease.give_back(used=True)  # its job may have ended just before its runner did
-            _events.info(Action.LEASE_RETURNED, "left leased, and returned", sandbox=lease.sandbox, attempt=attempt)
+            # Used: its job may have ended just before its runner did, or have closed its sandbox to whoever asks.
+            await self._leases.handle(attempt, token).give_back(used=True)
+            _events.info(Action.LEASE_RETURNED, "left leased, and returned", attempt=attempt)
 
         await until_over(attempt, end)
         await self._forget(attempt)

@@ -230,10 +230,39 @@ class FakeLeases:
                 return replace(lease, access=self.new_access())
         raise LeaseLostError("The lease is over.")
 
+    def handle(self, attempt: str, token: str) -> FakeHandle:
+        """Return what ends a lease, if there is one."""
+        return FakeHandle(self, attempt, token)
+
     @property
     def calls(self) -> list[str]:
         """What was asked of all leases, without the heartbeats."""
         return [call for lease in self.leases for call in lease.calls if call != "renew"]
+
+
+@dataclass
+class FakeHandle:
+    """Ends one of the leases."""
+
+    leases: FakeLeases
+    attempt: str
+    token: str
+
+    @property
+    def lease(self) -> FakeLease:
+        for lease in self.leases.leases:
+            if (lease.attempt, lease.token) == (self.attempt, self.token):
+                return lease
+        raise LeaseLostError("There never was such a lease.")
+
+    async def kill(self) -> None:
+        await self.lease.kill()
+
+    async def give_back(self, *, used: bool) -> None:
+        await self.lease.give_back(used=used)
+
+    async def condemn(self, reason: str) -> None:
+        await self.lease.condemn(reason)
 
 
 async def refuse() -> None:

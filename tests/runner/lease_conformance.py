@@ -71,6 +71,26 @@ class LeaseConformance:
         await lease.renew()
         await lease.give_back(used=False)
 
+    async def test_a_lease_is_ended_by_its_token_alone(self, leases: LeaseSource) -> None:
+        lent = [await lend(leases, "a"), await lend(leases, "b")]
+        given_back, condemned = (leases.handle(lease.attempt, token_of(lease.attempt)) for lease in lent)
+        with pytest.raises(LeaseLostError):
+            await leases.handle("a", new_token()).give_back(used=True)
+        await lent[0].renew()
+        await given_back.kill()
+        await given_back.give_back(used=True)
+        await given_back.condemn("Too late.")
+        await condemned.condemn("It broke.")
+        await condemned.condemn("It broke again.")
+        for lease in lent:
+            with pytest.raises(LeaseLostError):
+                await lease.renew()
+            with pytest.raises(LeaseLostError):
+                await leases.handle(lease.attempt, token_of(lease.attempt)).condemn("Too late.")
+        again = await lend(leases, "c")
+        assert again.sandbox != lent[1].sandbox
+        await again.give_back(used=True)
+
     async def test_no_two_attempts_share_a_sandbox(self, leases: LeaseSource) -> None:
         first, second = await asyncio.gather(lend(leases, "a"), lend(leases, "b"))
         assert first.sandbox != second.sandbox

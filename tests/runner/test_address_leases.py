@@ -8,13 +8,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from runner.address_leases import AddressLeases
 from runner.addresses import record as record_module
+from runner.addresses import ssh
 from runner.addresses.address import Address
-from runner.errors import InputError, LeaseError, LeaseLostError, LeaseUnreachableError
+from runner.errors import ConnectError, InputError, LeaseError, LeaseLostError, LeaseUnreachableError
 from sandbox.identity import new_identity
 from tests.foreign import Foreign, Foreigners
 from tests.runner.lease_conformance import LeaseConformance, lend, token_of
@@ -126,6 +128,42 @@ async def test_a_lease_outlives_the_process_that_had_it(new_source: NewSource) -
     with pytest.raises(LeaseError, match="Another process"):
         await gone.resume("a", token_of("a"))
     await after.give_back(used=True)
+
+
+async def test_a_later_life_ends_a_lease_by_its_token(new_source: NewSource, foreign: tuple[Foreign, Foreign]) -> None:
+    gone, later = new_source(foreign[0]), new_source(foreign[0])
+    await lend(gone, "a")
+    handle = later.handle("a", token_of("a"))
+    with pytest.raises(LeaseError, match="Another process"):
+        await handle.give_back(used=True)
+    leave(gone)
+    await handle.give_back(used=True)
+    assert not later._places[0].entry.is_ours
+    await (await lend(later, "b")).give_back(used=False)
+
+
+async def test_a_sandbox_that_cannot_be_reached_keeps_no_lease_and_is_not_condemned(
+    new_source: NewSource, foreign: tuple[Foreign, Foreign], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: a runner that asked for it every few seconds kept its lease from running out."""
+
+    async def unreachable(address: Address) -> NoReturn:
+        raise ConnectError(f"{address} does not answer.")
+
+    leases = new_source(foreign[0])
+    lease = await lend(leases, "a")
+    handle = leases.handle("a", token_of("a"))
+    known = await leases._places[0].record()
+    with monkeypatch.context() as cut:
+        cut.setattr(ssh, "dial", unreachable)
+        for ask in (leases.resume("a", token_of("a")), lease.give_back(used=True), handle.give_back(used=True)):
+            with pytest.raises(LeaseUnreachableError, match="There is no way into"):
+                await ask
+        with pytest.raises(LeaseError, match="may still run"):
+            await handle.kill()
+    assert await leases._places[0].record() == known
+    await handle.give_back(used=True)
+    await (await lend(leases, "b")).give_back(used=False)
 
 
 async def test_what_is_known_of_each_address_is_told(

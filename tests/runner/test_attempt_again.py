@@ -226,6 +226,33 @@ async def test_a_cancel_before_the_attempt_was_found_again(bench: Bench) -> None
     assert bench.leases.calls == ["kill", "give_back:used"]
 
 
+@pytest.mark.parametrize("kill", ["works", "is refused"])
+async def test_a_cancel_while_the_attempt_is_not_found_again(bench: Bench, kill: str) -> None:
+    """The trap: it waited for the way in, for an hour, and the job may be what had closed that."""
+    await bench.leave("echo ready; sleep 300")
+    bench.leases.trouble["resume"] = hang
+    task = asyncio.create_task(bench.resume())
+    await eventually(lambda: bench.leases.resumed != [])
+    if kill == "is refused":
+        bench.leases.trouble["kill"] = refuse
+    bench.cancellation.request("the user")
+    async with asyncio.timeout(10):
+        assert await task == Cancelled("the user")
+    assert bench.output == b"ready\n"
+    expected = "give_back:used" if kill == "works" else "condemn:Processes of the job may be left in it."
+    assert bench.leases.calls == ["kill", expected]
+
+
+async def test_an_attempt_that_is_not_found_again_leaves_no_lease(bench: Bench) -> None:
+    """The trap: its sandbox was kept for a day, and for longer where a job may take longer."""
+    await bench.leave("echo ready; sleep 300")
+    bench.settings = replace(bench.settings, reconnect_deadline=0.2)
+    bench.leases.trouble["resume"] = refuse
+    outcome = await bench.resume()
+    assert outcome == SandboxLost("There was no way back into it for 0.2 s. The keeper says no.")
+    assert bench.leases.calls == [f"condemn:{outcome.why}"]
+
+
 async def test_leaving_again_before_the_attempt_was_found(bench: Bench) -> None:
     await bench.leave("echo ready; sleep 300")
     bench.leases.trouble["resume"] = hang

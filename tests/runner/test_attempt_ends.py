@@ -30,7 +30,7 @@ from runner.outcome import (
     TimedOut,
 )
 from runner.placement import Wanted
-from tests.runner.conftest import Bench, alive, away, connected_pair, hang, lose, refuse
+from tests.runner.conftest import Bench, FakeLease, FakeLeases, alive, away, connected_pair, hang, lose, refuse
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -256,6 +256,22 @@ async def test_a_source_of_leases_that_restarts_is_asked_again(bench: Bench) -> 
     assert [note.action for note in bench.notes].count(Action.LENDING) == 1
 
 
+async def test_a_sandbox_whose_lease_nobody_heard_of_goes_back(bench: Bench) -> None:
+    """The trap: the keeper lent it and went away before it said so, and nobody asked for it again."""
+
+    class Silent(FakeLeases):
+        async def lend(
+            self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float
+        ) -> FakeLease:
+            (await super().lend(attempt, token, profile, trust_key, wait, patience)).access.socket.close()
+            raise LeaseUnreachableError("The keeper broke off.")
+
+    bench.leases = Silent(bench.sandbox.access)
+    bench.settings = bench.sandbox.settings(source_deadline=0)
+    assert await bench.run("true") == SetupFailed("The keeper broke off.")
+    await eventually(lambda: bench.leases.calls == ["give_back:unused"])
+
+
 @pytest.mark.parametrize("question", ["profiles", "lend"])
 async def test_a_source_of_leases_that_stays_away(bench: Bench, question: str) -> None:
     bench.settings = bench.sandbox.settings(source_deadline=0)
@@ -290,13 +306,14 @@ async def test_a_sandbox_that_cannot_be_given_back_is_condemned(bench: Bench) ->
 
 
 async def test_a_sandbox_that_nobody_takes_back_is_handed_in_later_as_it_was_meant(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The trap: a keeper that was away for two minutes kept the sandbox for a day, for a job that was over."""
     monkeypatch.setattr(late, "INTERVAL", 0.01)
     bench.leases.trouble.update(give_back=away, condemn=away)
     bench.settings = bench.sandbox.settings(return_deadline=0.1)
     assert await bench.run("true") == Succeeded()
+    assert "give back: No keeper answers." in caplog.text
     bench.leases.trouble.clear()
     await eventually(lambda: not late._tasks)
     given_back, condemned, *later = bench.leases.calls
