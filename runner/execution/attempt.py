@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from runner import outcome as outcomes
@@ -29,7 +29,7 @@ from runner.execution.flight import Flight, first, sentence, stop
 from runner.execution.held import Held, Owed
 from runner.execution.lease import LeaseSource
 from runner.execution.log import Log
-from runner.execution.marker import Marker
+from runner.execution.marker import Marker, Moment
 from runner.execution.options import DEFAULTS, Note, Notes, Settings, no_notes
 from runner.execution.prepare import Prepared, prepare
 from runner.execution.pursuit import Pursuit
@@ -236,6 +236,7 @@ async def _start(course: _Course, prepared: Prepared, job: Job, log: Log, on_sta
         await prepared.release(used=filled)
         wanted = cancellation.cause or cancellation.detached
         return _unstarted(cancellation) if wanted else SetupFailed(sentence(error))
+    marker = replace(marker, started=Moment.now())  # a disk that was full for an hour takes nothing off the timeout
     prepared.held.heartbeat.beat()
     pursuit = Pursuit(prepared.leases, marker, log, prepared.settings, course.report.notes, prepared.session)
     return await _fly(course, pursuit, prepared.held, pursuit.launch(job, filled=filled))

@@ -62,7 +62,7 @@ class Marker:
     """The boot of the sandbox's host: no process survives it."""
     timeout: Annotated[float, Field(gt=0)] | None
     started: Moment
-    """Seconds that the script may take, and when it was sent."""
+    """Seconds that the script may take, and when it was sent: on disk, when that was about to be written."""
     log_limit: _Count
     """Bytes of output that are kept."""
     workspace: _Path

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from runner.errors import DetachedError, IllegalMoveError, StateError
-from runner.execution.marker import Marker
+from runner.execution.marker import Marker, Moment
 from runner.logs import Action, Events
 from runner.service.record import Record
 
@@ -35,7 +36,7 @@ async def marked(record: Record, marker: Marker, stopping: Callable[[], bool]) -
 async def _written(record: Record, marker: Marker) -> bool:
     """Whether the marker is on disk. Errors: IllegalMoveError."""
     try:
-        await record.mark(marker)
+        await record.mark(replace(marker, started=Moment.now()))  # the timeout counts from this try on
     except IllegalMoveError:
         raise
     except StateError as error:

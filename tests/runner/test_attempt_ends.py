@@ -7,13 +7,16 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 
 import pytest
 
 from runner.errors import ConnectError, LeaseUnreachableError
 from runner.execution import heartbeat, late
+from runner.execution import marker as marker_module
 from runner.execution.attempt import run, run_attempt
 from runner.execution.lease import Access
+from runner.execution.marker import Marker
 from runner.execution.prepare import prepare
 from runner.job import Job
 from runner.logs import Action
@@ -66,6 +69,20 @@ async def test_a_cancel(bench: Bench) -> None:
     assert bench.output == b"ready\n"
     assert bench.closing == "runner: The script was cancelled by the user.\n"
     assert bench.leases.calls == ["kill", "give_back:used"]
+
+
+async def test_what_comes_before_the_script_takes_nothing_off_its_timeout(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: a job whose start took long to be written down, on a full disk, timed out as soon as it was sent."""
+
+    async def slow(marker: Marker) -> None:
+        later = SimpleNamespace(monotonic=lambda: time.monotonic() + 1000)
+        monkeypatch.setattr(marker_module, "time", later)
+
+    job, log = Job(b"true", timeout=60), bench.new_log()
+    outcome = await run_attempt(bench.leases, job, log, bench.cancellation, settings=bench.settings, on_start=slow)
+    assert outcome == Succeeded()
 
 
 async def test_a_cancel_of_a_script_that_ignores_term(bench: Bench) -> None:

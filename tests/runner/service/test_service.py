@@ -293,6 +293,27 @@ async def test_a_job_whose_marker_cannot_be_written_starts_when_it_can(
     assert (host.leases.calls, gate.read_text()) == (["give_back:used"], "start\n")
 
 
+async def test_each_try_to_write_a_marker_counts_the_timeout_anew(
+    host: Host, lock_at_the_start: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later life would else count the time for which the disk was full as the script's."""
+    tried: list[Marker] = []
+    mark = Jobs.mark
+
+    def noting(jobs: Jobs, job_id: str, marker: Marker) -> None:
+        tried.append(marker)
+        mark(jobs, job_id, marker)
+
+    monkeypatch.setattr(Jobs, "mark", noting)
+    async with host.life() as life:
+        record = await life.service.submit(Job(b"true"))
+        await eventually(lambda: len(tried) > 2)
+        lock_at_the_start()
+        assert await life.outcome(record.id) == Succeeded()
+    starts = [marker.started.seconds for marker in tried]
+    assert starts == sorted(set(starts))
+
+
 @pytest.mark.parametrize("end", ["cancel", "setup_timeout"])
 async def test_a_job_whose_marker_cannot_be_written_can_be_ended(
     host: Host, lock_at_the_start: Callable[[], None], caplog: pytest.LogCaptureFixture, end: str
