@@ -51,7 +51,7 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
     home.on_failure(metrics.store_errors.inc)
     records = Records(home.jobs, home.logs, Uploads(home.uploads), home.artifacts, metrics)
     token = Token(home.token, config.api.token)
-    noted = NotedLeases(source.leases, home.leases, jobs.slots)
+    noted = NotedLeases(source.leases, home.leases)
     standby = Standby(noted, source.ready) if source.ready else None
     service = Service(
         noted,

@@ -8,10 +8,9 @@ only this note knows of the lease.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Awaitable, Callable, Collection
 
-from runner.errors import LeaseUnreachableError, StateError
+from runner.errors import LeaseLostError, LeaseUnreachableError, StateError
 from runner.execution.cancellation import see_through
 from runner.execution.late import until_over
 from runner.execution.lease import Lease, LeaseHandle, LeaseSource
@@ -21,23 +20,14 @@ from runner.store.leases import LeaseNotes
 
 _events = Events(__name__)
 
-_PER_SLOT: Final = 8
-"""Leases that are remembered for each job at once: one that ends, one taken in advance, and those that broke."""
-
 
 class NotedLeases:
-    """A source of leases that notes each request, and can return what an earlier life was lent."""
+    """A source of leases that notes each request until its lease is over, and returns what an earlier life was lent."""
 
-    def __init__(self, leases: LeaseSource, notes: LeaseNotes, slots: int) -> None:
+    def __init__(self, leases: LeaseSource, notes: LeaseNotes) -> None:
         self._leases = leases
         self._notes = notes
         self._earlier = notes.all()
-        self._kept = 0
-        self.follow(slots)
-
-    def follow(self, slots: int) -> None:
-        """Remember leases for so many jobs at once."""
-        self._kept = max(self._kept, len(self._earlier), _PER_SLOT * (slots + 1))  # notes are not forgotten for this
 
     async def profiles(self) -> Profiles:
         """See `LeaseSource.profiles`."""
@@ -46,15 +36,16 @@ class NotedLeases:
     async def lend(self, attempt: str, token: str, profile: str, trust_key: str, wait: float, patience: float) -> Lease:
         """See `LeaseSource.lend`. Errors: LeaseUnreachableError also while the request cannot be noted."""
         await see_through(self._note(attempt, token))
-        return await self._leases.lend(attempt, token, profile, trust_key, wait, patience)
+        lease = await self._leases.lend(attempt, token, profile, trust_key, wait, patience)
+        return _NotedLease(lease, self._forget)
 
     async def resume(self, attempt: str, token: str) -> Lease:
         """See `LeaseSource.resume`."""
-        return await self._leases.resume(attempt, token)
+        return _NotedLease(await self._leases.resume(attempt, token), self._forget)
 
     def handle(self, attempt: str, token: str) -> LeaseHandle:
         """See `LeaseSource.handle`."""
-        return self._leases.handle(attempt, token)
+        return _NotedHandle(self._leases.handle(attempt, token), self._forget)
 
     def keep(self, attempts: Collection[str]) -> None:
         """Somebody else goes on with these: they are not `return_earlier`'s."""
@@ -69,21 +60,57 @@ class NotedLeases:
 
     async def _note(self, attempt: str, token: str) -> None:
         try:
-            await asyncio.to_thread(self._notes.note, attempt, token, self._kept)
+            await asyncio.to_thread(self._notes.note, attempt, token)
         except StateError as error:
             raise LeaseUnreachableError(str(error)) from error  # jobs wait for that as they do for the keeper
 
     async def _return(self, attempt: str, token: str) -> None:
         async def end() -> None:
             # Used: its job may have ended just before its runner did, or have closed its sandbox to whoever asks.
-            await self._leases.handle(attempt, token).give_back(used=True)
+            await self.handle(attempt, token).give_back(used=True)
             _events.info(Action.LEASE_RETURNED, "left leased, and returned", attempt=attempt)
 
         await until_over(attempt, end)
-        await self._forget(attempt)
 
     async def _forget(self, attempt: str) -> None:
         try:
             await asyncio.to_thread(self._notes.forget, attempt)
         except StateError as error:  # the next life asks again, and is told that it is over
             _events.info(Action.STORE_FAILED, str(error), attempt=attempt)
+
+
+class _NotedHandle:
+    """See `LeaseHandle`. With the lease, its note is over."""
+
+    def __init__(self, lease: LeaseHandle, forget: Callable[[str], Awaitable[None]]) -> None:
+        self.attempt = lease.attempt
+        self.kill = lease.kill
+        self._lease = lease
+        self._forget = forget
+
+    async def give_back(self, *, used: bool) -> None:
+        """See `LeaseHandle.give_back`."""
+        await self._over(self._lease.give_back(used=used))
+
+    async def condemn(self, reason: str) -> None:
+        """See `LeaseHandle.condemn`."""
+        await self._over(self._lease.condemn(reason))
+
+    async def _over(self, ending: Awaitable[None]) -> None:
+        try:
+            await ending
+        except LeaseLostError:
+            await self._forget(self.attempt)
+            raise
+        await self._forget(self.attempt)
+
+
+class _NotedLease(_NotedHandle):
+    """See `Lease`."""
+
+    def __init__(self, lease: Lease, forget: Callable[[str], Awaitable[None]]) -> None:
+        super().__init__(lease, forget)
+        self.sandbox, self.generation = lease.sandbox, lease.generation
+        self.runtime, self.caveat = lease.runtime, lease.caveat
+        self.access, self.term = lease.access, lease.term
+        self.renew = lease.renew

@@ -135,7 +135,6 @@ class Service:
 
     def follow(self, slots: int, per_key: int | None, labels: Collection[str]) -> None:
         """Go on with other numbers: jobs that run do so to their end, even when there are more of them than slots."""
-        self._leases.follow(slots)
         self.slots = slots
         self._per_key = per_key or slots
         self._labels = frozenset(labels)

@@ -23,18 +23,13 @@ class LeaseNotes:
                 continue
         return found
 
-    def note(self, attempt: str, token: str, kept: int) -> None:
-        """Write one down, and forget all but the newest."""
+    def note(self, attempt: str, token: str) -> None:
+        """Write one down."""
         sealed = self._seal.close(token.encode(), attempt)
         with self._database.transaction("The lease cannot be noted") as connection:
             connection.execute("INSERT OR REPLACE INTO lease (attempt, token) VALUES (?, ?)", (attempt, sealed))
-            connection.execute(
-                "DELETE FROM lease WHERE sequence <= "
-                "(SELECT sequence FROM lease ORDER BY sequence DESC LIMIT 1 OFFSET ?)",
-                (kept,),
-            )
 
     def forget(self, attempt: str) -> None:
-        """It was returned."""
+        """It is over."""
         with self._database.transaction("The lease cannot be forgotten", durable=False) as connection:
             connection.execute("DELETE FROM lease WHERE attempt = ?", (attempt,))

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 def new_service(state: Path) -> Service:
     """A service that is asked for nothing that needs a sandbox."""
     opened = State(state)
-    return Service(NotedLeases(cast(LeaseSource, object()), opened.leases, 1), opened.records, 1, None)
+    return Service(NotedLeases(cast(LeaseSource, object()), opened.leases), opened.records, 1, None)
 
 
 @asynccontextmanager

@@ -44,7 +44,7 @@ def no_sandbox() -> FakeLeases:
 async def test_a_port_that_is_taken_is_told_and_ends_no_job(tmp_path: Path) -> None:
     """The trap: a restart that fails would end the jobs that a crash had left running."""
     state = State(tmp_path)
-    service = Service(NotedLeases(no_sandbox(), state.leases, 1), state.records, 1, None)
+    service = Service(NotedLeases(no_sandbox(), state.leases), state.records, 1, None)
     job = await service.submit(Job(b"true"))
     app = make_app(service, Token(tmp_path / "token"), state.tokens)
     listening = asyncio.Event()
@@ -83,7 +83,7 @@ def certificate(folder: Path) -> Tls:
 
 async def test_with_a_certificate_it_serves_https_and_nothing_else(tmp_path: Path) -> None:
     state = State(tmp_path)
-    service = Service(NotedLeases(no_sandbox(), state.leases, 1), state.records, 1, None)
+    service = Service(NotedLeases(no_sandbox(), state.leases), state.records, 1, None)
     app = make_app(service, Token(tmp_path / "token"), state.tokens)
     tls = certificate(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -107,7 +107,7 @@ async def test_a_defect_is_answered_as_a_problem_and_stands_in_the_log(
         raise KeyError("a secret detail")
 
     state = State(tmp_path)
-    service = Service(NotedLeases(no_sandbox(), state.leases, 1), state.records, 1, None)
+    service = Service(NotedLeases(no_sandbox(), state.leases), state.records, 1, None)
     app = make_app(service, Token(tmp_path / "token"), state.tokens, known=broken)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

@@ -62,7 +62,7 @@ class Host:
 
     def new_service(self, slots: int = 2, *, standby: bool = False, per_key: int | None = None) -> Service:
         state = State(self.state)
-        leases = NotedLeases(self.leases, state.leases, slots)
+        leases = NotedLeases(self.leases, state.leases)
         ahead = Standby(leases, self._ready, self.settings) if standby else None
         return Service(leases, state.records, slots, ahead, self.settings, per_key)
 

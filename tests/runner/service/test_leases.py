@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from runner.errors import LeaseError, LeaseLostError
+from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
 from runner.execution import late
-from runner.execution.lease import Lease, LeaseHandle
-from runner.placement import ONLY_DEFAULT, Profiles
+from runner.execution.lease import Access, Lease, LeaseHandle
+from runner.execution.options import Settings
+from runner.execution.prepare import prepare
+from runner.placement import ONLY_DEFAULT, Profiles, Wanted
 from runner.service.leases import NotedLeases
+from tests.runner.conftest import FakeLeases, away, lose
 from tests.runner.service.state import State, locked
 from tests.waiting import eventually
 
@@ -75,7 +79,7 @@ async def lend(noted: NotedLeases, attempt: str) -> None:
 
 async def test_the_token_is_on_disk_before_the_lease_is_asked_for(tmp_path: Path) -> None:
     source = Source(tmp_path)
-    await lend(NotedLeases(source, State(tmp_path).leases, 2), "a")
+    await lend(NotedLeases(source, State(tmp_path).leases), "a")
     assert source.on_disk == [("a", "token-a")]
     for path in tmp_path.iterdir():
         assert path.stat().st_mode & 0o777 == 0o600
@@ -84,7 +88,7 @@ async def test_the_token_is_on_disk_before_the_lease_is_asked_for(tmp_path: Path
 
 async def test_nothing_is_asked_for_that_cannot_be_noted(tmp_path: Path) -> None:
     source = Source(tmp_path)
-    noted = NotedLeases(source, State(tmp_path).leases, 2)
+    noted = NotedLeases(source, State(tmp_path).leases)
     with locked(tmp_path), pytest.raises(LeaseError, match="cannot be noted"):
         await noted.lend("a", "t", "default", "default", 1.0, 60.0)
     assert source.on_disk == []
@@ -93,10 +97,10 @@ async def test_nothing_is_asked_for_that_cannot_be_noted(tmp_path: Path) -> None
 async def test_the_next_life_returns_all_but_what_it_follows(tmp_path: Path) -> None:
     """The trap: a sandbox whose runner died before it wrote the marker stays leased for a day."""
     source = Source(tmp_path, gone={"c"})
-    earlier = NotedLeases(source, State(tmp_path).leases, 2)
+    earlier = NotedLeases(source, State(tmp_path).leases)
     for attempt in "abcd":
         await lend(earlier, attempt)
-    await NotedLeases(source, State(tmp_path).leases, 2).return_earlier({"a"})
+    await NotedLeases(source, State(tmp_path).leases).return_earlier({"a"})
     assert source.calls == [f"give_back {attempt} used=True" for attempt in "bd"]
 
 
@@ -104,8 +108,8 @@ async def test_what_somebody_else_goes_on_with_is_not_returned(tmp_path: Path) -
     """A GitLab job keeps its own note of a sandbox that the service had taken in advance."""
     source = Source(tmp_path)
     for attempt in "ab":
-        await lend(NotedLeases(source, State(tmp_path).leases, 2), attempt)
-    next_life = NotedLeases(source, State(tmp_path).leases, 2)
+        await lend(NotedLeases(source, State(tmp_path).leases), attempt)
+    next_life = NotedLeases(source, State(tmp_path).leases)
     next_life.keep({"a"})
     await next_life.return_earlier(set())
     assert source.calls == ["give_back b used=True"]
@@ -114,8 +118,8 @@ async def test_what_somebody_else_goes_on_with_is_not_returned(tmp_path: Path) -
 async def test_a_keeper_that_is_away_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(late, "INTERVAL", 0.0)
     source = Source(tmp_path, away=3)
-    await lend(NotedLeases(source, State(tmp_path).leases, 2), "a")
-    await asyncio.wait_for(NotedLeases(source, State(tmp_path).leases, 2).return_earlier(set()), 20)
+    await lend(NotedLeases(source, State(tmp_path).leases), "a")
+    await asyncio.wait_for(NotedLeases(source, State(tmp_path).leases).return_earlier(set()), 20)
     assert len(source.calls) == 1
 
 
@@ -123,8 +127,8 @@ async def test_one_that_cannot_be_returned_holds_up_no_other(tmp_path: Path) -> 
     """The trap: those after it were kept for a day."""
     source = Source(tmp_path, deaf={"a"})
     for attempt in "abc":
-        await lend(NotedLeases(source, State(tmp_path).leases, 2), attempt)
-    returning = asyncio.create_task(NotedLeases(source, State(tmp_path).leases, 2).return_earlier(set()))
+        await lend(NotedLeases(source, State(tmp_path).leases), attempt)
+    returning = asyncio.create_task(NotedLeases(source, State(tmp_path).leases).return_earlier(set()))
     await eventually(lambda: sorted(source.calls) == ["give_back b used=True", "give_back c used=True"])
     await eventually(lambda: [attempt for attempt, _ in State(tmp_path).leases.all()] == ["a"])
     returning.cancel()
@@ -132,27 +136,64 @@ async def test_one_that_cannot_be_returned_holds_up_no_other(tmp_path: Path) -> 
 
 async def test_what_was_not_returned_yet_is_still_known_to_the_life_after(tmp_path: Path) -> None:
     source = Source(tmp_path)
-    await lend(NotedLeases(source, State(tmp_path).leases, 2), "a")
-    await lend(NotedLeases(source, State(tmp_path).leases, 2), "b")
-    await NotedLeases(source, State(tmp_path).leases, 2).return_earlier(set())
+    await lend(NotedLeases(source, State(tmp_path).leases), "a")
+    await lend(NotedLeases(source, State(tmp_path).leases), "b")
+    await NotedLeases(source, State(tmp_path).leases).return_earlier(set())
     assert len(source.calls) == 2
     assert State(tmp_path).leases.all() == []
 
 
-async def test_the_notes_do_not_grow_without_end(tmp_path: Path) -> None:
-    source = Source(tmp_path)
-    noted = NotedLeases(source, State(tmp_path).leases, 1)
-    for number in range(20):
-        await lend(noted, str(number))
-    assert source.on_disk == [(str(number), f"token-{number}") for number in range(4, 20)]
+def nowhere() -> Access:
+    """A way in that nobody uses."""
+    return Access(socket.socket(), "sandbox", "", "")
+
+
+async def test_a_note_lasts_as_long_as_its_lease(tmp_path: Path) -> None:
+    """The trap: only the newest were kept, and a job of hours that ended beside a keeper's upgrade left its sandbox."""
+    source, notes = FakeLeases(nowhere), State(tmp_path).leases
+    noted = NotedLeases(source, notes)
+
+    async def lend(attempt: str) -> Lease:
+        lease = await noted.lend(attempt, f"token-{attempt}", "default", "default", 1.0, 60.0)
+        lease.access.socket.close()
+        return lease
+
+    long = await lend("long")
+    for number in range(40):
+        short = await lend(str(number))
+        await (short.condemn("It broke.") if number % 2 else short.give_back(used=True))
+    assert notes.all() == [("long", "token-long")]
+    source.trouble["give_back"] = away
+    with pytest.raises(LeaseUnreachableError):
+        await long.give_back(used=True)
+    assert notes.all() == [("long", "token-long")]
+    source.trouble["give_back"] = lose
+    with pytest.raises(LeaseLostError):
+        await long.give_back(used=True)
+    assert notes.all() == []
+    source.trouble.clear()
+    lent = await lend("resumed"), await lend("by its token")
+    resumed = await noted.resume("resumed", "token-resumed")
+    resumed.access.socket.close()
+    await resumed.give_back(used=True)
+    await noted.handle(lent[1].attempt, "token-by its token").condemn("It broke.")
+    assert notes.all() == []
+
+
+async def test_a_request_that_came_to_nothing_leaves_no_note(tmp_path: Path) -> None:
+    notes = State(tmp_path).leases
+    noted = NotedLeases(FakeLeases(nowhere, {"lend": away}), notes)
+    with pytest.raises(LeaseUnreachableError):
+        await prepare(noted, Wanted("default"), settings=Settings(source_deadline=0.0))
+    await eventually(lambda: notes.all() == [])
 
 
 async def test_a_note_that_cannot_be_read_keeps_nobody_from_the_others(tmp_path: Path) -> None:
     source = Source(tmp_path)
-    noted = NotedLeases(source, State(tmp_path).leases, 1)
+    noted = NotedLeases(source, State(tmp_path).leases)
     for attempt in "ab":
         await lend(noted, attempt)
     with State(tmp_path).database.transaction("test") as connection:
         connection.execute("UPDATE lease SET token = x'00' WHERE attempt = 'a'")
-    await NotedLeases(source, State(tmp_path).leases, 1).return_earlier(set())
+    await NotedLeases(source, State(tmp_path).leases).return_earlier(set())
     assert source.calls == ["give_back b used=True"]

@@ -412,7 +412,7 @@ async def test_a_job_runs_only_where_its_labels_are(host: Host) -> None:
     """Also one that waited while the runner lost a label."""
     job = Job(b"true", labels=frozenset({"gpu"}))
     state = State(host.state)
-    service = Service(NotedLeases(host.leases, state.leases, 1), state.records, 1, None, labels=["gpu", "fast"])
+    service = Service(NotedLeases(host.leases, state.leases), state.records, 1, None, labels=["gpu", "fast"])
     record = await service.submit(job)
     async with host.life() as life:
         with pytest.raises(BadJobError, match="the label gpu, and this one has: none"):

@@ -300,7 +300,7 @@ async def test_a_job_of_the_service_is_told(host: Host) -> None:
     async with receiving() as receiver:
         state, _ = state_of(host.state, receiver)
         told = Webhooks(state.deliveries, [receiver.url], key_of(SECRET), timeout=5.0, give_up=3600.0)
-        leases = NotedLeases(host.leases, state.leases, 1)
+        leases = NotedLeases(host.leases, state.leases)
         service = Service(leases, state.records, 1, None, host.settings, webhooks=told)
         working = asyncio.create_task(service.work())
         record = await service.submit(Job(b"exit 3", trust_key="default"))
