@@ -170,6 +170,7 @@ async def resume_attempt(
 
 
 _DETACHED: Final = "The runner left."
+_DEFECT: Final = "An error of the runner's own ended the attempt in it."
 
 
 class _Report:
@@ -280,10 +281,13 @@ async def _fly(course: _Course, pursuit: Pursuit, held: Held, seeing: Coroutine[
         await _keep(course, pursuit, outcome)
         await pursuit.close()  # telling may take minutes, and a script that goes on would be heard of meanwhile
         await report.tell(outcome)
-    except DetachedError:
+    except BaseException as error:
         await stop(script)
         await pursuit.close()
-        await held.leave()
+        if isinstance(error, DetachedError | asyncio.CancelledError):  # nobody cancels this but the loop, at its end
+            await held.leave()
+        else:
+            await held.hand_in(_DEFECT, used=True)
         raise
     await _hand_in(course, held, pursuit.marker, broken)
     return outcome

@@ -17,6 +17,7 @@ from runner.execution import marker as marker_module
 from runner.execution.attempt import run, run_attempt
 from runner.execution.lease import Access
 from runner.execution.marker import Marker
+from runner.execution.options import Note
 from runner.execution.prepare import prepare
 from runner.job import Job
 from runner.logs import Action
@@ -336,6 +337,20 @@ async def test_a_sandbox_that_nobody_takes_back_is_handed_in_later_as_it_was_mea
     given_back, condemned, *later = bench.leases.calls
     assert (given_back, condemned) == ("give_back:used", "condemn:The sandbox could not be given back.")
     assert set(later) == {"give_back:used"}
+
+
+async def test_a_defect_of_the_runner_keeps_no_sandbox(bench: Bench) -> None:
+    """The trap: its lease was renewed for as long as the runner lived."""
+
+    def broken(note: Note) -> None:
+        if note.action is Action.ENDED:
+            raise KeyError("a bug")
+
+    job, log = Job(b"true"), bench.new_log()
+    with pytest.raises(KeyError):
+        await run_attempt(bench.leases, job, log, bench.cancellation, settings=bench.settings, notes=broken)
+    assert bench.leases.calls == ["condemn:An error of the runner's own ended the attempt in it."]
+    assert not [task for task in asyncio.all_tasks() if "Heartbeat" in str(task.get_coro())]
 
 
 async def test_prepared_and_released(bench: Bench) -> None:
