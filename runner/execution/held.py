@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
 from runner.execution.heartbeat import Heartbeat
-from runner.execution.late import hand_in_later
 from runner.execution.lease import Lease, LeaseHandle
 from runner.execution.options import Settings
+from runner.execution.overdue_leases import hand_in_later
 from runner.logs import Action, Events, Subject
 
 _events = Events(__name__)

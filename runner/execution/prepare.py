@@ -11,10 +11,10 @@ from typing import Final, TypeVar
 from runner.errors import LeaseError, LeaseUnreachableError, SandboxError
 from runner.execution.cancellation import see_through
 from runner.execution.held import PAUSE, Held
-from runner.execution.late import hand_in_later
 from runner.execution.lease import Lease, LeaseSource, new_token
 from runner.execution.marker import Marker, Moment
 from runner.execution.options import DEFAULTS, Note, Notes, Settings, no_notes
+from runner.execution.overdue_leases import hand_in_later
 from runner.execution.session import Session
 from runner.job import DEFAULT_PROFILE, new_attempt_id
 from runner.logs import Action

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Collection
 
 from runner.errors import LeaseLostError, LeaseUnreachableError, StateError
 from runner.execution.cancellation import see_through
-from runner.execution.late import until_over
 from runner.execution.lease import Lease, LeaseHandle, LeaseSource
+from runner.execution.overdue_leases import until_over
 from runner.logs import Action, Events
 from runner.placement import Profiles
 from runner.store.leases import LeaseNotes

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from runner.errors import ConnectError, LeaseUnreachableError
-from runner.execution import heartbeat, late
+from runner.execution import heartbeat, overdue_leases
 from runner.execution import marker as marker_module
 from runner.execution.attempt import run, run_attempt
 from runner.execution.lease import Access
@@ -327,13 +327,13 @@ async def test_a_sandbox_that_nobody_takes_back_is_handed_in_later_as_it_was_mea
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The trap: a keeper that was away for two minutes kept the sandbox for a day, for a job that was over."""
-    monkeypatch.setattr(late, "INTERVAL", 0.01)
+    monkeypatch.setattr(overdue_leases, "INTERVAL", 0.01)
     bench.leases.trouble.update(give_back=away, condemn=away)
     bench.settings = bench.sandbox.settings(return_deadline=0.1)
     assert await bench.run("true") == Succeeded()
     assert "give back: No keeper answers." in caplog.text
     bench.leases.trouble.clear()
-    await eventually(lambda: not late._tasks)
+    await eventually(lambda: not overdue_leases._tasks)
     given_back, condemned, *later = bench.leases.calls
     assert (given_back, condemned) == ("give_back:used", "condemn:The sandbox could not be given back.")
     assert set(later) == {"give_back:used"}
@@ -387,7 +387,7 @@ async def test_cancelled_while_a_step_hangs(bench: Bench, step: str) -> None:
     async with asyncio.timeout(10):
         assert await task == Cancelled("the user")
     assert bench.logs[-1].closed
-    others = asyncio.all_tasks() - late._tasks
+    others = asyncio.all_tasks() - overdue_leases._tasks
     assert not [other for other in others if "runner/execution" in repr(other)]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
-from runner.execution import late
+from runner.execution import overdue_leases
 from runner.execution.held import Held
 from runner.execution.options import Settings
 from runner.keeper_leases import KeeperLeases
@@ -182,7 +182,7 @@ async def test_a_sandbox_goes_back_as_soon_as_a_keeper_that_was_away_answers(
     broken: str | None,
 ) -> None:
     """The trap: it was kept for hours for an attempt that was over, and the runner took its slot for free."""
-    monkeypatch.setattr(late, "INTERVAL", 0.01)
+    monkeypatch.setattr(overdue_leases, "INTERVAL", 0.01)
     world = make(warm=1)
     with answering(world, tmp_path / "run") as path:
         lease = await KeeperLeases(path).lend("a1", TOKEN, "default", "team", 20.0, 24 * 3600.0)

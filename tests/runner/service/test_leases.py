@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import LeaseError, LeaseLostError, LeaseUnreachableError
-from runner.execution import late
+from runner.execution import overdue_leases
 from runner.execution.lease import Access, Lease, LeaseHandle
 from runner.execution.options import Settings
 from runner.execution.prepare import prepare
@@ -116,7 +116,7 @@ async def test_what_somebody_else_goes_on_with_is_not_returned(tmp_path: Path) -
 
 
 async def test_a_keeper_that_is_away_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(late, "INTERVAL", 0.0)
+    monkeypatch.setattr(overdue_leases, "INTERVAL", 0.0)
     source = Source(tmp_path, away=3)
     await lend(NotedLeases(source, State(tmp_path).leases), "a")
     await asyncio.wait_for(NotedLeases(source, State(tmp_path).leases).return_earlier(set()), 20)
