@@ -20,7 +20,7 @@ class Settings:
     source_deadline: float = 60.0
     """How long a source of leases that does not answer, or cannot lend now, is asked again before a job is given up."""
     patience: float = 0.0
-    """How long beyond its term a sandbox is kept for an attempt that nobody is heard of: 0 if nobody can come back."""
+    """Seconds beyond the lease's term that a sandbox is kept for a silent runner; 0 if it cannot come back."""
     open_deadline: float = 30.0
     """From a lease to a launcher that waits."""
     launch_deadline: float = 120.0
