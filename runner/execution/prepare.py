@@ -105,8 +105,9 @@ async def prepare(
             lease = await _insist(
                 lambda: _lend(leases, attempt, token, profile, wanted.trust_key, settings), settings, notes
             )
-        except BaseException:  # it may have been lent all the same, and the answer lost on its way
-            hand_in_later(leases.handle(attempt, token), None, used=False)
+        except BaseException:
+            if settings.patience:  # it may have been lent, with the answer lost on its way, and would be kept for that
+                hand_in_later(leases.handle(attempt, token), None, used=False)
             raise
         held = Held(lease, settings)
         session = await _open(held, settings)

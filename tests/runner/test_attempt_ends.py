@@ -285,7 +285,7 @@ async def test_a_sandbox_whose_lease_nobody_heard_of_goes_back(bench: Bench) -> 
             raise LeaseUnreachableError("The keeper broke off.")
 
     bench.leases = Silent(bench.sandbox.access)
-    bench.settings = bench.sandbox.settings(source_deadline=0)
+    bench.settings = bench.sandbox.settings(source_deadline=0, patience=60.0)
     assert await bench.run("true") == SetupFailed("The keeper broke off.")
     await eventually(lambda: bench.leases.calls == ["give_back:unused"])
 

@@ -184,7 +184,7 @@ async def test_a_request_that_came_to_nothing_leaves_no_note(tmp_path: Path) -> 
     notes = State(tmp_path).leases
     noted = NotedLeases(FakeLeases(nowhere, {"lend": away}), notes)
     with pytest.raises(LeaseUnreachableError):
-        await prepare(noted, Wanted("default"), settings=Settings(source_deadline=0.0))
+        await prepare(noted, Wanted("default"), settings=Settings(source_deadline=0.0, patience=60.0))
     await eventually(lambda: notes.all() == [])
 
 
