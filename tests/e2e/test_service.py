@@ -250,6 +250,22 @@ def test_after_a_crash_finished_running_and_waiting_jobs_are_what_they_were(new_
     assert service.outcome(running[1])["outcome"] == "cancelled"
 
 
+def test_a_job_that_closed_its_sandbox_is_ended_by_a_service_that_was_restarted(
+    new_service: Callable[[], Service],
+) -> None:
+    """The trap: the way in was asked for before anything else, for an hour, and each time it kept the lease."""
+    service = new_service()
+    job = service.submit("sudo iptables -P INPUT DROP && echo up; sleep 1000")
+    service.read_log(job, bytearray(), len("up\n"))
+    (lent,) = (one["attempt"] for one in service.api.get("/v1/sandboxes").json() if one["job"] == job)
+    service.signal(signal.SIGKILL)
+    service.wait()
+    service.start()
+    assert service.api.post(f"/v1/jobs/{job}/cancel").status_code == 202
+    assert service.outcome(job)["outcome"] == "cancelled"
+    until("its lease is over", lambda: lent not in {one.attempt for one in service.keeper.client.listing().sandboxes})
+
+
 def test_a_sandbox_that_a_killed_service_held_in_advance_is_returned(new_service: Callable[[], Service]) -> None:
     """The trap: it stays leased until the end of its term, and of its patience, which is a day."""
     service = new_service()
