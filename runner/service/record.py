@@ -132,6 +132,7 @@ class Record:
         self.again = False
         if self.log:  # in the first try
             self.log.end_output()
+            await self.log.flushed()
             retries = self._earlier.retries + 1
             reason = (
                 f"{outcomes.sentence(fit(outcome))} The job is started again (retry {retries} of {self.job.retry})."
@@ -153,6 +154,7 @@ class Record:
         outcome, log = fit(outcome), self.log
         if log:
             log.end_output()
+            await log.flushed()
         sentence = outcomes.sentence(outcome)
         closing = log.closing(sentence) if log else f"runner: {sentence}\n".encode()
         result = Result(outcome, log.output if log else self._earlier.size, closing, over(self._steps))
