@@ -44,7 +44,7 @@ def run(read: Callable[[], Loaded[KeeperConfig]]) -> None:
         if received is signal.SIGUSR1:
             the_keeper.detach()
         else:
-            threading.Thread(target=_hurry, args=(the_keeper, signals), name="hurry", daemon=True).start()
+            threading.Thread(target=_hear_more, args=(the_keeper, signals), name="signals", daemon=True).start()
             the_keeper.stop(config.patience)
         server.shutdown()
 
@@ -60,7 +60,11 @@ def _reread(the_keeper: Keeper, started: Loaded[KeeperConfig], read: Callable[[]
         _events.warning(Action.CONFIGURATION_REMARK, f"not taken up before the next start: {', '.join(waiting)}")
 
 
-def _hurry(the_keeper: Keeper, signals: Signals) -> None:
-    while signals.take() is signal.SIGHUP:
+def _hear_more(the_keeper: Keeper, signals: Signals) -> None:
+    """What a keeper that waits for running jobs is told of them; the first word stands."""
+    while (received := signals.take()) is signal.SIGHUP:
         pass  # nothing is made any more
-    the_keeper.hurry()
+    if received is signal.SIGUSR1:
+        the_keeper.leave()
+    else:
+        the_keeper.hurry()

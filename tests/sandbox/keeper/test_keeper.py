@@ -656,6 +656,21 @@ def test_a_hurried_stop_ends_leases_before_their_sandboxes(world: World, host: H
     assert answers == {"That lease is over: The keeper was told to stop at once."}
 
 
+def test_a_stop_that_is_told_to_leave_leaves_everything(make: Callable[..., World], host: Host) -> None:
+    """The trap: `docker compose up -d` waits for the jobs, USR1 is sent to have them stay, and all were ended."""
+    world = make(warm=2)
+    grant = world.lend()
+    world.wait_for("an idle one", lambda: State.READY in world.states())
+    stopping = threading.Thread(target=world.stop, args=(60.0,))
+    stopping.start()
+    world.wait_for("stopping", world.keeper._stopping.is_set)
+    world.keeper.leave()
+    stopping.join(MARGIN)
+    assert not stopping.is_alive()
+    assert list(host.containers.values()) == [True, True]
+    world.keeper.verbs.renew(protocol.Renew(token=grant.token))
+
+
 def test_stop_does_not_wait_for_a_runner_that_is_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sandbox.pool.LEASE_TERM", 0.2)
     world.lend()
