@@ -269,3 +269,23 @@ def test_a_full_disk_is_told_and_costs_no_lease(
     grant = world.lend()
     world.keeper.verbs.renew(protocol.Renew(token=grant.token))
     assert "No space left on device" in caplog.text
+
+
+def test_a_disk_that_cannot_be_written_keeps_no_sandbox_from_being_replaced(
+    lives: Lives, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The trap: what could not be forgotten ended each pass at the first sandbox on its way out."""
+    world = lives.begin(recreate="always")
+    grant = used(world)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    world.give_back(grant)
+    world.wait_for(
+        "another one", lambda: grant.sandbox not in lives.host.containers and world.states() == [State.READY]
+    )
+    lives.end()
+    lives.begin(recreate="always")  # nor a later life from its start
+    assert "Read-only file system" in caplog.text
