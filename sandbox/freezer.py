@@ -88,8 +88,12 @@ class Freezer:
         self._hold(group, self)
 
     def thaw(self, group: Path) -> None:
-        """Undo `freeze`, also an earlier keeper's. A group that goes on, or is gone, is fine. Raises `EngineError`."""
+        """Undo `freeze`. A group that goes on, or is gone, is fine. Raises `EngineError`."""
         self._let_go(group, self)
+
+    def wake(self, group: Path) -> None:
+        """Undo what an earlier keeper did; what anybody wants to stand still does so on. Raises as `thaw`."""
+        self._let_go(group, object())
 
     def is_wanted(self, group: Path) -> bool:
         """Whether anybody wants a group to stand still."""

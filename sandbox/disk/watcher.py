@@ -139,10 +139,16 @@ class DiskWatcher:
         with self._looked:
             return name in self._held
 
-    def wait_while_frozen(self, name: str, deadline: float) -> bool:
-        """Wait until a sandbox can be cleaned or proven; False when it still stands at the monotonic `deadline`."""
+    def wait_while_frozen(self, name: str, deadline: float) -> None:
+        """Wait until a sandbox can be cleaned or proven.
+
+        Raises `SandboxFault` (`host-disk`) when it still stands at the monotonic `deadline`: its removal makes room.
+        """
         with self._looked:
-            return self._looked.wait_for(lambda: name not in self._held, max(0.0, deadline - time.monotonic()))
+            if not self._looked.wait_for(lambda: name not in self._held, max(0.0, deadline - time.monotonic())):
+                raise SandboxFault(
+                    Fault.HOST_DISK, "It stood still since the host's disk is short, and could not be looked at."
+                )
 
     @property
     def rooms(self) -> list[Room]:

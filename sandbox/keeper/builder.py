@@ -249,7 +249,7 @@ class Builder:
 
     def _awake(self, built: Built) -> str:
         """Check that it runs, and let it go on where an earlier keeper was killed while it stood still."""
-        self.thaw(built)
+        self._freezer.wake(built.cgroup)
         return check_running(self._engine.facts(built.container_id))
 
     def _end_others(self, built: Built) -> int:

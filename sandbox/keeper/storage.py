@@ -79,9 +79,10 @@ class Storage:
                 taken[profile] += usage.amount.bytes
         return taken
 
-    def wait_while_frozen(self, name: str, deadline: float) -> bool:
-        """Wait until a sandbox may be cleaned or proven; False when it still stands at the monotonic `deadline`."""
-        return self._watcher is None or self._watcher.wait_while_frozen(name, deadline)
+    def wait_while_frozen(self, name: str, deadline: float) -> None:
+        """Wait until a sandbox may be cleaned or proven. Raises `SandboxFault` as the watcher does."""
+        if self._watcher:
+            self._watcher.wait_while_frozen(name, deadline)
 
     # -- what the watcher asks for (`sandbox.disk.watcher.Sandboxes`) ------------------------------------------------
 

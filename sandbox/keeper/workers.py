@@ -26,6 +26,8 @@ events = Events("keeper")
 _WORKERS = 16
 STRANGER_RETRY = 5.0
 """Seconds between attempts to remove what is of no sandbox. It takes up no place, but its name and its addresses."""
+_OF_THE_HOST = frozenset({Fault.RUNTIME_LOST, Fault.HOST_DISK})
+"""What is known to be no sandbox's own, so that it is no sign of how they are made."""
 FROZEN_DEADLINE = 30.0
 """Seconds to wait for a sandbox that stands still until the host's disk has room again."""
 
@@ -211,7 +213,7 @@ class Workers:
             if sandbox is None or sandbox.state is not State.INSPECTING:  # condemned or held meanwhile
                 return
             if fault:
-                if sandbox.jobs == 0 and not fault.fault.is_quiet and fault.fault is not Fault.RUNTIME_LOST:
+                if sandbox.jobs == 0 and not fault.fault.is_quiet and fault.fault not in _OF_THE_HOST:
                     unfit = FreshUnfit(sandbox.profile, built.container_id, fault.fault, str(fault))
                     self._watch.observe(unfit)
                 stock.condemn(name, fault.fault, str(fault))

@@ -15,7 +15,7 @@ import pytest
 from sandbox.disk import watcher as watcher_module
 from sandbox.disk.watch import ALARM, RELIEF, DiskWatch
 from sandbox.disk.watcher import DiskWatcher, Sandbox, rooms
-from sandbox.errors import EngineError, Fault
+from sandbox.errors import EngineError, Fault, SandboxFault
 from sandbox.processes import Process
 from tests.waiting import until
 
@@ -172,9 +172,11 @@ def test_a_writer_is_stopped_before_the_reserve_and_ended_and_the_others_go_on(
     jobs.start("wild", int(0.8 * FASTEST))
     until("both stand still", lambda: watcher.is_frozen("calm") and watcher.is_frozen("wild"))
     assert is_refusing(watcher)
-    assert not watcher.wait_while_frozen("calm", time.monotonic())
+    with pytest.raises(SandboxFault, match="stood still") as caught:
+        watcher.wait_while_frozen("calm", time.monotonic())
+    assert caught.value.fault is Fault.HOST_DISK
     jobs.may_end.set()
-    assert watcher.wait_while_frozen("calm", time.monotonic() + DEADLINE)
+    watcher.wait_while_frozen("calm", time.monotonic() + DEADLINE)
     [(name, fault, sentence)] = jobs.condemned
     assert (name, fault) == ("wild", Fault.HOST_DISK), sentence
     assert RESERVE <= jobs.free_when_condemned[0] <= RESERVE + ALARM * FASTEST

@@ -142,7 +142,17 @@ def test_a_container_stands_still_until_nobody_wants_that_any_more(echo: Echo) -
 def test_what_an_earlier_keeper_froze_goes_on(echo: Echo) -> None:
     Freezer().freeze(echo.group)
     assert echo.is_still()
-    Freezer().thaw(echo.group)
+    Freezer().wake(echo.group)
+    assert echo.answers(MARGIN)
+
+
+def test_what_somebody_wants_to_stand_still_is_not_woken(echo: Echo) -> None:
+    """The trap: a sandbox that stands still for the disk is looked at, and writes on."""
+    ours = Freezer()
+    ours.freeze(echo.group)
+    ours.wake(echo.group)
+    assert echo.is_still()
+    ours.thaw(echo.group)
     assert echo.answers(MARGIN)
 
 
