@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from sandbox.acts import Act, Create, Destroy, Prepare, Probe, Replace, Start, Try
 from sandbox.errors import ConfigError, Fault, KeeperRefused
 from sandbox.profile import Profile, Recreate
 from sandbox.rollout import Rollout
@@ -90,62 +91,6 @@ class Want:
 
     profile: str
     trust_key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Create:
-    """Make a new sandbox of this profile, from this image."""
-
-    profile: str
-    image: str
-
-
-@dataclass(frozen=True, slots=True)
-class Prepare:
-    """Make what the next sandbox of this profile needs, but do not start it."""
-
-    profile: str
-    image: str
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A sandbox is needed: let this prepared one become it."""
-
-    name: str
-    profile: str
-
-
-@dataclass(frozen=True, slots=True)
-class Try:
-    """Make one sandbox of this profile from a new image, to see whether it is fit."""
-
-    profile: str
-    image: str
-
-
-@dataclass(frozen=True, slots=True)
-class Replace:
-    """Give up this sandbox, idle or prepared: its profile has a new image."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Destroy:
-    """Remove this sandbox."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """Prove this idle sandbox again."""
-
-    name: str
-
-
-Action = Create | Prepare | Start | Try | Replace | Destroy | Probe
 
 
 class Pool:
@@ -362,9 +307,9 @@ class Pool:
                 evicted.append(min(idle, key=lambda s: s.since))
         return evicted
 
-    def plan(self, now: float) -> list[Action]:
+    def plan(self, now: float) -> list[Act]:
         """What should be done now. Whether the host bears it, doing it and telling what came of it are the caller's."""
-        actions: list[Action] = []
+        actions: list[Act] = []
         for sandbox in self._sandboxes.values():
             overdue = sandbox.state is State.STUCK and now >= sandbox.again
             if sandbox.state is State.CONDEMNED or overdue:
@@ -383,15 +328,15 @@ class Pool:
         """What sandboxes of this profile are made from."""
         return self.rollouts[profile].image if profile in self.rollouts else self.profiles[profile].image
 
-    def _to_fill(self, profile: str) -> list[Action]:
+    def _to_fill(self, profile: str) -> list[Act]:
         """What makes up for the sandboxes that are lacking: the one that is prepared comes first."""
         image, room = self.image_of(profile), self._room(profile)
-        lacking: list[Action] = [Create(profile, image)] * room
+        lacking: list[Act] = [Create(profile, image)] * room
         if room and (prepared := self._prepared(profile)) and prepared.image == image:
             lacking[0] = Start(prepared.name, profile)
         return lacking
 
-    def _to_prepare(self, now: float) -> list[Action]:
+    def _to_prepare(self, now: float) -> list[Act]:
         """While nothing else is to be done for any profile: what its next sandbox is started from, one at a time."""
         if any(s.state in BEING_MADE | {State.PREPARING, State.STUCK} for s in self):
             return []
@@ -400,7 +345,7 @@ class Pool:
         profile = next(due, None)
         return [] if profile is None else [Prepare(profile, self.image_of(profile))]
 
-    def _to_renew(self, profile: str, now: float) -> list[Action]:
+    def _to_renew(self, profile: str, now: float) -> list[Act]:
         """The next step to a new image: one sandbox more, which proves it, then the others one by one."""
         rollout = self.rollouts.get(profile)
         if prepared := self._prepared(profile):
@@ -419,7 +364,7 @@ class Pool:
             return []
         return [Replace(min(outdated, key=lambda s: s.since).name) if full else Create(profile, rollout.image)]
 
-    def _to_probe(self, profile: str, now: float) -> list[Action]:
+    def _to_probe(self, profile: str, now: float) -> list[Act]:
         mine = [s for s in self._sandboxes.values() if s.profile == profile]
         idle = [s for s in mine if s.state is State.READY and s.has_to_run_container(now)]
         if not idle or any(s.state is State.INSPECTING for s in mine):

@@ -7,6 +7,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from ipaddress import IPv4Address, IPv4Network
 
+from sandbox.acts import Act, Create, Destroy, Prepare, Start, Try
 from sandbox.config import KeeperConfig
 from sandbox.daemons import Daemons, lost, still_there
 from sandbox.engine import Engine, Owned, StaleSocket
@@ -26,8 +27,6 @@ from sandbox.keeper.watch import HostWatch
 from sandbox.keeper.workers import Workers
 from sandbox.logs import Action, Events
 from sandbox.network import Walls, subnet_of
-from sandbox.pool import Action as Act
-from sandbox.pool import Create, Destroy, Prepare, Start, Try
 from sandbox.profile import SYSBOX
 from sandbox.state import BEING_MADE, IN_ADVANCE, State
 from sandbox.template import SandboxName

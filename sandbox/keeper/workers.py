@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Network
 
+from sandbox.acts import Act, Create, Destroy, Prepare, Probe, Replace, Start, Try
 from sandbox.daemons import check
 from sandbox.errors import ConfigError, EngineError, EngineTimeout, EngineUnreachable, Fault, SandboxFault
 from sandbox.health import CreationBegan, CreationEnded, FreshUnfit
@@ -15,8 +16,6 @@ from sandbox.keeper.builder import Built, Prepared, as_fault
 from sandbox.keeper.parts import Parts
 from sandbox.logs import Action, Events
 from sandbox.network import WallsDown
-from sandbox.pool import Action as Act
-from sandbox.pool import Create, Destroy, Prepare, Probe, Replace, Start, Try
 from sandbox.profile import Profile
 from sandbox.state import State
 from sandbox.template import SandboxName

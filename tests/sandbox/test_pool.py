@@ -4,22 +4,9 @@ from itertools import count, pairwise
 
 import pytest
 
+from sandbox.acts import Act, Create, Destroy, Prepare, Probe
 from sandbox.errors import Fault, KeeperRefused
-from sandbox.pool import (
-    LEASE_TERM,
-    PROBE_INTERVAL,
-    STUCK_RETRY,
-    UNTRUSTED,
-    Action,
-    Create,
-    Destroy,
-    Lease,
-    Pool,
-    Prepare,
-    Probe,
-    Sandbox,
-    Want,
-)
+from sandbox.pool import LEASE_TERM, PROBE_INTERVAL, STUCK_RETRY, UNTRUSTED, Lease, Pool, Sandbox, Want
 from sandbox.profile import Profile, Recreate
 from sandbox.state import State
 
@@ -58,7 +45,7 @@ class World:
         self.pool.fit(name, now)
         return name
 
-    def plan(self, now: float) -> list[Action]:
+    def plan(self, now: float) -> list[Act]:
         """What is to be done now, but for what is made in advance."""
         return [action for action in self.pool.plan(now) if not isinstance(action, Prepare)]
 

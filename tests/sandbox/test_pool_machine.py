@@ -6,22 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from sandbox.acts import Create, Destroy, Prepare, Probe, Replace, Start, Try
 from sandbox.errors import Fault, KeeperRefused
-from sandbox.pool import (
-    PROBE_INTERVAL,
-    UNTRUSTED,
-    Create,
-    Destroy,
-    Lease,
-    Pool,
-    Prepare,
-    Probe,
-    Replace,
-    Sandbox,
-    Start,
-    Try,
-    Want,
-)
+from sandbox.pool import PROBE_INTERVAL, UNTRUSTED, Lease, Pool, Sandbox, Want
 from sandbox.profile import Profile, Recreate
 from sandbox.state import IN_ADVANCE, MOVES, State
 
