@@ -6,7 +6,7 @@ passes in.
 
 import secrets
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from sandbox.acts import Act, Create, Destroy, Prepare, Probe, Replace, Start, Try
@@ -91,6 +91,8 @@ class Want:
 
     profile: str
     trust_key: str
+    came: float = 0.0
+    """When: who came first is served first."""
 
 
 class Pool:
@@ -185,19 +187,19 @@ class Pool:
         left = Sandbox(name, generation, profile, State.CONDEMNED, now, reason="An earlier life of the keeper left it.")
         return self._put(left)
 
-    def lend(self, want: Want, lease: Lease, now: float) -> Sandbox | None:
+    def lend(self, want: Want, lease: Lease, now: float, waiting: Iterable[Want] = ()) -> Sandbox | None:
         """Lend a fit sandbox, or the one that this attempt has already; None when there is none.
 
+        What is idle is shared out among all who are `waiting`: nobody is overtaken.
         Raises `KeeperRefused` when the attempt has one that is not what it wants now.
         """
         if (mine := self._lent_to(want, lease)) is not None:
             return mine
-        fit = [s for s in self._sandboxes.values() if _suits(s, want) and s.state is State.READY]
-        if not fit:
+        if not any(_suits(s, want) and s.state is State.READY for s in self):  # as it mostly is for whoever waits
             return None
-        # Of those that have this key's caches the one with the newest, as a job builds on what the one before it made;
-        # then a fresh one, the longest ready of those from the present image.
-        chosen = min(fit, key=lambda s: (s.trust_key is None, self.is_outdated(s), -s.served, s.since))
+        chosen = next((s for one, s in self._shares({*waiting, want}) if one == want and _suits(s, want)), None)
+        if chosen is None:
+            return None
         lent = lease.extended(now, renewed=False)
         return self._move(chosen.name, State.LEASED, now, lease=lent, trust_key=want.trust_key)
 
@@ -298,14 +300,7 @@ class Pool:
 
     def to_evict(self, wants: Iterable[Want]) -> list[Sandbox]:
         """For each want that nothing suits or will suit: the longest idle sandbox of another trust key."""
-        evicted: list[Sandbox] = []
-        for want in wants:
-            mine = [s for s in self._sandboxes.values() if s.profile == want.profile and s not in evicted]
-            coming = any(_suits(s, want) and is_alive(s.state) and s.lease is None for s in mine)
-            idle = [s for s in mine if s.state is State.READY]
-            if not coming and idle and not self._room(want.profile):
-                evicted.append(min(idle, key=lambda s: s.since))
-        return evicted
+        return [sandbox for want, sandbox in self._shares(wants) if not _suits(sandbox, want)]
 
     def plan(self, now: float) -> list[Act]:
         """What should be done now. Whether the host bears it, doing it and telling what came of it are the caller's."""
@@ -371,6 +366,25 @@ class Pool:
             return []
         return [Probe(min(idle, key=lambda s: s.ran_container or 0.0).name)]
 
+    def _shares(self, wants: Iterable[Want]) -> Iterator[tuple[Want, Sandbox]]:
+        """Who waits, in the order in which they came, with the idle one that is theirs, or is to make room."""
+        left = [s for s in self if is_alive(s.state) and s.lease is None]
+        for want in sorted(wants, key=lambda want: want.came):
+            mine = [s for s in left if s.profile == want.profile]
+            if share := self._share(want, mine):
+                left.remove(share)
+                yield want, share
+
+    def _share(self, want: Want, among: Collection[Sandbox]) -> Sandbox | None:
+        idle = [s for s in among if s.state is State.READY]
+        if fit := [s for s in idle if _suits(s, want)]:
+            # Of those that have this key's caches the one with the newest, as a job builds on what the one before it
+            # made; then a fresh one, the longest ready of those from the present image.
+            return min(fit, key=lambda s: (s.trust_key is None, self.is_outdated(s), -s.served, s.since))
+        if not idle or any(_suits(s, want) for s in among) or self._room(want.profile):
+            return None
+        return min(idle, key=lambda s: s.since)
+
     def _lent_to(self, want: Want, lease: Lease) -> Sandbox | None:
         """The sandbox that this attempt has already."""
         for sandbox in self:
@@ -378,7 +392,7 @@ class Pool:
                 continue
             # An attempt's id is no secret: the token is what proves that it is the same one that asks.
             same = has.attempt == lease.attempt and secrets.compare_digest(has.token, lease.token)
-            if not same or Want(sandbox.profile, sandbox.trust_key or "") != want:
+            if not same or (sandbox.profile, sandbox.trust_key) != (want.profile, want.trust_key):
                 raise KeeperRefused("That attempt has a sandbox already, and not by this request.")
             return sandbox
         return None

@@ -30,6 +30,7 @@ from sandbox.inspection.judge import Reason, ReasonKind, Verdict, VerdictKind
 from sandbox.keeper import protocol
 from sandbox.keeper.guard import Guard
 from sandbox.network import Walls, WallsDown, WallState
+from sandbox.pool import Want
 from sandbox.profile import Network, Profile, Recreate
 from sandbox.state import State
 from sandbox.template import InstallationId, SandboxName
@@ -188,6 +189,26 @@ def test_waiting_requests_do_not_keep_each_other_busy(world: World) -> None:
         thread.join(MARGIN)
     # Each looks every 20 ms here, and when another one comes; waking each other they would look thousands of times.
     assert looks[0] < 4 * (0.4 / 0.02) * 3
+
+
+def test_a_new_request_does_not_overtake_one_that_waits(world: World) -> None:
+    world.wait_for("one ready", lambda: world.states() == [State.READY])
+    wants = world.keeper._stock.wants
+    wants.append(Want("default", "team", came=0.0))  # it has not got to looking yet
+    caught: list[str] = []
+
+    def ask() -> None:
+        caught.append(world.lend("late").sandbox)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    world.wait_for("its waiting", lambda: len(wants) == 2)
+    with pytest.raises(KeeperRefused, match="was ready within"):
+        world.lend("later", wait=0.1)
+    assert caught == []
+    del wants[0]
+    asking.join(MARGIN)
+    assert caught == world.host.made
 
 
 def test_a_client_that_went_away_keeps_nothing(world: World) -> None:
