@@ -368,7 +368,7 @@ class Pool:
 
     def _shares(self, wants: Iterable[Want]) -> Iterator[tuple[Want, Sandbox]]:
         """Who waits, in the order in which they came, with the idle one that is theirs, or is to make room."""
-        left = [s for s in self if is_alive(s.state) and s.lease is None]
+        left = [s for s in self if is_alive(s.state) and s.lease is None and s.state is not State.HELD]
         for want in sorted(wants, key=lambda want: want.came):
             mine = [s for s in left if s.profile == want.profile]
             if share := self._share(want, mine):

@@ -352,6 +352,17 @@ def test_nothing_is_evicted_while_a_place_is_free() -> None:
     assert world.pool.to_evict([BOB]) == []
 
 
+def test_what_is_held_for_a_person_is_none_to_wait_for() -> None:
+    """The trap: while one of its own was held, a key waited for that, beside idle ones of others."""
+    world = World()
+    held = world.ready()
+    world.serve(BOB, "b1")
+    world.pool.hold(held, 600.0, 0.0)
+    idle = world.ready()
+    world.serve(ALICE, "a1")
+    assert [s.name for s in world.pool.to_evict([BOB])] == [idle]
+
+
 def test_a_lent_sandbox_is_never_evicted() -> None:
     world = World(warm=1)
     world.ready()
