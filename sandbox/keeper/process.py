@@ -27,6 +27,8 @@ def run(read: Callable[[], Loaded[KeeperConfig]]) -> None:
     config = loaded.config
     configure(config.log.format)
     open_files.raise_limit()
+    # From the beginning: what comes while it starts is done once it has started, and leaves nothing half done.
+    signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
     for remark in loaded.remarks:
         _events.warning(Action.CONFIGURATION_REMARK, remark)
     metrics = Metrics(config.profiles)
@@ -35,7 +37,6 @@ def run(read: Callable[[], Loaded[KeeperConfig]]) -> None:
     # The socket first: a second keeper must be refused before it removes what it takes for leftovers.
     with KeeperServer(config.run_folder, the_keeper.verbs, config.group) as server:
         the_keeper.start()
-        signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
         give_up = partial(signals.send, signal.SIGUSR1)
         threading.Thread(target=the_keeper.run, args=(give_up,), name="reconcile").start()
         threading.Thread(target=server.serve_forever, name="server", daemon=True).start()
