@@ -17,7 +17,7 @@ from sandbox.state import BEING_MADE, IN_ADVANCE, State, can_be_condemned, check
 
 LEASE_TERM = 30.0
 """Seconds a lease lasts without being renewed."""
-PROBE_INTERVAL = 60.0
+CONTAINER_INTERVAL = 60.0
 """Seconds after which a sandbox has to run a container again: after its job, or at once when it is idle; then of each
 profile one at a time, so that another can be lent."""
 UNTRUSTED = "untrusted"
@@ -82,7 +82,7 @@ class Sandbox:
 
     def has_to_run_container(self, now: float) -> bool:
         """Whether the next proof is to show that it still runs one: jobs break more than what answers a question."""
-        return self.ran_container is None or now - self.ran_container >= PROBE_INTERVAL
+        return self.ran_container is None or now - self.ran_container >= CONTAINER_INTERVAL
 
 
 @dataclass(frozen=True, slots=True)

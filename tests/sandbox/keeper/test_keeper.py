@@ -262,7 +262,7 @@ def test_a_sandbox_in_which_no_container_runs_is_found_after_a_job(
     world.host.on_container = fail_once(SandboxFault(Fault.PROBE_FAILED, "It could not run a container."))
     first = world.lend()
     with monkeypatch.context() as patched:
-        patched.setattr(pool, "PROBE_INTERVAL", 0.0)  # nothing else than the job was there meanwhile
+        patched.setattr(pool, "CONTAINER_INTERVAL", 0.0)  # nothing else than the job was there meanwhile
         world.give_back(first)
         assert world.wait_for_condemned(Fault.PROBE_FAILED) == first.sandbox
     assert world.lend("a2").sandbox != first.sandbox
