@@ -8,7 +8,7 @@ from typing import Final
 
 from sandbox.config import KeeperConfig
 from sandbox.disk.watch import DiskWatch, Room
-from sandbox.disk.watcher import DiskWatcher, Inside, Sandbox
+from sandbox.disk.watcher import DiskWatcher, Inside, OnDisk
 from sandbox.engine import Engine
 from sandbox.errors import EngineError, Fault
 from sandbox.inspection.places import SYSBOX_DATA
@@ -86,11 +86,11 @@ class Storage:
 
     # -- what the watcher asks for (`sandbox.disk.watcher.Sandboxes`) ------------------------------------------------
 
-    def sandboxes(self) -> Mapping[str, Sandbox]:
+    def sandboxes(self) -> Mapping[str, OnDisk]:
         """Every sandbox that is fit or lent, by name."""
         with self._stock.changed:
             return {
-                sandbox.name: Sandbox(
+                sandbox.name: OnDisk(
                     lent=sandbox.state in _AT_WORK,
                     limit=int(built.profile.disk),
                     container_id=built.container_id,

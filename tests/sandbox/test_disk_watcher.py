@@ -14,7 +14,7 @@ import pytest
 
 from sandbox.disk import watcher as watcher_module
 from sandbox.disk.watch import ALARM, RELIEF, DiskWatch
-from sandbox.disk.watcher import DiskWatcher, Sandbox, rooms
+from sandbox.disk.watcher import DiskWatcher, OnDisk, rooms
 from sandbox.errors import EngineError, Fault, SandboxFault
 from sandbox.processes import Process
 from tests.waiting import until
@@ -45,7 +45,7 @@ class Jobs:
         self.folder = folder
         """Where new ones write."""
         self.lock = threading.Lock()
-        self.running: dict[str, tuple[subprocess.Popen[bytes] | None, Sandbox]] = {}
+        self.running: dict[str, tuple[subprocess.Popen[bytes] | None, OnDisk]] = {}
         self.trees: dict[str, Path] = {}
         self.condemned: list[tuple[str, Fault, str]] = []
         self.evicted: list[str] = []
@@ -63,7 +63,7 @@ class Jobs:
         command = [sys.executable, "-c", WRITER, str(tree / "file"), str(rate)]
         process = subprocess.Popen(command) if rate else None
         with self.lock:
-            self.running[name] = (process, Sandbox(lent, limit, "no-such-container", (str(tree),)))
+            self.running[name] = (process, OnDisk(lent, limit, "no-such-container", (str(tree),)))
 
     def end(self, name: str) -> None:
         with self.lock:
@@ -79,7 +79,7 @@ class Jobs:
         assert process
         return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
-    def sandboxes(self) -> Mapping[str, Sandbox]:
+    def sandboxes(self) -> Mapping[str, OnDisk]:
         self.lists()
         with self.lock:
             return {name: sandbox for name, (_, sandbox) in self.running.items()}
