@@ -98,12 +98,12 @@ class Want:
 class Pool:
     """The sandboxes of one keeper. Not thread-safe: the keeper serialises."""
 
-    def __init__(self, profiles: Mapping[str, Profile], told: Callable[[Sandbox], None] = lambda _: None) -> None:
-        """`told` hears of every change of a sandbox, as part of the change."""
+    def __init__(self, profiles: Mapping[str, Profile], on_change: Callable[[Sandbox], None] = lambda _: None) -> None:
+        """`on_change` hears of every change of a sandbox, as part of the change."""
         self.profiles = profiles
         self.rollouts: dict[str, Rollout] = {}
         """By profile; without one, a profile's image is what its name means to the engine."""
-        self._told = told
+        self._on_change = on_change
         self.condemned: deque[Sandbox] = deque(maxlen=_REMEMBERED)
         self.counts: Counter[Fault] = Counter()
         """How many sandboxes were thrown away, by why."""
@@ -444,7 +444,7 @@ class Pool:
 
     def _put(self, sandbox: Sandbox) -> Sandbox:
         self._sandboxes[sandbox.name] = sandbox
-        self._told(sandbox)
+        self._on_change(sandbox)
         return sandbox
 
 

@@ -65,29 +65,29 @@ def gather(order: Order) -> dict[str, Any]:
     start = start_of(pid)
     if order["start"] not in (None, start):
         raise GoneError
-    sandbox = Sandbox(order)
-    sandbox.look()
+    look = Look(order)
+    look.take()
     ended = select.poll()
     ended.register(handle, select.POLLIN)
     if ended.poll(0) or start_of(pid) != start:
         raise GoneError
     return {
         "init_start": start,
-        "upper": sandbox.upper,
-        "lower": sandbox.lower,
-        "mounts": sandbox.mounts,
+        "upper": look.upper,
+        "lower": look.lower,
+        "mounts": look.mounts,
         "processes": list(_processes(order["container"].encode())),
-        "entries": sandbox.entries,
-        "crowded": sandbox.crowded,
-        "complete": sandbox.complete,
+        "entries": look.entries,
+        "crowded": look.crowded,
+        "complete": look.complete,
         "network": {"interfaces": _interfaces(pid), "routes": _routes(pid)},
-        "events": sandbox.events(),
-        "commands": sorted({name for folder in order["commands"] for name in sandbox.names(folder) or ()}),
-        "kept": {folder: names for folder in order["kept"] if (names := sandbox.names(folder)) is not None},
+        "events": look.events(),
+        "commands": sorted({name for folder in order["commands"] for name in look.names(folder) or ()}),
+        "kept": {folder: names for folder in order["kept"] if (names := look.names(folder)) is not None},
     }
 
 
-class Sandbox:
+class Look:
     """One look at one sandbox's files."""
 
     def __init__(self, order: Order) -> None:
@@ -108,7 +108,7 @@ class Sandbox:
         self.uids = _id_map(self.pid, "uid")
         self.gids = _id_map(self.pid, "gid")
 
-    def look(self) -> None:
+    def take(self) -> None:
         """Everything below the upper directory, then what is on mounts of its own."""
         upper = os.open(raw(self.upper), os.O_RDONLY | os.O_DIRECTORY)
         lower = [os.open(raw(layer), os.O_PATH | os.O_DIRECTORY) for layer in self.lower]
