@@ -21,6 +21,8 @@ from sandbox.errors import EngineError, Fault, SandboxFault
 DEADLINE = 10.0
 """Seconds for the processes of a container to stand still: a few milliseconds are usual."""
 _LOOK_INTERVAL = 0.001
+_ENDED: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV})
+"""The last: removed between being opened and being read or written."""
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -138,23 +140,21 @@ def _version(group: Path) -> _Version:
 def _tell(file: Path, word: str) -> None:
     try:
         file.write_text(word)
-    except (FileNotFoundError, ProcessLookupError):
-        raise _ended() from None
     except OSError as error:
-        if error.errno == errno.ENODEV:  # removed between being opened and being written
-            raise _ended() from None
-        raise EngineError(
-            f"The keeper may not freeze its sandboxes: {error}. {_CGROUPS} must be the host's and writable, "
-            "as compose.yaml gives it."
-        ) from error
+        raise _trouble(error) from error
 
 
 def _read(file: Path) -> str:
     try:
         return file.read_text()
-    except OSError:
-        raise _ended() from None
+    except OSError as error:
+        raise _trouble(error) from error
 
 
-def _ended() -> SandboxFault:
-    return SandboxFault(Fault.STOPPED, "Its container does not run any more.")
+def _trouble(error: OSError) -> SandboxFault | EngineError:
+    if error.errno in _ENDED:
+        return SandboxFault(Fault.STOPPED, "Its container does not run any more.")
+    return EngineError(
+        f"The keeper may not freeze its sandboxes: {error}. {_CGROUPS} must be the host's and writable, "
+        "as compose.yaml gives it."
+    )

@@ -1,5 +1,6 @@
 """Containers that stand still, in real cgroups of both versions that the tests mount for themselves."""
 
+import errno
 import os
 import secrets
 import select
@@ -186,6 +187,16 @@ def test_a_process_that_hangs_in_the_kernel_ends_the_try_and_the_others_go_on(
         raise AssertionError
     assert caught.value.fault is Fault.UNFREEZABLE
     assert echo.is_alive()
+
+
+def test_what_cannot_be_read_is_not_taken_for_ended(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", refused)
+        with pytest.raises(EngineError, match="Too many open files"):
+            freezer.group_of(echo.process.pid, echo.id)
 
 
 def test_a_keeper_that_may_not_freeze_says_what_it_needs(echo: Echo) -> None:
