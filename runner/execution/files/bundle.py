@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final
 
 from runner import durable
 from runner.errors import ProtocolError
-from runner.execution.files.inside.patterns import Patterns
+from runner.execution.files.inside.patterns import DEEPEST, Patterns
 from runner.execution.files.inside.unpack import UnsafeArchiveError, inside, stays_inside
 
 _LEVEL: Final = 1
@@ -60,7 +60,7 @@ def admitted(document: Mapping[str, Any], patterns: Patterns) -> Member:
         plain = str(inside(path)) == path and path != "."
     except UnsafeArchiveError:
         plain = False
-    if not plain or not patterns.admit(path):
+    if not plain or path.count("/") > DEEPEST or not patterns.admit(path):
         raise ProtocolError("The sandbox sent a file that it was not asked for.")
     if link is not None and not (
         isinstance(link, str) and link.isprintable() and stays_inside(PurePosixPath(path), link)
@@ -87,8 +87,8 @@ class Bundle:
         self._file: BinaryIO = os.fdopen(os.open(self._part, flags, 0o600), "wb")
         self._gzip = gzip.GzipFile("", "wb", _LEVEL, self._file, 0)
         self._members: list[Member] = []
-        self._names: set[str] = set()
-        self._folders: set[str] = set()
+        self._last: list[str] = []
+        """The parts of the path before."""
         self._missing = 0
 
     def close(self) -> None:
@@ -98,12 +98,14 @@ class Bundle:
             self._part.unlink(missing_ok=True)
 
     def begin(self, member: Member) -> None:
-        """Begin a member, whose bytes follow. Raises ProtocolError for one that is there, or lies below another."""
-        parents = {str(parent) for parent in PurePosixPath(member.path).parents}
-        if member.path in self._names or member.path in self._folders or not self._names.isdisjoint(parents):
-            raise ProtocolError("The sandbox sent a file twice, or below another one.")
-        self._names.add(member.path)
-        self._folders |= parents
+        """Begin a member, whose bytes follow. Raises ProtocolError for one that is there, or lies below another.
+
+        They come in the order of a walk, each folder's by name: so whatever one could clash with is the one before.
+        """
+        parts = member.path.split("/")
+        if parts <= self._last or (self._last and parts[: len(self._last)] == self._last):
+            raise ProtocolError("The sandbox sent a file twice, below another one, or out of order.")
+        self._last = parts
         self._members.append(member)
         self._gzip.write(_header(member))
         self._missing = -member.size % tarfile.BLOCKSIZE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -60,10 +61,12 @@ def test_half_an_archive_leaves_what_was_kept_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("a/b/c", "a/b"), ("a", "b", "a/b/c/d")], ids="-".join
+    "names",
+    [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("a/b/c", "a/b"), ("a", "b", "a/b/c/d"), ("a.b", "a/b"), ("b", "a")],
+    ids="-".join,
 )
-def test_no_file_is_there_twice_or_below_another(tmp_path: Path, names: tuple[str, ...]) -> None:
-    with pytest.raises(ProtocolError, match="twice, or below"):
+def test_no_file_is_there_twice_below_another_or_out_of_order(tmp_path: Path, names: tuple[str, ...]) -> None:
+    with pytest.raises(ProtocolError, match="twice, below"):
         write(tmp_path / "j", *((Member(name, 1), b"x") for name in names))
     assert [path.name for path in tmp_path.iterdir()] == ["lists"]
 
@@ -83,6 +86,7 @@ def test_no_file_is_there_twice_or_below_another(tmp_path: Path, names: tuple[st
         {"path": "a\n"},
         {"path": "a\x1b[2J"},
         {"path": "x" * 5000},
+        pytest.param({"path": "a/" * 101 + "f"}, id="too deep"),
         {"path": "\udcff"},
         {"path": "a", "size": -1},
         {"path": "a", "size": True},
@@ -106,6 +110,20 @@ def test_only_what_was_asked_for_is_taken() -> None:
     assert admitted({"path": "dist/a", "size": 1}, Patterns(["dist/*"])) == Member("dist/a", 1)
     with pytest.raises(ProtocolError, match="not asked for"):
         admitted({"path": "secret", "size": 1}, Patterns(["dist/*"]))
+
+
+def test_only_what_is_kept_is_remembered_of_deep_paths(tmp_path: Path) -> None:
+    """The trap: the folders above each file, of which one path can have two thousand."""
+    made = Bundle(tmp_path / "j")
+    members = [admitted({"path": f"{number:04}/{'a/' * 99}f"}, ALL) for number in range(200)]
+    tracemalloc.start()
+    try:
+        for member in members:
+            made.begin(member)
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+        made.close()
 
 
 _ANYTHING = st.recursive(

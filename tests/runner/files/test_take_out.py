@@ -143,6 +143,14 @@ async def test_nothing_is_followed_out_of_the_working_folder(desk: Desk, tmp_pat
     assert desk.kept == {}
 
 
+async def test_names_that_sort_otherwise_as_paths_than_as_names_are_kept(desk: Desk) -> None:
+    """The trap: a runner that expects the order of whole paths, where `a.b` comes before `a/b`."""
+    deepest = "d/" * 100 + "f"
+    desk.make(**{"a/b": "1", "a.b": "2", "a-": "3", "a/b.c/d": "4", "a/b!": "5", "ä/ö": "6", "𝄞": "7", deepest: "8"})
+    assert await desk.keep("**", limits=FileLimits()) == []
+    assert list(desk.kept) == ["a/b", "a/b!", "a/b.c/d", "a-", "a.b", deepest, "ä/ö", "𝄞"]
+
+
 async def test_a_pattern_that_nothing_has_is_told(desk: Desk) -> None:
     desk.make(**{"dist/a": "1"})
     (desk.workspace / "empty").mkdir()

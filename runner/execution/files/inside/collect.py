@@ -14,7 +14,7 @@ import signal
 import stat
 from pathlib import PurePosixPath
 
-from runner.execution.files.inside.patterns import Patterns
+from runner.execution.files.inside.patterns import DEEPEST, Patterns
 from runner.execution.files.inside.unpack import shown, stays_inside
 from runner.execution.launcher import STDOUT, read_head, read_pieces, send_json, write_all
 
@@ -22,7 +22,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-DEEPEST = 100
 MOST_TOLD = 20
 CHUNK = 1024 * 1024
 FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

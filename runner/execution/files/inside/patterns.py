@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from fnmatch import translate
 
+DEEPEST = 100  # folders above a file, whatever the pattern
+
 
 class Pattern:
     """One pattern, relative to a folder."""
