@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from runner.errors import ProtocolError
 from runner.execution.files import bundle
 from runner.execution.files.bundle import Bundle, Kept, Member, admitted
-from runner.execution.files.inside.patterns import Patterns
+from runner.execution.files.inside.patterns import Pattern
 from runner.execution.files.inside.unpack import unpack
 
-ALL = Patterns(["**"])
+ALL = ["**"]
 
 
 def write(path: Path, *members: tuple[Member, bytes], left_out: tuple[str, ...] = ()) -> Kept:
@@ -103,19 +103,36 @@ def test_no_file_is_there_twice_below_another_or_out_of_order(tmp_path: Path, na
 )
 def test_what_a_sandbox_may_not_announce(document: dict[str, object]) -> None:
     with pytest.raises(ProtocolError):
-        admitted(document, ALL)
+        admitted({"pattern": 0, **document}, ALL)
 
 
 def test_only_what_was_asked_for_is_taken() -> None:
-    assert admitted({"path": "dist/a", "size": 1}, Patterns(["dist/*"])) == Member("dist/a", 1)
+    assert admitted({"path": "dist/a", "pattern": 1, "size": 1}, ["x", "dist/*"]) == Member("dist/a", 1)
+
+
+@pytest.mark.parametrize("number", [0, 2, -1, True, 1.0, "1", None, 10**30])
+def test_what_the_pattern_that_it_names_does_not_mean_is_not_taken(number: object) -> None:
     with pytest.raises(ProtocolError, match="not asked for"):
-        admitted({"path": "secret", "size": 1}, Patterns(["dist/*"]))
+        admitted({"path": "dist/a", "pattern": number, "size": 1}, ["x", "dist/*"])
+
+
+def test_one_pattern_is_tried_whatever_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap: a job may have thousands, and each of them may take a thousandth of a second to read alone."""
+    tried: list[str] = []
+
+    def reading(text: str) -> Pattern:
+        tried.append(text)
+        return Pattern(text)
+
+    monkeypatch.setattr(bundle, "Pattern", reading)
+    admitted({"path": "a", "pattern": 700}, ["**/" * 300 + "a"] * 1000)
+    assert len(tried) == 1
 
 
 def test_only_what_is_kept_is_remembered_of_deep_paths(tmp_path: Path) -> None:
     """The trap: the folders above each file, of which one path can have two thousand."""
     made = Bundle(tmp_path / "j")
-    members = [admitted({"path": f"{number:04}/{'a/' * 99}f"}, ALL) for number in range(200)]
+    members = [admitted({"pattern": 0, "path": f"{number:04}/{'a/' * 99}f"}, ALL) for number in range(200)]
     tracemalloc.start()
     try:
         for member in members:
@@ -133,10 +150,10 @@ _ANYTHING = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["path", "size", "link", "changed", "executable"]), _ANYTHING))
+@given(st.dictionaries(st.sampled_from(["path", "pattern", "size", "link", "changed", "executable"]), _ANYTHING))
 def test_what_is_taken_stays_beneath_a_folder_whatever_is_announced(document: dict[str, object]) -> None:
     try:
-        member = admitted(document, ALL)
+        member = admitted({"pattern": 0, **document}, ALL)
     except ProtocolError:
         return
     assert not member.path.startswith("/")
