@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import os
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -57,7 +58,7 @@ def admitted(document: Mapping[str, Any], patterns: Sequence[str]) -> Member:
     """
     path, link, size = document.get("path"), document.get("link"), document.get("size", 0)
     changed, number = document.get("changed", 0), document.get("pattern")
-    if not isinstance(path, str) or not path.isprintable() or not 0 < len(path.encode(errors="replace")) <= _MAX_PATH:
+    if not isinstance(path, str) or not _is_named(path):
         raise ProtocolError("The sandbox sent a file whose name is no name.")
     try:
         plain = str(inside(path)) == path and path != "."
@@ -65,13 +66,15 @@ def admitted(document: Mapping[str, Any], patterns: Sequence[str]) -> Member:
         plain = False
     if not plain or path.count("/") > DEEPEST or not _is_meant(path, number, patterns):
         raise ProtocolError("The sandbox sent a file that it was not asked for.")
-    if link is not None and not (
-        isinstance(link, str) and link.isprintable() and stays_inside(PurePosixPath(path), link)
-    ):
+    if link is not None and not (isinstance(link, str) and _is_named(link) and stays_inside(PurePosixPath(path), link)):
         raise ProtocolError("The sandbox sent a link that leads elsewhere.")
     if not (_is_count(size, 1 << 50) and _is_count(changed, 1 << 33)) or (link is not None and size):
         raise ProtocolError("The sandbox sent a file with numbers that are none.")
     return Member(path, size, link, document.get("executable") is True, changed)
+
+
+def _is_named(path: str) -> bool:
+    return path.isprintable() and 0 < len(path.encode(errors="replace")) <= _MAX_PATH
 
 
 def _is_meant(path: str, number: object, patterns: Sequence[str]) -> bool:
@@ -126,14 +129,17 @@ class Bundle:
         self._gzip.write(bytes(self._missing))
 
     def keep(self, left_out: tuple[str, ...]) -> Kept:
-        """Have it all on disk."""
+        """Have it all on disk. Raises ProtocolError when its list would be longer than one that is read again."""
         self._gzip.write(bytes(2 * tarfile.BLOCKSIZE))
         self._gzip.close()
         self._file.flush()
         os.fsync(self._file.fileno())
         kept = Kept(tuple(self._members), left_out, self._file.tell())
+        content = json.dumps(asdict(kept)).encode()
+        if len(content) > _MAX_LIST:
+            raise ProtocolError(f"The names of {len(kept.members)} files have more than {_MAX_LIST} bytes. Pack them.")
         self._part.replace(self._path)
-        durable.write_json(_list_of(self._path), asdict(kept))
+        durable.write(_list_of(self._path), content)
         return kept
 
 

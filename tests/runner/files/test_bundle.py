@@ -60,6 +60,15 @@ def test_half_an_archive_leaves_what_was_kept_before(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["j", "lists"]
 
 
+def test_a_list_that_could_not_be_read_again_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = write(tmp_path / "j", (FILE, b"abc"))
+    monkeypatch.setattr(bundle, "_MAX_LIST", 200)
+    with pytest.raises(ProtocolError, match=r"names of 2 files have .* Pack them"):
+        write(tmp_path / "j", (Member("a" * 100, 1), b"x"), (Member("b" * 100, 1), b"x"))
+    assert bundle.read(tmp_path / "j") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["j", "lists"]
+
+
 @pytest.mark.parametrize(
     "names",
     [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("a/b/c", "a/b"), ("a", "b", "a/b/c/d"), ("a.b", "a/b"), ("b", "a")],
@@ -97,6 +106,7 @@ def test_no_file_is_there_twice_below_another_or_out_of_order(tmp_path: Path, na
         {"path": "a", "link": ""},
         {"path": "a", "link": "/etc"},
         {"path": "a", "link": "../b"},
+        pytest.param({"path": "a", "link": "b" * 4097}, id="long link"),
         {"path": "a", "link": "b", "size": 1},
     ],
     ids=str,
