@@ -17,6 +17,8 @@ from sandbox.errors import TransferRefused
 from sandbox.text import one_line
 
 MOST_MEMBERS = 1_000_000
+_MOST_PARTS = 256
+"""Of a path: each folder that is made above a file takes a call within the one before."""
 _MOST_HEADERS = 1024 * 1024
 """Bytes before each member: its names can be that long, and tarfile keeps them in memory."""
 _PIECE = 1024 * 1024
@@ -88,6 +90,8 @@ def _inside(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise TransferRefused(f"The sandbox sent a file for {_shown(name)}, which is elsewhere. Nothing was written.")
+    if len(path.parts) > _MOST_PARTS:
+        raise TransferRefused(f"The sandbox sent {_shown(name)}, which is deeper than {_MOST_PARTS} folders.")
     return path
 
 

@@ -77,6 +77,8 @@ def test_files_folders_links_and_the_right_to_execute_come_out(folder: Path, mod
         ([("h", {"type": tarfile.LNKTYPE, "linkname": "none", "size": 0})], "does not have"),
         ([("d", {"type": tarfile.CHRTYPE, "size": 0})], "no file, folder or link"),
         ([("f", {"type": tarfile.FIFOTYPE, "size": 0})], "no file, folder or link"),
+        ([("deep/" * 1100 + "f", {})], "deeper than 256"),
+        ([("deep/" * 1100 + "f", link("x"))], "deeper than 256"),
         ([(f"f{number}", {}) for number in range(11)], "more than"),
     ],
 )

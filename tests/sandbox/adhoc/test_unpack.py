@@ -65,6 +65,9 @@ def test_files_and_folders_arrive_without_powers(folder: Path) -> None:
         [("fifo", 6)],
         [("hard", 1)],
         [("large", b"x" * (MUCH + 1))],
+        [("deep/" * 1100 + "f", b"x")],
+        [("deep/" * 1100, 5)],
+        [("deep/" * 1100 + "f", "target")],
     ],
 )
 def test_what_is_not_safe_is_refused(folder: Path, members: list[tuple[str, bytes | str | int]]) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 HEADERS = 1024 * 1024  # bytes before each member: its names can be that long, and tarfile keeps them in memory
+MOST_PARTS = 256  # of a path: each folder that is made above a file takes a call within the one before
 PIECE = 1024 * 1024
 
 
@@ -104,6 +105,8 @@ def inside(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise UnsafeArchiveError(f"It has {shown(name)}, which lies outside of its folder.")
+    if len(path.parts) > MOST_PARTS:
+        raise UnsafeArchiveError(f"It has {shown(name)}, which is deeper than {MOST_PARTS} folders.")
     return path
 
 
