@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final, TypeGuard
 from runner import durable
 from runner.errors import ProtocolError
 from runner.execution.files.inside.patterns import DEEPEST, Pattern
-from runner.execution.files.inside.unpack import UnsafeArchiveError, inside, stays_inside
+from sandbox.archives import UnsafeArchive, inside, stays_inside
 
 _LEVEL: Final = 1
 """Fast rather than small."""
@@ -62,7 +62,7 @@ def admitted(document: Mapping[str, Any], patterns: Sequence[str]) -> Member:
         raise ProtocolError("The sandbox sent a file whose name is no name.")
     try:
         plain = str(inside(path)) == path and path != "."
-    except UnsafeArchiveError:
+    except UnsafeArchive:
         plain = False
     if not plain or path.count("/") > DEEPEST or not _is_meant(path, number, patterns):
         raise ProtocolError("The sandbox sent a file that it was not asked for.")

@@ -22,9 +22,8 @@ from runner.execution.session import Session
 from runner.execution.wire import clean
 from runner.outcome import Outcome
 
-_PROGRAM: Final = program.assemble(
-    *program.MODULES, "files.inside.unpack", "files.inside.patterns", "files.inside.collect"
-)
+_INSIDE: Final = "runner.execution.files.inside"
+_PROGRAM: Final = program.assemble(*program.MODULES, "sandbox.archives", f"{_INSIDE}.patterns", f"{_INSIDE}.collect")
 _MAX_TOLD: Final = 20
 """Sentences on single files that are taken over from the sandbox."""
 

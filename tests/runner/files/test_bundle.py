@@ -42,7 +42,7 @@ def test_what_is_kept_can_be_read_again_and_by_tar(tmp_path: Path) -> None:
     assert (kept.size, kept.left_out) == ((tmp_path / "j").stat().st_size, ("c: no",))
     (tmp_path / "out").mkdir()
     with (tmp_path / "j").open("rb") as archive:
-        assert unpack(archive, tmp_path / "out", 100, 10) == 3
+        unpack(archive, tmp_path / "out", 100, 3)
     assert (tmp_path / "out" / "l").read_bytes() == b"abc"
     with tarfile.open(tmp_path / "j") as tar:
         assert [(one.name, one.mode) for one in tar][:2] == [("a/b", 0o755), ("l", 0o644)]

@@ -16,8 +16,8 @@ import stat
 from pathlib import PurePosixPath
 
 from runner.execution.files.inside.patterns import DEEPEST, Patterns
-from runner.execution.files.inside.unpack import shown, stays_inside
 from runner.execution.launcher import STDOUT, read_head, read_pieces, send_json, write_all
+from sandbox.archives import shown, stays_inside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

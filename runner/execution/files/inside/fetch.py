@@ -20,9 +20,10 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
-from runner.execution.files.inside.unpack import UnsafeArchiveError, unpack
+from runner.execution.files.inside.unpack import unpack
 from runner.execution.folder import RefusedError
 from runner.execution.launcher import empty_workspace, read_head, read_pieces, send_json
+from sandbox.archives import UnsafeArchive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def main() -> None:
     signal.alarm(int(wanted["deadline"]) + 1)
     try:
         fetch(wanted)
-    except (SourceError, UnsafeArchiveError, RefusedError) as error:
+    except (SourceError, UnsafeArchive, RefusedError) as error:
         send_json(b"n", {"why": str(error)})
     except OSError as error:
         send_json(b"n", {"why": f"The files cannot be written in the sandbox: {error.strerror or error}."})
