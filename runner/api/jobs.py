@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
-import asyncio
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Final
@@ -20,6 +19,7 @@ from runner.service.record import Record
 from runner.service.service import Service
 from runner.store import jobs as submission
 from runner.store.states import JobState
+from runner.store.threads import on_thread
 from runner.store.tokens import Scope, TokenFacts
 
 _events = Events(__name__)
@@ -61,7 +61,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
         prefix: Annotated[str | None, Query(pattern=r"^[0-9a-f]{1,32}$")] = None,
     ) -> JobPage:
         """List the newest jobs, or those that were submitted before a certain one, or whose ids begin like that."""
-        found = await asyncio.to_thread(service.records.page, limit, before, state, prefix)
+        found = await on_thread(service.records.page, limit, before, state, prefix)
         return JobPage(jobs=[JobView.of(job) for job in found], next=found[-1].id if len(found) == limit else None)
 
     @jobs.get("/{job_id}", dependencies=[reader])

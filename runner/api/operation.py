@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
-import asyncio
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Annotated
@@ -15,6 +14,7 @@ from runner.api.models import DeliveryView, Status, StopRequest
 from runner.api.server import Works
 from runner.logs import Action, Events
 from runner.service.service import Service
+from runner.store.threads import on_thread
 from runner.store.tokens import Scope, TokenFacts
 
 _events = Events(__name__)
@@ -46,7 +46,7 @@ def make_router(service: Service, works: Works, access: Access) -> APIRouter:
     @operation.get("/webhooks", dependencies=[Depends(access.needs(Scope.READ))])
     async def webhooks() -> list[DeliveryView]:
         """List the webhook messages that their receivers have not accepted, the oldest first."""
-        return [DeliveryView.of(one) for one in await asyncio.to_thread(service.records.undelivered)]
+        return [DeliveryView.of(one) for one in await on_thread(service.records.undelivered)]
 
     @operation.post("/drain")
     async def drain(operator: Operator) -> Status:

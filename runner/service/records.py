@@ -25,6 +25,7 @@ from runner.source_and_artifacts import Upload
 from runner.store.deliveries import Delivery
 from runner.store.jobs import Entry, Hold, Jobs, Request, Summary
 from runner.store.states import JobState
+from runner.store.threads import on_thread
 
 _events = Events(__name__)
 
@@ -120,7 +121,7 @@ class Records:
                 "asks for it. Send it again.",
                 field=("source", "id"),
             )
-        job_id, new = await asyncio.to_thread(self._jobs.add, job, request)
+        job_id, new = await on_thread(self._jobs.add, job, request)
         self.waiting += int(new)
         self.metrics.submitted.inc(new)
         record = self.get(job_id)
@@ -129,7 +130,7 @@ class Records:
 
     async def claim(self, per_key: int) -> Record | None:
         """Return the job that is next, for its run to begin; None when none may start. Raises StateError."""
-        entry = await asyncio.to_thread(self._jobs.claim, per_key)
+        entry = await on_thread(self._jobs.claim, per_key)
         if entry is None:
             return None
         self.waiting -= 1
@@ -143,12 +144,12 @@ class Records:
     async def forget_upload(self, upload: str) -> None:
         """Remove an archive unless another job needs it."""
         with contextlib.suppress(StateError):  # the next start removes it
-            if upload not in await asyncio.to_thread(self._jobs.uploads):
+            if upload not in await on_thread(self._jobs.uploads):
                 await asyncio.to_thread(self.uploads.remove, upload)
 
     async def take(self, record: Record) -> bool:
         """Claim a job whoever is next; False when it does not wait any more. Raises StateError."""
-        taken = await asyncio.to_thread(self._jobs.take, record.id)
+        taken = await on_thread(self._jobs.take, record.id)
         self.waiting -= int(taken)
         return taken
 

@@ -36,6 +36,7 @@ from runner.service.watermark import Disk
 from runner.service.webhooks import Webhooks
 from runner.source_and_artifacts import Upload
 from runner.store.jobs import Request
+from runner.store.threads import on_thread
 
 _events = Events(__name__)
 
@@ -182,12 +183,12 @@ class Service:
         Errors: WrongModeError; StateError when a restart would forget it, and it drains nevertheless.
         """
         self._move(Mode.DRAINING)
-        await see_through(asyncio.to_thread(self.records.set_hold, by))
+        await see_through(on_thread(self.records.set_hold, by))
 
     async def resume(self) -> None:
         """Start what waits again. Idempotent. Errors: WrongModeError; StateError, and it drains as before."""
         check_move(self._mode, Mode.WORKING)
-        await see_through(asyncio.to_thread(self.records.end_hold))
+        await see_through(on_thread(self.records.end_hold))
         self._move(Mode.WORKING)
 
     def stop(self) -> None:
