@@ -35,7 +35,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
     reader, submitter = Depends(access.needs(Scope.READ)), access.needs(Scope.SUBMIT)
 
     async def found(job_id: str) -> Record:
-        record = service.records.get(job_id)
+        record = await service.records.get(job_id)
         if record is None:
             raise _unknown()
         return record
@@ -51,7 +51,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
         name = submission.Request(idempotency_key, body) if idempotency_key else None
         record = await service.submit(bodies.parse(body, JobRequest).to_job(), name)
         _events.info(Action.SUBMITTED, f"submitted by {client.who}", job=record.id, who=client.who)
-        return _view(service, record.id)
+        return await _view(service, record.id)
 
     @jobs.get("", dependencies=[reader])
     async def list_jobs(
@@ -66,7 +66,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
 
     @jobs.get("/{job_id}", dependencies=[reader])
     async def show(job_id: str) -> JobView:
-        return _view(service, job_id)
+        return await _view(service, job_id)
 
     @jobs.get("/{job_id}/log", dependencies=[reader], response_class=StreamingResponse)
     async def log(
@@ -96,13 +96,13 @@ def make_router(service: Service, access: Access) -> APIRouter:
         """Ask for a job's end. It has not ended yet when this returns."""
         _events.info(Action.CANCELLED, f"cancelled by {client.who}", job=record.id, who=client.who)
         await service.cancel(record, client.name)
-        return _view(service, record.id)
+        return await _view(service, record.id)
 
     return jobs
 
 
-def _view(service: Service, job_id: str) -> JobView:
-    summary = service.records.summary(job_id)
+async def _view(service: Service, job_id: str) -> JobView:
+    summary = await on_thread(service.records.summary, job_id)
     if summary is None:
         raise _unknown()
     return JobView.of(summary)

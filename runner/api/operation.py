@@ -28,7 +28,7 @@ def make_router(service: Service, works: Works, access: Access) -> APIRouter:
     @operation.get("/status", dependencies=[Depends(access.needs(Scope.READ))])
     async def status() -> Status:
         """Say how the service is."""
-        hold = service.records.hold()
+        hold = await on_thread(service.records.hold)
         return Status(
             version=version("sandbox-runner"),
             mode=service.mode,

@@ -36,7 +36,7 @@ def make_router(tokens: Tokens, access: Access) -> APIRouter:
     @router.get("")
     async def list_tokens() -> list[TokenView]:
         """List all tokens but the first one."""
-        return [TokenView.of(facts) for facts in tokens.all()]
+        return [TokenView.of(facts) for facts in await on_thread(tokens.all)]
 
     @router.delete("/{token_id}", status_code=HTTPStatus.NO_CONTENT)
     async def revoke(token_id: str, admin: Annotated[TokenFacts, Depends(admitted)]) -> None:

@@ -60,13 +60,19 @@ class Records:
         uploads.remove_unused(jobs.uploads())
         self.waiting = jobs.waiting()
         """How many jobs wait."""
+        self._reading = asyncio.Lock()
+        """Held from before an entry is read until its object is there: nobody moves a job without its object."""
 
-    def get(self, job_id: str) -> Record | None:
-        """The job of that id, if it is known. There is one object for each job while anybody has it."""
-        record = self._known.get(job_id)
-        if record is None and (entry := self._jobs.get(job_id)):
-            record = self._record(entry)
-        return record
+    async def get(self, job_id: str) -> Record | None:
+        """The job of that id, if it is known. There is one object for each job while anybody has it.
+
+        Raises StateError.
+        """
+        if record := self._known.get(job_id):
+            return record
+        async with self._reading:
+            entry = await on_thread(self._jobs.get, job_id)
+            return self._record(entry) if entry else None
 
     def counts(self) -> tuple[dict[str, int], float | None]:
         """How many there are in each state, and when the one was submitted that waits longest (since the epoch)."""
@@ -86,16 +92,19 @@ class Records:
         return [self._live(summary) for summary in self._jobs.page(limit, before, state, prefix)]
 
     def started(self) -> list[Record]:
-        """The jobs of an earlier life that may be running, in the order in which they were submitted."""
-        return self._all(self._jobs.find(JobState.RUNNING))
+        """The jobs of an earlier life that may be running, in the order in which they were submitted.
 
-    def unwanted(self) -> list[Record]:
-        """The jobs that wait although somebody asked for their end, or for longer than they may."""
-        return self._all([*self._jobs.cancelled(), *self.expired()])
+        Blocks: for the start of the service, before anything runs.
+        """
+        entries = (self._jobs.get(job_id) for job_id in self._jobs.find(JobState.RUNNING))
+        return [self._record(entry) for entry in entries if entry]
 
-    def expired(self) -> list[str]:
-        """The jobs that have waited for as long as they may."""
-        return self._jobs.expired()
+    async def unwanted(self, limit: int) -> list[str]:
+        """Some of the jobs that wait although somebody asked for their end, or for longer than they may.
+
+        Raises StateError.
+        """
+        return await on_thread(self._jobs.unwanted, limit)
 
     def hold(self) -> Hold | None:
         """Who keeps what waits from starting; None when it may start."""
@@ -124,17 +133,18 @@ class Records:
         job_id, new = await on_thread(self._jobs.add, job, request)
         self.waiting += int(new)
         self.metrics.submitted.inc(new)
-        record = self.get(job_id)
+        record = await self.get(job_id)
         assert record
         return record
 
     async def claim(self, per_key: int) -> Record | None:
         """Return the job that is next, for its run to begin; None when none may start. Raises StateError."""
-        entry = await on_thread(self._jobs.claim, per_key)
-        if entry is None:
-            return None
-        self.waiting -= 1
-        return self._record(entry)
+        async with self._reading:
+            entry = await on_thread(self._jobs.claim, per_key)
+            if entry is None:
+                return None
+            self.waiting -= 1
+            return self._record(entry)
 
     def new_upload(self) -> Incoming:
         """Begin to keep another archive. Raises BusyError; StateError."""
@@ -193,9 +203,6 @@ class Records:
         """With what is not in the store while the job runs."""
         record = self._known.get(summary.id)
         return replace(summary, steps=record.steps) if record and record.steps else summary
-
-    def _all(self, ids: list[str]) -> list[Record]:
-        return [record for job_id in ids if (record := self.get(job_id))]
 
     def _remove_strays(self) -> None:
         """Remove files of jobs that are forgotten, and what a crash has left half written."""

@@ -46,7 +46,8 @@ _RETRY: Final = 1.0
 _STOP_DEADLINE: Final = 10.0
 """Seconds between two tries to write an outcome down, and for how long that goes on once the runner is told to stop."""
 _SWEEP: Final = 1.0
-"""Seconds between two looks for jobs that have waited for too long."""
+_SWEPT: Final = 100
+"""Seconds between two looks for jobs that have waited for too long, and how many of them are ended each time."""
 _DETACH_DEADLINE: Final = 5.0
 """Seconds for what runs to be left in good order."""
 _FLUSH: Final = 2.0
@@ -258,9 +259,10 @@ class Service:
         while True:
             await asyncio.sleep(_SWEEP)
             try:
-                for record in self.records.unwanted():
-                    record.cancellation.expire(Limit.QUEUE)  # no effect on one that was cancelled before
-                    await self._end_unstarted(record)
+                for job_id in await self.records.unwanted(_SWEPT):
+                    if record := await self.records.get(job_id):  # one at a time: each is as large as its script
+                        record.cancellation.expire(Limit.QUEUE)  # no effect on one that was cancelled before
+                        await self._end_unstarted(record)
             except StateError as error:
                 _events.error(Action.STORE_FAILED, f"{error} It is read again soon.")
             self._changed.set()

@@ -217,14 +217,14 @@ class Jobs:
         """See that something can be written."""
         self._database.try_writing()
 
-    def cancelled(self) -> list[str]:
-        """The jobs that wait although somebody asked for their end."""
-        rows = self._database.read("SELECT id FROM job WHERE state = 'queued' AND cancelled_by IS NOT NULL")
-        return [str(row["id"]) for row in rows]
-
-    def expired(self) -> list[str]:
-        """The jobs that have waited for as long as they may."""
-        rows = self._database.read("SELECT id FROM job WHERE state = 'queued' AND expires <= ?", time.time())
+    def unwanted(self, limit: int) -> list[str]:
+        """Some of the jobs that wait although somebody asked for their end, or for longer than they may."""
+        rows = self._database.read(
+            "SELECT id FROM job WHERE state = 'queued' AND cancelled_by IS NOT NULL "
+            "UNION ALL SELECT id FROM job WHERE state = 'queued' AND cancelled_by IS NULL AND expires <= ? LIMIT ?",
+            time.time(),
+            limit,
+        )
         return [str(row["id"]) for row in rows]
 
     def hold(self) -> Hold | None:

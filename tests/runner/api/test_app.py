@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from runner.execution.lease import LeaseSource
 from runner.outcome import Succeeded
 from runner.service.leases import NotedLeases
 from runner.service.service import Service
+from runner.store.database import Database
 from runner.store.tokens import Tokens
 from tests.runner.service.state import State, locked
 
@@ -60,6 +63,38 @@ async def test_a_job_that_cannot_be_kept_is_refused_with_the_cause_and_the_next_
     assert answer.json()["detail"].startswith("The job cannot be kept: Another program holds the database locked.")
 
 
+async def test_nothing_is_read_from_the_disk_on_the_thread_that_renews_leases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: a disk that hangs held up everything, and a large job's script was decrypted there."""
+    service = new_service(tmp_path)
+    async with client(service, tmp_path) as api:
+        job = (await api.post("/v1/jobs", json={"script": "true"})).json()["id"]
+        made = (
+            await api.post("/v1/tokens", json={"name": "ci", "scopes": ["read", "submit", "admin", "metrics"]})
+        ).json()
+        threads, read = set(), Database.read
+
+        def noted(database: Database, statement: str, *values: object) -> list[sqlite3.Row]:
+            threads.add(threading.current_thread())
+            return read(database, statement, *values)
+
+        monkeypatch.setattr(Database, "read", noted)
+        api.headers["Authorization"] = f"Bearer {made['token']}"
+        paths = ("jobs", f"jobs/{job}", f"jobs/{job}/log", f"jobs/{job}/artifacts", "status", "webhooks", "tokens")
+        for path in [*(f"/v1/{path}" for path in paths), "/live", "/ready", "/metrics"]:
+            assert (await api.get(path)).status_code in (200, 409, 503)
+        for path, body in (
+            (f"jobs/{job}/cancel", None),
+            ("jobs", {"script": "true"}),
+            ("drain", None),
+            ("resume", None),
+        ):
+            assert (await api.post(f"/v1/{path}", json=body)).status_code in (200, 202)
+    assert threads
+    assert threading.main_thread() not in threads
+
+
 async def test_a_job_is_the_same_over_a_restart_and_its_result_can_be_asked_for_again_and_again(tmp_path: Path) -> None:
     first = new_service(tmp_path)
     async with client(first, tmp_path) as api:
@@ -68,7 +103,7 @@ async def test_a_job_is_the_same_over_a_restart_and_its_result_can_be_asked_for_
     second = new_service(tmp_path)
     async with client(second, tmp_path) as api:
         assert (await api.get(f"/v1/jobs/{submitted['id']}")).json() == submitted
-        record = second.records.get(submitted["id"])
+        record = await second.records.get(submitted["id"])
         assert record is not None
         assert await second.records.take(record)
         record.begin().append(b"one\ntwo\n")

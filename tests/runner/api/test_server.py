@@ -58,7 +58,7 @@ async def test_a_port_that_is_taken_is_told_and_ends_no_job(tmp_path: Path) -> N
         with pytest.raises(StateError, match=f"cannot listen on 127.0.0.1:{port}"):
             await serve(service, app, "127.0.0.1", port, listening=listening.set)
     assert not listening.is_set()
-    again = State(tmp_path).records.get(job.id)
+    again = await State(tmp_path).records.get(job.id)
     assert again
     assert (again.state, again.cancellation.cause) == (JobState.QUEUED, None)
 

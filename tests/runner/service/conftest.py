@@ -30,13 +30,13 @@ class Life:
     service: Service
     working: asyncio.Task[None]
 
-    def job(self, job_id: str) -> Record:
-        record = self.service.records.get(job_id)
+    async def job(self, job_id: str) -> Record:
+        record = await self.service.records.get(job_id)
         assert record is not None
         return record
 
     async def outcome(self, job_id: str) -> Outcome:
-        record = self.job(job_id)
+        record = await self.job(job_id)
         await asyncio.wait_for(record.finished.wait(), DEADLINE)
         assert record.outcome is not None
         return record.outcome
@@ -44,7 +44,7 @@ class Life:
     async def log(self, job_id: str, offset: int = 0) -> bytes:
         """The log to its end."""
         async with asyncio.timeout(DEADLINE):
-            return b"".join([data async for data in self.job(job_id).follow(offset)])
+            return b"".join([data async for data in (await self.job(job_id)).follow(offset)])
 
     async def detach(self) -> None:
         self.service.detach()

@@ -53,7 +53,7 @@ async def test_an_archive_is_kept_over_a_restart_and_gone_with_its_last_job(host
         assert await life.outcome(first) == Succeeded()
         assert await life.outcome(second) == Succeeded()
         assert await life.log(second) == b"hello\nrunner: The script succeeded.\n"
-        assert [member.path for member in life.job(second).kept().members] == ["out"]
+        assert [member.path for member in (await life.job(second)).kept().members] == ["out"]
     assert not path.exists()
 
 

@@ -58,12 +58,12 @@ async def test_a_waiting_job_is_run_by_the_next_life(host: Host) -> None:
 async def test_a_running_job_goes_on_over_a_restart_and_its_log_by_offset(host: Host, gate: Path) -> None:
     async with host.life() as first:
         job = (await first.service.submit(waiting(gate, after="seq 20000; exit 7"))).id
-        await up(first.job(job))
+        await up(await first.job(job))
         await first.detach()
-        assert first.job(job).state is JobState.RUNNING
+        assert (await first.job(job)).state is JobState.RUNNING
     gate.touch()
     async with host.life() as second:
-        assert second.job(job).state is JobState.RUNNING
+        assert (await second.job(job)).state is JobState.RUNNING
         rest = await second.log(job, len("up\n"))
         assert await second.outcome(job) == ScriptFailed(7)
     numbers = "".join(f"{number}\n" for number in range(1, 20001))
@@ -106,7 +106,7 @@ async def test_a_job_in_a_sandbox_prepared_in_advance_goes_on_too(host: Host, ga
 async def test_a_job_that_ended_while_no_runner_lived_has_its_own_outcome(host: Host, gate: Path) -> None:
     async with host.life() as first:
         job = (await first.service.submit(waiting(gate, after=f"echo late; touch {gate}.end; exit 9"))).id
-        await up(first.job(job))
+        await up(await first.job(job))
         await first.detach()
     gate.touch()
     await eventually(gate.with_name("gate.end").exists)
@@ -119,12 +119,12 @@ async def test_all_that_run_are_followed_and_new_ones_wait_for_a_slot(host: Host
     async with host.life(slots=2) as first:
         running = [(await first.service.submit(waiting(gate))).id for _ in range(2)]
         for job in running:
-            await up(first.job(job))
+            await up(await first.job(job))
         new = (await first.service.submit(Job(b"true"))).id
         await first.detach()
     async with host.life(slots=1) as second:
         await eventually(lambda: len(host.leases.resumed) == 2)
-        assert second.job(new).state is JobState.QUEUED
+        assert (await second.job(new)).state is JobState.QUEUED
         assert len(host.leases.leases) == 2
         gate.touch()
         for job in (*running, new):
@@ -407,7 +407,7 @@ async def test_secrets_are_masked_over_a_restart_in_the_middle_of_one(host: Host
     secret = Job(script.encode(), trust_key="default", secrets={"S": "hunter2-hunter2"})
     async with host.life() as first:
         job = (await first.service.submit(secret)).id
-        await up(first.job(job), b"[masked]|")
+        await up(await first.job(job), b"[masked]|")
         await first.detach()
     gate.touch()
     async with host.life() as second:
@@ -448,9 +448,9 @@ async def test_a_drain_holds_over_restarts_and_an_end_does_not_wait_for_it(host:
     cancelled = await first.submit(Job(b"true"))
     async with host.life() as second:
         assert second.service.mode is Mode.DRAINING
-        await second.service.cancel(second.job(cancelled.id), "me")
+        await second.service.cancel(await second.job(cancelled.id), "me")
         assert await second.outcome(cancelled.id) == Cancelled("me")
-        assert second.job(job.id).state is JobState.QUEUED
+        assert (await second.job(job.id)).state is JobState.QUEUED
         await second.service.resume()
         assert await second.outcome(job.id) == Succeeded()
     assert State(host.state).jobs.hold() is None
