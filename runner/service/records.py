@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,8 @@ class Records:
         self._places = (logs, artifacts, bundle.lists(artifacts))
         """Each has what it keeps of a job under the job's id."""
         self._known: WeakValueDictionary[str, Record] = WeakValueDictionary()
+        self._needed = threading.Lock()
+        """Held while jobs may begin to need an archive, and from when it is seen that none does until it is removed."""
         try:
             for place in self._places:
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -123,14 +126,7 @@ class Records:
 
         Raises StateError, also on a full disk; RequestReusedError; BadJobError when its archive is not here.
         """
-        again = request is not None and self._jobs.requested(request)
-        if isinstance(job.source, Upload) and not again and not self.uploads.has(job.source.id):
-            raise BadJobError(
-                f"There is no archive {job.source.id}: one is kept until its job has ended, and for a day while no job "
-                "asks for it. Send it again.",
-                field=("source", "id"),
-            )
-        job_id, new = await on_thread(self._jobs.add, job, request)
+        job_id, new = await on_thread(self._add, job, request)
         self.waiting += int(new)
         self.metrics.submitted.inc(new)
         record = await self.get(job_id)
@@ -148,14 +144,14 @@ class Records:
 
     def new_upload(self) -> Incoming:
         """Begin to keep another archive. Raises BusyError; StateError."""
-        self.uploads.remove_unused(self._jobs.uploads())
+        with self._needed:
+            self.uploads.remove_unused(self._jobs.uploads())
         return self.uploads.begin()
 
     async def forget_upload(self, upload: str) -> None:
         """Remove an archive unless another job needs it."""
         with contextlib.suppress(StateError):  # the next start removes it
-            if upload not in await on_thread(self._jobs.uploads):
-                await asyncio.to_thread(self.uploads.remove, upload)
+            await on_thread(self._forget_upload, upload)
 
     async def take(self, record: Record) -> bool:
         """Claim a job whoever is next; False when it does not wait any more. Raises StateError."""
@@ -198,6 +194,22 @@ class Records:
             self._known.pop(job_id, None)
             for place in self._places:
                 _remove(place / job_id)
+
+    def _add(self, job: Job, request: Request | None) -> tuple[str, bool]:
+        with self._needed:
+            again = request is not None and self._jobs.requested(request)
+            if isinstance(job.source, Upload) and not again and not self.uploads.has(job.source.id):
+                raise BadJobError(
+                    f"There is no archive {job.source.id}: one is kept until its job has ended, and for a day while no "
+                    "job asks for it. Send it again.",
+                    field=("source", "id"),
+                )
+            return self._jobs.add(job, request)
+
+    def _forget_upload(self, upload: str) -> None:
+        with self._needed:
+            if upload not in self._jobs.uploads():
+                self.uploads.remove(upload)
 
     def _live(self, summary: Summary) -> Summary:
         """With what is not in the store while the job runs."""
