@@ -25,6 +25,7 @@ from runner.logs import Action, Events
 from runner.outcome import Limit, Outcome, SandboxLost, SetupFailed
 from runner.placement import Wanted
 from runner.service.housekeeping import Housekeeper
+from runner.service.lasting import lasting
 from runner.service.leases import NotedLeases
 from runner.service.marking import marked
 from runner.service.mode import Mode, check_move
@@ -224,10 +225,11 @@ class Service:
 
     async def work(self) -> None:
         """Run jobs until there are no more to come, first those that an earlier life left."""
-        returning = asyncio.create_task(self._leases.return_earlier(self._reconcile()))
-        beside = [asyncio.create_task(self._sweep()), asyncio.create_task(self.housekeeper.work())]
+        followed = self._reconcile()
+        returning = lasting("the return of earlier leases", lambda: self._leases.return_earlier(followed))
+        beside = [lasting("the look for expired jobs", self._sweep), lasting("housekeeping", self.housekeeper.work)]
         if self._webhooks:
-            beside.append(asyncio.create_task(self._webhooks.work()))
+            beside.append(lasting("the sending of webhooks", self._webhooks.work))
         while self._mode is not Mode.LEAVING:
             self._changed.clear()
             await self._fill()
