@@ -93,7 +93,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
     async def cancel(
         client: Annotated[TokenFacts, Depends(submitter)], record: Annotated[Record, Depends(found)]
     ) -> JobView:
-        """Ask for a job's end. It has not ended yet when this returns."""
+        """Ask for a job's end. It may not have ended yet when this returns."""
         _events.info(Action.CANCELLED, f"cancelled by {client.who}", job=record.id, who=client.who)
         await service.cancel(record, client.name)
         return await _view(service, record.id)
