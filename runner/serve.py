@@ -70,6 +70,7 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
         service,
         token,
         home.tokens,
+        home.deliveries,
         working,
         source.metrics,
         source.sandboxes,

@@ -50,7 +50,7 @@ class Health:
 
     async def check_alive(self) -> None:
         """See that the store answers. Errors: StateError."""
-        await _in_time(on_thread(self._service.records.counts))
+        await _in_time(on_thread(self._service.records.jobs.counts))
 
     async def unready(self) -> dict[Reason, str]:
         """Why the service is not ready, as sentences; empty when it is."""
@@ -69,7 +69,7 @@ class Health:
     async def metrics(self) -> str:
         """What the service and its keeper measure, in Prometheus's text format. Errors: StateError."""
         unready, (_, of_keeper) = await asyncio.gather(self.unready(), self._keeper())
-        jobs, oldest = await _in_time(on_thread(self._service.records.counts))
+        jobs, oldest = await _in_time(on_thread(self._service.records.jobs.counts))
         waited = 0.0 if oldest is None else max(0.0, time.time() - oldest)
         slots = (self._service.running, self._service.slots)
         room = self._service.housekeeper.room
@@ -81,7 +81,7 @@ class Health:
 
     async def _store_trouble(self) -> str:
         try:
-            await _in_time(on_thread(self._service.records.try_writing))
+            await _in_time(on_thread(self._service.records.jobs.try_writing))
         except StateError as error:
             return str(error)
         return ""

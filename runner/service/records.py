@@ -23,8 +23,7 @@ from runner.service.retention import Kept
 from runner.service.stopwatch import Stopwatch
 from runner.service.uploads import Incoming, Uploads
 from runner.source_and_artifacts import Upload
-from runner.store.deliveries import Delivery
-from runner.store.jobs import Entry, Hold, Jobs, Request, Summary
+from runner.store.jobs import Entry, Jobs, Request, Summary
 from runner.store.states import JobState
 from runner.store.threads import on_thread
 
@@ -43,7 +42,8 @@ class Records:
         self, jobs: Jobs, logs: Path, uploads: Uploads, artifacts: Path, metrics: Metrics | None = None
     ) -> None:
         self.metrics: Final = metrics or Metrics()
-        self._jobs = jobs
+        self.jobs: Final = jobs
+        """What the store has of them."""
         self._logs = logs
         self.uploads = uploads
         self._artifacts = artifacts
@@ -74,52 +74,25 @@ class Records:
         if record := self._known.get(job_id):
             return record
         async with self._reading:
-            entry = await on_thread(self._jobs.get, job_id)
+            entry = await on_thread(self.jobs.get, job_id)
             return self._record(entry) if entry else None
-
-    def counts(self) -> tuple[dict[str, int], float | None]:
-        """How many there are in each state, and when the one was submitted that waits longest (since the epoch)."""
-        return self._jobs.counts()
-
-    def try_writing(self) -> None:
-        """See that something can be written."""
-        self._jobs.try_writing()
 
     def summary(self, job_id: str) -> Summary | None:
         """What anybody may know of a job."""
-        summary = self._jobs.summary(job_id)
+        summary = self.jobs.summary(job_id)
         return summary and self._live(summary)
 
     def page(self, limit: int, before: str | None, state: JobState | None, prefix: str | None = None) -> list[Summary]:
         """The newest jobs, those that were submitted before a certain one, in a certain state, of ids that begin so."""
-        return [self._live(summary) for summary in self._jobs.page(limit, before, state, prefix)]
+        return [self._live(summary) for summary in self.jobs.page(limit, before, state, prefix)]
 
     def started(self) -> list[Record]:
         """The jobs of an earlier life that may be running, in the order in which they were submitted.
 
         Blocks: for the start of the service, before anything runs.
         """
-        entries = (self._jobs.get(job_id) for job_id in self._jobs.find(JobState.RUNNING))
+        entries = (self.jobs.get(job_id) for job_id in self.jobs.find(JobState.RUNNING))
         return [self._record(entry) for entry in entries if entry]
-
-    async def unwanted(self, limit: int) -> list[str]:
-        """Some of the jobs that wait although somebody asked for their end, or for longer than they may.
-
-        Raises StateError.
-        """
-        return await on_thread(self._jobs.unwanted, limit)
-
-    def hold(self) -> Hold | None:
-        """Who keeps what waits from starting; None when it may start."""
-        return self._jobs.hold()
-
-    def set_hold(self, by: str) -> None:
-        """Keep what waits from starting, over restarts. Raises StateError."""
-        self._jobs.set_hold(by)
-
-    def end_hold(self) -> None:
-        """Let what waits start. Raises StateError."""
-        self._jobs.end_hold()
 
     async def add(self, job: Job, request: Request | None = None) -> Record:
         """Take a job: it is on disk when this returns.
@@ -136,7 +109,7 @@ class Records:
     async def claim(self, per_key: int) -> Record | None:
         """Return the job that is next, for its run to begin; None when none may start. Raises StateError."""
         async with self._reading:
-            entry = await on_thread(self._jobs.claim, per_key)
+            entry = await on_thread(self.jobs.claim, per_key)
             if entry is None:
                 return None
             self.waiting -= 1
@@ -145,7 +118,7 @@ class Records:
     def new_upload(self) -> Incoming:
         """Begin to keep another archive. Raises BusyError; StateError."""
         with self._needed:
-            self.uploads.remove_unused(self._jobs.uploads())
+            self.uploads.remove_unused(self.jobs.uploads())
         return self.uploads.begin()
 
     async def forget_upload(self, upload: str) -> None:
@@ -155,7 +128,7 @@ class Records:
 
     async def take(self, record: Record) -> bool:
         """Claim a job whoever is next; False when it does not wait any more. Raises StateError."""
-        taken = await on_thread(self._jobs.take, record.id)
+        taken = await on_thread(self.jobs.take, record.id)
         self.waiting -= int(taken)
         return taken
 
@@ -164,13 +137,9 @@ class Records:
         record = self._known.get(entry.id)
         if record is None:
             watch = Stopwatch(self.metrics, entry.submitted)
-            record = Record(self._jobs, entry, self._logs / entry.id, self._artifacts / entry.id, watch)
+            record = Record(self.jobs, entry, self._logs / entry.id, self._artifacts / entry.id, watch)
             self._known[entry.id] = record
         return record
-
-    def undelivered(self) -> list[Delivery]:
-        """What was to be told to others, and was not taken so far. For any thread. Raises StateError."""
-        return self._jobs.undelivered()
 
     async def put_back(self, record: Record, outcome: Outcome) -> None:
         """Have a job wait for another start. Raises StateError; try again."""
@@ -184,12 +153,12 @@ class Records:
 
     def finished(self) -> Iterator[Kept]:
         """The jobs that are over, and what they take. For any thread. Raises StateError."""
-        for job_id, ended in self._jobs.finished():
+        for job_id, ended in self.jobs.finished():
             yield Kept(job_id, ended, sum(_size(place / job_id) for place in self._places))
 
     def forget(self, ids: Sequence[str]) -> None:
         """Forget finished jobs with all that is kept of them. For any thread. Raises StateError."""
-        self._jobs.forget(ids)
+        self.jobs.forget(ids)
         for job_id in ids:
             self._known.pop(job_id, None)
             for place in self._places:
@@ -197,18 +166,18 @@ class Records:
 
     def _add(self, job: Job, request: Request | None) -> tuple[str, bool]:
         with self._needed:
-            again = request is not None and self._jobs.requested(request)
+            again = request is not None and self.jobs.requested(request)
             if isinstance(job.source, Upload) and not again and not self.uploads.has(job.source.id):
                 raise BadJobError(
                     f"There is no archive {job.source.id}: one is kept until its job has ended, and for a day while no "
                     "job asks for it. Send it again.",
                     field=("source", "id"),
                 )
-            return self._jobs.add(job, request)
+            return self.jobs.add(job, request)
 
     def _forget_upload(self, upload: str) -> None:
         with self._needed:
-            if upload not in self._jobs.uploads():
+            if upload not in self.jobs.uploads():
                 self.uploads.remove(upload)
 
     def _live(self, summary: Summary) -> Summary:
@@ -219,17 +188,17 @@ class Records:
     def _remove_strays(self) -> None:
         """Remove files of jobs that are forgotten, and what a crash has left half written."""
         for path in (path for place in self._places for path in place.iterdir()):
-            if path.suffix == ".part" or (_ID.fullmatch(path.name) and self._jobs.summary(path.name) is None):
+            if path.suffix == ".part" or (_ID.fullmatch(path.name) and self.jobs.summary(path.name) is None):
                 _remove(path)
 
     def _complete_settled(self) -> None:
         """Have the logs of jobs whose outcome was written right before a crash end as they should."""
-        for job_id in self._jobs.find(JobState.SETTLED):
+        for job_id in self.jobs.find(JobState.SETTLED):
             try:
-                entry = self._jobs.get(job_id)
+                entry = self.jobs.get(job_id)
                 assert entry
                 assert entry.result
-                complete(self._jobs, job_id, self._logs / job_id, entry.result)
+                complete(self.jobs, job_id, self._logs / job_id, entry.result)
             except StateError as error:
                 _events.warning(Action.STORE_FAILED, f"{error} The next start tries again.", job=job_id)
 

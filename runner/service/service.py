@@ -100,7 +100,7 @@ class Service:
         """The jobs that were told that there is no sandbox to be had now, and why."""
         self._changed = asyncio.Event()
         self._reconciled = False
-        self._mode = Mode.DRAINING if records.hold() else Mode.WORKING
+        self._mode = Mode.DRAINING if records.jobs.hold() else Mode.WORKING
         self._aborted = 0.0
 
     @property
@@ -185,12 +185,12 @@ class Service:
         Errors: WrongModeError; StateError when a restart would forget it, and it drains nevertheless.
         """
         self._move(Mode.DRAINING)
-        await see_through(on_thread(self.records.set_hold, by))
+        await see_through(on_thread(self.records.jobs.set_hold, by))
 
     async def resume(self) -> None:
         """Start what waits again. Idempotent. Errors: WrongModeError; StateError, and it drains as before."""
         check_move(self._mode, Mode.WORKING)
-        await see_through(on_thread(self.records.end_hold))
+        await see_through(on_thread(self.records.jobs.end_hold))
         self._move(Mode.WORKING)
 
     def stop(self) -> None:
@@ -261,7 +261,7 @@ class Service:
         while True:
             await asyncio.sleep(_SWEEP)
             try:
-                for job_id in await self.records.unwanted(_SWEPT):
+                for job_id in await on_thread(self.records.jobs.unwanted, _SWEPT):
                     if record := await self.records.get(job_id):  # one at a time: each is as large as its script
                         record.cancellation.expire(Limit.QUEUE)  # no effect on one that was cancelled before
                         await self._end_unstarted(record)

@@ -21,7 +21,6 @@ from runner.source_and_artifacts import Upload
 from runner.steps import StepProgress, StepState, waiting
 from runner.store import deliveries, queue
 from runner.store.database import Database
-from runner.store.deliveries import Deliveries, Delivery
 from runner.store.seal import Seal
 from runner.store.states import MOVES, JobState
 
@@ -191,10 +190,6 @@ class Jobs:
             prefix,
         )
         return [_summary(row) for row in rows]
-
-    def undelivered(self) -> list[Delivery]:
-        """What was to be told to others, and was not taken so far."""
-        return Deliveries(self._database).in_trouble()
 
     def find(self, *states: JobState) -> list[str]:
         """The jobs that are in one of these states, in the order in which they were submitted."""

@@ -11,6 +11,7 @@ from typing import cast
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from runner.api import jobs
 from runner.api.app import make_app
@@ -20,6 +21,7 @@ from runner.outcome import Succeeded
 from runner.service.leases import NotedLeases
 from runner.service.service import Service
 from runner.store.database import Database
+from runner.store.deliveries import Deliveries
 from runner.store.tokens import Tokens
 from tests.runner.service.state import State, locked
 
@@ -32,10 +34,15 @@ def new_service(state: Path) -> Service:
     return Service(NotedLeases(cast(LeaseSource, object()), opened.leases, 1), opened.records, 1, None)
 
 
+def app_of(service: Service, state: Path, **options: object) -> FastAPI:
+    """The application, on the service's own database: another connection would be in its way."""
+    database = service.records.jobs._database
+    return make_app(service, Token(state / "token"), Tokens(database), Deliveries(database), **options)  # type: ignore[arg-type]
+
+
 @asynccontextmanager
 async def client(service: Service, state: Path) -> AsyncIterator[httpx.AsyncClient]:
-    # In the service's own database: another connection would be in its way.
-    app = make_app(service, Token(state / "token"), Tokens(service.records._jobs._database))
+    app = app_of(service, state)
     headers = {"Authorization": f"Bearer {(state / 'token').read_text().strip()}"}
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://runner", headers=headers) as api:

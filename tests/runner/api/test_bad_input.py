@@ -15,12 +15,9 @@ import pytest
 import uvicorn
 
 from runner.api import bodies
-from runner.api.app import make_app
-from runner.api.token import Token
 from runner.service.service import Service
-from runner.store.tokens import Tokens
 from tests.runner.api.test_access import create
-from tests.runner.api.test_app import client, new_service
+from tests.runner.api.test_app import app_of, client, new_service
 
 pytestmark = pytest.mark.anyio
 
@@ -116,7 +113,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
 @asynccontextmanager
 async def served(service: Service, state: Path) -> AsyncIterator[int]:
     """The API on a real port."""
-    app = make_app(service, Token(state / "token"), Tokens(service.records._jobs._database))
+    app = app_of(service, state)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         serving = asyncio.create_task(server.serve([listener]))

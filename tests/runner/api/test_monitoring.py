@@ -11,15 +11,13 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from runner.api.app import make_app
-from runner.api.token import Token
 from runner.errors import LeaseError, LeaseUnreachableError
 from runner.job import Job
 from runner.outcome import NAMES, Limit, Succeeded, TimedOut
 from runner.service import health, lately
 from runner.service.service import Service
 from runner.store.tokens import Scope, Tokens
-from tests.runner.api.test_app import new_service
+from tests.runner.api.test_app import app_of, new_service
 from tests.runner.service.state import locked
 
 pytestmark = pytest.mark.anyio
@@ -35,9 +33,9 @@ class Api:
     """The API of a service, in this process, asked with a token of one scope."""
 
     def __init__(self, service: Service, state: Path, keeper: Callable[[], Awaitable[str]] | None) -> None:
-        tokens = Tokens(service.records._jobs._database)
+        tokens = Tokens(service.records.jobs._database)
         self._tokens = {scope: tokens.create(scope, [scope], None)[1] for scope in Scope}
-        self._app = make_app(service, Token(state / "token"), tokens, keeper=keeper)
+        self._app = app_of(service, state, keeper=keeper)
 
     async def get(self, path: str, scope: Scope | None = None) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self._tokens[scope]}"} if scope else {}
@@ -92,7 +90,7 @@ async def test_each_reason_is_named_and_alive_is_another_thing(tmp_path: Path) -
 async def test_a_store_that_does_not_answer_is_not_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "STORE_DEADLINE", 0.05)
     service = reconciled(tmp_path)
-    with service.records._jobs._database._reading:  # as a read that hangs in the disk
+    with service.records.jobs._database._reading:  # as a read that hangs in the disk
         answer = await Api(service, tmp_path, keeper).get("/live")
     assert answer.status_code == 507
     assert "does not answer within" in answer.json()["detail"]
@@ -197,7 +195,7 @@ async def test_a_job_that_timed_out_is_counted_by_its_limit(tmp_path: Path) -> N
 
 async def test_errors_of_the_store_are_counted(tmp_path: Path) -> None:
     service = reconciled(tmp_path)
-    service.records._jobs._database.on_failure = service.records.metrics.store_errors.inc
+    service.records.jobs._database.on_failure = service.records.metrics.store_errors.inc
     api = Api(service, tmp_path, None)
     with locked(tmp_path):
         assert (await api.get("/ready")).json()["reasons"] == ["store"]

@@ -17,9 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from runner.api.app import make_app
 from runner.api.server import Tls, serve
-from runner.api.token import Token
 from runner.errors import InputError, StateError
 from runner.execution.lease import Lease, SandboxFacts
 from runner.job import Job
@@ -27,6 +25,7 @@ from runner.placement import ONLY_DEFAULT, Profiles
 from runner.service.leases import NotedLeases
 from runner.service.service import Service
 from runner.store.states import JobState
+from tests.runner.api.test_app import app_of
 from tests.runner.service.state import State
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +50,7 @@ async def test_a_port_that_is_taken_is_told_and_ends_no_job(tmp_path: Path) -> N
     state = State(tmp_path)
     service = Service(NotedLeases(NoSandbox(), state.leases, 1), state.records, 1, None)
     job = await service.submit(Job(b"true"))
-    app = make_app(service, Token(tmp_path / "token"), state.tokens)
+    app = app_of(service, tmp_path)
     listening = asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = cast(int, taken.getsockname()[1])
@@ -89,7 +88,7 @@ def certificate(folder: Path) -> Tls:
 async def test_with_a_certificate_it_serves_https_and_nothing_else(tmp_path: Path) -> None:
     state = State(tmp_path)
     service = Service(NotedLeases(NoSandbox(), state.leases, 1), state.records, 1, None)
-    app = make_app(service, Token(tmp_path / "token"), state.tokens)
+    app = app_of(service, tmp_path)
     tls = certificate(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -113,7 +112,7 @@ async def test_a_defect_is_answered_as_a_problem_and_stands_in_the_log(
 
     state = State(tmp_path)
     service = Service(NotedLeases(NoSandbox(), state.leases, 1), state.records, 1, None)
-    app = make_app(service, Token(tmp_path / "token"), state.tokens, known=broken)
+    app = app_of(service, tmp_path, known=broken)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     listening = asyncio.Event()

@@ -58,7 +58,7 @@ async def test_jobs_that_wait_for_too_long_are_ended_nevertheless(
     host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with host.life() as life:
-        monkeypatch.setattr(life.service.records, "unwanted", defective(life.service.records.unwanted))
+        monkeypatch.setattr(life.service.records.jobs, "unwanted", defective(life.service.records.jobs.unwanted))
         await life.service.drain("me")
         job = await life.service.submit(Job(b"true", queue_timeout=0.01))
         assert await life.outcome(job.id) == TimedOut(Limit.QUEUE)
