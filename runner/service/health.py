@@ -44,13 +44,14 @@ class Health:
     def __init__(self, service: Service, keeper: Callable[[], Awaitable[str]] | None) -> None:
         """`keeper` tells what the keeper measures (errors: LeaseError); None where there is no keeper."""
         self._service = service
+        self._alive = Lately(self._store_reads)
         self._store = Lately(self._store_trouble)
         self._ask_keeper = keeper
         self._keeper = Lately(self._keeper_says)
 
     async def check_alive(self) -> None:
         """See that the store answers. Errors: StateError."""
-        await _in_time(on_thread(self._service.records.jobs.counts))
+        await self._alive()
 
     async def unready(self) -> dict[Reason, str]:
         """Why the service is not ready, as sentences; empty when it is."""
@@ -78,6 +79,9 @@ class Health:
         if self._ask_keeper is not None:
             own.keeper_answered(Reason.KEEPER not in unready)
         return own.text() + of_keeper
+
+    async def _store_reads(self) -> None:
+        await _in_time(on_thread(self._service.records.jobs.try_reading))
 
     async def _store_trouble(self) -> str:
         try:

@@ -208,6 +208,10 @@ class Jobs:
         oldest = known[JobState.QUEUED][2] if JobState.QUEUED in known else None
         return {state: known[state][1] if state in known else 0 for state in JobState}, oldest
 
+    def try_reading(self) -> None:
+        """See that something can be read, however many jobs there are."""
+        self._database.read("SELECT 1 FROM job LIMIT 1")
+
     def try_writing(self) -> None:
         """See that something can be written."""
         self._database.try_writing()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from runner.job import Job
 from runner.outcome import NAMES, Limit, Succeeded, TimedOut
 from runner.service import health, lately
 from runner.service.service import Service
+from runner.store.database import Database
 from runner.store.tokens import Scope, Tokens
 from tests.runner.api.test_app import app_of, new_service
 from tests.runner.service.state import locked
@@ -132,6 +134,23 @@ async def test_however_many_ask_the_keeper_is_asked_once_a_second(
     monkeypatch.setattr(lately, "_FRESH", 0.0)
     await api.measured()  # told from before, and old from then on
     assert len(asked) == 1
+
+
+async def test_however_many_ask_whether_it_lives_the_store_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: no token is needed for that, and each question counted all jobs."""
+    service, asked, read = reconciled(tmp_path), list[str](), Database.read
+
+    def noted(database: Database, statement: str, *values: object) -> list[sqlite3.Row]:
+        asked.append(statement)
+        return read(database, statement, *values)
+
+    api = Api(service, tmp_path, keeper)
+    monkeypatch.setattr(Database, "read", noted)
+    answers = await asyncio.gather(*(api.get("/live") for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert asked == ["SELECT 1 FROM job LIMIT 1"]
 
 
 async def test_metrics_are_for_tokens_of_their_scope_alone(tmp_path: Path) -> None:
