@@ -49,7 +49,8 @@ def make_router(service: Service, access: Access) -> APIRouter:
         """Take a job. With an Idempotency-Key that was used before it is the same job, if the body is the same."""
         body = await bodies.read(request, MAX_BODY)
         name = submission.Request(idempotency_key, body) if idempotency_key else None
-        record = await service.submit(bodies.parse(body, JobRequest).to_job(), name)
+        job = await bodies.understood(body, lambda body: bodies.parse(body, JobRequest).to_job())
+        record = await service.submit(job, name)
         _events.info(Action.SUBMITTED, f"submitted by {client.who}", job=record.id, who=client.who)
         return await _view(service, record.id)
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 import uvicorn
 
 from runner.api import bodies
+from runner.api.models import JobRequest
+from runner.job import Job
 from runner.service.service import Service
 from tests.runner.api.test_access import create
 from tests.runner.api.test_app import app_of, client, new_service
@@ -67,6 +70,22 @@ async def test_a_job_that_cannot_be_read_is_refused_by_field(
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
     assert answer.json()["detail"].startswith(cause)
     assert service.records.waiting == 0
+
+
+@pytest.mark.parametrize(("size", "beside"), [(100, False), (bodies.SMALL, True)])
+async def test_a_large_body_is_understood_beside_the_renewal_of_leases(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, size: int, beside: bool
+) -> None:
+    """The trap: one or two seconds of a large script's submission were nobody else's."""
+    threads, to_job = set(), JobRequest.to_job
+
+    def noted(request: JobRequest) -> Job:
+        threads.add(threading.current_thread() is not threading.main_thread())
+        return to_job(request)
+
+    monkeypatch.setattr(JobRequest, "to_job", noted)
+    assert (await api.post("/v1/jobs", json={"script": "#" * size})).status_code == 202
+    assert threads == {beside}
 
 
 async def test_a_key_that_was_used_for_another_body_is_refused(api: httpx.AsyncClient, service: Service) -> None:
