@@ -101,6 +101,8 @@ class Service:
         self._changed = asyncio.Event()
         self._reconciled = False
         self._mode = Mode.DRAINING if records.jobs.hold() else Mode.WORKING
+        self._holding = asyncio.Lock()
+        """Held while a drain or its end is written down: what the disk says last is what is done."""
         self._aborted = 0.0
 
     @property
@@ -184,14 +186,16 @@ class Service:
 
         Errors: WrongModeError; StateError when a restart would forget it, and it drains nevertheless.
         """
-        self._move(Mode.DRAINING)
-        await see_through(on_thread(self.records.jobs.set_hold, by))
+        async with self._holding:
+            self._move(Mode.DRAINING)
+            await see_through(on_thread(self.records.jobs.set_hold, by))
 
     async def resume(self) -> None:
         """Start what waits again. Idempotent. Errors: WrongModeError; StateError, and it drains as before."""
-        check_move(self._mode, Mode.WORKING)
-        await see_through(on_thread(self.records.jobs.end_hold))
-        self._move(Mode.WORKING)
+        async with self._holding:
+            check_move(self._mode, Mode.WORKING)
+            await see_through(on_thread(self.records.jobs.end_hold))
+            self._move(Mode.WORKING)
 
     def stop(self) -> None:
         """Start nothing more and take no more jobs; `work` ends when nothing runs. Idempotent."""

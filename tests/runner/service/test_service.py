@@ -456,6 +456,28 @@ async def test_a_drain_holds_over_restarts_and_an_end_does_not_wait_for_it(host:
     assert State(host.state).jobs.hold() is None
 
 
+async def test_who_drains_and_who_resumes_at_once_come_one_after_the_other(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: it worked, and what was written last had its next life drain."""
+    service = host.new_service()
+    jobs, written = service.records.jobs, threading.Event()
+    set_hold, end_hold = jobs.set_hold, jobs.end_hold
+
+    def slowly(by: str) -> None:
+        written.wait(0.2)  # it must not come meanwhile
+        set_hold(by)
+
+    def noted() -> None:
+        end_hold()
+        written.set()
+
+    monkeypatch.setattr(jobs, "set_hold", slowly)
+    monkeypatch.setattr(jobs, "end_hold", noted)
+    await asyncio.gather(service.drain("ops"), service.resume())
+    assert (service.mode, jobs.hold()) == (Mode.WORKING, None)
+
+
 async def test_a_drain_that_cannot_be_written_down_holds_nevertheless(host: Host) -> None:
     service = host.new_service()
     with locked(host.state), pytest.raises(StateError, match="drains, but a restart would forget that"):
