@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from runner.errors import DetachedError, IllegalMoveError, StateError
+from runner.errors import DetachedError, StateError
 from runner.execution.marker import Marker
 from runner.logs import Action, Events
 from runner.service.record import Record
@@ -33,11 +33,9 @@ async def marked(record: Record, marker: Marker, stopping: Callable[[], bool]) -
 
 
 async def _written(record: Record, marker: Marker) -> bool:
-    """Whether the marker is on disk. Errors: IllegalMoveError."""
+    """Whether the marker is on disk."""
     try:
         await record.mark(marker)
-    except IllegalMoveError:
-        raise
     except StateError as error:
         what = f"{error} Nothing of the job was sent; it is tried again."
         _events.error(Action.STORE_FAILED, what, job=record.id)

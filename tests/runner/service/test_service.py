@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import BadJobError, BusyError, StateError, StoppingError, WrongModeError
+from runner.errors import BadJobError, BusyError, IllegalMoveError, StateError, StoppingError, WrongModeError
 from runner.execution import prepare
 from runner.execution.marker import Marker
 from runner.job import Job
@@ -23,7 +23,7 @@ from runner.service.leases import NotedLeases
 from runner.service.mode import Mode
 from runner.service.record import Record
 from runner.service.service import Service
-from runner.store.jobs import Jobs
+from runner.store.jobs import Jobs, Result
 from runner.store.states import JobState
 from tests.runner.conftest import hang
 from tests.runner.service.conftest import DEADLINE, Host
@@ -257,6 +257,21 @@ async def test_what_cannot_be_read_ends_and_holds_nobody_up(host: Host) -> None:
         assert "cannot be read" in outcome.why
         assert await life.outcome(good.id) == Succeeded()
         assert b"cannot be read" in await life.log(odd.id)
+
+
+async def test_an_outcome_that_a_defect_keeps_from_the_disk_is_not_written_for_ever(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The trap: no number of tries helps, and the job kept its slot."""
+
+    def refused(jobs: Jobs, job_id: str, result: Result) -> None:
+        raise IllegalMoveError(f"Job {job_id} cannot move from queued to settled; this is a defect.")
+
+    monkeypatch.setattr(Jobs, "settle", refused)
+    async with host.life(slots=1) as life:
+        await life.service.submit(Job(b"true"))
+        await eventually(lambda: "cannot move from queued to settled" in caplog.text and not life.service.running)
+    assert "a defect in the runner; the next life tries again" in caplog.text
 
 
 @pytest.fixture
