@@ -56,6 +56,8 @@ class Webhooks:
         self._timeout = timeout
         self._give_up = give_up
         self._tried = tried
+        self._taken: set[int] = set()
+        """Messages, by sequence, that were taken, and are not struck off so far: none of them is sent again."""
         self._news = {receiver: asyncio.Event() for receiver in self._receivers}
 
     def wake(self) -> None:
@@ -111,11 +113,17 @@ class Webhooks:
         return _LOOK if due is None else min(max(0.0, due - time.time()), _LOOK)
 
     async def _send(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
-        problem = await self._try(http, delivery)
-        self._tried(not problem)
-        if not problem:
-            await on_thread(self._deliveries.delivered, delivery)
-            return
+        if delivery.sequence not in self._taken:
+            problem = await self._try(http, delivery)
+            self._tried(not problem)
+            if problem:
+                await self._put_off(delivery, problem)
+                return
+            self._taken.add(delivery.sequence)
+        await on_thread(self._deliveries.delivered, delivery)
+        self._taken.discard(delivery.sequence)
+
+    async def _put_off(self, delivery: Delivery, problem: str) -> None:
         tries = delivery.tries + 1
         wait, now = wait_after(tries), time.time()
         given_up = now + wait > delivery.created + self._give_up
