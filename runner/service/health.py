@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final, TypeVar
 
 from runner.errors import LeaseError, LeaseUnreachableError, StateError
-from runner.service.lately import Lately
+from runner.service.ask_once import AskOnce
 from runner.service.mode import Mode
 from runner.service.service import Service
 from runner.store.threads import on_thread
@@ -44,10 +44,10 @@ class Health:
     def __init__(self, service: Service, keeper: Callable[[], Awaitable[str]] | None) -> None:
         """`keeper` tells what the keeper measures (errors: LeaseError); None where there is no keeper."""
         self._service = service
-        self._alive = Lately(self._store_reads)
-        self._store = Lately(self._store_trouble)
+        self._alive = AskOnce(self._store_reads)
+        self._store = AskOnce(self._store_trouble)
         self._ask_keeper = keeper
-        self._keeper = Lately(self._keeper_says)
+        self._keeper = AskOnce(self._keeper_says)
 
     async def check_alive(self) -> None:
         """See that the store answers. Errors: StateError."""

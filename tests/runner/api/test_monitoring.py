@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from runner.errors import LeaseError, LeaseUnreachableError
 from runner.job import Job
 from runner.outcome import NAMES, Limit, Succeeded, TimedOut
-from runner.service import health, lately
+from runner.service import ask_once, health
 from runner.service.service import Service
 from runner.store.database import Database
 from runner.store.tokens import Scope, Tokens
@@ -131,7 +131,7 @@ async def test_however_many_ask_the_keeper_is_asked_once_a_second(
     api = Api(reconciled(tmp_path), tmp_path, counts)
     await asyncio.gather(*(api.get("/ready") for _ in range(20)), api.measured())
     assert len(asked) == 1
-    monkeypatch.setattr(lately, "_FRESH", 0.0)
+    monkeypatch.setattr(ask_once, "_FRESH", 0.0)
     await api.measured()  # told from before, and old from then on
     assert len(asked) == 1
 
