@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from runner import durable
 from runner import outcome as outcomes
-from runner.errors import LogError, StateError
+from runner.errors import DetachedError, LogError, StateError
 from runner.execution.cancellation import Cancellation
 from runner.execution.files import bundle
 from runner.execution.files.bundle import Kept
@@ -29,6 +30,9 @@ from runner.store.states import JobState
 from runner.store.threads import on_thread
 
 _events = Events(__name__)
+
+_RETRY: Final = 1.0
+"""Seconds between two tries to write a marker down."""
 
 
 class Record:
@@ -94,6 +98,20 @@ class Record:
         await on_thread(self._jobs.mark, self.id, marker)
         self.marker = marker
         self._watch.sent()
+
+    async def mark_patiently(self, marker: Marker, stopping: Callable[[], bool]) -> None:
+        """Have the marker on disk, however long that takes: nothing was sent, and the sandbox waits with the job.
+
+        Errors: StateError or DetachedError when the job is to end before that, or is left to the next life, as it is
+        when the runner is `stopping`.
+        """
+        while not await self._marked(marker):
+            if stopping():
+                self.cancellation.detach()
+            if await _within(self.cancellation.wait(), _RETRY):
+                raise StateError("The start could not be written down before the job was to end.")
+        if self.cancellation.detached:  # what is sent by half when the runner leaves would be lost
+            await self._leave_unsent()
 
     async def unmark(self) -> None:
         """Have it wait again, in its place: nothing was sent. Raises StateError, and then it counts as started."""
@@ -200,6 +218,25 @@ class Record:
                 offset += len(data)
                 yield data
 
+    async def _marked(self, marker: Marker) -> bool:
+        """Whether the marker is on disk now."""
+        try:
+            await self.mark(marker)
+        except StateError as error:
+            what = f"{error} Nothing of the job was sent; it is tried again."
+            _events.error(Action.STORE_FAILED, what, job=self.id)
+            return False
+        return True
+
+    async def _leave_unsent(self) -> None:
+        """Errors: DetachedError when the job waits for the next life; else it counts as started, and is sent."""
+        try:
+            await self.unmark()
+        except StateError as error:
+            _events.error(Action.STORE_FAILED, str(error), job=self.id)
+        else:
+            raise DetachedError("The runner left before anything was sent.")
+
     def _settle(self, result: Result, *, sync_log: bool) -> None:
         if sync_log:
             self._sync_log()
@@ -217,6 +254,16 @@ class Record:
             raise StateError(
                 f"The outcome cannot be written down: {error.strerror}. Make room in the state folder."
             ) from error
+
+
+async def _within(event: Awaitable[None], seconds: float) -> bool:
+    """Wait for an event for so long, and return whether it came."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event
+    except TimeoutError:
+        return False
+    return True
 
 
 class _Turn:

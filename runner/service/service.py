@@ -27,7 +27,6 @@ from runner.placement import Wanted
 from runner.service.housekeeping import Housekeeper
 from runner.service.lasting import lasting
 from runner.service.leases import NotedLeases
-from runner.service.marking import marked
 from runner.service.mode import Mode, check_move
 from runner.service.record import Record
 from runner.service.records import Records
@@ -387,7 +386,7 @@ class Service:
         with _SetupLimit(record) as limit:
 
             async def mark(marker: Marker) -> None:
-                await marked(record, marker, lambda: not self._mode.takes)
+                await record.mark_patiently(marker, lambda: not self._mode.takes)
                 limit.end()
 
             return await self._attempt(record, record.job, log, tell, mark, on_end)

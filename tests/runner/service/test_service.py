@@ -17,7 +17,7 @@ from runner.execution import prepare
 from runner.execution.marker import Marker
 from runner.job import Job
 from runner.outcome import Cancelled, Limit, RunnerStopped, ScriptFailed, Succeeded, TimedOut
-from runner.service import marking
+from runner.service import record as record_module
 from runner.service import service as service_module
 from runner.service.leases import NotedLeases
 from runner.service.mode import Mode
@@ -277,7 +277,7 @@ async def test_an_outcome_that_a_defect_keeps_from_the_disk_is_not_written_for_e
 @pytest.fixture
 def lock_at_the_start(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Another program locks the database right before a marker is written, until a test calls this."""
-    monkeypatch.setattr(marking, "RETRY", 0.01)
+    monkeypatch.setattr(record_module, "_RETRY", 0.01)
     mark, lock = Jobs.mark, ExitStack()
 
     def locking(jobs: Jobs, job_id: str, marker: Marker) -> None:
