@@ -19,7 +19,7 @@ from runner.logs import Action, Events
 from runner.metrics import Metrics
 from runner.outcome import Outcome
 from runner.service.record import Record, complete
-from runner.service.retention import Kept
+from runner.service.retention import FinishedJob
 from runner.service.stopwatch import Stopwatch
 from runner.service.uploads import Incoming, Uploads
 from runner.source_and_artifacts import Upload
@@ -151,10 +151,10 @@ class Records:
         """On whose disk all of it is."""
         return self._logs
 
-    def finished(self) -> Iterator[Kept]:
+    def finished(self) -> Iterator[FinishedJob]:
         """The jobs that are over, and what they take. For any thread. Raises StateError."""
         for job_id, ended in self.jobs.finished():
-            yield Kept(job_id, ended, sum(_size(place / job_id) for place in self._places))
+            yield FinishedJob(job_id, ended, sum(_size(place / job_id) for place in self._places))
 
     def forget(self, ids: Sequence[str]) -> None:
         """Forget finished jobs with all that is kept of them. For any thread. Raises StateError."""
