@@ -12,8 +12,8 @@ from fastapi.responses import StreamingResponse
 from runner import outcome as outcomes
 from runner.api import bodies, logs
 from runner.api.access import Access
+from runner.api.lookup import record_of, summary_of
 from runner.api.models import JobPage, JobRequest, JobView
-from runner.api.problems import ApiError
 from runner.logs import Action, Events
 from runner.service.record import Record
 from runner.service.service import Service
@@ -35,10 +35,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
     reader, submitter = Depends(access.needs(Scope.READ)), access.needs(Scope.SUBMIT)
 
     async def found(job_id: str) -> Record:
-        record = await service.records.get(job_id)
-        if record is None:
-            raise _unknown()
-        return record
+        return await record_of(service.records, job_id)
 
     jobs = APIRouter(prefix="/v1/jobs")
 
@@ -103,14 +100,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
 
 
 async def _view(service: Service, job_id: str) -> JobView:
-    summary = await on_thread(service.records.summary, job_id)
-    if summary is None:
-        raise _unknown()
-    return JobView.of(summary)
-
-
-def _unknown() -> ApiError:
-    return ApiError(HTTPStatus.NOT_FOUND, "There is no job of that id; the oldest ones are forgotten.")
+    return JobView.of(await summary_of(service.records, job_id))
 
 
 async def _now(record: Record, offset: int) -> AsyncIterator[bytes]:
