@@ -44,7 +44,7 @@ async def read(request: Request, limit: int) -> bytes:
 async def receive(request: Request, limit: int, seconds: float, take: Callable[[bytes], Awaitable[None]]) -> None:
     """Pass the body on, piece by piece. Errors: those of `take`; ApiError.
 
-    One that announces to be too large is refused before a byte is read.
+    A body whose Content-Length is over the limit is refused before any of it is read.
     """
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):

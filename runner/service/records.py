@@ -83,7 +83,7 @@ class Records:
         return summary and self._live(summary)
 
     def page(self, limit: int, before: str | None, state: JobState | None, prefix: str | None = None) -> list[Summary]:
-        """The newest jobs, those that were submitted before a certain one, in a certain state, of ids that begin so."""
+        """List jobs, the newest first: those older than `before`, in that state, with ids that begin with `prefix`."""
         return [self._live(summary) for summary in self.jobs.page(limit, before, state, prefix)]
 
     def started(self) -> list[Record]:

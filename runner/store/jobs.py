@@ -179,7 +179,7 @@ class Jobs:
         return _summary(rows[0]) if rows else None
 
     def page(self, limit: int, before: str | None, state: JobState | None, prefix: str | None = None) -> list[Summary]:
-        """The newest jobs, those that were submitted before a certain one, in a certain state, of ids that begin so."""
+        """List jobs, the newest first: those older than `before`, in that state, with ids that begin with `prefix`."""
         rows = self._database.read(
             f"SELECT {_SUMMARY} FROM job "  # noqa: S608 - our constant
             "WHERE (?1 IS NULL OR number < (SELECT number FROM job WHERE id = ?1)) AND (?2 IS NULL OR state = ?2) "
