@@ -27,6 +27,7 @@ from runner.placement import Wanted
 from runner.service.housekeeping import Housekeeper
 from runner.service.lasting import lasting
 from runner.service.leases import NotedLeases
+from runner.service.limits import Limits
 from runner.service.mode import Mode, check_move
 from runner.service.record import Record
 from runner.service.records import Records
@@ -72,28 +73,20 @@ class Service:
         self,
         leases: NotedLeases,
         records: Records,
-        slots: int,
+        limits: Limits,
         standby: Standby | None,
-        settings: Settings = SETTINGS,
-        per_key: int | None = None,
-        labels: Collection[str] = (),
-        housekeeper: Housekeeper | None = None,
-        webhooks: Webhooks | None = None,
+        settings: Settings,
+        housekeeper: Housekeeper,
+        webhooks: Webhooks | None,
     ) -> None:
-        """`slots` jobs run at once, and `per_key` of one trust key, as many as there are slots unless it is given.
-
-        A job that asks for labels that neither are here nor a profile's is refused.
-        """
         self.records = records
-        self.housekeeper = housekeeper or Housekeeper(records)
+        self.housekeeper = housekeeper
         self._webhooks = webhooks
         self._settings = settings
         self._leases = leases
-        self.slots = slots
+        self._limits = limits
         self.standby = standby
         """Of all jobs, also of those that the service does not run itself."""
-        self._per_key = per_key or slots
-        self._labels = frozenset(labels)
         self._running: dict[Record, asyncio.Task[None]] = {}
         self._unavailable: dict[Record, str] = {}
         """The jobs that were told that there is no sandbox to be had now, and why."""
@@ -137,12 +130,15 @@ class Service:
         """Which jobs have a sandbox and may have started in it: their ids by their attempts."""
         return {record.marker.attempt: record.id for record in self._running if record.marker}
 
-    def follow(self, slots: int, per_key: int | None, labels: Collection[str]) -> None:
-        """Go on with other numbers: jobs that run do so to their end, even when there are more of them than slots."""
-        self._leases.follow(slots)
-        self.slots = slots
-        self._per_key = per_key or slots
-        self._labels = frozenset(labels)
+    @property
+    def slots(self) -> int:
+        """How many jobs may run at once."""
+        return self._limits.slots
+
+    def follow(self, limits: Limits) -> None:
+        """Go on with other limits: jobs that run do so to their end, even when there are more of them than slots."""
+        self._leases.follow(limits.slots)
+        self._limits = limits
         self._changed.set()
 
     async def submit(self, job: Job, request: Request | None = None) -> Record:
@@ -158,7 +154,7 @@ class Service:
 
     async def _check_placed(self, job: Job) -> None:
         """See that a profile suits it. Where nobody tells now, that is seen at its start. Errors: BadJobError."""
-        wanted = Wanted.by(job, self._labels)
+        wanted = Wanted.by(job, self._limits.labels)
         if not wanted.suits_all:
             with suppress(LeaseError, TimeoutError):
                 async with asyncio.timeout(_ASKED):
@@ -250,7 +246,7 @@ class Service:
         """Start the jobs that are next while there are free slots."""
         while len(self._running) < self.slots and not self.held:
             try:
-                record = await see_through(self.records.claim(self._per_key))
+                record = await see_through(self.records.claim(self._limits.of_one_key))
             except StateError as error:
                 _events.error(Action.STORE_FAILED, f"{error} The jobs that wait are looked at again soon.")
                 return
@@ -394,7 +390,7 @@ class Service:
     async def _attempt(self, record: Record, job: Job, log: Log, tell: Notes, mark: OnStart, on_end: OnEnd) -> Outcome:
         """Run it in the sandbox that was prepared in advance, if that suits, or in another one."""
         settings, files = self._settings_for(job), self._files_of(record)
-        wanted = Wanted.by(job, self._labels)
+        wanted = Wanted.by(job, self._limits.labels)
         if settings.patience <= PATIENCE and (prepared := await self._prepared(wanted, record.cancellation)):
             try:
                 return await run(
@@ -412,7 +408,7 @@ class Service:
             on_start=mark,
             on_end=on_end,
             files=files,
-            labels=self._labels,
+            labels=self._limits.labels,
         )
 
     async def _prepared(self, wanted: Wanted, cancellation: Cancellation) -> Prepared | None:

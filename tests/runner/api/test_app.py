@@ -18,20 +18,18 @@ from runner.api.app import make_app
 from runner.api.token import Token
 from runner.execution.lease import LeaseSource
 from runner.outcome import Succeeded
-from runner.service.leases import NotedLeases
 from runner.service.service import Service
 from runner.store.database import Database
 from runner.store.deliveries import Deliveries
 from runner.store.tokens import Tokens
-from tests.runner.service.state import State, locked
+from tests.runner.service.state import State, locked, service_of
 
 pytestmark = pytest.mark.anyio
 
 
 def new_service(state: Path) -> Service:
     """A service that is asked for nothing that needs a sandbox."""
-    opened = State(state)
-    return Service(NotedLeases(cast(LeaseSource, object()), opened.leases, 1), opened.records, 1, None)
+    return service_of(State(state), cast(LeaseSource, object()))
 
 
 def app_of(service: Service, state: Path, **options: object) -> FastAPI:

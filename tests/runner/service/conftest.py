@@ -12,12 +12,12 @@ import pytest
 
 from runner.execution.options import Settings
 from runner.outcome import Outcome
-from runner.service.leases import NotedLeases
+from runner.service.limits import Limits
 from runner.service.record import Record
 from runner.service.service import Service
 from runner.service.standby import Standby
 from tests.runner.conftest import FakeLeases, Sandbox
-from tests.runner.service.state import State
+from tests.runner.service.state import State, service_of
 
 DEADLINE = 60.0
 """Seconds for anything that a job comes to."""
@@ -61,10 +61,9 @@ class Host:
     settings: Settings
 
     def new_service(self, slots: int = 2, *, standby: bool = False, per_key: int | None = None) -> Service:
-        state = State(self.state)
-        leases = NotedLeases(self.leases, state.leases, slots)
-        ahead = Standby(leases, self._ready, self.settings) if standby else None
-        return Service(leases, state.records, slots, ahead, self.settings, per_key)
+        ahead = (lambda noted: Standby(noted, self._ready, self.settings)) if standby else None
+        limits = Limits(slots, per_key)
+        return service_of(State(self.state), self.leases, limits, settings=self.settings, standby=ahead)
 
     async def _ready(self, profile: str) -> int:
         return 2

@@ -12,13 +12,13 @@ import pytest
 from runner.job import Job
 from runner.outcome import Limit, TimedOut
 from runner.service import lasting
-from runner.service.leases import NotedLeases
 from runner.service.service import Service
 from runner.service.signing import key_of
 from runner.service.standby import Standby
 from runner.service.webhooks import Webhooks
 from tests.runner.conftest import FakeLeases, Sandbox
 from tests.runner.service.conftest import DEADLINE, Host
+from tests.runner.service.state import service_of
 from tests.runner.service.test_webhooks import SECRET, end, receiving, state_of
 from tests.waiting import eventually
 
@@ -90,8 +90,7 @@ async def test_webhooks_are_sent_nevertheless(host: Host, monkeypatch: pytest.Mo
         end(jobs)
         monkeypatch.setattr(state.deliveries, "due", defective(state.deliveries.due))
         told = Webhooks(state.deliveries, [receiver.url], key_of(SECRET), timeout=5.0, give_up=3600.0)
-        leases = NotedLeases(host.leases, state.leases, 1)
-        async with working(Service(leases, state.records, 1, None, host.settings, webhooks=told)):
+        async with working(service_of(state, host.leases, settings=host.settings, webhooks=told)):
             await eventually(lambda: receiver.got)
 
 

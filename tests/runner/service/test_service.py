@@ -19,15 +19,14 @@ from runner.job import Job
 from runner.outcome import Cancelled, Limit, RunnerStopped, ScriptFailed, Succeeded, TimedOut
 from runner.service import record as record_module
 from runner.service import service as service_module
-from runner.service.leases import NotedLeases
+from runner.service.limits import Limits
 from runner.service.mode import Mode
 from runner.service.record import Record
-from runner.service.service import Service
 from runner.store.jobs import Jobs, Result
 from runner.store.states import JobState
 from tests.runner.conftest import hang
 from tests.runner.service.conftest import DEADLINE, Host
-from tests.runner.service.state import State, locked
+from tests.runner.service.state import State, locked, service_of
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -79,10 +78,10 @@ async def test_more_slots_and_other_labels_hold_at_once(host: Host, gate: Path) 
         second = await life.service.submit(waiting(gate))
         with pytest.raises(BadJobError, match="the label gpu"):
             await life.service.submit(Job(b"true", labels=frozenset({"gpu"})))
-        life.service.follow(2, None, ["gpu"])
+        life.service.follow(Limits(2, labels=frozenset({"gpu"})))
         await up(second)
         third = await life.service.submit(Job(b"true", labels=frozenset({"gpu"})))
-        life.service.follow(1, None, ["gpu"])
+        life.service.follow(Limits(1, labels=frozenset({"gpu"})))
         gate.touch()
         assert [await life.outcome(record.id) for record in (first, second, third)] == [Succeeded()] * 3
 
@@ -406,7 +405,7 @@ async def test_a_job_runs_only_where_its_labels_are(host: Host) -> None:
     """Also one that waited while the runner lost a label."""
     job = Job(b"true", labels=frozenset({"gpu"}))
     state = State(host.state)
-    service = Service(NotedLeases(host.leases, state.leases, 1), state.records, 1, None, labels=["gpu", "fast"])
+    service = service_of(state, host.leases, Limits(1, labels=frozenset({"gpu", "fast"})))
     record = await service.submit(job)
     async with host.life() as life:
         with pytest.raises(BadJobError, match="the label gpu, and this one has: none"):

@@ -19,8 +19,6 @@ from hypothesis import strategies as st
 from runner.job import Job
 from runner.outcome import ScriptFailed
 from runner.service import signing, webhooks
-from runner.service.leases import NotedLeases
-from runner.service.service import Service
 from runner.service.signing import headers, key_of, shown, verdict, wait_after
 from runner.service.webhooks import Webhooks
 from runner.steps import Step, StepProgress, StepState
@@ -28,7 +26,7 @@ from runner.store.deliveries import Delivery
 from runner.store.jobs import Jobs, Result
 from tests.runner.api.test_app import client, new_service
 from tests.runner.service.conftest import Host
-from tests.runner.service.state import State, locked
+from tests.runner.service.state import State, locked, service_of
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -305,8 +303,7 @@ async def test_a_job_of_the_service_is_told(host: Host) -> None:
     async with receiving() as receiver:
         state, _ = state_of(host.state, receiver)
         told = Webhooks(state.deliveries, [receiver.url], key_of(SECRET), timeout=5.0, give_up=3600.0)
-        leases = NotedLeases(host.leases, state.leases, 1)
-        service = Service(leases, state.records, 1, None, host.settings, webhooks=told)
+        service = service_of(state, host.leases, settings=host.settings, webhooks=told)
         working = asyncio.create_task(service.work())
         record = await service.submit(Job(b"exit 3", trust_key="default"))
         await eventually(lambda: len(receiver.got) == 1)
