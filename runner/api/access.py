@@ -15,7 +15,7 @@ from runner.api.problems import ApiError
 from runner.api.rate import Buckets
 from runner.api.token import Token
 from runner.logs import Action, Events
-from runner.store.threads import on_thread
+from runner.store.threads import reading
 from runner.store.tokens import Scope, TokenFacts, Tokens
 
 _events = Events(__name__)
@@ -66,7 +66,7 @@ class Access:
         kind, _, token = (header or "").partition(" ")
         if kind.lower() != "bearer":
             raise ApiError(HTTPStatus.UNAUTHORIZED, "Send `Authorization: Bearer TOKEN` with one of the API's tokens.")
-        client = await on_thread(self._tokens.find, token)
+        client = await reading(self._tokens.find, token)
         if client is None:
             raise ApiError(HTTPStatus.UNAUTHORIZED, "The token is unknown or was revoked. Have a new one created.")
         if client.expired:

@@ -19,7 +19,7 @@ from runner.service.record import Record
 from runner.service.service import Service
 from runner.store import jobs as submission
 from runner.store.states import JobState
-from runner.store.threads import on_thread
+from runner.store.threads import reading
 from runner.store.tokens import Scope, TokenFacts
 
 _events = Events(__name__)
@@ -59,7 +59,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
         prefix: Annotated[str | None, Query(pattern=r"^[0-9a-f]{1,32}$")] = None,
     ) -> JobPage:
         """List the newest jobs, or those that were submitted before a certain one, or whose ids begin like that."""
-        found = await on_thread(service.records.page, limit, before, state, prefix)
+        found = await reading(service.records.page, limit, before, state, prefix)
         return JobPage(jobs=[JobView.of(job) for job in found], next=found[-1].id if len(found) == limit else None)
 
     @jobs.get("/{job_id}", dependencies=[reader])

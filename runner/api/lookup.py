@@ -9,7 +9,7 @@ from runner.api.problems import ApiError
 from runner.service.record import Record
 from runner.service.records import Records
 from runner.store.jobs import Summary
-from runner.store.threads import on_thread
+from runner.store.threads import reading
 
 _T = TypeVar("_T")
 
@@ -21,7 +21,7 @@ async def record_of(records: Records, job_id: str) -> Record:
 
 async def summary_of(records: Records, job_id: str) -> Summary:
     """Return what anybody may know of the job."""
-    return _known(await on_thread(records.summary, job_id))
+    return _known(await reading(records.summary, job_id))
 
 
 def _known(found: _T | None) -> _T:

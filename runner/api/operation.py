@@ -15,7 +15,7 @@ from runner.api.server import Works
 from runner.logs import Action, Events
 from runner.service.service import Service
 from runner.store.deliveries import Deliveries
-from runner.store.threads import on_thread
+from runner.store.threads import reading
 from runner.store.tokens import Scope, TokenFacts
 
 _events = Events(__name__)
@@ -29,7 +29,7 @@ def make_router(service: Service, works: Works, deliveries: Deliveries, access: 
     @operation.get("/status", dependencies=[Depends(access.needs(Scope.READ))])
     async def status() -> Status:
         """Say how the service is."""
-        hold = await on_thread(service.records.jobs.hold)
+        hold = await reading(service.records.jobs.hold)
         return Status(
             version=version("sandbox-runner"),
             mode=service.mode,
@@ -47,7 +47,7 @@ def make_router(service: Service, works: Works, deliveries: Deliveries, access: 
     @operation.get("/webhooks", dependencies=[Depends(access.needs(Scope.READ))])
     async def webhooks() -> list[DeliveryView]:
         """List the webhook messages that their receivers have not accepted, the oldest first."""
-        return [DeliveryView.of(one) for one in await on_thread(deliveries.in_trouble)]
+        return [DeliveryView.of(one) for one in await reading(deliveries.in_trouble)]
 
     @operation.post("/drain")
     async def drain(operator: Operator) -> Status:

@@ -12,7 +12,7 @@ from runner.errors import LeaseError, LeaseUnreachableError, StateError
 from runner.service.ask_once import AskOnce
 from runner.service.mode import Mode
 from runner.service.service import Service
-from runner.store.threads import on_thread
+from runner.store.threads import reading, writing
 
 STORE_DEADLINE: Final = 3.0
 KEEPER_DEADLINE: Final = 5.0
@@ -70,7 +70,7 @@ class Health:
     async def metrics(self) -> str:
         """What the service and its keeper measure, in Prometheus's text format. Errors: StateError."""
         unready, (_, of_keeper) = await asyncio.gather(self.unready(), self._keeper())
-        jobs, oldest = await _in_time(on_thread(self._service.records.jobs.counts))
+        jobs, oldest = await _in_time(reading(self._service.records.jobs.counts))
         waited = 0.0 if oldest is None else max(0.0, time.time() - oldest)
         slots = (self._service.running, self._service.slots)
         room = self._service.housekeeper.room
@@ -81,11 +81,11 @@ class Health:
         return own.text() + of_keeper
 
     async def _store_reads(self) -> None:
-        await _in_time(on_thread(self._service.records.jobs.try_reading))
+        await _in_time(reading(self._service.records.jobs.try_reading))
 
     async def _store_trouble(self) -> str:
         try:
-            await _in_time(on_thread(self._service.records.jobs.try_writing))
+            await _in_time(writing(self._service.records.jobs.try_writing))
         except StateError as error:
             return str(error)
         return ""

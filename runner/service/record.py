@@ -27,7 +27,7 @@ from runner.service.stopwatch import Stopwatch
 from runner.steps import StepProgress, over, waiting
 from runner.store.jobs import Earlier, Entry, Jobs, Result, fit
 from runner.store.states import JobState
-from runner.store.threads import on_thread
+from runner.store.threads import writing
 
 _events = Events(__name__)
 
@@ -95,7 +95,7 @@ class Record:
 
     async def mark(self, marker: Marker) -> None:
         """Have the marker on disk. Raises StateError; try again."""
-        await on_thread(self._jobs.mark, self.id, marker)
+        await writing(self._jobs.mark, self.id, marker)
         self.marker = marker
         self._watch.sent()
 
@@ -116,7 +116,7 @@ class Record:
     async def unmark(self) -> None:
         """Have it wait again, in its place: nothing was sent. Raises StateError, and then it counts as started."""
         assert self.job
-        await on_thread(self._jobs.retry, self.id, self._earlier, self.job)
+        await writing(self._jobs.retry, self.id, self._earlier, self.job)
         self.marker = None
 
     @property
@@ -134,7 +134,7 @@ class Record:
         if self.finished.is_set():
             return
         try:
-            await on_thread(self._jobs.cancel, self.id, by)
+            await writing(self._jobs.cancel, self.id, by)
         except StateError as error:  # a full disk must not keep a job running
             what = f"a restart would forget that it was cancelled: {error}"
             _events.warning(Action.STORE_FAILED, what, job=self.id)
@@ -160,7 +160,7 @@ class Record:
             self.log, self.marker, self._steps = None, None, waiting(self.job.steps)
             turn, self._turn = self._turn, _Turn()
             turn.over.set()
-        await on_thread(self._put_back, self._earlier, self.job)
+        await writing(self._put_back, self._earlier, self.job)
 
     async def settle(self, outcome: Outcome) -> None:
         """Have the outcome on disk, and the whole log before it. The first outcome stays.
@@ -175,7 +175,7 @@ class Record:
         sentence = outcomes.sentence(outcome)
         closing = log.closing(sentence) if log else f"runner: {sentence}\n".encode()
         result = Result(outcome, log.output if log else self._earlier.size, closing, over(self._steps))
-        await on_thread(self._settle, result, sync_log=log is not None)
+        await writing(self._settle, result, sync_log=log is not None)
         self.result = result
         self._watch.settled(outcome, log)
 
@@ -184,7 +184,7 @@ class Record:
         assert self.result
         if self.log:
             self.log.close(outcomes.sentence(self.result.outcome))
-        await on_thread(complete, self._jobs, self.id, self.log_path, self.result)
+        await writing(complete, self._jobs, self.id, self.log_path, self.result)
         self.job, self.marker, self.log = None, None, None
         self.finished.set()
         self._turn.begin()

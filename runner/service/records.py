@@ -25,7 +25,7 @@ from runner.service.uploads import Incoming, Uploads
 from runner.source_and_artifacts import Upload
 from runner.store.jobs import Entry, Jobs, Request, Summary
 from runner.store.states import JobState
-from runner.store.threads import on_thread
+from runner.store.threads import reading, writing
 
 _events = Events(__name__)
 
@@ -64,18 +64,19 @@ class Records:
         self.waiting = jobs.waiting()
         """How many jobs wait."""
         self._reading = asyncio.Lock()
-        """Held from before an entry is read until its object is there: nobody moves a job without its object."""
+        self._made: list[Record] = []
+        """Those made while one is read: what was read of a job is old when the job has gone on since, and ended."""
 
     async def get(self, job_id: str) -> Record | None:
         """The job of that id, if it is known. There is one object for each job while anybody has it.
 
         Raises StateError.
         """
-        if record := self._known.get(job_id):
-            return record
-        async with self._reading:
-            entry = await on_thread(self.jobs.get, job_id)
-            return self._record(entry) if entry else None
+        record = self._known.get(job_id)
+        if record is None:
+            async with self._reading:
+                record = self._known.get(job_id) or await self._read(job_id)
+        return record
 
     def summary(self, job_id: str) -> Summary | None:
         """What anybody may know of a job."""
@@ -99,7 +100,7 @@ class Records:
 
         Raises StateError, also on a full disk; RequestReusedError; BadJobError when its archive is not here.
         """
-        job_id, new = await on_thread(self._add, job, request)
+        job_id, new = await writing(self._add, job, request)
         self.waiting += int(new)
         self.metrics.submitted.inc(new)
         record = await self.get(job_id)
@@ -108,12 +109,11 @@ class Records:
 
     async def claim(self, per_key: int) -> Record | None:
         """Return the job that is next, for its run to begin; None when none may start. Raises StateError."""
-        async with self._reading:
-            entry = await on_thread(self.jobs.claim, per_key)
-            if entry is None:
-                return None
-            self.waiting -= 1
-            return self._record(entry)
+        entry = await writing(self.jobs.claim, per_key)
+        if entry is None:
+            return None
+        self.waiting -= 1
+        return self._record(entry)
 
     def new_upload(self) -> Incoming:
         """Begin to keep another archive. Raises BusyError; StateError."""
@@ -124,13 +124,20 @@ class Records:
     async def forget_upload(self, upload: str) -> None:
         """Remove an archive unless another job needs it."""
         with contextlib.suppress(StateError):  # the next start removes it
-            await on_thread(self._forget_upload, upload)
+            await writing(self._forget_upload, upload)
 
     async def take(self, record: Record) -> bool:
         """Claim a job whoever is next; False when it does not wait any more. Raises StateError."""
-        taken = await on_thread(self.jobs.take, record.id)
+        taken = await writing(self.jobs.take, record.id)
         self.waiting -= int(taken)
         return taken
+
+    async def _read(self, job_id: str) -> Record | None:
+        try:
+            entry = await reading(self.jobs.get, job_id)
+            return self._record(entry) if entry else None
+        finally:
+            self._made.clear()
 
     def _record(self, entry: Entry) -> Record:
         """The one object for a job, made of its entry when nobody has it yet."""
@@ -139,6 +146,8 @@ class Records:
             watch = Stopwatch(self.metrics, entry.submitted)
             record = Record(self.jobs, entry, self._logs / entry.id, self._artifacts / entry.id, watch)
             self._known[entry.id] = record
+            if self._reading.locked():
+                self._made.append(record)
         return record
 
     async def put_back(self, record: Record, outcome: Outcome) -> None:

@@ -37,7 +37,7 @@ from runner.service.watermark import Disk
 from runner.service.webhooks import Webhooks
 from runner.source_and_artifacts import Upload
 from runner.store.jobs import Request
-from runner.store.threads import on_thread
+from runner.store.threads import reading, writing
 
 _events = Events(__name__)
 
@@ -183,13 +183,13 @@ class Service:
         """
         async with self._holding:
             self._move(Mode.DRAINING)
-            await see_through(on_thread(self.records.jobs.set_hold, by))
+            await see_through(writing(self.records.jobs.set_hold, by))
 
     async def resume(self) -> None:
         """Start what waits again. Idempotent. Errors: WrongModeError; StateError, and it drains as before."""
         async with self._holding:
             check_move(self._mode, Mode.WORKING)
-            await see_through(on_thread(self.records.jobs.end_hold))
+            await see_through(writing(self.records.jobs.end_hold))
             self._move(Mode.WORKING)
 
     def stop(self) -> None:
@@ -260,7 +260,7 @@ class Service:
         while True:
             await asyncio.sleep(_SWEEP)
             try:
-                for job_id in await on_thread(self.records.jobs.unwanted, _SWEPT):
+                for job_id in await reading(self.records.jobs.unwanted, _SWEPT):
                     if record := await self.records.get(job_id):  # one at a time: each is as large as its script
                         record.cancellation.expire(Limit.QUEUE)  # no effect on one that was cancelled before
                         await self._end_unstarted(record)

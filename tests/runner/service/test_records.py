@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +21,11 @@ from runner.execution.marker import Marker, Moment
 from runner.job import Job
 from runner.outcome import Cancelled, RunnerStopped, ScriptFailed, Succeeded
 from runner.service.record import Record
+from runner.store.jobs import Entry
 from runner.store.states import JobState
+from runner.store.threads import reading
 from tests.runner.service.state import State, locked
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 JOB = Job(b"echo hello", environment={"SECRET": "s3cret"})
@@ -62,6 +67,15 @@ async def finished(state: State, output: bytes = OUTPUT) -> Record:
     await record.settle(Succeeded())
     await record.finish()
     return record
+
+
+async def claimed_and_finished(state: State) -> None:
+    record = await state.records.claim(100)
+    assert record
+    record.begin()
+    await record.mark(MARKER)
+    await record.settle(Succeeded())
+    await record.finish()
 
 
 async def again(folder: Path, record: Record) -> Record:
@@ -120,6 +134,42 @@ async def test_a_job_that_may_have_started_is_found_with_its_marker_and_its_log(
     await after.settle(ScriptFailed(3))
     await after.finish()
     assert b"".join(after.read(0)) == OUTPUT + b"!\nrunner: The script failed with exit code 3.\n"
+
+
+async def test_what_was_read_of_a_job_before_its_end_makes_no_object_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: its log was followed for ever by whoever asked for it at that moment."""
+    state = State(tmp_path)
+    job_id = (await state.records.add(JOB)).id
+    has_read, ended, get = threading.Event(), threading.Event(), state.jobs.get
+
+    def slowly(job_id: str) -> Entry | None:
+        entry = get(job_id)
+        has_read.set()
+        assert ended.wait(20)
+        return entry
+
+    monkeypatch.setattr(state.jobs, "get", slowly)
+    asked = asyncio.create_task(state.records.get(job_id))
+    await eventually(has_read.is_set)
+    await claimed_and_finished(state)
+    gc.collect()
+    ended.set()
+    record = await asked
+    assert record
+    assert record.outcome == Succeeded()
+
+
+async def test_who_reads_waits_for_no_writer(tmp_path: Path) -> None:
+    """Not for those either that wait for each other, however many they are."""
+    state = State(tmp_path)
+    record = await started(state)
+    with state.database._writing:  # as one that hangs in the disk
+        hanging = [asyncio.create_task(record.cancel("me")) for _ in range(10)]
+        async with asyncio.timeout(20):
+            assert await reading(state.records.summary, record.id)
+    await asyncio.gather(*hanging)
 
 
 async def test_a_wish_for_the_end_outlives_the_service(tmp_path: Path) -> None:
