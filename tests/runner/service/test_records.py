@@ -167,6 +167,7 @@ async def test_who_reads_waits_for_no_writer(tmp_path: Path) -> None:
     record = await started(state)
     with state.database._writing:  # as one that hangs in the disk
         hanging = [asyncio.create_task(record.cancel("me")) for _ in range(10)]
+        await asyncio.sleep(0)  # each goes up to its write
         async with asyncio.timeout(20):
             assert await reading(state.records.summary, record.id)
     await asyncio.gather(*hanging)
