@@ -23,7 +23,10 @@ from runner.errors import (
     StoppingError,
     WrongModeError,
 )
+from runner.logs import Action, Events
 from sandbox.settings.complaints import demand
+
+_events = Events(__name__)
 
 _STATUS: Final = {
     BadJobError: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -81,7 +84,10 @@ def add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RunnerError)
     async def runner_error(_request: Request, error: RunnerError) -> Response:
-        return _problem(_status(error), str(error))
+        status = _status(error)
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            _events.error(Action.DEFECT, "a defect in the runner", error=error)
+        return _problem(status, str(error))
 
     @app.exception_handler(RequestValidationError)
     async def bad_parameter(_request: Request, error: RequestValidationError) -> Response:

@@ -32,7 +32,9 @@ pytestmark = pytest.mark.anyio
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, RunnerError) else str(value),
 )
-async def test_an_error_that_is_not_named_has_the_status_of_its_kind(error: RunnerError, status: int) -> None:
+async def test_an_error_that_is_not_named_has_the_status_of_its_kind(
+    error: RunnerError, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
     app = FastAPI()
     add_problems(app)
 
@@ -43,3 +45,4 @@ async def test_an_error_that_is_not_named_has_the_status_of_its_kind(error: Runn
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://runner") as client:
         answer = await client.get("/")
     assert (answer.status_code, answer.json()["detail"]) == (status, str(error))
+    assert ("a defect in the runner" in caplog.text) is (status == 500)
