@@ -105,7 +105,9 @@ class Webhooks:
     async def _send_due(self, http: httpx.AsyncClient, receiver: str) -> bool:
         """Send some of what is due; whether there was something."""
         due = await reading(self._deliveries.due, receiver, 2 * LONGEST_WAIT, _AT_ONCE)
-        await asyncio.gather(*(self._send(http, delivery) for delivery in due))
+        ends = await asyncio.gather(*(self._send(http, delivery) for delivery in due), return_exceptions=True)
+        for error in filter(None, ends):  # no sooner: what is still on its way would be sent beside itself
+            raise error
         return bool(due)
 
     async def _until_next(self, receiver: str) -> float:

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -297,6 +297,37 @@ async def test_a_locked_store_means_twice_and_never_none(
         async with sending(state, receiver):
             await eventually(lambda: state.deliveries.next(receiver.url) is None)
         assert len(receiver.got) == 2
+
+
+async def test_a_message_that_is_on_its_way_is_not_sent_beside_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: another one could not be struck off, and all that were due were sent anew."""
+    monkeypatch.setattr(webhooks, "_AGAIN", 0.01)
+    state, jobs = state_of(tmp_path, Receiver(url="http://x/"))
+    end(jobs)
+    end(jobs)
+    told = Webhooks(state.deliveries, ["http://x/"], key_of(SECRET), timeout=5.0, give_up=3600.0)
+    sent, arrived, again = list[int](), asyncio.Event(), asyncio.Event()
+
+    async def post(_: httpx.AsyncClient, delivery: Delivery) -> str:
+        sent.append(delivery.sequence)
+        if delivery.sequence == 2:
+            if sent.count(2) > 1:
+                again.set()
+            await arrived.wait()
+        return ""
+
+    monkeypatch.setattr(told, "_try", post)
+    with locked(tmp_path):
+        working = asyncio.create_task(told.work())
+        with suppress(TimeoutError):  # it must not come
+            await asyncio.wait_for(again.wait(), 0.2)
+        arrived.set()
+    await eventually(lambda: state.deliveries.next("http://x/") is None)
+    working.cancel()
+    await asyncio.wait([working])
+    assert sorted(sent) == [1, 2]
 
 
 async def test_a_job_of_the_service_is_told(host: Host) -> None:
