@@ -8,6 +8,7 @@ import shlex
 import tarfile
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from sandbox import ssh
 from sandbox.adhoc.execution import Command, run
 from sandbox.adhoc.unpack import unpack
-from sandbox.errors import CommandFailed, TransferFailed
+from sandbox.errors import CommandFailed, CommandTimedOut, TransferFailed
 from sandbox.ssh import words
 
 if TYPE_CHECKING:
@@ -183,8 +184,11 @@ class _Collected:
 def _failure(command: Command, errors: _Collected) -> str:
     """Wait for its end, and say what was wrong; nothing when it succeeded."""
     told = errors.text(STALLED)  # first: to wait for the end takes what nobody has read
-    for _ in command.pieces(None):
-        pass
+    try:
+        for _ in command.pieces(time.monotonic() + STALLED):
+            pass
+    except CommandTimedOut:
+        return told or f"tar did not end within {STALLED:.0f} s after its last byte"
     code = command.exit_code()
     return (told or f"tar ended with {code}") if code else ""
 
