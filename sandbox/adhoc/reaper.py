@@ -72,7 +72,10 @@ def sweep(store: Store, remove: Callable[[Record], None]) -> None:
 
 
 def remove_strangers(store: Store, engine: Engine) -> None:
-    """Remove what the engine has of this installation and no record tells of. Raises `EngineError`."""
+    """Remove what the engine has of this installation and no record tells of.
+
+    Raises `EngineError`, or `ConfigError` when a record cannot be read: what it tells of is nobody's guess.
+    """
     there = engine.names(store.installation)  # before the records: each is older than what it tells of
     for name in there - {str(record.sandbox) for record in store.records()}:
         engine.remove(store.installation, name)
@@ -115,7 +118,7 @@ def main() -> None:
         except SandboxError as error:
             print(error, file=sys.stderr)
         with store.locked():  # a record that is written from now on is another reaper's
-            if not store.records():
+            if store.is_empty():
                 os.close(lock)
                 return
         time.sleep(INTERVAL)
