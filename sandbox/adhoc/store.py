@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -62,11 +62,15 @@ class Store:
                 )
             self._write(record)
 
-    def put(self, record: Record) -> None:
-        """Replace the record of the same creation. Raises `NoSuchSandbox` when it was removed meanwhile."""
+    def change(self, record: Record, changed: Callable[[Record], Record]) -> Record:
+        """Replace a creation's record by what `changed` makes of it as it is by now, and return that.
+
+        Raises `NoSuchSandbox` when it was removed meanwhile.
+        """
         with self.locked():
-            self._same(record)
-            self._write(record)
+            new = changed(self._same(record))
+            self._write(new)
+            return new
 
     def drop(self, record: Record) -> None:
         """Forget a creation; a later one of the same name stays."""
@@ -121,9 +125,12 @@ class Store:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _same(self, record: Record) -> None:
-        if self.get(record.name).sandbox != record.sandbox:
+    def _same(self, record: Record) -> Record:
+        """The record of the same creation as it is by now."""
+        found = self.get(record.name)
+        if found.sandbox != record.sandbox:
             raise NoSuchSandbox(f"The sandbox {record.name} was removed, and another one made under its name.")
+        return found
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}{_SUFFIX}"

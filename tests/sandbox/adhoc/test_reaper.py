@@ -80,7 +80,7 @@ def test_idle_is_judged_only_where_connections_are_seen(store: Store) -> None:
 
     store.claim(record(store, network=1))
     assert look() == []
-    store.put(record(store))
+    store.change(record(store), lambda _: record(store))
     assert look() == ["mine"]
 
 

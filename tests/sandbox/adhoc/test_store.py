@@ -4,10 +4,12 @@ import os
 import re
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from sandbox.adhoc import options, ssh_config
+from sandbox.adhoc import anywhere, options, ssh_config
+from sandbox.adhoc.record import Record
 from sandbox.adhoc.store import Store, default_folder
 from sandbox.errors import ConfigError, NameInUse, NoSuchSandbox
 from tests.sandbox.adhoc.records import record
@@ -60,8 +62,27 @@ def test_an_earlier_creation_does_not_touch_a_later_one_of_its_name(store: Store
     store.claim(later)
     store.drop(earlier)
     with pytest.raises(NoSuchSandbox):
-        store.put(earlier)
+        store.change(earlier, lambda now: now)
     assert store.records() == [later]
+
+
+def test_hold_keeps_what_a_creation_writes_meanwhile(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the sandbox is for ever one that is still being made, and the walls close its bridge."""
+    making, made = record(store, access=None), record(store)
+    store.claim(making)
+
+    def read(name: str) -> Record:
+        found = store.get(name)
+        store.change(making, lambda _: made)
+        return found
+
+    monkeypatch.setattr(anywhere, "_own_record", read)
+    monkeypatch.setattr(options, "machines", lambda: SimpleNamespace(store=store))
+    anywhere.hold("mine", hours=24)
+    held = store.get("mine")
+    assert held.ends > made.ends
+    assert held.idle is None
+    assert held == made.model_copy(update={"ends": held.ends, "idle": None})
 
 
 def test_a_record_that_cannot_be_read_is_told_and_kept(store: Store) -> None:
@@ -71,7 +92,12 @@ def test_a_record_that_cannot_be_read_is_told_and_kept(store: Store) -> None:
     place = store.folder / "mine.json"
     written = place.read_text().replace('"life":', '"lives":')
     place.write_text(written)
-    for use in (store.records, lambda: store.get("mine"), lambda: store.claim(mine), lambda: store.put(mine)):
+    for use in (
+        store.records,
+        lambda: store.get("mine"),
+        lambda: store.claim(mine),
+        lambda: store.change(mine, lambda now: now),
+    ):
         with pytest.raises(ConfigError, match=re.escape(str(place))) as told:
             use()
         assert "PRIVATE KEY" not in str(told.value)
