@@ -51,7 +51,7 @@ class Machines:
         self.store = store
         self.engine = engine
         self.config = config
-        self._enclosure = Enclosure(store, engine, config)
+        self._enclosure = Enclosure(store, engine)
 
     @classmethod
     def of_user(cls, config: Path | None = None) -> Self:

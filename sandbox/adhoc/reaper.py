@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from sandbox import config, durable
+from sandbox import durable
 from sandbox.adhoc.life import over
 from sandbox.adhoc.record import Record
 from sandbox.adhoc.store import Store, network_namespace
@@ -105,7 +105,7 @@ def main() -> None:
     lock = _lock(store)
     if lock is None:
         return
-    enclosure = Enclosure(store, engine, config.KeeperConfig())
+    enclosure = Enclosure(store, engine)
     strangers = True
     last_success = time.monotonic()
     while time.monotonic() - last_success < GIVES_UP:
