@@ -15,6 +15,7 @@ import pytest
 from runner.execution.marker import Marker
 from runner.gitlab import jobs as jobs_module
 from runner.gitlab import stages
+from runner.gitlab.record import State
 from runner.gitlab.tenancy import Attempt, Tenancy
 from runner.gitlab.wire import Done, encode, encode_end
 from runner.job import Job
@@ -157,6 +158,30 @@ async def test_the_service_restarts_while_a_hook_waits_for_another_one(lab: Lab)
     lab.begin()
     assert "sandbox was given back" not in end.said
     assert (await first.end()).out == b"ready\nfirst\n"
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["aborted", "ended by an earlier life"])
+async def test_a_runner_that_stops_does_not_wait_for_a_keeper_that_is_away(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, *, earlier: bool
+) -> None:
+    """What it could not give back, its next life does."""
+    monkeypatch.setattr(jobs_module, "END_DEADLINE", 0.2)
+    monkeypatch.setattr(jobs_module, "_LEAVE_DEADLINE", 0.2)
+    await lab.prepared()
+    lab.leases.trouble["resume"] = away
+    if earlier:
+        lab.jobs.live[0].record.move(State.OVER)
+    await lab.leave()
+    lab.begin()
+    assert lab.jobs.running == (not earlier)
+    lab.jobs.abort("it was told to stop at once.")
+    await asyncio.wait_for(lab.working, 10.0)
+    await lab.jobs.leave()
+    lab.die()
+    del lab.leases.trouble["resume"]
+    lab.begin()
+    await eventually(lambda: lab.leases.calls == ["give_back:used"])
+    assert list((lab.folder / "jobs").iterdir()) == []
 
 
 async def test_a_cancel_after_a_restart(lab: Lab) -> None:
