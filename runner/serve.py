@@ -13,7 +13,7 @@ from functools import partial
 from runner.api import server
 from runner.api.app import make_app
 from runner.api.token import Token
-from runner.config.model import Config, GitLab
+from runner.config.model import Config
 from runner.config.model import Webhooks as WebhookSettings
 from runner.errors import ConfigError
 from runner.execution.options import Settings
@@ -44,7 +44,7 @@ _events = Events("runner")
 async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], source: Source) -> None:
     """Serve until somebody stops it, and end this process. `read` reads the settings anew."""
     config = loaded.config
-    gitlab = _gitlab(config.gitlab)
+    gitlab = _gitlab(config)
     tls = server.Tls(config.tls.certificate, config.tls.key) if config.tls.certificate and config.tls.key else None
     home, jobs = Home(config.state, config.webhooks.receivers), config.jobs
     metrics = Metrics()
@@ -78,18 +78,19 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
     )
     where = f"{'https' if tls else 'http'}://{api.listen}"
     serving = partial(_events.info, Action.SERVING, f"serving on {where}; the API token is in {home.token}")
-    reread = partial(_reread, service, loaded, read)
+    reread = partial(_reread, service, gitlab.caches, loaded, read)
     await server.serve(working, app, api.host, api.port, tls, jobs.max_run_time, reread, serving)
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes
 
 
-def _gitlab(settings: GitLab) -> GitLabOptions:
+def _gitlab(config: Config) -> GitLabOptions:
+    settings, (_, marks) = config.gitlab, _limits(config)
     return GitLabOptions(
         socket=settings.socket,
         profile=settings.profile,
         settings=Settings(grace=settings.grace),
         images=ImagePolicy.parse(settings.images, settings.map_images, settings.pull_policies),
-        caches=CacheStore(settings.cache, int(settings.cache_bytes)) if settings.cache else None,
+        caches=CacheStore(settings.cache, int(settings.cache_bytes), marks) if settings.cache else None,
         helper=settings.helper,
         service_wait=settings.service_wait,
         log_limit=int(settings.log_bytes),
@@ -108,7 +109,9 @@ def _limits(config: Config) -> tuple[Retention, Marks]:
     return Retention(kept.age, int(kept.bytes), kept.jobs), Marks(low=int(disk.low), full=int(disk.full))
 
 
-def _reread(service: Service, started: Loaded[Config], read: Callable[[], Loaded[Config]]) -> None:
+def _reread(
+    service: Service, caches: CacheStore | None, started: Loaded[Config], read: Callable[[], Loaded[Config]]
+) -> None:
     """Take up what is live. Whatever is wrong, nothing of it is taken up, and the service goes on as it was."""
     try:
         said = read()
@@ -117,7 +120,10 @@ def _reread(service: Service, started: Loaded[Config], read: Callable[[], Loaded
         return
     jobs = said.config.jobs
     service.follow(jobs.slots, jobs.per_key, jobs.labels)
-    service.housekeeper.follow(*_limits(said.config))
+    retention, marks = _limits(said.config)
+    service.housekeeper.follow(retention, marks)
+    if caches:
+        caches.follow(marks)
     _events.info(Action.CONFIGURATION_READ, "the configuration was read anew")
     if waiting := later(started, said):
         _events.warning(Action.CONFIGURATION_REMARK, f"not taken up before the next start: {', '.join(waiting)}")

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Final
 
+from runner.execution.flight import stop
 from runner.execution.lease import LeaseSource
 from runner.gitlab.jobs import Jobs
 from runner.gitlab.options import Options
 from runner.gitlab.server import Server
+from runner.gitlab.store import CacheStore
 from runner.service.mode import Mode
 from runner.service.service import Service
+
+_LOOK: Final = 5.0
+"""Seconds between two looks whether the disk needs the room of caches."""
 
 
 def beside(service: Service, leases: LeaseSource, folder: Path, options: Options) -> Service | Beside:
@@ -24,16 +30,17 @@ def beside(service: Service, leases: LeaseSource, folder: Path, options: Options
     jobs = Jobs(leases, folder, options, lambda: service.held, service.standby)
     service.leave_to_others(jobs.attempts)
     metrics.gitlab_jobs.set_function(lambda: len(jobs.live))
-    return Beside(service, jobs, Server(options.socket, jobs, metrics))
+    return Beside(service, jobs, Server(options.socket, jobs, metrics), options.caches)
 
 
 class Beside:
     """A service and GitLab's jobs, told and waited for together."""
 
-    def __init__(self, service: Service, jobs: Jobs, server: Server) -> None:
+    def __init__(self, service: Service, jobs: Jobs, server: Server, caches: CacheStore | None) -> None:
         self._service = service
         self._jobs = jobs
         self._server = server
+        self._caches = caches
 
     @property
     def mode(self) -> Mode:
@@ -63,8 +70,17 @@ class Beside:
     async def work(self) -> None:
         """See `Service.work`."""
         self._server.open()
+        shrinking = asyncio.create_task(_shrink(self._caches))
         try:
             await asyncio.gather(self._service.work(), self._jobs.work())
             await self._jobs.leave()  # no sooner: hooks come as long as the service has jobs of its own
         finally:
             self._server.close()
+            await stop(shrinking)
+
+
+async def _shrink(caches: CacheStore | None) -> None:
+    """Have caches make room for whatever else fills their disk, until cancelled."""
+    while caches:
+        await asyncio.to_thread(caches.shrink)
+        await asyncio.sleep(_LOOK)
