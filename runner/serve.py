@@ -64,7 +64,7 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
         Housekeeper(records, *_limits(config)),
         _webhooks(config.webhooks, home.deliveries, metrics.webhook_tried),
     )
-    working = beside(service, source.leases, home.gitlab, gitlab)
+    working = beside(service, noted, home.gitlab, gitlab)
     api = config.api
     app = make_app(
         service,

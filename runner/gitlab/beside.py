@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from runner.execution.flight import stop
-from runner.execution.lease import LeaseSource
 from runner.gitlab.jobs import Jobs
 from runner.gitlab.options import Options
 from runner.gitlab.server import Server
 from runner.gitlab.store import CacheStore
+from runner.service.leases import NotedLeases
 from runner.service.mode import Mode
 from runner.service.service import Service
 
@@ -19,10 +19,11 @@ _LOOK: Final = 5.0
 """Seconds between two looks whether the disk needs the room of caches."""
 
 
-def beside(service: Service, leases: LeaseSource, folder: Path, options: Options) -> Service | Beside:
+def beside(service: Service, leases: NotedLeases, folder: Path, options: Options) -> Service | Beside:
     """Return the service, with GitLab's jobs where hooks are listened for. Needs a running event loop.
 
-    They keep note of their leases themselves, also of one that the service took in advance.
+    They keep note of their leases themselves, also of one that the service took in advance; a note that cannot be read
+    any more leaves its lease to the service, which returns it.
     """
     if options.socket is None:
         return service

@@ -218,14 +218,22 @@ def find(handle: str) -> str:
 
 
 def load(jobs: Path) -> Iterator[Record]:
-    """Yield what an earlier life left; what cannot be read is removed, as nobody can come back for it."""
+    """Yield what an earlier life left. What is no job's record is removed; what the disk does not tell now is left.
+
+    Nobody comes back for either, and their leases are returned as those that nobody goes on with.
+    """
     for folder in sorted(jobs.iterdir()) if jobs.is_dir() else ():
         try:
             job = parse(durable.read(folder / _RESPONSE, MAX_RESPONSE), _variables(folder))
             note = Note.model_validate_json(durable.read(folder / _RECORD, _MAX_RECORD))
             yield Record(folder, job, note)
-        except (OSError, ValueError, GitLabError):
+        except (FileNotFoundError, ValueError, GitLabError):  # whose own words may hold a secret
+            what = "what was noted of a job is incomplete, or of another version than this runner: it is removed"
+            _events.warning(Action.STORE_FAILED, what, gitlab_job=folder.name)
             shutil.rmtree(folder, ignore_errors=True)
+        except OSError as error:
+            what = f"what was noted of a job cannot be read, and is left to the next life: {error}"
+            _events.warning(Action.STORE_FAILED, what, gitlab_job=folder.name)
 
 
 def _variables(folder: Path) -> Mapping[str, str]:

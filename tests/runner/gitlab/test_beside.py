@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from runner.gitlab import beside as beside_module
-from runner.gitlab.beside import beside
+from runner.gitlab.beside import Beside, beside
 from runner.gitlab.options import Options
 from runner.gitlab.store import CacheStore
+from runner.service.leases import NotedLeases
+from runner.service.service import Service
 from tests.runner.api.test_app import new_service
 from tests.runner.conftest import FakeLeases, Sandbox
+from tests.runner.gitlab.conftest import Manager, response
 from tests.runner.gitlab.test_cache import DISK, LIMIT, OURS, Disk, put
+from tests.runner.service.state import State
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_caches_give_way_while_the_service_works(
-    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_caches_give_way_while_the_service_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beside_module, "_LOOK", 0.05)
     disk = Disk()
     caches = CacheStore(tmp_path / "caches", LIMIT, look=disk.look)
     put(caches, b"x")
     options = Options(socket=tmp_path / "gitlab.sock", caches=caches)
-    together = beside(new_service(tmp_path), FakeLeases(sandbox.access), tmp_path / "gitlab", options)
+    together = beside(new_service(tmp_path), cast(NotedLeases, object()), tmp_path / "gitlab", options)
     working = asyncio.create_task(together.work())
     await eventually(options.socket.exists)  # type: ignore[union-attr]
     assert caches.entries(OURS)
@@ -36,3 +39,27 @@ async def test_caches_give_way_while_the_service_works(
     together.stop()
     await asyncio.wait_for(working, 20)
     caches.close()
+
+
+async def test_the_lease_of_a_job_whose_note_cannot_be_read_is_returned(tmp_path: Path, sandbox: Sandbox) -> None:
+    """The trap: its token was nowhere else, and the keeper keeps a sandbox of which nobody is heard for hours."""
+    leases = FakeLeases(sandbox.access)
+    options = Options(socket=tmp_path / "gitlab.sock", settings=sandbox.settings(), home=str(tmp_path / "home"))
+
+    def begin() -> tuple[Service | Beside, asyncio.Task[None]]:
+        opened = State(tmp_path)
+        noted = NotedLeases(leases, opened.leases, 1)
+        together = beside(Service(noted, opened.records, 1, None), noted, tmp_path / "jobs", options)
+        return together, asyncio.create_task(together.work())
+
+    together, working = begin()
+    manager = Manager(tmp_path / "manager", options.socket, response())  # type: ignore[arg-type]
+    assert [(await manager.config()).code, (await manager.hook("prepare")).code] == [0, 0]
+    together.detach()
+    await asyncio.wait_for(working, 20)
+    [note] = tmp_path.glob("jobs/*/record.json")
+    note.write_text(note.read_text().replace("{", '{"of_a_later_version": 1,', 1))
+    together, working = begin()
+    await eventually(lambda: leases.calls == ["give_back:used"])
+    together.stop()
+    await asyncio.wait_for(working, 20)
