@@ -69,6 +69,20 @@ async def test_a_cache_is_there_for_the_next_job_and_the_helper_only_where_it_is
     assert (end.out[-6:], f"Brought in the cache {KEY}" in end.said) == (b"\nkept\n", True)
 
 
+async def test_a_helper_that_could_not_be_brought_in_is_tried_again(supplied: Lab) -> None:
+    """The trap: it is missed once for a cache, and then for the job's artifacts."""
+    manager = await supplied.prepared()
+    in_its_way = Path(supplied.options.commands)
+    in_its_way.parent.mkdir(exist_ok=True)
+    in_its_way.touch()
+    assert "gitlab-runner could not be brought in" in (await manager.run("true", "restore_cache")).said
+    in_its_way.unlink()
+    end = await manager.run("gitlab-runner", "upload_artifacts_on_success")
+    assert (end.code, end.said) == (0, "helped\n")
+    Path(in_its_way, "gitlab-runner").write_text("#!/bin/sh\necho the one that is there\n")
+    assert (await manager.run("gitlab-runner", "archive_cache")).out.startswith(b"the one that is there\n")
+
+
 async def test_what_failed_to_be_archived_is_not_kept(supplied: Lab) -> None:
     manager = await supplied.prepared()
     assert (await manager.run(writing(supplied, "half") + "; exit 1", "archive_cache")).code == 1
