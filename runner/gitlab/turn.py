@@ -116,6 +116,11 @@ class Turn:
     async def _launch(
         self, attempt: Attempt, script: bytes, on_start: Callable[[Marker], None], timeout: float = MAX_TIMEOUT
     ) -> Outcome:
+        """Run a script that nobody has cancelled before it began. Errors: DetachedError."""
+        if self.cancellation.cause:
+            return self.cancellation.cause
+        if self.cancellation.detached:
+            raise DetachedError("The runner left.")
         try:
             job = Job(script, environment=self.environment, timeout=min(self.record.job.timeout, timeout))
         except BadJobError as error:
