@@ -44,7 +44,7 @@ _events = Events("runner")
 async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], source: Source) -> None:
     """Serve until somebody stops it, and end this process. `read` reads the settings anew."""
     config = loaded.config
-    gitlab = _gitlab(config)
+    gitlab = gitlab_options(config)
     tls = server.Tls(config.tls.certificate, config.tls.key) if config.tls.certificate and config.tls.key else None
     home, jobs = Home(config.state, config.webhooks.receivers), config.jobs
     metrics = Metrics()
@@ -83,7 +83,8 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes
 
 
-def _gitlab(config: Config) -> GitLabOptions:
+def gitlab_options(config: Config) -> GitLabOptions:
+    """What is decided about GitLab's jobs. Its caches are open then, for this process alone. Errors: CacheError."""
     settings, (_, marks) = config.gitlab, _limits(config)
     return GitLabOptions(
         socket=settings.socket,

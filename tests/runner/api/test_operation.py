@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -13,11 +14,11 @@ from runner.api.app import make_app
 from runner.api.server import serve
 from runner.api.token import Token
 from runner.gitlab.beside import beside
-from runner.gitlab.options import Options
 from runner.service.leases import NotedLeases
 from runner.service.mode import Mode
 from runner.store.tokens import Tokens
 from tests.runner.api.test_app import client, new_service
+from tests.runner.gitlab.conftest import OPTIONS
 from tests.runner.service.state import State
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +51,7 @@ async def test_a_drain_of_an_earlier_life_holds_for_gitlab_s_jobs_too(tmp_path: 
     await new_service(tmp_path).drain("ops")
     service = new_service(tmp_path)
     working = beside(
-        service, cast(NotedLeases, object()), tmp_path / "gitlab", Options(socket=tmp_path / "gitlab.sock")
+        service, cast(NotedLeases, object()), tmp_path / "gitlab", replace(OPTIONS, socket=tmp_path / "gitlab.sock")
     )
     app = make_app(service, Token(tmp_path / "token"), Tokens(service.records._jobs._database), working)
     headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}

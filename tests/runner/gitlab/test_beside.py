@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -10,13 +11,12 @@ import pytest
 
 from runner.gitlab import beside as beside_module
 from runner.gitlab.beside import Beside, beside
-from runner.gitlab.options import Options
 from runner.gitlab.store import CacheStore
 from runner.service.leases import NotedLeases
 from runner.service.service import Service
 from tests.runner.api.test_app import new_service
 from tests.runner.conftest import FakeLeases, Sandbox
-from tests.runner.gitlab.conftest import Manager, response
+from tests.runner.gitlab.conftest import OPTIONS, Manager, response
 from tests.runner.gitlab.test_cache import DISK, LIMIT, OURS, Disk, put
 from tests.runner.service.state import State
 from tests.waiting import eventually
@@ -29,7 +29,7 @@ async def test_caches_give_way_while_the_service_works(tmp_path: Path, monkeypat
     disk = Disk()
     caches = CacheStore(tmp_path / "caches", LIMIT, look=disk.look)
     put(caches, b"x")
-    options = Options(socket=tmp_path / "gitlab.sock", caches=caches)
+    options = replace(OPTIONS, socket=tmp_path / "gitlab.sock", caches=caches)
     together = beside(new_service(tmp_path), cast(NotedLeases, object()), tmp_path / "gitlab", options)
     working = asyncio.create_task(together.work())
     await eventually(options.socket.exists)  # type: ignore[union-attr]
@@ -44,7 +44,9 @@ async def test_caches_give_way_while_the_service_works(tmp_path: Path, monkeypat
 async def test_the_lease_of_a_job_whose_note_cannot_be_read_is_returned(tmp_path: Path, sandbox: Sandbox) -> None:
     """The trap: its token was nowhere else, and the keeper keeps a sandbox of which nobody is heard for hours."""
     leases = FakeLeases(sandbox.access)
-    options = Options(socket=tmp_path / "gitlab.sock", settings=sandbox.settings(), home=str(tmp_path / "home"))
+    options = replace(
+        OPTIONS, socket=tmp_path / "gitlab.sock", settings=sandbox.settings(), home=str(tmp_path / "home")
+    )
 
     def begin() -> tuple[Service | Beside, asyncio.Task[None]]:
         opened = State(tmp_path)

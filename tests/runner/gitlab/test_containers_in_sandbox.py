@@ -41,7 +41,7 @@ def job(image: str | Image | None, *services: Service, **more: object) -> GitLab
 
 
 def planned(job: GitLabJob) -> Plan:
-    made = plan(job, ImagePolicy(), BUILDS, CONFIG)
+    made = plan(job, ImagePolicy(), BUILDS, CONFIG, 30.0)
     assert made
     return made
 
@@ -111,7 +111,7 @@ def test_an_entrypoint_is_the_images_unless_the_job_gives_one(lab: Lab) -> None:
 def test_what_cannot_be_is_told_from_what_did_not_work(lab: Lab, image: Image, code: int, said: str) -> None:
     """Exit 1 is the job's own failure and is not tried again; 2 is ours."""
     policy = ImagePolicy() if " " not in image.name else _AnyName()
-    made = plan(job(image), policy, BUILDS, CONFIG)
+    made = plan(job(image), policy, BUILDS, CONFIG, 30.0)
     assert made
     ended, output = lab.run(made.prepare)
     assert (ended, said in output) == (code, True), output
