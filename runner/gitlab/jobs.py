@@ -123,7 +123,7 @@ class Jobs:
     def find(self, handle: str) -> Live:
         """Return the job that a handle opens. Errors: GitLabError; DetachedError."""
         self._check_here()
-        live = self._live.get(records.find(handle))
+        live = self._live.get(records.name_of(handle))
         if live is None:
             raise GitLabError("The runner does not know this job: it is over, or `config` did not run for it.")
         return live
@@ -135,7 +135,7 @@ class Jobs:
         """
         self._check_here()
         if handle:
-            found = [live] if (live := self._live.get(records.find(handle))) else []
+            found = [live] if (live := self._live.get(records.name_of(handle))) else []
         else:
             found = self._same(parse(response))
         for live in found:

@@ -202,7 +202,7 @@ class Record:
 def create(jobs: Path, job: GitLabJob, response: bytes) -> tuple[Record, str]:
     """Note a new job, and return it with its handle. Raises GitLabError."""
     handle = f"{job.id}.{new_token()}"
-    record = Record(jobs / _folder_of(handle), job, Note())
+    record = Record(jobs / name_of(handle), job, Note())
     try:
         record.folder.mkdir(mode=0o700, parents=True)
         durable.replace(record.folder / _RESPONSE, response)
@@ -212,9 +212,14 @@ def create(jobs: Path, job: GitLabJob, response: bytes) -> tuple[Record, str]:
     return record, handle
 
 
-def find(handle: str) -> str:
-    """Return the name of the record that a handle opens, whether or not there is one."""
-    return _folder_of(handle)
+def name_of(handle: str) -> str:
+    """Return the name of the record that a handle opens, whether or not there is one.
+
+    The handle's secret is not written down: a digest finds the record.
+    """
+    number = handle.partition(".")[0]
+    digest = hashlib.sha256(handle.encode(errors="replace")).hexdigest()
+    return f"{number if number.isdecimal() and len(number) < 20 else 'x'}-{digest[:32]}"
 
 
 def load(jobs: Path) -> Iterator[Record]:
@@ -246,10 +251,3 @@ def _variables(folder: Path) -> Mapping[str, str]:
 
 def _not_noted(error: OSError) -> GitLabError:
     return GitLabError(f"The job cannot be noted: {error.strerror}. Make room in the runner's state folder.")
-
-
-def _folder_of(handle: str) -> str:
-    """The handle's secret is not written down: a digest finds the folder."""
-    number = handle.partition(".")[0]
-    digest = hashlib.sha256(handle.encode(errors="replace")).hexdigest()
-    return f"{number if number.isdecimal() and len(number) < 20 else 'x'}-{digest[:32]}"

@@ -26,7 +26,7 @@ def test_a_later_life_finds_a_job(tmp_path: Path) -> None:
     record, handle = create(tmp_path)
     record.move(State.PREPARING, lease=Lease(attempt="a", token="t"))
     [found] = records.load(tmp_path)
-    assert (found.job, found.note, found.name) == (record.job, record.note, records.find(handle))
+    assert (found.job, found.note, found.name) == (record.job, record.note, records.name_of(handle))
     assert {path.stat().st_mode & 0o077 for path in (record.folder, *record.folder.iterdir())} == {0}
     record.forget()
     assert not list(records.load(tmp_path))
@@ -89,7 +89,7 @@ def test_what_the_disk_does_not_tell_now_is_left_and_told(tmp_path: Path, caplog
 
 @pytest.mark.parametrize("handle", ["", "7", "../../etc.x", "7.", "x" * 10_000, "\udcff.y"])
 def test_no_handle_leads_out_of_the_folder(handle: str) -> None:
-    name = records.find(handle)
+    name = records.name_of(handle)
     assert "/" not in name
     assert len(name) < 64
 
