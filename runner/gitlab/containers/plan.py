@@ -10,8 +10,6 @@ from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.containers.program import program
 from runner.gitlab.response import GitLabJob, Image
 
-__all__ = ["END_CONTAINER", "ImagePolicy", "Plan", "plan"]
-
 _NETWORK: Final = "gitlab-job"
 _CONTAINER: Final = "gitlab-job"
 END_CONTAINER: Final = program("end_container", {"container": _CONTAINER})

@@ -11,7 +11,8 @@ from paramiko.channel import Channel
 
 from runner.gitlab import credentials
 from runner.gitlab.containers.inside import enter
-from runner.gitlab.containers.plan import END_CONTAINER, ImagePolicy, Plan, plan
+from runner.gitlab.containers.plan import END_CONTAINER, Plan, plan
+from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.response import Credential, GitLabJob, Image, Service
 from tests.e2e.conftest import Keeper, new_keeper
 from tests.runner.gitlab import lab as labs
