@@ -18,12 +18,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from runner import durable
 from runner.errors import CacheError
+from runner.execution.transfer import File
 from runner.service.housekeeping import room_of
 from runner.service.watermark import MARKS, Marks, Room
 
@@ -31,17 +31,6 @@ _MAX_HEAD: Final = 16 * 1024
 """Bytes of the first line."""
 _PART: Final = ".part"
 _FULL: Final = "the disk of the runner's caches has no room for it"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One cache, as it was in a sandbox."""
-
-    path: str
-    """Where in the cache folder of a sandbox it belongs."""
-    size: int
-    changed: int
-    """In whole seconds since 1970. gitlab-runner tells by it whether an archive is up to date."""
 
 
 class CacheStore:
@@ -80,8 +69,8 @@ class CacheStore:
         if self._lock:
             self._lock.close()
 
-    def entries(self, owner: str) -> list[Entry]:
-        """Return what is kept for an owner."""
+    def entries(self, owner: str) -> list[File]:
+        """Return what is kept for an owner, each as it was in a sandbox's cache folder."""
         found = []
         for path in self._home(owner).glob("*"):
             if path.suffix == _PART:
@@ -91,7 +80,7 @@ class CacheStore:
         return found
 
     @contextlib.contextmanager
-    def read(self, owner: str, entry: Entry) -> Iterator[BinaryIO]:
+    def read(self, owner: str, entry: File) -> Iterator[BinaryIO]:
         """Open a cache at its first byte, and note that it was used. Raises FileNotFoundError when it was dropped."""
         path = self._file(owner, entry.path)
         with path.open("rb") as file:
@@ -100,7 +89,7 @@ class CacheStore:
             yield file
 
     @contextlib.contextmanager
-    def write(self, owner: str, entry: Entry) -> Iterator[BinaryIO]:
+    def write(self, owner: str, entry: File) -> Iterator[BinaryIO]:
         """Take the bytes of a cache, which is there as soon as the block ends without an error, on disk.
 
         Others that were not used for the longest time are dropped for it when all of it has come: its size is no more
@@ -188,9 +177,9 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:40]
 
 
-def _read_head(file: BinaryIO) -> Entry:
+def _read_head(file: BinaryIO) -> File:
     """Raises ValueError for what is no cache of ours."""
     match json.loads(file.readline(_MAX_HEAD)):
         case {"path": str(path), "size": int(size), "changed": int(changed)}:
-            return Entry(path, size, changed)
+            return File(path, size, changed)
     raise ValueError("not a cache")

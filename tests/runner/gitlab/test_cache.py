@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from runner.errors import CacheError
 from runner.execution.session import Session
+from runner.execution.transfer import File
 from runner.gitlab.cache import Cache, bring_in_helper, has_object_store, names
-from runner.gitlab.store import CacheStore, Entry
+from runner.gitlab.store import CacheStore
 from runner.job import UNTRUSTED
 from runner.service.watermark import MARKS, Marks, Room, judge
 from runner.service.watermark import Disk as Level
@@ -55,14 +56,14 @@ def store(tmp_path: Path, disk: Disk) -> Iterator[CacheStore]:
     store.close()
 
 
-def put(store: CacheStore, content: bytes, path: str = PATH, owner: str = OURS) -> Entry:
-    entry = Entry(path, len(content), 1_600_000_000)
+def put(store: CacheStore, content: bytes, path: str = PATH, owner: str = OURS) -> File:
+    entry = File(path, len(content), 1_600_000_000)
     with store.write(owner, entry) as file:
         file.write(content)
     return entry
 
 
-def get(store: CacheStore, entry: Entry, owner: str = OURS) -> bytes:
+def get(store: CacheStore, entry: File, owner: str = OURS) -> bytes:
     with store.read(owner, entry) as file:
         return file.read()
 
@@ -81,7 +82,7 @@ def test_a_cache_is_kept_for_its_owner_alone(store: CacheStore) -> None:
 
 def test_a_cache_is_replaced_as_a_whole(store: CacheStore) -> None:
     put(store, b"old")
-    with pytest.raises(RuntimeError), store.write(OURS, Entry(PATH, 3, 5)) as file:  # noqa: PT012 - the two are one
+    with pytest.raises(RuntimeError), store.write(OURS, File(PATH, 3, 5)) as file:  # noqa: PT012 - the two are one
         file.write(b"n")
         raise RuntimeError
     assert [get(store, entry) for entry in store.entries(OURS)] == [b"old"]
@@ -118,7 +119,7 @@ def test_one_that_is_too_large_drops_nothing(store: CacheStore) -> None:
 def test_an_announced_size_drops_nothing(store: CacheStore) -> None:
     """The trap: it is a sandbox's word, and the caches of every project would go for bytes that never come."""
     kept = put(store, b"x" * 4000, owner=THEIRS)
-    with pytest.raises(RuntimeError), store.write(OURS, Entry(PATH, 9000, 1)) as file:  # noqa: PT012 - the two are one
+    with pytest.raises(RuntimeError), store.write(OURS, File(PATH, 9000, 1)) as file:  # noqa: PT012 - the two are one
         file.write(b"x" * 3000)
         raise RuntimeError
     assert store.entries(THEIRS) == [kept]
@@ -151,7 +152,7 @@ def test_caches_make_room_for_what_else_fills_the_disk(store: CacheStore, disk: 
 
 
 def test_a_disk_that_fills_up_while_a_cache_comes_keeps_none(store: CacheStore, disk: Disk) -> None:
-    entry = Entry(PATH, 3000, 1)
+    entry = File(PATH, 3000, 1)
     with pytest.raises(CacheError, match="no room"), store.write(OURS, entry) as file:  # noqa: PT012 - the two are one
         file.write(b"x" * 3000)
         disk.others = DISK
@@ -195,7 +196,7 @@ def test_the_cap_holds_and_the_last_one_is_there(
 
 def test_what_is_being_written_counts(store: CacheStore, tmp_path: Path) -> None:
     """The trap: caches that were each promised room beside the others would be above the cap together."""
-    with store.write(OURS, Entry("one", 6000, 1)) as file:
+    with store.write(OURS, File("one", 6000, 1)) as file:
         file.write(b"x" * 6000)
         with pytest.raises(CacheError, match="take all the room"):
             put(store, b"x" * 6000, "two")
@@ -224,7 +225,7 @@ def test_many_jobs_at_once_keep_the_cap_and_read_whole_files(store: CacheStore, 
 
 def _write_forever(folder: Path, begun: Path) -> None:
     store = CacheStore(folder, LIMIT)
-    with store.write(OURS, Entry(PATH, 9000, 1)) as file:
+    with store.write(OURS, File(PATH, 9000, 1)) as file:
         file.write(b"half")
         file.flush()
         begun.touch()

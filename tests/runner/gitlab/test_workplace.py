@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from runner.execution.transfer import File
 from runner.gitlab import turn, workplace
 from runner.gitlab.containers.plan import END_CONTAINER
 from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.response import parse
-from runner.gitlab.store import CacheStore, Entry
+from runner.gitlab.store import CacheStore
 from runner.gitlab.workplace import Workplace
 from tests.runner.conftest import hang, lose
 from tests.runner.gitlab.conftest import KEY as OURS
@@ -261,7 +262,7 @@ async def test_a_cache_of_a_release_that_did_not_tell_gitlabs_apart_is_nobody_s(
 ) -> None:
     """The trap: it may be of the other GitLab's project of that number."""
     file = Path(supplied.options.cache, KEY)
-    with store.write("gitlab-3-protected", Entry(KEY, 4, 0)) as old:
+    with store.write("gitlab-3-protected", File(KEY, 4, 0)) as old:
         old.write(b"old\n")
     manager = await supplied.prepared()
     end = await manager.run(f"cat {file}", "restore_cache")
