@@ -17,10 +17,10 @@ from runner.config.model import Config
 from runner.config.model import Webhooks as WebhookSettings
 from runner.errors import ConfigError
 from runner.execution.options import Settings
-from runner.gitlab.beside import beside
 from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.options import Options as GitLabOptions
 from runner.gitlab.store import CacheStore
+from runner.gitlab.with_service import with_service
 from runner.lease_sources import Source
 from runner.logs import Action, Events
 from runner.metrics import Metrics
@@ -64,7 +64,7 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
         Housekeeper(records, *_limits(config)),
         _webhooks(config.webhooks, home.deliveries, metrics.webhook_tried),
     )
-    working = beside(service, noted, home.gitlab, gitlab)
+    working = with_service(service, noted, home.gitlab, gitlab)
     api = config.api
     app = make_app(
         service,

@@ -13,7 +13,7 @@ import pytest
 from runner.api.app import make_app
 from runner.api.server import serve
 from runner.api.token import Token
-from runner.gitlab.beside import beside
+from runner.gitlab.with_service import with_service
 from runner.service.leases import NotedLeases
 from runner.service.mode import Mode
 from runner.store.tokens import Tokens
@@ -50,7 +50,7 @@ async def test_drain_resume_and_stop_are_told_and_who_drained_stands_in_the_stat
 async def test_a_drain_of_an_earlier_life_holds_for_gitlab_s_jobs_too(tmp_path: Path) -> None:
     await new_service(tmp_path).drain("ops")
     service = new_service(tmp_path)
-    working = beside(
+    working = with_service(
         service, cast(NotedLeases, object()), tmp_path / "gitlab", replace(OPTIONS, socket=tmp_path / "gitlab.sock")
     )
     app = make_app(service, Token(tmp_path / "token"), Tokens(service.records._jobs._database), working)

@@ -19,7 +19,7 @@ _LOOK: Final = 5.0
 """Seconds between two looks whether the disk needs the room of caches."""
 
 
-def beside(service: Service, leases: NotedLeases, folder: Path, options: Options) -> Service | Beside:
+def with_service(service: Service, leases: NotedLeases, folder: Path, options: Options) -> Service | WithService:
     """Return the service, with GitLab's jobs where hooks are listened for. Needs a running event loop.
 
     They keep note of their leases themselves, also of one that the service took in advance; a note that cannot be read
@@ -31,10 +31,10 @@ def beside(service: Service, leases: NotedLeases, folder: Path, options: Options
     jobs = Jobs(leases, folder, options, lambda: service.held, service.standby)
     service.leave_to_others(jobs.attempts)
     metrics.gitlab_jobs.set_function(lambda: len(jobs.live))
-    return Beside(service, jobs, Server(options.socket, jobs, metrics), options.caches)
+    return WithService(service, jobs, Server(options.socket, jobs, metrics), options.caches)
 
 
-class Beside:
+class WithService:
     """A service and GitLab's jobs, told and waited for together."""
 
     def __init__(self, service: Service, jobs: Jobs, server: Server, caches: CacheStore | None) -> None:

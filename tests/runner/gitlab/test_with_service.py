@@ -9,9 +9,9 @@ from typing import cast
 
 import pytest
 
-from runner.gitlab import beside as beside_module
-from runner.gitlab.beside import Beside, beside
+from runner.gitlab import with_service as with_service_module
 from runner.gitlab.store import CacheStore
+from runner.gitlab.with_service import WithService, with_service
 from runner.service.leases import NotedLeases
 from runner.service.service import Service
 from tests.runner.api.test_app import new_service
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_caches_give_way_while_the_service_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beside_module, "_LOOK", 0.05)
+    monkeypatch.setattr(with_service_module, "_LOOK", 0.05)
     disk = Disk()
     caches = CacheStore(tmp_path / "caches", LIMIT, look=disk.look)
     put(caches, b"x")
     options = replace(OPTIONS, socket=tmp_path / "gitlab.sock", caches=caches)
-    together = beside(new_service(tmp_path), cast(NotedLeases, object()), tmp_path / "gitlab", options)
+    together = with_service(new_service(tmp_path), cast(NotedLeases, object()), tmp_path / "gitlab", options)
     working = asyncio.create_task(together.work())
     await eventually(options.socket.exists)  # type: ignore[union-attr]
     assert caches.entries(OURS)
@@ -48,10 +48,10 @@ async def test_the_lease_of_a_job_whose_note_cannot_be_read_is_returned(tmp_path
         OPTIONS, socket=tmp_path / "gitlab.sock", settings=sandbox.settings(), home=str(tmp_path / "home")
     )
 
-    def begin() -> tuple[Service | Beside, asyncio.Task[None]]:
+    def begin() -> tuple[Service | WithService, asyncio.Task[None]]:
         opened = State(tmp_path)
         noted = NotedLeases(leases, opened.leases, 1)
-        together = beside(Service(noted, opened.records, 1, None), noted, tmp_path / "jobs", options)
+        together = with_service(Service(noted, opened.records, 1, None), noted, tmp_path / "jobs", options)
         return together, asyncio.create_task(together.work())
 
     together, working = begin()
