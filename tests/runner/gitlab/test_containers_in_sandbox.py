@@ -154,6 +154,13 @@ def test_without_image_a_script_is_beside_its_services(lab: Lab) -> None:
     assert lab.bash("cat /etc/hosts") == hosts
 
 
+def test_beside_its_services_a_script_has_the_sandbox_s_environment_and_no_argument_list_has_it(lab: Lab) -> None:
+    """The trap: a proxy's password is in it."""
+    made = prepared(lab, job(None, SERVER))
+    script = b"#!/usr/bin/env bash\necho $LINENO $HOME $DOCKER_CONFIG; ps -eo args | grep '[H]OME='; (exit 4); exit $?"
+    assert lab.run(made.enter(script, GRACE)) == (4, f"2 /home/sandbox {CONFIG}\n")
+
+
 @pytest.mark.parametrize(
     ("name", "script", "expected", "said"),
     [
