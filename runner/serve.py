@@ -27,6 +27,7 @@ from runner.metrics import Metrics
 from runner.service.home import Home
 from runner.service.housekeeping import Housekeeper
 from runner.service.leases import NotedLeases
+from runner.service.limits import Limits
 from runner.service.records import Records
 from runner.service.retention import Retention
 from runner.service.service import SETTINGS, Service
@@ -56,12 +57,10 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
     service = Service(
         noted,
         records,
-        jobs.slots,
+        _limits(config),
         standby,
         replace(source.adapt(SETTINGS), files=config.files.limits()),
-        jobs.per_key,
-        jobs.labels,
-        Housekeeper(records, *_limits(config)),
+        Housekeeper(records, *_kept(config)),
         _webhooks(config.webhooks, home.deliveries, metrics.webhook_tried),
     )
     working = with_service(service, noted, home.gitlab, gitlab)
@@ -70,6 +69,7 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
         service,
         token,
         home.tokens,
+        home.deliveries,
         working,
         source.metrics,
         source.sandboxes,
@@ -85,7 +85,7 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
 
 def gitlab_options(config: Config) -> GitLabOptions:
     """What is decided about GitLab's jobs. Its caches are open then, for this process alone. Errors: CacheError."""
-    settings, (_, marks) = config.gitlab, _limits(config)
+    settings, (_, marks) = config.gitlab, _kept(config)
     return GitLabOptions(
         socket=settings.socket,
         profile=settings.profile,
@@ -105,7 +105,11 @@ def _webhooks(settings: WebhookSettings, deliveries: Deliveries, tried: Callable
     return Webhooks(deliveries, receivers, key, timeout=settings.timeout, give_up=settings.give_up, tried=tried)
 
 
-def _limits(config: Config) -> tuple[Retention, Marks]:
+def _limits(config: Config) -> Limits:
+    return Limits(config.jobs.slots, config.jobs.per_key, frozenset(config.jobs.labels))
+
+
+def _kept(config: Config) -> tuple[Retention, Marks]:
     kept, disk = config.retention, config.disk
     return Retention(kept.age, int(kept.bytes), kept.jobs), Marks(low=int(disk.low), full=int(disk.full))
 
@@ -119,9 +123,8 @@ def _reread(
     except ConfigError as error:
         _events.error(Action.CONFIGURATION_REFUSED, f"the configuration was left as it was: {error}")
         return
-    jobs = said.config.jobs
-    service.follow(jobs.slots, jobs.per_key, jobs.labels)
-    retention, marks = _limits(said.config)
+    service.follow(_limits(said.config))
+    retention, marks = _kept(said.config)
     service.housekeeper.follow(retention, marks)
     if caches:
         caches.follow(marks)

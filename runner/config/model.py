@@ -300,8 +300,9 @@ class Files(Section):
     artifact_bytes: ByteSize = ByteSize(DEFAULT_LIMITS.artifact_bytes)
     """Bytes of files that are kept of one job, before they are compressed. They lie on the disk of the state folder."""
 
-    artifact_files: Annotated[int, Field(ge=1)] = DEFAULT_LIMITS.artifact_files
-    """Files that are kept of one job at most. A job with more packs them."""
+    artifact_files: Annotated[int, Field(ge=1, le=100_000)] = DEFAULT_LIMITS.artifact_files
+    """Files that are kept of one job at most, 100,000 as all their names are in one list. A job with more packs
+    them."""
 
     artifact_deadline: Annotated[float, Field(gt=0)] = DEFAULT_LIMITS.artifact_deadline
     """Seconds in which a job's files must be collected. The sandbox and the slot wait for them."""

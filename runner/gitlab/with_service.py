@@ -11,6 +11,7 @@ from runner.gitlab.jobs import Jobs
 from runner.gitlab.options import Options
 from runner.gitlab.server import Server
 from runner.gitlab.store import CacheStore
+from runner.service.lasting import lasting
 from runner.service.leases import NotedLeases
 from runner.service.mode import Mode
 from runner.service.service import Service
@@ -71,7 +72,7 @@ class WithService:
     async def work(self) -> None:
         """See `Service.work`."""
         self._server.open()
-        shrinking = asyncio.create_task(_shrink(self._caches))
+        shrinking = lasting("the look for the room that caches take", lambda: _shrink(self._caches))
         try:
             await asyncio.gather(self._service.work(), self._jobs.work())
             await self._jobs.leave()  # no sooner: hooks come as long as the service has jobs of its own

@@ -18,7 +18,7 @@ from tests.runner.api.test_app import new_service
 from tests.runner.conftest import FakeLeases, Sandbox
 from tests.runner.gitlab.conftest import OPTIONS, Manager, response
 from tests.runner.gitlab.test_cache import DISK, LIMIT, OURS, Disk, put
-from tests.runner.service.state import State
+from tests.runner.service.state import State, service_of
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -49,9 +49,8 @@ async def test_the_lease_of_a_job_whose_note_cannot_be_read_is_returned(tmp_path
     )
 
     def begin() -> tuple[Service | WithService, asyncio.Task[None]]:
-        opened = State(tmp_path)
-        noted = NotedLeases(leases, opened.leases, 1)
-        together = with_service(Service(noted, opened.records, 1, None), noted, tmp_path / "jobs", options)
+        service = service_of(State(tmp_path), leases)
+        together = with_service(service, service._leases, tmp_path / "jobs", options)
         return together, asyncio.create_task(together.work())
 
     together, working = begin()
