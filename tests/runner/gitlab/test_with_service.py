@@ -9,11 +9,15 @@ from typing import cast
 
 import pytest
 
+from runner import serve
+from runner.config.model import Config
+from runner.errors import CacheError
 from runner.gitlab import with_service as with_service_module
 from runner.gitlab.store import CacheStore
 from runner.gitlab.with_service import WithService, with_service
 from runner.service.leases import NotedLeases
 from runner.service.service import Service
+from sandbox.settings.loaded import Loaded
 from tests.runner.api.test_app import new_service
 from tests.runner.conftest import FakeLeases, Sandbox
 from tests.runner.gitlab.conftest import OPTIONS, Manager, response
@@ -38,6 +42,18 @@ async def test_caches_give_way_while_the_service_works(tmp_path: Path, monkeypat
     await eventually(lambda: not caches.entries(OURS))
     together.stop()
     await asyncio.wait_for(working, 20)
+    caches.close()
+
+
+async def test_caches_follow_the_mark_that_is_read_anew(tmp_path: Path) -> None:
+    disk = Disk(others=DISK - 10_000)
+    caches = CacheStore(tmp_path / "caches", LIMIT, look=disk.look)
+    with pytest.raises(CacheError, match="no room"):
+        put(caches, b"x")
+    said = Config.model_validate({"disk": {"low": 2000, "full": 1000}})
+    serve._reread(new_service(tmp_path), caches, Loaded(Config()), lambda: Loaded(said))
+    kept = put(caches, b"x")
+    assert caches.entries(OURS) == [kept]
     caches.close()
 
 
