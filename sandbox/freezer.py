@@ -21,6 +21,8 @@ from sandbox.errors import EngineError, Fault, SandboxFault
 DEADLINE = 10.0
 """Seconds for the processes of a container to stand still: a few milliseconds are usual."""
 _LOOK_INTERVAL = 0.001
+_ENDED: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV})
+"""The last: removed between being opened and being read or written."""
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -88,8 +90,12 @@ class Freezer:
         self._hold(group, self)
 
     def thaw(self, group: Path) -> None:
-        """Undo `freeze`, also an earlier keeper's. A group that goes on, or is gone, is fine. Raises `EngineError`."""
+        """Undo `freeze`. A group that goes on, or is gone, is fine. Raises `EngineError`."""
         self._let_go(group, self)
+
+    def wake(self, group: Path) -> None:
+        """Undo what an earlier keeper did; what anybody wants to stand still does so on. Raises as `thaw`."""
+        self._let_go(group, object())
 
     def is_wanted(self, group: Path) -> bool:
         """Whether anybody wants a group to stand still."""
@@ -134,23 +140,21 @@ def _version(group: Path) -> _Version:
 def _tell(file: Path, word: str) -> None:
     try:
         file.write_text(word)
-    except (FileNotFoundError, ProcessLookupError):
-        raise _ended() from None
     except OSError as error:
-        if error.errno == errno.ENODEV:  # removed between being opened and being written
-            raise _ended() from None
-        raise EngineError(
-            f"The keeper may not freeze its sandboxes: {error}. {_CGROUPS} must be the host's and writable, "
-            "as compose.yaml gives it."
-        ) from error
+        raise _trouble(error) from error
 
 
 def _read(file: Path) -> str:
     try:
         return file.read_text()
-    except OSError:
-        raise _ended() from None
+    except OSError as error:
+        raise _trouble(error) from error
 
 
-def _ended() -> SandboxFault:
-    return SandboxFault(Fault.STOPPED, "Its container does not run any more.")
+def _trouble(error: OSError) -> SandboxFault | EngineError:
+    if error.errno in _ENDED:
+        return SandboxFault(Fault.STOPPED, "Its container does not run any more.")
+    return EngineError(
+        f"The keeper may not freeze its sandboxes: {error}. {_CGROUPS} must be the host's and writable, "
+        "as compose.yaml gives it."
+    )

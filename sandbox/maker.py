@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 
@@ -54,7 +54,9 @@ class Maker:
     def __init__(self, engine: Engine, network_range: IPv4Network) -> None:
         self._engine = engine
         self._range = network_range
-        self._networks = threading.Lock()
+        self._choosing = threading.Lock()
+        self._reserved: set[IPv4Network] = set()
+        """Subnets of networks that are being made, which the engine does not list yet."""
 
     def make(
         self,
@@ -83,11 +85,10 @@ class Maker:
     ) -> Created:
         """Make all of a sandbox that is made before its start. Raises as `make` does."""
         facts = host.look()
-        # Which subnets are taken is looked up and acted on under one lock: two creations must not pick the same.
-        with self._networks:
-            subnet = self._free_subnet(name)
+        with ExitStack() as made:
+            subnet = self._reserve(name, made)
             spec = container_spec(name, profile_name, profile, identity, subnet, facts, docker)
-            container_id, subnet = self._create(spec)
+            container_id, subnet = self._create(spec, made)
         return Created(container_id, subnet, facts)
 
     def start(self, created: Created, started: Callable[[IPv4Network], None]) -> None:
@@ -117,13 +118,13 @@ class Maker:
             words = self._engine.last_words(container_id)
             raise SandboxFault(fault.fault, f"{fault} Its last words: {words}" if words else str(fault)) from fault
 
-    def _create(self, spec: ContainerSpec) -> tuple[str, IPv4Network]:
+    def _create(self, spec: ContainerSpec, made: ExitStack) -> tuple[str, IPv4Network]:
         """Create network and container side by side: the container needs the network only when it starts.
 
         Each takes a tenth of the whole creation. An engine that wants the network first is asked again.
         """
         with ThreadPoolExecutor(1) as beside:
-            network = beside.submit(self._create_network, spec)
+            network = beside.submit(self._create_network, spec, made)
             try:
                 container_id = self._engine.create(spec)
             except NetworkMissing:
@@ -136,20 +137,30 @@ class Maker:
                 raise
             return container_id, network.result()
 
-    def _create_network(self, spec: ContainerSpec) -> IPv4Network:
+    def _create_network(self, spec: ContainerSpec, made: ExitStack) -> IPv4Network:
         """Create the network, and return its subnet: another maker on this engine may have been faster to take one."""
         for _ in range(_SUBNET_TRIES):
             try:
                 self._engine.create_network(spec)
             except SubnetTaken:
-                spec = replace(spec, subnet=self._free_subnet(spec.name))
+                spec = replace(spec, subnet=self._reserve(spec.name, made))
             else:
                 return spec.subnet
         self._engine.create_network(spec)
         return spec.subnet
 
-    def _free_subnet(self, name: SandboxName) -> IPv4Network:
-        return free_subnet(self._range, self._engine.taken_subnets(), name.generation)
+    def _reserve(self, name: SandboxName, made: ExitStack) -> IPv4Network:
+        """A free subnet that no other creation picks until this one is `made`: the engine lists it from then on."""
+        taken = self._engine.taken_subnets()
+        with self._choosing:
+            subnet = free_subnet(self._range, [*taken, *self._reserved], name.generation)
+            self._reserved.add(subnet)
+        made.callback(self._release, subnet)
+        return subnet
+
+    def _release(self, subnet: IPv4Network) -> None:
+        with self._choosing:
+            self._reserved.discard(subnet)
 
     def _still_runs(self, container_id: str) -> readiness.Patience:
         next_look = 0.0

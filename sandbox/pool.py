@@ -6,9 +6,10 @@ passes in.
 
 import secrets
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from sandbox.acts import Act, Create, Destroy, Prepare, Probe, Replace, Start, Try
 from sandbox.errors import ConfigError, Fault, KeeperRefused
 from sandbox.profile import Profile, Recreate
 from sandbox.rollout import Rollout
@@ -16,7 +17,7 @@ from sandbox.state import BEING_MADE, IN_ADVANCE, State, can_be_condemned, check
 
 LEASE_TERM = 30.0
 """Seconds a lease lasts without being renewed."""
-PROBE_INTERVAL = 60.0
+CONTAINER_INTERVAL = 60.0
 """Seconds after which a sandbox has to run a container again: after its job, or at once when it is idle; then of each
 profile one at a time, so that another can be lent."""
 UNTRUSTED = "untrusted"
@@ -81,7 +82,7 @@ class Sandbox:
 
     def has_to_run_container(self, now: float) -> bool:
         """Whether the next proof is to show that it still runs one: jobs break more than what answers a question."""
-        return self.ran_container is None or now - self.ran_container >= PROBE_INTERVAL
+        return self.ran_container is None or now - self.ran_container >= CONTAINER_INTERVAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,73 +91,19 @@ class Want:
 
     profile: str
     trust_key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Create:
-    """Make a new sandbox of this profile, from this image."""
-
-    profile: str
-    image: str
-
-
-@dataclass(frozen=True, slots=True)
-class Prepare:
-    """Make what the next sandbox of this profile needs, but do not start it."""
-
-    profile: str
-    image: str
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A sandbox is needed: let this prepared one become it."""
-
-    name: str
-    profile: str
-
-
-@dataclass(frozen=True, slots=True)
-class Try:
-    """Make one sandbox of this profile from a new image, to see whether it is fit."""
-
-    profile: str
-    image: str
-
-
-@dataclass(frozen=True, slots=True)
-class Replace:
-    """Give up this sandbox, idle or prepared: its profile has a new image."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Destroy:
-    """Remove this sandbox."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """Prove this idle sandbox again."""
-
-    name: str
-
-
-Action = Create | Prepare | Start | Try | Replace | Destroy | Probe
+    came: float = 0.0
+    """When: who came first is served first."""
 
 
 class Pool:
     """The sandboxes of one keeper. Not thread-safe: the keeper serialises."""
 
-    def __init__(self, profiles: Mapping[str, Profile], told: Callable[[Sandbox], None] = lambda _: None) -> None:
-        """`told` hears of every change of a sandbox, as part of the change."""
+    def __init__(self, profiles: Mapping[str, Profile], on_change: Callable[[Sandbox], None] = lambda _: None) -> None:
+        """`on_change` hears of every change of a sandbox, as part of the change."""
         self.profiles = profiles
         self.rollouts: dict[str, Rollout] = {}
         """By profile; without one, a profile's image is what its name means to the engine."""
-        self._told = told
+        self._on_change = on_change
         self.condemned: deque[Sandbox] = deque(maxlen=_REMEMBERED)
         self.counts: Counter[Fault] = Counter()
         """How many sandboxes were thrown away, by why."""
@@ -240,19 +187,19 @@ class Pool:
         left = Sandbox(name, generation, profile, State.CONDEMNED, now, reason="An earlier life of the keeper left it.")
         return self._put(left)
 
-    def lend(self, want: Want, lease: Lease, now: float) -> Sandbox | None:
+    def lend(self, want: Want, lease: Lease, now: float, waiting: Iterable[Want] = ()) -> Sandbox | None:
         """Lend a fit sandbox, or the one that this attempt has already; None when there is none.
 
+        What is idle is shared out among all who are `waiting`: nobody is overtaken.
         Raises `KeeperRefused` when the attempt has one that is not what it wants now.
         """
         if (mine := self._lent_to(want, lease)) is not None:
             return mine
-        fit = [s for s in self._sandboxes.values() if _suits(s, want) and s.state is State.READY]
-        if not fit:
+        if not any(_suits(s, want) and s.state is State.READY for s in self):  # as it mostly is for whoever waits
             return None
-        # Of those that have this key's caches the one with the newest, as a job builds on what the one before it made;
-        # then a fresh one, the longest ready of those from the present image.
-        chosen = min(fit, key=lambda s: (s.trust_key is None, self.is_outdated(s), -s.served, s.since))
+        chosen = next((s for one, s in self._shares({*waiting, want}) if one == want and _suits(s, want)), None)
+        if chosen is None:
+            return None
         lent = lease.extended(now, renewed=False)
         return self._move(chosen.name, State.LEASED, now, lease=lent, trust_key=want.trust_key)
 
@@ -353,18 +300,11 @@ class Pool:
 
     def to_evict(self, wants: Iterable[Want]) -> list[Sandbox]:
         """For each want that nothing suits or will suit: the longest idle sandbox of another trust key."""
-        evicted: list[Sandbox] = []
-        for want in wants:
-            mine = [s for s in self._sandboxes.values() if s.profile == want.profile and s not in evicted]
-            coming = any(_suits(s, want) and is_alive(s.state) and s.lease is None for s in mine)
-            idle = [s for s in mine if s.state is State.READY]
-            if not coming and idle and not self._room(want.profile):
-                evicted.append(min(idle, key=lambda s: s.since))
-        return evicted
+        return [sandbox for want, sandbox in self._shares(wants) if not _suits(sandbox, want)]
 
-    def plan(self, now: float) -> list[Action]:
+    def plan(self, now: float) -> list[Act]:
         """What should be done now. Whether the host bears it, doing it and telling what came of it are the caller's."""
-        actions: list[Action] = []
+        actions: list[Act] = []
         for sandbox in self._sandboxes.values():
             overdue = sandbox.state is State.STUCK and now >= sandbox.again
             if sandbox.state is State.CONDEMNED or overdue:
@@ -383,15 +323,15 @@ class Pool:
         """What sandboxes of this profile are made from."""
         return self.rollouts[profile].image if profile in self.rollouts else self.profiles[profile].image
 
-    def _to_fill(self, profile: str) -> list[Action]:
+    def _to_fill(self, profile: str) -> list[Act]:
         """What makes up for the sandboxes that are lacking: the one that is prepared comes first."""
         image, room = self.image_of(profile), self._room(profile)
-        lacking: list[Action] = [Create(profile, image)] * room
+        lacking: list[Act] = [Create(profile, image)] * room
         if room and (prepared := self._prepared(profile)) and prepared.image == image:
             lacking[0] = Start(prepared.name, profile)
         return lacking
 
-    def _to_prepare(self, now: float) -> list[Action]:
+    def _to_prepare(self, now: float) -> list[Act]:
         """While nothing else is to be done for any profile: what its next sandbox is started from, one at a time."""
         if any(s.state in BEING_MADE | {State.PREPARING, State.STUCK} for s in self):
             return []
@@ -400,7 +340,7 @@ class Pool:
         profile = next(due, None)
         return [] if profile is None else [Prepare(profile, self.image_of(profile))]
 
-    def _to_renew(self, profile: str, now: float) -> list[Action]:
+    def _to_renew(self, profile: str, now: float) -> list[Act]:
         """The next step to a new image: one sandbox more, which proves it, then the others one by one."""
         rollout = self.rollouts.get(profile)
         if prepared := self._prepared(profile):
@@ -419,12 +359,31 @@ class Pool:
             return []
         return [Replace(min(outdated, key=lambda s: s.since).name) if full else Create(profile, rollout.image)]
 
-    def _to_probe(self, profile: str, now: float) -> list[Action]:
+    def _to_probe(self, profile: str, now: float) -> list[Act]:
         mine = [s for s in self._sandboxes.values() if s.profile == profile]
         idle = [s for s in mine if s.state is State.READY and s.has_to_run_container(now)]
         if not idle or any(s.state is State.INSPECTING for s in mine):
             return []
         return [Probe(min(idle, key=lambda s: s.ran_container or 0.0).name)]
+
+    def _shares(self, wants: Iterable[Want]) -> Iterator[tuple[Want, Sandbox]]:
+        """Who waits, in the order in which they came, with the idle one that is theirs, or is to make room."""
+        left = [s for s in self if is_alive(s.state) and s.lease is None and s.state is not State.HELD]
+        for want in sorted(wants, key=lambda want: want.came):
+            mine = [s for s in left if s.profile == want.profile]
+            if share := self._share(want, mine):
+                left.remove(share)
+                yield want, share
+
+    def _share(self, want: Want, among: Collection[Sandbox]) -> Sandbox | None:
+        idle = [s for s in among if s.state is State.READY]
+        if fit := [s for s in idle if _suits(s, want)]:
+            # Of those that have this key's caches the one with the newest, as a job builds on what the one before it
+            # made; then a fresh one, the longest ready of those from the present image.
+            return min(fit, key=lambda s: (s.trust_key is None, self.is_outdated(s), -s.served, s.since))
+        if not idle or any(_suits(s, want) for s in among) or self._room(want.profile):
+            return None
+        return min(idle, key=lambda s: s.since)
 
     def _lent_to(self, want: Want, lease: Lease) -> Sandbox | None:
         """The sandbox that this attempt has already."""
@@ -433,7 +392,7 @@ class Pool:
                 continue
             # An attempt's id is no secret: the token is what proves that it is the same one that asks.
             same = has.attempt == lease.attempt and secrets.compare_digest(has.token, lease.token)
-            if not same or Want(sandbox.profile, sandbox.trust_key or "") != want:
+            if not same or (sandbox.profile, sandbox.trust_key) != (want.profile, want.trust_key):
                 raise KeeperRefused("That attempt has a sandbox already, and not by this request.")
             return sandbox
         return None
@@ -485,7 +444,7 @@ class Pool:
 
     def _put(self, sandbox: Sandbox) -> Sandbox:
         self._sandboxes[sandbox.name] = sandbox
-        self._told(sandbox)
+        self._on_change(sandbox)
         return sandbox
 
 

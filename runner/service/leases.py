@@ -17,6 +17,7 @@ from runner.execution.overdue_leases import until_over
 from runner.logs import Action, Events
 from runner.placement import Profiles
 from runner.store.leases import LeaseNotes
+from runner.store.threads import writing
 
 _events = Events(__name__)
 
@@ -60,7 +61,7 @@ class NotedLeases:
 
     async def _note(self, attempt: str, token: str) -> None:
         try:
-            await asyncio.to_thread(self._notes.note, attempt, token)
+            await writing(self._notes.note, attempt, token)
         except StateError as error:
             raise LeaseUnreachableError(str(error)) from error  # jobs wait for that as they do for the keeper
 
@@ -74,7 +75,7 @@ class NotedLeases:
 
     async def _forget(self, attempt: str) -> None:
         try:
-            await asyncio.to_thread(self._notes.forget, attempt)
+            await writing(self._notes.forget, attempt)
         except StateError as error:  # the next life asks again, and is told that it is over
             _events.info(Action.STORE_FAILED, str(error), attempt=attempt)
 

@@ -123,7 +123,7 @@ class Evict(NamedTuple):
     sentence: str
 
 
-Action = Measure | Freeze | Thaw | Condemn | Evict
+Act = Measure | Freeze | Thaw | Condemn | Evict
 
 
 @dataclass(slots=True)
@@ -196,7 +196,7 @@ class DiskWatch:
 
     # -- what happened -------------------------------------------------------------------------------------------
 
-    def look(self, now: float, rooms: Sequence[Room], sandboxes: Mapping[str, Watched]) -> list[Action]:
+    def look(self, now: float, rooms: Sequence[Room], sandboxes: Mapping[str, Watched]) -> list[Act]:
         """The host as it is now: what should be done."""
         self._see(rooms)
         self._meet(sandboxes)
@@ -211,7 +211,7 @@ class DiskWatch:
             self._patience = max(self._patience, now + RELIEF_TIME / 2)
         return [*self._freeze(now), *(self._blame(now) or self._evict(now))]
 
-    def measured(self, measure: Measure, now: float, usage: Usage | None) -> list[Action]:
+    def measured(self, measure: Measure, now: float, usage: Usage | None) -> list[Act]:
         """What came of a measurement; None: there was no answer."""
         name, asked = measure
         known = self._sandboxes.get(name)
@@ -260,7 +260,7 @@ class DiskWatch:
                 known.looked_at &= known.watched.lent == watched.lent
                 known.watched = watched
 
-    def _measure_due(self, now: float) -> list[Action]:
+    def _measure_due(self, now: float) -> list[Act]:
         """One at a time while all is well, so that it costs a part of one processor at most."""
         if any(known.asked is not None for known in self._sandboxes.values()):
             return []
@@ -271,15 +271,15 @@ class DiskWatch:
         self._sandboxes[name].asked = now
         return Measure(name, now)
 
-    def _thaw(self) -> list[Action]:
+    def _thaw(self) -> list[Act]:
         frozen = [name for name, known in self._sandboxes.items() if known.frozen]
         for name in frozen:
             self._sandboxes[name].frozen = False
         return [Thaw(name) for name in frozen]
 
-    def _freeze(self, now: float) -> list[Action]:
+    def _freeze(self, now: float) -> list[Act]:
         """Freeze what is lent, then measure it: what is frozen does not change while it is counted."""
-        actions: list[Action] = []
+        actions: list[Act] = []
         for name, known in self._sandboxes.items():
             if known.watched.lent and not known.frozen:
                 known.frozen = True
@@ -288,7 +288,7 @@ class DiskWatch:
                 actions.append(self._measure(name, now))
         return actions
 
-    def _blame(self, now: float) -> list[Action]:
+    def _blame(self, now: float) -> list[Act]:
         """Condemn one of the frozen ones when all are measured, and the next when its space did not come back."""
         frozen = {name: known for name, known in self._sandboxes.items() if known.frozen}
         if not frozen or now < self._patience or any(known.asked is not None for known in frozen.values()):
@@ -296,7 +296,7 @@ class DiskWatch:
         worst = max(frozen, key=lambda name: self._guilt(frozen[name]))
         return [self._condemn(worst, Fault.HOST_DISK, self._filled_by(frozen[worst]), now)]
 
-    def _evict(self, now: float) -> list[Action]:
+    def _evict(self, now: float) -> list[Act]:
         """While the disk is short, and nobody waits for it frozen: throw away the idle one with the largest caches."""
         idle = {
             name: took

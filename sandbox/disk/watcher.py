@@ -19,6 +19,7 @@ from sandbox import child, processes
 from sandbox.disk.watch import (
     MEASURE_TIME,
     NOTHING,
+    Act,
     Amount,
     Condemn,
     DiskWatch,
@@ -30,7 +31,6 @@ from sandbox.disk.watch import (
     Usage,
     Watched,
 )
-from sandbox.disk.watch import Action as Act
 from sandbox.errors import EngineError, Fault, SandboxFault
 from sandbox.inspection.evidence import Baseline, Mount
 from sandbox.inspection.places import IMPLICIT_FOLDERS
@@ -64,7 +64,7 @@ class Inside:
 
 
 @dataclass(frozen=True, slots=True)
-class Sandbox:
+class OnDisk:
     """One sandbox, as the keeper tells about it at a look."""
 
     lent: bool
@@ -80,7 +80,7 @@ class Sandbox:
 class Sandboxes(Protocol):
     """What the watcher needs of the keeper. Called from the watcher's own threads, several at a time."""
 
-    def sandboxes(self) -> Mapping[str, Sandbox]:
+    def sandboxes(self) -> Mapping[str, OnDisk]:
         """Every sandbox that is fit or lent, by name. Quick: it is asked at every look."""
 
     def freeze(self, name: str) -> None:
@@ -115,7 +115,7 @@ class DiskWatcher:
         self._stopping = threading.Event()
         self._acting = ThreadPoolExecutor(_ACTING, thread_name_prefix="disk")
         self._last_look = time.monotonic()
-        self._seen: Mapping[str, Sandbox] = {}
+        self._seen: Mapping[str, OnDisk] = {}
         self._held: set[str] = set()
         """The sandboxes that stand still, from when that is asked for until it is over."""
 
@@ -139,10 +139,16 @@ class DiskWatcher:
         with self._looked:
             return name in self._held
 
-    def wait_while_frozen(self, name: str, deadline: float) -> bool:
-        """Wait until a sandbox can be cleaned or proven; False when it still stands at the monotonic `deadline`."""
+    def wait_while_frozen(self, name: str, deadline: float) -> None:
+        """Wait until a sandbox can be cleaned or proven.
+
+        Raises `SandboxFault` (`host-disk`) when it still stands at the monotonic `deadline`: its removal makes room.
+        """
         with self._looked:
-            return self._looked.wait_for(lambda: name not in self._held, max(0.0, deadline - time.monotonic()))
+            if not self._looked.wait_for(lambda: name not in self._held, max(0.0, deadline - time.monotonic())):
+                raise SandboxFault(
+                    Fault.HOST_DISK, "It stood still since the host's disk is short, and could not be looked at."
+                )
 
     @property
     def rooms(self) -> list[Room]:
@@ -235,7 +241,7 @@ class DiskWatcher:
             if isinstance(action, Freeze):
                 self._held.discard(action.name)
 
-    def _measure(self, action: Measure, sandbox: Sandbox | None) -> None:
+    def _measure(self, action: Measure, sandbox: OnDisk | None) -> None:
         usage = None
         try:
             usage = measure(sandbox) if sandbox else None
@@ -274,7 +280,7 @@ def _room(place: Path, device: int) -> Room:
     )
 
 
-def measure(sandbox: Sandbox, seconds: float = MEASURE_TIME) -> Usage | None:
+def measure(sandbox: OnDisk, seconds: float = MEASURE_TIME) -> Usage | None:
     """What a sandbox takes on the host's disk; None when there was no answer in time and a little."""
     pids = [process.pid for process in processes.of_container(sandbox.container_id)]
     order = {"trees": sandbox.trees, "inside": _inside(sandbox.inside), "pids": pids, "seconds": seconds}

@@ -15,6 +15,7 @@ import select
 import stat
 import sys
 
+from sandbox import procfs
 from sandbox.inspection.confine import confine
 
 TYPE_CHECKING = False
@@ -34,7 +35,6 @@ _MAX_PROC_FILE = 16 * 1024**2
 _PIECE = 64 * 1024
 _MAX_LISTED = 256
 _HELPERS_FOLDERS = (b".sysbox-procfs", b".sysbox-sysfs")  # made and removed for some reads: sysbox-fs, nsenter/event.go
-_STATE, _THREADS, _START_TIME = 0, 17, 19  # fields of /proc/PID/stat after the command's closing parenthesis, proc(5)
 
 
 class GoneError(Exception):
@@ -65,29 +65,29 @@ def gather(order: Order) -> dict[str, Any]:
     start = start_of(pid)
     if order["start"] not in (None, start):
         raise GoneError
-    sandbox = Sandbox(order)
-    sandbox.look()
+    look = Look(order)
+    look.take()
     ended = select.poll()
     ended.register(handle, select.POLLIN)
     if ended.poll(0) or start_of(pid) != start:
         raise GoneError
     return {
         "init_start": start,
-        "upper": sandbox.upper,
-        "lower": sandbox.lower,
-        "mounts": sandbox.mounts,
+        "upper": look.upper,
+        "lower": look.lower,
+        "mounts": look.mounts,
         "processes": list(_processes(order["container"].encode())),
-        "entries": sandbox.entries,
-        "crowded": sandbox.crowded,
-        "complete": sandbox.complete,
+        "entries": look.entries,
+        "crowded": look.crowded,
+        "complete": look.complete,
         "network": {"interfaces": _interfaces(pid), "routes": _routes(pid)},
-        "events": sandbox.events(),
-        "commands": sorted({name for folder in order["commands"] for name in sandbox.names(folder) or ()}),
-        "kept": {folder: names for folder in order["kept"] if (names := sandbox.names(folder)) is not None},
+        "events": look.events(),
+        "commands": sorted({name for folder in order["commands"] for name in look.names(folder) or ()}),
+        "kept": {folder: names for folder in order["kept"] if (names := look.names(folder)) is not None},
     }
 
 
-class Sandbox:
+class Look:
     """One look at one sandbox's files."""
 
     def __init__(self, order: Order) -> None:
@@ -108,7 +108,7 @@ class Sandbox:
         self.uids = _id_map(self.pid, "uid")
         self.gids = _id_map(self.pid, "gid")
 
-    def look(self) -> None:
+    def take(self) -> None:
         """Everything below the upper directory, then what is on mounts of its own."""
         upper = os.open(raw(self.upper), os.O_RDONLY | os.O_DIRECTORY)
         lower = [os.open(raw(layer), os.O_PATH | os.O_DIRECTORY) for layer in self.lower]
@@ -389,41 +389,27 @@ def _processes(container: bytes) -> Iterator[list[Any]]:
 
 def _process(pid: str, container: bytes) -> list[Any] | None:
     try:
-        if not _has_id(pid, container):
+        if not procfs.has_id(pid, container):
             return None
-        name, fields = _stat_of(pid)
-        if fields[_STATE] in (b"Z", b"X") and int(fields[_THREADS]) <= 1:
+        name, fields = procfs.stat_of(pid)
+        if procfs.is_dead(fields):
             return None
-        state = "T" if _waits_in_a_stop(pid) else fields[_STATE].decode()
+        state = "T" if _waits_in_a_stop(pid) else fields[procfs.STATE].decode()
         program, mounts = (_link(f"/proc/{pid}/{what}") for what in ("exe", "ns/mnt"))
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return [int(pid), int(fields[_START_TIME]), state, _text(name), program, mounts]
+    return [int(pid), int(fields[procfs.START_TIME]), state, _text(name), program, mounts]
 
 
 def _waits_in_a_stop(pid: str) -> bool:
     """Frozen on cgroup v1, a stopped process reads as any other; where it waits tells."""
-    return _read(f"/proc/{pid}/wchan") in (b"do_signal_stop", b"ptrace_stop")
-
-
-def _has_id(pid: str, container: bytes) -> bool:
-    try:
-        return container in _read(f"/proc/{pid}/cgroup")
-    except OSError as error:
-        if isinstance(error, (FileNotFoundError, ProcessLookupError)):
-            raise
-        return True  # a path too long to be told: only somebody who hides nests cgroups that deep
-
-
-def _stat_of(pid: int | str) -> tuple[bytes, list[bytes]]:
-    before, _, after = _read(f"/proc/{pid}/stat").rpartition(b")")
-    return before.partition(b"(")[2], after.split()
+    return procfs.read(pid, "wchan") in (b"do_signal_stop", b"ptrace_stop")
 
 
 def start_of(pid: int) -> int:
     """When a process started. Raises `GoneError`."""
     try:
-        return int(_stat_of(pid)[1][_START_TIME])
+        return int(procfs.stat_of(pid)[1][procfs.START_TIME])
     except (FileNotFoundError, ProcessLookupError):
         raise GoneError from None
 

@@ -28,7 +28,7 @@ from sandbox.processes import Process
 from sandbox.profile import Profile
 from sandbox.template import SandboxName
 
-INSPECT_DEADLINE = 15.0
+PROOF_DEADLINE = 15.0
 """Seconds to look at a sandbox after a job, cleaning included."""
 KILL_DEADLINE = 10.0
 FAULTS: Mapping[VerdictKind, Fault] = MappingProxyType(
@@ -126,7 +126,7 @@ class Builder:
         address = self._awake(built)
         if built.lost():
             return
-        deadline = time.monotonic() + INSPECT_DEADLINE
+        deadline = time.monotonic() + PROOF_DEADLINE
         try:
             readiness.prove(lambda: readiness.connect(address, deadline), built.identity, deadline)
         except SandboxFault as fault:
@@ -138,7 +138,7 @@ class Builder:
 
         Raises `SandboxFault` or `EngineError`.
         """
-        deadline = time.monotonic() + INSPECT_DEADLINE
+        deadline = time.monotonic() + PROOF_DEADLINE
         self._awake(built)
         self._end_others(built)
         # From outside first: what is damaged may never let us in, and nothing in it is worth cleaning.
@@ -148,7 +148,7 @@ class Builder:
 
     def prove_idle(self, built: Built) -> None:
         """Prove a sandbox again that serves nobody, with a container in it. Raises `SandboxFault` or `EngineError`."""
-        deadline = time.monotonic() + INSPECT_DEADLINE
+        deadline = time.monotonic() + PROOF_DEADLINE
         self._awake(built)
         verdict = self.verdict(built, deadline)
         if verdict.kind is VerdictKind.CLEANABLE:
@@ -208,7 +208,7 @@ class Builder:
 
     def _run_container(self, built: Built) -> None:
         """Prove that one runs, with a deadline of its own: what had to be cleaned before may have taken its time."""
-        self._prove(built, time.monotonic() + INSPECT_DEADLINE, container=True)
+        self._prove(built, time.monotonic() + PROOF_DEADLINE, container=True)
 
     def _prove(
         self, built: Built, deadline: float, cleaning: readiness.Cleaning | None = None, *, container: bool = False
@@ -249,7 +249,7 @@ class Builder:
 
     def _awake(self, built: Built) -> str:
         """Check that it runs, and let it go on where an earlier keeper was killed while it stood still."""
-        self.thaw(built)
+        self._freezer.wake(built.cgroup)
         return check_running(self._engine.facts(built.container_id))
 
     def _end_others(self, built: Built) -> int:

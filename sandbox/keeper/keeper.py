@@ -4,8 +4,10 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from enum import Enum, auto
 from ipaddress import IPv4Address, IPv4Network
 
+from sandbox.acts import Act, Create, Destroy, Prepare, Start, Try
 from sandbox.config import KeeperConfig
 from sandbox.daemons import Daemons, lost, still_there
 from sandbox.engine import Engine, Owned, StaleSocket
@@ -25,8 +27,6 @@ from sandbox.keeper.watch import HostWatch
 from sandbox.keeper.workers import Workers
 from sandbox.logs import Action, Events
 from sandbox.network import Walls, subnet_of
-from sandbox.pool import Action as Act
-from sandbox.pool import Create, Destroy, Prepare, Start, Try
 from sandbox.profile import SYSBOX
 from sandbox.state import BEING_MADE, IN_ADVANCE, State
 from sandbox.template import SandboxName
@@ -41,6 +41,14 @@ LEFTOVERS_PATIENCE = 10.0
 wait for the keeper meanwhile."""
 _AT_REST = frozenset({State.READY, State.LEASED, State.ORPHANED, State.HELD})
 _MADE = _AT_REST | {State.INSPECTING}
+
+
+class _Parting(Enum):
+    """What `stop` does about running jobs."""
+
+    WAITS = auto()
+    ENDS_THEM = auto()
+    LEAVES_ALL = auto()
 
 
 class Keeper:
@@ -77,7 +85,7 @@ class Keeper:
         self._workers = Workers(parts)
         self.verbs = Verbs(parts, self._workers)
         self._stopping = threading.Event()
-        self._hurried = False
+        self._parting = _Parting.WAITS
         self._next_leftovers = 0.0
 
     # -- its beginning -------------------------------------------------------------------------------------------
@@ -262,14 +270,18 @@ class Keeper:
     def stop(self, patience: float) -> None:
         """Lend no more, wait up to `patience` seconds for what is lent, then remove every sandbox without a job.
 
-        What is still lent then is left running for the next keeper; after `hurry` nothing is waited for or left.
+        What is still lent then is left running for the next keeper. After `hurry` nothing is waited for or left; after
+        `leave` it is `detach`.
         """
         self._close()
         self._wait_for_jobs(time.monotonic() + patience)
+        if self._parting is _Parting.LEAVES_ALL:
+            self.detach()
+            return
         self._storage.stop()
         with self._stock.changed:
             lent = {sandbox.name for sandbox in self._stock.pool if sandbox.lease is not None}
-        left_running = set() if self._hurried else lent
+        left_running = set() if self._parting is _Parting.ENDS_THEM else lent
         for name in lent - left_running:  # its runner asks once the connection breaks, and nobody answers a while later
             self._stock.condemn(name, Fault.KEEPER_STOPPED, "The keeper was told to stop at once.")
         self._workers.stop(wait=False)
@@ -312,9 +324,16 @@ class Keeper:
         events.info(Action.CONFIGURATION_READ, "the configuration was read anew")
 
     def hurry(self) -> None:
-        """Let `stop` wait no longer."""
+        """Let `stop` wait no longer, and end what runs."""
+        self._part(_Parting.ENDS_THEM)
+
+    def leave(self) -> None:
+        """Let `stop` wait no longer, and leave what there is for the next keeper."""
+        self._part(_Parting.LEAVES_ALL)
+
+    def _part(self, how: _Parting) -> None:
         with self._stock.changed:
-            self._hurried = True
+            self._parting = how
             self._stock.changed.notify_all()
 
     def _close(self) -> None:
@@ -325,7 +344,7 @@ class Keeper:
         """Wait until no job is known to run. One whose lease is not renewed any more is not waited for."""
         told = 0
         with self._stock.changed:
-            while not self._hurried and (left := deadline - time.monotonic()) > 0:
+            while self._parting is _Parting.WAITS and (left := deadline - time.monotonic()) > 0:
                 self._stock.end_what_ran_out(time.monotonic())
                 lent = sum(sandbox.state is State.LEASED for sandbox in self._stock.pool)
                 if lent == 0:

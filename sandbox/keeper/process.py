@@ -27,6 +27,8 @@ def run(read: Callable[[], Loaded[KeeperConfig]]) -> None:
     config = loaded.config
     configure(config.log.format)
     open_files.raise_limit()
+    # From the beginning: what comes while it starts is done once it has started, and leaves nothing half done.
+    signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
     for remark in loaded.remarks:
         _events.warning(Action.CONFIGURATION_REMARK, remark)
     metrics = Metrics(config.profiles)
@@ -35,7 +37,6 @@ def run(read: Callable[[], Loaded[KeeperConfig]]) -> None:
     # The socket first: a second keeper must be refused before it removes what it takes for leftovers.
     with KeeperServer(config.run_folder, the_keeper.verbs, config.group) as server:
         the_keeper.start()
-        signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
         give_up = partial(signals.send, signal.SIGUSR1)
         threading.Thread(target=the_keeper.run, args=(give_up,), name="reconcile").start()
         threading.Thread(target=server.serve_forever, name="server", daemon=True).start()
@@ -44,7 +45,7 @@ def run(read: Callable[[], Loaded[KeeperConfig]]) -> None:
         if received is signal.SIGUSR1:
             the_keeper.detach()
         else:
-            threading.Thread(target=_hurry, args=(the_keeper, signals), name="hurry", daemon=True).start()
+            threading.Thread(target=_hear_more, args=(the_keeper, signals), name="signals", daemon=True).start()
             the_keeper.stop(config.patience)
         server.shutdown()
 
@@ -60,7 +61,11 @@ def _reread(the_keeper: Keeper, started: Loaded[KeeperConfig], read: Callable[[]
         _events.warning(Action.CONFIGURATION_REMARK, f"not taken up before the next start: {', '.join(waiting)}")
 
 
-def _hurry(the_keeper: Keeper, signals: Signals) -> None:
-    while signals.take() is signal.SIGHUP:
+def _hear_more(the_keeper: Keeper, signals: Signals) -> None:
+    """What a keeper that waits for running jobs is told of them; the first word stands."""
+    while (received := signals.take()) is signal.SIGHUP:
         pass  # nothing is made any more
-    the_keeper.hurry()
+    if received is signal.SIGUSR1:
+        the_keeper.leave()
+    else:
+        the_keeper.hurry()

@@ -32,7 +32,8 @@ _T = TypeVar("_T")
 class Records:
     """The records in one folder. Raises `ConfigError` when it cannot be made.
 
-    That a record cannot be written is told and survived: it costs the sandbox when the keeper is killed, not the job.
+    That a record cannot be written or removed is told and survived: it costs the sandbox when the keeper is killed, not
+    the job.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,13 +73,13 @@ class Records:
         """Remove the records of every sandbox but these."""
         for path in self._folder.iterdir():
             if path.name.removesuffix(_BUILT_SUFFIX).removesuffix(_COURSE_SUFFIX) not in names:
-                path.unlink(missing_ok=True)
+                _remove(path)
 
     def _forget(self, name: str) -> None:
         self._last.pop(name, None)
         # The course first: without it the rest counts for nothing.
         for suffix in (_COURSE_SUFFIX, _BUILT_SUFFIX):
-            self._path(name, suffix).unlink(missing_ok=True)
+            _remove(self._path(name, suffix))
 
     def _path(self, name: str, suffix: str) -> Path:
         return self._folder / f"{name}{suffix}"
@@ -100,6 +101,14 @@ def _read(path: Path, shape: TypeAdapter[_T]) -> _T | None:
         what = f"the record {path} cannot be read and is left out: {type(error).__name__}"
         events.warning(Action.RECORD_FAILED, what)
         return None
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        what = f"{path} cannot be removed: {error}. A restarted keeper would look for this sandbox."
+        events.warning(Action.RECORD_FAILED, what)
 
 
 def _timeless(sandbox: Sandbox) -> Sandbox:

@@ -6,8 +6,8 @@ import shutil
 import socket
 import socketserver
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +55,10 @@ class KeeperServer(socketserver.ThreadingUnixStreamServer):
         self.path.unlink(missing_ok=True)
 
 
+class _ClientLeft(Exception):
+    """The client went away, or takes nothing."""
+
+
 class _Handler(socketserver.BaseRequestHandler):
     """One connection: a line in, a line out, and with a lease a connected socket."""
 
@@ -67,12 +71,15 @@ class _Handler(socketserver.BaseRequestHandler):
                 if not isinstance(error, KeeperError):
                     events.warning(Action.REQUEST_FAILED, f"a request failed: {error}")
                 _send(client, protocol.Refusal(refused=str(error), again=isinstance(error, NotNow)))
-        except OSError as error:
+        except _ClientLeft as error:
             events.info(Action.CLIENT_LEFT, f"a client went away: {error}")
         except Exception as error:  # noqa: BLE001 - the other clients are still served
             events.error(Action.DEFECT, "a request met a defect in the keeper", error=error)
-            with suppress(OSError):
-                _send(client, protocol.Refusal(refused="The keeper itself failed on this request; look at its log."))
+            # What the host refuses (a file, a write) says nothing about a lease: it may do it later.
+            again = isinstance(error, OSError)
+            failed = "The keeper itself failed on this request; look at its log."
+            with suppress(_ClientLeft):
+                _send(client, protocol.Refusal(refused=failed, again=again))
 
     def _answer(self, client: socket.socket, request: protocol.Message) -> None:
         verbs: Verbs = self.server.verbs  # type: ignore[attr-defined]
@@ -80,12 +87,12 @@ class _Handler(socketserver.BaseRequestHandler):
             case (entrance, connection):
                 try:
                     _hand_over(client, entrance, connection)
-                except OSError:
+                except _ClientLeft:
                     if isinstance(request, protocol.Lend):
                         verbs.take_back(request)
                     raise
             case reply:
-                client.sendall(protocol.encode_reply(reply))
+                _send(client, reply)
 
 
 _Answer = Callable[[Verbs, Any, Callable[[], bool]], protocol.Reply | tuple[protocol.Entrance, socket.socket]]
@@ -115,11 +122,21 @@ def _has_hung_up(client: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
+@contextmanager
+def _talking() -> Iterator[None]:
+    """What fails in here is the client's connection. Raises `_ClientLeft`."""
+    try:
+        yield
+    except OSError as error:
+        raise _ClientLeft(str(error)) from error
+
+
 def _hand_over(client: socket.socket, grant: protocol.Entrance, connection: socket.socket) -> None:
-    with connection:
+    with connection, _talking():
         socket.send_fds(client, [protocol.encode_reply(grant)], [connection.fileno()])
 
 
+@_talking()
 def _read_line(client: socket.socket) -> bytes:
     line, deadline = bytearray(), time.monotonic() + REQUEST_DEADLINE
     while not line.endswith(b"\n"):
@@ -143,8 +160,10 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _send(client: socket.socket, refusal: protocol.Refusal) -> None:
-    client.sendall(protocol.encode_reply(refusal))
+def _send(client: socket.socket, reply: protocol.Reply | protocol.Refusal) -> None:
+    line = protocol.encode_reply(reply)
+    with _talking():
+        client.sendall(line)
 
 
 def _close_to_others(run_folder: Path, group: str | None) -> None:

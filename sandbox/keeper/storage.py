@@ -8,7 +8,7 @@ from typing import Final
 
 from sandbox.config import KeeperConfig
 from sandbox.disk.watch import DiskWatch, Room
-from sandbox.disk.watcher import DiskWatcher, Inside, Sandbox
+from sandbox.disk.watcher import DiskWatcher, Inside, OnDisk
 from sandbox.engine import Engine
 from sandbox.errors import EngineError, Fault
 from sandbox.inspection.places import SYSBOX_DATA
@@ -79,17 +79,18 @@ class Storage:
                 taken[profile] += usage.amount.bytes
         return taken
 
-    def wait_while_frozen(self, name: str, deadline: float) -> bool:
-        """Wait until a sandbox may be cleaned or proven; False when it still stands at the monotonic `deadline`."""
-        return self._watcher is None or self._watcher.wait_while_frozen(name, deadline)
+    def wait_while_frozen(self, name: str, deadline: float) -> None:
+        """Wait until a sandbox may be cleaned or proven. Raises `SandboxFault` as the watcher does."""
+        if self._watcher:
+            self._watcher.wait_while_frozen(name, deadline)
 
     # -- what the watcher asks for (`sandbox.disk.watcher.Sandboxes`) ------------------------------------------------
 
-    def sandboxes(self) -> Mapping[str, Sandbox]:
+    def sandboxes(self) -> Mapping[str, OnDisk]:
         """Every sandbox that is fit or lent, by name."""
         with self._stock.changed:
             return {
-                sandbox.name: Sandbox(
+                sandbox.name: OnDisk(
                     lent=sandbox.state in _AT_WORK,
                     limit=int(built.profile.disk),
                     container_id=built.container_id,

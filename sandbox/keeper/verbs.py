@@ -69,9 +69,9 @@ class Verbs:
             known = ", ".join(profiles)
             raise KeeperRefused(f"There is no profile {request.profile}; the keeper's configuration has: {known}.")
         began = time.monotonic()
-        deadline = began + request.wait
+        want = Want(request.profile, request.trust_key, began)
         while True:
-            sandbox, built = self._take(request, deadline, hung_up)
+            sandbox, built = self._take(request, want, hung_up)
             self._refuse_without_walls(request)
             with suppress(SandboxFault):  # it is condemned, and there are others
                 connection = self._connect(sandbox.name, built)
@@ -244,9 +244,8 @@ class Verbs:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _take(self, request: protocol.Lend, deadline: float, hung_up: Callable[[], bool]) -> tuple[Sandbox, Built]:
-        stock = self._stock
-        want = Want(request.profile, request.trust_key)
+    def _take(self, request: protocol.Lend, want: Want, hung_up: Callable[[], bool]) -> tuple[Sandbox, Built]:
+        stock, deadline = self._stock, want.came + request.wait
         lease = Lease(request.attempt, request.token, request.patience)
         with stock.changed:
             stock.wants.append(want)
@@ -255,14 +254,15 @@ class Verbs:
                 while not self._closed.is_set():
                     if hung_up():  # it would keep a sandbox from the others, and have idle ones of theirs thrown away
                         raise NotNow("Its client went away while it waited for a sandbox.")
-                    if self._host_can(request.profile) and (sandbox := stock.pool.lend(want, lease, time.monotonic())):
+                    now, can = time.monotonic(), self._host_can(request.profile)
+                    if can and (sandbox := stock.pool.lend(want, lease, now, stock.wants)):
                         return sandbox, stock.built[sandbox.name]
-                    if (left := deadline - time.monotonic()) <= 0:
-                        can = self._host_can(request.profile)
+                    if (left := deadline - now) <= 0:
                         raise (KeeperRefused if can else NotNow)(self._none_in_time(request))
                     stock.changed.wait(min(left, LOOK_INTERVAL))
             finally:
                 stock.wants.remove(want)
+                stock.changed.notify_all()  # what would have been lent to it may be another's
         raise NotNow("The keeper is stopping and lends no more sandboxes.")
 
     def _refuse_without_walls(self, request: protocol.Lend) -> None:

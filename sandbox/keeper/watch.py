@@ -4,11 +4,10 @@ import os
 import threading
 import time
 
+from sandbox.acts import Act, Create, Destroy, Prepare, Probe, Replace, Start, Try
 from sandbox.health import Blame, Event, HostHealth, HostState
 from sandbox.keeper.metrics import Metrics
 from sandbox.logs import Action, Events
-from sandbox.pool import Action as Act
-from sandbox.pool import Create, Destroy, Prepare, Probe, Replace, Start, Try
 
 events = Events("keeper")
 

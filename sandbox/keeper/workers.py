@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Network
 
+from sandbox.acts import Act, Create, Destroy, Prepare, Probe, Replace, Start, Try
 from sandbox.daemons import check
 from sandbox.errors import ConfigError, EngineError, EngineTimeout, EngineUnreachable, Fault, SandboxFault
 from sandbox.health import CreationBegan, CreationEnded, FreshUnfit
@@ -15,8 +16,6 @@ from sandbox.keeper.builder import Built, Prepared, as_fault
 from sandbox.keeper.parts import Parts
 from sandbox.logs import Action, Events
 from sandbox.network import WallsDown
-from sandbox.pool import Action as Act
-from sandbox.pool import Create, Destroy, Prepare, Probe, Replace, Start, Try
 from sandbox.profile import Profile
 from sandbox.state import State
 from sandbox.template import SandboxName
@@ -26,6 +25,8 @@ events = Events("keeper")
 _WORKERS = 16
 STRANGER_RETRY = 5.0
 """Seconds between attempts to remove what is of no sandbox. It takes up no place, but its name and its addresses."""
+_OF_THE_HOST = frozenset({Fault.RUNTIME_LOST, Fault.HOST_DISK})
+"""What is known to be no sandbox's own, so that it is no sign of how they are made."""
 FROZEN_DEADLINE = 30.0
 """Seconds to wait for a sandbox that stands still until the host's disk has room again."""
 
@@ -211,7 +212,7 @@ class Workers:
             if sandbox is None or sandbox.state is not State.INSPECTING:  # condemned or held meanwhile
                 return
             if fault:
-                if sandbox.jobs == 0 and not fault.fault.is_quiet and fault.fault is not Fault.RUNTIME_LOST:
+                if sandbox.jobs == 0 and not fault.fault.is_quiet and fault.fault not in _OF_THE_HOST:
                     unfit = FreshUnfit(sandbox.profile, built.container_id, fault.fault, str(fault))
                     self._watch.observe(unfit)
                 stock.condemn(name, fault.fault, str(fault))

@@ -17,17 +17,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from runner.api.app import make_app
 from runner.api.server import Tls, serve
-from runner.api.token import Token
 from runner.errors import InputError, StateError
 from runner.execution.lease import Access, SandboxFacts
 from runner.job import Job
-from runner.service.leases import NotedLeases
-from runner.service.service import Service
 from runner.store.states import JobState
+from tests.runner.api.test_app import app_of
 from tests.runner.conftest import FakeLeases, hang
-from tests.runner.service.state import State
+from tests.runner.service.state import State, service_of
 
 pytestmark = pytest.mark.anyio
 
@@ -44,16 +41,16 @@ def no_sandbox() -> FakeLeases:
 async def test_a_port_that_is_taken_is_told_and_ends_no_job(tmp_path: Path) -> None:
     """The trap: a restart that fails would end the jobs that a crash had left running."""
     state = State(tmp_path)
-    service = Service(NotedLeases(no_sandbox(), state.leases), state.records, 1, None)
+    service = service_of(state, no_sandbox())
     job = await service.submit(Job(b"true"))
-    app = make_app(service, Token(tmp_path / "token"), state.tokens)
+    app = app_of(service, tmp_path)
     listening = asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = cast(int, taken.getsockname()[1])
         with pytest.raises(StateError, match=f"cannot listen on 127.0.0.1:{port}"):
             await serve(service, app, "127.0.0.1", port, listening=listening.set)
     assert not listening.is_set()
-    again = State(tmp_path).records.get(job.id)
+    again = await State(tmp_path).records.get(job.id)
     assert again
     assert (again.state, again.cancellation.cause) == (JobState.QUEUED, None)
 
@@ -83,8 +80,8 @@ def certificate(folder: Path) -> Tls:
 
 async def test_with_a_certificate_it_serves_https_and_nothing_else(tmp_path: Path) -> None:
     state = State(tmp_path)
-    service = Service(NotedLeases(no_sandbox(), state.leases), state.records, 1, None)
-    app = make_app(service, Token(tmp_path / "token"), state.tokens)
+    service = service_of(state, no_sandbox())
+    app = app_of(service, tmp_path)
     tls = certificate(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -107,8 +104,8 @@ async def test_a_defect_is_answered_as_a_problem_and_stands_in_the_log(
         raise KeyError("a secret detail")
 
     state = State(tmp_path)
-    service = Service(NotedLeases(no_sandbox(), state.leases), state.records, 1, None)
-    app = make_app(service, Token(tmp_path / "token"), state.tokens, known=broken)
+    service = service_of(state, no_sandbox())
+    app = app_of(service, tmp_path, known=broken)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     listening = asyncio.Event()
