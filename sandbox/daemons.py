@@ -123,7 +123,7 @@ class Daemons:
         self._seen |= {daemon.program for daemon in self._running or ()}
 
     def of(self, runtime: str) -> frozenset[Daemon]:
-        """Return the daemons that a sandbox of this runtime would start under now; empty if none needed or known."""
+        """Return the daemons that a sandbox of this runtime would start under now; empty if none is needed or known."""
         service = self._services.get(runtime)
         known = self._running or frozenset()
         return frozenset(daemon for daemon in known if service and daemon.program in service.programs)

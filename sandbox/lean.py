@@ -15,7 +15,7 @@ _NOT_NEEDED = (
 
 
 def do_without() -> None:
-    """Skip them in this whole process. Call before the libraries are imported: both take them for missing extras."""
+    """Skip them in this whole process. Call before the libraries are imported: they take these for missing extras."""
     leave_out(*_NOT_NEEDED)
 
 

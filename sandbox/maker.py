@@ -150,7 +150,7 @@ class Maker:
         return spec.subnet
 
     def _reserve(self, name: SandboxName, made: ExitStack) -> IPv4Network:
-        """Reserve a free subnet from other creations until `made` ends: from then on the engine lists it."""
+        """Reserve a free subnet, which no other creation picks until `made` closes: by then the engine lists it."""
         taken = self._engine.taken_subnets()
         with self._choosing:
             subnet = free_subnet(self._range, [*taken, *self._reserved], name.generation)

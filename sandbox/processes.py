@@ -116,7 +116,10 @@ def _in_container(pid: str, container_id: bytes) -> Process | None:
 
 
 def _is_of_host(pid: str) -> bool:
-    """Whether a process is the host's own. By proc(5), `NSpid` has an id for each pid namespace below ours."""
+    """Whether a process is the host's own: of root, and in no pid namespace below ours.
+
+    proc(5): `Uid` is as this user namespace sees it, and `NSpid` has an id for each pid namespace below ours.
+    """
     fields = dict(line.partition(b":")[::2] for line in procfs.read(pid, "status").splitlines())
     return set(fields[b"Uid"].split()) == {b"0"} and len(fields.get(b"NSpid", b"").split()) <= 1
 

@@ -25,7 +25,7 @@ def read(pid: int | str, file: str) -> bytes:
 def has_id(pid: int | str, container: bytes) -> bool:
     """Whether a process belongs to a container: its cgroup path contains the id. Raises as `read` does.
 
-    Never guesses: a wrong no leaves a job's process running, and a wrong yes kills one of the host's.
+    Raises rather than guesses: a wrong no leaves a job's process running, a wrong yes kills one of the host's.
     """
     try:
         return container in read(pid, "cgroup")  # bytes: root inside names cgroups as it likes

@@ -131,7 +131,7 @@ def _short(error: Exception) -> str:
 
 def items_of(answer: object) -> list[Any]:
     """Return a listing's items. Raises `TypeError` for anything else, which would read as an empty listing."""
-    if answer is None:  # Go writes an empty list so
+    if answer is None:  # Go's way to write an empty list
         return []
     if not isinstance(answer, list):
         raise TypeError(f"a list was expected, not {type(answer).__name__}")

@@ -204,7 +204,7 @@ def _writable(mount: Spec) -> Spec:
 
 
 def edit_seccomp(profile: Spec) -> Spec:
-    """Allow our calls in the engine's profile, and take them out of its own rules, which may mask or deny them."""
+    """Allow our calls, and remove them from the engine's rules that mask or deny them (clone, clone3)."""
     rules = []
     for rule in profile.get("syscalls") or []:
         others = [name for name in rule.get("names") or [] if name not in SYSCALLS]
