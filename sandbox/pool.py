@@ -223,7 +223,7 @@ class Pool:
         return over
 
     def give_back(self, token: str, used: bool, now: float) -> Sandbox:
-        """End a lease. The sandbox is inspected, held for a person, or condemned when its profile always recreates."""
+        """End a lease. The sandbox is inspected, held for a person, or condemned when it is always recreated."""
         sandbox = self.by_token(token)
         if sandbox.hold is not None:
             return self._move(sandbox.name, State.HELD, now, lease=None, held_until=now + sandbox.hold)
