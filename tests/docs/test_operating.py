@@ -31,7 +31,7 @@ _BUILDX: Final = "it needs buildx and an emulator; tests/images/test_build.py lo
 _GITLAB: Final = "tests/images/test_gitlab_image.py types it, with a stand-in for gitlab-runner's own image"
 _SYSTEMD: Final = "test_systemd types it, in a machine of its own"
 _INSTALL: Final = "test_install types it, in a machine of its own, with a package that stands in for sysbox's"
-_HOST: Final = "it changes the host that the tests run on"
+_EVALUATION: Final = "test_evaluation types it, in a machine of its own"
 ELSEWHERE: Final = {
     ("README", "make demo"): "test_demo types it",
     ("README", "docker compose up -d"): "test_tutorial types it",
@@ -65,8 +65,8 @@ ELSEWHERE: Final = {
     ("sandbox-image", "docker buildx create"): _BUILDX,
     ("systemd", "apt-get install"): _SYSTEMD,
     ("upgrade", "python3 -m venv"): _SYSTEMD,
-    ("userns-runc", "sandbox evaluation up"): "tests/sandbox/evaluation brings up engines of its own",
-    ("userns-runc", "sandbox evaluation down"): _HOST,
+    ("userns-runc", "sandbox evaluation up"): _EVALUATION,
+    ("userns-runc", "sandbox evaluation down"): _EVALUATION,
     ("userns-runc", "cp sandbox/evaluation"): _SYSTEMD,
 }
 """Why a block is not typed in by a test, by the page and the beginning of its first line."""
