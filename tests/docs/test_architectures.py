@@ -20,6 +20,7 @@ from sandbox.images.build import PASSED_ON
 from tests.certificates import certificate
 from tests.docs.pages import ROOT, block_of
 from tests.images.started import archive
+from tests.waiting import until
 
 DEADLINE: Final = 1500
 PAGE: Final = "own-images"
@@ -96,21 +97,29 @@ def builder(docker_client: docker.DockerClient, sandbox_runtime: str, sandbox_im
         "/srv/registry.json": json.dumps(REGISTRY).encode(),
         **{f"/srv/{file.relative_to(ROOT)}": file.read_bytes() for file in context},
     }
-    service = docker_client.containers.create(SERVICE)
     container = docker_client.containers.create(
         sandbox_image, runtime=sandbox_runtime, environment=environment(), volumes=["/var/lib/docker"],
         extra_hosts={HOST: "127.0.0.1"},
     )  # fmt: skip
     try:
-        container.put_archive("/opt", b"".join(service.get_archive(PROGRAMS)[0]))
+        container.put_archive("/opt", programs(docker_client))
         container.put_archive("/", archive(files))
         container.start()
+        until("the engine answers", lambda: container.exec_run(["docker", "info"]).exit_code == 0)
         made = Builder(container)
         made.type(PREPARED)
         yield made
     finally:
-        service.remove()
         container.remove(force=True, v=True)
+
+
+def programs(client: docker.DockerClient) -> bytes:
+    """The installed commands, as an archive."""
+    service = client.containers.create(SERVICE)
+    try:
+        return b"".join(service.get_archive(PROGRAMS)[0])
+    finally:
+        service.remove()
 
 
 def environment() -> dict[str, str]:
