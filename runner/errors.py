@@ -24,8 +24,8 @@
     │   └── ResponseError        the job response cannot be read
     └── ServiceError             the service cannot do what was asked
         ├── StateError           its state cannot be read or written
-        │   ├── StateBusyError   another program holds it: asking again helps
-        │   └── IllegalMoveError a job cannot move like that, which is a defect
+        │   └── StateBusyError   another program holds it: asking again helps
+        ├── IllegalMoveError     a job cannot move like that, which is a defect
         ├── BusyError            too much waits
         ├── RequestReusedError   a client's name for one submission was used for another one
         ├── WrongModeError       it is on its way out, and cannot do something else
@@ -142,7 +142,7 @@ class StateBusyError(StateError):
     """Another program holds the service's state for now. Asking again helps."""
 
 
-class IllegalMoveError(StateError):
+class IllegalMoveError(ServiceError):
     """A job cannot move like that, which is a defect."""
 
 

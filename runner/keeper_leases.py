@@ -24,8 +24,8 @@ from sandbox.state import State
 
 DEFAULT_KEEPER = Path(places.DEFAULT_SOCKET)
 
-_LENDING = 1100
-"""Requests for a sandbox that may wait at once: more than any runner has slots."""
+_LEASES = 1100
+"""Requests for a sandbox that may wait at once, and calls about one: more than any runner has slots."""
 _ASKING = 4
 """Questions that wait at once for a keeper that hangs: no more of them, on threads of their own."""
 ASKED_DEADLINE = 5.0
@@ -62,8 +62,10 @@ class KeeperLeases:
 
     def __init__(self, socket: Path = DEFAULT_KEEPER) -> None:
         self._client = KeeperClient(socket)
-        # They wait for minutes. On the threads that all else shares, six of them would hold up every renewal.
-        self._lending = ThreadPoolExecutor(_LENDING, thread_name_prefix="lend")
+        # A request waits for minutes, and a keeper that hangs holds up every call: on the threads that all else shares,
+        # six of them would take all. So requests take none of the renewals' threads, and neither takes the disk's.
+        self._lending = ThreadPoolExecutor(_LEASES, thread_name_prefix="lend")
+        self._holding = ThreadPoolExecutor(_LEASES, thread_name_prefix="lease")
         self._asking = ThreadPoolExecutor(_ASKING, thread_name_prefix="ask")
         self._late = Late()
 
@@ -75,7 +77,7 @@ class KeeperLeases:
             attempt=attempt, token=token, profile=profile, trust_key=trust_key, wait=wait, patience=patience
         )
         withdrawal = Withdrawal()
-        asked = asyncio.ensure_future(_ask(lambda: self._client.lend(request, withdrawal), threads=self._lending))
+        asked = asyncio.ensure_future(_ask(self._lending, lambda: self._client.lend(request, withdrawal)))
         try:
             return self._lease(attempt, await asyncio.shield(asked))
         except asyncio.CancelledError:
@@ -85,7 +87,7 @@ class KeeperLeases:
 
     async def resume(self, attempt: str, token: str) -> "KeeperLease":
         """See `LeaseSource.resume`."""
-        asked = asyncio.ensure_future(_ask(lambda: self._client.resume(token), refused=LeaseLostError))
+        asked = asyncio.ensure_future(_ask(self._holding, lambda: self._client.resume(token), refused=LeaseLostError))
         try:
             return self._lease(attempt, await asyncio.shield(asked))
         except asyncio.CancelledError:
@@ -94,34 +96,34 @@ class KeeperLeases:
 
     async def ready(self, profile: str) -> int:
         """How many sandboxes of a profile are ready and not leased. Errors: LeaseError."""
-        listing = await _ask(self._client.listing)
+        listing = await _ask(self._holding, self._client.listing)
         return sum(sandbox.state is State.READY and sandbox.profile == profile for sandbox in listing.sandboxes)
 
     async def sandboxes(self) -> list[SandboxFacts]:
         """Every sandbox of the keeper, whoever has it. Errors: LeaseError."""
-        listing = await _ask(lambda: self._client.listing(ASKED_DEADLINE), threads=self._asking)
+        listing = await _ask(self._asking, lambda: self._client.listing(ASKED_DEADLINE))
         return [_facts(sandbox) for sandbox in listing.sandboxes]
 
     async def profiles(self) -> Profiles:
         """See `LeaseSource.profiles`; the order is that of the keeper's file."""
-        offered = await _ask(lambda: self._client.profiles(ASKED_DEADLINE), threads=self._asking)
+        offered = await _ask(self._asking, lambda: self._client.profiles(ASKED_DEADLINE))
         return {name: frozenset(labels) for name, labels in offered.items()}
 
     async def metrics(self) -> str:
         """What the keeper measures, in Prometheus's text format. Errors: LeaseError."""
-        return await _ask(lambda: self._client.metrics(ASKED_DEADLINE), threads=self._asking)
+        return await _ask(self._asking, lambda: self._client.metrics(ASKED_DEADLINE))
 
     def _lease(self, attempt: str, granted: tuple[protocol.LeaseGrant, socket]) -> "KeeperLease":
         grant, connection = granted
         access = Access(connection, grant.user, grant.host_key, grant.client_key)
-        return KeeperLease(self._client, attempt, grant, access, self._late)
+        return KeeperLease(self._client, self._holding, attempt, grant, access, self._late)
 
     async def _return_unwanted(self, asked: "_Granted") -> None:
         """Nobody waits for this lease any more. If even this fails, the keeper takes it back after its term."""
         with suppress(LeaseError):
             grant, connection = await asked
             connection.close()
-            await _ask(lambda: self._client.give_back(grant.token, used=False))
+            await _ask(self._holding, lambda: self._client.give_back(grant.token, used=False))
 
 
 class KeeperLease:
@@ -130,7 +132,13 @@ class KeeperLease:
     caveat = ""
 
     def __init__(
-        self, client: KeeperClient, attempt: str, grant: protocol.LeaseGrant, access: Access, late: Late
+        self,
+        client: KeeperClient,
+        threads: ThreadPoolExecutor,
+        attempt: str,
+        grant: protocol.LeaseGrant,
+        access: Access,
+        late: Late,
     ) -> None:
         self.attempt = attempt
         self.sandbox = grant.sandbox
@@ -139,6 +147,7 @@ class KeeperLease:
         self.term = grant.term
         self.access = access
         self._client = client
+        self._threads = threads
         self._token = grant.token
         self._late = late
         self._over = False
@@ -146,14 +155,14 @@ class KeeperLease:
     async def renew(self) -> None:
         """See `Lease.renew`."""
         try:
-            await _ask(lambda: self._client.renew(self._token), refused=LeaseLostError)
+            await _ask(self._threads, lambda: self._client.renew(self._token), refused=LeaseLostError)
         except LeaseLostError:
             self._over = True
             raise
 
     async def kill(self) -> None:
         """See `Lease.kill`."""
-        await _ask(lambda: self._client.kill(self._token))
+        await _ask(self._threads, lambda: self._client.kill(self._token))
 
     async def give_back(self, *, used: bool) -> None:
         """See `Lease.give_back`."""
@@ -169,7 +178,7 @@ class KeeperLease:
 
     async def _end(self, act: Callable[[], None]) -> None:
         if not self._over:
-            await _ask(act, refused=LeaseLostError)
+            await _ask(self._threads, act, refused=LeaseLostError)
             self._over = True
 
 
@@ -193,9 +202,7 @@ def _close_unwanted(asked: _Granted) -> None:
         connection.close()
 
 
-async def _ask(
-    act: Callable[[], _T], refused: type[LeaseError] = LeaseError, threads: ThreadPoolExecutor | None = None
-) -> _T:
+async def _ask(threads: ThreadPoolExecutor, act: Callable[[], _T], refused: type[LeaseError] = LeaseError) -> _T:
     try:
         return await asyncio.get_running_loop().run_in_executor(threads, act)
     except KeeperRefused as error:

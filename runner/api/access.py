@@ -15,6 +15,7 @@ from runner.api.problems import ApiError
 from runner.api.rate import Buckets
 from runner.api.token import Token
 from runner.logs import Action, Events
+from runner.store.threads import reading
 from runner.store.tokens import Scope, TokenFacts, Tokens
 
 _events = Events(__name__)
@@ -39,7 +40,7 @@ class Access:
         async def caller(
             request: Request, _documented: Annotated[object, Security(_DOCUMENTED, scopes=[scope])] = None
         ) -> TokenFacts:
-            client = self._client(request.headers.get("authorization"))
+            client = await self._client(request.headers.get("authorization"))
             self._slow_down(client)
             if scope not in client.scopes:
                 what = f"{client.who} may not {request.method} {request.url.path}: no scope {scope}"
@@ -59,13 +60,13 @@ class Access:
                 {"Retry-After": str(seconds)},
             )
 
-    def _client(self, header: str | None) -> TokenFacts:
+    async def _client(self, header: str | None) -> TokenFacts:
         if self._first.admits(header):
             return FIRST
         kind, _, token = (header or "").partition(" ")
         if kind.lower() != "bearer":
             raise ApiError(HTTPStatus.UNAUTHORIZED, "Send `Authorization: Bearer TOKEN` with one of the API's tokens.")
-        client = self._tokens.find(token)
+        client = await reading(self._tokens.find, token)
         if client is None:
             raise ApiError(HTTPStatus.UNAUTHORIZED, "The token is unknown or was revoked. Have a new one created.")
         if client.expired:

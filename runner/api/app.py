@@ -15,6 +15,7 @@ from runner.api.token import Token
 from runner.execution.lease import SandboxFacts
 from runner.service.health import Health
 from runner.service.service import Service
+from runner.store.deliveries import Deliveries
 from runner.store.tokens import Tokens
 
 
@@ -26,6 +27,7 @@ def make_app(
     service: Service,
     first: Token,
     clients: Tokens,
+    deliveries: Deliveries,
     works: Works | None = None,
     keeper: Callable[[], Awaitable[str]] | None = None,
     known: sandboxes.Sandboxes = _none,
@@ -33,7 +35,8 @@ def make_app(
     rate: float = 200.0,
     burst: int = 1000,
 ) -> FastAPI:
-    """Make the application for one service, with the token that is always there and those of its clients.
+    """Make the application for one service, with the token that is always there and those of its clients, and the
+    messages that its webhooks have still to send.
 
     `works` is what is drained and stopped with it, itself included, where that is more than the service; `keeper` tells
     what the keeper measures, where there is one; `known` tells of the sandboxes. Each client may ask `burst` times at
@@ -46,6 +49,6 @@ def make_app(
     app.include_router(files.make_router(service, access))
     app.include_router(sandboxes.make_router(service, known, access))
     app.include_router(tokens.make_router(clients, access))
-    app.include_router(operation.make_router(service, works or service, access))
+    app.include_router(operation.make_router(service, works or service, deliveries, access))
     add_problems(app)
     return app

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Final, TypeVar
 
@@ -22,7 +23,11 @@ DEADLINE: Final = 300.0
 _CLOSE: Final = {"Connection": "close"}
 """What is left of a body that is refused is not read."""
 
+_LARGE: Final = ThreadPoolExecutor(2, thread_name_prefix="parse")
+"""For large bodies: each takes several times its size of memory, so the others wait."""
+
 _M = TypeVar("_M", bound=BaseModel)
+_T = TypeVar("_T")
 
 
 async def read(request: Request, limit: int) -> bytes:
@@ -39,7 +44,7 @@ async def read(request: Request, limit: int) -> bytes:
 async def receive(request: Request, limit: int, seconds: float, take: Callable[[bytes], Awaitable[None]]) -> None:
     """Pass the body on, piece by piece. Errors: those of `take`; ApiError.
 
-    One that announces to be too large is refused before a byte is read.
+    A body whose Content-Length is over the limit is refused before any of it is read.
     """
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
@@ -59,6 +64,13 @@ async def receive(request: Request, limit: int, seconds: float, take: Callable[[
         raise ApiError(HTTPStatus.BAD_REQUEST, "The connection ended within the body.", _CLOSE) from None
 
 
+async def understood(body: bytes, understand: Callable[[bytes], _T]) -> _T:
+    """Return what a body means. What takes its time goes on beside renewals, and not in place of them."""
+    if len(body) <= SMALL:
+        return understand(body)
+    return await asyncio.get_running_loop().run_in_executor(_LARGE, understand, body)
+
+
 def parse(body: bytes, model: type[_M]) -> _M:
     """Return what a body says. Errors: ApiError, which names the fields that are wrong and quotes nothing.
 
@@ -74,7 +86,7 @@ def parse(body: bytes, model: type[_M]) -> _M:
 
 
 def _check_names(pairs: list[tuple[str, object]]) -> None:
-    """The second of two equal names would win without a word."""
+    """Refuse the second of two equal names: it would win without a word."""
     names = set()
     for name, _ in pairs:
         if name in names:

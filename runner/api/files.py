@@ -11,11 +11,11 @@ from fastapi.responses import FileResponse
 
 from runner.api import bodies
 from runner.api.access import Access
+from runner.api.lookup import record_of
 from runner.api.models import ArtifactList, UploadView
 from runner.api.problems import ApiError
 from runner.execution.files.bundle import Kept
 from runner.logs import Action, Events
-from runner.service.record import Record
 from runner.service.service import Service
 from runner.store.tokens import Scope, TokenFacts
 
@@ -51,7 +51,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
     @files.get("/jobs/{job_id}/artifacts/archive", dependencies=[reader], response_class=FileResponse)
     async def archive(job_id: str) -> FileResponse:
         """Download what is kept of a job, as a tar archive compressed with gzip. Ranges are answered."""
-        path = _record(service, job_id).bundle_path
+        path = (await record_of(service.records, job_id)).bundle_path
         if not (await _kept(service, job_id)).members or not path.is_file():
             raise ApiError(HTTPStatus.NOT_FOUND, "No artifacts of this job are kept.")
         return FileResponse(path, media_type="application/gzip", filename=f"{job_id}.tar.gz")
@@ -73,16 +73,9 @@ async def _receive(request: Request, service: Service) -> UploadView:
     return UploadView(id=incoming.id, size=size)
 
 
-def _record(service: Service, job_id: str) -> Record:
-    record = service.records.get(job_id)
-    if record is None:
-        raise ApiError(HTTPStatus.NOT_FOUND, "There is no job of that id; the oldest ones are forgotten.")
-    return record
-
-
 async def _kept(service: Service, job_id: str) -> Kept:
     """What is kept of a job. Only once it has its outcome: what was collected before may be collected again."""
-    record = _record(service, job_id)
+    record = await record_of(service.records, job_id)
     if record.result is None:
         raise ApiError(HTTPStatus.CONFLICT, "The job has no outcome yet. Ask again when its state is `settled`.")
     return await asyncio.to_thread(record.kept)

@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
-import asyncio
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Final
@@ -13,13 +12,14 @@ from fastapi.responses import StreamingResponse
 from runner import outcome as outcomes
 from runner.api import bodies, logs
 from runner.api.access import Access
+from runner.api.lookup import record_of, summary_of
 from runner.api.models import JobPage, JobRequest, JobView
-from runner.api.problems import ApiError
 from runner.logs import Action, Events
 from runner.service.record import Record
 from runner.service.service import Service
 from runner.store import jobs as submission
 from runner.store.states import JobState
+from runner.store.threads import reading
 from runner.store.tokens import Scope, TokenFacts
 
 _events = Events(__name__)
@@ -35,10 +35,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
     reader, submitter = Depends(access.needs(Scope.READ)), access.needs(Scope.SUBMIT)
 
     async def found(job_id: str) -> Record:
-        record = service.records.get(job_id)
-        if record is None:
-            raise _unknown()
-        return record
+        return await record_of(service.records, job_id)
 
     jobs = APIRouter(prefix="/v1/jobs")
 
@@ -49,9 +46,10 @@ def make_router(service: Service, access: Access) -> APIRouter:
         """Take a job. With an Idempotency-Key that was used before it is the same job, if the body is the same."""
         body = await bodies.read(request, MAX_BODY)
         name = submission.Request(idempotency_key, body) if idempotency_key else None
-        record = await service.submit(bodies.parse(body, JobRequest).to_job(), name)
+        job = await bodies.understood(body, lambda body: bodies.parse(body, JobRequest).to_job())
+        record = await service.submit(job, name)
         _events.info(Action.SUBMITTED, f"submitted by {client.who}", job=record.id, who=client.who)
-        return _view(service, record.id)
+        return await _view(service, record.id)
 
     @jobs.get("", dependencies=[reader])
     async def list_jobs(
@@ -61,12 +59,12 @@ def make_router(service: Service, access: Access) -> APIRouter:
         prefix: Annotated[str | None, Query(pattern=r"^[0-9a-f]{1,32}$")] = None,
     ) -> JobPage:
         """List the newest jobs, or those that were submitted before a certain one, or whose ids begin like that."""
-        found = await asyncio.to_thread(service.records.page, limit, before, state, prefix)
+        found = await reading(service.records.page, limit, before, state, prefix)
         return JobPage(jobs=[JobView.of(job) for job in found], next=found[-1].id if len(found) == limit else None)
 
     @jobs.get("/{job_id}", dependencies=[reader])
     async def show(job_id: str) -> JobView:
-        return _view(service, job_id)
+        return await _view(service, job_id)
 
     @jobs.get("/{job_id}/log", dependencies=[reader], response_class=StreamingResponse)
     async def log(
@@ -93,23 +91,16 @@ def make_router(service: Service, access: Access) -> APIRouter:
     async def cancel(
         client: Annotated[TokenFacts, Depends(submitter)], record: Annotated[Record, Depends(found)]
     ) -> JobView:
-        """Ask for a job's end. It has not ended yet when this returns."""
+        """Ask for a job's end. It may not have ended yet when this returns."""
         _events.info(Action.CANCELLED, f"cancelled by {client.who}", job=record.id, who=client.who)
         await service.cancel(record, client.name)
-        return _view(service, record.id)
+        return await _view(service, record.id)
 
     return jobs
 
 
-def _view(service: Service, job_id: str) -> JobView:
-    summary = service.records.summary(job_id)
-    if summary is None:
-        raise _unknown()
-    return JobView.of(summary)
-
-
-def _unknown() -> ApiError:
-    return ApiError(HTTPStatus.NOT_FOUND, "There is no job of that id; the oldest ones are forgotten.")
+async def _view(service: Service, job_id: str) -> JobView:
+    return JobView.of(await summary_of(service.records, job_id))
 
 
 async def _now(record: Record, offset: int) -> AsyncIterator[bytes]:

@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
-import asyncio
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Annotated
@@ -15,12 +14,14 @@ from runner.api.models import DeliveryView, Status, StopRequest
 from runner.api.server import Works
 from runner.logs import Action, Events
 from runner.service.service import Service
+from runner.store.deliveries import Deliveries
+from runner.store.threads import reading
 from runner.store.tokens import Scope, TokenFacts
 
 _events = Events(__name__)
 
 
-def make_router(service: Service, works: Works, access: Access) -> APIRouter:
+def make_router(service: Service, works: Works, deliveries: Deliveries, access: Access) -> APIRouter:
     """Make the routes for one service, and for all that works beside it."""
     operation = APIRouter(prefix="/v1")
     Operator = Annotated[TokenFacts, Depends(access.needs(Scope.ADMIN))]  # noqa: N806 - a type
@@ -28,7 +29,7 @@ def make_router(service: Service, works: Works, access: Access) -> APIRouter:
     @operation.get("/status", dependencies=[Depends(access.needs(Scope.READ))])
     async def status() -> Status:
         """Say how the service is."""
-        hold = service.records.hold()
+        hold = await reading(service.records.jobs.hold)
         return Status(
             version=version("sandbox-runner"),
             mode=service.mode,
@@ -46,7 +47,7 @@ def make_router(service: Service, works: Works, access: Access) -> APIRouter:
     @operation.get("/webhooks", dependencies=[Depends(access.needs(Scope.READ))])
     async def webhooks() -> list[DeliveryView]:
         """List the webhook messages that their receivers have not accepted, the oldest first."""
-        return [DeliveryView.of(one) for one in await asyncio.to_thread(service.records.undelivered)]
+        return [DeliveryView.of(one) for one in await reading(deliveries.in_trouble)]
 
     @operation.post("/drain")
     async def drain(operator: Operator) -> Status:

@@ -15,29 +15,30 @@ from starlette.exceptions import HTTPException
 from runner.errors import (
     BadJobError,
     BusyError,
-    IllegalMoveError,
     LeaseError,
-    LeaseUnreachableError,
     RequestReusedError,
     RunnerError,
     StateBusyError,
+    StateError,
     StoppingError,
     WrongModeError,
 )
+from runner.logs import Action, Events
 from sandbox.settings.complaints import demand
+
+_events = Events(__name__)
 
 _STATUS: Final = {
     BadJobError: HTTPStatus.UNPROCESSABLE_ENTITY,
     BusyError: HTTPStatus.TOO_MANY_REQUESTS,
     LeaseError: HTTPStatus.SERVICE_UNAVAILABLE,
-    LeaseUnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
     StoppingError: HTTPStatus.SERVICE_UNAVAILABLE,
     RequestReusedError: HTTPStatus.CONFLICT,
     WrongModeError: HTTPStatus.CONFLICT,
+    StateError: HTTPStatus.INSUFFICIENT_STORAGE,
     StateBusyError: HTTPStatus.SERVICE_UNAVAILABLE,
-    IllegalMoveError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
-
+"""Of each error, and of those under it that are not named themselves."""
 
 _DEFECT: Final = "The runner met an error of its own. Please report it with the runner's log, which has more of it."
 
@@ -83,7 +84,10 @@ def add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RunnerError)
     async def runner_error(_request: Request, error: RunnerError) -> Response:
-        return _problem(_STATUS.get(type(error), HTTPStatus.INSUFFICIENT_STORAGE), str(error))
+        status = _status(error)
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            _events.error(Action.DEFECT, "a defect in the runner", error=error)
+        return _problem(status, str(error))
 
     @app.exception_handler(RequestValidationError)
     async def bad_parameter(_request: Request, error: RequestValidationError) -> Response:
@@ -99,6 +103,11 @@ def add_problems(app: FastAPI) -> None:
     async def defect(_request: Request, _error: Exception) -> Response:
         """Anything else. It is raised again after the answer, and the server writes it to the log."""
         return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, _DEFECT)
+
+
+def _status(error: RunnerError) -> HTTPStatus:
+    known = (_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    return next(known, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def _problem(

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends
 from runner.api.access import Access
 from runner.api.models import SandboxView
 from runner.execution.lease import SandboxFacts
-from runner.service.lately import Lately
+from runner.service.ask_once import AskOnce
 from runner.service.service import Service
 from runner.store.tokens import Scope
 
@@ -21,12 +21,12 @@ def make_router(service: Service, sandboxes: Sandboxes, access: Access) -> APIRo
     """Make the route for the sandboxes that one service's jobs may be given."""
     router = APIRouter(prefix="/v1/sandboxes", dependencies=[Depends(access.needs(Scope.READ))])
     # A keeper that hangs is asked by one thread: those that all else shares are few, and renewals need them.
-    lately = Lately(sandboxes)
+    known = AskOnce(sandboxes)
 
     @router.get("")
     async def list_sandboxes() -> list[SandboxView]:
         """List the sandboxes, also those that others have: a keeper lends to several runners."""
         jobs = service.attempts
-        return [SandboxView.of(facts, jobs.get(facts.attempt or "")) for facts in await lately()]
+        return [SandboxView.of(facts, jobs.get(facts.attempt or "")) for facts in await known()]
 
     return router

@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
-import asyncio
 from http import HTTPStatus
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from runner.api.access import Access
 from runner.api.models import NewToken, TokenRequest, TokenView
 from runner.api.problems import ApiError
 from runner.logs import Action, Events
+from runner.store.threads import reading, writing
 from runner.store.tokens import Scope, TokenFacts, Tokens
 
 _events = Events(__name__)
@@ -28,7 +28,7 @@ def make_router(tokens: Tokens, access: Access) -> APIRouter:
         """Make a token. The answer is the only place where it can be read."""
         wanted = bodies.parse(await bodies.read(request, bodies.SMALL), TokenRequest)
         seconds = None if wanted.days is None else wanted.days * 24 * 3600
-        facts, token = await asyncio.to_thread(tokens.create, wanted.name, wanted.scopes, seconds)
+        facts, token = await writing(tokens.create, wanted.name, wanted.scopes, seconds)
         what = f"token {facts.id} for {facts.name!r} was created by {admin.who}"
         _events.info(Action.TOKEN_CREATED, what, who=admin.who)
         return NewToken(**TokenView.of(facts).model_dump(), token=token)
@@ -36,12 +36,12 @@ def make_router(tokens: Tokens, access: Access) -> APIRouter:
     @router.get("")
     async def list_tokens() -> list[TokenView]:
         """List all tokens but the first one."""
-        return [TokenView.of(facts) for facts in tokens.all()]
+        return [TokenView.of(facts) for facts in await reading(tokens.all)]
 
     @router.delete("/{token_id}", status_code=HTTPStatus.NO_CONTENT)
     async def revoke(token_id: str, admin: Annotated[TokenFacts, Depends(admitted)]) -> None:
         """Revoke a token: it is worth nothing from now on."""
-        if not await asyncio.to_thread(tokens.revoke, token_id):
+        if not await writing(tokens.revoke, token_id):
             raise ApiError(HTTPStatus.NOT_FOUND, "There is no token of that id. `runner token ls` has them.")
         _events.info(Action.TOKEN_REVOKED, f"token {token_id} was revoked by {admin.who}", who=admin.who)
 

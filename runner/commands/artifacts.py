@@ -55,7 +55,8 @@ def _name(artifact: dict[str, Any]) -> str:
 
 def _download(service: Client, job: str, folder: Path, kept: dict[str, Any], *, shown: bool) -> None:
     """Have them all in the folder, or nothing. A service that is not ours to trust writes nowhere else."""
-    from runner.execution.files.inside.unpack import UnsafeArchiveError, unpack  # noqa: PLC0415 - only here
+    from runner.execution.files.inside.unpack import unpack  # noqa: PLC0415 - only here
+    from sandbox.archives import UnsafeArchive  # noqa: PLC0415 - as above
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"There is something in {folder} already. Name another folder.")
@@ -73,7 +74,7 @@ def _download(service: Client, job: str, folder: Path, kept: dict[str, Any], *, 
             if folder.exists():
                 folder.rmdir()
             shutil.move(place, folder)
-    except UnsafeArchiveError as error:
+    except UnsafeArchive as error:
         raise InputError(f"The artifacts are not unpacked. {error}") from error
     except OSError as error:
         raise InputError(f"The artifacts cannot be written to {folder}: {error.strerror or error}.") from error

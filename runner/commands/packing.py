@@ -11,6 +11,7 @@ from typing import BinaryIO, cast
 
 from runner.commands import progress
 from runner.errors import InputError
+from sandbox import archives
 
 
 @contextmanager
@@ -29,17 +30,8 @@ def packed(path: Path, *, shown: bool) -> Iterator[BinaryIO]:
                 progress.waiting("packing the folder", shown=shown),
                 tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as members,
             ):
-                members.add(path, arcname=".", filter=_nobodys)
+                members.add(path, arcname=".", filter=archives.nobodys)
             file.seek(0)
             yield cast(BinaryIO, file)
     except OSError as error:
         raise InputError(f"{error.filename or path} cannot be sent: {error.strerror}.") from error
-
-
-def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """The member without its owner here; None for sockets and devices, which stay."""
-    if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
-        return None
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    return member

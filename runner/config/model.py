@@ -206,8 +206,8 @@ class GitLab(Section):
     """Folder for caches of jobs. None: caches are not kept, because they take disk that somebody has to plan."""
 
     cache_bytes: ByteSize = ByteSize(20 * 1024**3)
-    """Bytes of caches that are kept, such as `20GiB`. What was not used for the longest time goes first. Room for
-    some dozens of caches of usual size, on a disk of usual size."""
+    """Bytes of caches that are kept, such as `20GiB`; fewer where their disk would be low. What was not used for the
+    longest time goes first. Room for some dozens of caches of usual size, on a disk of usual size."""
 
     helper: Annotated[Path | None, Field(examples=[Path("/run/runner/gitlab-runner")])] = None
     """A gitlab-runner or gitlab-runner-helper that jobs are given, for caches and artifacts. None: the sandbox image
@@ -300,8 +300,9 @@ class Files(Section):
     artifact_bytes: ByteSize = ByteSize(DEFAULT_LIMITS.artifact_bytes)
     """Bytes of files that are kept of one job, before they are compressed. They lie on the disk of the state folder."""
 
-    artifact_files: Annotated[int, Field(ge=1)] = DEFAULT_LIMITS.artifact_files
-    """Files that are kept of one job at most. A job with more packs them."""
+    artifact_files: Annotated[int, Field(ge=1, le=100_000)] = DEFAULT_LIMITS.artifact_files
+    """Files that are kept of one job at most, 100,000 as all their names are in one list. A job with more packs
+    them."""
 
     artifact_deadline: Annotated[float, Field(gt=0)] = DEFAULT_LIMITS.artifact_deadline
     """Seconds in which a job's files must be collected. The sandbox and the slot wait for them."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from runner.config.model import Config
 from runner.keeper_leases import KeeperState
 from runner.service.watermark import Room
-from runner.store.look import Look
+from runner.store.condition import Condition
 from sandbox.report import Found, Unknown
 from sandbox.settings.loaded import Loaded
 
@@ -47,7 +47,7 @@ class Facts:
 
     configuration: Loaded[Config] | Unknown
     room: Room | Unknown
-    store: Look | Unknown | None
+    store: Condition | Unknown | None
     """None before the first start."""
     clock: Clock | Unknown
     host: tuple[Found, ...] | Unknown

@@ -24,7 +24,7 @@ from runner.doctor.facts import Answer, Canary, Clock, Facts
 from runner.errors import ConfigError, InputError, RunnerError
 from runner.keeper_leases import KeeperState, look_at
 from runner.service.housekeeping import room_of
-from runner.store.look import look
+from runner.store.condition import condition_of
 from sandbox.report import Found, Result, Status, Unknown
 from sandbox.settings.loaded import Loaded
 
@@ -57,7 +57,7 @@ def gather(read: Callable[[], Loaded[Config]], keeper_config: Path | None, *, ca
     return Facts(
         configuration=loaded,
         room=_told(lambda: room_of(config.state)),
-        store=_told(lambda: look(config.state / "runner.db")),
+        store=_told(lambda: condition_of(config.state / "runner.db")),
         clock=_told(_clock),
         host=host,
         keeper=None if config.sandboxes.addresses else _told(lambda: _keeper(config.sandboxes.keeper)),

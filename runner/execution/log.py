@@ -11,9 +11,11 @@ import contextlib
 import os
 import threading
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self
 
+from runner import durable
 from runner.errors import LogError
 from runner.execution.redact import Redactor
 
@@ -22,8 +24,13 @@ DEFAULT_LIMIT: Final = 2 * 1024**3
 CHUNK: Final = 120 * 1024
 """Bytes that are read at once. More than 128 KiB would be mapped and cleared by the kernel for each read, as for
 `session.READ`: a log came over HTTP at 0.8 of the rate."""
+FLUSH: Final = 32 * 1024**2
+"""Bytes after which a log is brought to disk in the background. The outcome has to wait until all of it is there, and
+waits for the last of it alone then."""
 _VECTOR: Final = 512
 """Pieces written at once; Linux takes up to 1024 (IOV_MAX)."""
+_flushes: Final = ThreadPoolExecutor(2, "log-flush")
+"""Their own: a disk that takes its time must not hold up whoever else needs a thread."""
 
 
 class Log:
@@ -68,6 +75,8 @@ class Log:
         """Why writing failed; empty when it did not."""
         self.closed = False
         self._remarks: list[str] = []
+        self._flushed = self.size
+        self._flush: asyncio.Future[None] | None = None
         self._news = threading.Condition()
         self._waiting: set[asyncio.Event] = set()
 
@@ -105,7 +114,21 @@ class Log:
         written = self._write(_head(pieces, max(0, self._end - self.size)))
         self.output += written
         self.dropped += size - written
+        if self.size - self._flushed >= FLUSH and not self._flush:
+            self._flushed = self.size
+            self._flush = asyncio.get_running_loop().run_in_executor(_flushes, durable.sync, self.path)
+            self._flush.add_done_callback(self._note_flush)
         self._tell()
+
+    def _note_flush(self, flush: asyncio.Future[None]) -> None:
+        self._flush = None
+        if not flush.cancelled() and (error := flush.exception()):
+            self.failure = self.failure or str(error)
+
+    async def flushed(self) -> None:
+        """Wait for the disk, if it is being given what was written. `failure` tells what went wrong."""
+        if self._flush:
+            await asyncio.wait([self._flush])
 
     def remark(self, sentence: str) -> None:
         """Keep a sentence for the end of the log."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Final
 
-MODULES: Final = ("plan", "folder", "supervisor", "launcher")
+MODULES: Final = tuple(f"runner.execution.{name}" for name in ("plan", "folder", "supervisor", "launcher"))
 """The launcher's, in the order in which they need each other."""
 
 # Registered under their full names, they find each other by their usual imports without any package around them.
@@ -46,16 +46,15 @@ class Program:
 
 
 def assemble(*modules: str) -> Program:
-    """Make a program of modules below `runner.execution`, in the order in which they need each other.
-
-    The last one has `main`.
-    """
-    package = resources.files("runner.execution")
-    sources = {
-        f"runner.execution.{name}": package.joinpath(f"{name.replace('.', '/')}.py").read_bytes() for name in modules
-    }
+    """Make a program of modules of ours, in the order in which they need each other. The last one has `main`."""
+    sources = {name: _source(name) for name in modules}
     words = (f"{name}:{len(source)}" for name, source in sources.items())
     return Program(b"".join(sources.values()), ("-I", "-S", "-c", _BOOTSTRAP, *words))
+
+
+def _source(name: str) -> bytes:
+    package, _, module = name.rpartition(".")
+    return resources.files(package).joinpath(f"{module}.py").read_bytes()
 
 
 LAUNCHER: Final = assemble(*MODULES)

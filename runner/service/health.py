@@ -9,9 +9,10 @@ from enum import StrEnum
 from typing import Final, TypeVar
 
 from runner.errors import LeaseError, LeaseUnreachableError, StateError
-from runner.service.lately import Lately
+from runner.service.ask_once import AskOnce
 from runner.service.mode import Mode
 from runner.service.service import Service
+from runner.store.threads import reading, writing
 
 STORE_DEADLINE: Final = 3.0
 KEEPER_DEADLINE: Final = 5.0
@@ -43,13 +44,14 @@ class Health:
     def __init__(self, service: Service, keeper: Callable[[], Awaitable[str]] | None) -> None:
         """`keeper` tells what the keeper measures (errors: LeaseError); None where there is no keeper."""
         self._service = service
-        self._store = Lately(self._store_trouble)
+        self._alive = AskOnce(self._store_reads)
+        self._store = AskOnce(self._store_trouble)
         self._ask_keeper = keeper
-        self._keeper = Lately(self._keeper_says)
+        self._keeper = AskOnce(self._keeper_says)
 
     async def check_alive(self) -> None:
         """See that the store answers. Errors: StateError."""
-        await _in_time(asyncio.to_thread(self._service.records.counts))
+        await self._alive()
 
     async def unready(self) -> dict[Reason, str]:
         """Why the service is not ready, as sentences; empty when it is."""
@@ -68,7 +70,7 @@ class Health:
     async def metrics(self) -> str:
         """What the service and its keeper measure, in Prometheus's text format. Errors: StateError."""
         unready, (_, of_keeper) = await asyncio.gather(self.unready(), self._keeper())
-        jobs, oldest = await _in_time(asyncio.to_thread(self._service.records.counts))
+        jobs, oldest = await _in_time(reading(self._service.records.jobs.counts))
         waited = 0.0 if oldest is None else max(0.0, time.time() - oldest)
         slots = (self._service.running, self._service.slots)
         room = self._service.housekeeper.room
@@ -78,9 +80,12 @@ class Health:
             own.keeper_answered(Reason.KEEPER not in unready)
         return own.text() + of_keeper
 
+    async def _store_reads(self) -> None:
+        await _in_time(reading(self._service.records.jobs.try_reading))
+
     async def _store_trouble(self) -> str:
         try:
-            await _in_time(asyncio.to_thread(self._service.records.try_writing))
+            await _in_time(writing(self._service.records.jobs.try_writing))
         except StateError as error:
             return str(error)
         return ""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from runner import durable
 from runner import outcome as outcomes
-from runner.errors import LogError, StateError
+from runner.errors import DetachedError, LogError, StateError
 from runner.execution.cancellation import Cancellation
 from runner.execution.files import bundle
 from runner.execution.files.bundle import Kept
@@ -26,8 +27,12 @@ from runner.service.stopwatch import Stopwatch
 from runner.steps import StepProgress, over, waiting
 from runner.store.jobs import Earlier, Entry, Jobs, Result, fit
 from runner.store.states import JobState
+from runner.store.threads import writing
 
 _events = Events(__name__)
+
+_RETRY: Final = 1.0
+"""Seconds between two tries to write a marker down."""
 
 
 class Record:
@@ -90,14 +95,28 @@ class Record:
 
     async def mark(self, marker: Marker) -> None:
         """Have the marker on disk. Raises StateError; try again."""
-        await asyncio.to_thread(self._jobs.mark, self.id, marker)
+        await writing(self._jobs.mark, self.id, marker)
         self.marker = marker
         self._watch.sent()
+
+    async def mark_patiently(self, marker: Marker, stopping: Callable[[], bool]) -> None:
+        """Have the marker on disk, however long that takes: nothing was sent, and the sandbox waits with the job.
+
+        Errors: StateError or DetachedError when the job is to end before that, or is left to the next life, as it is
+        when the runner is `stopping`.
+        """
+        while not await self._marked(marker):
+            if stopping():
+                self.cancellation.detach()
+            if await _within(self.cancellation.wait(), _RETRY):
+                raise StateError("The start could not be written down before the job was to end.")
+        if self.cancellation.detached:  # what is sent by half when the runner leaves would be lost
+            await self._leave_unsent()
 
     async def unmark(self) -> None:
         """Have it wait again, in its place: nothing was sent. Raises StateError, and then it counts as started."""
         assert self.job
-        await asyncio.to_thread(self._jobs.retry, self.id, self._earlier, self.job)
+        await writing(self._jobs.retry, self.id, self._earlier, self.job)
         self.marker = None
 
     @property
@@ -115,7 +134,7 @@ class Record:
         if self.finished.is_set():
             return
         try:
-            await asyncio.to_thread(self._jobs.cancel, self.id, by)
+            await writing(self._jobs.cancel, self.id, by)
         except StateError as error:  # a full disk must not keep a job running
             what = f"a restart would forget that it was cancelled: {error}"
             _events.warning(Action.STORE_FAILED, what, job=self.id)
@@ -132,6 +151,7 @@ class Record:
         self.again = False
         if self.log:  # in the first try
             self.log.end_output()
+            await self.log.flushed()
             retries = self._earlier.retries + 1
             reason = (
                 f"{outcomes.sentence(fit(outcome))} The job is started again (retry {retries} of {self.job.retry})."
@@ -141,7 +161,7 @@ class Record:
             self.log, self.marker, self._steps = None, None, waiting(self.job.steps)
             turn, self._turn = self._turn, _Turn()
             turn.over.set()
-        await asyncio.to_thread(self._put_back, self._earlier, self.job)
+        await writing(self._put_back, self._earlier, self.job)
 
     async def settle(self, outcome: Outcome) -> None:
         """Have the outcome on disk, and the whole log before it. The first outcome stays.
@@ -153,10 +173,11 @@ class Record:
         outcome, log = fit(outcome), self.log
         if log:
             log.end_output()
+            await log.flushed()
         sentence = outcomes.sentence(outcome)
         closing = log.closing(sentence) if log else f"runner: {sentence}\n".encode()
         result = Result(outcome, log.output if log else self._earlier.size, closing, over(self._steps))
-        await asyncio.to_thread(self._settle, result, sync_log=log is not None)
+        await writing(self._settle, result, sync_log=log is not None)
         self.result = result
         self._watch.settled(outcome, log)
 
@@ -165,7 +186,7 @@ class Record:
         assert self.result
         if self.log:
             self.log.close(outcomes.sentence(self.result.outcome))
-        await asyncio.to_thread(complete, self._jobs, self.id, self.log_path, self.result)
+        await writing(complete, self._jobs, self.id, self.log_path, self.result)
         self.job, self.marker, self.log = None, None, None
         self.finished.set()
         self._turn.begin()
@@ -199,6 +220,25 @@ class Record:
                 offset += len(data)
                 yield data
 
+    async def _marked(self, marker: Marker) -> bool:
+        """Whether the marker is on disk now."""
+        try:
+            await self.mark(marker)
+        except StateError as error:
+            what = f"{error} Nothing of the job was sent; it is tried again."
+            _events.error(Action.STORE_FAILED, what, job=self.id)
+            return False
+        return True
+
+    async def _leave_unsent(self) -> None:
+        """Errors: DetachedError when the job waits for the next life; else it counts as started, and is sent."""
+        try:
+            await self.unmark()
+        except StateError as error:
+            _events.error(Action.STORE_FAILED, str(error), job=self.id)
+        else:
+            raise DetachedError("The runner left before anything was sent.")
+
     def _settle(self, result: Result, *, sync_log: bool) -> None:
         if sync_log:
             self._sync_log()
@@ -216,6 +256,16 @@ class Record:
             raise StateError(
                 f"The outcome cannot be written down: {error.strerror}. Make room in the state folder."
             ) from error
+
+
+async def _within(event: Awaitable[None], seconds: float) -> bool:
+    """Wait for an event for so long, and return whether it came."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event
+    except TimeoutError:
+        return False
+    return True
 
 
 class _Turn:

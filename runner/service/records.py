@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,13 @@ from runner.logs import Action, Events
 from runner.metrics import Metrics
 from runner.outcome import Outcome
 from runner.service.record import Record, complete
-from runner.service.retention import Kept
+from runner.service.retention import FinishedJob
 from runner.service.stopwatch import Stopwatch
 from runner.service.uploads import Incoming, Uploads
 from runner.source_and_artifacts import Upload
-from runner.store.deliveries import Delivery
-from runner.store.jobs import Entry, Hold, Jobs, Request, Summary
+from runner.store.jobs import Entry, Jobs, Request, Summary
 from runner.store.states import JobState
+from runner.store.threads import reading, writing
 
 _events = Events(__name__)
 
@@ -41,13 +42,16 @@ class Records:
         self, jobs: Jobs, logs: Path, uploads: Uploads, artifacts: Path, metrics: Metrics | None = None
     ) -> None:
         self.metrics: Final = metrics or Metrics()
-        self._jobs = jobs
+        self.jobs: Final = jobs
+        """What the store has of them."""
         self._logs = logs
         self.uploads = uploads
         self._artifacts = artifacts
         self._places = (logs, artifacts, bundle.lists(artifacts))
         """Each has what it keeps of a job under the job's id."""
         self._known: WeakValueDictionary[str, Record] = WeakValueDictionary()
+        self._needed = threading.Lock()
+        """Held while jobs may begin to need an archive, and from when it is seen that none does until it is removed."""
         try:
             for place in self._places:
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -59,77 +63,53 @@ class Records:
         uploads.remove_unused(jobs.uploads())
         self.waiting = jobs.waiting()
         """How many jobs wait."""
+        self._reading = asyncio.Lock()
+        self._made: list[Record] = []
+        """Those made while one is read: what was read of a job is old when the job has gone on since, and ended."""
 
-    def get(self, job_id: str) -> Record | None:
-        """The job of that id, if it is known. There is one object for each job while anybody has it."""
+    async def get(self, job_id: str) -> Record | None:
+        """The job of that id, if it is known. There is one object for each job while anybody has it.
+
+        Raises StateError.
+        """
         record = self._known.get(job_id)
-        if record is None and (entry := self._jobs.get(job_id)):
-            record = self._record(entry)
+        if record is None:
+            async with self._reading:
+                record = self._known.get(job_id) or await self._read(job_id)
         return record
-
-    def counts(self) -> tuple[dict[str, int], float | None]:
-        """How many there are in each state, and when the one was submitted that waits longest (since the epoch)."""
-        return self._jobs.counts()
-
-    def try_writing(self) -> None:
-        """See that something can be written."""
-        self._jobs.try_writing()
 
     def summary(self, job_id: str) -> Summary | None:
         """What anybody may know of a job."""
-        summary = self._jobs.summary(job_id)
+        summary = self.jobs.summary(job_id)
         return summary and self._live(summary)
 
     def page(self, limit: int, before: str | None, state: JobState | None, prefix: str | None = None) -> list[Summary]:
-        """The newest jobs, those that were submitted before a certain one, in a certain state, of ids that begin so."""
-        return [self._live(summary) for summary in self._jobs.page(limit, before, state, prefix)]
+        """List jobs, the newest first: those older than `before`, in that state, with ids that begin with `prefix`."""
+        return [self._live(summary) for summary in self.jobs.page(limit, before, state, prefix)]
 
     def started(self) -> list[Record]:
-        """The jobs of an earlier life that may be running, in the order in which they were submitted."""
-        return self._all(self._jobs.find(JobState.RUNNING))
+        """The jobs of an earlier life that may be running, in the order in which they were submitted.
 
-    def unwanted(self) -> list[Record]:
-        """The jobs that wait although somebody asked for their end, or for longer than they may."""
-        return self._all([*self._jobs.cancelled(), *self.expired()])
-
-    def expired(self) -> list[str]:
-        """The jobs that have waited for as long as they may."""
-        return self._jobs.expired()
-
-    def hold(self) -> Hold | None:
-        """Who keeps what waits from starting; None when it may start."""
-        return self._jobs.hold()
-
-    def set_hold(self, by: str) -> None:
-        """Keep what waits from starting, over restarts. Raises StateError."""
-        self._jobs.set_hold(by)
-
-    def end_hold(self) -> None:
-        """Let what waits start. Raises StateError."""
-        self._jobs.end_hold()
+        Blocks: for the start of the service, before anything runs.
+        """
+        entries = (self.jobs.get(job_id) for job_id in self.jobs.find(JobState.RUNNING))
+        return [self._record(entry) for entry in entries if entry]
 
     async def add(self, job: Job, request: Request | None = None) -> Record:
         """Take a job: it is on disk when this returns.
 
         Raises StateError, also on a full disk; RequestReusedError; BadJobError when its archive is not here.
         """
-        again = request is not None and self._jobs.requested(request)
-        if isinstance(job.source, Upload) and not again and not self.uploads.has(job.source.id):
-            raise BadJobError(
-                f"There is no archive {job.source.id}: one is kept until its job has ended, and for a day while no job "
-                "asks for it. Send it again.",
-                field=("source", "id"),
-            )
-        job_id, new = await asyncio.to_thread(self._jobs.add, job, request)
+        job_id, new = await writing(self._add, job, request)
         self.waiting += int(new)
         self.metrics.submitted.inc(new)
-        record = self.get(job_id)
+        record = await self.get(job_id)
         assert record
         return record
 
     async def claim(self, per_key: int) -> Record | None:
         """Return the job that is next, for its run to begin; None when none may start. Raises StateError."""
-        entry = await asyncio.to_thread(self._jobs.claim, per_key)
+        entry = await writing(self.jobs.claim, per_key)
         if entry is None:
             return None
         self.waiting -= 1
@@ -137,33 +117,38 @@ class Records:
 
     def new_upload(self) -> Incoming:
         """Begin to keep another archive. Raises BusyError; StateError."""
-        self.uploads.remove_unused(self._jobs.uploads())
+        with self._needed:
+            self.uploads.remove_unused(self.jobs.uploads())
         return self.uploads.begin()
 
     async def forget_upload(self, upload: str) -> None:
         """Remove an archive unless another job needs it."""
         with contextlib.suppress(StateError):  # the next start removes it
-            if upload not in await asyncio.to_thread(self._jobs.uploads):
-                await asyncio.to_thread(self.uploads.remove, upload)
+            await writing(self._forget_upload, upload)
 
     async def take(self, record: Record) -> bool:
         """Claim a job whoever is next; False when it does not wait any more. Raises StateError."""
-        taken = await asyncio.to_thread(self._jobs.take, record.id)
+        taken = await writing(self.jobs.take, record.id)
         self.waiting -= int(taken)
         return taken
+
+    async def _read(self, job_id: str) -> Record | None:
+        try:
+            entry = await reading(self.jobs.get, job_id)
+            return self._record(entry) if entry else None
+        finally:
+            self._made.clear()
 
     def _record(self, entry: Entry) -> Record:
         """The one object for a job, made of its entry when nobody has it yet."""
         record = self._known.get(entry.id)
         if record is None:
             watch = Stopwatch(self.metrics, entry.submitted)
-            record = Record(self._jobs, entry, self._logs / entry.id, self._artifacts / entry.id, watch)
+            record = Record(self.jobs, entry, self._logs / entry.id, self._artifacts / entry.id, watch)
             self._known[entry.id] = record
+            if self._reading.locked():
+                self._made.append(record)
         return record
-
-    def undelivered(self) -> list[Delivery]:
-        """What was to be told to others, and was not taken so far. For any thread. Raises StateError."""
-        return self._jobs.undelivered()
 
     async def put_back(self, record: Record, outcome: Outcome) -> None:
         """Have a job wait for another start. Raises StateError; try again."""
@@ -175,41 +160,54 @@ class Records:
         """On whose disk all of it is."""
         return self._logs
 
-    def finished(self) -> Iterator[Kept]:
+    def finished(self) -> Iterator[FinishedJob]:
         """The jobs that are over, and what they take. For any thread. Raises StateError."""
-        for job_id, ended in self._jobs.finished():
-            yield Kept(job_id, ended, sum(_size(place / job_id) for place in self._places))
+        for job_id, ended in self.jobs.finished():
+            yield FinishedJob(job_id, ended, sum(_size(place / job_id) for place in self._places))
 
     def forget(self, ids: Sequence[str]) -> None:
         """Forget finished jobs with all that is kept of them. For any thread. Raises StateError."""
-        self._jobs.forget(ids)
+        self.jobs.forget(ids)
         for job_id in ids:
             self._known.pop(job_id, None)
             for place in self._places:
                 _remove(place / job_id)
+
+    def _add(self, job: Job, request: Request | None) -> tuple[str, bool]:
+        with self._needed:
+            again = request is not None and self.jobs.requested(request)
+            if isinstance(job.source, Upload) and not again and not self.uploads.has(job.source.id):
+                raise BadJobError(
+                    f"There is no archive {job.source.id}: one is kept until its job has ended, and for a day while no "
+                    "job asks for it. Send it again.",
+                    field=("source", "id"),
+                )
+            return self.jobs.add(job, request)
+
+    def _forget_upload(self, upload: str) -> None:
+        with self._needed:
+            if upload not in self.jobs.uploads():
+                self.uploads.remove(upload)
 
     def _live(self, summary: Summary) -> Summary:
         """With what is not in the store while the job runs."""
         record = self._known.get(summary.id)
         return replace(summary, steps=record.steps) if record and record.steps else summary
 
-    def _all(self, ids: list[str]) -> list[Record]:
-        return [record for job_id in ids if (record := self.get(job_id))]
-
     def _remove_strays(self) -> None:
         """Remove files of jobs that are forgotten, and what a crash has left half written."""
         for path in (path for place in self._places for path in place.iterdir()):
-            if path.suffix == ".part" or (_ID.fullmatch(path.name) and self._jobs.summary(path.name) is None):
+            if path.suffix == ".part" or (_ID.fullmatch(path.name) and self.jobs.summary(path.name) is None):
                 _remove(path)
 
     def _complete_settled(self) -> None:
         """Have the logs of jobs whose outcome was written right before a crash end as they should."""
-        for job_id in self._jobs.find(JobState.SETTLED):
+        for job_id in self.jobs.find(JobState.SETTLED):
             try:
-                entry = self._jobs.get(job_id)
+                entry = self.jobs.get(job_id)
                 assert entry
                 assert entry.result
-                complete(self._jobs, job_id, self._logs / job_id, entry.result)
+                complete(self.jobs, job_id, self._logs / job_id, entry.result)
             except StateError as error:
                 _events.warning(Action.STORE_FAILED, f"{error} The next start tries again.", job=job_id)
 

@@ -26,7 +26,7 @@ RETENTION: Final = Retention()
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class FinishedJob:
     """A finished job, and what is kept of it."""
 
     id: str
@@ -35,7 +35,7 @@ class Kept:
     bytes: int
 
 
-def to_forget(kept: Iterable[Kept], now: float, retention: Retention) -> Iterator[str]:
+def to_forget(kept: Iterable[FinishedJob], now: float, retention: Retention) -> Iterator[str]:
     """Yield the jobs to forget, those that ended first before others."""
     oldest_first = sorted(kept, key=lambda job: job.ended)
     left, size = len(oldest_first), sum(job.bytes for job in oldest_first)

@@ -25,8 +25,9 @@ from runner.logs import Action, Events
 from runner.outcome import Limit, Outcome, SandboxLost, SetupFailed
 from runner.placement import Wanted
 from runner.service.housekeeping import Housekeeper
+from runner.service.lasting import lasting
 from runner.service.leases import NotedLeases
-from runner.service.marking import marked
+from runner.service.limits import Limits
 from runner.service.mode import Mode, check_move
 from runner.service.record import Record
 from runner.service.records import Records
@@ -36,6 +37,7 @@ from runner.service.watermark import Disk
 from runner.service.webhooks import Webhooks
 from runner.source_and_artifacts import Upload
 from runner.store.jobs import Request
+from runner.store.threads import reading, writing
 
 _events = Events(__name__)
 
@@ -45,7 +47,8 @@ _RETRY: Final = 1.0
 _STOP_DEADLINE: Final = 10.0
 """Seconds between two tries to write an outcome down, and for how long that goes on once the runner is told to stop."""
 _SWEEP: Final = 1.0
-"""Seconds between two looks for jobs that have waited for too long."""
+_SWEPT: Final = 100
+"""Seconds between two looks for jobs that have waited for too long, and how many of them are ended each time."""
 _DETACH_DEADLINE: Final = 5.0
 """Seconds for what runs to be left in good order."""
 _FLUSH: Final = 2.0
@@ -70,34 +73,28 @@ class Service:
         self,
         leases: NotedLeases,
         records: Records,
-        slots: int,
+        limits: Limits,
         standby: Standby | None,
-        settings: Settings = SETTINGS,
-        per_key: int | None = None,
-        labels: Collection[str] = (),
-        housekeeper: Housekeeper | None = None,
-        webhooks: Webhooks | None = None,
+        settings: Settings,
+        housekeeper: Housekeeper,
+        webhooks: Webhooks | None,
     ) -> None:
-        """`slots` jobs run at once, and `per_key` of one trust key, as many as there are slots unless it is given.
-
-        A job that asks for labels that neither are here nor a profile's is refused.
-        """
         self.records = records
-        self.housekeeper = housekeeper or Housekeeper(records)
+        self.housekeeper = housekeeper
         self._webhooks = webhooks
         self._settings = settings
         self._leases = leases
-        self.slots = slots
+        self._limits = limits
         self.standby = standby
         """Of all jobs, also of those that the service does not run itself."""
-        self._per_key = per_key or slots
-        self._labels = frozenset(labels)
         self._running: dict[Record, asyncio.Task[None]] = {}
         self._unavailable: dict[Record, str] = {}
         """The jobs that were told that there is no sandbox to be had now, and why."""
         self._changed = asyncio.Event()
         self._reconciled = False
-        self._mode = Mode.DRAINING if records.hold() else Mode.WORKING
+        self._mode = Mode.DRAINING if records.jobs.hold() else Mode.WORKING
+        self._holding = asyncio.Lock()
+        """Held while a drain or its end is written down: what the disk says last is what is done."""
         self._aborted = 0.0
 
     @property
@@ -133,12 +130,15 @@ class Service:
         """Which jobs have a sandbox and may have started in it: their ids by their attempts."""
         return {record.marker.attempt: record.id for record in self._running if record.marker}
 
-    def follow(self, slots: int, per_key: int | None, labels: Collection[str]) -> None:
-        """Go on with other numbers: jobs that run do so to their end, even when there are more of them than slots."""
-        self._leases.follow(slots)
-        self.slots = slots
-        self._per_key = per_key or slots
-        self._labels = frozenset(labels)
+    @property
+    def slots(self) -> int:
+        """How many jobs may run at once."""
+        return self._limits.slots
+
+    def follow(self, limits: Limits) -> None:
+        """Go on with other limits: jobs that run do so to their end, even when there are more of them than slots."""
+        self._leases.follow(limits.slots)
+        self._limits = limits
         self._changed.set()
 
     async def submit(self, job: Job, request: Request | None = None) -> Record:
@@ -154,7 +154,7 @@ class Service:
 
     async def _check_placed(self, job: Job) -> None:
         """See that a profile suits it. Where nobody tells now, that is seen at its start. Errors: BadJobError."""
-        wanted = Wanted.by(job, self._labels)
+        wanted = Wanted.by(job, self._limits.labels)
         if not wanted.suits_all:
             with suppress(LeaseError, TimeoutError):
                 async with asyncio.timeout(_ASKED):
@@ -181,14 +181,16 @@ class Service:
 
         Errors: WrongModeError; StateError when a restart would forget it, and it drains nevertheless.
         """
-        self._move(Mode.DRAINING)
-        await see_through(asyncio.to_thread(self.records.set_hold, by))
+        async with self._holding:
+            self._move(Mode.DRAINING)
+            await see_through(writing(self.records.jobs.set_hold, by))
 
     async def resume(self) -> None:
         """Start what waits again. Idempotent. Errors: WrongModeError; StateError, and it drains as before."""
-        check_move(self._mode, Mode.WORKING)
-        await see_through(asyncio.to_thread(self.records.end_hold))
-        self._move(Mode.WORKING)
+        async with self._holding:
+            check_move(self._mode, Mode.WORKING)
+            await see_through(writing(self.records.jobs.end_hold))
+            self._move(Mode.WORKING)
 
     def stop(self) -> None:
         """Start nothing more and take no more jobs; `work` ends when nothing runs. Idempotent."""
@@ -222,10 +224,11 @@ class Service:
 
     async def work(self) -> None:
         """Run jobs until there are no more to come, first those that an earlier life left."""
-        returning = asyncio.create_task(self._leases.return_earlier(self._reconcile()))
-        beside = [asyncio.create_task(self._sweep()), asyncio.create_task(self.housekeeper.work())]
+        followed = self._reconcile()
+        returning = lasting("the return of earlier leases", lambda: self._leases.return_earlier(followed))
+        beside = [lasting("the look for expired jobs", self._sweep), lasting("housekeeping", self.housekeeper.work)]
         if self._webhooks:
-            beside.append(asyncio.create_task(self._webhooks.work()))
+            beside.append(lasting("the sending of webhooks", self._webhooks.work))
         while self._mode is not Mode.LEAVING:
             self._changed.clear()
             await self._fill()
@@ -243,7 +246,7 @@ class Service:
         """Start the jobs that are next while there are free slots."""
         while len(self._running) < self.slots and not self.held:
             try:
-                record = await see_through(self.records.claim(self._per_key))
+                record = await see_through(self.records.claim(self._limits.of_one_key))
             except StateError as error:
                 _events.error(Action.STORE_FAILED, f"{error} The jobs that wait are looked at again soon.")
                 return
@@ -257,9 +260,10 @@ class Service:
         while True:
             await asyncio.sleep(_SWEEP)
             try:
-                for record in self.records.unwanted():
-                    record.cancellation.expire(Limit.QUEUE)  # no effect on one that was cancelled before
-                    await self._end_unstarted(record)
+                for job_id in await reading(self.records.jobs.unwanted, _SWEPT):
+                    if record := await self.records.get(job_id):  # one at a time: each is as large as its script
+                        record.cancellation.expire(Limit.QUEUE)  # no effect on one that was cancelled before
+                        await self._end_unstarted(record)
             except StateError as error:
                 _events.error(Action.STORE_FAILED, f"{error} It is read again soon.")
             self._changed.set()
@@ -378,7 +382,7 @@ class Service:
         with _SetupLimit(record) as limit:
 
             async def mark(marker: Marker) -> None:
-                await marked(record, marker, lambda: not self._mode.takes)
+                await record.mark_patiently(marker, lambda: not self._mode.takes)
                 limit.end()
 
             return await self._attempt(record, record.job, log, tell, mark, on_end)
@@ -386,7 +390,7 @@ class Service:
     async def _attempt(self, record: Record, job: Job, log: Log, tell: Notes, mark: OnStart, on_end: OnEnd) -> Outcome:
         """Run it in the sandbox that was prepared in advance, if that suits, or in another one."""
         settings, files = self._settings_for(job), self._files_of(record)
-        wanted = Wanted.by(job, self._labels)
+        wanted = Wanted.by(job, self._limits.labels)
         if settings.patience <= PATIENCE and (prepared := await self._prepared(wanted, record.cancellation)):
             try:
                 return await run(
@@ -404,7 +408,7 @@ class Service:
             on_start=mark,
             on_end=on_end,
             files=files,
-            labels=self._labels,
+            labels=self._limits.labels,
         )
 
     async def _prepared(self, wanted: Wanted, cancellation: Cancellation) -> Prepared | None:

@@ -16,6 +16,7 @@ from runner.execution.options import DEFAULTS, Settings
 from runner.execution.prepare import Prepared, prepare, profile_for
 from runner.logs import Action, Events
 from runner.placement import Wanted
+from runner.service.lasting import lasting
 
 _events = Events(__name__)
 
@@ -46,7 +47,7 @@ class Standby:
         self._wanted = Wanted("default")
         self._held: _Held | None = None
         self._dropping: set[asyncio.Task[None]] = set()
-        self._keeping = asyncio.create_task(self._keep())
+        self._keeping = lasting("the look for a sandbox in advance", self._keep)
 
     async def take(self, wanted: Wanted) -> Prepared | None:
         """Return the prepared sandbox when there is one that suits; it is the caller's then.

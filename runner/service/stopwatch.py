@@ -1,4 +1,4 @@
-"""Times one job's way through this life of the service. What an earlier life began is not in it."""
+"""Measures how long each stage of a job takes, within one life of the service."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runner.outcome import Outcome
 
 
 class Stopwatch:
-    """Told at each step; each may be left out, and then what begins or ends there is not timed."""
+    """Is told when a stage begins. One that is never reached, or that an earlier life began, is not measured."""
 
     def __init__(self, metrics: Metrics, submitted: float) -> None:
         """`submitted`: seconds since the epoch."""

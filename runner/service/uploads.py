@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from runner import durable
 from runner.errors import BusyError, StateError
 
 KEPT: Final = 24 * 3600.0
@@ -89,6 +90,7 @@ class Incoming:
             os.fsync(self._file.fileno())
             size = self._file.tell()
             self._part.rename(self._folder / self.id)
+            durable.sync(self._folder)  # else a crash of the host may undo that, and the next start removes the part
             return size
 
     def close(self) -> None:

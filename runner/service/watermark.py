@@ -42,6 +42,10 @@ class Marks:
     relief: float = 1.5
     """Times as much has to be free again: else one log that is removed would start a job that writes another one."""
 
+    def relieved(self, size: int) -> int:
+        """Free bytes with which a disk of `size` bytes is well, however it was before."""
+        return int(self.relief * min(self.low, self.low_part * size))
+
 
 MARKS: Final = Marks()
 """Unless configured otherwise; why, is in `runner.config.model`."""

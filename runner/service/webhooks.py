@@ -20,6 +20,7 @@ from runner.errors import StateError
 from runner.logs import Action, Events
 from runner.service.signing import LONGEST_WAIT, headers, shown, verdict, wait_after
 from runner.store.deliveries import Deliveries, Delivery
+from runner.store.threads import reading, writing
 
 _events = Events(__name__)
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log each address whole
@@ -55,6 +56,8 @@ class Webhooks:
         self._timeout = timeout
         self._give_up = give_up
         self._tried = tried
+        self._taken: set[int] = set()
+        """Messages, by sequence, that were taken, and are not struck off so far: none of them is sent again."""
         self._news = {receiver: asyncio.Event() for receiver in self._receivers}
 
     def wake(self) -> None:
@@ -101,27 +104,35 @@ class Webhooks:
 
     async def _send_due(self, http: httpx.AsyncClient, receiver: str) -> bool:
         """Send some of what is due; whether there was something."""
-        due = await asyncio.to_thread(self._deliveries.due, receiver, 2 * LONGEST_WAIT, _AT_ONCE)
-        await asyncio.gather(*(self._send(http, delivery) for delivery in due))
+        due = await reading(self._deliveries.due, receiver, 2 * LONGEST_WAIT, _AT_ONCE)
+        ends = await asyncio.gather(*(self._send(http, delivery) for delivery in due), return_exceptions=True)
+        for error in filter(None, ends):  # no sooner: what is still on its way would be sent beside itself
+            raise error
         return bool(due)
 
     async def _until_next(self, receiver: str) -> float:
-        due = await asyncio.to_thread(self._deliveries.next, receiver)
+        due = await reading(self._deliveries.next, receiver)
         return _LOOK if due is None else min(max(0.0, due - time.time()), _LOOK)
 
     async def _send(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
-        problem = await self._try(http, delivery)
-        self._tried(not problem)
-        if not problem:
-            await asyncio.to_thread(self._deliveries.delivered, delivery)
-            return
+        if delivery.sequence not in self._taken:
+            problem = await self._try(http, delivery)
+            self._tried(not problem)
+            if problem:
+                await self._put_off(delivery, problem)
+                return
+            self._taken.add(delivery.sequence)
+        await writing(self._deliveries.delivered, delivery)
+        self._taken.discard(delivery.sequence)
+
+    async def _put_off(self, delivery: Delivery, problem: str) -> None:
         tries = delivery.tries + 1
         wait, now = wait_after(tries), time.time()
         given_up = now + wait > delivery.created + self._give_up
         then = "it is given up" if given_up else f"it is sent again in {wait:g} s"
         what = f"webhook: {shown(delivery.receiver)} did not take it (try {tries}): {problem}; {then}"
         _events.warning(Action.WEBHOOK_FAILED, what, job=delivery.job)
-        await asyncio.to_thread(self._deliveries.failed, delivery, problem, None if given_up else now + wait)
+        await writing(self._deliveries.failed, delivery, problem, None if given_up else now + wait)
 
     async def _try(self, http: httpx.AsyncClient, delivery: Delivery) -> str:
         """Send a message once; return what was wrong, nothing when it was taken. No answer's body is read."""
@@ -141,7 +152,7 @@ class Webhooks:
         """Give up what nobody takes: of receivers too that are not configured any more."""
         while True:
             try:
-                if count := await asyncio.to_thread(self._deliveries.give_up_older, self._give_up):
+                if count := await writing(self._deliveries.give_up_older, self._give_up):
                     what = f"webhooks: {count} messages are given up: nobody took them in time"
                     _events.warning(Action.WEBHOOK_FAILED, what)
             except StateError as error:

@@ -21,7 +21,6 @@ from runner.source_and_artifacts import Upload
 from runner.steps import StepProgress, StepState, waiting
 from runner.store import deliveries, queue
 from runner.store.database import Database
-from runner.store.deliveries import Deliveries, Delivery
 from runner.store.seal import Seal
 from runner.store.states import MOVES, JobState
 
@@ -180,7 +179,7 @@ class Jobs:
         return _summary(rows[0]) if rows else None
 
     def page(self, limit: int, before: str | None, state: JobState | None, prefix: str | None = None) -> list[Summary]:
-        """The newest jobs, those that were submitted before a certain one, in a certain state, of ids that begin so."""
+        """List jobs, the newest first: those older than `before`, in that state, with ids that begin with `prefix`."""
         rows = self._database.read(
             f"SELECT {_SUMMARY} FROM job "  # noqa: S608 - our constant
             "WHERE (?1 IS NULL OR number < (SELECT number FROM job WHERE id = ?1)) AND (?2 IS NULL OR state = ?2) "
@@ -191,10 +190,6 @@ class Jobs:
             prefix,
         )
         return [_summary(row) for row in rows]
-
-    def undelivered(self) -> list[Delivery]:
-        """What was to be told to others, and was not taken so far."""
-        return Deliveries(self._database).in_trouble()
 
     def find(self, *states: JobState) -> list[str]:
         """The jobs that are in one of these states, in the order in which they were submitted."""
@@ -213,18 +208,22 @@ class Jobs:
         oldest = known[JobState.QUEUED][2] if JobState.QUEUED in known else None
         return {state: known[state][1] if state in known else 0 for state in JobState}, oldest
 
+    def try_reading(self) -> None:
+        """See that something can be read, however many jobs there are."""
+        self._database.read("SELECT 1 FROM job LIMIT 1")
+
     def try_writing(self) -> None:
         """See that something can be written."""
         self._database.try_writing()
 
-    def cancelled(self) -> list[str]:
-        """The jobs that wait although somebody asked for their end."""
-        rows = self._database.read("SELECT id FROM job WHERE state = 'queued' AND cancelled_by IS NOT NULL")
-        return [str(row["id"]) for row in rows]
-
-    def expired(self) -> list[str]:
-        """The jobs that have waited for as long as they may."""
-        rows = self._database.read("SELECT id FROM job WHERE state = 'queued' AND expires <= ?", time.time())
+    def unwanted(self, limit: int) -> list[str]:
+        """Some of the jobs that wait although somebody asked for their end, or for longer than they may."""
+        rows = self._database.read(
+            "SELECT id FROM job WHERE state = 'queued' AND cancelled_by IS NOT NULL "
+            "UNION ALL SELECT id FROM job WHERE state = 'queued' AND cancelled_by IS NULL AND expires <= ? LIMIT ?",
+            time.time(),
+            limit,
+        )
         return [str(row["id"]) for row in rows]
 
     def hold(self) -> Hold | None:

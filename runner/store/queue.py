@@ -14,7 +14,7 @@ import sqlite3
 
 
 def enter(connection: sqlite3.Connection, number: int) -> None:
-    """Have the lane of a job that waits."""
+    """Put the lane of a job that waits in the queue, unless it is there."""
     priority, trust_key = _lane(connection, number)
     connection.execute(
         f"INSERT INTO lane VALUES (?, ?, {_BEHIND_ALL}) ON CONFLICT DO NOTHING",  # noqa: S608 - a constant of ours

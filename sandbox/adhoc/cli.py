@@ -25,6 +25,7 @@ from sandbox.adhoc.terminal import ended_by_signals
 from sandbox.config import DEFAULT_PROFILE
 from sandbox.errors import ConfigError, ConnectionLost, KeeperRefused, TransferFailed
 from sandbox.profile import InnerDocker
+from sandbox.text import one_line
 
 if TYPE_CHECKING:
     from sandbox.adhoc.machine import Machines
@@ -247,4 +248,6 @@ def _get_all(session: Session, cwd: str | None, wanted: list[str]) -> int:
 
 def _fetch(session: Session, path: str, target: Path, *, replace: bool = False) -> None:
     for link in session.get(path, target, replace=replace):
-        print(f"sandbox: the link {link} could lead out of what was copied, and was left out.", file=sys.stderr)
+        print(
+            f"sandbox: the link {one_line(link)} could lead out of what was copied, and was left out.", file=sys.stderr
+        )

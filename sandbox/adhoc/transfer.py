@@ -8,20 +8,21 @@ import shlex
 import tarfile
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from sandbox import ssh
+from sandbox import archives, ssh
 from sandbox.adhoc.execution import Command, run
-from sandbox.adhoc.unpack import unpack
-from sandbox.errors import CommandFailed, TransferFailed
+from sandbox.errors import CommandFailed, CommandTimedOut, TransferFailed, TransferRefused
 from sandbox.ssh import words
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 MOST_BYTES = 64 * 1024**3
+MOST_FILES = 1_000_000
 """What is copied out at most."""
 STALLED = 60.0
 """Seconds without a byte after which a copy is given up."""
@@ -38,7 +39,7 @@ def put(transport: ssh.Transport, source: Path, target: str) -> None:
         errors = _Collected(tar.channel)
         try:
             with tarfile.open(fileobj=_Stream(tar.channel), mode="w|", bufsize=_PIECE) as archive:
-                archive.add(source, arcname=name, filter=_nobodys)
+                archive.add(source, arcname=name, filter=archives.nobodys)
             tar.channel.shutdown_write()
         except ssh.LOST as error:
             told = errors.text()  # tar inside gave up, and said why
@@ -102,7 +103,7 @@ def _receive(transport: ssh.Transport, text: str, source: str, folder: Path, mos
         errors = _Collected(tar.channel)
         stream = io.BufferedReader(_Stream(tar.channel), _PIECE)
         try:
-            left_out = unpack(stream, folder, most_bytes)
+            left_out = _unpack(stream, folder, most_bytes)
             while stream.read(_PIECE):  # tar pads its archives
                 pass
         except (*ssh.LOST, TransferFailed):
@@ -114,12 +115,18 @@ def _receive(transport: ssh.Transport, text: str, source: str, folder: Path, mos
     return left_out
 
 
+def _unpack(stream: archives.Readable, folder: Path, most_bytes: int) -> list[str]:
+    """The folder that no link leads out of is the copy, which each path begins with."""
+    try:
+        return archives.unpack(stream, folder, most_bytes, MOST_FILES, depth=1)
+    except archives.UnsafeArchive as error:
+        raise TransferRefused(f"What the sandbox sent is not copied. {error}") from error
+
+
 def _move(made: Path, place: Path, before: Path | None) -> None:
     """Put the copy in its place; what is there goes to `before`. Where that cannot be, the copy is kept beside it."""
     if not os.path.lexists(made):
         raise TransferFailed("The sandbox sent something else than what it was asked for. Nothing was written.")
-    if made.is_dir():
-        made.chmod(0o755)
     try:
         if before and os.path.lexists(place):
             place.rename(before)
@@ -183,16 +190,10 @@ class _Collected:
 def _failure(command: Command, errors: _Collected) -> str:
     """Wait for its end, and say what was wrong; nothing when it succeeded."""
     told = errors.text(STALLED)  # first: to wait for the end takes what nobody has read
-    for _ in command.pieces(None):
-        pass
+    try:
+        for _ in command.pieces(time.monotonic() + STALLED):
+            pass
+    except CommandTimedOut:
+        return told or f"tar did not end within {STALLED:.0f} s after its last byte"
     code = command.exit_code()
     return (told or f"tar ended with {code}") if code else ""
-
-
-def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """The member without its owner here; None for sockets and devices, which stay."""
-    if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
-        return None
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    return member

@@ -36,7 +36,8 @@ def keeper(
     Settings come from the file, above it the environment, above that options: docs/configuration.md has all of them.
 
     TERM waits for running jobs and removes the sandboxes; a second TERM does not wait.
-    USR1 stops at once and leaves every sandbox and job as it is: the next keeper of the same state folder goes on.
+    USR1, also after TERM, stops at once and leaves every sandbox and job as it is: the next keeper of the same state
+    folder goes on.
     HUP reads the configuration anew and takes up what is live: networks and disk_* at once, the rest for sandboxes that
     are made from then on. A file with a mistake changes nothing.
     """
@@ -103,7 +104,7 @@ def purge(
 
     engine = Engine()
     found = engine.installations()
-    with suppress(WallsDown):  # where there is no nft there are no walls
+    with suppress(WallsDown):  # without nft there are no walls
         found |= walled()
     known = ", ".join(sorted(found)) or "none"
     if installation is None and not every:

@@ -1,4 +1,4 @@
-"""The keeper as a process: its socket, its threads, its signals, and how it stops."""
+"""The keeper's process: its socket, threads and signals, and how it stops."""
 
 import signal
 import threading
@@ -22,11 +22,13 @@ _events = Events("keeper")
 
 
 def run(read: Callable[[], Loaded[KeeperConfig]]) -> None:
-    """Be the keeper until a signal ends it. `read` reads the settings anew."""
+    """Run the keeper until a signal ends it. `read` reads the settings anew."""
     loaded = read()
     config = loaded.config
     configure(config.log.format)
     open_files.raise_limit()
+    # Before anything else: a signal during the start is handled after it, so that nothing is left half done.
+    signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
     for remark in loaded.remarks:
         _events.warning(Action.CONFIGURATION_REMARK, remark)
     metrics = Metrics(config.profiles)
@@ -35,7 +37,6 @@ def run(read: Callable[[], Loaded[KeeperConfig]]) -> None:
     # The socket first: a second keeper must be refused before it removes what it takes for leftovers.
     with KeeperServer(config.run_folder, the_keeper.verbs, config.group) as server:
         the_keeper.start()
-        signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
         give_up = partial(signals.send, signal.SIGUSR1)
         threading.Thread(target=the_keeper.run, args=(give_up,), name="reconcile").start()
         threading.Thread(target=server.serve_forever, name="server", daemon=True).start()
@@ -44,7 +45,7 @@ def run(read: Callable[[], Loaded[KeeperConfig]]) -> None:
         if received is signal.SIGUSR1:
             the_keeper.detach()
         else:
-            threading.Thread(target=_hurry, args=(the_keeper, signals), name="hurry", daemon=True).start()
+            threading.Thread(target=_hear_more, args=(the_keeper, signals), name="signals", daemon=True).start()
             the_keeper.stop(config.patience)
         server.shutdown()
 
@@ -60,7 +61,11 @@ def _reread(the_keeper: Keeper, started: Loaded[KeeperConfig], read: Callable[[]
         _events.warning(Action.CONFIGURATION_REMARK, f"not taken up before the next start: {', '.join(waiting)}")
 
 
-def _hurry(the_keeper: Keeper, signals: Signals) -> None:
-    while signals.take() is signal.SIGHUP:
-        pass  # nothing is made any more
-    the_keeper.hurry()
+def _hear_more(the_keeper: Keeper, signals: Signals) -> None:
+    """Handle signals while the keeper waits for running jobs. Only the first USR1, TERM or INT counts."""
+    while (received := signals.take()) is signal.SIGHUP:
+        pass  # no more sandboxes are made
+    if received is signal.SIGUSR1:
+        the_keeper.leave()
+    else:
+        the_keeper.hurry()

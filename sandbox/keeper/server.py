@@ -6,8 +6,8 @@ import shutil
 import socket
 import socketserver
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,9 +27,9 @@ REQUEST_DEADLINE = 10.0
 class KeeperServer(socketserver.ThreadingUnixStreamServer):
     """Serves one keeper's verbs on `run_folder`/keeper/socket. Raises `ConfigError` when that cannot be made.
 
-    Who may use the keeper is who can reach the socket, and the run folder is closed to all but root and `group`.
-    The socket itself is open: a container reaches it when `run_folder`/keeper is mounted there, whatever user ids
-    the engine maps its processes to.
+    Whoever can reach the socket may use the keeper; the run folder is closed to all but root and `group`. The socket
+    itself is open, so that a container with `run_folder`/keeper mounted can use it, whatever user ids the engine maps
+    its processes to.
     """
 
     daemon_threads = True
@@ -41,7 +41,7 @@ class KeeperServer(socketserver.ThreadingUnixStreamServer):
         try:
             _close_to_others(run_folder, group)
             self.path.parent.mkdir(exist_ok=True)
-            self.path.parent.chmod(0o755)  # whatever the umask is
+            self.path.parent.chmod(0o755)  # regardless of the umask
             _refuse_second_keeper(self.path)
             self.path.unlink(missing_ok=True)
             super().__init__(str(self.path), _Handler)
@@ -50,13 +50,17 @@ class KeeperServer(socketserver.ThreadingUnixStreamServer):
             raise ConfigError(f"The keeper's socket {self.path} cannot be made: {error}.") from error
 
     def server_close(self) -> None:
-        """Also called when the server could not be started."""
+        """Close the socket. Also called when the server could not be started."""
         super().server_close()
         self.path.unlink(missing_ok=True)
 
 
+class _ClientLeft(Exception):
+    """The client went away, or does not take its answer."""
+
+
 class _Handler(socketserver.BaseRequestHandler):
-    """One connection: a line in, a line out, and with a lease a connected socket."""
+    """One connection: reads a line and sends a line, with a connected socket for a lease."""
 
     def handle(self) -> None:
         client: socket.socket = self.request
@@ -67,12 +71,15 @@ class _Handler(socketserver.BaseRequestHandler):
                 if not isinstance(error, KeeperError):
                     events.warning(Action.REQUEST_FAILED, f"a request failed: {error}")
                 _send(client, protocol.Refusal(refused=str(error), again=isinstance(error, NotNow)))
-        except OSError as error:
+        except _ClientLeft as error:
             events.info(Action.CLIENT_LEFT, f"a client went away: {error}")
         except Exception as error:  # noqa: BLE001 - the other clients are still served
             events.error(Action.DEFECT, "a request met a defect in the keeper", error=error)
-            with suppress(OSError):
-                _send(client, protocol.Refusal(refused="The keeper itself failed on this request; look at its log."))
+            # An OSError (a file, a write) says nothing about a lease: a retry may succeed.
+            again = isinstance(error, OSError)
+            failed = "The keeper itself failed on this request; look at its log."
+            with suppress(_ClientLeft):
+                _send(client, protocol.Refusal(refused=failed, again=again))
 
     def _answer(self, client: socket.socket, request: protocol.Message) -> None:
         verbs: Verbs = self.server.verbs  # type: ignore[attr-defined]
@@ -80,12 +87,12 @@ class _Handler(socketserver.BaseRequestHandler):
             case (entrance, connection):
                 try:
                     _hand_over(client, entrance, connection)
-                except OSError:
+                except _ClientLeft:
                     if isinstance(request, protocol.Lend):
                         verbs.take_back(request)
                     raise
             case reply:
-                client.sendall(protocol.encode_reply(reply))
+                _send(client, reply)
 
 
 _Answer = Callable[[Verbs, Any, Callable[[], bool]], protocol.Reply | tuple[protocol.Entrance, socket.socket]]
@@ -109,17 +116,27 @@ _ANSWERS: Final[Mapping[type[protocol.Message], _Answer]] = {
 
 
 def _has_hung_up(client: socket.socket) -> bool:
-    """Whether the client has closed its end. One that has only said all it has to say (`nc -N`) still listens."""
+    """Whether the client has closed its end. A client that only ended its sending (`nc -N`) still listens."""
     poll = select.poll()
-    poll.register(client, 0)  # hanging up is told in any case
+    poll.register(client, 0)  # poll reports a hang-up in any case
     return bool(poll.poll(0))
 
 
+@contextmanager
+def _talking() -> Iterator[None]:
+    """Convert errors of the client's connection. Raises `_ClientLeft`."""
+    try:
+        yield
+    except OSError as error:
+        raise _ClientLeft(str(error)) from error
+
+
 def _hand_over(client: socket.socket, grant: protocol.Entrance, connection: socket.socket) -> None:
-    with connection:
+    with connection, _talking():
         socket.send_fds(client, [protocol.encode_reply(grant)], [connection.fileno()])
 
 
+@_talking()
 def _read_line(client: socket.socket) -> bytes:
     line, deadline = bytearray(), time.monotonic() + REQUEST_DEADLINE
     while not line.endswith(b"\n"):
@@ -143,15 +160,17 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _send(client: socket.socket, refusal: protocol.Refusal) -> None:
-    client.sendall(protocol.encode_reply(refusal))
+def _send(client: socket.socket, reply: protocol.Reply | protocol.Refusal) -> None:
+    line = protocol.encode_reply(reply)
+    with _talking():
+        client.sendall(line)
 
 
 def _close_to_others(run_folder: Path, group: str | None) -> None:
     run_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     strangers = {entry.name for entry in run_folder.iterdir()} - {"keeper"}
     if strangers:
-        # Closing a folder that others use as well, such as /run, would break the host.
+        # Closing a folder that others also use, such as /run, would break the host.
         raise ConfigError(
             f"The run folder {run_folder} holds other things ({min(strangers)}); give the keeper its own."
         )
@@ -162,7 +181,7 @@ def _close_to_others(run_folder: Path, group: str | None) -> None:
 
 def _refuse_second_keeper(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # EAGAIN: somebody listens, with a full queue
+        probe.setblocking(False)  # EAGAIN: a keeper listens, with a full queue
         if probe.connect_ex(str(path)) in (0, errno.EAGAIN):
             raise ConfigError(
                 f"Another keeper answers on {path} already. Stop it, or give this one another --run-folder."

@@ -15,7 +15,7 @@ from runner.outcome import Succeeded
 from sandbox.engine import Engine
 from sandbox.errors import Fault, SandboxFault
 from sandbox.inspection.judge import ReasonKind, VerdictKind
-from sandbox.keeper.builder import INSPECT_DEADLINE, Builder, Built
+from sandbox.keeper.builder import PROOF_DEADLINE, Builder, Built
 from sandbox.profile import Profile
 from sandbox.template import InstallationId, SandboxName
 from tests.damage.case import Case
@@ -107,7 +107,7 @@ def test_an_idle_sandbox_is_tried_with_a_container(
 ) -> None:
     """The trap: an engine that answers everything and can run nothing. The try itself leaves nothing to be seen."""
     builder.prove_idle(idle)
-    assert builder.verdict(idle, time.monotonic() + INSPECT_DEADLINE).kind is VerdictKind.CLEAN
+    assert builder.verdict(idle, time.monotonic() + PROOF_DEADLINE).kind is VerdictKind.CLEAN
     inside = docker_client.containers.get(idle.container_id)
     assert inside.exec_run(["sh", "-c", "docker ps -aq; docker images -aq"]).output == b""
     inside.exec_run("find /var/lib/docker/overlay2 -mindepth 1 -delete")

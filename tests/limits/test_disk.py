@@ -14,7 +14,7 @@ import pytest
 
 from sandbox import freezer
 from sandbox.disk.watch import ALARM, RELIEF, DiskWatch, Usage
-from sandbox.disk.watcher import DiskWatcher, Inside, Sandbox, measure, rooms
+from sandbox.disk.watcher import DiskWatcher, Inside, OnDisk, measure, rooms
 from sandbox.errors import Fault
 from sandbox.inspection import inspector
 from tests.e2e.conftest import DEADLINE, Keeper, leased, run, run_json, start
@@ -48,11 +48,11 @@ TAKES = {
 }
 
 
-def sandbox_of(client: docker.DockerClient, name: str, limit: int = 2**60) -> Sandbox:
+def sandbox_of(client: docker.DockerClient, name: str, limit: int = 2**60) -> OnDisk:
     container = client.containers.get(name)
     volume = client.api.inspect_volume(name)["Mountpoint"]
     assert container.id is not None
-    return Sandbox(True, limit, container.id, (container.attrs["GraphDriver"]["Data"]["UpperDir"], volume))
+    return OnDisk(True, limit, container.id, (container.attrs["GraphDriver"]["Data"]["UpperDir"], volume))
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def job(keeper: Keeper, script: str) -> Iterator[Program]:
         process.communicate(timeout=DEADLINE)
 
 
-def measured(sandbox: Sandbox) -> Usage:
+def measured(sandbox: OnDisk) -> Usage:
     usage = measure(sandbox)
     assert usage is not None
     assert usage.complete
@@ -85,7 +85,7 @@ def test_whatever_a_job_takes_is_seen_on_the_host(small: Keeper, docker_client: 
 class Freezing:
     """Stands in for the keeper: one leased sandbox, which stands still and ends as the keeper's do."""
 
-    def __init__(self, client: docker.DockerClient, name: str, sandbox: Sandbox, place: Path | None = None) -> None:
+    def __init__(self, client: docker.DockerClient, name: str, sandbox: OnDisk, place: Path | None = None) -> None:
         self.place = place or Path(sandbox.trees[0])
         """Where it writes."""
         self.container = client.containers.get(name)
@@ -96,7 +96,7 @@ class Freezing:
         self._freezer = freezer.Freezer()
         self._cgroup = freezer.group_of(self.container.attrs["State"]["Pid"], sandbox.container_id)
 
-    def sandboxes(self) -> Mapping[str, Sandbox]:
+    def sandboxes(self) -> Mapping[str, OnDisk]:
         return {} if self.condemned else {self.name: self.sandbox}
 
     def freeze(self, name: str) -> None:
@@ -156,7 +156,7 @@ def test_a_job_that_fills_a_folder_that_sysbox_mounts_is_stopped_before_the_rese
     inside = Inside.recorded(inspector.record(container.id, pid, time.monotonic() + DEADLINE))
     upper = container.attrs["GraphDriver"]["Data"]["UpperDir"]
     place = Path(f"/proc/{pid}/root{kubelet}")
-    keeper = Freezing(docker_client, container.id, Sandbox(True, 2**60, container.id, (upper,), inside), place)
+    keeper = Freezing(docker_client, container.id, OnDisk(True, 2**60, container.id, (upper,), inside), place)
     root = Path(docker_client.info()["DockerRootDir"])
     watcher = DiskWatcher(DiskWatch(FASTEST, reserve), keeper, [root], [place])
     thread = threading.Thread(target=watcher.run)

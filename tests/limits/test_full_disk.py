@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from sandbox.disk.watch import Amount, Usage
-from sandbox.disk.watcher import Sandbox, measure
+from sandbox.disk.watcher import OnDisk, measure
 from sandbox.errors import ConfigError
 from sandbox.keeper.home import Home
 from sandbox.keeper.records import Records
-from sandbox.pool import Sandbox as Pooled
+from sandbox.pool import Sandbox
 from sandbox.state import State
 
 
@@ -61,17 +61,17 @@ def test_a_record_that_cannot_be_written_costs_neither_the_job_nor_the_old_recor
     disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = Records(disk.place / "records")
-    sandbox = Pooled("sandbox-1", 1, "default", State.READY, 0.0)
+    sandbox = Sandbox("sandbox-1", 1, "default", State.READY, 0.0)
     records.keep(sandbox)
     path = disk.place / "records" / "sandbox-1.course.json"
     before = path.read_bytes()
     disk.fill()
-    records.keep(Pooled("sandbox-1", 1, "default", State.LEASED, 0.0, trust_key="team"))
+    records.keep(Sandbox("sandbox-1", 1, "default", State.LEASED, 0.0, trust_key="team"))
     assert path.read_bytes() == before
     assert "cannot be written: [Errno 28] No space left on device" in caplog.text
 
 
 def test_a_full_disk_can_be_measured(disk: Disk) -> None:
     disk.fill()
-    usage = measure(Sandbox(True, 0, "no-such-container", (str(disk.place),)))
+    usage = measure(OnDisk(True, 0, "no-such-container", (str(disk.place),)))
     assert usage == Usage(Amount(2**20, 2), True, {disk.place.stat().st_dev: Amount(2**20, 2)})

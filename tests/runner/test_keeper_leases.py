@@ -252,3 +252,16 @@ async def test_however_many_wait_for_a_sandbox_a_lease_is_renewed(client: Client
     lease.access.socket.close()
     for end in client.ends:
         end.close()
+
+
+async def test_a_keeper_that_hangs_takes_no_thread_that_others_need(client: Client, leases: KeeperLeases) -> None:
+    """The trap: six leases whose renewals hung took all of asyncio's own threads, and nothing was written any more."""
+    lease = await leases.resume("a", TOKEN)
+    client.release.clear()
+    hanging = [asyncio.create_task(call()) for call in [lease.renew] * 40 + [lease.kill]]
+    await eventually(lambda: len(client.asked) == 42)
+    async with asyncio.timeout(SOON):
+        assert await asyncio.to_thread(lambda: "free") == "free"
+    client.release.set()
+    await asyncio.gather(*hanging)
+    close(client, lease.access.socket)

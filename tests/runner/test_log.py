@@ -52,6 +52,30 @@ def test_a_log_is_never_overwritten(tmp_path: Path) -> None:
         Log(tmp_path / "no-such-folder" / "log")
 
 
+async def test_a_large_log_is_brought_to_disk_while_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.execution.log.FLUSH", 4)
+    flushed: list[bytes] = []
+    monkeypatch.setattr("runner.durable.sync", lambda path: flushed.append(path.read_bytes()))
+    log = Log(tmp_path / "log")
+    for piece in (b"abc", b"def", b"ghi", b"jkl"):
+        log.append(piece)
+        await log.flushed()
+    log.close("End.")
+    assert flushed == [b"abcdef", b"abcdefghijkl"]
+
+
+async def test_a_disk_that_refuses_what_it_had_taken_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.execution.log.FLUSH", 4)
+    log = Log(tmp_path / "log")
+    log.path.unlink()
+    log.append(b"abcd")
+    await log.flushed()
+    log.append(b"more")
+    assert "No such file" in log.failure
+    assert (log.output, log.dropped) == (4, 4)
+    log.shut()
+
+
 def test_a_full_disk_does_not_stop_the_job(tmp_path: Path) -> None:
     (tmp_path / "log").touch()
     log = Log(tmp_path / "other")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import daemons, processes
+from sandbox import daemons, processes, procfs
 from sandbox.daemons import Daemon, Daemons, lacking, lost
 from sandbox.errors import Fault
 from sandbox.processes import Process
@@ -20,7 +20,7 @@ from tests.sandbox.test_processes import stat
 from tests.stand_ins import StandIn, both, service, unique
 from tests.waiting import until
 
-READ = processes._read
+READ = procfs.read
 SYSBOX = daemons.SERVICES["sysbox-runc"]
 PROCESSES = st.builds(Process, st.integers(1, 5), st.integers(1, 5))
 DAEMONS = st.frozensets(st.builds(Daemon, st.sampled_from(SYSBOX.programs), PROCESSES))
@@ -79,7 +79,7 @@ class Proc:
 
 @pytest.fixture
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proc:
-    monkeypatch.setattr(processes, "_PROC", str(tmp_path))
+    monkeypatch.setattr(procfs, "PROC", str(tmp_path))
     return Proc(tmp_path)
 
 
@@ -232,10 +232,10 @@ def test_what_cannot_be_read_is_no_end(pair: tuple[StandIn, StandIn], monkeypatc
         one.start()
     known = Daemons(lambda: True, {"ours": service(pair)})
     assert looked(known) is None
-    monkeypatch.setattr(processes, "_read", unreadable)
+    monkeypatch.setattr(procfs, "read", unreadable)
     assert looked(known) is None
     assert daemons.check(known.of("ours")) is None
-    monkeypatch.setattr(processes, "_read", READ)
+    monkeypatch.setattr(procfs, "read", READ)
     monkeypatch.setattr(processes, "of_host", unreadable)
     assert looked(Daemons(lambda: True, {"ours": service(pair)})) is None
     pair[0].end()

@@ -12,7 +12,7 @@ import pytest
 
 from sandbox.disk import measure, watcher
 from sandbox.disk.watch import Usage
-from sandbox.disk.watcher import Inside, Sandbox
+from sandbox.disk.watcher import Inside, OnDisk
 from sandbox.inspection import gather
 from sandbox.inspection.evidence import Baseline, Mount
 from sandbox.processes import Process
@@ -22,7 +22,7 @@ MIB = 1024**2
 
 
 def usage_of(*trees: Path, seconds: float = 20.0) -> Usage:
-    found = watcher.measure(Sandbox(True, 0, "no-such-container", tuple(map(str, trees))), seconds)
+    found = watcher.measure(OnDisk(True, 0, "no-such-container", tuple(map(str, trees))), seconds)
     assert found is not None
     return found
 
@@ -188,7 +188,7 @@ class Namespace:
 
     def usage(self, start: int | None = None) -> int:
         inside = Inside(self.process.pid, self.start if start is None else start, self.mounts)
-        found = watcher.measure(Sandbox(True, 0, "no-such-container", (), inside))
+        found = watcher.measure(OnDisk(True, 0, "no-such-container", (), inside))
         assert found is not None
         assert found.complete
         return found.amount.bytes
@@ -215,7 +215,7 @@ def test_what_only_a_mount_of_the_sandbox_shows_is_counted(namespace: Namespace)
 def test_what_is_on_several_file_systems_is_told_apart(namespace: Namespace, tree: Path) -> None:
     namespace.fill("file", 5)
     inside = Inside(namespace.process.pid, namespace.start, namespace.mounts)
-    found = watcher.measure(Sandbox(True, 0, "no-such-container", (str(tree),), inside))
+    found = watcher.measure(OnDisk(True, 0, "no-such-container", (str(tree),), inside))
     assert found is not None
     major, minor = map(int, namespace.mounts[0].device.split(":"))
     assert found.parts[os.makedev(major, minor)].bytes == 5 * MIB
@@ -312,7 +312,7 @@ def test_a_process_that_has_ended_is_no_error(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_tree_that_is_gone_has_no_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert watcher.measure(Sandbox(True, 0, "c0ffee", (str(tmp_path / "gone"),))) is None
+    assert watcher.measure(OnDisk(True, 0, "c0ffee", (str(tmp_path / "gone"),))) is None
     assert "the disk usage of container c0ffee is not known: it ended with 1: FileNotFoundError" in caplog.text
 
 

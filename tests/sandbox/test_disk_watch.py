@@ -20,7 +20,7 @@ from sandbox.disk.watch import (
     RELIEF_TIME,
     REST,
     SHORTEST_LOOK,
-    Action,
+    Act,
     Amount,
     Condemn,
     DiskWatch,
@@ -53,7 +53,7 @@ def used(gib: float, files: int = 100, complete: bool = True) -> Usage:
     return Usage(Amount(int(gib * GIB), files), complete)
 
 
-def of_kind(actions: list[Action], kind: type) -> list[str]:
+def of_kind(actions: list[Act], kind: type) -> list[str]:
     return [action.name for action in actions if isinstance(action, kind)]
 
 
@@ -67,7 +67,7 @@ class Watching:
         self.sandboxes = dict.fromkeys(usage, LENT)
         self.took = 0.0
 
-    def look(self, *rooms: Room, after: float = 1.0) -> list[Action]:
+    def look(self, *rooms: Room, after: float = 1.0) -> list[Act]:
         self.now += after
         actions = self.watch.look(self.now, rooms or [room()], self.sandboxes)
         for action in actions.copy():
@@ -440,7 +440,7 @@ class Simulation:
             seen = Usage(Amount(int(writer.taken), 10), self.data.draw(st.booleans())) if writer else None
             self._act(self.watch.measured(measure, self.now, self.data.draw(st.sampled_from([seen, seen, None]))))
 
-    def _act(self, actions: list[Action]) -> None:
+    def _act(self, actions: list[Act]) -> None:
         for action in actions:
             match action:
                 case Measure():

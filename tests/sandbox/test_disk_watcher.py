@@ -14,8 +14,8 @@ import pytest
 
 from sandbox.disk import watcher as watcher_module
 from sandbox.disk.watch import ALARM, RELIEF, DiskWatch
-from sandbox.disk.watcher import DiskWatcher, Sandbox, rooms
-from sandbox.errors import EngineError, Fault
+from sandbox.disk.watcher import DiskWatcher, OnDisk, rooms
+from sandbox.errors import EngineError, Fault, SandboxFault
 from sandbox.processes import Process
 from tests.waiting import until
 
@@ -45,7 +45,7 @@ class Jobs:
         self.folder = folder
         """Where new ones write."""
         self.lock = threading.Lock()
-        self.running: dict[str, tuple[subprocess.Popen[bytes] | None, Sandbox]] = {}
+        self.running: dict[str, tuple[subprocess.Popen[bytes] | None, OnDisk]] = {}
         self.trees: dict[str, Path] = {}
         self.condemned: list[tuple[str, Fault, str]] = []
         self.evicted: list[str] = []
@@ -63,7 +63,7 @@ class Jobs:
         command = [sys.executable, "-c", WRITER, str(tree / "file"), str(rate)]
         process = subprocess.Popen(command) if rate else None
         with self.lock:
-            self.running[name] = (process, Sandbox(lent, limit, "no-such-container", (str(tree),)))
+            self.running[name] = (process, OnDisk(lent, limit, "no-such-container", (str(tree),)))
 
     def end(self, name: str) -> None:
         with self.lock:
@@ -79,7 +79,7 @@ class Jobs:
         assert process
         return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
-    def sandboxes(self) -> Mapping[str, Sandbox]:
+    def sandboxes(self) -> Mapping[str, OnDisk]:
         self.lists()
         with self.lock:
             return {name: sandbox for name, (_, sandbox) in self.running.items()}
@@ -172,9 +172,11 @@ def test_a_writer_is_stopped_before_the_reserve_and_ended_and_the_others_go_on(
     jobs.start("wild", int(0.8 * FASTEST))
     until("both stand still", lambda: watcher.is_frozen("calm") and watcher.is_frozen("wild"))
     assert is_refusing(watcher)
-    assert not watcher.wait_while_frozen("calm", time.monotonic())
+    with pytest.raises(SandboxFault, match="stood still") as caught:
+        watcher.wait_while_frozen("calm", time.monotonic())
+    assert caught.value.fault is Fault.HOST_DISK
     jobs.may_end.set()
-    assert watcher.wait_while_frozen("calm", time.monotonic() + DEADLINE)
+    watcher.wait_while_frozen("calm", time.monotonic() + DEADLINE)
     [(name, fault, sentence)] = jobs.condemned
     assert (name, fault) == ("wild", Fault.HOST_DISK), sentence
     assert RESERVE <= jobs.free_when_condemned[0] <= RESERVE + ALARM * FASTEST

@@ -1,5 +1,6 @@
 """Containers that stand still, in real cgroups of both versions that the tests mount for themselves."""
 
+import errno
 import os
 import secrets
 import select
@@ -142,7 +143,17 @@ def test_a_container_stands_still_until_nobody_wants_that_any_more(echo: Echo) -
 def test_what_an_earlier_keeper_froze_goes_on(echo: Echo) -> None:
     Freezer().freeze(echo.group)
     assert echo.is_still()
-    Freezer().thaw(echo.group)
+    Freezer().wake(echo.group)
+    assert echo.answers(MARGIN)
+
+
+def test_what_somebody_wants_to_stand_still_is_not_woken(echo: Echo) -> None:
+    """The trap: a sandbox that stands still for the disk is looked at, and writes on."""
+    ours = Freezer()
+    ours.freeze(echo.group)
+    ours.wake(echo.group)
+    assert echo.is_still()
+    ours.thaw(echo.group)
     assert echo.answers(MARGIN)
 
 
@@ -176,6 +187,16 @@ def test_a_process_that_hangs_in_the_kernel_ends_the_try_and_the_others_go_on(
         raise AssertionError
     assert caught.value.fault is Fault.UNFREEZABLE
     assert echo.is_alive()
+
+
+def test_what_cannot_be_read_is_not_taken_for_ended(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", refused)
+        with pytest.raises(EngineError, match="Too many open files"):
+            freezer.group_of(echo.process.pid, echo.id)
 
 
 def test_a_keeper_that_may_not_freeze_says_what_it_needs(echo: Echo) -> None:

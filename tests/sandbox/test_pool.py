@@ -4,22 +4,9 @@ from itertools import count, pairwise
 
 import pytest
 
+from sandbox.acts import Act, Create, Destroy, Prepare, Probe
 from sandbox.errors import Fault, KeeperRefused
-from sandbox.pool import (
-    LEASE_TERM,
-    PROBE_INTERVAL,
-    STUCK_RETRY,
-    UNTRUSTED,
-    Action,
-    Create,
-    Destroy,
-    Lease,
-    Pool,
-    Prepare,
-    Probe,
-    Sandbox,
-    Want,
-)
+from sandbox.pool import CONTAINER_INTERVAL, LEASE_TERM, STUCK_RETRY, UNTRUSTED, Lease, Pool, Sandbox, Want
 from sandbox.profile import Profile, Recreate
 from sandbox.state import State
 
@@ -58,7 +45,7 @@ class World:
         self.pool.fit(name, now)
         return name
 
-    def plan(self, now: float) -> list[Action]:
+    def plan(self, now: float) -> list[Act]:
         """What is to be done now, but for what is made in advance."""
         return [action for action in self.pool.plan(now) if not isinstance(action, Prepare)]
 
@@ -365,6 +352,17 @@ def test_nothing_is_evicted_while_a_place_is_free() -> None:
     assert world.pool.to_evict([BOB]) == []
 
 
+def test_what_is_held_for_a_person_is_none_to_wait_for() -> None:
+    """The trap: while one of its own was held, a key waited for that, beside idle ones of others."""
+    world = World()
+    held = world.ready()
+    world.serve(BOB, "b1")
+    world.pool.hold(held, 600.0, 0.0)
+    idle = world.ready()
+    world.serve(ALICE, "a1")
+    assert [s.name for s in world.pool.to_evict([BOB])] == [idle]
+
+
 def test_a_lent_sandbox_is_never_evicted() -> None:
     world = World(warm=1)
     world.ready()
@@ -452,22 +450,22 @@ def test_a_removal_that_never_reached_the_engine_is_due_at_once() -> None:
 def test_an_idle_sandbox_is_proven_again_and_only_then() -> None:
     world = World(warm=1)
     name = world.ready(now=0.0)
-    assert world.plan(PROBE_INTERVAL - 0.1) == []
-    assert world.plan(PROBE_INTERVAL) == [Probe(name)]
-    world.pool.probing(name, PROBE_INTERVAL)
-    world.pool.fit(name, PROBE_INTERVAL + 1, ran_container=True)
-    assert world.plan(2 * PROBE_INTERVAL) == []
+    assert world.plan(CONTAINER_INTERVAL - 0.1) == []
+    assert world.plan(CONTAINER_INTERVAL) == [Probe(name)]
+    world.pool.probing(name, CONTAINER_INTERVAL)
+    world.pool.fit(name, CONTAINER_INTERVAL + 1, ran_container=True)
+    assert world.plan(2 * CONTAINER_INTERVAL) == []
 
 
 def test_idle_sandboxes_are_proven_one_after_the_other() -> None:
     """The trap: those that were made at once are due at once, and whoever comes then would wait for all of them."""
     world = World(warm=2)
     first, second = world.ready(now=0.0), world.ready(now=1.0)
-    assert world.plan(PROBE_INTERVAL + 5) == [Probe(first)]
-    world.pool.probing(first, PROBE_INTERVAL + 5)
-    assert world.plan(PROBE_INTERVAL + 5) == []
-    world.pool.fit(first, PROBE_INTERVAL + 6, ran_container=True)
-    assert world.plan(PROBE_INTERVAL + 6) == [Probe(second)]
+    assert world.plan(CONTAINER_INTERVAL + 5) == [Probe(first)]
+    world.pool.probing(first, CONTAINER_INTERVAL + 5)
+    assert world.plan(CONTAINER_INTERVAL + 5) == []
+    world.pool.fit(first, CONTAINER_INTERVAL + 6, ran_container=True)
+    assert world.plan(CONTAINER_INTERVAL + 6) == [Probe(second)]
 
 
 def test_a_busy_sandbox_runs_a_container_too() -> None:
@@ -493,20 +491,20 @@ def test_a_busy_sandbox_runs_a_container_too() -> None:
         world.pool.give_back(f"token-of-a{number}", used=True, now=now + job)
         proven(now + job + look)
         now += job + look
-    assert max(later - earlier for earlier, later in pairwise(ran)) <= PROBE_INTERVAL + job + pause
-    assert len(ran) > now / (PROBE_INTERVAL + job + pause)
+    assert max(later - earlier for earlier, later in pairwise(ran)) <= CONTAINER_INTERVAL + job + pause
+    assert len(ran) > now / (CONTAINER_INTERVAL + job + pause)
 
 
 def test_a_burst_of_jobs_runs_no_container() -> None:
     """What costs as much as all the rest of a look is done once a minute, and not after each job."""
     world = World(warm=1)
     name = world.ready(now=0.0)
-    for second in range(1, int(PROBE_INTERVAL)):
+    for second in range(1, int(CONTAINER_INTERVAL)):
         world.lend(ALICE, f"a{second}", float(second))
         returned = world.pool.give_back(f"token-of-a{second}", used=True, now=second + 0.1)
         assert not returned.has_to_run_container(second + 0.1)
         world.pool.fit(name, second + 0.2)
-    assert world.plan(PROBE_INTERVAL) == [Probe(name)]
+    assert world.plan(CONTAINER_INTERVAL) == [Probe(name)]
 
 
 def test_what_an_earlier_life_left_has_to_run_a_container() -> None:
@@ -544,7 +542,7 @@ def test_a_held_sandbox_is_left_alone_until_its_time_is_over() -> None:
     name = world.ready()
     world.pool.hold(name, 60.0, now=0.0)
     assert world.pool.lend(ALICE, Lease("a1", "token-of-a1", 0.0), 1.0) is None
-    assert world.plan(PROBE_INTERVAL + 1) == []
+    assert world.plan(CONTAINER_INTERVAL + 1) == []
     assert world.pool.to_evict([ALICE]) == []
     assert world.pool.held_too_long(59.0) == []
     assert [s.name for s in world.pool.held_too_long(61.0)] == [name]

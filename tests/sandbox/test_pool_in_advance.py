@@ -4,22 +4,9 @@ from itertools import count
 
 import pytest
 
+from sandbox.acts import Act, Create, Destroy, Prepare, Probe, Replace, Start, Try
 from sandbox.errors import Fault
-from sandbox.pool import (
-    PREPARE_RETRY,
-    Action,
-    Create,
-    Destroy,
-    Lease,
-    Pool,
-    Prepare,
-    Probe,
-    Replace,
-    Sandbox,
-    Start,
-    Try,
-    Want,
-)
+from sandbox.pool import PREPARE_RETRY, Lease, Pool, Sandbox, Want
 from sandbox.profile import Profile
 from sandbox.state import IN_ADVANCE, State
 
@@ -57,7 +44,7 @@ class World:
         self.pool.destroying(name, 0.0)
         self.pool.gone(name, 0.0)
 
-    def plan(self, now: float = 0.0) -> list[Action]:
+    def plan(self, now: float = 0.0) -> list[Act]:
         return self.pool.plan(now)
 
 

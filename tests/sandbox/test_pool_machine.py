@@ -6,22 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from sandbox.acts import Create, Destroy, Prepare, Probe, Replace, Start, Try
 from sandbox.errors import Fault, KeeperRefused
-from sandbox.pool import (
-    PROBE_INTERVAL,
-    UNTRUSTED,
-    Create,
-    Destroy,
-    Lease,
-    Pool,
-    Prepare,
-    Probe,
-    Replace,
-    Sandbox,
-    Start,
-    Try,
-    Want,
-)
+from sandbox.pool import CONTAINER_INTERVAL, UNTRUSTED, Lease, Pool, Sandbox, Want
 from sandbox.profile import Profile, Recreate
 from sandbox.state import IN_ADVANCE, MOVES, State
 
@@ -295,7 +282,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_fit_was_seen_to_run_a_container_of_late(self) -> None:
-        assert all(s.since - self.ran_container[s.name] < PROBE_INTERVAL for s in self.pool if s.state is State.READY)
+        assert all(
+            s.since - self.ran_container[s.name] < CONTAINER_INTERVAL for s in self.pool if s.state is State.READY
+        )
 
     @invariant()
     def the_condemned_have_a_cause(self) -> None:

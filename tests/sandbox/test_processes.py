@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
-from sandbox import processes
-from sandbox.errors import Fault, SandboxFault
+from sandbox import processes, procfs
+from sandbox.errors import EngineError, Fault, SandboxFault
 from sandbox.processes import Process
 
 MARGIN = 10.0
@@ -41,8 +41,20 @@ class Proc:
 
 @pytest.fixture
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proc:
-    monkeypatch.setattr(processes, "_PROC", str(tmp_path))
+    monkeypatch.setattr(procfs, "PROC", str(tmp_path))
     return Proc(tmp_path)
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, file: str, number: int) -> None:
+    """Have a file of /proc not be read."""
+    read = procfs.read
+
+    def refusing(pid: int | str, what: str) -> bytes:
+        if file == f"{pid}/{what}":
+            raise OSError(number, "refused")
+        return read(pid, what)
+
+    monkeypatch.setattr(procfs, "read", refusing)
 
 
 def pids(found: frozenset[Process]) -> set[int]:
@@ -102,17 +114,27 @@ def test_a_cgroup_name_that_is_no_text_blinds_nobody(proc: Proc) -> None:
 def test_a_cgroup_path_too_long_to_be_told_hides_nobody(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
     proc.add(41, "0::/docker/ID\n")
     proc.add(42, "not told\n")
-    proc.add(43, "not told\n")
-    read, refusals = processes._read, {"42": errno.ENAMETOOLONG, "43": errno.EACCES}
-
-    def refuse(pid: str, file: str) -> bytes:
-        if file == "cgroup" and pid in refusals:
-            raise OSError(refusals[pid], "refused")
-        return read(pid, file)
-
-    monkeypatch.setattr(processes, "_read", refuse)
-    # But what merely may not be read is not taken for a job's: it would be killed.
+    refuse(monkeypatch, "42/cgroup", errno.ENAMETOOLONG)
     assert pids(processes.of_container("ID")) == {41, 42}
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("what", ["cgroup", "stat"])
+def test_what_cannot_be_seen_is_neither_taken_for_ended_nor_for_a_jobs(
+    proc: Proc, monkeypatch: pytest.MonkeyPatch, what: str, number: int
+) -> None:
+    """The trap: without a free descriptor every process had "ended while we looked", and a job's stayed."""
+    proc.add(41, "0::/docker/ID\n")
+    refuse(monkeypatch, f"41/{what}", number)
+    monkeypatch.setattr(processes, "_kill", None)
+    looks: list[Callable[[], object]] = [
+        lambda: processes.of_container("ID"),
+        lambda: processes.at_rest("ID"),
+        lambda: processes.end_others("ID", frozenset(), thawed, soon()),
+    ]
+    for look in looks:
+        with pytest.raises(EngineError, match=r"cannot see .*refused"):
+            look()
 
 
 def test_a_process_is_there_until_it_has_ended() -> None:
@@ -402,6 +424,27 @@ def test_no_descriptor_is_left_open(container: Container) -> None:
     before = open_descriptors()
     processes.end_others(container.id, frozenset(), thawed, soon())
     assert open_descriptors() <= before
+
+
+def test_without_a_free_descriptor_those_that_were_opened_are_closed(
+    container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        container.sleeper()
+    opening = os.pidfd_open
+    opened: list[int] = []
+
+    def open_one(pid: int) -> int:
+        if opened:
+            raise OSError(errno.EMFILE, "Too many open files")
+        opened.append(opening(pid))
+        return opened[-1]
+
+    monkeypatch.setattr(os, "pidfd_open", open_one)
+    with pytest.raises(EngineError, match="Too many open files"):
+        processes.end_others(container.id, frozenset(), thawed, soon())
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])
 
 
 def test_a_missing_right_to_end_processes_is_told_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,8 @@ from runner.execution.files.jobs import JobFiles
 from runner.execution.session import Pipe, Session
 from runner.source_and_artifacts import Archive, Git, Upload
 
-_PROGRAM: Final = program.assemble(*program.MODULES, "files.inside.unpack", "files.inside.fetch")
+_INSIDE: Final = "runner.execution.files.inside"
+_PROGRAM: Final = program.assemble(*program.MODULES, "sandbox.archives", f"{_INSIDE}.unpack", f"{_INSIDE}.fetch")
 _PIECE: Final = 1024 * 1024
 
 

@@ -17,15 +17,13 @@ from runner.errors import ConnectionLostError, ProtocolError, RunnerError
 from runner.execution import program
 from runner.execution.files.answer import Answer, request
 from runner.execution.files.bundle import Bundle, Kept, admitted
-from runner.execution.files.inside.patterns import Patterns
 from runner.execution.files.jobs import JobFiles
 from runner.execution.session import Session
 from runner.execution.wire import clean
 from runner.outcome import Outcome
 
-_PROGRAM: Final = program.assemble(
-    *program.MODULES, "files.inside.unpack", "files.inside.patterns", "files.inside.collect"
-)
+_INSIDE: Final = "runner.execution.files.inside"
+_PROGRAM: Final = program.assemble(*program.MODULES, "sandbox.archives", f"{_INSIDE}.patterns", f"{_INSIDE}.collect")
 _MAX_TOLD: Final = 20
 """Sentences on single files that are taken over from the sandbox."""
 
@@ -74,13 +72,13 @@ async def _collect(session: Session, files: JobFiles, place: Path, wanted: list[
     }
     async with session.command(_PROGRAM.command) as pipe, _bundle(place) as bundle:
         await pipe.write(_PROGRAM.source + request(order))
-        answer, patterns = Answer(pipe), Patterns(wanted)
+        answer = Answer(pipe)
         left_bytes, left_files = limits.artifact_bytes, limits.artifact_files
         while True:
             kind, document = await answer.next()
             if kind == "d":
                 return await asyncio.to_thread(bundle.keep, _left_out(document, files))
-            member = admitted(document, patterns)
+            member = await asyncio.to_thread(admitted, document, wanted)
             left_bytes -= member.size
             left_files -= 1
             if kind != "f" or left_bytes < 0 or left_files < 0:

@@ -19,7 +19,8 @@ def document() -> dict[str, Any]:
     """What `GET /openapi.json` answers."""
     with tempfile.TemporaryDirectory() as folder:
         first = Token(Path(folder) / "token")
-        return make_app(cast(Service, None), first, State(Path(folder)).tokens).openapi()
+        state = State(Path(folder))
+        return make_app(cast(Service, None), first, state.tokens, state.deliveries).openapi()
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from runner.outcome import Cancelled
 from tests.runner.api.test_app import client, new_service
 from tests.runner.service.state import State
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -83,6 +85,5 @@ async def test_no_token_is_kept_that_could_be_read_back(api: httpx.AsyncClient, 
 async def test_who_cancelled_a_job_is_told(api: httpx.AsyncClient, tmp_path: Path) -> None:
     job = (await api.post("/v1/jobs", json={"script": "true"})).json()["id"]
     await api.post(f"/v1/jobs/{job}/cancel", headers=await create(api, "submit"))
-    entry = State(tmp_path).jobs.get(job)
-    assert entry
-    assert entry.cancelled_by == "ci"
+    jobs = State(tmp_path).jobs
+    await eventually(lambda: (summary := jobs.summary(job)) and summary.outcome == Cancelled("ci"))

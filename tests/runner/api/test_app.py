@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,30 +11,36 @@ from typing import cast
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from runner.api import jobs
 from runner.api.app import make_app
 from runner.api.token import Token
 from runner.execution.lease import LeaseSource
 from runner.outcome import Succeeded
-from runner.service.leases import NotedLeases
 from runner.service.service import Service
+from runner.store.database import Database
+from runner.store.deliveries import Deliveries
 from runner.store.tokens import Tokens
-from tests.runner.service.state import State, locked
+from tests.runner.service.state import State, locked, service_of
 
 pytestmark = pytest.mark.anyio
 
 
 def new_service(state: Path) -> Service:
     """A service that is asked for nothing that needs a sandbox."""
-    opened = State(state)
-    return Service(NotedLeases(cast(LeaseSource, object()), opened.leases, 1), opened.records, 1, None)
+    return service_of(State(state), cast(LeaseSource, object()))
+
+
+def app_of(service: Service, state: Path, **options: object) -> FastAPI:
+    """The application, on the service's own database: another connection would be in its way."""
+    database = service.records.jobs._database
+    return make_app(service, Token(state / "token"), Tokens(database), Deliveries(database), **options)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
 async def client(service: Service, state: Path) -> AsyncIterator[httpx.AsyncClient]:
-    # In the service's own database: another connection would be in its way.
-    app = make_app(service, Token(state / "token"), Tokens(service.records._jobs._database))
+    app = app_of(service, state)
     headers = {"Authorization": f"Bearer {(state / 'token').read_text().strip()}"}
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://runner", headers=headers) as api:
@@ -60,6 +68,39 @@ async def test_a_job_that_cannot_be_kept_is_refused_with_the_cause_and_the_next_
     assert answer.json()["detail"].startswith("The job cannot be kept: Another program holds the database locked.")
 
 
+async def test_nothing_is_read_from_the_disk_on_the_thread_that_renews_leases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: a disk that hangs held up everything, and a large job's script was decrypted there."""
+    service = new_service(tmp_path)
+    async with client(service, tmp_path) as api:
+        job = (await api.post("/v1/jobs", json={"script": "true"})).json()["id"]
+        made = (
+            await api.post("/v1/tokens", json={"name": "ci", "scopes": ["read", "submit", "admin", "metrics"]})
+        ).json()
+        threads, read = set(), Database.read
+
+        def noted(database: Database, statement: str, *values: object) -> list[sqlite3.Row]:
+            threads.add(threading.current_thread())
+            return read(database, statement, *values)
+
+        monkeypatch.setattr(Database, "read", noted)
+        api.headers["Authorization"] = f"Bearer {made['token']}"
+        paths = ("jobs", f"jobs/{job}", f"jobs/{job}/log", f"jobs/{job}/artifacts", "status", "webhooks", "tokens")
+        for path in [*(f"/v1/{path}" for path in paths), "/live", "/ready", "/metrics"]:
+            assert (await api.get(path)).status_code in (200, 409, 503)
+        for path, body in (
+            (f"jobs/{job}/cancel", None),
+            ("jobs", {"script": "true"}),
+            ("drain", None),
+            ("resume", None),
+        ):
+            answer = await api.post(f"/v1/{path}", json=body, headers={"Idempotency-Key": "k"})
+            assert answer.status_code in (200, 202)
+    assert threads
+    assert threading.main_thread() not in threads
+
+
 async def test_a_job_is_the_same_over_a_restart_and_its_result_can_be_asked_for_again_and_again(tmp_path: Path) -> None:
     first = new_service(tmp_path)
     async with client(first, tmp_path) as api:
@@ -68,7 +109,7 @@ async def test_a_job_is_the_same_over_a_restart_and_its_result_can_be_asked_for_
     second = new_service(tmp_path)
     async with client(second, tmp_path) as api:
         assert (await api.get(f"/v1/jobs/{submitted['id']}")).json() == submitted
-        record = second.records.get(submitted["id"])
+        record = await second.records.get(submitted["id"])
         assert record is not None
         assert await second.records.take(record)
         record.begin().append(b"one\ntwo\n")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,12 +16,11 @@ import pytest
 import uvicorn
 
 from runner.api import bodies
-from runner.api.app import make_app
-from runner.api.token import Token
+from runner.api.models import JobRequest
+from runner.job import Job
 from runner.service.service import Service
-from runner.store.tokens import Tokens
 from tests.runner.api.test_access import create
-from tests.runner.api.test_app import client, new_service
+from tests.runner.api.test_app import app_of, client, new_service
 
 pytestmark = pytest.mark.anyio
 
@@ -72,6 +72,22 @@ async def test_a_job_that_cannot_be_read_is_refused_by_field(
     assert service.records.waiting == 0
 
 
+@pytest.mark.parametrize(("size", "beside"), [(100, False), (bodies.SMALL, True)])
+async def test_a_large_body_is_understood_beside_the_renewal_of_leases(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, size: int, beside: bool
+) -> None:
+    """The trap: one or two seconds of a large script's submission were nobody else's."""
+    threads, to_job = set(), JobRequest.to_job
+
+    def noted(request: JobRequest) -> Job:
+        threads.add(threading.current_thread() is not threading.main_thread())
+        return to_job(request)
+
+    monkeypatch.setattr(JobRequest, "to_job", noted)
+    assert (await api.post("/v1/jobs", json={"script": "#" * size})).status_code == 202
+    assert threads == {beside}
+
+
 async def test_a_key_that_was_used_for_another_body_is_refused(api: httpx.AsyncClient, service: Service) -> None:
     headers = {"Idempotency-Key": "build-17"}
     first = await api.post("/v1/jobs", json={"script": "one"}, headers=headers)
@@ -116,7 +132,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
 @asynccontextmanager
 async def served(service: Service, state: Path) -> AsyncIterator[int]:
     """The API on a real port."""
-    app = make_app(service, Token(state / "token"), Tokens(service.records._jobs._database))
+    app = app_of(service, state)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         serving = asyncio.create_task(server.serve([listener]))

@@ -82,7 +82,7 @@ async def test_artifacts_are_listed_and_downloaded_also_in_parts(tmp_path: Path)
         job = (await api.post("/v1/jobs", json={"script": "true"})).json()["id"]
         early = await api.get(f"/v1/jobs/{job}/artifacts")
         assert (early.status_code, "no outcome yet" in early.json()["detail"]) == (409, True)
-        record = service.records.get(job)
+        record = await service.records.get(job)
         assert record is not None
         made = Bundle(record.bundle_path)
         made.begin(Member("a", 3))
@@ -107,7 +107,7 @@ async def test_a_job_without_artifacts_has_an_empty_list_and_nothing_to_download
     service = new_service(tmp_path)
     async with client(service, tmp_path) as api:
         job = (await api.post("/v1/jobs", json={"script": "true"})).json()["id"]
-        record = service.records.get(job)
+        record = await service.records.get(job)
         assert record is not None
         assert await service.records.take(record)
         record.begin()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,15 +12,14 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from runner.api.app import make_app
-from runner.api.token import Token
 from runner.errors import LeaseError, LeaseUnreachableError
 from runner.job import Job
 from runner.outcome import NAMES, Limit, Succeeded, TimedOut
-from runner.service import health, lately
+from runner.service import ask_once, health
 from runner.service.service import Service
+from runner.store.database import Database
 from runner.store.tokens import Scope, Tokens
-from tests.runner.api.test_app import new_service
+from tests.runner.api.test_app import app_of, new_service
 from tests.runner.service.state import locked
 
 pytestmark = pytest.mark.anyio
@@ -35,9 +35,9 @@ class Api:
     """The API of a service, in this process, asked with a token of one scope."""
 
     def __init__(self, service: Service, state: Path, keeper: Callable[[], Awaitable[str]] | None) -> None:
-        tokens = Tokens(service.records._jobs._database)
+        tokens = Tokens(service.records.jobs._database)
         self._tokens = {scope: tokens.create(scope, [scope], None)[1] for scope in Scope}
-        self._app = make_app(service, Token(state / "token"), tokens, keeper=keeper)
+        self._app = app_of(service, state, keeper=keeper)
 
     async def get(self, path: str, scope: Scope | None = None) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self._tokens[scope]}"} if scope else {}
@@ -92,7 +92,7 @@ async def test_each_reason_is_named_and_alive_is_another_thing(tmp_path: Path) -
 async def test_a_store_that_does_not_answer_is_not_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "STORE_DEADLINE", 0.05)
     service = reconciled(tmp_path)
-    with service.records._jobs._database._reading:  # as a read that hangs in the disk
+    with service.records.jobs._database._reading:  # as a read that hangs in the disk
         answer = await Api(service, tmp_path, keeper).get("/live")
     assert answer.status_code == 507
     assert "does not answer within" in answer.json()["detail"]
@@ -131,9 +131,26 @@ async def test_however_many_ask_the_keeper_is_asked_once_a_second(
     api = Api(reconciled(tmp_path), tmp_path, counts)
     await asyncio.gather(*(api.get("/ready") for _ in range(20)), api.measured())
     assert len(asked) == 1
-    monkeypatch.setattr(lately, "_FRESH", 0.0)
+    monkeypatch.setattr(ask_once, "_FRESH", 0.0)
     await api.measured()  # told from before, and old from then on
     assert len(asked) == 1
+
+
+async def test_however_many_ask_whether_it_lives_the_store_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: no token is needed for that, and each question counted all jobs."""
+    service, asked, read = reconciled(tmp_path), list[str](), Database.read
+
+    def noted(database: Database, statement: str, *values: object) -> list[sqlite3.Row]:
+        asked.append(statement)
+        return read(database, statement, *values)
+
+    api = Api(service, tmp_path, keeper)
+    monkeypatch.setattr(Database, "read", noted)
+    answers = await asyncio.gather(*(api.get("/live") for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert asked == ["SELECT 1 FROM job LIMIT 1"]
 
 
 async def test_metrics_are_for_tokens_of_their_scope_alone(tmp_path: Path) -> None:
@@ -197,7 +214,7 @@ async def test_a_job_that_timed_out_is_counted_by_its_limit(tmp_path: Path) -> N
 
 async def test_errors_of_the_store_are_counted(tmp_path: Path) -> None:
     service = reconciled(tmp_path)
-    service.records._jobs._database.on_failure = service.records.metrics.store_errors.inc
+    service.records.jobs._database.on_failure = service.records.metrics.store_errors.inc
     api = Api(service, tmp_path, None)
     with locked(tmp_path):
         assert (await api.get("/ready")).json()["reasons"] == ["store"]

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import httpx
 import pytest
 
-from runner.api.app import make_app
 from runner.api.server import serve
-from runner.api.token import Token
-from runner.execution.lease import LeaseSource
-from runner.gitlab.beside import beside
-from runner.gitlab.options import Options
+from runner.gitlab.with_service import with_service
+from runner.service.leases import NotedLeases
 from runner.service.mode import Mode
-from runner.store.tokens import Tokens
-from tests.runner.api.test_app import client, new_service
-from tests.runner.service.state import State
+from tests.runner.api.test_app import app_of, client, new_service
+from tests.runner.gitlab.conftest import OPTIONS
 
 pytestmark = pytest.mark.anyio
 
@@ -49,10 +46,10 @@ async def test_drain_resume_and_stop_are_told_and_who_drained_stands_in_the_stat
 async def test_a_drain_of_an_earlier_life_holds_for_gitlab_s_jobs_too(tmp_path: Path) -> None:
     await new_service(tmp_path).drain("ops")
     service = new_service(tmp_path)
-    working = beside(
-        service, cast(LeaseSource, object()), tmp_path / "gitlab", Options(socket=tmp_path / "gitlab.sock")
+    working = with_service(
+        service, cast(NotedLeases, object()), tmp_path / "gitlab", replace(OPTIONS, socket=tmp_path / "gitlab.sock")
     )
-    app = make_app(service, Token(tmp_path / "token"), Tokens(service.records._jobs._database), working)
+    app = app_of(service, tmp_path, works=working)
     headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://runner", headers=headers) as api:
         assert (await api.get("/v1/status")).json()["mode"] == "draining"
@@ -63,6 +60,6 @@ async def test_a_drain_of_an_earlier_life_holds_for_gitlab_s_jobs_too(tmp_path: 
 
 async def test_a_service_ends_by_itself_when_its_time_is_over(tmp_path: Path) -> None:
     service = new_service(tmp_path)
-    app = make_app(service, Token(tmp_path / "token"), State(tmp_path).tokens)
+    app = app_of(service, tmp_path)
     await asyncio.wait_for(serve(service, app, "127.0.0.1", 0, max_run_time=0.05), 60)
     assert service.mode is Mode.STOPPING

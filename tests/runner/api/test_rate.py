@@ -9,11 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.api.app import make_app
 from runner.api.rate import Buckets
-from runner.api.token import Token
-from runner.store.tokens import Tokens
-from tests.runner.api.test_app import new_service
+from tests.runner.api.test_app import app_of, new_service
 
 _TIMES = st.lists(st.floats(0, 2), max_size=60)
 
@@ -53,7 +50,7 @@ def test_one_client_takes_nothing_from_another_and_few_are_remembered() -> None:
 @pytest.mark.anyio
 async def test_who_asks_too_often_is_told_when_to_come_back(tmp_path: Path) -> None:
     service = new_service(tmp_path)
-    app = make_app(service, Token(tmp_path / "token"), Tokens(service.records._jobs._database), rate=0.01, burst=2)
+    app = app_of(service, tmp_path, rate=0.01, burst=2)
     headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://runner", headers=headers) as api:
         answers = [await api.get("/v1/jobs") for _ in range(3)]

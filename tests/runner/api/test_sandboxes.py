@@ -10,14 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from runner.api.app import make_app
 from runner.api.sandboxes import Sandboxes
-from runner.api.token import Token
 from runner.commands.operation import _sandbox
 from runner.errors import LeaseUnreachableError
 from runner.execution.lease import SandboxFacts
 from runner.store.tokens import Scope, Tokens
-from tests.runner.api.test_app import new_service
+from tests.runner.api.test_app import app_of, new_service
 
 pytestmark = pytest.mark.anyio
 
@@ -31,9 +29,9 @@ class Api:
 
     def __init__(self, state: Path, known: Sandboxes) -> None:
         service = new_service(state)
-        tokens = Tokens(service.records._jobs._database)
+        tokens = Tokens(service.records.jobs._database)
         self._tokens = {scope: tokens.create(scope, [scope], None)[1] for scope in Scope}
-        self._app = make_app(service, Token(state / "token"), tokens, known=known)
+        self._app = app_of(service, state, known=known)
 
     async def get(self, scope: Scope = Scope.READ) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self._tokens[scope]}"}

@@ -12,18 +12,15 @@ from typing import cast
 import httpx
 import pytest
 
-from runner.api.app import make_app
 from runner.api.server import Tls, serve
-from runner.api.token import Token
 from runner.errors import InputError, StateError
 from runner.execution.lease import Lease, SandboxFacts
 from runner.job import Job
 from runner.placement import ONLY_DEFAULT, Profiles
-from runner.service.leases import NotedLeases
-from runner.service.service import Service
 from runner.store.states import JobState
 from tests.certificates import certificate
-from tests.runner.service.state import State
+from tests.runner.api.test_app import app_of
+from tests.runner.service.state import State, service_of
 
 pytestmark = pytest.mark.anyio
 
@@ -45,16 +42,16 @@ class NoSandbox:
 async def test_a_port_that_is_taken_is_told_and_ends_no_job(tmp_path: Path) -> None:
     """The trap: a restart that fails would end the jobs that a crash had left running."""
     state = State(tmp_path)
-    service = Service(NotedLeases(NoSandbox(), state.leases, 1), state.records, 1, None)
+    service = service_of(state, NoSandbox())
     job = await service.submit(Job(b"true"))
-    app = make_app(service, Token(tmp_path / "token"), state.tokens)
+    app = app_of(service, tmp_path)
     listening = asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = cast(int, taken.getsockname()[1])
         with pytest.raises(StateError, match=f"cannot listen on 127.0.0.1:{port}"):
             await serve(service, app, "127.0.0.1", port, listening=listening.set)
     assert not listening.is_set()
-    again = State(tmp_path).records.get(job.id)
+    again = await State(tmp_path).records.get(job.id)
     assert again
     assert (again.state, again.cancellation.cause) == (JobState.QUEUED, None)
 
@@ -69,8 +66,8 @@ def certified(folder: Path) -> Tls:
 
 async def test_with_a_certificate_it_serves_https_and_nothing_else(tmp_path: Path) -> None:
     state = State(tmp_path)
-    service = Service(NotedLeases(NoSandbox(), state.leases, 1), state.records, 1, None)
-    app = make_app(service, Token(tmp_path / "token"), state.tokens)
+    service = service_of(state, NoSandbox())
+    app = app_of(service, tmp_path)
     tls = certified(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -93,8 +90,8 @@ async def test_a_defect_is_answered_as_a_problem_and_stands_in_the_log(
         raise KeyError("a secret detail")
 
     state = State(tmp_path)
-    service = Service(NotedLeases(NoSandbox(), state.leases, 1), state.records, 1, None)
-    app = make_app(service, Token(tmp_path / "token"), state.tokens, known=broken)
+    service = service_of(state, NoSandbox())
+    app = app_of(service, tmp_path, known=broken)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     listening = asyncio.Event()

@@ -14,7 +14,7 @@ from runner.doctor import checks
 from runner.doctor.facts import Answer, Canary, Clock, Facts
 from runner.keeper_leases import KeeperState
 from runner.service.watermark import Room
-from runner.store.look import Look
+from runner.store.condition import Condition
 from sandbox.health import HostState
 from sandbox.report import Found, Status, Unknown, bad, good
 from sandbox.settings.loaded import Loaded
@@ -28,7 +28,7 @@ ROOMIER = load(None, {}, {("disk", "low"): "8GiB"})
 GOOD = Facts(
     configuration=CONFIGURATION,
     room=Room(50 * GIB, 100 * GIB),
-    store=Look(version=3, known=3, complaint="", latest=NOW - 5),
+    store=Condition(version=3, known=3, complaint="", latest=NOW - 5),
     clock=Clock(NOW, synchronised=True),
     host=(Found("engine", good("It answers."), "docs/doctor.md#engine"),),
     keeper=KeeperState(HostState.WELL, "", {"default": 1}, {"default": 2}),
@@ -66,9 +66,9 @@ def test_a_good_runner_passes_and_the_hosts_checks_follow() -> None:
         ("state-disk", {"configuration": UNKNOWN}, N, "has to be right first"),
         ("store", {"store": None}, N, "There is no database yet"),
         ("store", {"store": UNKNOWN}, F, "Nobody knows."),
-        ("store", {"store": Look(3, 3, "row 7 missing from index", 0.0)}, F, "damaged: row 7 missing"),
-        ("store", {"store": Look(4, 3, "", 0.0)}, F, "version 4, and this runner knows 3"),
-        ("store", {"store": Look(2, 3, "", 0.0)}, P, "the next start brings it up to date"),
+        ("store", {"store": Condition(3, 3, "row 7 missing from index", 0.0)}, F, "damaged: row 7 missing"),
+        ("store", {"store": Condition(4, 3, "", 0.0)}, F, "version 4, and this runner knows 3"),
+        ("store", {"store": Condition(2, 3, "", 0.0)}, P, "the next start brings it up to date"),
         ("clock", {"clock": Clock(NOW, synchronised=False)}, W, "Nothing keeps the clock right"),
         ("clock", {"clock": Clock(NOW - 100, synchronised=True)}, F, "The clock is 95 s behind the last event"),
         ("clock", {"clock": Clock(NOW - 30, synchronised=True)}, P, "kept right"),

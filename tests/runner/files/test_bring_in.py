@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import hashlib
 import io
@@ -10,8 +11,10 @@ import socket
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
 
@@ -24,7 +27,7 @@ from runner.execution.session import Session
 from runner.source_and_artifacts import Archive, Git, Upload
 from tests.runner.conftest import SSHD, Sandbox
 from tests.runner.files.origin import TOKEN, Origin, git, silent
-from tests.waiting import until
+from tests.waiting import eventually, until
 
 pytestmark = pytest.mark.anyio
 
@@ -117,6 +120,30 @@ async def test_a_host_that_hangs_is_given_up_with_a_sentence(session: Session, w
         with pytest.raises(SourceError, match="did not arrive within 1 s"):
             await bring_in(session, files, str(workspace))
     assert session.free
+
+
+def in_memory(secret: str) -> bool:
+    for path in Path("/dev/shm").glob("tmp*/login"):
+        with suppress(OSError):  # somebody else's, or gone meanwhile
+            if secret in path.read_text():
+                return True
+    return False
+
+
+async def test_no_credential_outlives_a_host_that_hangs(session: Session, workspace: Path) -> None:
+    """The trap: an alarm ends a program at once, and what it would remove at its end stays."""
+    token = token_hex()
+    with silent() as host:
+        source = Git(url=f"http://127.0.0.1:{host.getsockname()[1]}/app.git", commit="0" * 40, token="TOKEN")
+        files = JobFiles(source, secrets={"TOKEN": token}, limits=replace(LIMITS, source_deadline=4.0))
+        fetching = asyncio.create_task(bring_in(session, files, str(workspace)))
+        host.settimeout(20)
+        connection, _ = await asyncio.to_thread(host.accept)
+        with connection:
+            assert in_memory(token)
+            with pytest.raises(SourceError, match="did not arrive within 4 s"):
+                await fetching
+            await eventually(lambda: not in_memory(token))
 
 
 def listens(port: int) -> bool:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import tarfile
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import pytest
 
 from runner.errors import LeaseLostError
 from runner.execution import program
 from runner.execution.files import bundle, take_out
+from runner.execution.files.bundle import Member
 from runner.execution.files.jobs import JobFiles, patterns
 from runner.execution.files.limits import FileLimits
 from runner.execution.session import Session
@@ -36,6 +39,7 @@ from tests.runner.conftest import Sandbox
 
 pytestmark = pytest.mark.anyio
 
+NOPE = "An artifact is not kept: nope: nothing in the working folder has such a name."
 LIMITS = FileLimits(artifact_bytes=1000, artifact_files=5, artifact_deadline=60.0)
 
 
@@ -143,12 +147,20 @@ async def test_nothing_is_followed_out_of_the_working_folder(desk: Desk, tmp_pat
     assert desk.kept == {}
 
 
+async def test_names_that_sort_otherwise_as_paths_than_as_names_are_kept(desk: Desk) -> None:
+    """The trap: a runner that expects the order of whole paths, where `a.b` comes before `a/b`."""
+    deepest = "d/" * 100 + "f"
+    desk.make(**{"a/b": "1", "a.b": "2", "a-": "3", "a/b.c/d": "4", "a/b!": "5", "ä/ö": "6", "𝄞": "7", deepest: "8"})
+    assert await desk.keep("**", limits=FileLimits()) == []
+    assert list(desk.kept) == ["a/b", "a/b!", "a/b.c/d", "a-", "a.b", deepest, "ä/ö", "𝄞"]
+
+
 async def test_a_pattern_that_nothing_has_is_told(desk: Desk) -> None:
     desk.make(**{"dist/a": "1"})
     (desk.workspace / "empty").mkdir()
     assert await desk.keep("dist", "reports/**/*.xml", "empty", "nope", "nope") == [
         "An artifact is not kept: reports/**/*.xml: nothing in the working folder has such a name.",
-        "An artifact is not kept: nope: nothing in the working folder has such a name.",
+        NOPE,
     ]
     assert await desk.keep("empty") == ["There are no artifacts."]
 
@@ -220,16 +232,16 @@ def lie(script: str) -> program.Program:
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        ("send(b'f', path='../../etc/cron.d/x', size=1)", "not asked for"),
-        ("send(b'f', path='b', size=1)", "not asked for"),
-        ("send(b'f', path='a', size=5000)", "more than it was asked for"),
-        ("[send(b'f', path=f'a/{n}', size=0) for n in range(6)]", "more than it was asked for"),
-        ("send(b'f', path='a', size=0); send(b'f', path='a', size=0)", "twice"),
-        ("send(b'f', path='a', size=9); os.write(1, b'half')", "stopped in the middle"),
-        ("send(b'f', path='a', size=0)", "stopped in the middle"),
+        ("send(b'f', path='../../etc/cron.d/x', pattern=0, size=1)", "not asked for"),
+        ("send(b'f', path='b', pattern=0, size=1)", "not asked for"),
+        ("send(b'f', path='a', pattern=0, size=5000)", "more than it was asked for"),
+        ("[send(b'f', path=f'a/{n}', pattern=0, size=0) for n in range(6)]", "more than it was asked for"),
+        ("send(b'f', path='a', pattern=0, size=0); send(b'f', path='a', pattern=0, size=0)", "twice"),
+        ("send(b'f', path='a', pattern=0, size=9); os.write(1, b'half')", "stopped in the middle"),
+        ("send(b'f', path='a', pattern=0, size=0)", "stopped in the middle"),
         ("os.write(1, b'f' + b'\\xff' * 4)", "not allowed"),
         ("os.write(1, b'f\\0\\0\\0\\x02[]')", "not a JSON object"),
-        ("send(b'z', path='a', size=0)", "more than it was asked for"),
+        ("send(b'z', path='a', pattern=0, size=0)", "more than it was asked for"),
         ("import time; time.sleep(60)", "took longer than 1 s"),
         ("os.write(1, b'f\\0\\0\\1\\0'); import time; time.sleep(60)", "took longer than 1 s"),
     ],
@@ -242,6 +254,21 @@ async def test_whatever_a_sandbox_sends_nothing_is_kept_and_it_is_told(
     assert (len(told), why in told[0]) == (1, True), told
     assert not desk.bundle.exists()
     assert bundle.read(desk.bundle) is None
+
+
+async def test_the_loop_goes_on_while_a_name_is_tried(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap: ten thousand names, each against a pattern that takes long, and no heartbeat meanwhile."""
+    threads: list[threading.Thread] = []
+
+    def trying(document: Mapping[str, Any], wanted: Sequence[str]) -> Member:
+        threads.append(threading.current_thread())
+        return bundle.admitted(document, wanted)
+
+    monkeypatch.setattr(take_out, "admitted", trying)
+    desk.make(a="1", b="2")
+    assert await desk.keep("nope", "b", "?") == [NOPE]
+    assert (desk.kept, len(threads)) == ({"a": b"1", "b": b"2"}, 2)
+    assert threading.current_thread() not in threads
 
 
 async def test_what_a_sandbox_says_of_what_it_left_out_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
-import os
 import tarfile
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from runner.execution.files.inside.unpack import UnsafeArchiveError, stays_inside, unpack
+from runner.execution.files.inside.unpack import unpack
+from sandbox.archives import UnsafeArchive
 
 
 def archive(*members: tuple[str, dict[str, object]], content: bytes = b"x", mode: str = "w") -> io.BytesIO:
@@ -69,7 +67,7 @@ def test_files_folders_links_and_the_right_to_execute_come_out(folder: Path, mod
         ([("a/b", link("../../c"))], "leads outside"),
         ([("a", link("b/../.."))], "leads outside"),
         ([("a", link("b")), ("a/x", {})], "It has a twice, or below"),
-        ([("a", link("b")), ("a/x", link("c"))], "below a link"),
+        ([("a", link("b")), ("a/x", link("c"))], "is below a link"),
         ([("a", {}), ("a", {})], "It has a twice"),
         ([("a", {}), ("a/b", {})], "It has a twice, or below a file"),
         ([("a", {}), ("a/b/c", {})], "It has a/b twice, or below a file"),
@@ -77,18 +75,20 @@ def test_files_folders_links_and_the_right_to_execute_come_out(folder: Path, mod
         ([("h", {"type": tarfile.LNKTYPE, "linkname": "none", "size": 0})], "does not have"),
         ([("d", {"type": tarfile.CHRTYPE, "size": 0})], "no file, folder or link"),
         ([("f", {"type": tarfile.FIFOTYPE, "size": 0})], "no file, folder or link"),
+        ([("deep/" * 1100 + "f", {})], "deeper than 256"),
+        ([("deep/" * 1100 + "f", link("x"))], "deeper than 256"),
         ([(f"f{number}", {}) for number in range(11)], "more than"),
     ],
 )
 def test_what_is_refused(folder: Path, members: list[tuple[str, dict[str, object]]], why: str) -> None:
-    with pytest.raises(UnsafeArchiveError, match=why):
+    with pytest.raises(UnsafeArchive, match=why):
         unpack(archive(*members), folder, 1000, 10)
     assert [path.name for path in folder.parent.iterdir()] == ["in"]
 
 
 def test_a_link_that_was_there_first_is_not_written_through(folder: Path, tmp_path: Path) -> None:
     """The trap: `a -> ..` and then `a/x` would land outside. Links come last."""
-    with pytest.raises(UnsafeArchiveError):
+    with pytest.raises(UnsafeArchive):
         unpack(archive(("a", link("..")), ("a/x", {})), folder, 1000, 10)
     assert not (tmp_path / "x").exists()
 
@@ -97,14 +97,14 @@ def test_a_link_that_was_there_first_is_not_written_through(folder: Path, tmp_pa
 def test_a_bomb_ends_at_its_limit(folder: Path, squeeze: Callable[[bytes], bytes]) -> None:
     bomb = squeeze(archive(("zeros", {}), content=bytes(64 * 1024 * 1024)).getvalue())
     assert len(bomb) < 200_000
-    with pytest.raises(UnsafeArchiveError, match="more than 1000 bytes"):
+    with pytest.raises(UnsafeArchive, match="more than 1000 bytes"):
         unpack(io.BytesIO(bomb), folder, 1000, 10)
 
 
 def test_a_bomb_of_names_ends(folder: Path) -> None:
     """The trap: tarfile keeps a member's extended headers in memory, however long they are."""
     bomb = gzip.compress(archive(("x" * 8_000_000, {})).getvalue())
-    with pytest.raises(UnsafeArchiveError, match="names that are longer"):
+    with pytest.raises(UnsafeArchive, match="names that are longer"):
         unpack(io.BytesIO(bomb), folder, 1000, 10)
 
 
@@ -114,21 +114,11 @@ def test_a_bomb_of_names_ends(folder: Path) -> None:
     ids=["text", "zip", "broken", "cut"],
 )
 def test_what_is_no_archive_is_said_to_be_none(folder: Path, content: bytes) -> None:
-    with pytest.raises(UnsafeArchiveError, match="no tar archive, or a damaged one"):
+    with pytest.raises(UnsafeArchive, match="no tar archive, or a damaged one"):
         unpack(io.BytesIO(content), folder, 1000, 10)
 
 
 def test_a_cut_archive_is_damaged(folder: Path) -> None:
     whole = archive(("a", {}), content=b"x" * 5000).getvalue()
-    with pytest.raises(UnsafeArchiveError):
+    with pytest.raises(UnsafeArchive):
         unpack(io.BytesIO(whole[:3000]), folder, 10_000, 10)
-
-
-_NAMES = st.sampled_from(["a", "b", "..", ".", "c"])
-
-
-@given(st.lists(_NAMES, min_size=1, max_size=5), st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=4))
-def test_a_link_that_stays_inside_does_so_by_its_words_alone(target: list[str], path: list[str]) -> None:
-    if stays_inside(PurePosixPath(*path), "/".join(target)):
-        reached = os.path.normpath("/".join(["/root", *path[:-1], *target]))
-        assert reached == "/root" or reached.startswith("/root/")

@@ -12,12 +12,12 @@ import pytest
 
 from runner.execution.options import Settings
 from runner.outcome import Outcome
-from runner.service.leases import NotedLeases
+from runner.service.limits import Limits
 from runner.service.record import Record
 from runner.service.service import Service
 from runner.service.standby import Standby
 from tests.runner.conftest import FakeLeases, Sandbox
-from tests.runner.service.state import State
+from tests.runner.service.state import State, service_of
 
 DEADLINE = 60.0
 """Seconds for anything that a job comes to."""
@@ -30,13 +30,13 @@ class Life:
     service: Service
     working: asyncio.Task[None]
 
-    def job(self, job_id: str) -> Record:
-        record = self.service.records.get(job_id)
+    async def job(self, job_id: str) -> Record:
+        record = await self.service.records.get(job_id)
         assert record is not None
         return record
 
     async def outcome(self, job_id: str) -> Outcome:
-        record = self.job(job_id)
+        record = await self.job(job_id)
         await asyncio.wait_for(record.finished.wait(), DEADLINE)
         assert record.outcome is not None
         return record.outcome
@@ -44,7 +44,7 @@ class Life:
     async def log(self, job_id: str, offset: int = 0) -> bytes:
         """The log to its end."""
         async with asyncio.timeout(DEADLINE):
-            return b"".join([data async for data in self.job(job_id).follow(offset)])
+            return b"".join([data async for data in (await self.job(job_id)).follow(offset)])
 
     async def detach(self) -> None:
         self.service.detach()
@@ -61,10 +61,9 @@ class Host:
     settings: Settings
 
     def new_service(self, slots: int = 2, *, standby: bool = False, per_key: int | None = None) -> Service:
-        state = State(self.state)
-        leases = NotedLeases(self.leases, state.leases, slots)
-        ahead = Standby(leases, self._ready, self.settings) if standby else None
-        return Service(leases, state.records, slots, ahead, self.settings, per_key)
+        ahead = (lambda noted: Standby(noted, self._ready, self.settings)) if standby else None
+        limits = Limits(slots, per_key)
+        return service_of(State(self.state), self.leases, limits, settings=self.settings, standby=ahead)
 
     async def _ready(self, profile: str) -> int:
         return 2

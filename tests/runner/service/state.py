@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from runner.execution.lease import LeaseSource
+from runner.execution.options import Settings
+from runner.service.housekeeping import Housekeeper
+from runner.service.leases import NotedLeases
+from runner.service.limits import Limits
 from runner.service.records import Records
+from runner.service.service import SETTINGS, Service
+from runner.service.standby import Standby
 from runner.service.uploads import Uploads
+from runner.service.webhooks import Webhooks
 from runner.store.database import Database
 from runner.store.deliveries import Deliveries
 from runner.store.jobs import Jobs
 from runner.store.leases import LeaseNotes
 from runner.store.seal import Seal
 from runner.store.tokens import Tokens
+
+ONE_SLOT = Limits(1)
 
 
 @dataclass
@@ -37,6 +47,21 @@ class State:
     @cached_property
     def records(self) -> Records:
         return Records(self.jobs, self.folder / "logs", Uploads(self.folder / "uploads"), self.folder / "artifacts")
+
+
+def service_of(
+    state: State,
+    leases: LeaseSource,
+    limits: Limits = ONE_SLOT,
+    *,
+    settings: Settings = SETTINGS,
+    standby: Callable[[LeaseSource], Standby] | None = None,
+    webhooks: Webhooks | None = None,
+) -> Service:
+    """A service on a state folder, as `serve` makes it."""
+    noted = NotedLeases(leases, state.leases, limits.slots)
+    ahead = standby(noted) if standby else None
+    return Service(noted, state.records, limits, ahead, settings, Housekeeper(state.records), webhooks)
 
 
 @contextmanager

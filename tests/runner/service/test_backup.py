@@ -81,7 +81,7 @@ async def test_what_was_backed_up_under_a_running_service_goes_on_where_its_sand
         assert await later.log(done.id) == b"done\nrunner: The script succeeded.\n"
         gate.touch()
         assert await later.log(running.id) == b"up\nend\nrunner: The script succeeded.\n"
-        assert later.job(queued.id).state is JobState.QUEUED
+        assert (await later.job(queued.id)).state is JobState.QUEUED
         await later.service.resume()
         assert await later.outcome(queued.id) == Succeeded()
     assert State(tmp_path / "new").tokens.find(token) == facts

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import tarfile
+import threading
 import time
 from pathlib import Path
 
@@ -14,10 +16,12 @@ from runner.errors import BadJobError, BusyError
 from runner.job import Job
 from runner.outcome import ScriptFailed, Succeeded
 from runner.service import uploads
-from runner.service.uploads import Uploads
+from runner.service.uploads import Incoming, Uploads
 from runner.source_and_artifacts import Artifacts, Upload, When
 from runner.store.jobs import Request
 from tests.runner.service.conftest import Host
+from tests.runner.service.state import State
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -53,8 +57,55 @@ async def test_an_archive_is_kept_over_a_restart_and_gone_with_its_last_job(host
         assert await life.outcome(first) == Succeeded()
         assert await life.outcome(second) == Succeeded()
         assert await life.log(second) == b"hello\nrunner: The script succeeded.\n"
-        assert [member.path for member in life.job(second).kept().members] == ["out"]
+        assert [member.path for member in (await life.job(second)).kept().members] == ["out"]
     assert not path.exists()
+
+
+@pytest.mark.parametrize("by", ["its last job", "a clean-up"])
+async def test_no_archive_is_removed_that_a_job_was_just_taken_for(
+    host: Host, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """The trap: nobody needed it when that was looked at, and a moment later it was removed under an accepted job."""
+    state = State(host.state)
+    records, needed = state.records, state.jobs.uploads
+    upload = sent(records.uploads)
+    os.utime(records.uploads.path(upload), (0, 0))
+    looked, added = threading.Event(), threading.Event()
+
+    def seen() -> set[str]:
+        found = needed()
+        looked.set()
+        added.wait(0.2)  # it must not come meanwhile
+        return found
+
+    monkeypatch.setattr(state.jobs, "uploads", seen)
+    if by == "its last job":
+        removing: asyncio.Future[object] = asyncio.ensure_future(records.forget_upload(upload))
+    else:
+        removing = asyncio.ensure_future(asyncio.to_thread(records.new_upload))
+    await eventually(looked.is_set)
+    adding = asyncio.ensure_future(records.add(Job(b"true", source=Upload(id=upload))))
+    adding.add_done_callback(lambda _: added.set())
+    with pytest.raises(BadJobError, match="There is no archive"):
+        await adding
+    if incoming := await removing:
+        assert isinstance(incoming, Incoming)
+        incoming.close()
+
+
+def test_an_archive_that_was_promised_is_still_there_after_a_power_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: its new name was not on disk, and under the old one the next start removed it."""
+    folder, fsync, synced = Uploads(tmp_path), os.fsync, []
+
+    def noted(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink(), [path.name for path in tmp_path.iterdir()]))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    upload = sent(folder)
+    assert synced[-1] == (tmp_path, [upload])
 
 
 async def test_a_job_whose_archive_is_not_there_is_refused_unless_it_was_taken_before(host: Host) -> None:

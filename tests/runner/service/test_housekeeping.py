@@ -48,15 +48,15 @@ async def test_the_oldest_finished_jobs_go_with_their_logs_and_what_is_not_finis
     old, *others = [await aged(state, await finished(state), seconds) for seconds in (300, 200, 100)]
     queued = await state.records.add(Job(b"true"))
     assert keeper_of(state.records, age=250).sweep() == [old.id]
-    assert (state.records.get(old.id), old.log_path.exists()) == (None, False)
+    assert (await state.records.get(old.id), old.log_path.exists()) == (None, False)
     size = others[0].log_path.stat().st_size
     assert keeper_of(state.records, bytes=2 * size - 1).sweep() == [others[0].id]
     keeper = keeper_of(state.records)
     assert keeper.sweep() == []
     keeper.follow(Retention(jobs=0), MARKS)
     assert keeper.sweep() == [others[1].id]
-    assert state.records.get(running.id) is running
-    assert state.records.get(queued.id) is queued
+    assert await state.records.get(running.id) is running
+    assert await state.records.get(queued.id) is queued
     assert [path.name for path in (tmp_path / "logs").iterdir()] == [running.id]
 
 

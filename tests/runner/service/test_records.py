@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +21,11 @@ from runner.execution.marker import Marker, Moment
 from runner.job import Job
 from runner.outcome import Cancelled, RunnerStopped, ScriptFailed, Succeeded
 from runner.service.record import Record
+from runner.store.jobs import Entry
 from runner.store.states import JobState
+from runner.store.threads import reading
 from tests.runner.service.state import State, locked
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 JOB = Job(b"echo hello", environment={"SECRET": "s3cret"})
@@ -64,15 +69,24 @@ async def finished(state: State, output: bytes = OUTPUT) -> Record:
     return record
 
 
-def again(folder: Path, record: Record) -> Record:
+async def claimed_and_finished(state: State) -> None:
+    record = await state.records.claim(100)
+    assert record
+    record.begin()
+    await record.mark(MARKER)
+    await record.settle(Succeeded())
+    await record.finish()
+
+
+async def again(folder: Path, record: Record) -> Record:
     """The same job in the next life."""
-    found = State(folder).records.get(record.id)
+    found = await State(folder).records.get(record.id)
     assert found is not None
     return found
 
 
 async def test_a_finished_job_is_remembered_over_a_restart(tmp_path: Path) -> None:
-    record = again(tmp_path, await finished(State(tmp_path)))
+    record = await again(tmp_path, await finished(State(tmp_path)))
     assert (record.state, record.outcome) == (JobState.FINISHED, Succeeded())
     assert b"".join(record.read(0)) == OUTPUT + CLOSING
     assert record.finished.is_set()
@@ -92,12 +106,12 @@ async def test_when_and_where_it_ran_is_known(tmp_path: Path) -> None:
 
 
 async def test_a_waiting_job_waits_again_with_all_that_belongs_to_it(tmp_path: Path) -> None:
-    after = again(tmp_path, await State(tmp_path).records.add(JOB))
+    after = await again(tmp_path, await State(tmp_path).records.add(JOB))
     assert (after.state, after.job, after.marker) == (JobState.QUEUED, JOB, None)
 
 
 async def test_a_job_that_was_claimed_and_not_sent_waits_again(tmp_path: Path) -> None:
-    after = again(tmp_path, await claimed(State(tmp_path)))
+    after = await again(tmp_path, await claimed(State(tmp_path)))
     assert (after.state, after.job, after.marker) == (JobState.QUEUED, JOB, None)
 
 
@@ -112,7 +126,7 @@ async def test_a_job_is_claimed_together_with_all_that_belongs_to_it(tmp_path: P
 
 
 async def test_a_job_that_may_have_started_is_found_with_its_marker_and_its_log(tmp_path: Path) -> None:
-    after = again(tmp_path, await started(State(tmp_path)))
+    after = await again(tmp_path, await started(State(tmp_path)))
     assert (after.state, after.marker) == (JobState.RUNNING, MARKER)
     log = after.begin()
     assert log.output == len(OUTPUT)
@@ -122,10 +136,47 @@ async def test_a_job_that_may_have_started_is_found_with_its_marker_and_its_log(
     assert b"".join(after.read(0)) == OUTPUT + b"!\nrunner: The script failed with exit code 3.\n"
 
 
+async def test_what_was_read_of_a_job_before_its_end_makes_no_object_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: its log was followed for ever by whoever asked for it at that moment."""
+    state = State(tmp_path)
+    job_id = (await state.records.add(JOB)).id
+    has_read, ended, get = threading.Event(), threading.Event(), state.jobs.get
+
+    def slowly(job_id: str) -> Entry | None:
+        entry = get(job_id)
+        has_read.set()
+        assert ended.wait(20)
+        return entry
+
+    monkeypatch.setattr(state.jobs, "get", slowly)
+    asked = asyncio.create_task(state.records.get(job_id))
+    await eventually(has_read.is_set)
+    await claimed_and_finished(state)
+    gc.collect()
+    ended.set()
+    record = await asked
+    assert record
+    assert record.outcome == Succeeded()
+
+
+async def test_who_reads_waits_for_no_writer(tmp_path: Path) -> None:
+    """Not for those either that wait for each other, however many they are."""
+    state = State(tmp_path)
+    record = await started(state)
+    with state.database._writing:  # as one that hangs in the disk
+        hanging = [asyncio.create_task(record.cancel("me")) for _ in range(10)]
+        await asyncio.sleep(0)  # each goes up to its write
+        async with asyncio.timeout(20):
+            assert await reading(state.records.summary, record.id)
+    await asyncio.gather(*hanging)
+
+
 async def test_a_wish_for_the_end_outlives_the_service(tmp_path: Path) -> None:
     record = await started(State(tmp_path))
     await record.cancel("a client of the API")
-    assert again(tmp_path, record).cancellation.cause == Cancelled("a client of the API")
+    assert (await again(tmp_path, record)).cancellation.cause == Cancelled("a client of the API")
 
 
 async def test_a_disk_that_fails_does_not_keep_a_job_from_being_cancelled(tmp_path: Path) -> None:
@@ -174,7 +225,7 @@ async def test_a_marker_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(StateError, match="The start cannot be written down"):
         await record.mark(MARKER)
     assert record.marker is None
-    assert again(tmp_path, record).marker is None
+    assert (await again(tmp_path, record)).marker is None
 
 
 async def test_an_outcome_that_cannot_be_written_leaves_the_job_running_and_can_be_tried_again(tmp_path: Path) -> None:
@@ -184,7 +235,7 @@ async def test_an_outcome_that_cannot_be_written_leaves_the_job_running_and_can_
     assert (record.state, record.outcome) == (JobState.RUNNING, None)
     await record.settle(Succeeded())
     await record.finish()
-    assert again(tmp_path, record).outcome == Succeeded()
+    assert (await again(tmp_path, record)).outcome == Succeeded()
 
 
 async def test_the_first_outcome_stays(tmp_path: Path) -> None:
@@ -192,7 +243,7 @@ async def test_the_first_outcome_stays(tmp_path: Path) -> None:
     await record.settle(Succeeded())
     await record.settle(ScriptFailed(1))
     await record.finish()
-    assert record.outcome == again(tmp_path, record).outcome == Succeeded()
+    assert record.outcome == (await again(tmp_path, record)).outcome == Succeeded()
 
 
 async def test_strange_entries_among_the_logs_are_left_alone_and_strays_removed(tmp_path: Path) -> None:
@@ -277,7 +328,7 @@ FOUND: dict[str, set[str | None]] = {
 """By what was promised before a crash: what the next life may find."""
 
 
-def found(folder: Path) -> str | None:
+async def found(folder: Path) -> str | None:
     """What the next life makes of a state folder."""
     state = State(folder)
     records = state.records
@@ -285,7 +336,7 @@ def found(folder: Path) -> str | None:
     if not summaries:
         return None
     [summary] = summaries
-    record = records.get(summary.id)
+    record = await records.get(summary.id)
     assert record
     match summary.state:
         case JobState.QUEUED:
@@ -335,9 +386,9 @@ async def test_every_crash_point_leaves_what_the_next_life_reads_as_promised(
     state.database._writer.set_trace_callback(None)
     seen: list[str | None] = []
     for promised, copy in snapshots.taken:
-        seen.append(found(copy))
+        seen.append(await found(copy))
         assert seen[-1] in FOUND[promised], (promised, seen[-1], copy)
-        assert found(copy) == seen[-1], "a second crash right after the start changes nothing"
+        assert await found(copy) == seen[-1], "a second crash right after the start changes nothing"
     order: list[str | None] = [None, "waiting", "started", "ended"]
     assert set(seen) == set(order)
     assert [order.index(one) for one in seen] == sorted(order.index(one) for one in seen), "no job goes back"
@@ -353,7 +404,7 @@ async def test_a_written_outcome_is_final_however_much_of_the_log_was_written(
     await record.settle(Succeeded())
     with record.log_path.open("ab") as log:
         log.write(CLOSING[: max(0, cut - len(OUTPUT))])
-    assert found(folder) == "ended"
+    assert await found(folder) == "ended"
 
 
 @pytest.mark.parametrize("damage", ["content SET sealed", "job SET marker"])
@@ -362,7 +413,7 @@ async def test_what_cannot_be_read_ends_the_job_with_a_sentence(tmp_path: Path, 
     record = await started(State(tmp_path))
     with State(tmp_path).database.transaction("test") as connection:
         connection.execute(f"UPDATE {damage} = x'00'")
-    cause = again(tmp_path, record).cancellation.cause
+    cause = (await again(tmp_path, record)).cancellation.cause
     assert isinstance(cause, RunnerStopped)
     assert "cannot be read" in cause.why
 
@@ -373,7 +424,7 @@ async def test_a_fifo_in_the_place_of_a_log_is_not_waited_for(tmp_path: Path) ->
     await record.settle(Succeeded())
     record.log_path.unlink()
     os.mkfifo(record.log_path)
-    assert again(tmp_path, record).outcome == Succeeded()
+    assert (await again(tmp_path, record)).outcome == Succeeded()
 
 
 def test_the_database_is_asked_for_a_whole_commit(tmp_path: Path) -> None:

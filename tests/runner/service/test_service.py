@@ -12,22 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import BadJobError, BusyError, StateError, StoppingError, WrongModeError
+from runner.errors import BadJobError, BusyError, IllegalMoveError, StateError, StoppingError, WrongModeError
 from runner.execution import prepare
 from runner.execution.marker import Marker
 from runner.job import Job
 from runner.outcome import Cancelled, Limit, RunnerStopped, ScriptFailed, Succeeded, TimedOut
-from runner.service import marking
+from runner.service import record as record_module
 from runner.service import service as service_module
-from runner.service.leases import NotedLeases
+from runner.service.limits import Limits
 from runner.service.mode import Mode
 from runner.service.record import Record
-from runner.service.service import Service
-from runner.store.jobs import Jobs
+from runner.store.jobs import Jobs, Result
 from runner.store.states import JobState
 from tests.runner.conftest import hang
 from tests.runner.service.conftest import DEADLINE, Host
-from tests.runner.service.state import State, locked
+from tests.runner.service.state import State, locked, service_of
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -58,12 +57,12 @@ async def test_a_waiting_job_is_run_by_the_next_life(host: Host) -> None:
 async def test_a_running_job_goes_on_over_a_restart_and_its_log_by_offset(host: Host, gate: Path) -> None:
     async with host.life() as first:
         job = (await first.service.submit(waiting(gate, after="seq 20000; exit 7"))).id
-        await up(first.job(job))
+        await up(await first.job(job))
         await first.detach()
-        assert first.job(job).state is JobState.RUNNING
+        assert (await first.job(job)).state is JobState.RUNNING
     gate.touch()
     async with host.life() as second:
-        assert second.job(job).state is JobState.RUNNING
+        assert (await second.job(job)).state is JobState.RUNNING
         rest = await second.log(job, len("up\n"))
         assert await second.outcome(job) == ScriptFailed(7)
     numbers = "".join(f"{number}\n" for number in range(1, 20001))
@@ -79,10 +78,10 @@ async def test_more_slots_and_other_labels_hold_at_once(host: Host, gate: Path) 
         second = await life.service.submit(waiting(gate))
         with pytest.raises(BadJobError, match="the label gpu"):
             await life.service.submit(Job(b"true", labels=frozenset({"gpu"})))
-        life.service.follow(2, None, ["gpu"])
+        life.service.follow(Limits(2, labels=frozenset({"gpu"})))
         await up(second)
         third = await life.service.submit(Job(b"true", labels=frozenset({"gpu"})))
-        life.service.follow(1, None, ["gpu"])
+        life.service.follow(Limits(1, labels=frozenset({"gpu"})))
         gate.touch()
         assert [await life.outcome(record.id) for record in (first, second, third)] == [Succeeded()] * 3
 
@@ -106,7 +105,7 @@ async def test_a_job_in_a_sandbox_prepared_in_advance_goes_on_too(host: Host, ga
 async def test_a_job_that_ended_while_no_runner_lived_has_its_own_outcome(host: Host, gate: Path) -> None:
     async with host.life() as first:
         job = (await first.service.submit(waiting(gate, after=f"echo late; touch {gate}.end; exit 9"))).id
-        await up(first.job(job))
+        await up(await first.job(job))
         await first.detach()
     gate.touch()
     await eventually(gate.with_name("gate.end").exists)
@@ -119,12 +118,12 @@ async def test_all_that_run_are_followed_and_new_ones_wait_for_a_slot(host: Host
     async with host.life(slots=2) as first:
         running = [(await first.service.submit(waiting(gate))).id for _ in range(2)]
         for job in running:
-            await up(first.job(job))
+            await up(await first.job(job))
         new = (await first.service.submit(Job(b"true"))).id
         await first.detach()
     async with host.life(slots=1) as second:
         await eventually(lambda: len(host.leases.resumed) == 2)
-        assert second.job(new).state is JobState.QUEUED
+        assert (await second.job(new)).state is JobState.QUEUED
         assert len(host.leases.leases) == 2
         gate.touch()
         for job in (*running, new):
@@ -259,10 +258,25 @@ async def test_what_cannot_be_read_ends_and_holds_nobody_up(host: Host) -> None:
         assert b"cannot be read" in await life.log(odd.id)
 
 
+async def test_an_outcome_that_a_defect_keeps_from_the_disk_is_not_written_for_ever(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The trap: no number of tries helps, and the job kept its slot."""
+
+    def refused(jobs: Jobs, job_id: str, result: Result) -> None:
+        raise IllegalMoveError(f"Job {job_id} cannot move from queued to settled; this is a defect.")
+
+    monkeypatch.setattr(Jobs, "settle", refused)
+    async with host.life(slots=1) as life:
+        await life.service.submit(Job(b"true"))
+        await eventually(lambda: "cannot move from queued to settled" in caplog.text and not life.service.running)
+    assert "a defect in the runner; the next life tries again" in caplog.text
+
+
 @pytest.fixture
 def lock_at_the_start(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Another program locks the database right before a marker is written, until a test calls this."""
-    monkeypatch.setattr(marking, "RETRY", 0.01)
+    monkeypatch.setattr(record_module, "_RETRY", 0.01)
     mark, lock = Jobs.mark, ExitStack()
 
     def locking(jobs: Jobs, job_id: str, marker: Marker) -> None:
@@ -391,7 +405,7 @@ async def test_a_job_runs_only_where_its_labels_are(host: Host) -> None:
     """Also one that waited while the runner lost a label."""
     job = Job(b"true", labels=frozenset({"gpu"}))
     state = State(host.state)
-    service = Service(NotedLeases(host.leases, state.leases, 1), state.records, 1, None, labels=["gpu", "fast"])
+    service = service_of(state, host.leases, Limits(1, labels=frozenset({"gpu", "fast"})))
     record = await service.submit(job)
     async with host.life() as life:
         with pytest.raises(BadJobError, match="the label gpu, and this one has: none"):
@@ -407,7 +421,7 @@ async def test_secrets_are_masked_over_a_restart_in_the_middle_of_one(host: Host
     secret = Job(script.encode(), trust_key="default", secrets={"S": "hunter2-hunter2"})
     async with host.life() as first:
         job = (await first.service.submit(secret)).id
-        await up(first.job(job), b"[masked]|")
+        await up(await first.job(job), b"[masked]|")
         await first.detach()
     gate.touch()
     async with host.life() as second:
@@ -448,12 +462,34 @@ async def test_a_drain_holds_over_restarts_and_an_end_does_not_wait_for_it(host:
     cancelled = await first.submit(Job(b"true"))
     async with host.life() as second:
         assert second.service.mode is Mode.DRAINING
-        await second.service.cancel(second.job(cancelled.id), "me")
+        await second.service.cancel(await second.job(cancelled.id), "me")
         assert await second.outcome(cancelled.id) == Cancelled("me")
-        assert second.job(job.id).state is JobState.QUEUED
+        assert (await second.job(job.id)).state is JobState.QUEUED
         await second.service.resume()
         assert await second.outcome(job.id) == Succeeded()
     assert State(host.state).jobs.hold() is None
+
+
+async def test_who_drains_and_who_resumes_at_once_come_one_after_the_other(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: it worked, and what was written last had its next life drain."""
+    service = host.new_service()
+    jobs, written = service.records.jobs, threading.Event()
+    set_hold, end_hold = jobs.set_hold, jobs.end_hold
+
+    def slowly(by: str) -> None:
+        written.wait(0.2)  # it must not come meanwhile
+        set_hold(by)
+
+    def noted() -> None:
+        end_hold()
+        written.set()
+
+    monkeypatch.setattr(jobs, "set_hold", slowly)
+    monkeypatch.setattr(jobs, "end_hold", noted)
+    await asyncio.gather(service.drain("ops"), service.resume())
+    assert (service.mode, jobs.hold()) == (Mode.WORKING, None)
 
 
 async def test_a_drain_that_cannot_be_written_down_holds_nevertheless(host: Host) -> None:

@@ -37,18 +37,18 @@ async def test_how_far_the_steps_are_is_known_also_after_a_restart(host: Host, g
         await eventually(lambda: states(first, record) == running)
         await first.detach()
     async with host.life() as second:
-        found = second.job(record.id)
+        found = await second.job(record.id)
         await eventually(lambda: states(second, found) == running)
         gate.touch()
         assert await second.outcome(record.id) == ScriptFailed(3)
         log = (await second.log(record.id)).decode()
     async with host.life() as third:
-        assert states(third, third.job(record.id)) == [
+        assert states(third, await third.job(record.id)) == [
             ("build", StepState.SUCCEEDED),
             ("test", StepState.FAILED),
             ("clean", StepState.SUCCEEDED),
         ]
-        assert [step.code for step in third.job(record.id).steps] == [0, 3, 0]
+        assert [step.code for step in (await third.job(record.id)).steps] == [0, 3, 0]
     assert Path(f"{gate}.starts").read_text() == "start\n"
     assert log.count("runner: step 2 of 3, test: begins\n") == 1
     assert log.endswith("succeeded after 0.0 s\nrunner: The script failed with exit code 3.\n")

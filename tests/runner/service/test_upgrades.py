@@ -74,6 +74,6 @@ async def test_none_is_lost_none_runs_twice_and_every_log_is_whole(host: Host, t
         await last.service.resume()
         for number, job in jobs.items():
             assert await last.outcome(job) == Succeeded()
-            assert last.job(job).state is JobState.FINISHED
+            assert (await last.job(job)).state is JobState.FINISHED
             assert await last.log(job) == log_of(number)
     assert sorted(map(int, starts.read_text().split())) == sorted(jobs)

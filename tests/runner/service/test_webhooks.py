@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,8 +19,6 @@ from hypothesis import strategies as st
 from runner.job import Job
 from runner.outcome import ScriptFailed
 from runner.service import signing, webhooks
-from runner.service.leases import NotedLeases
-from runner.service.service import Service
 from runner.service.signing import headers, key_of, shown, verdict, wait_after
 from runner.service.webhooks import Webhooks
 from runner.steps import Step, StepProgress, StepState
@@ -28,7 +26,7 @@ from runner.store.deliveries import Delivery
 from runner.store.jobs import Jobs, Result
 from tests.runner.api.test_app import client, new_service
 from tests.runner.service.conftest import Host
-from tests.runner.service.state import State, locked
+from tests.runner.service.state import State, locked, service_of
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -284,24 +282,59 @@ def test_only_so_many_that_were_given_up_are_kept(tmp_path: Path) -> None:
     assert [one.sequence for one in state.deliveries.in_trouble()] == [one.sequence for one in given_up[10:]]
 
 
-async def test_a_locked_store_means_twice_and_never_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_locked_store_means_twice_and_never_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once by each life. The trap: it was sent every five seconds, for as long as the store was locked."""
     monkeypatch.setattr(webhooks, "_AGAIN", 0.05)
     async with receiving() as receiver:
         state, jobs = state_of(tmp_path, receiver)
         end(jobs)
         with locked(tmp_path):
             async with sending(state, receiver):
-                await eventually(lambda: len(receiver.got) >= 2)
+                await eventually(lambda: caplog.text.count("They are looked at again soon") >= 3)
+        assert len(receiver.got) == 1
         async with sending(state, receiver):
             await eventually(lambda: state.deliveries.next(receiver.url) is None)
+        assert len(receiver.got) == 2
+
+
+async def test_a_message_that_is_on_its_way_is_not_sent_beside_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: another one could not be struck off, and all that were due were sent anew."""
+    monkeypatch.setattr(webhooks, "_AGAIN", 0.01)
+    state, jobs = state_of(tmp_path, Receiver(url="http://x/"))
+    end(jobs)
+    end(jobs)
+    told = Webhooks(state.deliveries, ["http://x/"], key_of(SECRET), timeout=5.0, give_up=3600.0)
+    sent, arrived, again = list[int](), asyncio.Event(), asyncio.Event()
+
+    async def post(_: httpx.AsyncClient, delivery: Delivery) -> str:
+        sent.append(delivery.sequence)
+        if delivery.sequence == 2:
+            if sent.count(2) > 1:
+                again.set()
+            await arrived.wait()
+        return ""
+
+    monkeypatch.setattr(told, "_try", post)
+    with locked(tmp_path):
+        working = asyncio.create_task(told.work())
+        with suppress(TimeoutError):  # it must not come
+            await asyncio.wait_for(again.wait(), 0.2)
+        arrived.set()
+    await eventually(lambda: state.deliveries.next("http://x/") is None)
+    working.cancel()
+    await asyncio.wait([working])
+    assert sorted(sent) == [1, 2]
 
 
 async def test_a_job_of_the_service_is_told(host: Host) -> None:
     async with receiving() as receiver:
         state, _ = state_of(host.state, receiver)
         told = Webhooks(state.deliveries, [receiver.url], key_of(SECRET), timeout=5.0, give_up=3600.0)
-        leases = NotedLeases(host.leases, state.leases, 1)
-        service = Service(leases, state.records, 1, None, host.settings, webhooks=told)
+        service = service_of(state, host.leases, settings=host.settings, webhooks=told)
         working = asyncio.create_task(service.work())
         record = await service.submit(Job(b"exit 3", trust_key="default"))
         await eventually(lambda: len(receiver.got) == 1)

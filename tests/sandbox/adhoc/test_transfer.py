@@ -1,9 +1,13 @@
 """How what was copied out of a sandbox gets to its place."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from sandbox import ssh
+from sandbox.adhoc import cli, transfer
+from sandbox.adhoc.session import Login
 from sandbox.adhoc.transfer import _move, own_name
 from sandbox.errors import TransferFailed
 
@@ -44,3 +48,12 @@ def test_what_has_no_name_is_no_copy(path: str) -> None:
 @pytest.mark.parametrize("path", ["out", "./out", "a/out/", "/home/sandbox/out"])
 def test_a_copy_has_the_last_name(path: str) -> None:
     assert own_name(path) == "out"
+
+
+def test_a_link_that_is_left_out_steers_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(transfer, "get", lambda *_, **__: ["out/\x1b]0;owned\x07\nsandbox: all is well"])
+    cli._fetch(Login("mine", cast("ssh.Transport", None)), "out", Path())
+    told = capsys.readouterr().err
+    assert (told.count("\n"), "\x1b" in told, "]0;owned" in told) == (1, False, True)

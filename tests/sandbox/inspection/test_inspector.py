@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import time
@@ -10,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from sandbox import procfs
 from sandbox.errors import Fault, SandboxFault
 from sandbox.inspection import gather, inspector
 from sandbox.inspection.evidence import Baseline
@@ -60,6 +62,15 @@ def test_a_child_that_prints_nonsense(instead: Instead) -> None:
 def test_a_child_that_fails_says_why_on_one_line(instead: Instead) -> None:
     instead(fails)
     assert "it ended with 1: no [31m way" in reason(OURS, soon())
+
+
+def test_a_process_that_cannot_be_seen_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(procfs, "read", refused)
+    with pytest.raises(OSError, match="Input/output error"):
+        list(gather._processes(b"ID"))
 
 
 def test_a_process_that_took_the_id_of_another_is_not_looked_at() -> None:

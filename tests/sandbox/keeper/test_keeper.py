@@ -30,6 +30,7 @@ from sandbox.inspection.judge import Reason, ReasonKind, Verdict, VerdictKind
 from sandbox.keeper import protocol
 from sandbox.keeper.guard import Guard
 from sandbox.network import Walls, WallsDown, WallState
+from sandbox.pool import Want
 from sandbox.profile import Network, Profile, Recreate
 from sandbox.state import State
 from sandbox.template import InstallationId, SandboxName
@@ -190,6 +191,26 @@ def test_waiting_requests_do_not_keep_each_other_busy(world: World) -> None:
     assert looks[0] < 4 * (0.4 / 0.02) * 3
 
 
+def test_a_new_request_does_not_overtake_one_that_waits(world: World) -> None:
+    world.wait_for("one ready", lambda: world.states() == [State.READY])
+    wants = world.keeper._stock.wants
+    wants.append(Want("default", "team", came=0.0))  # it has not got to looking yet
+    caught: list[str] = []
+
+    def ask() -> None:
+        caught.append(world.lend("late").sandbox)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    world.wait_for("its waiting", lambda: len(wants) == 2)
+    with pytest.raises(KeeperRefused, match="was ready within"):
+        world.lend("later", wait=0.1)
+    assert caught == []
+    del wants[0]
+    asking.join(MARGIN)
+    assert caught == world.host.made
+
+
 def test_a_client_that_went_away_keeps_nothing(world: World) -> None:
     grant = world.lend()
     world.keeper.verbs.take_back(ask())
@@ -241,7 +262,7 @@ def test_a_sandbox_in_which_no_container_runs_is_found_after_a_job(
     world.host.on_container = fail_once(SandboxFault(Fault.PROBE_FAILED, "It could not run a container."))
     first = world.lend()
     with monkeypatch.context() as patched:
-        patched.setattr(pool, "PROBE_INTERVAL", 0.0)  # nothing else than the job was there meanwhile
+        patched.setattr(pool, "CONTAINER_INTERVAL", 0.0)  # nothing else than the job was there meanwhile
         world.give_back(first)
         assert world.wait_for_condemned(Fault.PROBE_FAILED) == first.sandbox
     assert world.lend("a2").sandbox != first.sandbox
@@ -654,6 +675,21 @@ def test_a_hurried_stop_ends_leases_before_their_sandboxes(world: World, host: H
     world.keeper.hurry()
     world.stop(patience=MARGIN)
     assert answers == {"That lease is over: The keeper was told to stop at once."}
+
+
+def test_a_stop_that_is_told_to_leave_leaves_everything(make: Callable[..., World], host: Host) -> None:
+    """The trap: `docker compose up -d` waits for the jobs, USR1 is sent to have them stay, and all were ended."""
+    world = make(warm=2)
+    grant = world.lend()
+    world.wait_for("an idle one", lambda: State.READY in world.states())
+    stopping = threading.Thread(target=world.stop, args=(60.0,))
+    stopping.start()
+    world.wait_for("stopping", world.keeper._stopping.is_set)
+    world.keeper.leave()
+    stopping.join(MARGIN)
+    assert not stopping.is_alive()
+    assert list(host.containers.values()) == [True, True]
+    world.keeper.verbs.renew(protocol.Renew(token=grant.token))
 
 
 def test_stop_does_not_wait_for_a_runner_that_is_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

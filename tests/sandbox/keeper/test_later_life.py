@@ -209,6 +209,24 @@ def test_after_another_boot_of_the_host_nothing_is_what_it_was() -> None:
     assert caught.value.fault is Fault.STOPPED
 
 
+def test_what_an_earlier_life_froze_goes_on_and_what_stands_still_for_the_disk_does_not(tmp_path: Path) -> None:
+    """The trap: a look at a sandbox undid what the disk's watcher had asked for, and it believed it frozen."""
+    name = SandboxName(InstallationId("0123abcd"), 1)
+    host = Host()
+    built = replace(host.boot(host.prepare(name, "default", Profile()), lambda _: None), cgroup=tmp_path)
+    order = tmp_path / "cgroup.freeze"
+    order.write_text("1")
+    (tmp_path / "cgroup.events").write_text("frozen 1\n")
+    engine = Mock(Engine)
+    engine.facts.return_value = Mock(running=True, address="10.213.0.10")
+    builder = Builder(engine, IPv4Network("10.213.0.0/16"))
+    builder._awake(built)
+    assert order.read_text() == "0"
+    builder.freeze(built)
+    builder._awake(built)
+    assert order.read_text() == "1"
+
+
 def test_no_login_is_asked_of_one_that_its_runtime_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trap: it would not be taken over, and its job would end without the cause."""
     name = SandboxName(InstallationId("0123abcd"), 1)
@@ -269,3 +287,23 @@ def test_a_full_disk_is_told_and_costs_no_lease(
     grant = world.lend()
     world.keeper.verbs.renew(protocol.Renew(token=grant.token))
     assert "No space left on device" in caplog.text
+
+
+def test_a_disk_that_cannot_be_written_keeps_no_sandbox_from_being_replaced(
+    lives: Lives, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The trap: what could not be forgotten ended each pass at the first sandbox on its way out."""
+    world = lives.begin(recreate="always")
+    grant = used(world)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    world.give_back(grant)
+    world.wait_for(
+        "another one", lambda: grant.sandbox not in lives.host.containers and world.states() == [State.READY]
+    )
+    lives.end()
+    lives.begin(recreate="always")  # nor a later life from its start
+    assert "Read-only file system" in caplog.text

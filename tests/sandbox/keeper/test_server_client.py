@@ -1,5 +1,6 @@
 """Server and client of the keeper's socket, over a real unix socket, with a scripted keeper behind it."""
 
+import errno
 import grp
 import os
 import socket
@@ -12,7 +13,15 @@ from typing import cast
 
 import pytest
 
-from sandbox.errors import ConfigError, EngineUnreachable, KeeperError, KeeperRefused, KeeperUnreachable, ProtocolError
+from sandbox.errors import (
+    ConfigError,
+    EngineUnreachable,
+    KeeperError,
+    KeeperRefused,
+    KeeperUnreachable,
+    NotNow,
+    ProtocolError,
+)
 from sandbox.health import HostState
 from sandbox.keeper import client as client_module
 from sandbox.keeper import exchange as exchange_module
@@ -272,6 +281,20 @@ def test_a_defect_in_the_keeper_is_answered_and_serving_goes_on(
     assert "Traceback" not in capfd.readouterr().err  # in the log, not beside it
     script.then = lambda: None
     client.renew(TOKEN)
+
+
+def test_what_the_host_refuses_a_verb_is_answered_and_may_be_asked_again(
+    client: KeeperClient, script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The trap: it was taken for a client that went away, and a runner that had no answer asked for ever."""
+
+    def fail() -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    script.then = fail
+    with pytest.raises(NotNow, match="look at its log"):  # that the lease is over, nobody has said
+        client.renew(TOKEN)
+    assert "Read-only file system" in caplog.text
 
 
 def test_requests_are_served_side_by_side(client: KeeperClient, script: Script) -> None:

@@ -1,1 +1,1 @@
-"""What runs in the sandbox for a job's files, and reads archives elsewhere. Standard library only."""
+"""What runs in the sandbox for a job's files, and reads archives elsewhere. It takes `sandbox.archives` along."""

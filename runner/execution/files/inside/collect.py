@@ -3,7 +3,8 @@
 No link is followed: folders are opened one below the other, and a link is sent as one if it stays inside. The runner
 believes nothing of what this says, for it runs as the job's user.
 
-The answer is a frame `f` for each file (JSON, followed by its bytes), and a frame `d` at the end.
+The answer is a frame `f` for each file (JSON, followed by its bytes), and a frame `d` at the end. A file comes with the
+number of a pattern that means it: the runner tries that one alone, and not all that a job may have.
 """
 
 from __future__ import annotations
@@ -14,15 +15,14 @@ import signal
 import stat
 from pathlib import PurePosixPath
 
-from runner.execution.files.inside.patterns import Patterns
-from runner.execution.files.inside.unpack import shown, stays_inside
+from runner.execution.files.inside.patterns import DEEPEST, Patterns
 from runner.execution.launcher import STDOUT, read_head, read_pieces, send_json, write_all
+from sandbox.archives import shown, stays_inside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-DEEPEST = 100
 MOST_TOLD = 20
 CHUNK = 1024 * 1024
 FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -68,33 +68,33 @@ class Collector:
 
     def look(self, folder: int, name: str, path: str, places: tuple[frozenset[int], ...]) -> None:
         """Send one entry of a folder, or what is in it."""
-        meant = self.patterns.meant(places)
+        pattern = self.patterns.first(places)
         try:
             kind = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
             if stat.S_ISDIR(kind) and path.count("/") < DEEPEST:
                 self.walk(os.open(name, FLAGS | os.O_DIRECTORY, dir_fd=folder), f"{path}/", places)
-            elif not meant:
+            elif pattern is None:
                 return
             elif not path.isprintable():
                 self.leave_out(path, "its name is no plain text")
             elif stat.S_ISLNK(kind):
-                self.send_link(path, os.readlink(name, dir_fd=folder))
+                self.send_link(path, pattern, os.readlink(name, dir_fd=folder))
             elif stat.S_ISREG(kind):
-                self.send_file(path, os.open(name, FLAGS, dir_fd=folder))
+                self.send_file(path, pattern, os.open(name, FLAGS, dir_fd=folder))
             else:
                 self.leave_out(path, "it is no file")
         except OSError as error:
-            if meant:
+            if pattern is not None:
                 self.leave_out(path, f"it cannot be read ({error.strerror})")
 
-    def send_link(self, path: str, target: str) -> None:
+    def send_link(self, path: str, pattern: int, target: str) -> None:
         """Send a symbolic link."""
         if not target.isprintable() or not stays_inside(PurePosixPath(path), target):
             self.leave_out(path, "it is a link that leads elsewhere")
         elif self.has_room(path, 0):
-            send_json(b"f", {"path": path, "link": target})
+            send_json(b"f", {"path": path, "pattern": pattern, "link": target})
 
-    def send_file(self, path: str, descriptor: int) -> None:
+    def send_file(self, path: str, pattern: int, descriptor: int) -> None:
         """Send a file, with as many bytes as were announced, whatever becomes of it meanwhile."""
         with open(descriptor, "rb", buffering=0) as file:
             facts = os.fstat(descriptor)
@@ -106,6 +106,7 @@ class Collector:
             changed = min(max(0, int(facts.st_mtime)), 2**33 - 1)
             header = {
                 "path": path,
+                "pattern": pattern,
                 "size": facts.st_size,
                 "executable": bool(facts.st_mode & 0o100),
                 "changed": changed,

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from fnmatch import translate
 
+DEEPEST = 100  # folders above a file, whatever the pattern
+
 
 class Pattern:
     """One pattern, relative to a folder."""
@@ -35,11 +37,18 @@ class Pattern:
         """Whether what was named so far is meant, with all that is in it."""
         return len(self._parts) in places
 
+    def admits(self, path: str) -> bool:
+        """Whether a path is meant."""
+        places = self.start
+        for name in path.split("/"):
+            places = self.step(places, name)
+        return self.meant(places)
+
     def _beyond(self, places: set[int]) -> frozenset[int]:
         """`**` may also be no folder at all."""
         for place, part in enumerate(self._parts):
             if part is None and place in places:
-                places = places | {place + 1}
+                places.add(place + 1)
         return frozenset(places)
 
 
@@ -56,16 +65,9 @@ class Patterns:
         """Return the places after one more name."""
         return tuple(pattern.step(place, name) for pattern, place in zip(self._patterns, places, strict=True))
 
-    def meant(self, places: tuple[frozenset[int], ...]) -> bool:
-        """Whether any pattern means what was named so far."""
+    def first(self, places: tuple[frozenset[int], ...]) -> int | None:
+        """Return the number of the first pattern that means what was named so far."""
         met = [number for number, place in enumerate(places) if self._patterns[number].meant(place)]
         for number in met:
             self.unmet.pop(number, None)
-        return bool(met)
-
-    def admit(self, path: str) -> bool:
-        """Whether any pattern means a path."""
-        places = self.start
-        for name in path.split("/"):
-            places = self.step(places, name)
-        return self.meant(places)
+        return met[0] if met else None

@@ -1,4 +1,4 @@
-"""Looks at a database without being its service, and without changing it: also while the service runs."""
+"""How a database is, seen without being its service and without changing it: also while the service runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from runner.store.migrations import MIGRATIONS
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What was seen."""
+class Condition:
+    """What was seen of a database."""
 
     version: int
     known: int
@@ -24,7 +24,7 @@ class Look:
     """When the last event was noted, in seconds since 1970; 0 when there is none."""
 
 
-def look(path: Path) -> Look | None:
+def condition_of(path: Path) -> Condition | None:
     """Return None when there is none yet. Reads all of it. Raises StateError."""
     with told(f"The database {path} cannot be read"):
         if not path.exists():
@@ -33,4 +33,6 @@ def look(path: Path) -> Look | None:
             [version] = database.execute("PRAGMA user_version").fetchone()
             [said] = database.execute("PRAGMA quick_check(1)").fetchone()
             latest = database.execute("SELECT at FROM event ORDER BY sequence DESC LIMIT 1").fetchone()
-    return Look(version, len(MIGRATIONS), "" if said == "ok" else " ".join(said.split()), latest[0] if latest else 0.0)
+    return Condition(
+        version, len(MIGRATIONS), "" if said == "ok" else " ".join(said.split()), latest[0] if latest else 0.0
+    )

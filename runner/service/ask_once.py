@@ -1,4 +1,4 @@
-"""One answer for all who want to know the same: nobody is asked as often as anybody asks us."""
+"""Keeps one answer for a second, so that many callers cause one question."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _FRESH: Final = 1.0
 _T = TypeVar("_T")
 
 
-class Lately(Generic[_T]):
-    """Asks at most once at a time and once in `_FRESH` seconds, however many want to know. Needs a running event loop.
+class AskOnce(Generic[_T]):
+    """Asks one question at a time, and for `_FRESH` seconds gives the same answer. Needs a running event loop.
 
-    An error goes to all who wait for that answer; who comes after it asks anew.
+    An error goes to all who wait for that answer; whoever comes later asks again.
     """
 
     def __init__(self, ask: Callable[[], Awaitable[_T]]) -> None:
