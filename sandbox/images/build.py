@@ -74,10 +74,6 @@ def commands(order: Build, folder: Path, has_buildx: bool, environment: Mapping[
 
 
 def _build(order: Build, folder: Path, verb: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    if len(order.platforms) > 1 and not order.push:
-        raise ConfigError(
-            "An image for several platforms has no place on an engine. Add --push, or build one at a time."
-        )
     return [
         *verb,
         *(["--builder", order.builder] if order.builder else []),
