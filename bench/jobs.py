@@ -84,8 +84,7 @@ class Runner:
         assert view["state"] == "finished", view
 
     def read_log(self, job: str) -> int:
-        """Return the size of a log and its header, read as it grows, at hardly any cost for the reader, as with
-        OpenSSH."""
+        """Return the size of a log and its header. Reading costs next to nothing here, as it does with OpenSSH."""
         url = self.api.base_url
         buffer, size = bytearray(1024 * 1024), 0
         with socket.create_connection((url.host, url.port), timeout=DEADLINE) as connection:
