@@ -34,7 +34,7 @@ class Delivery:
 
 
 def announce(connection: sqlite3.Connection, job: str, message: object, receivers: Collection[str]) -> None:
-    """Add a message to each receiver, within the transaction of the fact that it tells."""
+    """Add a message for each receiver, within the transaction of the fact that it tells."""
     now, body = time.time(), json.dumps(message).encode()
     connection.executemany(
         "INSERT INTO delivery (job, receiver, body, created, due) VALUES (?, ?, ?, ?, ?)",
