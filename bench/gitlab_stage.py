@@ -26,15 +26,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from bench.access import Target, openssh, parser
+from runner.config import model
 from runner.gitlab import hook
 from runner.gitlab.install import python_for_hooks
 from runner.gitlab.jobs import Jobs
-from runner.gitlab.options import Options
 from runner.gitlab.server import Server
 from runner.metrics import Metrics
+from runner.serve import gitlab_options
 from runner.service.standby import Standby
 from tests.gitlab.manager import Config, Manager
 from tests.gitlab.scripts import whole
@@ -56,7 +58,8 @@ def serving(target: Target, folder: Path) -> Iterator[dict[str, str]]:
 
     async def serve() -> None:
         standby = Standby(target, two_are_ready, target.settings())
-        jobs = Jobs(target, folder / "jobs", Options(socket=path, settings=target.settings()), standby=standby)
+        options = replace(gitlab_options(model.Config()), socket=path, settings=target.settings())
+        jobs = Jobs(target, folder / "jobs", options, standby=standby)
         server = Server(path, jobs, Metrics())
         server.open()
         loop.add_reader(told, jobs.abort, "the measurement is over")

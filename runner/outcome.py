@@ -48,14 +48,14 @@ class Killed:
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """The runner ended the script because it ran into a time limit, or never started it because the job did."""
+    """The script ran into a time limit and was ended, or the job ran into one before the start."""
 
     which: Limit
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Somebody asked for the end; `by` says who, for example `the user`."""
+    """A user or client cancelled the job; `by` says who, for example `the user`."""
 
     by: str
 
@@ -76,7 +76,7 @@ class SetupFailed:
 
 @dataclass(frozen=True, slots=True)
 class BadSource:
-    """The job's source could not be had as it was named. User code did not run."""
+    """The job's source could not be fetched as it was named. User code did not run."""
 
     why: str
 

@@ -13,14 +13,14 @@ from functools import partial
 from runner.api import server
 from runner.api.app import make_app
 from runner.api.token import Token
-from runner.config.model import Config, GitLab
+from runner.config.model import Config
 from runner.config.model import Webhooks as WebhookSettings
 from runner.errors import ConfigError
 from runner.execution.options import Settings
-from runner.gitlab.beside import beside
 from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.options import Options as GitLabOptions
 from runner.gitlab.store import CacheStore
+from runner.gitlab.with_service import with_service
 from runner.lease_sources import Source
 from runner.logs import Action, Events
 from runner.metrics import Metrics
@@ -45,7 +45,7 @@ _events = Events("runner")
 async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], source: Source) -> None:
     """Serve until somebody stops it, and end this process. `read` reads the settings anew."""
     config = loaded.config
-    gitlab = _gitlab(config.gitlab)
+    gitlab = gitlab_options(config)
     tls = server.Tls(config.tls.certificate, config.tls.key) if config.tls.certificate and config.tls.key else None
     home, jobs = Home(config.state, config.webhooks.receivers), config.jobs
     metrics = Metrics()
@@ -63,7 +63,7 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
         Housekeeper(records, *_kept(config)),
         _webhooks(config.webhooks, home.deliveries, metrics.webhook_tried),
     )
-    working = beside(service, source.leases, home.gitlab, gitlab)
+    working = with_service(service, noted, home.gitlab, gitlab)
     api = config.api
     app = make_app(
         service,
@@ -78,18 +78,20 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
     )
     where = f"{'https' if tls else 'http'}://{api.listen}"
     serving = partial(_events.info, Action.SERVING, f"serving on {where}; the API token is in {home.token}")
-    reread = partial(_reread, service, loaded, read)
+    reread = partial(_reread, service, gitlab.caches, loaded, read)
     await server.serve(working, app, api.host, api.port, tls, jobs.max_run_time, reread, serving)
     os._exit(0)  # all is on disk, and a thread that still waits for a sandbox would hold us up for minutes
 
 
-def _gitlab(settings: GitLab) -> GitLabOptions:
+def gitlab_options(config: Config) -> GitLabOptions:
+    """What is decided about GitLab's jobs. Its caches are open then, for this process alone. Errors: CacheError."""
+    settings, (_, marks) = config.gitlab, _kept(config)
     return GitLabOptions(
         socket=settings.socket,
         profile=settings.profile,
         settings=Settings(grace=settings.grace),
         images=ImagePolicy.parse(settings.images, settings.map_images, settings.pull_policies),
-        caches=CacheStore(settings.cache, int(settings.cache_bytes)) if settings.cache else None,
+        caches=CacheStore(settings.cache, int(settings.cache_bytes), marks) if settings.cache else None,
         helper=settings.helper,
         service_wait=settings.service_wait,
         log_limit=int(settings.log_bytes),
@@ -112,7 +114,9 @@ def _kept(config: Config) -> tuple[Retention, Marks]:
     return Retention(kept.age, int(kept.bytes), kept.jobs), Marks(low=int(disk.low), full=int(disk.full))
 
 
-def _reread(service: Service, started: Loaded[Config], read: Callable[[], Loaded[Config]]) -> None:
+def _reread(
+    service: Service, caches: CacheStore | None, started: Loaded[Config], read: Callable[[], Loaded[Config]]
+) -> None:
     """Apply the live settings. If there is any mistake, apply none, and let the service go on as it was."""
     try:
         said = read()
@@ -120,7 +124,10 @@ def _reread(service: Service, started: Loaded[Config], read: Callable[[], Loaded
         _events.error(Action.CONFIGURATION_REFUSED, f"the configuration was left as it was: {error}")
         return
     service.follow(_limits(said.config))
-    service.housekeeper.follow(*_kept(said.config))
+    retention, marks = _kept(said.config)
+    service.housekeeper.follow(retention, marks)
+    if caches:
+        caches.follow(marks)
     _events.info(Action.CONFIGURATION_READ, "the configuration was read anew")
     if waiting := later(started, said):
         _events.warning(Action.CONFIGURATION_REMARK, f"not taken up before the next start: {', '.join(waiting)}")

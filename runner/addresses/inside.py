@@ -73,8 +73,12 @@ def sweep(before: dict[str, Any], deadline: float) -> list[str]:
     inits = {identity for identity in kept if identity[0] == 1}
     if inits and not inits & {found.identity for found in all_processes()}:
         raise ValueError("it was restarted since its job was sent")
-    left = end_docker(set(before["docker"]), deadline) if before["docker"] is not None else []
-    return left + end_processes(kept, deadline)
+    left = end_processes(kept, deadline)  # first: they could have Docker make more
+    if before["docker"] is not None:
+        left += end_docker(set(before["docker"]), deadline)
+        left += end_processes(kept, deadline)  # a container that restarts by itself has some again
+        left += end_docker(set(before["docker"]), deadline)  # and what Docker was in the middle of is there by now
+    return left
 
 
 def end_processes(kept: set[Identity], deadline: float) -> list[str]:

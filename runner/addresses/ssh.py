@@ -42,6 +42,8 @@ if sudo -n true </dev/null 2>/dev/null; then as='sudo -n'; else as=; fi
 exec $as python3 -I -S -c '{_BOOTSTRAP}'
 """
 _COMMAND: Final = f"exec sh -c {shlex.quote(_SCRIPT)}"
+_Target = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
+"""One of the places that a name leads to, in getaddrinfo's words."""
 _PREFERRED: Final = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
 """The kinds of host keys, the best first."""
 
@@ -102,28 +104,40 @@ def _read(path: Path, option: str) -> str:
 async def dial(address: Address) -> socket.socket:
     """Connect to an address. Errors: ConnectError, also after `DIAL_DEADLINE` seconds."""
     loop = asyncio.get_running_loop()
-    last = OSError("it has no address")
+    end = loop.time() + DIAL_DEADLINE
     try:
-        async with asyncio.timeout(DIAL_DEADLINE):
-            for family, kind, protocol, _, target in await loop.getaddrinfo(
-                address.host, address.port, type=socket.SOCK_STREAM
-            ):
-                connection = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
-                connection.setblocking(False)
-                try:
-                    await loop.sock_connect(connection, target)
-                except BaseException as error:
-                    connection.close()
-                    if not isinstance(error, OSError):
-                        raise
-                    last = error
-                else:
-                    return connection
+        async with asyncio.timeout_at(end):
+            targets = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        return await _first(targets, end)
     except TimeoutError:
         raise ConnectError(f"Nothing answered there within {DIAL_DEADLINE:g} s.") from None
-    except OSError as error:  # its name is not known
-        last = error
-    raise ConnectError(f"There is no way there: {_cause(last)}.") from last
+    except OSError as error:
+        raise ConnectError(f"There is no way there: {_cause(error)}.") from error
+
+
+async def _first(targets: Sequence[_Target], end: float) -> socket.socket:
+    """Connect to the first that answers; one that is silent takes no more than its share of the time until `end`."""
+    loop = asyncio.get_running_loop()
+    last = OSError("it has no address")
+    for number, target in enumerate(targets):
+        try:
+            async with asyncio.timeout((end - loop.time()) / (len(targets) - number)):
+                return await _connect(target)
+        except OSError as error:  # a TimeoutError is one
+            last = error
+    raise last
+
+
+async def _connect(target: _Target) -> socket.socket:
+    family, kind, protocol, _, place = target
+    connection = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+    connection.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(connection, place)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _cause(error: OSError) -> str:

@@ -210,8 +210,8 @@ class GitLab(Section):
     """Folder for caches of jobs. None: caches are not kept, because they take disk space that somebody has to plan."""
 
     cache_bytes: ByteSize = ByteSize(20 * 1024**3)
-    """Bytes of caches to keep, such as `20GiB`. The cache that was not used for the longest time goes first. Room for
-    some dozens of caches of usual size, on a disk of usual size."""
+    """Bytes of caches to keep, such as `20GiB`; fewer where their disk would be low. The cache that was not used for
+    the longest time goes first. Room for some dozens of caches of usual size, on a disk of usual size."""
 
     helper: Annotated[Path | None, Field(examples=[Path("/run/runner/gitlab-runner")])] = None
     """A gitlab-runner or gitlab-runner-helper that jobs are given, for caches and artifacts. None: the sandbox image

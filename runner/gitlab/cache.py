@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 from runner.errors import CacheError, TransferError
 from runner.execution import transfer
 from runner.execution.session import Session
-from runner.gitlab.store import CacheStore, Entry
+from runner.gitlab.store import CacheStore
 from runner.job import UNTRUSTED
 
 _OBJECT_STORE: Final = re.compile(rb"--(?:gocloud-)?url\$?\w+://")
@@ -71,7 +71,7 @@ class Cache:
             found = await transfer.listing(session, self._folder)
         except (TransferError, OSError) as error:
             return [f"The caches could not be kept: {error}"]
-        for entry in (Entry(file.path, file.size, file.changed) for file in found):
+        for entry in found:
             if entry in kept or not names(script, entry.path):
                 continue
             try:

@@ -32,6 +32,9 @@ HELD: Final = 240.0
 sandbox, that is less than `LEAST_PREPARE`, the least `prepare_exec_timeout` that `runner gitlab install` finds well."""
 _LOOK: Final = 0.5
 _STOPPING: Final = "The runner is stopping, and its next life goes on."
+END_DEADLINE: Final = 30.0
+"""Seconds beyond the grace for ended jobs to give their sandboxes back before the runner stops without: a keeper may be
+away for good. That they are over is on disk, and the next life gives them back."""
 _LEAVE_DEADLINE: Final = 5.0
 """Seconds for what runs to be left in good order."""
 
@@ -120,7 +123,7 @@ class Jobs:
     def find(self, handle: str) -> Live:
         """Return the job that a handle opens. Errors: GitLabError; DetachedError."""
         self._check_here()
-        live = self._live.get(records.find(handle))
+        live = self._live.get(records.name_of(handle))
         if live is None:
             raise GitLabError("The runner does not know this job: it is over, or `config` did not run for it.")
         return live
@@ -132,7 +135,7 @@ class Jobs:
         """
         self._check_here()
         if handle:
-            found = [live] if (live := self._live.get(records.find(handle))) else []
+            found = [live] if (live := self._live.get(records.name_of(handle))) else []
         else:
             found = self._same(parse(response))
         for live in found:
@@ -154,9 +157,12 @@ class Jobs:
 
     async def work(self) -> None:
         """Sweep, until no more jobs begin and the last one that did is over, or `detach`. `leave` follows."""
-        while not self._detached and (not self._stopping or self.running or self._tasks):
+        while not self._detached and (not self._stopping or self.running):
             self.sweep()
-            await self._news()
+            await self._news(min(_INTERVAL, self._options.idle / 4))
+        deadline = time.monotonic() + self._options.settings.grace + END_DEADLINE
+        while self._tasks and not self._detached and (left := deadline - time.monotonic()) > 0:
+            await self._news(left)
 
     async def leave(self) -> None:
         """Leave what is there, in good order, to the next life: hooks that wait for a sandbox ask that for it."""
@@ -194,10 +200,10 @@ class Jobs:
         if self._detached:  # hooks that come back at once must not be told that their job is unknown
             raise DetachedError("The runner left.")
 
-    async def _news(self) -> None:
+    async def _news(self, timeout: float) -> None:
         self._changed.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(_INTERVAL, self._options.idle / 4)):
+            async with asyncio.timeout(timeout):
                 await self._changed.wait()
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:

@@ -56,7 +56,8 @@ class Live:
         self._lock = asyncio.Lock()
         self._cancellation = Cancellation()
         self._workplace = Workplace(record.job, options, used=record.state in (State.PREPARED, State.RUNNING))
-        self._over = False
+        self._over = self._left_behind = False
+        """Whether it ended, or is the next life's."""
         self._regaining = asyncio.create_task(self._regain())
         """Asks for the lease of an earlier life."""
         self.hooks = 0
@@ -131,7 +132,7 @@ class Live:
 
     async def leave(self) -> None:
         """Leave everything as it is, for the next life of the service."""
-        self._over = True
+        self._over = self._left_behind = True
         self._cancellation.detach()
         await stop(self._regaining)
         async with self._lock:
@@ -179,6 +180,8 @@ class Live:
         except TimeoutError:
             raise GitLabError("Another hook of this job still runs.") from None
         try:
+            if self._left_behind:
+                raise DetachedError("The runner left.")
             if self._over:
                 raise GitLabError("The job is over, and its sandbox was given back.")
             self._cancellation = cancellation

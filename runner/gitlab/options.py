@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from runner.execution.options import DEFAULTS, Settings
-from runner.gitlab.containers.plan import SERVICES_WAIT
 from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.store import CacheStore
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Times are in seconds."""
+    """Times are in seconds. What has no default has it in the configuration."""
 
-    socket: Path | None = None
+    socket: Path | None
     """Where hooks find the service; None is without GitLab."""
-    profile: str = "default"
+    profile: str
     idle: float = 600.0
     """Without any hook until a job is over: gitlab-runner waits up to 5 minutes between two tries of a stage."""
     settings: Settings = DEFAULTS
     """Deadlines of each stage, and places in the sandbox."""
     home: str = "/home/sandbox"
     """The sandbox user's home: everything under it is emptied after each job."""
-    images: ImagePolicy = field(default_factory=ImagePolicy)
+    images: ImagePolicy
     """Which images a job may have."""
-    log_limit: int = 256 * 1024**2
+    log_limit: int
     """Bytes of a stage's output that are passed on. They are on the runner's disk until the next stage."""
-    service_wait: float = SERVICES_WAIT
+    service_wait: float
     """For all services of a job together to answer."""
-    caches: CacheStore | None = None
+    caches: CacheStore | None
     """Where caches are kept between jobs; None keeps none."""
-    helper: Path | None = None
+    helper: Path | None
     """A program that can do what gitlab-runner's scripts want of `gitlab-runner`; None where the sandbox has one."""
 
     @property

@@ -202,7 +202,7 @@ class Record:
 def create(jobs: Path, job: GitLabJob, response: bytes) -> tuple[Record, str]:
     """Note a new job, and return it with its handle. Raises GitLabError."""
     handle = f"{job.id}.{new_token()}"
-    record = Record(jobs / _folder_of(handle), job, Note())
+    record = Record(jobs / name_of(handle), job, Note())
     try:
         record.folder.mkdir(mode=0o700, parents=True)
         durable.replace(record.folder / _RESPONSE, response)
@@ -212,20 +212,33 @@ def create(jobs: Path, job: GitLabJob, response: bytes) -> tuple[Record, str]:
     return record, handle
 
 
-def find(handle: str) -> str:
-    """Return the name of the record that a handle opens, whether or not there is one."""
-    return _folder_of(handle)
+def name_of(handle: str) -> str:
+    """Return the name of the record that a handle opens, whether or not there is one.
+
+    The handle's secret is not written down: a digest finds the record.
+    """
+    number = handle.partition(".")[0]
+    digest = hashlib.sha256(handle.encode(errors="replace")).hexdigest()
+    return f"{number if number.isdecimal() and len(number) < 20 else 'x'}-{digest[:32]}"
 
 
 def load(jobs: Path) -> Iterator[Record]:
-    """Yield what an earlier life left; what cannot be read is removed, as nobody can come back for it."""
+    """Yield what an earlier life left. What is no job's record is removed; what the disk does not tell now is left.
+
+    Nobody comes back for either, and their leases are returned as those that nobody goes on with.
+    """
     for folder in sorted(jobs.iterdir()) if jobs.is_dir() else ():
         try:
             job = parse(durable.read(folder / _RESPONSE, MAX_RESPONSE), _variables(folder))
             note = Note.model_validate_json(durable.read(folder / _RECORD, _MAX_RECORD))
             yield Record(folder, job, note)
-        except (OSError, ValueError, GitLabError):
+        except (FileNotFoundError, ValueError, GitLabError):  # whose own words may hold a secret
+            what = "what was noted of a job is incomplete, or of another version than this runner: it is removed"
+            _events.warning(Action.STORE_FAILED, what, gitlab_job=folder.name)
             shutil.rmtree(folder, ignore_errors=True)
+        except OSError as error:
+            what = f"what was noted of a job cannot be read, and is left to the next life: {error}"
+            _events.warning(Action.STORE_FAILED, what, gitlab_job=folder.name)
 
 
 def _variables(folder: Path) -> Mapping[str, str]:
@@ -238,10 +251,3 @@ def _variables(folder: Path) -> Mapping[str, str]:
 
 def _not_noted(error: OSError) -> GitLabError:
     return GitLabError(f"The job cannot be noted: {error.strerror}. Make room in the runner's state folder.")
-
-
-def _folder_of(handle: str) -> str:
-    """The handle's secret is not written down: a digest finds the folder."""
-    number = handle.partition(".")[0]
-    digest = hashlib.sha256(handle.encode(errors="replace")).hexdigest()
-    return f"{number if number.isdecimal() and len(number) < 20 else 'x'}-{digest[:32]}"

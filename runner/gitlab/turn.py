@@ -73,7 +73,7 @@ class Turn:
             self.record.move(State.RUNNING, stage=note)
 
         attempt = self._attempt(call, log, remarks)
-        passing = _pass_on(log, 0, self.hook.out)
+        passing = self._pass_on(log, 0, self.hook.out)
         outcome = await self._live(log, passing, self._launch(attempt, stages.direct(stage.script), on_start))
         return await self._conclude(call, outcome, remarks + _remarks(log))
 
@@ -83,13 +83,13 @@ class Turn:
         log = self.record.old_log(note.call, marker.log_limit)
         if note.end is not None:
             log.shut()
-            await _pass_on(log, offset, self.hook.out)
+            await self._pass_on(log, offset, self.hook.out)
             return await self._tell(note)
         if not self.tenancy.held:
             return await self._conclude(note.call, SandboxLost(self.record.note.lost), [])
         remarks: list[str] = []
         following = self.tenancy.follow(self._attempt(note.call, log, remarks), marker)
-        outcome = await self._live(log, _pass_on(log, offset, self.hook.out), following)
+        outcome = await self._live(log, self._pass_on(log, offset, self.hook.out), following)
         return await self._conclude(note.call, outcome, remarks + _remarks(log))
 
     async def give_up(self, note: StageNote) -> None:
@@ -103,7 +103,7 @@ class Turn:
         call = secrets.token_hex(16)
         log = self.record.aside_log(self.log_limit)
         attempt = self._attempt(call, log, [])
-        passing = _pass_on(log, 0, self.hook.aside)
+        passing = self._pass_on(log, 0, self.hook.aside)
         return stages.end_of(await self._live(log, passing, self._launch(attempt, script, lambda _: None, timeout)))
 
     def _attempt(self, call: str, log: Log, remarks: list[str]) -> Attempt:
@@ -116,6 +116,11 @@ class Turn:
     async def _launch(
         self, attempt: Attempt, script: bytes, on_start: Callable[[Marker], None], timeout: float = MAX_TIMEOUT
     ) -> Outcome:
+        """Run a script that nobody has cancelled before it began. Errors: DetachedError."""
+        if self.cancellation.cause:
+            return self.cancellation.cause
+        if self.cancellation.detached:
+            raise DetachedError("The runner left.")
         try:
             job = Job(script, environment=self.environment, timeout=min(self.record.job.timeout, timeout))
         except BadJobError as error:
@@ -138,6 +143,14 @@ class Turn:
         finally:
             passing.cancel()
         return outcome
+
+    async def _pass_on(self, log: Log, offset: int, take: Callable[[bytes], Awaitable[None]]) -> None:
+        """Have the hook take the output, from an offset on."""
+        try:
+            async for data in log.follow(offset):
+                await take(data)
+        except OSError as error:
+            await self.hook.tell(f"The rest of the output could not be read: {error.strerror}.")
 
     async def _conclude(self, call: str, outcome: Outcome, remarks: list[str]) -> End:
         """Tell how a stage ended, and note it."""
@@ -173,9 +186,3 @@ class Turn:
 
 def _remarks(log: Log) -> list[str]:
     return remarks_on_log(log.dropped, log.limit, log.failure)
-
-
-async def _pass_on(log: Log, offset: int, take: Callable[[bytes], Awaitable[None]]) -> None:
-    """Have the hook take the output, from an offset on."""
-    async for data in log.follow(offset):
-        await take(data)

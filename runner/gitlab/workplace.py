@@ -140,9 +140,8 @@ class Workplace:
         """Have in the sandbox what a stage needs of ours. What is missing is told, and the stage goes on without it."""
         helper, cache = self._options.helper, self._cache
         if helper and not self._helped and stage.name in stages.HELPED:
-            self._helped = True
             path = f"{self._options.commands}/gitlab-runner"
-            await self._supply(turn, lambda session: bring_in_helper(session, helper, path))
+            self._helped = await self._supply(turn, lambda session: bring_in_helper(session, helper, path))
         if cache and stage.name == stages.RESTORING:
             await self._supply(turn, lambda session: cache.bring_in(session, stage.script))
 
@@ -151,8 +150,11 @@ class Workplace:
         store = self._options.caches
         return Cache(store, trust_key(self._job), self._options.cache) if store else None
 
-    async def _supply(self, turn: Turn, supply: Callable[[Session], Awaitable[list[str]]]) -> None:
-        """Bring something in or out, until gitlab-runner wants the end. A lost sandbox is the next stage's news."""
+    async def _supply(self, turn: Turn, supply: Callable[[Session], Awaitable[list[str]]]) -> bool:
+        """Bring something in or out, until gitlab-runner wants the end. A lost sandbox is the next stage's news.
+
+        Returns whether all of it was done, with nothing to tell.
+        """
 
         async def supplying() -> list[str]:
             try:
@@ -164,8 +166,10 @@ class Workplace:
         try:
             with turn.tenancy.asking():
                 await first(task, turn.cancellation.wait(), turn.tenancy.wait_lost())
-            for sentence in task.result() if task.done() else ():
+            told = task.result() if task.done() else []
+            for sentence in told:
                 await turn.hook.tell(sentence)
+            return task.done() and not told
         finally:
             await stop(task)
 

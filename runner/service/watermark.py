@@ -42,6 +42,10 @@ class Marks:
     relief: float = 1.5
     """Relief needs this many times the space: else one removed log would start a job that writes another one."""
 
+    def relieved(self, size: int) -> int:
+        """Free bytes with which a disk of `size` bytes is well, however it was before."""
+        return int(self.relief * min(self.low, self.low_part * size))
+
 
 MARKS: Final = Marks()
 """The defaults; `runner.config.model` gives the reasons."""

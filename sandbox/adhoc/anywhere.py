@@ -92,7 +92,8 @@ def hold(
         machines = options.machines()
         if record.access is not None:
             machines.check_running(record)
-        machines.store.put(record.model_copy(update={"ends": time.time() + hours * 3600, "idle": None}))
+        until = {"ends": time.time() + hours * 3600, "idle": None}
+        machines.store.change(record, lambda now: now.model_copy(update=until))
         print(f"{name} is held for {hours:g} h. Get in: sandbox shell {name}")
         return
     _keeper(keeper, name).hold(name, hours * 3600)

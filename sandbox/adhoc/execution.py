@@ -15,7 +15,7 @@ import shlex
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -190,14 +190,14 @@ class Command:
         self._over = False
         try:
             self.channel = transport.open_session(timeout=OPEN_DEADLINE)
-            self.channel.settimeout(OPEN_DEADLINE)
-            if terminal is not None:  # there is no sending ahead of what a person types
-                self.channel.get_pty(terminal.kind, terminal.columns, terminal.rows)
-                self.channel.exec_command(_ON_TERMINAL.format(mark=self._mark, script=shlex.quote(_script(text, cwd))))
-            else:
-                self.channel.exec_command(_READ_AND_RUN.format(mark=self._mark))
-                self.channel.sendall(given)
-            self.channel.settimeout(None)
+            with _closed_after(OPEN_DEADLINE, self.channel):
+                if terminal is not None:  # there is no sending ahead of what a person types
+                    self.channel.get_pty(terminal.kind, terminal.columns, terminal.rows)
+                    script = shlex.quote(_script(text, cwd))
+                    self.channel.exec_command(_ON_TERMINAL.format(mark=self._mark, script=script))
+                else:
+                    self.channel.exec_command(_READ_AND_RUN.format(mark=self._mark))
+                    self.channel.sendall(given)
         except ssh.LOST as error:
             raise lost(transport, error) from error
 
@@ -242,13 +242,13 @@ class Command:
         """End everything that it started, seen from inside. Returns whether it is gone."""
         with suppress(*ssh.LOST):
             channel = self._transport.open_session(timeout=OPEN_DEADLINE)
-            channel.settimeout(END_DEADLINE)
-            channel.exec_command(f"exec sudo -n bash -s -- {self._mark}")
-            channel.sendall(_END.encode())
-            channel.shutdown_write()
-            while channel.recv(_PIECE):
-                pass
-            return channel.recv_exit_status() == 0
+            with closing(channel), _closed_after(END_DEADLINE, channel):
+                channel.exec_command(f"exec sudo -n bash -s -- {self._mark}")
+                channel.sendall(_END.encode())
+                channel.shutdown_write()
+                while channel.recv(_PIECE) and not channel.closed:  # a closed one may still be sent something
+                    pass
+                return channel.recv_exit_status() == 0
         return False
 
     def close(self) -> None:
@@ -279,6 +279,26 @@ class Command:
 _ON_TERMINAL = """exec env {mark} bash -c 'trap : INT QUIT; bash -c "$0"; exit $?' {script}"""
 """Ctrl-C is for the command, and a shell outlives it to tell 130: SSH has no code for what a signal ended."""
 _READ_AND_RUN = """exec env {mark} bash -c 'IFS= read -r -d "" given; eval "$given"'"""
+
+
+@contextmanager
+def _closed_after(seconds: float, channel: ssh.Channel) -> Iterator[None]:
+    """Whatever the block waits for on the channel comes to its end by then: the other side's sshd may be a job's.
+
+    Some of paramiko's waits have no timeout, and that of the others begins anew with each byte.
+    """
+
+    def close() -> None:
+        with suppress(*ssh.LOST):  # the connection went meanwhile
+            channel.close()
+
+    timer = threading.Timer(seconds, close)
+    timer.daemon = True  # to tell the other side may take long, too
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _given(text: str, cwd: str | None, env: Mapping[str, str], merged: bool) -> bytes:

@@ -51,7 +51,7 @@ class Machines:
         self.store = store
         self.engine = engine
         self.config = config
-        self._enclosure = Enclosure(store, engine, config)
+        self._enclosure = Enclosure(store, engine)
 
     @classmethod
     def of_user(cls, config: Path | None = None) -> Self:
@@ -144,9 +144,8 @@ class Machines:
         maker = Maker(self.engine, self.config.network_range)
         ssh.load()  # nobody needs the processor meanwhile, and the login is what comes next
         container = maker.make(record.sandbox, _PROFILE, order.profile, identity, places.append, order.docker)
-        record = record.model_copy(update={"container": container, "subnet": places[0]})
-        self.store.put(record)
-        record = self._enclosure.erect(record)
+        there = {"container": container, "subnet": places[0], "unwalled": record.unwalled}
+        record = self._enclosure.erect(self.store.change(record, lambda now: now.model_copy(update=there)))
         tell("booting")
         keys = identity.host.public, identity.client.private
         with maker.booting(container, order.profile) as boot:
@@ -155,10 +154,15 @@ class Machines:
             if order.docker is InnerDocker.EAGER:
                 readiness.probe(transport, boot.deadline)
         access = Access(address=boot.address, host_key=keys[0], client_key=keys[1] if order.keeps_key else None)
-        life = {"ends": record.made + order.life.ttl, "idle": order.life.idle}
-        record = record.model_copy(update={"access": access, **life})
-        self.store.put(record)
-        return record, transport
+        ready = {"access": access, "unwalled": record.unwalled}
+        return self.store.change(record, lambda now: _living(now).model_copy(update=ready)), transport
+
+
+def _living(record: Record) -> Record:
+    """The record of a creation that has come to its end, with the life that was asked for or, since, by `hold`."""
+    if record.ends != record.made + CREATION:
+        return record
+    return record.model_copy(update={"ends": record.made + record.life.ttl, "idle": record.life.idle})
 
 
 def _check_reachable(address: str) -> None:

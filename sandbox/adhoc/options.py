@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from sandbox import places
 from sandbox.adhoc.life import Life, seconds
 from sandbox.adhoc.record import NAME
 from sandbox.adhoc.store import Store, default_folder
+from sandbox.errors import ConfigError
 from sandbox.keeper.client import KeeperClient
 
 if TYPE_CHECKING:
@@ -43,8 +45,10 @@ def _length(text: str | float) -> float:
 def own_names(begun: str) -> list[str]:
     """Which of one's own a shell may complete this to, without asking the engine."""
     folder = default_folder()
-    names = [record.name for record in Store(folder).records()] if folder.is_dir() else []
-    return [name for name in names if name.startswith(begun)]
+    with suppress(ConfigError):  # the command itself says it better than its completion
+        names = [record.name for record in Store(folder).records()] if folder.is_dir() else []
+        return [name for name in names if name.startswith(begun)]
+    return []
 
 
 Name = Annotated[str, typer.Argument(help="What you call it.", callback=_name, autocompletion=own_names)]

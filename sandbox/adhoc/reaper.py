@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from sandbox import config, durable
+from sandbox import durable
 from sandbox.adhoc.life import over
 from sandbox.adhoc.record import Record
 from sandbox.adhoc.store import Store, network_namespace
@@ -72,7 +72,10 @@ def sweep(store: Store, remove: Callable[[Record], None]) -> None:
 
 
 def remove_strangers(store: Store, engine: Engine) -> None:
-    """Remove what the engine has of this installation and no record tells of. Raises `EngineError`."""
+    """Remove what the engine has of this installation and no record tells of.
+
+    Raises `EngineError`, or `ConfigError` when a record cannot be read: what it tells of is nobody's guess.
+    """
     there = engine.names(store.installation)  # before the records: each is older than what it tells of
     for name in there - {str(record.sandbox) for record in store.records()}:
         engine.remove(store.installation, name)
@@ -102,7 +105,7 @@ def main() -> None:
     lock = _lock(store)
     if lock is None:
         return
-    enclosure = Enclosure(store, engine, config.KeeperConfig())
+    enclosure = Enclosure(store, engine)
     strangers = True
     last_success = time.monotonic()
     while time.monotonic() - last_success < GIVES_UP:
@@ -115,7 +118,7 @@ def main() -> None:
         except SandboxError as error:
             print(error, file=sys.stderr)
         with store.locked():  # a record that is written from now on is another reaper's
-            if not store.records():
+            if store.is_empty():
                 os.close(lock)
                 return
         time.sleep(INTERVAL)

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class Store:
         return durable.locked(self.folder / "lock")
 
     def claim(self, record: Record) -> None:
-        """Keep a record under a name that nobody has. Raises `NameInUse`."""
+        """Keep a record under a name that nobody has. Raises `NameInUse`, or as `get`."""
         with self.locked():
             if self._read(self._path(record.name)):
                 raise NameInUse(
@@ -62,11 +62,15 @@ class Store:
                 )
             self._write(record)
 
-    def put(self, record: Record) -> None:
-        """Replace the record of the same creation. Raises `NoSuchSandbox` when it was removed meanwhile."""
+    def change(self, record: Record, changed: Callable[[Record], Record]) -> Record:
+        """Replace a creation's record by what `changed` makes of it as it is by now, and return that.
+
+        Raises `NoSuchSandbox` when it was removed meanwhile.
+        """
         with self.locked():
-            self._same(record)
-            self._write(record)
+            new = changed(self._same(record))
+            self._write(new)
+            return new
 
     def drop(self, record: Record) -> None:
         """Forget a creation; a later one of the same name stays."""
@@ -79,7 +83,7 @@ class Store:
             self._path(record.name).unlink(missing_ok=True)
 
     def get(self, name: str) -> Record:
-        """The record of a name. Raises `NoSuchSandbox`."""
+        """The record of a name. Raises `NoSuchSandbox`, or `ConfigError` when it cannot be read."""
         found = self._read(self._path(name)) if re.fullmatch(NAME, name) else None
         if found is None and SandboxName.read(name):  # `ls` lists these too
             raise NoSuchSandbox(
@@ -91,9 +95,13 @@ class Store:
         return found
 
     def records(self) -> list[Record]:
-        """Every record, oldest first. One that cannot be read is left out."""
+        """Every record, oldest first. Raises `ConfigError` when one cannot be read: all its sandbox has hangs on it."""
         found = [record for path in self.folder.glob(f"*{_SUFFIX}") if (record := self._read(path))]
         return sorted(found, key=lambda record: record.made)
+
+    def is_empty(self) -> bool:
+        """Whether there is no record at all, also none that cannot be read."""
+        return not any(self.folder.glob(f"*{_SUFFIX}"))
 
     def ssh_folder(self, name: str) -> Path:
         """For the files that `sandbox ssh-config` writes."""
@@ -117,9 +125,12 @@ class Store:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _same(self, record: Record) -> None:
-        if self.get(record.name).sandbox != record.sandbox:
+    def _same(self, record: Record) -> Record:
+        """The record of the same creation as it is by now."""
+        found = self.get(record.name)
+        if found.sandbox != record.sandbox:
             raise NoSuchSandbox(f"The sandbox {record.name} was removed, and another one made under its name.")
+        return found
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}{_SUFFIX}"
@@ -128,7 +139,17 @@ class Store:
         durable.replace(self._path(record.name), record.model_dump_json().encode())
 
     def _read(self, path: Path) -> Record | None:
+        """The record in a file; None where there is no such file."""
         try:
             return Record.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError):
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            raise ConfigError(
+                f"The sandbox {path.stem} has a record that cannot be read: {error}. Try again."
+            ) from error
+        except ValidationError:  # which would show what is in it, keys among that
+            raise ConfigError(
+                f"The sandbox {path.stem} has a record, {path}, that is damaged or another version's. Use the version "
+                "that made it, or give the sandbox up and remove that file."
+            ) from None

@@ -7,6 +7,7 @@ import signal
 import sys
 import termios
 import threading
+import time
 import tty
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +19,8 @@ from sandbox.adhoc.execution import Command, Terminal
 _PIECE = 65536
 _STDIN, _STDOUT = 0, 1
 _ENDED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ONE_PRESS = 2.0
+"""Seconds in which more signals are the same one: programs that start us pass on what we were sent too."""
 
 
 def attach(transport: ssh.Transport, text: str, cwd: str | None = None) -> int:
@@ -39,12 +42,17 @@ def attach(transport: ssh.Transport, text: str, cwd: str | None = None) -> int:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Ctrl-C, TERM, HUP, and a reader that went away leave the block and then the process, with the usual codes."""
+    """Ctrl-C, TERM, HUP, and a reader that went away leave the block and then the process, with the usual codes.
+
+    What the block does on its way out may wait for the sandbox. A later signal takes it on from there.
+    """
+    last = -_ONE_PRESS
 
     def leave(number: int, _frame: FrameType | None) -> None:
-        for again in _ENDED_BY:
-            signal.signal(again, signal.SIG_IGN)  # what the block cleans up is short
-        raise SystemExit(128 + number)
+        nonlocal last
+        if (now := time.monotonic()) - last >= _ONE_PRESS:
+            last = now
+            raise SystemExit(128 + number)
 
     for number in _ENDED_BY:
         signal.signal(number, leave)

@@ -8,13 +8,14 @@ import shlex
 import tarfile
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from sandbox import archives, ssh
 from sandbox.adhoc.execution import Command, run
-from sandbox.errors import CommandFailed, TransferFailed, TransferRefused
+from sandbox.errors import CommandFailed, CommandTimedOut, TransferFailed, TransferRefused
 from sandbox.ssh import words
 
 if TYPE_CHECKING:
@@ -189,7 +190,10 @@ class _Collected:
 def _failure(command: Command, errors: _Collected) -> str:
     """Wait for its end, and say what was wrong; nothing when it succeeded."""
     told = errors.text(STALLED)  # first: to wait for the end takes what nobody has read
-    for _ in command.pieces(None):
-        pass
+    try:
+        for _ in command.pieces(time.monotonic() + STALLED):
+            pass
+    except CommandTimedOut:
+        return told or f"tar did not end within {STALLED:.0f} s after its last byte"
     code = command.exit_code()
     return (told or f"tar ended with {code}") if code else ""

@@ -2,7 +2,6 @@
 
 from sandbox.adhoc.record import Record
 from sandbox.adhoc.store import Store
-from sandbox.config import KeeperConfig
 from sandbox.engine import Engine
 from sandbox.errors import ConfigError
 from sandbox.network import Wall, Walls, WallsDown, require_bridge
@@ -12,10 +11,9 @@ from sandbox.profile import Network
 class Enclosure:
     """One installation's walls, as its records say. Not to be used from two threads."""
 
-    def __init__(self, store: Store, engine: Engine, config: KeeperConfig) -> None:
+    def __init__(self, store: Store, engine: Engine) -> None:
         self._store = store
         self._engine = engine
-        self._range = config.network_range
         self._walls = Walls(store.installation)
         self._put: set[str] = set()
 
@@ -24,7 +22,7 @@ class Enclosure:
 
         A sandbox whose subnet is not recorded yet is closed in completely.
         """
-        others = [subnet for subnet in self._engine.taken_subnets("bridge") if not subnet.overlaps(self._range)]
+        neighbours = self._engine.taken_subnets("bridge")
         with self._store.locked():
             walled = [record for record in self._store.records() if record.unwalled is None]
             there = {record.sandbox.bridge: record for record in walled if record.subnet is not None}
@@ -35,7 +33,7 @@ class Enclosure:
                 self._walls.put(bridge, Wall(record.subnet, record.policy))
             self._put = set(there)
             if walled:
-                self._walls.ensure(others)
+                self._walls.ensure(neighbours)
             else:
                 self._walls.remove()
 

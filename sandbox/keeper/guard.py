@@ -1,7 +1,7 @@
 """Keeps the walls around the sandboxes standing: what each may reach follows from its profile, and may change."""
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
@@ -24,7 +24,6 @@ class Guard:
 
     def __init__(self, config: KeeperConfig, walls: Walls) -> None:
         self._walls = walls
-        self._range = config.network_range
         self._lock = threading.Lock()
         self._places: dict[SandboxName, _Place] = {}
         self._config = config
@@ -55,15 +54,12 @@ class Guard:
             self._places.pop(name, None)
         self._walls.forget(name.bridge)
 
-    def look(self, bridges: Iterable[IPv4Network] | None = None) -> None:
+    def look(self, neighbours: Collection[IPv4Network] | None = None) -> None:
         """See that the walls stand, and put them back when they do not. Raises `WallsDown`.
 
-        No sandbox may reach the engine's other bridge networks; without them, those that were named last.
+        `neighbours` are those of `Walls.ensure`.
         """
-        others = None
-        if bridges is not None:
-            others = [network for network in bridges if not network.overlaps(self._range)]
-        if self._walls.ensure(others) is WallState.PUT_BACK:
+        if self._walls.ensure(neighbours) is WallState.PUT_BACK:
             what = "somebody had removed or changed the walls around the sandboxes; they are back"
             events.warning(Action.WALLS_PUT_BACK, what)
 

@@ -74,7 +74,8 @@ class Walls:
     def ensure(self, neighbours: Collection[IPv4Network] | None = None) -> WallState:
         """Have the walls standing as they were put, in microseconds where no firewall rule was changed since.
 
-        `neighbours` are the engine's other bridge networks; without it, those that were named last.
+        `neighbours` are the engine's bridge networks, which no sandbox calls: ours among them, since a subnet does not
+        tell whose it is, and another installation's may be of the same range. Without it, those that were named last.
         Raises `WallsDown`.
         """
         with self._lock:

@@ -37,9 +37,9 @@ EXAMPLES: Final[tuple[Outcome, ...]] = (
 """One of each kind, with what a reader would see."""
 _HEAD: Final = """# Outcomes
 
-How a job or `runner run` can end. The name is what to tell them apart by: a script may exit with any number itself.
-What to do about each is in the [runbook](runbook.md), what a script can rely on in [job-contract.md](job-contract.md).
-Made from `runner/outcome.py`.
+A job or `runner run` ends with one of these outcomes. Tell them apart by name, because a script may exit with any
+number itself. The [runbook](runbook.md) says what to do about each, [job-contract.md](job-contract.md) what a script
+can rely on. This page is made from `runner/outcome.py`.
 
 | name | means | exit code | for example |
 |---|---|---|---|

@@ -206,6 +206,20 @@ def test_hold_and_reset(user: User, box: str, docker_client: docker.DockerClient
     assert after.idle == 3600.0
 
 
+def test_one_that_is_still_being_made_can_be_held(user: User) -> None:
+    making = user.start("up", "early", "--docker", "lazy", out=PIPE)
+    until("it is being made", lambda: "early" in names(user), DEADLINE)
+    assert user.store.get("early").access is None
+    assert user.run("hold", "early", "--for", "24").returncode == 0
+    making.communicate(timeout=DEADLINE)
+    assert making.returncode == 0
+    held = user.store.get("early")
+    assert held.access is not None
+    assert held.idle is None
+    assert held.ends - held.made > 20 * 3600
+    assert user.run("shell", "early", "true").returncode == 0
+
+
 def test_two_users_do_not_meet(user: User, box: str, tmp_path: Path) -> None:
     other = User({**user.environment, "XDG_STATE_HOME": str(tmp_path)})
     assert other.own() == {}

@@ -18,7 +18,7 @@ from runner.errors import InputError, LeaseError, LeaseLostError, LeaseUnreachab
 from sandbox.identity import new_identity
 from tests.foreign import Foreign, Foreigners
 from tests.runner.lease_conformance import LeaseConformance, lend, token_of
-from tests.waiting import eventually
+from tests.waiting import eventually, until
 
 pytestmark = pytest.mark.anyio
 
@@ -93,6 +93,25 @@ async def test_what_a_job_leaves_running_is_ended_as_far_as_root(
     left = foreign[0].execute("ls -d ~sandbox/runner-jobs/attempts/a ~sandbox/kept 2>/dev/null || true").split()
     assert left == ["/home/sandbox/kept"]
     foreign[0].started.sh("docker version")  # what was there before goes on
+
+
+GOES_ON = """\
+(cd / && tar -hcf - usr/bin/sleep lib64 usr/lib/*/libc.so.6) | docker import - left:1 >/dev/null
+docker run -d --restart always left:1 /usr/bin/sleep 33333
+(setsid sh -c 'while :; do docker volume create; done' &)
+"""
+
+
+async def test_what_goes_on_to_leave_things_in_docker_leaves_nothing(
+    new_source: NewSource, foreign: tuple[Foreign, Foreign]
+) -> None:
+    foreign[0].started.await_docker()
+    lease = await lend(new_source(foreign[0]), "a")
+    foreign[0].started.sh(f"( {GOES_ON} ) </dev/null >/dev/null 2>&1")
+    until("a container runs", lambda: foreign[0].runs("sleep 33333"))
+    until("it leaves volumes", lambda: foreign[0].execute("docker volume ls -q") != "")
+    await lease.give_back(used=True)
+    assert foreign[0].execute("docker ps -aq; docker volume ls -q") == ""
 
 
 async def test_a_job_whose_runner_is_gone_is_waited_for_and_then_ended(

@@ -27,6 +27,8 @@ BRIDGE_TWO = SandboxName(INSTALLATION, 2).bridge
 SUBNET_ONE, GATEWAY_ONE, ONE = IPv4Network("10.213.0.8/29"), "10.213.0.9", "10.213.0.10"
 SUBNET_TWO, GATEWAY_TWO, TWO = IPv4Network("10.213.0.16/29"), "10.213.0.17", "10.213.0.18"
 NEIGHBOURS, NEIGHBOUR_GATEWAY, NEIGHBOUR = IPv4Network("172.30.0.0/24"), "172.30.0.1", "172.30.0.2"
+BRIDGES = [SUBNET_ONE, SUBNET_TWO, NEIGHBOURS]
+"""The networks that an engine would have here."""
 UPLINK, OUTSIDE = "198.51.100.1", "198.51.100.2"
 INTERNET, LAN = "203.0.113.5", "192.168.77.7"
 METADATA, ALIBABA = "169.254.169.254", "100.100.100.200"
@@ -57,7 +59,7 @@ class Lab:
     def ensure(self, one: Policy = CLOSED_LAN, two: Policy = CLOSED_LAN) -> WallState:
         self.walls.put(BRIDGE_ONE, Wall(SUBNET_ONE, one))
         self.walls.put(BRIDGE_TWO, Wall(SUBNET_TWO, two))
-        return self.host.call(lambda: self.walls.ensure([NEIGHBOURS]))
+        return self.host.call(lambda: self.walls.ensure(BRIDGES))
 
     def reset(self) -> None:
         """As it was, whatever a test flushed: no walls, no connections, and what the engine loads for its networks."""

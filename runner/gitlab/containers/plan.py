@@ -10,10 +10,6 @@ from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.containers.program import program
 from runner.gitlab.response import GitLabJob, Image
 
-__all__ = ["END_CONTAINER", "ImagePolicy", "Plan", "plan"]
-
-SERVICES_WAIT: Final = 30.0
-"""Seconds for services to answer: gitlab-runner's own default."""
 _NETWORK: Final = "gitlab-job"
 _CONTAINER: Final = "gitlab-job"
 END_CONTAINER: Final = program("end_container", {"container": _CONTAINER})
@@ -52,9 +48,7 @@ class Plan:
         return program("in_container", order)
 
 
-def plan(
-    job: GitLabJob, policy: ImagePolicy, workspace: str, logins: str, service_wait: float = SERVICES_WAIT
-) -> Plan | None:
+def plan(job: GitLabJob, policy: ImagePolicy, workspace: str, logins: str, service_wait: float) -> Plan | None:
     """Return what a job's containers need, None when it has neither image nor services.
 
     `workspace` and `logins`, which has a Docker configuration, are folders in the sandbox, and the container has them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -83,6 +84,28 @@ async def test_a_place_that_is_not_there(host: str, cause: str) -> None:
         reserved.bind(("127.0.0.1", 0))  # and nobody listens
         with pytest.raises(ConnectError, match=cause):
             await ssh.dial(Address("sandbox", host, reserved.getsockname()[1]))
+
+
+@pytest.mark.anyio
+async def test_a_name_whose_first_place_is_silent_leads_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a host has an IPv6 address that does not work here, or an old one in the DNS."""
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as silent,
+        socket.create_connection(silent.getsockname()),  # all that it keeps: who calls now gets no answer
+        socket.create_server(("127.0.0.1", 0)) as well,
+    ):
+        places = [silent, well]
+
+        async def found(*_: object, **__: object) -> list[object]:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place.getsockname()) for place in places]
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+        monkeypatch.setattr(ssh, "DIAL_DEADLINE", 0.5)
+        with await ssh.dial(HOST) as connection:
+            assert connection.getpeername() == well.getsockname()
+        places.pop()
+        with pytest.raises(ConnectError, match="Nothing answered"):
+            await ssh.dial(HOST)
 
 
 @pytest.mark.anyio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -10,11 +11,11 @@ import httpx
 import pytest
 
 from runner.api.server import serve
-from runner.execution.lease import LeaseSource
-from runner.gitlab.beside import beside
-from runner.gitlab.options import Options
+from runner.gitlab.with_service import with_service
+from runner.service.leases import NotedLeases
 from runner.service.mode import Mode
 from tests.runner.api.test_app import app_of, client, new_service
+from tests.runner.gitlab.conftest import OPTIONS
 
 pytestmark = pytest.mark.anyio
 
@@ -45,8 +46,8 @@ async def test_drain_resume_and_stop_are_told_and_who_drained_stands_in_the_stat
 async def test_a_drain_of_an_earlier_life_holds_for_gitlab_s_jobs_too(tmp_path: Path) -> None:
     await new_service(tmp_path).drain("ops")
     service = new_service(tmp_path)
-    working = beside(
-        service, cast(LeaseSource, object()), tmp_path / "gitlab", Options(socket=tmp_path / "gitlab.sock")
+    working = with_service(
+        service, cast(NotedLeases, object()), tmp_path / "gitlab", replace(OPTIONS, socket=tmp_path / "gitlab.sock")
     )
     app = app_of(service, tmp_path, works=working)
     headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}

@@ -9,18 +9,20 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runner.config.model import Config
 from runner.gitlab import hook
 from runner.gitlab.jobs import Jobs
 from runner.gitlab.options import Options
 from runner.gitlab.server import Server
 from runner.metrics import Metrics
 from runner.placement import Wanted
+from runner.serve import gitlab_options
 from runner.service.standby import Standby
 from tests.runner.conftest import FakeLeases, Sandbox
 from tests.waiting import eventually
@@ -31,6 +33,8 @@ REPOSITORY = "https://gitlab-ci-token:secret@gitlab.example/group/project.git"
 KEY = "gitlab-bf08810b-3-protected"
 """The trust key of a job that is as `response` makes it: eight digits of the SHA-256 of https://gitlab.example."""
 HOOK = (sys.executable, "-I", "-S", hook.__file__)
+OPTIONS = gitlab_options(Config())
+"""As they are by default."""
 
 
 def response(job: int = 7, **changes: object) -> dict[str, Any]:
@@ -226,7 +230,7 @@ class Lab:
 async def lab(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Lab]:
     """A service that lends the stand-in."""
     settings = sandbox.settings(grace=1.0, reconnect_deadline=20.0)
-    options = Options(socket=tmp_path / "gitlab.sock", settings=settings, home=str(tmp_path / "home"))
+    options = replace(OPTIONS, socket=tmp_path / "gitlab.sock", settings=settings, home=str(tmp_path / "home"))
     lab = Lab(tmp_path, sandbox, FakeLeases(sandbox.access), options)
     lab.begin()
     yield lab

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,33 +17,53 @@ from hypothesis import strategies as st
 
 from runner.errors import CacheError
 from runner.execution.session import Session
+from runner.execution.transfer import File
 from runner.gitlab.cache import Cache, bring_in_helper, has_object_store, names
-from runner.gitlab.store import CacheStore, Entry
+from runner.gitlab.store import CacheStore
 from runner.job import UNTRUSTED
+from runner.service.watermark import MARKS, Marks, Room, judge
+from runner.service.watermark import Disk as Level
 from tests.runner.conftest import Sandbox
 from tests.waiting import eventually
 
 LIMIT = 10_000
+DISK = 100_000
+"""Bytes of the disk, of which 15,000 are to be free."""
 OURS = "gitlab-bf08810b-1-protected"
 THEIRS = "gitlab-bf08810b-1-unprotected"
 PATH = "group/project/default-protected/cache.zip"
 
 
+@dataclass
+class Disk:
+    """The disk of the caches, and of whatever else."""
+
+    others: int = 0
+
+    def look(self, folder: Path) -> Room:
+        return Room(DISK - self.others - sum(path.stat().st_size for path in folder.glob("*/*")), DISK)
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[CacheStore]:
-    store = CacheStore(tmp_path / "caches", LIMIT)
+def disk() -> Disk:
+    return Disk()
+
+
+@pytest.fixture
+def store(tmp_path: Path, disk: Disk) -> Iterator[CacheStore]:
+    store = CacheStore(tmp_path / "caches", LIMIT, look=disk.look)
     yield store
     store.close()
 
 
-def put(store: CacheStore, content: bytes, path: str = PATH, owner: str = OURS) -> Entry:
-    entry = Entry(path, len(content), 1_600_000_000)
+def put(store: CacheStore, content: bytes, path: str = PATH, owner: str = OURS) -> File:
+    entry = File(path, len(content), 1_600_000_000)
     with store.write(owner, entry) as file:
         file.write(content)
     return entry
 
 
-def get(store: CacheStore, entry: Entry, owner: str = OURS) -> bytes:
+def get(store: CacheStore, entry: File, owner: str = OURS) -> bytes:
     with store.read(owner, entry) as file:
         return file.read()
 
@@ -61,7 +82,7 @@ def test_a_cache_is_kept_for_its_owner_alone(store: CacheStore) -> None:
 
 def test_a_cache_is_replaced_as_a_whole(store: CacheStore) -> None:
     put(store, b"old")
-    with pytest.raises(RuntimeError), store.write(OURS, Entry(PATH, 3, 5)) as file:  # noqa: PT012 - the two are one
+    with pytest.raises(RuntimeError), store.write(OURS, File(PATH, 3, 5)) as file:  # noqa: PT012 - the two are one
         file.write(b"n")
         raise RuntimeError
     assert [get(store, entry) for entry in store.entries(OURS)] == [b"old"]
@@ -95,6 +116,56 @@ def test_one_that_is_too_large_drops_nothing(store: CacheStore) -> None:
     assert store.entries(OURS) == [kept]
 
 
+def test_an_announced_size_drops_nothing(store: CacheStore) -> None:
+    """The trap: it is a sandbox's word, and the caches of every project would go for bytes that never come."""
+    kept = put(store, b"x" * 4000, owner=THEIRS)
+    with pytest.raises(RuntimeError), store.write(OURS, File(PATH, 9000, 1)) as file:  # noqa: PT012 - the two are one
+        file.write(b"x" * 3000)
+        raise RuntimeError
+    assert store.entries(THEIRS) == [kept]
+
+
+def test_caches_leave_the_disk_well(store: CacheStore, disk: Disk) -> None:
+    """The trap: it is the state folder's disk, and no job starts while that is low."""
+    disk.others = DISK - 15_000 - 6000
+    one = put(store, b"x" * 2500, "one")
+    two = put(store, b"x" * 2500, "two")
+    assert store.entries(OURS) == [one, two]
+    three = put(store, b"x" * 2500, "three", THEIRS)
+    assert (store.entries(OURS), store.entries(THEIRS)) == ([two], [three])
+    with pytest.raises(CacheError, match="no room"):
+        put(store, b"x" * 6500, "four")
+    assert (store.entries(OURS), store.entries(THEIRS)) == ([two], [three])
+    assert judge(Level.FULL, disk.look(store._folder), MARKS) is Level.WELL
+
+
+def test_caches_make_room_for_what_else_fills_the_disk(store: CacheStore, disk: Disk) -> None:
+    old, new = put(store, b"x" * 2500, "old"), put(store, b"x" * 2500, "new")
+    store.shrink()
+    assert set(store.entries(OURS)) == {old, new}
+    disk.others = DISK - 15_000 - 3000
+    store.shrink()
+    assert store.entries(OURS) == [new]
+    disk.others = DISK
+    store.shrink()
+    assert store.entries(OURS) == []
+
+
+def test_a_disk_that_fills_up_while_a_cache_comes_keeps_none(store: CacheStore, disk: Disk) -> None:
+    entry = File(PATH, 3000, 1)
+    with pytest.raises(CacheError, match="no room"), store.write(OURS, entry) as file:  # noqa: PT012 - the two are one
+        file.write(b"x" * 3000)
+        disk.others = DISK
+    assert store.entries(OURS) == []
+
+
+def test_other_marks_hold_from_the_next_look_on(store: CacheStore) -> None:
+    put(store, b"x" * 2500)
+    store.follow(Marks(low=DISK, low_part=0.9))
+    store.shrink()
+    assert store.entries(OURS) == []
+
+
 def test_a_folder_has_one_runner(store: CacheStore, tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="another runner"):
         CacheStore(tmp_path / "caches", LIMIT)
@@ -125,7 +196,7 @@ def test_the_cap_holds_and_the_last_one_is_there(
 
 def test_what_is_being_written_counts(store: CacheStore, tmp_path: Path) -> None:
     """The trap: caches that were each promised room beside the others would be above the cap together."""
-    with store.write(OURS, Entry("one", 6000, 1)) as file:
+    with store.write(OURS, File("one", 6000, 1)) as file:
         file.write(b"x" * 6000)
         with pytest.raises(CacheError, match="take all the room"):
             put(store, b"x" * 6000, "two")
@@ -154,7 +225,7 @@ def test_many_jobs_at_once_keep_the_cap_and_read_whole_files(store: CacheStore, 
 
 def _write_forever(folder: Path, begun: Path) -> None:
     store = CacheStore(folder, LIMIT)
-    with store.write(OURS, Entry(PATH, 9000, 1)) as file:
+    with store.write(OURS, File(PATH, 9000, 1)) as file:
         file.write(b"half")
         file.flush()
         begun.touch()

@@ -20,6 +20,8 @@ from runner.gitlab.containers.policy import ImagePolicy, PullPolicy
 from runner.gitlab.containers.program import program
 from runner.gitlab.response import GitLabJob, Image, Service
 
+WAIT = 30.0
+
 
 def job(image: Image | None = None, *services: Service, **service_variables: str) -> GitLabJob:
     return GitLabJob(
@@ -83,7 +85,7 @@ def test_which_service_is_an_engine(image: str, expected: bool) -> None:
 def test_the_first_service_keeps_a_name() -> None:
     assert first_come([("a", "b"), ("b", "c"), ("a",)]) == [("a", "b"), ("c",), ()]
     twice = Service(Image("box:2"))
-    made = plan(job(None, twice, twice), ImagePolicy(), "/builds", "/docker")
+    made = plan(job(None, twice, twice), ImagePolicy(), "/builds", "/docker", WAIT)
     assert made
     order = order_of(made.prepare)
     assert (len(order["services"]), order["ignored"]) == (1, ["box:2"])
@@ -139,13 +141,13 @@ def test_pull_policies_are_the_jobs_or_the_operators() -> None:
 
 
 def test_a_job_without_image_and_services_needs_nothing() -> None:
-    assert plan(job(), ImagePolicy(), "/builds", "/docker") is None
+    assert plan(job(), ImagePolicy(), "/builds", "/docker", WAIT) is None
 
 
 def test_a_job_gets_what_the_policy_makes_of_its_words() -> None:
     policy = ImagePolicy.parse(["**"], ["box=other/box"])
     service = Service(Image("box:2"), ("db",), ("serve",), {"B": "service's"})
-    made = plan(job(Image("box:1", ("",), "1000"), service, A="job's", B="job's"), policy, "/builds", "/docker")
+    made = plan(job(Image("box:1", ("",), "1000"), service, A="job's", B="job's"), policy, "/builds", "/docker", WAIT)
     assert made
     order = order_of(made.prepare)
     assert order["container"]["image"] == {
@@ -164,7 +166,7 @@ def test_a_job_gets_what_the_policy_makes_of_its_words() -> None:
 def test_an_image_that_is_refused_is_the_jobs_fault() -> None:
     for refused in (job(Image("no")), job(None, Service(Image("no")))):
         with pytest.raises(BadJobError, match="does not allow"):
-            plan(refused, ImagePolicy.parse(["yes"], []), "/builds", "/docker")
+            plan(refused, ImagePolicy.parse(["yes"], []), "/builds", "/docker", WAIT)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +245,7 @@ def tar(name: str, content: bytes) -> bytes:
 
 @given(st.binary(max_size=50))
 def test_a_stages_script_arrives_as_it_is(script: bytes) -> None:
-    made = plan(job(Image("box")), ImagePolicy(), "/builds", "/docker")
+    made = plan(job(Image("box")), ImagePolicy(), "/builds", "/docker", WAIT)
     assert made
     assert order_of(made.enter(script, 1.0))["script"] == script
 

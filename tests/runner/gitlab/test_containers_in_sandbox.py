@@ -11,7 +11,8 @@ from paramiko.channel import Channel
 
 from runner.gitlab import credentials
 from runner.gitlab.containers.inside import enter
-from runner.gitlab.containers.plan import END_CONTAINER, ImagePolicy, Plan, plan
+from runner.gitlab.containers.plan import END_CONTAINER, Plan, plan
+from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.response import Credential, GitLabJob, Image, Service
 from tests.e2e.conftest import Keeper, new_keeper
 from tests.runner.gitlab import lab as labs
@@ -41,7 +42,7 @@ def job(image: str | Image | None, *services: Service, **more: object) -> GitLab
 
 
 def planned(job: GitLabJob) -> Plan:
-    made = plan(job, ImagePolicy(), BUILDS, CONFIG)
+    made = plan(job, ImagePolicy(), BUILDS, CONFIG, 30.0)
     assert made
     return made
 
@@ -111,7 +112,7 @@ def test_an_entrypoint_is_the_images_unless_the_job_gives_one(lab: Lab) -> None:
 def test_what_cannot_be_is_told_from_what_did_not_work(lab: Lab, image: Image, code: int, said: str) -> None:
     """Exit 1 is the job's own failure and is not tried again; 2 is ours."""
     policy = ImagePolicy() if " " not in image.name else _AnyName()
-    made = plan(job(image), policy, BUILDS, CONFIG)
+    made = plan(job(image), policy, BUILDS, CONFIG, 30.0)
     assert made
     ended, output = lab.run(made.prepare)
     assert (ended, said in output) == (code, True), output
@@ -151,6 +152,13 @@ def test_without_image_a_script_is_beside_its_services(lab: Lab) -> None:
     )
     assert lab.run(made.enter(script, GRACE)) == (9, f"sandbox\nhello\n/home/sandbox\n{CONFIG}\n")
     assert lab.bash("cat /etc/hosts") == hosts
+
+
+def test_beside_its_services_a_script_has_the_sandbox_s_environment_and_no_argument_list_has_it(lab: Lab) -> None:
+    """The trap: a proxy's password is in it."""
+    made = prepared(lab, job(None, SERVER))
+    script = b"#!/usr/bin/env bash\necho $LINENO $HOME $DOCKER_CONFIG; ps -eo args | grep '[H]OME='; (exit 4); exit $?"
+    assert lab.run(made.enter(script, GRACE)) == (4, f"2 /home/sandbox {CONFIG}\n")
 
 
 @pytest.mark.parametrize(

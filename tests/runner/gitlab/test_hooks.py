@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 import shlex
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from runner.execution.log import Log
 from runner.gitlab import jobs as jobs_module
 from runner.gitlab import server as server_module
 from runner.gitlab.containers.inside import enter
@@ -174,6 +177,22 @@ async def test_more_output_than_is_kept(lab: Lab) -> None:
     end = await manager.run("head -c 5000 /dev/zero; exit 3")
     assert (end.code, end.err, manager.exit_code) == (1, "", "3\n")
     assert end.out == bytes(1000) + b"\nrunner: The log is kept up to 1000 bytes; 4000 bytes were dropped.\n"
+
+
+async def test_output_that_cannot_be_read_is_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap: the file is opened anew for it, and all of a green job's output was missing without a word."""
+
+    async def follow(*_: object) -> AsyncIterator[bytes]:
+        yield b"first\n"
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    manager = await lab.prepared()
+    monkeypatch.setattr(Log, "follow", follow)
+    hook = changed("posix.urandom = bytes", "run", manager.script("echo first; echo second"), "build_script")
+    for _ in range(2):  # the second time, it has ended before
+        end = await ended(await manager.execute(*hook))
+        told = "runner: The rest of the output could not be read: Too many open files.\n"
+        assert (end.code, end.said) == (0, f"first\n{told}")
 
 
 async def test_a_large_script(lab: Lab) -> None:

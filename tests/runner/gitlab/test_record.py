@@ -26,7 +26,7 @@ def test_a_later_life_finds_a_job(tmp_path: Path) -> None:
     record, handle = create(tmp_path)
     record.move(State.PREPARING, lease=Lease(attempt="a", token="t"))
     [found] = records.load(tmp_path)
-    assert (found.job, found.note, found.name) == (record.job, record.note, records.find(handle))
+    assert (found.job, found.note, found.name) == (record.job, record.note, records.name_of(handle))
     assert {path.stat().st_mode & 0o077 for path in (record.folder, *record.folder.iterdir())} == {0}
     record.forget()
     assert not list(records.load(tmp_path))
@@ -59,7 +59,9 @@ def test_the_secret_of_a_handle_is_not_written_down(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["record.json", "response.json"])
 @pytest.mark.parametrize("content", [None, b"", b"{}", b'{"state": "elsewhere"}', b"\0" * 300_000])
-def test_what_cannot_be_read_is_removed(tmp_path: Path, name: str, content: bytes | None) -> None:
+def test_what_is_no_record_is_removed_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: bytes | None
+) -> None:
     """A crash of the host may leave anything, and then nobody comes back for the job either."""
     record, _ = create(tmp_path)
     path = record.folder / name
@@ -68,11 +70,26 @@ def test_what_cannot_be_read_is_removed(tmp_path: Path, name: str, content: byte
         path.write_bytes(content)
     assert not list(records.load(tmp_path))
     assert not record.folder.exists()
+    assert record.name in caplog.text
+    assert "it is removed" in caplog.text
+
+
+def test_what_the_disk_does_not_tell_now_is_left_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    record, _ = create(tmp_path)
+    file = record.folder / "record.json"
+    noted = file.read_bytes()
+    file.unlink()
+    file.symlink_to("record.json")  # reading it is an error of the system: a loop
+    assert not list(records.load(tmp_path))
+    assert "left to the next life" in caplog.text
+    file.unlink()
+    file.write_bytes(noted)
+    assert [found.note for found in records.load(tmp_path)] == [record.note]
 
 
 @pytest.mark.parametrize("handle", ["", "7", "../../etc.x", "7.", "x" * 10_000, "\udcff.y"])
 def test_no_handle_leads_out_of_the_folder(handle: str) -> None:
-    name = records.find(handle)
+    name = records.name_of(handle)
     assert "/" not in name
     assert len(name) < 64
 

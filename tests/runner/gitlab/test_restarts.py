@@ -15,11 +15,12 @@ import pytest
 from runner.execution.marker import Marker
 from runner.gitlab import jobs as jobs_module
 from runner.gitlab import stages
+from runner.gitlab.record import State
 from runner.gitlab.tenancy import Attempt, Tenancy
 from runner.gitlab.wire import Done, encode, encode_end
 from runner.job import Job
 from runner.outcome import Outcome
-from tests.runner.conftest import alive
+from tests.runner.conftest import alive, away
 from tests.runner.gitlab.conftest import DEADLINE, Lab, Manager, ended, response, terminate
 from tests.runner.gitlab.test_hooks import Stage, changed, start
 from tests.waiting import eventually
@@ -127,6 +128,60 @@ async def test_the_service_restarts_between_stages(lab: Lab) -> None:
     lab.begin()
     assert (await manager.run("echo again")).out == b"again\n"
     assert len(lab.leases.leases) == 1
+
+
+async def test_the_service_restarts_twice_while_no_keeper_answers(lab: Lab) -> None:
+    """The trap: a hook that still waits for its sandbox is no earlier hook's, and was told that the job is over."""
+    manager = await lab.prepared()
+    stage = await start(manager, "echo ready; while [ ! -e go ]; do sleep 0.05; done; echo after")
+    await lab.leave()
+    lab.leases.trouble["resume"] = away
+    lab.begin()
+    await eventually(lambda: [live.hooks for live in lab.jobs.live] == [1])
+    await lab.leave()
+    del lab.leases.trouble["resume"]
+    Path(lab.options.settings.workspace, "go").touch()
+    lab.begin()
+    end = await stage.end()
+    assert (end.code, end.out, end.err) == (0, b"ready\nafter\n", "")
+
+
+async def test_the_service_restarts_while_a_hook_waits_for_another_one(lab: Lab) -> None:
+    manager = await lab.prepared()
+    first = await start(manager, "echo ready; while [ ! -e go ]; do sleep 0.05; done; echo first")
+    second = await manager.start("run", manager.script("echo second"), "after_script")
+    await eventually(lambda: [live.hooks for live in lab.jobs.live] == [2])
+    await lab.leave()
+    terminate(second)  # the next life would end the first for it
+    end = await ended(second)
+    Path(lab.options.settings.workspace, "go").touch()
+    lab.begin()
+    assert "sandbox was given back" not in end.said
+    assert (await first.end()).out == b"ready\nfirst\n"
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["aborted", "ended by an earlier life"])
+async def test_a_runner_that_stops_does_not_wait_for_a_keeper_that_is_away(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, *, earlier: bool
+) -> None:
+    """What it could not give back, its next life does."""
+    monkeypatch.setattr(jobs_module, "END_DEADLINE", 0.2)
+    monkeypatch.setattr(jobs_module, "_LEAVE_DEADLINE", 0.2)
+    await lab.prepared()
+    lab.leases.trouble["resume"] = away
+    if earlier:
+        lab.jobs.live[0].record.move(State.OVER)
+    await lab.leave()
+    lab.begin()
+    assert lab.jobs.running == (not earlier)
+    lab.jobs.abort("it was told to stop at once.")
+    await asyncio.wait_for(lab.working, 10.0)
+    await lab.jobs.leave()
+    lab.die()
+    del lab.leases.trouble["resume"]
+    lab.begin()
+    await eventually(lambda: lab.leases.calls == ["give_back:used"])
+    assert list((lab.folder / "jobs").iterdir()) == []
 
 
 async def test_a_cancel_after_a_restart(lab: Lab) -> None:

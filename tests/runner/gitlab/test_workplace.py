@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
@@ -10,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from runner.gitlab import turn
+from runner.execution.transfer import File
+from runner.gitlab import turn, workplace
 from runner.gitlab.containers.plan import END_CONTAINER
 from runner.gitlab.containers.policy import ImagePolicy
 from runner.gitlab.response import parse
-from runner.gitlab.store import CacheStore, Entry
+from runner.gitlab.store import CacheStore
 from runner.gitlab.workplace import Workplace
-from tests.runner.conftest import lose
+from tests.runner.conftest import hang, lose
 from tests.runner.gitlab.conftest import KEY as OURS
 from tests.runner.gitlab.conftest import REPOSITORY, Lab, Manager, ended, response, terminate
 from tests.runner.gitlab.test_hooks import changed, start
@@ -67,6 +69,61 @@ async def test_a_cache_is_there_for_the_next_job_and_the_helper_only_where_it_is
     same = await supplied.prepared(3)
     end = await same.run(f"cat {file}", "restore_cache")
     assert (end.out[-6:], f"Brought in the cache {KEY}" in end.said) == (b"\nkept\n", True)
+
+
+async def test_a_helper_that_could_not_be_brought_in_is_tried_again(supplied: Lab) -> None:
+    """The trap: it is missed once for a cache, and then for the job's artifacts."""
+    manager = await supplied.prepared()
+    in_its_way = Path(supplied.options.commands)
+    in_its_way.parent.mkdir(exist_ok=True)
+    in_its_way.touch()
+    assert "gitlab-runner could not be brought in" in (await manager.run("true", "restore_cache")).said
+    in_its_way.unlink()
+    end = await manager.run("gitlab-runner", "upload_artifacts_on_success")
+    assert (end.code, end.said) == (0, "helped\n")
+    Path(in_its_way, "gitlab-runner").write_text("#!/bin/sh\necho the one that is there\n")
+    assert (await manager.run("gitlab-runner", "archive_cache")).out.startswith(b"the one that is there\n")
+
+
+@pytest.fixture
+def supplying(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set while a helper is being brought in, which has no end."""
+    begun = asyncio.Event()
+
+    async def bring_in(*_: object) -> list[str]:
+        begun.set()
+        await hang()
+        return []
+
+    monkeypatch.setattr(workplace, "bring_in_helper", bring_in)
+    return begun
+
+
+async def test_a_stage_that_is_cancelled_before_it_began_does_not_begin(
+    supplied: Lab, supplying: asyncio.Event, tmp_path: Path
+) -> None:
+    manager = await supplied.prepared()
+    stage = await manager.start("run", manager.script(f"touch {tmp_path / 'begun'}; sleep 5"), "download_artifacts")
+    await supplying.wait()
+    terminate(stage)
+    end = await ended(stage)
+    assert (end.code, "cancelled by GitLab" in end.said) == (2, True)
+    assert not (tmp_path / "begun").exists()
+    assert supplied.jobs.live[0].record.note.stage is None
+
+
+async def test_a_stage_that_the_runner_leaves_before_it_began_begins_in_the_next_life(
+    supplied: Lab, supplying: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await supplied.prepared()
+    stage = await manager.start("run", manager.script("echo begun"), "download_artifacts")
+    await supplying.wait()
+    [live] = supplied.jobs.live
+    await supplied.leave()
+    assert live.record.note.stage is None
+    monkeypatch.undo()
+    supplied.begin()
+    assert (await ended(stage)).out == b"begun\n"
 
 
 async def test_what_failed_to_be_archived_is_not_kept(supplied: Lab) -> None:
@@ -205,7 +262,7 @@ async def test_a_cache_of_a_release_that_did_not_tell_gitlabs_apart_is_nobody_s(
 ) -> None:
     """The trap: it may be of the other GitLab's project of that number."""
     file = Path(supplied.options.cache, KEY)
-    with store.write("gitlab-3-protected", Entry(KEY, 4, 0)) as old:
+    with store.write("gitlab-3-protected", File(KEY, 4, 0)) as old:
         old.write(b"old\n")
     manager = await supplied.prepared()
     end = await manager.run(f"cat {file}", "restore_cache")

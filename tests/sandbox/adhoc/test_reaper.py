@@ -1,9 +1,11 @@
 """What is over is ended, and who is connected is read from the host's own tables."""
 
 import os
+import sys
 import time
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -78,5 +80,39 @@ def test_idle_is_judged_only_where_connections_are_seen(store: Store) -> None:
 
     store.claim(record(store, network=1))
     assert look() == []
-    store.put(record(store))
+    store.change(record(store), lambda _: record(store))
     assert look() == ["mine"]
+
+
+class _Engine(NamedTuple):
+    """Has one sandbox."""
+
+    there: str
+    removed: list[str]
+
+    def names(self, _installation: str) -> set[str]:
+        return {self.there}
+
+    def remove(self, _installation: str, name: str) -> None:
+        self.removed.append(name)
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_sandbox_whose_record_cannot_be_read_is_no_stranger(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], readable: bool
+) -> None:
+    """Somebody works in it; another version wrote its record."""
+    mine = record(store, unwalled="They are not tested here.")
+    store.claim(mine)
+    if not readable:
+        (store.folder / "mine.json").write_text("{}")
+    engine = _Engine(str(mine.sandbox), [])
+    monkeypatch.setattr(reaper, "Engine", lambda: engine)
+    monkeypatch.setattr(reaper, "INTERVAL", 0.01)
+    monkeypatch.setattr(reaper, "GIVES_UP", 0.2)
+    monkeypatch.setattr(sys, "argv", ["reaper", str(store.folder)])
+    if readable:
+        monkeypatch.setattr(reaper, "sweep", lambda *_: store.drop(mine))  # it goes on for as long as there is one
+    reaper.main()
+    assert engine.removed == []
+    assert ("mine.json" in capsys.readouterr().err) is not readable

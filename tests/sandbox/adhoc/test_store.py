@@ -1,12 +1,15 @@
 """The records of a user's sandboxes: nobody else's to read, one for a name, and none is lost or mixed up."""
 
 import os
+import re
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from sandbox.adhoc import options, ssh_config
+from sandbox.adhoc import anywhere, options, ssh_config
+from sandbox.adhoc.record import Record
 from sandbox.adhoc.store import Store, default_folder
 from sandbox.errors import ConfigError, NameInUse, NoSuchSandbox
 from tests.sandbox.adhoc.records import record
@@ -44,6 +47,8 @@ def test_a_shell_completes_names_and_makes_no_folder(tmp_path: Path, monkeypatch
         made = Store(default_folder())
         made.claim(record(made, name, number, made=float(number)))
     assert options.own_names("m") == ["mine", "mail"]
+    (default_folder() / "other.json").write_text("{}")
+    assert options.own_names("m") == []
 
 
 def test_a_name_is_had_once(store: Store) -> None:
@@ -57,15 +62,54 @@ def test_an_earlier_creation_does_not_touch_a_later_one_of_its_name(store: Store
     store.claim(later)
     store.drop(earlier)
     with pytest.raises(NoSuchSandbox):
-        store.put(earlier)
+        store.change(earlier, lambda now: now)
     assert store.records() == [later]
 
 
-def test_a_record_that_is_damaged_does_not_keep_its_name(store: Store) -> None:
-    (store.folder / "mine.json").write_text("{")
-    assert store.records() == []
-    store.claim(record(store))
-    assert store.get("mine").name == "mine"
+def test_hold_keeps_what_a_creation_writes_meanwhile(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the sandbox is for ever one that is still being made, and the walls close its bridge."""
+    making, made = record(store, access=None), record(store)
+    store.claim(making)
+
+    def read(name: str) -> Record:
+        found = store.get(name)
+        store.change(making, lambda _: made)
+        return found
+
+    monkeypatch.setattr(anywhere, "_own_record", read)
+    monkeypatch.setattr(options, "machines", lambda: SimpleNamespace(store=store))
+    anywhere.hold("mine", hours=24)
+    held = store.get("mine")
+    assert held.ends > made.ends
+    assert held.idle is None
+    assert held == made.model_copy(update={"ends": held.ends, "idle": None})
+
+
+def test_a_record_that_cannot_be_read_is_told_and_kept(store: Store) -> None:
+    """Another version may have written it. Its name is had, its keys are shown to nobody, and none acts as without."""
+    mine = record(store)
+    store.claim(mine)
+    place = store.folder / "mine.json"
+    written = place.read_text().replace('"life":', '"lives":')
+    place.write_text(written)
+    for use in (
+        store.records,
+        lambda: store.get("mine"),
+        lambda: store.claim(mine),
+        lambda: store.change(mine, lambda now: now),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(str(place))) as told:
+            use()
+        assert "PRIVATE KEY" not in str(told.value)
+    assert place.read_text() == written
+    assert not store.is_empty()
+
+
+def test_a_record_that_cannot_be_opened_is_not_taken_for_none(store: Store) -> None:
+    """As when too many files are open."""
+    (store.folder / "mine.json").mkdir()
+    with pytest.raises(ConfigError, match=r"mine.*cannot be read"):
+        store.records()
 
 
 @pytest.mark.parametrize("name", ["../lock", "", "Mine", "nothing", "x" * 41])

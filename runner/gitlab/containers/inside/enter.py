@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -205,15 +206,24 @@ def beside_services(order: dict[str, Any]) -> int:
 
 
 def _become(order: dict[str, Any]) -> NoReturn:
-    os.dup2(_file(order["script"]), 0)
-    words = [f"{name}={value}" for name, value in os.environ.items()]
+    os.dup2(_file(_environment() + order["script"]), 0)
     # sudo ends by the signal that ended what it ran.
     script = f'mount --bind "$1" /etc/hosts || kill -{OURS} $$; shift && exec "$@"'
     user = ["setpriv", "--reuid", str(os.getuid()), "--regid", str(os.getgid()), "--init-groups", "--"]
     own_mounts = ["unshare", "--mount", "--propagation", "slave", "--"]
-    command = ["sudo", "-n", *own_mounts, "sh", "-c", script, "sh", order["hosts"], *user, "env", "-i", *words, "bash"]
+    command = ["sudo", "-n", *own_mounts, "sh", "-c", script, "sh", order["hosts"], *user, "env", "-i", "bash"]
     sys.stdout.flush()
     os.execvp(command[0], command)  # noqa: S606 - arguments of ours
+
+
+def _environment() -> bytes:
+    """Return what has bash take on this process's environment. sudo passes on neither that nor open files.
+
+    It may hold secrets, such as a proxy's password, and everybody reads an argument list. It goes before the script's
+    first line, a comment, so that all lines have their numbers.
+    """
+    words = (f"{name}={shlex.quote(value)}" for name, value in os.environ.items() if name.isidentifier())
+    return os.fsencode(f"export {' '.join(words)}; ")
 
 
 def _file(content: bytes) -> int:
