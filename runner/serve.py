@@ -84,7 +84,7 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
 
 
 def gitlab_options(config: Config) -> GitLabOptions:
-    """What is decided about GitLab's jobs. Its caches are open then, for this process alone. Errors: CacheError."""
+    """Return the options for GitLab's jobs, and open their caches for this process alone. Errors: CacheError."""
     settings, (_, marks) = config.gitlab, _kept(config)
     return GitLabOptions(
         socket=settings.socket,

@@ -43,7 +43,7 @@ class Marks:
     """Relief needs this many times the space: else one removed log would start a job that writes another one."""
 
     def relieved(self, size: int) -> int:
-        """Free bytes with which a disk of `size` bytes is well, however it was before."""
+        """Return the free bytes with which a disk of `size` bytes is well, whatever its state was before."""
         return int(self.relief * min(self.low, self.low_part * size))
 
 
