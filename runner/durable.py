@@ -48,7 +48,7 @@ def open_to_read(path: Path) -> BinaryIO:
 def end_with(path: Path, start: int, ending: bytes) -> None:
     """Cut a file to its first `start` bytes, and append the ending. Idempotent.
 
-    The change is not on disk when this returns. Raises ValueError when the path is not a regular file.
+    The change is not on disk when this returns. Raises ValueError when the path holds anything but a regular file.
     """
     with _open(path, os.O_RDWR | os.O_CREAT, "r+b") as file:
         if os.pread(file.fileno(), len(ending) + 1, start) != ending:

@@ -55,7 +55,7 @@ async def run_script(leases: LeaseSource, job: Job, settings: Settings, *, as_js
 
 
 async def run_last(leases: LeaseSource, job: Job, settings: Settings, *, as_json: bool) -> Outcome:
-    """Run a script as the last action of this process.
+    """Do `run_script` as the last action of this process.
 
     Afterwards, signals are ignored: a loop that is being closed cannot take one, and would show a traceback.
     """

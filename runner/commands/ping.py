@@ -1,4 +1,4 @@
-"""`runner ping` with all its options; without --url, `runner.entry` answers it before this is loaded."""
+"""`runner ping` with all its options; without --url, `runner.entry` usually answers it before this is loaded."""
 
 from __future__ import annotations
 
