@@ -1,4 +1,4 @@
-"""A private Docker Engine for a module of tests, beside the one that the others use. Root and a few seconds needed."""
+"""A private Docker Engine for a module of tests, beside the shared one. Needs root and a few seconds."""
 
 import fcntl
 import io

@@ -1,4 +1,4 @@
-"""The pages for operators, typed in where a service runs; and of every other block in the pages, why it is not."""
+"""The pages for operators, typed in where a service runs; and for every other block, the reason why it is not run."""
 
 from __future__ import annotations
 

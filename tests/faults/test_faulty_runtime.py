@@ -1,4 +1,4 @@
-"""The faulty runtime on a private engine of its own, and what the engine module and the host's health make of it."""
+"""The faulty runtime on a private engine, and the reactions of the engine module and of the host's health."""
 
 import os
 import time

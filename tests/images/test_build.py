@@ -1,4 +1,4 @@
-"""`sandbox images build`: what Docker's command is told, and what it is given to build from."""
+"""`sandbox images build`: the options and the build context that Docker's command gets."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Settings of the image: each one documented, checked, and seen to work."""
+"""Settings of the image: each one is documented, checked, and takes effect."""
 
 import json
 import re

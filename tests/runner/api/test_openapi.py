@@ -1,4 +1,4 @@
-"""The description of the API in the docs is the API's own; and nothing that it allows to be sent breaks the service."""
+"""The description of the API in the docs is fresh, and no request that it allows breaks the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A private engine for real, beside the one that the other tests use: root and a few seconds needed."""
+"""A real private engine, beside the one that the other tests use. Needs root and a few seconds."""
 
 import os
 import signal
