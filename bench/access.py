@@ -1,4 +1,4 @@
-"""Where a measurement takes its sandbox from: any SSH server that is reachable, given on the command line."""
+"""The sandbox under measurement: any reachable SSH server, given on the command line."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from runner.placement import ONLY_DEFAULT, Profiles
 
 NETNS = os.environ.get("DOCKER_NETNS")
 WHERE = ["nsenter", f"--net={NETNS}"] if NETNS else []
-"""Where the engine's bridges are, and so whoever goes to a sandbox by itself must be."""
+"""Enters the network namespace of the engine's bridges, as any process that connects to a sandbox itself must."""
 
 
 def openssh(folder: Path, port: int, user: str, host_key: str, client_key: Path) -> list[str]:
-    """Return OpenSSH's client with all but the sandbox's address. Nothing of this user's own takes part.
+    """Return the command of OpenSSH's client, all but the sandbox's address. It ignores this user's own configuration.
 
     The host key is pinned by a file that is written into `folder`.
     """
@@ -30,7 +30,7 @@ def openssh(folder: Path, port: int, user: str, host_key: str, client_key: Path)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser that knows the sandbox's options."""
+    """Return a parser with the sandbox's options."""
     arguments = argparse.ArgumentParser(description=description)
     arguments.add_argument("--host", required=True, help="address of the sandbox")
     arguments.add_argument("--port", type=int, default=22)
@@ -46,12 +46,12 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Target:
-    """One sandbox under measurement. A `LeaseSource` that lends it for ever and does nothing else."""
+    """One sandbox under measurement. A `LeaseSource` that only lends it, for ever."""
 
     arguments: argparse.Namespace
 
     def access(self) -> Access:
-        """Return a fresh way in."""
+        """Return fresh access data."""
         given = self.arguments
         return Access(
             socket=socket.create_connection((given.host, given.port), timeout=10),
@@ -61,7 +61,7 @@ class Target:
         )
 
     def settings(self) -> Settings:
-        """Return settings with the sandbox's places."""
+        """Return settings with the sandbox's paths."""
         return Settings(workspace=self.arguments.workspace, attempts=self.arguments.attempts)
 
     async def profiles(self) -> Profiles:
@@ -111,5 +111,5 @@ class TargetLease:
         """Nothing to do."""
 
     async def condemn(self, reason: str) -> None:
-        """A broken sandbox makes the measurement worthless."""
+        """Fail: a broken sandbox makes the measurement worthless."""
         raise SystemExit(f"The sandbox broke: {reason}")

@@ -21,7 +21,7 @@ KEYS, CLAIMS = 20, 9
 
 
 def fill(database: Database, depth: int) -> None:
-    """Have so many jobs wait, of all trust keys."""
+    """Fill the queue with so many jobs, of all trust keys."""
     with database.transaction("The queue cannot be filled") as connection:
         for number in range(depth):
             row = connection.execute(
@@ -34,7 +34,7 @@ def fill(database: Database, depth: int) -> None:
 
 
 def claim(depth: int) -> float:
-    """Return the milliseconds of one claim at the median."""
+    """Return the median milliseconds of one claim."""
     with tempfile.TemporaryDirectory() as folder:
         database = Database(Path(folder) / "runner.db")
         jobs = Jobs(database, Seal(Path(folder) / "key"))

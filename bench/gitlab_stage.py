@@ -52,7 +52,7 @@ JOB = {"steps": [{"name": "script", "script": ["true"]}], "variables": [{"key": 
 
 @contextmanager
 def serving(target: Target, folder: Path) -> Iterator[dict[str, str]]:
-    """Serve hooks in a thread of its own, and yield their environment."""
+    """Serve hooks in a thread, and yield the hooks' environment."""
     path = folder / "gitlab.sock"
     ready, loop = threading.Event(), asyncio.new_event_loop()
 
@@ -81,19 +81,19 @@ def serving(target: Target, folder: Path) -> Iterator[dict[str, str]]:
 
 
 async def two_are_ready(_: str) -> int:
-    """What there is to spare, for the standby."""
+    """Return two as the number of ready sandboxes, for the standby."""
     return 2
 
 
 def milliseconds(act: Callable[[], object]) -> float:
-    """Return how long something takes."""
+    """Return how long a call takes."""
     start = time.perf_counter()
     act()
     return (time.perf_counter() - start) * 1000
 
 
 def in_turn(acts: Mapping[str, Callable[[], object]], rounds: int, pause: float = 0.0) -> dict[str, list[float]]:
-    """Return the milliseconds of each, the first rounds left out, with seconds between two rounds."""
+    """Return the milliseconds of each call, without the first rounds, with `pause` seconds between two rounds."""
     taken = []
     for _ in range(rounds + 3):
         time.sleep(pause)
@@ -102,7 +102,7 @@ def in_turn(acts: Mapping[str, Callable[[], object]], rounds: int, pause: float 
 
 
 def stages(target: Target, folder: Path, hooks: tuple[str, ...], rounds: int) -> dict[str, list[float]]:
-    """Measure a stage in turn."""
+    """Measure a stage in each way, in turn."""
     script = folder / "script"
     script.write_bytes(SCRIPT)
     job = {"job_info": {"project_id": 1}, "git_info": {"repo_url": "https://gitlab.example/bench/app.git"}}
@@ -134,7 +134,7 @@ def ssh(given: argparse.Namespace, folder: Path) -> list[str]:
 
 
 def jobs(target: Target, folder: Path, hooks: tuple[str, ...], rounds: int) -> dict[str, list[float]]:
-    """Measure a whole job in turn."""
+    """Measure a whole job in each way, in turn."""
     with serving(target, folder) as environment:
         kinds = {
             "bash_job": Config((str(BASH_HOOKS),), {**os.environ, "BASH_HOOKS": str(folder / "bash")}),
@@ -154,7 +154,7 @@ def succeed(config: Config) -> None:
 
 
 def summary(taken: dict[str, list[float]]) -> dict[str, float]:
-    """Return medians, and the differences that the goals are about, in milliseconds."""
+    """Return medians and the differences that the goals limit, in milliseconds."""
     numbers = {f"{name}_p50_ms": statistics.median(each) for name, each in taken.items()}
     numbers["stage_over_bash_p50_ms"] = numbers["stage_p50_ms"] - numbers["bash_p50_ms"]
     numbers["stage_over_bash_p99_ms"] = statistics.quantiles(taken["stage"], n=100)[98] - numbers["bash_p50_ms"]

@@ -1,7 +1,7 @@
 """Inspection: gathering and judging what a job left, against `docker diff` of the same container.
 
-The fresh login and the freezing are not part of it. After nothing at all, and after a job that wrote so many files: the
-cost grows with what was changed, not with the image. The goal is 50 ms after a small job.
+The fresh login and the freezing are not included. Measured after nothing at all, and after a job that wrote so many
+files: the cost grows with the changes, not with the image. The goal is 50 ms after a small job.
 """
 
 from __future__ import annotations

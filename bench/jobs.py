@@ -39,19 +39,19 @@ from tests.web import answers
 CLIENTS, FOLLOWERS = 4, 50
 LOGINS, LOGINS_OF_A_JOB = 100, 2
 WAITING, WAITING_JOBS = "sleep 0.5", 24
-"""A job that leaves the processor to others, as most do for most of their time; and how many of them."""
+"""A job that leaves the processor to others, as most jobs do for most of their time; and how many of them."""
 GOAL = 60
 """The goal, in jobs per second on two cores."""
 MEMORY_GOAL = 120
-"""And in MiB, with its followers."""
+"""The goal for the memory in MiB, with all followers."""
 LOG_MB, LOG_ROUNDS = 500, 5
 LARGE_LOG = f"head -c {LOG_MB}000000 /dev/zero"
 CHATTY = "while :; do seq 1000; sleep 0.1; done"
-"""Writes all the time, so that every follower has something to be sent."""
+"""A script that writes all the time, so that every follower has something to receive."""
 
 
 class Runner:
-    """A service, and its API."""
+    """A running service, and its API."""
 
     def __init__(self, state: Path, port: int, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -66,7 +66,7 @@ class Runner:
 
     @property
     def memory(self) -> float:
-        """MiB that are its own, and those it shares by its part of them."""
+        """Return the MiB of its own memory, and its part of the shared memory."""
         lines = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
@@ -76,7 +76,7 @@ class Runner:
         return str(answer.json()["id"])
 
     def finish(self, job: str) -> None:
-        """Wait until a job has ended, as `runner submit` does: its log is followed to the end."""
+        """Wait until a job has ended, as `runner submit` does: follow its log to the end."""
         with self.api.stream("GET", f"/v1/jobs/{job}/log", params={"follow": "true"}) as log:
             for _ in log.iter_raw():
                 pass
@@ -84,7 +84,7 @@ class Runner:
         assert view["state"] == "finished", view
 
     def read_log(self, job: str) -> int:
-        """Return the size of a log and its header, followed by a reader that costs next to nothing, as OpenSSH's is."""
+        """Return the size of a log and its header. Reading costs next to nothing here, as it does with OpenSSH."""
         url = self.api.base_url
         buffer, size = bytearray(1024 * 1024), 0
         with socket.create_connection((url.host, url.port), timeout=DEADLINE) as connection:
@@ -97,7 +97,7 @@ class Runner:
 
 @contextmanager
 def runner(folder: Path, slots: int = SANDBOXES) -> Iterator[Runner]:
-    """A service on a keeper of its own, which takes so many jobs at once; what it keeps is gone with it."""
+    """Run a service and a keeper for it, with so many slots; remove all their data at the end."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [str(Path(sys.executable).with_name("runner")), "serve", "--listen", f"127.0.0.1:{port}"]
@@ -123,7 +123,7 @@ def throughput(service: Runner, jobs: int, script: str = "true") -> float:
 
 
 def growth(folder: Path) -> float:
-    """Return how many times as many jobs that wait are done on all sandboxes as on one."""
+    """Return by which factor all sandboxes do more waiting jobs than one sandbox does."""
     rates = []
     for slots in (1, SANDBOXES):
         with runner(folder, slots) as service:
@@ -132,7 +132,7 @@ def growth(folder: Path) -> float:
 
 
 def logins(ssh: list[str]) -> float:
-    """Return how many logins a second as many clients of OpenSSH make."""
+    """Return how many logins per second the same number of OpenSSH clients make."""
     began = time.monotonic()
     with ThreadPoolExecutor(CLIENTS) as clients:
         list(clients.map(lambda _: subprocess.run([*ssh, "true"], check=True, timeout=DEADLINE), range(LOGINS)))
@@ -140,7 +140,7 @@ def logins(ssh: list[str]) -> float:
 
 
 def log_by_ssh(folder: Path) -> float:
-    """Return MB/s of a large output, from the login to its end; it comes into a file, as a job's log does."""
+    """Return MB/s of a large output into a file, as a job's log is kept, from the login to its end."""
     with peer(folder) as ssh, tempfile.TemporaryFile(dir=folder) as kept:
         began = time.monotonic()
         subprocess.run([*ssh, LARGE_LOG], stdout=kept, check=True, timeout=DEADLINE)
@@ -148,7 +148,7 @@ def log_by_ssh(folder: Path) -> float:
 
 
 def log_by_http(folder: Path) -> float:
-    """Return MB/s of the same as a job's log, from the submission to its end."""
+    """Return MB/s of the same output as a job's log, from the submission to its end."""
     with runner(folder) as service:
         began = time.monotonic()
         job = service.submit(LARGE_LOG)
@@ -158,7 +158,7 @@ def log_by_http(folder: Path) -> float:
 
 @contextmanager
 def peer(folder: Path) -> Iterator[list[str]]:
-    """OpenSSH's client, with the way into a sandbox of the keeper, for less than a lease's term."""
+    """Yield the command of OpenSSH's client for a sandbox of the keeper, for less than a lease's term."""
     lease = asyncio.run(lend(folder))
     try:
         yield ssh_to(folder, lease)
@@ -172,7 +172,7 @@ async def lend(folder: Path) -> KeeperLease:
 
 
 def ssh_to(folder: Path, lease: KeeperLease) -> list[str]:
-    """Return the command that logs in to what a lease leads to."""
+    """Return the command that logs in to the sandbox of a lease."""
     access = lease.access
     with access.socket as connection:
         host, port = connection.getpeername()[:2]
@@ -214,7 +214,7 @@ def report(jobs: int) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as name, keeper(folder := Path(name)):
         grown = growth(folder)
-        # Each log and its copy are gone before the next: what a page of memory costs depends on what had it before.
+        # Remove each log and its copy before the next round: the cost of a page of memory depends on its earlier use.
         logs = [(log_by_http(folder), log_by_ssh(folder)) for _ in range(LOG_ROUNDS)]
         numbers = {"growth": round(grown, 2), **_of_logs(logs), **_measured(folder, jobs)}
     print(json.dumps({"bench": "jobs", "sandboxes": SANDBOXES, "clients": CLIENTS, "jobs": jobs, **numbers}))

@@ -31,7 +31,7 @@ MB = 1_000_000
 
 
 def producer(megabytes: int) -> str:
-    """Return the command that writes the log: from memory, so that no disk in the sandbox takes part."""
+    """Return the command that writes the log from memory, so that no disk in the sandbox takes part."""
     return f"head -c {megabytes * MB} /dev/zero"
 
 
@@ -50,9 +50,9 @@ async def through_runner(target: Target, megabytes: int, folder: Path) -> float:
 
 
 def through_openssh(given: argparse.Namespace, megabytes: int, folder: Path) -> float:
-    """Return MB/s of OpenSSH's client, on a connection that stands.
+    """Return MB/s of OpenSSH's client on an open connection.
 
-    Also removes what earlier rounds left in the sandbox, so that every round finds the same memory free.
+    It also removes what earlier rounds left in the sandbox, so that every round finds the same memory free.
     """
     command = openssh(folder, given.port, given.user, given.host_key.read_text(), given.client_key)
     command += ["-o", f"ControlPath={folder / 'control'}"]

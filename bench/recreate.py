@@ -1,10 +1,9 @@
 """Recreate time: from the decision to a sandbox that was proven fit, against `docker run` of the same image.
 
 Ours makes keys, network and volume, puts the given files in, starts, logs in, has a nonce echoed and asks inner Docker.
-A keeper does what comes before the start in advance, and so it is measured; as `from_nothing_s` all of it is.
-The peer is a plain container with a volume, from `docker run` until its inner Docker Engine says (`/info`) what it is,
-which is what we ask as well. In turn, on the same engine; needs root, to see the peer's inner socket. The goal is a
-ratio of at most 1.2.
+A keeper does the part before the start in advance, so it is left out; `from_nothing_s` includes it. The peer is a plain
+container with a volume, from `docker run` until its inner Docker Engine answers `/info`, which we ask as well. In turn,
+on the same engine; needs root, to see the peer's inner socket. The goal is a ratio of at most 1.2.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ DEADLINE = 60.0
 
 
 class Maker:
-    """Makes sandboxes of our own one after the other, as a keeper does."""
+    """Makes our sandboxes one after the other, as a keeper does."""
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
@@ -43,12 +42,12 @@ class Maker:
 
     @contextmanager
     def built(self) -> Iterator[Built]:
-        """A sandbox, removed at the end."""
+        """Yield a sandbox, and remove it at the end."""
         with self._name() as name:
             yield self._builder.build(name, "bench", self.profile, lambda _: None)
 
     def seconds(self) -> tuple[float, float]:
-        """Make one, and return the seconds until it is proven fit: from its start on, and from nothing."""
+        """Make a sandbox, and return the seconds until it is proven fit: from its start, and from nothing."""
         with self._name() as name:
             began = time.perf_counter()
             prepared = self._builder.prepare(name, "bench", self.profile)
@@ -59,7 +58,7 @@ class Maker:
 
     @contextmanager
     def _name(self) -> Iterator[SandboxName]:
-        """The name of a sandbox, of which nothing is left at the end."""
+        """Yield a sandbox's name, and remove all that has it at the end."""
         try:
             yield SandboxName(self._installation, next(self._generations))
         finally:
@@ -91,7 +90,7 @@ def docker(*words: str) -> str:
 
 
 def answers(path: str) -> bool:
-    """Whether a Docker Engine answers on a unix socket."""
+    """Return whether a Docker Engine answers on a unix socket."""
     connection = http.client.HTTPConnection("docker", timeout=5)
     connection.sock = socket.socket(socket.AF_UNIX)
     try:
@@ -105,7 +104,7 @@ def answers(path: str) -> bool:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     end = time.monotonic() + DEADLINE
     while not condition():
         if time.monotonic() > end:
@@ -137,6 +136,6 @@ def report(profile: Profile, rounds: int) -> None:
 
 
 def profile_of_environment() -> Profile:
-    """The default profile with the runtime and image that the environment names."""
+    """Return the default profile with the runtime and image that the environment names."""
     names = {"runtime": "SANDBOX_RUNTIME", "image": "SANDBOX_IMAGE"}
     return Profile.model_validate({field: os.environ[name] for field, name in names.items() if name in os.environ})

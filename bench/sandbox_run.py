@@ -1,8 +1,8 @@
 """`sandbox run true`, cold and borrowed from a keeper, against `docker run --rm IMAGE true` and against `ssh`.
 
-Cold makes a sandbox, proves it and removes it: its peer is a container of the same image under the same runtime, which
-boots nothing. Borrowed takes a warm one from a keeper that the bench starts: its peer is OpenSSH's client, which logs
-in to a sandbox that is there. Each is a process from its start to its end, in turn. Needs root.
+Cold makes a sandbox, proves it and removes it; its peer is a container of the same image under the same runtime, which
+boots nothing. Borrowed takes a warm sandbox from a keeper that the bench starts; its peer is OpenSSH's client, which
+logs in to an existing sandbox. Each is a process, measured from its start to its end, in turn. Needs root.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def seconds(command: list[str], environment: Mapping[str, str]) -> float:
 
 @contextmanager
 def keeper(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
-    """A keeper with two warm sandboxes; gives its socket."""
+    """Run a keeper with two warm sandboxes, and yield its socket."""
     folders = ["--run-folder", str(folder / "run"), "--home", str(folder / "home")]
     with (folder / "keeper.log").open("wb") as log:
         process = subprocess.Popen([*SANDBOX, "keeper", *folders], env=environment, stderr=log)

@@ -30,7 +30,7 @@ from runner.placement import Wanted
 
 
 async def raw_command(connection: asyncssh.SSHClientConnection) -> float:
-    """Return the milliseconds of one raw command on a connection that stands."""
+    """Return the milliseconds of one raw command on an open connection."""
     start = time.perf_counter()
     result = await connection.run("true")
     assert result.exit_status == 0

@@ -39,7 +39,7 @@ PACES = {"back to back": 0.0, "a job every 0.6 s": 0.6}
 
 @contextmanager
 def keeper(folder: Path) -> Iterator[KeeperClient]:
-    """A keeper of its own, with every sandbox ready."""
+    """Run a keeper with every sandbox ready."""
     command = [
         *WHERE,
         sys.executable,
@@ -63,7 +63,7 @@ def keeper(folder: Path) -> Iterator[KeeperClient]:
 
 
 def ready(client: KeeperClient) -> int:
-    """How many sandboxes can be lent now."""
+    """Return how many sandboxes can be lent now."""
     try:
         return sum(sandbox.state is State.READY for sandbox in client.listing().sandboxes)
     except KeeperError:
@@ -71,7 +71,7 @@ def ready(client: KeeperClient) -> int:
 
 
 class Stream:
-    """What was seen of a stream of jobs."""
+    """The observations of a stream of jobs."""
 
     def __init__(self, client: KeeperClient, folder: Path) -> None:
         self._client = client
@@ -81,7 +81,7 @@ class Stream:
         self.lend_ms: list[float] = []
 
     def run(self, jobs: int, pace: float) -> None:
-        """Run so many jobs, beginning one every `pace` seconds at most."""
+        """Run so many jobs, beginning at most one every `pace` seconds."""
         for number in range(jobs):
             began = time.monotonic()
             self.found_ready.append(ready(self._client) > 0)

@@ -26,5 +26,5 @@ _MODULES: Final = {
 
 
 def app(words: Sequence[str] = ()) -> typer.Typer:
-    """The command line, as far as a command of these words needs it; all of it when they name none."""
+    """Return the command line with the commands that these words need; with all of them when they name none."""
     return command_line.assemble(_HELP, _MODULES, words)

@@ -24,19 +24,19 @@ DEFAULT_TOKEN: Final = Path("/var/lib/runner/token")
 ENDED: Final = frozenset({"settled", "finished"})
 """The states of a job that has its outcome."""
 WAITING: Final = frozenset({"queued", "starting"})
-"""Those of a job of which nothing was sent to a sandbox."""
+"""The states of a job of which nothing was sent to a sandbox."""
 _TIMEOUT: Final = 60.0
 _PATIENCE: Final = 120.0
-"""Seconds for an answer, and without one until a log that is followed is given up: a restart takes less."""
+"""Seconds to wait for an answer, and to retry a lost service before giving up: a restart takes less."""
 _PAUSE: Final = 1.0
 _FIRST_PAUSE: Final = 0.02
 _AWAY: Final = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
-"""What a proxy in front of the service answers while that restarts."""
+"""The answers of a proxy in front of the service while the service restarts."""
 _TRIES: Final = 3
-"""Submissions of one job whose answer may have been lost."""
+"""How often to submit a job whose answer may have been lost."""
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _BEGINNING: Final = re.compile("[0-9a-f]{4,31}")
-"""Of a job's id, which has 32 such digits. Fewer than that are hardly meant."""
+"""The beginning of a job's id, which has 32 such digits. Fewer than four are hardly meant."""
 _COMPOSE_DEADLINE: Final = 30.0
 
 
@@ -44,12 +44,12 @@ _T = TypeVar("_T")
 
 
 class Client:
-    """The API of one service. Every method raises ClientError; BadJobError when the service refuses what was sent."""
+    """The API of one service. Every method raises ClientError; BadJobError when the service refuses the input."""
 
     def __init__(self, url: str, token: str, verify: ssl.SSLContext | bool = True, origin: str = "") -> None:
-        """`verify`: whose certificate is trusted; by default that of the authorities which are known here.
+        """`verify`: the trusted certificates; by default those of the authorities that this host knows.
 
-        `origin`: where the token came from, to be told when it is refused.
+        `origin`: where the token came from, to say so if the service refuses it.
         """
         headers = {"Authorization": f"Bearer {token}", "User-Agent": "runner"}
         try:
@@ -62,11 +62,11 @@ class Client:
         self._origin = origin
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._http.close()
 
     def submit(self, request: Mapping[str, Any], key: str) -> dict[str, Any]:
-        """Submit a job; with the same key again, it is the same job."""
+        """Submit a job; the same key again returns the same job."""
         for _ in range(_TRIES - 1):
             try:
                 return self._ask("POST", "/v1/jobs", json=request, headers={"Idempotency-Key": key})
@@ -76,7 +76,7 @@ class Client:
         return self._ask("POST", "/v1/jobs", json=request, headers={"Idempotency-Key": key})
 
     def upload(self, archive: BinaryIO) -> str:
-        """Send an archive, and return the id that a job names."""
+        """Send an archive, and return its id for a job's source."""
         try:
             headers = {"Content-Type": "application/octet-stream"}
             answer = self._http.post("/v1/uploads", content=archive, headers=headers)
@@ -86,11 +86,11 @@ class Client:
         return str(self._document(answer, dict)["id"])
 
     def artifacts(self, job: str) -> dict[str, Any]:
-        """What is kept of a job."""
+        """Return the artifacts of a job."""
         return self._ask("GET", f"/v1/jobs/{_job(job)}/artifacts")
 
     def artifact_archive(self, job: str) -> Iterator[bytes]:
-        """Yield what is kept of a job, as a compressed tar archive."""
+        """Yield the artifacts of a job, as a compressed tar archive."""
         try:
             with self._http.stream("GET", f"/v1/jobs/{_job(job)}/artifacts/archive") as answer:
                 if answer.is_error:
@@ -101,7 +101,7 @@ class Client:
             raise self._unreachable(error) from error
 
     def jobs(self, limit: int, state: str | None) -> list[dict[str, Any]]:
-        """The newest jobs."""
+        """Return the newest jobs."""
         jobs: list[dict[str, Any]] = []
         before: str | None = None
         while len(jobs) < limit:
@@ -115,7 +115,7 @@ class Client:
         return jobs
 
     def whole_id(self, given: str) -> str:
-        """The id of the one job whose id begins like that; a whole one as it is, without a question."""
+        """Return the id of the one job whose id begins like `given`; return a whole id as it is, without asking."""
         if not _BEGINNING.fullmatch(given):
             return given
         found = self._ask("GET", "/v1/jobs", params={"prefix": given, "limit": 2})["jobs"]
@@ -125,7 +125,7 @@ class Client:
         return str(found[0]["id"])
 
     def show(self, job: str) -> dict[str, Any]:
-        """One job."""
+        """Return one job."""
         return self._ask("GET", f"/v1/jobs/{_job(job)}")
 
     def cancel(self, job: str) -> dict[str, Any]:
@@ -133,27 +133,27 @@ class Client:
         return self._ask("POST", f"/v1/jobs/{_job(job)}/cancel")
 
     def status(self) -> dict[str, Any]:
-        """The service itself."""
+        """Return the status of the service."""
         return self._ask("GET", "/v1/status")
 
     def drain(self) -> dict[str, Any]:
-        """Have nothing more start."""
+        """Start no more jobs."""
         return self._ask("POST", "/v1/drain")
 
     def resume(self) -> dict[str, Any]:
-        """Have what waits start again."""
+        """Start waiting jobs again."""
         return self._ask("POST", "/v1/resume")
 
     def stop(self, *, force: bool) -> dict[str, Any]:
-        """Have the service end when nothing runs; with `force`, what runs is ended."""
+        """End the service when no job runs any more; with `force`, end the running jobs."""
         return self._ask("POST", "/v1/stop", json={"force": force})
 
     def sandboxes(self) -> list[dict[str, Any]]:
-        """The sandboxes that jobs may be given."""
+        """Return the sandboxes that jobs may be given."""
         return self._json("GET", "/v1/sandboxes", list)
 
     def webhooks(self) -> list[dict[str, Any]]:
-        """Messages to receivers of webhooks that were sent in vain."""
+        """Return the webhook messages that could not be delivered."""
         return self._json("GET", "/v1/webhooks", list)
 
     def create_token(self, name: str, scopes: Sequence[str], days: float | None) -> dict[str, Any]:
@@ -161,23 +161,23 @@ class Client:
         return self._ask("POST", "/v1/tokens", json={"name": name, "scopes": list(scopes), "days": days})
 
     def tokens(self) -> list[dict[str, Any]]:
-        """What is known of the tokens."""
+        """Return the facts about the tokens."""
         return self._json("GET", "/v1/tokens", list)
 
     def revoke_token(self, token_id: str) -> None:
-        """Have a token be worth nothing."""
+        """Revoke a token."""
         self._request("DELETE", f"/v1/tokens/{_id(token_id, 'a token', 'runner token ls')}")
 
     def log(self, job: str, offset: int) -> Iterator[bytes]:
-        """Yield what the log has now."""
+        """Yield the present content of the log."""
         yield from self._read(job, offset, follow=False)
 
     def follow(self, job: str, offset: int) -> Iterator[bytes]:
-        """Yield the log to its end, live, also over restarts of the service."""
+        """Yield the log to its end, live, even if the service restarts."""
         patience = _Patience()
         while True:
             complete, ended = False, False
-            with contextlib.suppress(_UnreachableError):  # also when nothing came for a while
+            with contextlib.suppress(_UnreachableError):  # a read that times out is retried too
                 for data in self._read(job, offset):
                     offset += len(data)
                     yield data
@@ -191,7 +191,7 @@ class Client:
     def wait_for_start(self, job: str, timeout: float) -> bool:
         """Return as soon as a job has a sandbox for the first time; False if it has none after `timeout` seconds.
 
-        Also over restarts of the service.
+        Works over restarts of the service.
         """
         patience, deadline, pause = _Patience(), time.monotonic() + timeout, _FIRST_PAUSE
         while True:
@@ -202,10 +202,10 @@ class Client:
             if time.monotonic() > deadline:
                 return False
             time.sleep(pause)
-            pause = min(_PAUSE, 2 * pause)  # who is told late waits twice as long as needed at most
+            pause = min(_PAUSE, 2 * pause)  # so the caller waits at most twice as long as needed
 
     def wait_until_idle(self, timeout: float) -> dict[str, Any]:
-        """Return the status as soon as nothing runs, also over restarts of the service. ClientError after `timeout`."""
+        """Return the status as soon as no job runs, even if the service restarts. ClientError after `timeout`."""
         patience, deadline = _Patience(), time.monotonic() + timeout
         while True:
             with patience:
@@ -218,7 +218,7 @@ class Client:
 
     def _read(self, job: str, offset: int, *, follow: bool = True) -> Iterator[bytes]:
         params = {"offset": str(offset), "follow": str(follow).lower()}
-        # On this host, packing takes longer than sending.
+        # On the same host, compressing takes longer than sending.
         headers = {"Accept-Encoding": "identity" if self._http.base_url.host in _LOOPBACK else "gzip"}
         try:
             with self._http.stream("GET", f"/v1/jobs/{_job(job)}/log", params=params, headers=headers) as answer:
@@ -277,11 +277,11 @@ class Client:
 
 
 class _UnreachableError(ClientError):
-    """Asking again may help."""
+    """The service cannot be reached now: asking again may help."""
 
 
 class _Patience:
-    """For blocks in which nobody may answer: they are left then, until nobody has answered for too long."""
+    """Leaves its block quietly when the service does not answer, until it has not answered for too long."""
 
     def __init__(self) -> None:
         self._lost: float | None = None
@@ -309,9 +309,9 @@ class Found(NamedTuple):
 def find(environment: Mapping[str, str], ask_compose: Callable[..., str]) -> Found:
     """Return the service's address and a token for it.
 
-    By RUNNER_URL and RUNNER_TOKEN or RUNNER_TOKEN_FILE; else from what `docker compose up` started in this folder,
-    which whoever may use Docker may ask; else a service that was started by hand on this host.
-    Errors: ClientError when there is no token, or what is given as one is none.
+    Looks at RUNNER_URL and RUNNER_TOKEN or RUNNER_TOKEN_FILE; then at the service that `docker compose up` started in
+    this folder, if we may use Docker; then at a service that was started by hand on this host. Errors: ClientError when
+    there is no token, or the given one is not valid.
     """
     url, token, origin = environment.get(URL_VARIABLE), environment.get("RUNNER_TOKEN"), "RUNNER_TOKEN"
     if not token and (path := environment.get("RUNNER_TOKEN_FILE")):
@@ -329,7 +329,7 @@ def find(environment: Mapping[str, str], ask_compose: Callable[..., str]) -> Fou
 
 
 def ask_compose(*words: str) -> str:
-    """Return what `docker compose` says about the project in this folder. Errors: ClientError."""
+    """Return the answer of `docker compose` for the project in this folder. Errors: ClientError."""
     program = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
     try:
         answer = subprocess.run(
@@ -363,7 +363,7 @@ def _read_token(path: Path) -> str:
 
 
 def _one_word(token: str, origin: str) -> str:
-    """A token that can be sent. What else was given is never shown: it may hold one. Errors: ClientError."""
+    """Return a token that can be sent. Other input is never shown: it may hold a token. Errors: ClientError."""
     if not token:
         wrong = "there is nothing"
     elif len(token.splitlines()) > 1:
@@ -376,7 +376,7 @@ def _one_word(token: str, origin: str) -> str:
 
 
 def _job(given: str) -> str:
-    """A job's id as it may stand in an address."""
+    """Return a job's id if it can stand in an address."""
     return _id(given, "a job", "runner ls")
 
 

@@ -19,7 +19,7 @@ __all__ = ["end_with", "lock", "open_to_read", "read", "read_json", "replace", "
 
 
 def read(path: Path, limit: int) -> bytes:
-    """Return what a file of at most `limit` bytes holds. Raises ValueError when it is another thing."""
+    """Return the content of a file of at most `limit` bytes. Raises ValueError for anything else."""
     with open_to_read(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
@@ -28,27 +28,27 @@ def read(path: Path, limit: int) -> bytes:
 
 
 def write_json(path: Path, document: object) -> None:
-    """As `write`, for a JSON document."""
+    """Write a JSON document, as `write` does."""
     write(path, json.dumps(document).encode())
 
 
 def read_json(path: Path, limit: int) -> object:
-    """As `read`, for a JSON document; anything else is a ValueError too."""
+    """Read a JSON document, as `read` does; also raises ValueError when it is not JSON."""
     try:
         return json.loads(read(path, limit))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        raise ValueError(f"{path.name} is not JSON") from None  # the parser's own error quotes what may be a secret
+        raise ValueError(f"{path.name} is not JSON") from None  # the parser's own error may quote a secret
 
 
 def open_to_read(path: Path) -> BinaryIO:
-    """Open a file that anybody may have put there. Raises ValueError when it is something else."""
+    """Open a file at a path where others may have put anything. Raises ValueError when it is not a regular file."""
     return _open(path, os.O_RDONLY, "rb")
 
 
 def end_with(path: Path, start: int, ending: bytes) -> None:
-    """Have a file hold no more than its first `start` bytes, and then the ending. Idempotent.
+    """Cut a file to its first `start` bytes, and append the ending. Idempotent.
 
-    Not on disk when this returns. Raises ValueError when something else than a file is there.
+    The change is not on disk when this returns. Raises ValueError when the path holds anything but a regular file.
     """
     with _open(path, os.O_RDWR | os.O_CREAT, "r+b") as file:
         if os.pread(file.fileno(), len(ending) + 1, start) != ending:
@@ -58,7 +58,7 @@ def end_with(path: Path, start: int, ending: bytes) -> None:
 
 
 def lock(path: Path) -> BinaryIO | None:
-    """Return a file that is ours alone until it is closed or this process ends; None while it is somebody else's."""
+    """Return a locked file, ours until it is closed or this process ends; None while another process has it."""
     file = _open(path, os.O_RDWR | os.O_CREAT, "r+b")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,7 +69,7 @@ def lock(path: Path) -> BinaryIO | None:
 
 
 def _open(path: Path, flags: int, mode: str) -> BinaryIO:
-    # A link leads elsewhere, and opening a FIFO waits for its other end.
+    # A link leads elsewhere, and opening a FIFO would wait for its other end.
     file = os.fdopen(os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600), mode)
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return cast(BinaryIO, file)

@@ -1,7 +1,7 @@
-"""The `runner` command's first step: what is run again and again skips everything that a person's command needs.
+"""The `runner` command's first step: frequent calls skip everything that only a person's command needs.
 
-Those are the hooks of GitLab's custom executor, for each stage of each job, and a health check's `ping`, four times a
-minute for ever. To import the command line alone would cost them several times what they cost now.
+Frequent calls are the hooks of GitLab's custom executor, for each stage of each job, and a health check's `ping`, four
+times a minute for ever. Importing the command line alone would take several times as long as these calls do now.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _HOOKS = ("config", "prepare", "run", "cleanup")
 
 
 def main() -> None:
-    """Entry point: any error of ours becomes one line on stderr and an exit code, only here."""
+    """Run the command. Only here, any error of ours becomes one line on stderr and an exit code."""
     match sys.argv[1:]:
         case ["gitlab", name, *_] if name in _HOOKS:
             from runner.gitlab import client  # noqa: PLC0415 - nobody else needs it
@@ -28,7 +28,7 @@ def main() -> None:
 def _tell_errors() -> None:
     from runner.errors import BadJobError, ConfigError, InputError, RunnerError  # noqa: PLC0415 - as above
 
-    # As in sysexits.h: 64 usage, 66 no input, 78 configuration; for the rest 69, something needed is not there.
+    # As in sysexits.h: 64 usage, 66 no input, 78 configuration; 69 for the rest, where something needed is not there.
     codes = ((BadJobError, 64), (InputError, 66), (ConfigError, 78))
     try:
         _run()
@@ -38,7 +38,7 @@ def _tell_errors() -> None:
 
 
 def _asks_compose() -> bool:
-    """Whether the service is to be found by asking compose, for which it takes the whole command."""
+    """Return whether to find the service by asking compose, which needs the whole command line."""
     from runner import places  # noqa: PLC0415 - not for a hook
 
     return not os.environ.get(places.URL_VARIABLE) and places.compose_is_here()

@@ -1,22 +1,22 @@
-"""What goes wrong in the runner.
+"""The errors of the runner.
 
     RunnerError
     ├── BadJobError              the job cannot be run as it was written
     ├── ConfigError              a setting is wrong
-    ├── InputError               something that was named cannot be read or reached
+    ├── InputError               a named file or service cannot be read or reached
     ├── ClientError              the service cannot be found, does not answer, or refuses
     ├── LogError                 the log cannot be made or written
     ├── LeaseError               the source of leases could not do what was asked
     │   ├── LeaseUnreachableError  nobody answered: asking again may help
     │   └── LeaseLostError       the lease is no longer ours and never will be again
-    ├── SandboxError             the sandbox or the way to it
+    ├── SandboxError             the sandbox or the way to it is broken
     │   ├── ConnectError         no session could be opened: nothing of the job was sent
     │   ├── ConnectionLostError  an open session broke
-    │   ├── ProtocolError        the sandbox's side said something that the protocol does not allow
+    │   ├── ProtocolError        the sandbox's side broke the protocol
     │   ├── LaunchRefusedError   the launcher in the sandbox could not start the script
     │   ├── AttemptLostError     the sandbox does not know how the attempt ended, and never will
     │   ├── TransferError        a file could not be brought into the sandbox or out of it
-    │   └── SourceError          the source of a job cannot be had
+    │   └── SourceError          the sandbox cannot get the source of a job
     ├── DetachedError            the runner leaves a job to a later life of its own
     ├── GitLabError              a hook of GitLab's custom executor cannot be served
     │   ├── CacheError           a cache cannot be kept
@@ -26,9 +26,9 @@
         ├── StateError           its state cannot be read or written
         │   └── StateBusyError   another program holds it: asking again helps
         ├── IllegalMoveError     a job cannot move like that, which is a defect
-        ├── BusyError            too much waits
+        ├── BusyError            too many jobs or archives wait
         ├── RequestReusedError   a client's name for one submission was used for another one
-        ├── WrongModeError       it is on its way out, and cannot do something else
+        ├── WrongModeError       it is about to end, and cannot drain or resume
         └── StoppingError        it is stopping and takes no more jobs
 
 Every message is a sentence with the cause and, where there is one, the next step. A script that fails is not an error:
@@ -39,11 +39,11 @@ from __future__ import annotations
 
 
 class RunnerError(Exception):
-    """Anything that this package raises on purpose."""
+    """The base of all errors that this package raises on purpose."""
 
 
 class BadJobError(RunnerError):
-    """The job cannot be run as it was written; `field` is the path to what is wrong, where it is one field."""
+    """The job cannot be run as it was written; `field` is the path to the wrong field, if it is one."""
 
     def __init__(self, message: str, *, field: tuple[int | str, ...] = ()) -> None:
         super().__init__(f"{'.'.join(map(str, field))}: {message}" if field else message)
@@ -51,11 +51,11 @@ class BadJobError(RunnerError):
 
 
 class ConfigError(RunnerError):
-    """Settings are wrong; the message names each, by where it was said."""
+    """Settings are wrong; the message names each and its place."""
 
 
 class InputError(RunnerError):
-    """A file or a service that was named cannot be read or reached."""
+    """A named file or service cannot be read or reached."""
 
 
 class ClientError(RunnerError):
@@ -91,7 +91,7 @@ class ConnectionLostError(SandboxError):
 
 
 class ProtocolError(SandboxError):
-    """The sandbox's side said something that the protocol does not allow."""
+    """The sandbox's side broke the protocol."""
 
 
 class LaunchRefusedError(SandboxError):
@@ -111,7 +111,7 @@ class SourceError(SandboxError):
 
 
 class DetachedError(RunnerError):
-    """The runner was told to leave: what runs goes on in its sandbox, and what was not started was not."""
+    """The runner was told to leave: a running job goes on in its sandbox, and an unstarted job stays unstarted."""
 
 
 class GitLabError(RunnerError):
@@ -147,7 +147,7 @@ class IllegalMoveError(ServiceError):
 
 
 class BusyError(ServiceError):
-    """Too many jobs wait already, or archives for jobs."""
+    """Too many jobs, or archives for jobs, wait already."""
 
 
 class RequestReusedError(ServiceError):
@@ -155,7 +155,7 @@ class RequestReusedError(ServiceError):
 
 
 class WrongModeError(ServiceError):
-    """The service is on its way out, and cannot drain or resume."""
+    """The service is about to end, and cannot drain or resume."""
 
 
 class StoppingError(ServiceError):

@@ -1,4 +1,4 @@
-"""What someone wants run. A `Job` that exists can be sent to a sandbox: everything about it was checked."""
+"""A job: what somebody wants to run. A `Job` that exists has been checked whole, and can be sent to a sandbox."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ MAX_SCRIPT: Final = 64 * 1024 * 1024
 MAX_STRING: Final = 128 * 1024
 """Longest single argument or `NAME=value`, in bytes with its closing NUL: Linux's own limit (MAX_ARG_STRLEN)."""
 MAX_STRINGS: Final = 1024 * 1024
-"""All arguments and variables together, in bytes. Linux allows about 2 MiB less what the sandbox adds."""
+"""The most bytes of all arguments and variables together. Linux allows about 2 MiB less what the sandbox adds."""
 MAX_TIMEOUT: Final = 30 * 24 * 3600.0
 """Longest timeout, in seconds: thirty days."""
 UNTRUSTED: Final = "untrusted"
-"""The trust key of jobs that may not even follow each other: always a fresh sandbox, left to nobody."""
+"""The trust key of jobs that may not even follow each other: each gets a fresh sandbox, left to no other job."""
 MIN_SECRET: Final = 6
 """Shortest text that is masked, in characters of a secret and bytes of a log: shorter ones are ordinary words."""
 MAX_SECRET_LINES: Final = 500
-"""Lines of all secrets together."""
+"""The most lines of all secrets together."""
 DEFAULT_PROFILE: Final = "default"
-"""Of jobs that name none and ask for no label."""
+"""The profile of jobs that name none and ask for no label."""
 MAX_LABELS: Final = 20
 MAX_RETRY: Final = 3
-"""Most often that a job is started again."""
+"""The most restarts of a job."""
 MAX_PRIORITY: Final = 100
 """Highest priority; the lowest is its negative."""
 
 _PROFILE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-"""As the keeper's configuration names profiles."""
+"""The keeper's rule for the names of profiles."""
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SNIFFED: Final = 4096
-"""A NUL within this many bytes means a binary. Later ones may be the payload of a self-extracting script."""
+"""A NUL within this many bytes means a binary. A later NUL may be in the payload of a self-extracting script."""
 _EXECUTABLES: Final = {
     b"\x7fELF": "an ELF program",
     b"MZ\x90\x00": "a Windows program",
@@ -56,39 +56,39 @@ _EXECUTABLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A script and everything that decides how it is run. `docs/job-contract.md` is its meaning for users.
+    """A script and all settings of its run. `docs/job-contract.md` explains them to users.
 
     Raises BadJobError when it could not be run as written.
     """
 
     script: bytes = b""
-    """Either a script or steps."""
+    """A job has either a script or steps."""
     args: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """On top of the sandbox's defaults. Bytes that are not UTF-8 are kept as `os.environ` keeps them."""
+    """Variables on top of the sandbox's defaults. Bytes that are not UTF-8 are kept as `os.environ` keeps them."""
     profile: str | None = None
-    """None is one that has its labels."""
+    """None means a profile that has the labels."""
     trust_key: str = UNTRUSTED
-    """Who may inherit whose leftovers."""
+    """Which jobs may inherit each other's leftovers."""
     timeout: float | None = None
-    """Seconds from the start of the script; None is no limit."""
+    """Seconds from the start of the script; None means no limit."""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Variables like those of the environment, whose values are masked in the log."""
     priority: int = 0
-    """Among jobs that wait, higher ones are first."""
+    """Waiting jobs with a higher priority go first."""
     labels: frozenset[str] = frozenset()
-    """What the runner or the profile must be labelled with."""
+    """Labels that the runner or the profile must have."""
     queue_timeout: float | None = None
     setup_timeout: float | None = None
-    """Seconds that the job may wait in the queue, and from there to the start of the script; None is no limit."""
+    """Seconds that the job may wait in the queue, and from there to the start of the script; None means no limit."""
     steps: tuple[Step, ...] = ()
-    """Run one after the other, in one sandbox."""
+    """Steps that run one after the other, in one sandbox."""
     source: Upload | Git | Archive | None = None
-    """What its working folder holds at the start; nothing unless it is given."""
+    """The content of the working folder at the start; empty by default."""
     artifacts: tuple[Artifacts, ...] = ()
-    """What is kept of its working folder."""
+    """The files of the working folder to keep."""
     retry: int = 0
-    """How often it may be started again when a sandbox was lost under it, or none could be made."""
+    """How often the job may be started again when its sandbox was lost, or none could be made."""
 
     def __post_init__(self) -> None:
         if self.steps:
@@ -111,17 +111,17 @@ class Job:
 
     @property
     def scripts(self) -> Sequence[bytes]:
-        """The script of each step, or the one that there is."""
+        """The script of each step, or the job's only script."""
         return [step.script for step in self.steps] or [self.script]
 
     @property
     def variables(self) -> dict[str, str]:
-        """All that the script's environment gets."""
+        """All variables of the script's environment, including the secrets."""
         return {**self.environment, **self.secrets}
 
 
 def to_json(job: Job) -> dict[str, object]:
-    """Return the job as a JSON object, its secrets included. `json.dumps` must escape what is not ASCII, as it does."""
+    """Return the job as JSON, including its secrets. `json.dumps` must escape all non-ASCII text, as it does."""
     return {
         "script": base64.b64encode(job.script).decode(),
         "args": list(job.args),
@@ -144,7 +144,7 @@ def to_json(job: Job) -> dict[str, object]:
 def from_json(document: object) -> Job:
     """Return the job that `to_json` wrote, checked like any other. An earlier version may have known fewer fields.
 
-    Raises ValueError when the document is not one: it may come from anywhere. The message quotes nothing of it.
+    Raises ValueError when the document is no job: it may come from anywhere. The message quotes nothing of it.
     """
     if not isinstance(document, Mapping) or "script" not in document or not set(document) <= set(_TYPES):
         raise ValueError("The job's record does not hold a job.")
@@ -167,7 +167,7 @@ def from_json(document: object) -> Job:
 
 
 _OWN: Final = frozenset({"steps", "source", "artifacts"})
-"""Fields that have a form of their own."""
+"""Fields that have their own JSON form."""
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "script": (str,),
     "args": (list,),
@@ -185,11 +185,11 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "artifacts": (list,),
     "retry": (int,),
 }
-"""Of what each field of a job's record is."""
+"""The types of each field of a job's record."""
 
 
 def _is(value: object, kinds: tuple[type, ...]) -> bool:
-    """Whether a value is of one of the kinds, and a list or an object holds only texts."""
+    """Return whether a value is of one of the kinds, and, if it is a list or an object, holds only texts."""
     if isinstance(value, bool) or not isinstance(value, kinds):
         return False
     texts = value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
@@ -234,7 +234,7 @@ def _check_condition(condition: Condition, secrets: Mapping[str, str]) -> None:
 
 @contextmanager
 def _in_field(*path: int | str) -> Iterator[None]:
-    """Have an error name the field that it is about."""
+    """Add the field's path to an error of the block."""
     try:
         yield
     except BadJobError as error:

@@ -1,4 +1,4 @@
-"""A job as a file: YAML or JSON, with the fields of the API. What is wrong is told by line and field. Pure."""
+"""A job as a file: YAML or JSON, with the fields of the API. Mistakes are told by line and field. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runner.errors import BadJobError
 from sandbox.text import one_line
 
 MAX_FILE: Final = 80 * 1024 * 1024
-"""Largest job file, in bytes: the largest script, with what YAML adds."""
+"""Largest job file, in bytes: the largest script, and what YAML adds to it."""
 _MAX_DEPTH: Final = 20
 _NO_JOB: Final = (
     "this is no job: a job has fields, such as `script: make test`. A script by itself is run by `runner run SCRIPT`."
@@ -35,7 +35,7 @@ def parse(content: bytes, name: str) -> JobRequest:
     """Return the job in a file. Raises BadJobError, with a line for each mistake: `NAME:LINE:COLUMN:` and the field."""
     if len(content) > MAX_FILE:
         raise BadJobError(f"{name}: a job file has at most {MAX_FILE} bytes. Fetch the data from within the script.")
-    if content.startswith(b"#!"):  # much of what a script holds is YAML
+    if content.startswith(b"#!"):  # a script is often valid YAML
         raise BadJobError(f"{name}:1:1: {_NO_JOB}")
     document, node = _read_json(content, name) if content.lstrip().startswith(b"{") else _read_yaml(content, name)
     if not isinstance(document, dict):
@@ -56,7 +56,7 @@ def parse(content: bytes, name: str) -> JobRequest:
 
 
 def _read_json(content: bytes, name: str) -> tuple[object, yaml.Node | None]:
-    """JSON's own parser decides: YAML knows neither all of its escapes nor tabs."""
+    """Read JSON with its own parser: YAML lacks some of JSON's escapes, and its tabs."""
     try:
         document = json.loads(content)
     except json.JSONDecodeError as error:
@@ -82,7 +82,7 @@ def _read_yaml(content: bytes, name: str) -> tuple[object, yaml.Node | None]:
 
 
 def _check_depth(content: bytes, name: str) -> None:
-    """The loader's recursion has no limit of its own."""
+    """Limit the depth, because the loader's recursion has no limit of its own."""
     depth = 0
     for event in yaml.parse(content, _Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -91,7 +91,7 @@ def _check_depth(content: bytes, name: str) -> None:
 
 
 def _doubled(node: yaml.Node | None) -> Iterator[tuple[_Mark | None, str]]:
-    """The names that are there twice: the second would win without a word."""
+    """Yield each name that occurs twice: the second would silently win."""
     pending, seen = [node], set()
     while pending:
         node = pending.pop()
@@ -110,7 +110,7 @@ def _doubled(node: yaml.Node | None) -> Iterator[tuple[_Mark | None, str]]:
 
 
 def _mark(node: yaml.Node | None, path: Sequence[int | str]) -> _Mark | None:
-    """Where a field is, or what it would be in."""
+    """Return the place of a field, or of the innermost thing around it."""
     mark: _Mark | None = node.start_mark if node else None
     for step in path:
         found = _child(node, step)
@@ -122,7 +122,7 @@ def _mark(node: yaml.Node | None, path: Sequence[int | str]) -> _Mark | None:
 
 
 def _child(node: yaml.Node | None, step: int | str) -> tuple[yaml.Node, yaml.Node] | None:
-    """The name and the value of a field; an element of a list is both."""
+    """Return the name and the value of a field; an element of a list is both."""
     if isinstance(node, yaml.SequenceNode) and isinstance(step, int):
         return node.value[step], node.value[step]
     if isinstance(node, yaml.MappingNode):

@@ -1,4 +1,4 @@
-"""What libraries load, and look for, for features that we do not use: the runner's commands do without.
+"""Switches off features of libraries that the runner's commands do not use, so that nothing loads or looks for them.
 
 For a whole process of ours, before the libraries are imported.
 """
@@ -12,13 +12,13 @@ __all__ = ["do_without", "loading"]
 
 
 def do_without() -> None:
-    """Have the libraries take these for extras that are not there, which they can do without as well."""
+    """Make the libraries believe that these optional parts are not installed, which they can cope with."""
     leave_out(
         "httpx._main",  # httpx's own command line; brings rich and pygments
-        "pydantic.v1",  # a whole second pydantic, which FastAPI asks whether one of its models was given
+        "pydantic.v1",  # a second whole pydantic, which FastAPI asks whether a model is one of its own
     )
-    # Plugins, for which pydantic reads what every installed package says of itself.
+    # For plugins, pydantic reads the metadata of every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    # asyncssh asks for liboqs and nettle, for algorithms that sessions with sandboxes never use. Each question starts
-    # ldconfig, and where there is one a compiler and its linker: a tenth of a second of processor time.
+    # asyncssh looks for liboqs and nettle, for algorithms that sessions with sandboxes never use. Each search starts
+    # ldconfig, and if present a compiler and its linker: a tenth of a second of processor time.
     ctypes.util.find_library = lambda name: None  # noqa: ARG005

@@ -1,6 +1,6 @@
-"""What the runner counts, times, and says of itself, for Prometheus. `docs/metrics.md` is made from this.
+"""The runner's metrics for Prometheus. `docs/metrics.md` is made from this.
 
-No label has more values than a table of ours has lines: nothing that a client or a job chose is ever one.
+A label has only values from a table of ours: never one that a client or a job chose.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ disable_created_metrics()  # type: ignore[no-untyped-call] # a series more for e
 _MOMENTS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _WAITS: Final = (0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 _NOTES: Final = frozenset({Action.RETRY, Action.LOST, Action.RESUMED, Action.CONDEMNED})
-"""What an attempt tells on its way (`runner.execution.options.Note`) that is worth counting."""
+"""The events of an attempt (`runner.execution.options.Note`) to count."""
 
 
 class Metrics:
-    """The instruments of one service. All belong to the event loop's thread, but for `store_errors`."""
+    """The instruments of one service. Only the event loop's thread may use them, except `store_errors`."""
 
     def __init__(self) -> None:
         self._registry: Final = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._gauge("runner_info", "The runner's release", "version").labels(version("sandbox-runner")).set(1)
-        # A job's way, in its order.
+        # A job's stages, in order.
         self.submitted: Final = self._counter("runner_jobs_submitted_total", "Jobs that were taken")
         self.queue_wait: Final = self._histogram(
             "runner_queue_wait_seconds", "From a job's submission until it got a slot", _WAITS
@@ -107,20 +107,20 @@ class Metrics:
             self._notes.labels(note)
 
     def ended(self, outcome: Outcome) -> None:
-        """A job has its outcome."""
+        """Count a job that has its outcome."""
         self._outcomes.labels(outcomes.name(outcome), outcomes.which(outcome)).inc()
 
     def noted(self, action: Action) -> None:
-        """An attempt told something on its way."""
+        """Count an event of an attempt."""
         if action in _NOTES:
             self._notes.labels(action).inc()
 
     def webhook_tried(self, taken: bool) -> None:
-        """A message was sent to a receiver, which has taken it or not."""
+        """Count a message that was sent to a receiver, by whether it was taken."""
         self._webhooks.labels("taken" if taken else "failed").inc()
 
     def keeper_answered(self, up: bool) -> None:
-        """Whether it did. Where sandboxes come without a keeper, there is no series that says it is down."""
+        """Set whether the keeper answered. Without a keeper, no series exists that would say it is down."""
         if self._keeper_up is None:
             meaning = "Whether the keeper answered; if not, nothing else is there that begins with sandbox_"
             self._keeper_up = self._gauge("sandbox_keeper_up", meaning)
@@ -134,8 +134,10 @@ class Metrics:
         disk: tuple[int, int],
         unready: Mapping[str, bool],
     ) -> None:
-        """What is so now: jobs by state, and seconds that the oldest one waits; slots taken and in all; bytes of the
-        disk, free and in all; and what is missing.
+        """Set the present values.
+
+        `oldest`: seconds that the oldest job waits; `slots`: those taken, and all; `disk`: free bytes, and all;
+        `unready`: whether each reason holds.
         """
         for state, count in jobs.items():
             self._jobs.labels(state).set(count)
@@ -148,7 +150,7 @@ class Metrics:
             self._unready.labels(reason).set(so)
 
     def text(self) -> str:
-        """All of it, in Prometheus's text format 0.0.4."""
+        """Return all metrics in Prometheus's text format 0.0.4."""
         return generate_latest(self._registry).decode()
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:

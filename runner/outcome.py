@@ -1,4 +1,4 @@
-"""How an attempt ended: a closed set of values, and the one table that turns each into what people and machines read.
+"""How an attempt ended: a closed set of values, and one table that turns each into the forms for people and machines.
 
 The line between *failed* and *broken* is whether user code ran to an end of its own. A script that fails is a
 successful run of the runner; a sandbox that vanishes is never the script's failure and never its success.
@@ -20,9 +20,9 @@ class Limit(StrEnum):
     """Which time limit ran out."""
 
     JOB = "job"
-    """Of the script, or of all steps together, from its start on."""
+    """The limit of the script, or of all steps together, from its start."""
     STEP = "step"
-    """Of one step, from its start on."""
+    """The limit of one step, from its start."""
     QUEUE = "queue"
     SETUP = "setup"
 
@@ -113,7 +113,7 @@ _O = TypeVar("_O")
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What one kind of outcome means outside this program."""
+    """The outside form of one kind of outcome."""
 
     kind: type[Any]
     name: str
@@ -150,8 +150,8 @@ def _timed_out(outcome: TimedOut) -> str:
     return f"The script was not started: the job ran into the {outcome.which} timeout."
 
 
-# The codes of the infrastructure are those of sysexits.h. A script may exit with the same numbers: the name in the
-# JSON form tells them apart, the exit code alone cannot.
+# The exit codes for the infrastructure are those of sysexits.h. A script may exit with the same numbers: the name in
+# the JSON form tells them apart, the exit code alone cannot.
 _ROWS: Final = (
     _row(Succeeded, "succeeded", lambda _: 0, lambda _: "The script succeeded."),
     _row(ScriptFailed, "script_failed", lambda o: o.code, lambda o: f"The script failed with exit code {o.code}."),
@@ -207,9 +207,9 @@ def to_json(outcome: Outcome) -> dict[str, str | int]:
 
 
 def from_json(document: object) -> Outcome:
-    """Return the outcome that `to_json` wrote. What was derived from it is not read back.
+    """Return the outcome that `to_json` wrote. Derived fields are not read back.
 
-    Raises ValueError when the document is not one: it may come from anywhere.
+    Raises ValueError when the document is no outcome: it may come from anywhere.
     """
     row = _BY_NAME.get(str(document.get("outcome"))) if isinstance(document, Mapping) else None
     if row is None or not isinstance(document, Mapping):

@@ -1,4 +1,4 @@
-"""Whether the service answers, for health checks: Python's own HTTP client, which starts in a quarter of the time."""
+"""Whether the service answers, for health checks; Python's own HTTP client starts in a quarter of the time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from runner.errors import ClientError
 _NEXT: Final = "Start it, or set RUNNER_URL."
 _TIMEOUT: Final = 5.0
 _MAX_ANSWER: Final = 64 * 1024
-"""Bytes: what is ready is told in less."""
+"""Bytes; the answer of `/ready` is shorter."""
 
 
 def main(url: str, *, live: bool, as_json: bool) -> int:
-    """Print what the service there says of itself, and return the command's exit code. Errors: ClientError.
+    """Print the service's answer, and return the command's exit code. Errors: ClientError.
 
-    `as_json`: its own document, which of one that is not ready has the reasons by name.
+    `as_json`: print the service's own document, which names the reasons if it is not ready.
     """
     try:
         parts = urlsplit(url)

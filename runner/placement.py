@@ -1,4 +1,4 @@
-"""In which profile's sandbox a job runs: the one it names, or the first that has the labels it asks for. Pure."""
+"""The profile of a job's sandbox: the one that the job names, or the first that has its labels. Pure."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from runner.job import DEFAULT_PROFILE, Job
 from sandbox.settings.complaints import nearest
 
 Profiles: TypeAlias = Mapping[str, frozenset[str]]
-"""The labels of each profile that a source of leases has, in the order in which they are tried."""
+"""The labels of each profile of a source of leases, in the order in which they are tried."""
 
 ONLY_DEFAULT: Final[Profiles] = {DEFAULT_PROFILE: frozenset()}
-"""What a source without profiles has."""
+"""The profiles of a source without profiles."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a job asks of its sandbox."""
+    """A job's demands on its sandbox."""
 
     trust_key: str
     profile: str | None = None
-    """None is the first one that has the labels."""
+    """None means the first profile that has the labels."""
     labels: frozenset[str] = frozenset()
-    """Those that the runner itself does not have."""
+    """The wanted labels that the runner itself does not have."""
     own: frozenset[str] = field(default=frozenset(), compare=False)
-    """The runner's own, which any profile has besides."""
+    """The runner's own labels, which every profile has in addition."""
 
     @classmethod
     def by(cls, job: Job, own: frozenset[str] = frozenset()) -> Wanted:
-        """What this job asks for on a runner with labels of its `own`."""
+        """Return a job's demands on a runner with labels of its `own`."""
         return cls(job.trust_key, job.profile, job.labels - own, own)
 
     @property
@@ -43,7 +43,7 @@ class Wanted:
 def choose(wanted: Wanted, there: Profiles) -> str:
     """Return the profile to lend a sandbox of: `default` before others.
 
-    Errors: BadJobError when none suits; the message says what there is.
+    Errors: BadJobError when none suits; the message lists what there is.
     """
     if wanted.profile is not None and wanted.profile not in there:
         likely = nearest(wanted.profile, list(there))

@@ -1,4 +1,4 @@
-"""Where the service's API is. Whoever only asks for that pays for nothing else."""
+"""Where the service's API is. In a module of its own, so that a caller who needs only this imports nothing else."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ URL_VARIABLE: Final = "RUNNER_URL"
 
 
 def compose_is_here() -> bool:
-    """Whether the service may be one that compose started from this folder; it is not where nobody may look."""
+    """Return whether compose may have started the service from this folder; False if we may not look."""
     return os.path.exists("compose.yaml")  # noqa: PTH110 - that of `Path` raises there

@@ -1,4 +1,4 @@
-"""`runner run`: one script, here and now, with its output on stdout and its exit code as ours."""
+"""`runner run`: runs one script here and now, with its output on stdout and its exit code as ours."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "
 
 
 async def run_script(leases: LeaseSource, job: Job, settings: Settings, *, as_json: bool) -> Outcome:
-    """Run a job, its log live on stdout (on stderr with `as_json`, where stdout gets the outcome as one object)."""
+    """Run a job, its log live on stdout (with `as_json` on stderr; stdout then gets the outcome as one object)."""
     cancellation, started = Cancellation(), list[Marker]()
     loop = asyncio.get_running_loop()
     for number, by in _SIGNALS.items():
@@ -47,7 +47,7 @@ async def run_script(leases: LeaseSource, job: Job, settings: Settings, *, as_js
         outcome = await run_attempt(leases, job, log, cancellation, settings=settings, notes=tell, on_start=mark)
         log.close(outcomes.sentence(outcome))
         await copy.finish(READ_DEADLINE)
-        for note in last:  # how it ended is said below what it printed
+        for note in last:  # below its output, say how the job ended
             _tell(note)
         if as_json:
             print(json.dumps({**outcomes.to_json(outcome), "log_bytes": log.output, "log_dropped": log.dropped}))
@@ -55,9 +55,9 @@ async def run_script(leases: LeaseSource, job: Job, settings: Settings, *, as_js
 
 
 async def run_last(leases: LeaseSource, job: Job, settings: Settings, *, as_json: bool) -> Outcome:
-    """As `run_script`, in a process that has nothing else to do.
+    """Do `run_script` as the last action of this process.
 
-    A signal would end nothing any more, and be told as a traceback: a loop that is being closed cannot take it.
+    Afterwards, signals are ignored: a loop that is being closed cannot take one, and would show a traceback.
     """
     try:
         return await run_script(leases, job, settings, as_json=as_json)
@@ -85,6 +85,6 @@ def _tell(note: Note) -> None:
 
 
 def _say(text: str) -> None:
-    """In one write: the script's own output may go to the same place, by another thread."""
+    """Write a line at once: another thread may write the script's own output to the same place."""
     sys.stderr.write(f"runner: {text}\n")
     sys.stderr.flush()

@@ -1,6 +1,6 @@
-"""The service, put together from its configuration: everything that `runner serve` is made of meets here.
+"""Puts the service together from its configuration.
 
-Whoever serves pays for all of its imports, the web framework among them: `runner.commands.serve` imports this late.
+This imports all parts of the service, including the web framework, so `runner.commands.serve` imports it late.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ async def serve(loaded: Loaded[Config], read: Callable[[], Loaded[Config]], sour
 
 
 def gitlab_options(config: Config) -> GitLabOptions:
-    """What is decided about GitLab's jobs. Its caches are open then, for this process alone. Errors: CacheError."""
+    """Return the options for GitLab's jobs, and open their caches for this process alone. Errors: CacheError."""
     settings, (_, marks) = config.gitlab, _kept(config)
     return GitLabOptions(
         socket=settings.socket,
@@ -117,7 +117,7 @@ def _kept(config: Config) -> tuple[Retention, Marks]:
 def _reread(
     service: Service, caches: CacheStore | None, started: Loaded[Config], read: Callable[[], Loaded[Config]]
 ) -> None:
-    """Take up what is live. Whatever is wrong, nothing of it is taken up, and the service goes on as it was."""
+    """Apply the live settings. If there is any mistake, apply none, and let the service go on as it was."""
     try:
         said = read()
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""The files of a job: where those come from that it starts with, and which are kept of those that it leaves."""
+"""The files of a job: the source that it starts with, and the artifacts to keep of it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pydantic_core import PydanticCustomError
 MAX_URL: Final = 2000
 MAX_RULES: Final = 20
 MAX_PATTERNS: Final = 100
-"""Rules for artifacts, and patterns in one of them."""
+"""The most rules for artifacts, and the most patterns in one rule."""
 MAX_PATTERN: Final = 1000
 
 _VARIABLE: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _SCP: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^\s:/-][^\s:]*")
-"""`user@host:path`, as git has it beside addresses."""
+"""`user@host:path`, which git accepts besides URLs."""
 _REF: Final = r"^[A-Za-z0-9_][A-Za-z0-9_./+-]{0,254}$"
 
 
@@ -61,7 +61,7 @@ def _check_pattern(pattern: str) -> str:
 
 
 class _Given(BaseModel):
-    """What somebody wrote: strict, but for what JSON and YAML have no words for."""
+    """A part of a job as a user wrote it: strict, except where JSON and YAML have no type."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -79,15 +79,15 @@ class Git(_Given):
     kind: Literal["git"] = "git"
     url: Annotated[str, AfterValidator(_check_git)]
     commit: Annotated[str, Field(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
-    """All of its hash."""
+    """The whole hash."""
     ref: Annotated[str, Field(pattern=_REF)] | None = None
-    """A branch or tag that has it, for servers that give no commit by its hash."""
+    """A branch or tag that contains the commit, for servers that do not serve a commit by its hash."""
     depth: Annotated[int, Field(ge=0, le=1_000_000)] = 1
-    """How many commits of its history; 0 is all of them."""
+    """How many commits of history to fetch; 0 means all of them."""
     token: Annotated[str, Field(pattern=_VARIABLE)] | None = None
     """The secret of the job that is the password for an address with https."""
     user: Annotated[str, Field(pattern=r"^[A-Za-z0-9._@+-]{1,100}$")] = "oauth2"
-    """Whose password the token is. Hosts that know tokens take any."""
+    """The user whose password the token is. Hosts that know tokens take any user."""
     key: Annotated[str, Field(pattern=_VARIABLE)] | None = None
     """The secret of the job that is the private key for an address with ssh."""
     host_keys: Annotated[list[str], Field(max_length=20)] = []
@@ -95,7 +95,7 @@ class Git(_Given):
 
     @property
     def over_ssh(self) -> bool:
-        """Whether SSH is the way to it."""
+        """Whether the repository is reached over SSH."""
         return not self.url.startswith(("https://", "http://"))
 
     @model_validator(mode="after")
@@ -120,11 +120,11 @@ class Archive(_Given):
 
 
 Source: TypeAlias = Annotated[Upload | Git | Archive, Field(discriminator="kind")]
-"""Where the files come from that a job finds in its working folder."""
+"""The source of the files in a job's working folder."""
 
 
 class When(StrEnum):
-    """After which ends of a script something is kept."""
+    """After which ends of a script the files are kept."""
 
     ON_SUCCESS = "on_success"
     ON_FAILURE = "on_failure"
@@ -133,7 +133,7 @@ class When(StrEnum):
 
 
 def _named(value: object) -> object:
-    """By its name: strictness knows only the value itself."""
+    """Convert a name to its value: strict validation accepts only the value itself."""
     if not isinstance(value, str) or value not in list(When):
         raise _refused(f"Give one of {', '.join(When)}")
     return When(value)
@@ -143,12 +143,12 @@ class Artifacts(_Given):
     """Files beneath the working folder that are kept."""
 
     paths: Annotated[list[Annotated[str, AfterValidator(_check_pattern)]], Field(min_length=1, max_length=MAX_PATTERNS)]
-    """Patterns: `*` and `?` within a name, `**` for any number of folders; a folder is all that is in it."""
+    """Patterns: `*` and `?` within a name, `**` for any number of folders; a folder means everything in it."""
     when: Annotated[When, BeforeValidator(_named)] = When.ON_SUCCESS
 
 
 KINDS: Final = frozenset({"upload", "git", "archive"})
-"""The kinds of sources. They stand in the places that pydantic names, and in no document."""
+"""The kinds of sources. pydantic has them in the places of errors, but no document has them."""
 SOURCE: Final[TypeAdapter[Upload | Git | Archive | None]] = TypeAdapter(Source | None)
 RULES: Final[TypeAdapter[list[Artifacts]]] = TypeAdapter(list[Artifacts])
 

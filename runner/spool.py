@@ -1,4 +1,4 @@
-"""Temporary folders of this process. One whose lock is free is of a process that died, and is removed."""
+"""Temporary folders of this process. A folder whose lock is free belongs to a dead process, and is removed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _LOCK: Final = "lock"
 _MARK: Final = (
     b"A temporary folder of sandbox-runner's. It goes with its process, or with the start of `runner serve`.\n"
 )
-"""What the lock says from when it is locked: a folder with a lock alone may be anybody's."""
+"""The content of the lock once it is locked: a folder with only a lock may be anybody's."""
 
 
 @contextlib.contextmanager
 def spool(parent: Path | None = None) -> Iterator[Path]:
-    """Have a folder for the length of the block, its owner's only; where `TMPDIR` says, unless told. Raises OSError."""
+    """Make a folder for the block, for its owner only, in `TMPDIR` unless `parent` is given. Raises OSError."""
     with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as name:
         folder = Path(name)
         lock = durable.lock(folder / _LOCK)
@@ -35,10 +35,10 @@ def spool(parent: Path | None = None) -> Iterator[Path]:
 
 
 def remove_leftovers(parent: Path | None = None) -> int:
-    """Remove what dead processes of this user left, and return how many folders that were."""
+    """Remove the folders that dead processes of this user left, and return how many."""
     removed = 0
     for folder in (parent or Path(tempfile.gettempdir())).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError, ValueError):  # another one's, or gone meanwhile
+        with contextlib.suppress(OSError, ValueError):  # another process's, or gone meanwhile
             if _is_left(folder):
                 shutil.rmtree(folder)
                 removed += 1
@@ -46,10 +46,10 @@ def remove_leftovers(parent: Path | None = None) -> int:
 
 
 def _is_left(folder: Path) -> bool:
-    """Whether it is a folder of ours whose process is gone. One without our mark is another program's, or just made.
+    """Return whether a folder is ours and its process is gone. A folder without our mark is foreign, or just made.
 
-    One of another user is not ours to remove, not even as root: anybody may have put it there. Raises OSError, or
-    ValueError when its lock is no file of ours.
+    We never remove another user's folder, not even as root: anybody may have put it there. Raises OSError, or
+    ValueError when the lock is no file of ours.
     """
     about = folder.lstat()
     if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():

@@ -1,7 +1,7 @@
-"""The steps of a job: what each runs, when it does, and how it goes. Pure.
+"""The steps of a job: what each runs, when it runs, and its progress. Pure.
 
-`if` is a small closed language: tests joined by `&&`. What it means is decided in `runner.execution.plan`, which goes
-into the sandbox with the job; here it is read, checked and written.
+`if` is a small closed language: tests joined by `&&`. `runner.execution.plan`, which goes into the sandbox with the
+job, evaluates it; here it is read, checked and written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runner.errors import BadJobError
 
 MAX_STEPS: Final = 50
 MAX_TESTS: Final = 20
-"""Steps of one job, and tests of one condition."""
+"""The most steps of one job, and the most tests of one condition."""
 MAX_CONDITION: Final = 4000
 """Longest condition, in characters."""
 
@@ -35,26 +35,26 @@ _HELP: Final = (
 
 
 class StepState(StrEnum):
-    """How far a step is, and how it ended."""
+    """The state of a step."""
 
     WAITING = "waiting"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    """By an exit code or a signal; also where that is allowed."""
+    """The step ended with an exit code or a signal, even where that is allowed."""
     TIMED_OUT = "timed_out"
-    """It ran into its own timeout."""
+    """The step ran into its own timeout."""
     SKIPPED = "skipped"
     INTERRUPTED = "interrupted"
-    """The job ended while it ran."""
+    """The job ended while the step ran."""
 
 
 OUTCOMES: Final = frozenset({StepState.SUCCEEDED, StepState.FAILED, StepState.TIMED_OUT, StepState.SKIPPED})
-"""What a step before may have come to, as `if` names it."""
+"""The outcomes of an earlier step that `if` can name."""
 
 
 class Status(StrEnum):
-    """What the steps so far have come to."""
+    """The status of the steps so far."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -62,7 +62,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VariableIs:
-    """Whether a variable of the job's environment has a value, or has not; one that is not there is empty."""
+    """Tests whether a variable of the job's environment has a value, or has not; a missing variable is empty."""
 
     name: str
     text: str
@@ -71,7 +71,7 @@ class VariableIs:
 
 @dataclass(frozen=True, slots=True)
 class StepIs:
-    """Whether a step before came to something, or did not."""
+    """Tests whether an earlier step had an outcome, or had not."""
 
     name: str
     outcome: StepState
@@ -83,12 +83,12 @@ Test: TypeAlias = Status | VariableIs | StepIs
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """When a step runs: where all tests hold."""
+    """When a step runs: when all tests hold."""
 
     tests: tuple[Test, ...] = ()
 
     def __str__(self) -> str:
-        """The condition as `parse` reads it."""
+        """Return the condition as `parse` reads it."""
         return " && ".join(map(_written, self.tests))
 
 
@@ -100,13 +100,13 @@ class Step:
     script: bytes
     condition: Condition = Condition()
     always: bool = False
-    """Whether it runs also after a step before failed."""
+    """Whether the step runs even after a failed step."""
     allow_failure: bool | frozenset[int] = False
-    """Whether the job goes on as if nothing were when it fails, or with which exit codes it does."""
+    """Whether the job goes on as usual when the step fails, or the exit codes with which it does."""
     timeout: float | None = None
-    """Seconds from its start; None is no limit of its own."""
+    """Seconds from the start of the step; None means no limit of its own."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """On top of the job's."""
+    """Variables on top of the job's."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
@@ -114,25 +114,25 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class StepProgress:
-    """How far one step is. It is what the sandbox says, which does not say the name."""
+    """The progress of one step, as the sandbox reports it, but for the name."""
 
     name: str = ""
     state: StepState = StepState.WAITING
     code: int = 0
-    """Exit code of one that failed, 128 + N for signal N; else 0."""
+    """Exit code of a failed step, 128 + N for signal N; else 0."""
     seconds: float = 0.0
-    """How long it took."""
+    """How long the step took."""
     allowed: bool = False
-    """Whether it failed, and was allowed to."""
+    """Whether the step failed, and was allowed to."""
 
 
 def waiting(steps: Sequence[Step]) -> list[StepProgress]:
-    """Return how far the steps of a job are that did not start."""
+    """Return the progress of steps that have not started."""
     return [StepProgress(step.name) for step in steps]
 
 
 def over(progress: Sequence[StepProgress]) -> tuple[StepProgress, ...]:
-    """Return what is left to say of the steps when their job is over."""
+    """Return the final progress of the steps once their job is over."""
     last = {StepState.RUNNING: StepState.INTERRUPTED, StepState.WAITING: StepState.SKIPPED}
     return tuple(replace(step, state=last.get(step.state, step.state)) for step in progress)
 

@@ -5,7 +5,7 @@
     with Sandbox() as box:
         print(box.run("docker version").check().stdout)
 
-What is offered here is imported when it is asked for: the keeper's client needs nothing of it.
+These names are imported only when they are used: the keeper's client needs none of them.
 """
 
 from importlib import import_module

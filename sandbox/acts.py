@@ -1,4 +1,4 @@
-"""What the pool wants done to its sandboxes next, one at a time: `Pool.plan`."""
+"""The next act that the pool wants for one of its sandboxes: see `Pool.plan`."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A sandbox is needed: let this prepared one become it."""
+    """Start this prepared sandbox: one is needed."""
 
     name: str
     profile: str

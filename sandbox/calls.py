@@ -1,4 +1,4 @@
-"""What the Docker Engine can be asked, and how that can end: told by `engine`, judged by `health`. Vocabulary."""
+"""The calls to the Docker Engine and how they end: reported by `engine`, judged by `health`. Vocabulary."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Step(StrEnum):
-    """What the engine can be asked."""
+    """What the engine is asked."""
 
     VERSION = "version"
     INFO = "info"
@@ -30,9 +30,9 @@ class Step(StrEnum):
 
 
 RUNTIME_STEPS = frozenset({Step.START, Step.TOP, Step.REMOVE})
-"""The steps that an engine cannot do without the container runtime."""
+"""The steps for which the engine needs the container runtime."""
 HARMLESS_STEPS = frozenset({Step.TOP})
-"""Those that leave a container as it was. They need less of the runtime than the others."""
+"""The steps that leave a container unchanged. They need less of the runtime than the others."""
 
 
 class End(StrEnum):
@@ -46,7 +46,7 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CallBegan:
-    """The engine is being asked something; `container` is the id of the one that it is about."""
+    """A call began; `container` is the id of the container it is about."""
 
     call: int
     step: Step
@@ -55,7 +55,7 @@ class CallBegan:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """That call is over."""
+    """The call ended."""
 
     call: int
     end: End
@@ -63,7 +63,7 @@ class CallEnded:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What a listing found, told before that listing's own end: by id, whether the container runs."""
+    """What a listing found, reported before its end: whether each container runs, by id."""
 
     call: int
     containers: Mapping[str, bool]

@@ -1,6 +1,6 @@
-"""Asks a child process that ends when its time is over: for what may hang in a file system, or take for ever.
+"""Asks a child process, which is killed at a deadline, for what may hang in a file system or take for ever.
 
-A thread that is stuck in the kernel cannot be ended, and holds whatever it holds; a child can be left behind.
+A thread stuck in the kernel cannot be ended and keeps all that it holds; a child can be left behind.
 """
 
 import atexit
@@ -22,7 +22,7 @@ from sandbox.text import one_line
 _CODE = "import sys;sys.path.append(sys.argv[1]);from sandbox import nursery;nursery.main()"
 _ROOT = str(Path(__file__).parents[1])
 _END_DEADLINE = 1.0
-"""Seconds for the nursery to see that nobody asks any more."""
+"""Seconds for the nursery to notice that nobody asks any more."""
 
 
 class NoAnswer(SandboxError):
@@ -34,10 +34,10 @@ class NoAnswer(SandboxError):
 
 
 def ask(module: str, question: bytes, deadline: float) -> bytes:
-    """Run `main` of a module of ours, which has the standard library alone, and return what it printed.
+    """Run `main` of one of our modules, which uses only the standard library, and return its output.
 
-    The question is its standard input. Raises `NoAnswer` after the monotonic time `deadline`, or when its exit code is
-    not 0.
+    Its standard input is the question. Raises `NoAnswer` after the monotonic `deadline`, or when its exit code is not
+    0.
     """
     with _memory("question") as asked, _memory("answer") as answer, _memory("complaint") as complaint:
         asked.write(question)
@@ -52,12 +52,12 @@ def ask(module: str, question: bytes, deadline: float) -> bytes:
 
 
 def _memory(name: str) -> io.FileIO:
-    """Memory that the child can have as a file: nothing to pump, and its size is the child's own limit."""
+    """Make a file in memory for the child: it needs no pump, and the child's own limit bounds its size."""
     return io.FileIO(os.memfd_create(name), "r+")
 
 
 def _run(module: str, standard: Sequence[int], deadline: float) -> int | None:
-    """Have a child run with these files as its standard ones. Returns its exit code, None when something killed it."""
+    """Run a child with these standard files. Returns its exit code, or None when something killed it."""
     status, its = socket.socketpair()
     with status:
         with its:
@@ -73,7 +73,7 @@ def _run(module: str, standard: Sequence[int], deadline: float) -> int | None:
 
 
 def _await(status: socket.socket, handle: int, deadline: float) -> int | None:
-    """Wait for the child, and kill it when time is over. One that is stuck in a file system is not waited for."""
+    """Wait for the child, and kill it at the deadline. A child stuck in a file system is left behind."""
     try:
         status.settimeout(_left(deadline))
         code = status.recv(1)
@@ -87,7 +87,7 @@ def _await(status: socket.socket, handle: int, deadline: float) -> int | None:
 
 
 class _Nursery:
-    """The process that forks the children: started for the first one, and anew when it has ended."""
+    """The process that forks the children: started for the first child, and again when it has ended."""
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
@@ -106,7 +106,7 @@ class _Nursery:
                 raise NoAnswer(f"it could not be started: {error}") from error
 
     def stop(self) -> None:
-        """End it; children that are there go on."""
+        """End the nursery; its children go on."""
         with self._turn:
             self._requests.close()
             if self._process is None:

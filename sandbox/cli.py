@@ -19,5 +19,5 @@ _MODULES: Final = {
 
 
 def app(words: Sequence[str] = ()) -> typer.Typer:
-    """The command line, as far as a command of these words needs it; all of it when they name none."""
+    """Build the command line for a command of these words; the whole one when they name none."""
     return command_line.assemble(_HELP, _MODULES, words)

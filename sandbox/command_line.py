@@ -1,4 +1,4 @@
-"""A command line that loads the modules of the command that was given, and the others only to list what there is."""
+"""Builds a command line from the given command's modules only; loads the others just to list the commands."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import typer
 
 
 def assemble(about: str, modules: Mapping[str, str], words: Sequence[str]) -> typer.Typer:
-    """The command line with what the first word names, or with everything when it names nothing, as for help.
+    """Build the command line for the command in the first word, or for all of them when it is none, as for help.
 
-    `modules` has, by command, the module whose `app` brings it. An `app` with a name is one command, of which its own
-    are a part.
+    `modules` maps each command to the module whose `app` has it. An `app` with a name is one command with commands of
+    its own.
     """
     app = typer.Typer(
         no_args_is_help=True,
@@ -41,4 +41,4 @@ def _itself(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_tell_version, is_eager=True)
     ] = False,
 ) -> None:
-    """What comes before a command; it also has a command be a word of its own: typer would make one alone the whole."""
+    """Handle the options before a command. Without a callback, typer would turn a lone command into the whole."""

@@ -1,8 +1,8 @@
-"""Every setting of the keeper, with its default and why it is that; and the file that the keeper alone owns.
+"""Every setting of the keeper, with its default and the reason for it; and the file that only the keeper owns.
 
 A new setting is a field here, or in the profile, and nothing else: its variable (`SANDBOX_` and its path), its option
-and its line on docs/configuration.md follow from it. What is there for each name that the file chooses (profiles,
-openings, closings) has neither, but for the few variables that stand in for what a profile does not say.
+and its entry in docs/configuration.md follow from it. Settings below names that the file chooses (profiles, openings,
+closings) have neither variable nor option, except for the few variables that stand in for a profile's missing values.
 """
 
 import os
@@ -29,7 +29,7 @@ from sandbox.settings.model import About, Section, Setting, settings_of
 DEFAULT_PROFILE = "default"
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-"""As in `keeper.protocol`: a profile of any other name could never be asked for."""
+"""As in `keeper.protocol`: a profile with any other name could never be asked for."""
 
 
 def _absolute(path: Path) -> Path:
@@ -112,12 +112,12 @@ class KeeperConfig(Section):
 
 @cache
 def settings() -> tuple[Setting, ...]:
-    """Every setting there is."""
+    """Return every setting."""
     return tuple(settings_of(KeeperConfig))
 
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> KeeperConfig:
-    """See `read`."""
+    """Return the configuration alone: see `read`."""
     return read(path, environment).config
 
 

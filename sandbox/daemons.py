@@ -1,9 +1,9 @@
-"""The daemons on the host that a container runtime rests on: what was started under one is dead for good without it.
+"""The daemons on the host that a container runtime needs: when one ends, all sandboxes started under it are dead.
 
-Without its sysbox-fs a sandbox still reads as `running`, nothing in it can start a container, and that stays so when
-the daemon is back. So it is kept under which very processes a sandbox was started, and looked whether they are there.
+Without its sysbox-fs, a sandbox still reads as `running`, but cannot start a container, even after the daemon is back.
+So the keeper records the very processes that a sandbox was started under, and checks that they are there.
 
-A job may call a process of its own `sysbox-fs`. It counts for nothing here: `processes.of_host`.
+A job may name a process of its own `sysbox-fs`. It does not count here: see `processes.of_host`.
 """
 
 import time
@@ -18,33 +18,33 @@ from sandbox.processes import Process
 from sandbox.profile import SYSBOX
 
 SEARCH_INTERVAL = 1.0
-"""Seconds between two searches for a daemon that does not run: each goes through every process of the host."""
+"""Seconds between two searches for a missing daemon: each goes through every process of the host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What a runtime rests on."""
+    """The service that a runtime needs."""
 
     unit: str
-    """Its name to systemd."""
+    """Its name in systemd."""
     programs: tuple[str, ...]
-    """Of its daemons. Each of them must run."""
+    """The programs of its daemons, which must all run."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Daemon:
-    """One of them, as it ran at one time."""
+    """One daemon, as one process."""
 
     program: str
     process: Process
 
 
 SERVICES: Mapping[str, Service] = MappingProxyType({SYSBOX: Service("sysbox", ("sysbox-fs", "sysbox-mgr"))})
-"""By the runtime's name. Every other runtime rests on nothing that runs."""
+"""By the runtime's name. No other runtime needs a daemon."""
 
 
 def lost(rests_on: Iterable[Daemon], there: Container[Process]) -> SandboxFault | None:
-    """What has become of a sandbox that was started under these daemons, of whose processes those are there. Pure."""
+    """Return the fault of a sandbox that was started under these daemons, given the running processes. Pure."""
     ended = [daemon.program for daemon in sorted(rests_on) if daemon.process not in there]
     if not ended:
         return None
@@ -56,7 +56,7 @@ def lost(rests_on: Iterable[Daemon], there: Container[Process]) -> SandboxFault 
 
 
 def lacking(service: Service, running: Iterable[Daemon]) -> str | None:
-    """What of a service does not run, as a sentence; None where all of it does. Pure."""
+    """Say which daemons of a service do not run; None when all do. Pure."""
     there = {daemon.program for daemon in running}
     missing = [program for program in service.programs if program not in there]
     if not missing:
@@ -65,24 +65,24 @@ def lacking(service: Service, running: Iterable[Daemon]) -> str | None:
 
 
 def remedy(service: Service) -> str:
-    """What starts a service that does not run, and tells why it does not."""
+    """Say how to start a service, and how to find out why it ended."""
     return f"Start it: `systemctl start {service.unit}`. Why it ended: `journalctl -u '{service.unit}*'`."
 
 
 def check(rests_on: Iterable[Daemon]) -> SandboxFault | None:
-    """See what has become of a sandbox that was started under these daemons. Asks nobody but the kernel."""
+    """Check a sandbox that was started under these daemons. Asks only the kernel."""
     return lost(rests_on, still_there(rests_on))
 
 
 def still_there(daemons: Iterable[Daemon]) -> frozenset[Process]:
-    """Those of their processes that have not ended, as far as can be seen: only an end that was seen ends jobs."""
+    """Return those daemons' processes not seen to have ended: only an end that was seen ends jobs."""
     return frozenset(process for process in {daemon.process for daemon in daemons} if _may_be_there(process))
 
 
 def running(programs: Iterable[str]) -> frozenset[Daemon]:
-    """Those of these programs that run on the host. Raises `OSError` when that cannot be seen.
+    """Return which of these programs run on the host. Raises `OSError` when that cannot be seen.
 
-    Of several processes of a name, the daemon is the one that was there first: the others are its helpers.
+    Of several processes with one name, the oldest is the daemon: the others are its helpers.
     """
     found = processes.of_host(programs)
     return frozenset(
@@ -91,13 +91,13 @@ def running(programs: Iterable[str]) -> frozenset[Daemon]:
 
 
 class Daemons:
-    """Which daemons run, as of the last look. Looked for by one thread; the rest may be asked from any.
+    """The running daemons, as of the last look. One thread looks; any thread may ask the rest.
 
-    Only one that was seen to run is missed: who installed a runtime otherwise may have given it another name.
+    A daemon is missed only after it was seen to run: another installation of the runtime may use other names.
     """
 
     def __init__(self, sees_host: Callable[[], bool], services: Mapping[str, Service] | None = None) -> None:
-        """`sees_host` says whether the host's processes are to be seen at all: else nothing is known."""
+        """`sees_host` returns whether the host's processes are visible; otherwise nothing is known."""
         self._sees_host = sees_host
         self._services = SERVICES if services is None else services
         self._sees: bool | None = None
@@ -106,7 +106,7 @@ class Daemons:
         self._search_again = 0.0
 
     def look(self, runtimes: Iterable[str]) -> None:
-        """See which of the daemons run that these runtimes rest on. Raises `EngineError`."""
+        """Look for the daemons that these runtimes need. Raises `EngineError`."""
         services = [self._services[runtime] for runtime in set(runtimes) if runtime in self._services]
         programs = {program for service in services for program in service.programs}
         if not programs or not self._can_see():
@@ -118,18 +118,18 @@ class Daemons:
         now, known = time.monotonic(), {daemon.program for daemon in self._running or ()}
         if not programs <= known and now >= self._search_again:
             self._search_again = now + SEARCH_INTERVAL
-            with suppress(OSError):  # nothing is known anew then
+            with suppress(OSError):  # then the earlier knowledge stays
                 self._running = running(programs)
         self._seen |= {daemon.program for daemon in self._running or ()}
 
     def of(self, runtime: str) -> frozenset[Daemon]:
-        """Those that what is started now under this runtime rests on; none where there are none, or none are known."""
+        """Return the daemons that a sandbox of this runtime would start under now; empty if none is needed or known."""
         service = self._services.get(runtime)
         known = self._running or frozenset()
         return frozenset(daemon for daemon in known if service and daemon.program in service.programs)
 
     def refusal(self, runtimes: Iterable[str]) -> str | None:
-        """Why nothing may be lent or made under one of these runtimes, as a sentence; None when it may."""
+        """Say why nothing may be lent or made under one of these runtimes now; None when it may."""
         known = self._running
         if known is None:
             return None

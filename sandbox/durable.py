@@ -1,4 +1,4 @@
-"""Files that a crash leaves whole, and locks that end with whoever holds them."""
+"""Files that survive a crash whole, and locks that end with their holder."""
 
 import fcntl
 import os
@@ -11,18 +11,18 @@ _LOOK_INTERVAL = 0.1
 
 
 def write(path: Path, content: bytes) -> None:
-    """Put `content` in the place of what the file held. It is on disk when this returns. Raises `OSError`."""
+    """Replace a file's content. It is on disk when this returns. Raises `OSError`."""
     _replace(path, content, 0o600, synced=True)
     sync(path.parent)
 
 
 def replace(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """As `write`, but a crash of the host may undo it, or leave the file empty. Raises `OSError`."""
+    """Replace a file's content. A crash of the host may undo it, or leave the file empty. Raises `OSError`."""
     _replace(path, content, mode, synced=False)
 
 
 def sync(path: Path) -> None:
-    """Have what a file holds, or which entries a folder has, on disk. Raises `OSError`."""
+    """Bring a file's content, or a folder's entries, to disk. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -31,7 +31,7 @@ def sync(path: Path) -> None:
 
 
 def lock(path: Path, seconds: float = 0.0) -> int | None:
-    """A descriptor of a file that is ours alone until that is closed; None when for so long it is somebody else's."""
+    """Lock a file until the returned descriptor is closed. Returns None when others hold it for that many seconds."""
     end = time.monotonic() + seconds
     descriptor = _opened(path)
     while True:
@@ -48,7 +48,7 @@ def lock(path: Path, seconds: float = 0.0) -> int | None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait until the file is nobody's, and have it for the length of the block."""
+    """Wait for the file's lock, and hold it for the block."""
     descriptor = _opened(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -69,7 +69,7 @@ def _replace(path: Path, content: bytes, mode: int, *, synced: bool) -> None:
         new.replace(path)
     except OSError:
         with suppress(OSError):
-            new.unlink()  # on a full disk, a part of it is in everybody's way
+            new.unlink()  # on a full disk, its part would be in everybody's way
         raise
 
 

@@ -1,6 +1,6 @@
-"""The `sandbox` command's first step. Errors become a line on stderr and an exit code only here.
+"""The entry point of the `sandbox` command. Only here do errors become a line on stderr and an exit code.
 
-A health check, which asks four times a minute for ever, skips all that a person's command needs.
+A health check runs four times a minute for ever, and so skips everything that only other commands need.
 """
 
 import os
@@ -29,8 +29,8 @@ _EXIT_CODES: Final = (
     ((EngineError, KeeperError, EvaluationError, SandboxFault, SandboxUnreachable), 69),
     ((NoSuchSandbox, NameInUse), 66),
 )
-"""By kind, as in sysexits.h: 78 configuration, 75 lost under way, 74 files, 69 something needed is not there, 66 no
-such name, or one that is taken; 1 for the rest."""
+"""By kind, as in sysexits.h: 78 configuration, 75 connection lost, 74 files, 69 something needed is missing, 66 an
+unknown name or one in use; 1 for the rest."""
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
 
 def _run() -> None:
     if sys.argv[1:] == ["ping"]:
-        from sandbox.keeper import ping  # noqa: PLC0415 - nobody else needs it
+        from sandbox.keeper import ping  # noqa: PLC0415 - only a health check needs it
 
         sys.exit(ping.main(os.environ.get(places.SOCKET_VARIABLE) or places.DEFAULT_SOCKET))
     from sandbox import cli, lean  # noqa: PLC0415 - a health check does not pay for it

@@ -7,14 +7,14 @@
     │   ├── EngineTimeout     it did not answer within the deadline
     │   ├── ImageMissing      the sandbox image is not on the engine
     │   ├── RuntimeMissing    the configured runtime is not registered, or not the one that was used
-    │   └── StorageUnfit      it keeps containers in a way in which what a job left cannot be read
+    │   └── StorageUnfit      its storage does not let the host read what a job left
     ├── BuildFailed           an image could not be built
     ├── WallsDown             the walls around the sandboxes cannot stand (`sandbox.network`)
     ├── SandboxFault          one sandbox is not fit for use
     ├── NoSuchSandbox         there is no sandbox of that name
     ├── NameInUse             there is a sandbox of that name already
     ├── SandboxUnreachable    a sandbox runs where this process cannot connect to it
-    ├── ConnectionLost        the connection to a sandbox broke: how a command in it ended is not known
+    ├── ConnectionLost        the connection to a sandbox broke: nobody knows how its command ended
     ├── CommandFailed         a command in a sandbox ended with another code than 0
     ├── CommandTimedOut       a command in a sandbox took too long, and was ended
     ├── OutputTooLarge        a command printed more than is kept in memory
@@ -50,7 +50,7 @@ class EngineUnreachable(EngineError):
 
 
 class EngineTimeout(EngineError):
-    """The Docker Engine did not answer within the deadline. What was asked for may still happen."""
+    """The Docker Engine did not answer within the deadline. It may still do what was asked."""
 
 
 class ImageMissing(EngineError):
@@ -62,15 +62,15 @@ class RuntimeMissing(EngineError):
 
 
 class StorageUnfit(EngineError):
-    """The engine keeps containers in a way in which what a job left in one cannot be read on the host's side."""
+    """The engine's storage does not let the host read what a job left in a container."""
 
 
 class BuildFailed(SandboxError):
-    """An image could not be built; what Docker said went to stderr."""
+    """An image could not be built; Docker's output went to stderr."""
 
 
 class Fault(StrEnum):
-    """Why a sandbox is not fit for use. The value is stable: logs and `sandbox ls --json` carry it."""
+    """Why a sandbox is unfit. The values are stable: logs and `sandbox ls --json` contain them."""
 
     GONE = "gone"
     STOPPED = "stopped"
@@ -102,7 +102,7 @@ class Fault(StrEnum):
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing is wrong: the sandbox is thrown away as planned, and nobody need be told."""
+        """Whether nothing is wrong: the sandbox is thrown away as planned, and nobody needs to know."""
         return self in _QUIET
 
 
@@ -110,7 +110,7 @@ _QUIET = frozenset({Fault.RECREATE_POLICY, Fault.IMAGE_REPLACED, Fault.OTHER_TRU
 
 
 class SandboxFault(SandboxError):
-    """A sandbox is not fit for use: `fault` says which kind, the message what was seen, and `seen` names its kinds."""
+    """A sandbox is unfit: `fault` is the kind, the message what was seen, and `seen` the kinds of the findings."""
 
     def __init__(self, fault: Fault, message: str, seen: Iterable[str] = ()) -> None:
         super().__init__(message)
@@ -131,7 +131,7 @@ class SandboxUnreachable(SandboxError):
 
 
 class ConnectionLost(SandboxError):
-    """The connection to a sandbox broke: how a command in it ended is not known."""
+    """The connection to a sandbox broke: nobody knows how its command ended."""
 
 
 class CommandFailed(SandboxError):
@@ -155,7 +155,7 @@ class TransferFailed(SandboxError):
 
 
 class TransferRefused(TransferFailed):
-    """What a sandbox sent is not safe to write. Nothing of it was kept."""
+    """What a sandbox sent is not safe to write; none of it was kept."""
 
 
 class KeeperError(SandboxError):

@@ -1,9 +1,9 @@
-"""Lets all processes of a container stand still, by its cgroup on the host.
+"""Freezes all processes of a container, by its cgroup on the host.
 
-Not by the engine's pause: sysbox answers that by giving every file that the container has written another owner, and
-back when it goes on (`pause` and `resume` in sysbox-mgr's mgr.go). That makes every file look changed, takes its setuid
-bit, and takes the longer the more a job has written. A root inside can neither write the files that are used here, nor
-move a process out of this cgroup.
+The engine's pause is no use: sysbox then gives every file that the container has written another owner, and back at the
+unpause (`pause` and `resume` in sysbox-mgr's mgr.go). That makes every file look changed, removes its setuid bit, and
+takes longer the more a job has written. Root inside can neither write the files used here nor move a process out of
+this cgroup.
 """
 
 import errno
@@ -19,24 +19,24 @@ from typing import Final
 from sandbox.errors import EngineError, Fault, SandboxFault
 
 DEADLINE = 10.0
-"""Seconds for the processes of a container to stand still: a few milliseconds are usual."""
+"""Seconds to freeze the processes of a container; a few milliseconds are usual."""
 _LOOK_INTERVAL = 0.001
 _ENDED: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV})
-"""The last: removed between being opened and being read or written."""
+"""The last: the file was removed between opening it and reading or writing it."""
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
 class _Version:
-    """How a version of cgroups is told, and tells."""
+    """The files and words of a version of cgroups."""
 
     order: str
-    """The file that takes it."""
+    """The file that takes the order."""
     freeze: str
     thaw: str
     state: str
-    """The file that tells, by a line of it, that every process stands still."""
+    """The file that has the line given in `frozen` once every process is frozen."""
     frozen: str
 
 
@@ -45,12 +45,12 @@ _V2: Final = _Version("cgroup.freeze", "1", "0", "cgroup.events", "frozen 1")
 
 
 def group_of(pid: int, container_id: str) -> Path:
-    """The cgroup that all processes of a container are in, or below, from one of them.
+    """Return the cgroup that holds all processes of a container, itself or below, from one of them.
 
-    To be asked before a job runs: a process that was nested deep enough does not tell any more. Raises `EngineError`,
-    or `SandboxFault` when it has ended.
+    Ask before a job runs: a deeply nested process no longer shows it. Raises `EngineError`, or `SandboxFault` when the
+    process has ended.
     """
-    # In reverse: on a host with both versions the engine uses the first, and the second is number 0.
+    # Reversed: on a host with both versions, the engine uses the first, and the second is number 0.
     for line in sorted(_read(_PROC / str(pid) / "cgroup").splitlines(), reverse=True):
         _, controllers, path = line.split(":", 2)
         parts = Path(path).parts[1:]
@@ -66,7 +66,7 @@ def group_of(pid: int, container_id: str) -> Path:
 
 
 class Freezer:
-    """Keeps groups of processes still for as long as anybody wants that. For all threads of the keeper."""
+    """Keeps cgroups frozen for as long as anybody wants that. Shared by all threads of the keeper."""
 
     def __init__(self) -> None:
         self._wanted_by: defaultdict[Path, set[object]] = defaultdict(set)
@@ -74,9 +74,10 @@ class Freezer:
 
     @contextmanager
     def still(self, group: Path) -> Iterator[None]:
-        """Have a group stand still for the length of the block.
+        """Freeze a cgroup for the block.
 
-        Raises `SandboxFault` when it does not within `DEADLINE`, or is gone, and `EngineError` when it may not be told.
+        Raises `SandboxFault` when it is gone or not frozen within `DEADLINE`, and `EngineError` when the keeper may not
+        do it.
         """
         block = object()
         self._hold(group, block)
@@ -86,19 +87,19 @@ class Freezer:
             self._let_go(group, block)
 
     def freeze(self, group: Path) -> None:
-        """Have a group stand still until `thaw`. Raises as `still`."""
+        """Freeze a cgroup until `thaw`. Raises as `still` does."""
         self._hold(group, self)
 
     def thaw(self, group: Path) -> None:
-        """Undo `freeze`. A group that goes on, or is gone, is fine. Raises `EngineError`."""
+        """Undo `freeze`. Does nothing when the cgroup is not frozen, or gone. Raises `EngineError`."""
         self._let_go(group, self)
 
     def wake(self, group: Path) -> None:
-        """Undo what an earlier keeper did; what anybody wants to stand still does so on. Raises as `thaw`."""
+        """Undo an earlier keeper's freeze, unless somebody wants the cgroup frozen now. Raises as `thaw` does."""
         self._let_go(group, object())
 
     def is_wanted(self, group: Path) -> bool:
-        """Whether anybody wants a group to stand still."""
+        """Whether anybody wants a cgroup frozen."""
         with self._lock:
             return group in self._wanted_by
 
@@ -113,12 +114,12 @@ class Freezer:
             raise
 
     def _let_go(self, group: Path, who: object) -> None:
-        # Under the lock: whoever wants it to stand still from now on says so to the kernel after us.
+        # Under the lock, so that a later freeze reaches the kernel after this thaw.
         with self._lock:
             self._wanted_by[group].discard(who)
             if not self._wanted_by[group]:
                 del self._wanted_by[group]
-                with suppress(SandboxFault):  # it is gone
+                with suppress(SandboxFault):  # the container is gone
                     version = _version(group)
                     _tell(group / version.order, version.thaw)
 
@@ -130,7 +131,7 @@ def _freeze(group: Path) -> None:
     while version.frozen not in _read(group / version.state).splitlines():
         if time.monotonic() >= deadline:
             raise SandboxFault(Fault.UNFREEZABLE, f"After {DEADLINE:.0f} s a process of it still hangs in the kernel.")
-        time.sleep(_LOOK_INTERVAL)  # nothing tells on the first version
+        time.sleep(_LOOK_INTERVAL)  # cgroups version 1 sends no notice
 
 
 def _version(group: Path) -> _Version:

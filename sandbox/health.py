@@ -1,16 +1,16 @@
-"""Whether it is one sandbox, every new sandbox or the host that fails. Pure: no I/O, no clock.
+"""Decides whether one sandbox, every new sandbox or the host fails. Pure: no I/O, no clock.
 
-The keeper tells it what happened (`observe`) and asks before it acts; every moment is a monotonic number of seconds
-that the caller passes in. What the verdict rests on:
+The keeper reports events (`observe`) and asks before it acts. The caller passes in every moment, as a monotonic number
+of seconds. The grounds for the verdict:
 
-- **The host** is wedged when listing, the engine's heartbeat, is not answered; or when two different sandboxes hang in
-  calls that need the runtime, or fail without having served anybody, and nothing succeeded since. Under sysbox's open
-  deadlock (nestybox/sysbox#1018) `inspect` and `ps` go on answering while removals hang and starts fail after 22 s.
-- **One sandbox** is to blame for what stays the only one of its kind, or when another one's removal or start worked
-  while it was hanging.
+- **The host** is wedged when the engine does not answer listings, its heartbeat; or when two different sandboxes hang
+  in calls that need the runtime, or fail before serving anybody, and nothing has succeeded since. Under sysbox's open
+  deadlock (nestybox/sysbox#1018), `inspect` and `ps` still answer while removals hang and starts fail after 22 s.
+- **One sandbox** is to blame when its failure stays the only one of its kind, or when another sandbox's removal or
+  start worked while it was hanging.
 - **Every new sandbox** fails when creations fail in a row for the same fault.
 
-A sandbox that served a job and is not fit says nothing about the host: jobs break sandboxes.
+An unfit sandbox that has served a job says nothing about the host: jobs break sandboxes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,37 +23,38 @@ from sandbox.calls import HARMLESS_STEPS, RUNTIME_STEPS, CallBegan, CallEnded, E
 from sandbox.errors import Fault, SandboxError
 
 HANGS = 30.0
-"""Seconds after which a call that needs the runtime is taken to hang: a start was seen to take 22 on a loaded host."""
+"""Seconds after which a call that needs the runtime counts as hanging: on a loaded host, a start took 22."""
 REMOVAL_HANGS = 120.0
-"""Seconds after which a removal is taken to hang. When a container ends, sysbox gives every file of its upper directory
-its owner back, and copies what is on mounts of its own into it: it grows with what the jobs left, and two large
-sandboxes that go at once looked like a wedged host. A runtime that hangs is told earlier, by their successors."""
+"""Seconds after which a removal counts as hanging. When a container ends, sysbox gives every file of its upper
+directory its owner back, and copies into it what is on mounts of its own. That takes longer the more the jobs left, and
+two large sandboxes that go at once looked like a wedged host. A hanging runtime shows earlier, in their successors."""
 SLOW_REFUSAL = 10.0
-"""Seconds after which a start that is refused was refused by a runtime that hangs, and not by a wrong setting."""
+"""If a start is refused after this many seconds, the runtime hangs; earlier, a setting is wrong."""
 SUSPICIOUS = 5.0
-"""Seconds without an answer to a listing that make one look closer."""
+"""Seconds without an answer to a listing after which to look more closely."""
 SILENCE = 20.0
-"""Seconds without an answer to any listing after which the engine is taken to be down or wedged."""
+"""Seconds without an answer to any listing after which the engine counts as down or wedged."""
 TOGETHER = 60.0
-"""Seconds within which several sandboxes fail "at once". What nothing joined by then was that sandbox's own."""
+"""Seconds within which several sandboxes fail "at once". A failure that stays alone for so long is its sandbox's
+own."""
 PROBE_INTERVAL = 15.0
-"""Seconds after which the runtime is asked something, if nothing else was asked of it meanwhile."""
+"""Seconds without any question to the runtime after which it is probed."""
 LISTING_INTERVAL = 0.5
-"""Seconds between two listings at least. A busy keeper looks again at each lease and return, ten times a second, and
-each listing costs the engine and the walls' guard more than the rest of such a look."""
+"""Least seconds between two listings. A busy keeper looks again at each lease and return, ten times a second, and each
+listing costs the engine and the walls' guard more than the rest of the look."""
 WEDGED_LISTING_INTERVAL = 5.0
 """Seconds between two listings while the host is wedged."""
 MADE_AT_ONCE = 2
-"""Sandboxes for each processor of the host that are made at once. Of many that start together some miss sysbox's
-deadline (nestybox/sysbox#266), and they are what its open deadlock takes (#1018). Its own tests start this many."""
+"""Sandboxes per processor of the host to make at once. With many simultaneous starts, some miss sysbox's deadline
+(nestybox/sysbox#266), and they trigger its open deadlock (#1018). Its own tests start this many."""
 MAX_TRIAL_INTERVAL = 30.0
-"""Seconds between two calls to the runtime while the host is wedged, at most."""
+"""Most seconds between two calls to the runtime while the host is wedged."""
 _COURTESY = 5.0
 _REMEMBERED = 32
 
 
 class HostState(StrEnum):
-    """What is thought of the host. The values are stable: logs and status carry them."""
+    """The opinion of the host. The values are stable: logs and status contain them."""
 
     WELL = "well"
     SUSPECT = "suspect"
@@ -67,11 +68,11 @@ HOST_MOVES: Mapping[HostState, frozenset[HostState]] = MappingProxyType(
         HostState.WEDGED: frozenset({HostState.WELL}),
     }
 )
-"""From each state, the states that may follow."""
+"""For each state, the states that may follow."""
 
 
 class Blame(StrEnum):
-    """Who it is that fails."""
+    """What fails."""
 
     NOBODY = "nobody"
     SANDBOX = "this sandbox"
@@ -89,7 +90,7 @@ class CreationBegan:
 
 @dataclass(frozen=True, slots=True)
 class CreationEnded:
-    """That sandbox was proven fit, or failed with `fault` and a sentence."""
+    """The sandbox was proven fit, or failed with `fault` and a sentence."""
 
     profile: str
     name: str
@@ -99,7 +100,7 @@ class CreationEnded:
 
 @dataclass(frozen=True, slots=True)
 class FreshUnfit:
-    """A sandbox that was proven fit and has served nobody since is not fit any more."""
+    """A sandbox became unfit after its proof, before serving anybody."""
 
     profile: str
     container: str
@@ -111,7 +112,7 @@ Event = CallBegan | CallEnded | Listed | CreationBegan | CreationEnded | FreshUn
 
 
 class IllegalHostMove(SandboxError):
-    """The host cannot go from its state to the one decided: a defect of this module."""
+    """The host cannot move from its state to the decided one: a defect of this module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,42 +121,42 @@ class _Call:
     container: str | None
     began: float
     on_running: bool
-    """Whether the last listing showed its container running."""
+    """Whether the last listing showed the call's container running."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """That one sandbox hangs, in `step`, or fails (`step` is None)."""
+    """One sandbox hangs in `step`, or fails (`step` is None)."""
 
     step: Step | None
     began: float
-    """When the call began: what succeeded although it began later speaks for the host."""
+    """When the call began. A success of a call that began later clears the host."""
     seen: float
 
 
 class HostHealth:
-    """What the keeper thinks of its host, and what it may do meanwhile. Not thread-safe: the keeper serialises.
+    """The keeper's opinion of its host, and what it allows. Not thread-safe: the keeper serialises access.
 
-    While wedged nothing is lent; creations, removals and probes take turns, one each 5 to 30 s. It is well again as
-    soon as one of them works.
+    While the host is wedged, nothing is lent; creations, removals and probes take turns, one every 5 to 30 s. When one
+    of them works, the host is well again.
     """
 
     def __init__(self, now: float, processors: int = 1) -> None:
-        """`processors` are the host's."""
+        """`processors`: the number of the host's processors."""
         self._most_at_once = MADE_AT_ONCE * processors
         self._state = HostState.WELL
         self._now = now
         self._calls: dict[int, _Call] = {}
         self._listing: Mapping[str, bool] = {}
         self._listing_began = now
-        """When the listing began that said so."""
+        """When the listing in `_listing` began."""
         self._listing_asked = float("-inf")
         self._listing_answered = now
         self._listing_failures = 0
         self._silent_since: float | None = None
         self._evidence: dict[str, _Evidence] = {}
         self._own: dict[str, _Evidence] = {}
-        """What was found to be one sandbox's own fault; it is not evidence again until that sandbox is gone."""
+        """Evidence that proved to be one sandbox's own fault; it does not count again until that sandbox is gone."""
         self._breakers: dict[str, Breaker] = {}
         self._runtime_asked = now
         self._wedged_until = float("-inf")
@@ -167,17 +168,17 @@ class HostHealth:
 
     @property
     def state(self) -> HostState:
-        """The host, as of the last event or look."""
+        """The host's state as of the last event or look."""
         return self._state
 
     @property
     def suspects(self) -> frozenset[str]:
-        """The containers that fail, by id: the next probe should be of another one."""
+        """The ids of the failing containers: the next probe should use another one."""
         return frozenset(self._evidence) | frozenset(self._own)
 
     @property
     def blame(self) -> Blame:
-        """Who it is, of all that may fail at once the one to look at first."""
+        """What fails; when several do, the one to look at first."""
         if self._state is HostState.WEDGED or self._silence(self._now) is not None:
             return Blame.HOST
         if any(b.is_open for b in self._breakers.values()):
@@ -186,12 +187,12 @@ class HostHealth:
 
     @property
     def open_breakers(self) -> frozenset[str]:
-        """The profiles of which every new sandbox fails."""
+        """The profiles whose every new sandbox fails."""
         return frozenset(profile for profile, breaker in self._breakers.items() if breaker.is_open)
 
     @property
     def sentence(self) -> str:
-        """What is wrong and what to do about it; empty when nothing is."""
+        """Say what is wrong and what to do about it; empty when nothing is."""
         match self.blame:
             case Blame.HOST:
                 return self._about_host()
@@ -206,11 +207,11 @@ class HostHealth:
 
     @property
     def may_lend(self) -> bool:
-        """Whether a sandbox may be lent: one on a wedged host would break under its job."""
+        """Whether a sandbox may be lent: on a wedged host it would break under its job."""
         return self._state is not HostState.WEDGED
 
     def admit_creation(self, profile: str, beside: int, now: float) -> bool:
-        """Whether a sandbox of this profile may be made now, beside so many that are. True takes the turn, if any."""
+        """Whether to make a sandbox of this profile, beside so many in the making. True takes the turn, if any."""
         self.look(now)
         breaker = self._of(profile)
         match self._state:
@@ -223,20 +224,20 @@ class HostHealth:
                 return self._bears_one_more(beside) and breaker.may_begin(now)
 
     def admit_image_trial(self, beside: int, now: float) -> bool:
-        """Whether a sandbox may be made to try a new image, beside so many that are being made."""
+        """Whether to make a sandbox that tries a new image, beside so many in the making."""
         return self.look(now) is HostState.WELL and self._bears_one_more(beside)
 
     def admit_removal(self, now: float) -> bool:
-        """Whether a sandbox may be removed now. True takes the turn, where there are turns."""
+        """Whether a sandbox may be removed now. True takes the turn, if there are turns."""
         self.look(now)
         if self._state is HostState.WEDGED:
             return self._take_turn("removal", now)
-        return self._silence(now) is None  # else it would fail, and be put off
+        return self._silence(now) is None  # otherwise it would fail and be postponed
 
     def admit_probe(self, now: float) -> bool:
-        """Whether the runtime should be asked about an idle sandbox, to see that it works. True takes the turn.
+        """Whether to ask the runtime about an idle sandbox, to see that it works. True takes the turn.
 
-        Due when nothing else was asked of the runtime for a while, at once when another sandbox hangs.
+        Due when the runtime was not asked for a while; soon when another sandbox hangs.
         """
         self.look(now)
         if self._state is HostState.WEDGED:
@@ -248,7 +249,7 @@ class HostHealth:
         return due
 
     def listing_due(self, now: float) -> bool:
-        """Whether the engine should be asked for its containers: often while all is well, less often if not."""
+        """Whether to ask the engine for its containers: often while all is well, otherwise less often."""
         interval = WEDGED_LISTING_INTERVAL if self._state is HostState.WEDGED else LISTING_INTERVAL
         if self._listing_failures:
             interval = min(2.0 ** min(self._listing_failures - 1, 10), WEDGED_LISTING_INTERVAL)
@@ -257,8 +258,8 @@ class HostHealth:
     # -- what happened -------------------------------------------------------------------------------------------
 
     def observe(self, event: Event, now: float) -> None:
-        """Take note of what happened, and think again."""
-        self.look(now)  # what is too old to be joined by this is put aside first
+        """Take in an event and form the opinion anew."""
+        self.look(now)  # sets aside evidence too old to be joined by this event
         match event:
             case CallBegan():
                 self._call_began(event, now)
@@ -279,12 +280,12 @@ class HostHealth:
         self.look(now)
 
     def look(self, now: float) -> HostState:
-        """Think again: time passes while calls hang. Returns the state."""
+        """Form the opinion anew, as time passes while calls hang. Returns the state."""
         self._now = now
         for call in list(self._calls.values()):
             if call.container and call.step in RUNTIME_STEPS and now - call.began >= _patience(call.step):
                 self._blame(call.container, _Evidence(call.step, call.began, now))
-        if len(self._evidence) == 1:  # nothing joined it: it is that sandbox's own
+        if len(self._evidence) == 1:  # nothing joined it, so it is that sandbox's own
             for container, alone in list(self._evidence.items()):
                 if now - alone.seen >= TOGETHER:
                     self._excuse(container)
@@ -320,13 +321,13 @@ class HostHealth:
         if end in (End.ANSWERED, End.REFUSED):
             self._silent_since, self._listing_failures = None, 0
             self._listing_answered = max(self._listing_answered, now)
-        elif call.began >= self._listing_answered:  # none that was begun later was answered
+        elif call.began >= self._listing_answered:  # no later listing was answered
             self._listing_failures += 1
             self._silent_since = call.began if self._silent_since is None else min(call.began, self._silent_since)
 
     def _runtime_worked(self, call: _Call, container: str) -> None:
         hung = self._step_of(container)
-        if call.step in HARMLESS_STEPS:  # it needs little of the runtime, and excuses no more than its like
+        if call.step in HARMLESS_STEPS:  # needs little of the runtime, so it clears only calls of its kind
             alike = [c for c, e in self._evidence.items() if e.step in HARMLESS_STEPS]
             self._clear(call.began, alike)
             if hung in HARMLESS_STEPS:
@@ -334,10 +335,10 @@ class HostHealth:
         elif call.step is Step.START or call.on_running or hung not in (None, Step.START):
             self._clear(call.began, self._evidence)
             self._resolve(container)
-        # Else the removal of one that never ran, which needs no runtime and proves nothing.
+        # Otherwise it removed a sandbox that never ran, which needs no runtime and proves nothing.
 
     def _found(self, began: float, containers: Mapping[str, bool]) -> None:
-        """A sandbox that hung and is gone now was removed after all: the runtime worked after the last listing."""
+        """Take in a listing. A hung sandbox that is gone was removed after all: the runtime worked again."""
         gone = self.suspects - containers.keys()
         hung = {c for c in gone if self._step_of(c) not in (None, Step.START)}
         for container in gone:
@@ -351,7 +352,7 @@ class HostHealth:
     def _creation_ended(self, profile: str, began: float, fault: Fault | None, reason: str, now: float) -> None:
         if fault is None:
             self._of(profile).succeeded()
-        elif self._state is not HostState.WEDGED:  # which is why it failed, then
+        elif self._state is not HostState.WEDGED:  # a wedged host is the cause itself
             self._of(profile).failed(began, fault, reason, now)
 
     def _blame(self, container: str, evidence: _Evidence) -> None:
@@ -363,7 +364,7 @@ class HostHealth:
                 del self._evidence[next(iter(self._evidence))]
 
     def _clear(self, began: float, containers: Iterable[str]) -> None:
-        """The runtime worked, in a call begun then: what was hanging already is those sandboxes' own."""
+        """Take in that a call begun at `began` worked: calls that already hung then are their sandboxes' own fault."""
         for container in list(containers):
             if self._evidence[container].began <= began:
                 self._excuse(container)
@@ -376,12 +377,12 @@ class HostHealth:
         self._own.pop(container, None)
 
     def _step_of(self, container: str) -> Step | None:
-        """In which step it hangs, or hung."""
+        """The step in which a sandbox hangs or hung."""
         known = self._evidence.get(container) or self._own.get(container)
         return known.step if known else None
 
     def _silence(self, now: float) -> float | None:
-        """For how long no listing has been answered; None while that is no matter."""
+        """Seconds without an answer to a listing; None while that does not matter."""
         waiting = [call.began for call in self._calls.values() if call.step is Step.LIST]
         since = max(min(waiting, default=now), self._listing_answered)
         if self._silent_since is not None:
@@ -389,7 +390,7 @@ class HostHealth:
         return now - since if waiting and now - since >= SUSPICIOUS else None
 
     def _path(self, now: float) -> Iterator[HostState]:
-        """The moves from the state it is in to the one it should be in."""
+        """Yield the moves from the present state to the right one."""
         silence = self._silence(now)
         if (silence is not None and silence >= SILENCE) or len(self._evidence) >= 2:
             yield from (HostState.SUSPECT, HostState.WEDGED) if self._state is HostState.WELL else (HostState.WEDGED,)
@@ -405,7 +406,7 @@ class HostHealth:
             raise IllegalHostMove(f"The host cannot move from {self._state} to {target}; this is a defect.")
         if self._state is HostState.WEDGED:
             self._wedged_until = now
-            for breaker in self._breakers.values():  # it was the host
+            for breaker in self._breakers.values():  # the host was the cause
                 breaker.succeeded()
         if target is HostState.WEDGED:
             self._trials = self._trials if now - self._wedged_until < CALM else 0
@@ -413,7 +414,7 @@ class HostHealth:
         self._state = target
 
     def _take_turn(self, what: str, now: float) -> bool:
-        """Whether it is the turn of `what`. Who had the last turn lets the others go first."""
+        """Whether it is the turn of `what`. The holder of the last turn lets the others go first."""
         patience = _COURTESY if what == self._last_trial else 0.0
         if now < self._trial_at + patience or self._silence(now) is not None:
             return False
@@ -455,5 +456,5 @@ def _about_sandboxes(evidence: Mapping[str, _Evidence]) -> str:
 
 
 def _steps(evidence: Mapping[str, _Evidence]) -> str:
-    """What hangs, in words: `remove container hangs, start hangs`."""
+    """Say what hangs: `remove container hangs, start hangs`."""
     return ", ".join(sorted({f"{e.step} hangs" if e.step else "not fit though unused" for e in evidence.values()}))

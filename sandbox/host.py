@@ -1,4 +1,4 @@
-"""What the keeper can see of its host that a sandbox has to follow."""
+"""The facts about the keeper's host that a sandbox must follow."""
 
 import resource
 from contextlib import suppress
@@ -8,24 +8,24 @@ from pathlib import Path
 
 _DEFAULT_MTU = 1500
 _RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
-"""The second is where systemd-resolved tells whom it asks, when the first names only it (systemd-resolved(8))."""
+"""The second file has systemd-resolved's servers, when the first names only systemd-resolved (systemd-resolved(8))."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """Bounds and addresses that come from the host."""
+    """Limits and addresses of the host."""
 
     nofile_ceiling: int
-    """The most open files that a process of this engine can be granted."""
+    """The most open files that this engine can give a process."""
     mtu: int
-    """Bytes in a packet on the way out. A sandbox that sends larger ones stalls where ICMP is filtered."""
+    """Bytes of a packet on the way out. Where ICMP is filtered, a sandbox that sends larger ones stalls."""
     nameservers: tuple[IPv4Address, ...]
-    """For a sandbox and its inner Docker Engine, which cannot pass on the resolver of a user-defined network (it is on
-    loopback)."""
+    """For a sandbox and its inner Docker Engine, which cannot pass on a user-defined network's resolver, as it is on
+    loopback."""
 
 
 def look() -> HostFacts:
-    """Look at the host that the keeper runs on. It shares the host's network, and its engine's limits."""
+    """Look at the keeper's host. The keeper shares the host's network, and its engine's limits."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return HostFacts(
         nofile_ceiling=hard if hard != resource.RLIM_INFINITY else 1024**3,
@@ -35,7 +35,7 @@ def look() -> HostFacts:
 
 
 def _uplink_mtu(routes: Path, interfaces: Path) -> int:
-    """The MTU of the interface with the default route; the usual one where there is none."""
+    """Return the MTU of the interface with the default route; the usual one without such a route."""
     with suppress(OSError, ValueError):
         for line in routes.read_text().splitlines()[1:]:
             interface, destination, *_ = line.split()
@@ -45,7 +45,7 @@ def _uplink_mtu(routes: Path, interfaces: Path) -> int:
 
 
 def _nameservers(configuration: Path) -> tuple[IPv4Address, ...]:
-    """The resolvers that answer from elsewhere than this host's loopback, which a sandbox cannot reach."""
+    """Return the resolvers off this host's loopback, which a sandbox cannot reach."""
     found = []
     with suppress(OSError):
         for words in map(str.split, configuration.read_text(errors="replace").splitlines()):
@@ -56,5 +56,5 @@ def _nameservers(configuration: Path) -> tuple[IPv4Address, ...]:
 
 
 def boot_id() -> str:
-    """The id of this boot of the host: another one means that nothing which ran before runs any more."""
+    """Return the id of the host's boot: under another one, nothing from before still runs."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

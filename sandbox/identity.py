@@ -1,4 +1,4 @@
-"""The keys of one sandbox. Each creation gets new ones, put in before the start, and none is ever used twice."""
+"""The keys of one sandbox. Each creation gets new ones before its start; none is ever used twice."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ class KeyPair:
     public: str
     """One line: type, base64, comment."""
     private: str = field(repr=False)
-    """PEM. Secret; kept out of `repr` so that no log line can carry it."""
+    """PEM. Secret; kept out of `repr`, so that no log line contains it."""
 
 
 @dataclass(frozen=True, slots=True)

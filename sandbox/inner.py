@@ -1,18 +1,18 @@
-"""Runs inside a sandbox, sent over SSH by `readiness`: it answers a nonce, asks inner Docker, tries it, and cleans.
+"""Runs inside a sandbox: answers a nonce, asks inner Docker, tries it, and cleans. `readiness` sends it over SSH.
 
-A file of its own with nothing but the standard library, since the sandbox has none of our packages. It runs the
-sandbox's own Python under the sandbox's own root: what it says is proof of life, never proof of innocence.
+A file of its own with only the standard library, as the sandbox has none of our packages. It runs under the sandbox's
+own Python and root: its answer proves life, never innocence.
 
-`readiness` adds a last line that calls `main` with the order. Output: one JSON object on stdout.
+`readiness` appends a line that calls `main` with the order. Output: one JSON object on stdout.
 """
 
 from __future__ import annotations
 
-import _socket  # `socket` and `json` take longer to import than a bare Python to start, and this runs after each job
+import _socket  # `socket` and `json` take longer to import than Python to start, and this runs after each job
 import sys
 import time
 
-# What only a clean-up needs is imported there: at boot this competes with inner Docker's start for the processor.
+# Imports for the clean-up come only there: at boot, this competes with inner Docker's start for the processor.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -22,11 +22,11 @@ PROGRAM = "/bin/busybox"
 """A program that needs no other file."""
 CALL_SECONDS = 10.0
 MOST_ARGUMENTS = 1000
-"""Names that one `rm` is given: even the longest fit in what the kernel takes. It starts sooner than `shutil`."""
+"""Names for one `rm`: even the longest fit the kernel's limit. `rm` starts sooner than `shutil` imports."""
 
 
 def main(order: dict[str, Any]) -> None:
-    """Do what the order says and print what came of it."""
+    """Carry out the order and print the result."""
     deadline = time.monotonic() + order["seconds"]
     info, clock, error = b"null", 0.0, "null"
     try:
@@ -35,7 +35,7 @@ def main(order: dict[str, Any]) -> None:
         if order["container"]:
             _run_container()
         if order["clean"]:
-            if b'"LocalNodeState":"inactive"' not in info:  # it would start its services again
+            if b'"LocalNodeState":"inactive"' not in info:  # leaving would start its services again
                 _docker("POST", "/swarm/leave?force=1")
             _clean_docker(deadline, order["clean"]["build_cache"])
             for folder, kept in order["clean"]["folders"].items():
@@ -49,7 +49,7 @@ def main(order: dict[str, Any]) -> None:
 
 
 def _info_when_up(deadline: float) -> bytes:
-    """What inner Docker says of itself. It starts three programs for each such answer, so it is asked once."""
+    """Return inner Docker's description of itself. Asks only once, as each answer starts three programs."""
     while True:
         try:
             info = _docker("GET", "/info", max(0.1, min(CALL_SECONDS, deadline - time.monotonic())))
@@ -61,11 +61,11 @@ def _info_when_up(deadline: float) -> bytes:
                 return info
             if time.monotonic() > deadline:
                 raise ValueError(f"it says of itself only {info[:200].decode(errors='replace')}")
-        time.sleep(0.02)  # nothing tells when another process's socket starts to answer
+        time.sleep(0.02)  # nothing signals when another process's socket begins to answer
 
 
 def _run_container() -> None:
-    """Make an image of one program, run it, and leave nothing: an engine that answers may be able to do no more."""
+    """Make an image of one program, run it and remove both: an engine that answers may still be unable to do that."""
     import io  # noqa: PLC0415 - see above
     import json  # noqa: PLC0415
     import tarfile  # noqa: PLC0415
@@ -89,20 +89,20 @@ def _run_container() -> None:
 
 
 def _clean_docker(deadline: float, build_cache: int) -> None:
-    """Remove what jobs leave in inner Docker; images stay, they are the next job's cache."""
+    """Remove what jobs leave in inner Docker, except images: they are the next job's cache."""
     while (listed := _docker("GET", "/containers/json?all=1")) != b"[]":
         refusal = None
         for container in _parsed(listed):
             try:
                 _docker("DELETE", f"/containers/{_quoted(container['Id'])}?force=1&v=1")
             except ValueError as error:
-                # Its process has just been ended from outside: with `docker run --rm` it is being removed already, and
-                # with `--restart` it is started again at the moment, and cannot be ended.
+                # Its process was just ended from outside: with `docker run --rm` it is being removed already; with
+                # `--restart` it is starting again and cannot be ended at the moment.
                 refusal = error
         if time.monotonic() > deadline:
             raise refusal or ValueError("containers came again and again")
         time.sleep(0.02)
-    # By name and not by prune: with an argument that differs between versions, prune leaves named volumes alone.
+    # By name, not by prune: without an argument that differs between versions, prune leaves named volumes alone.
     listed = _docker("GET", "/volumes")
     for volume in _parsed(listed)["Volumes"] if b'"Name"' in listed else ():
         _docker("DELETE", f"/volumes/{_quoted(volume['Name'])}?force=1")
@@ -111,7 +111,7 @@ def _clean_docker(deadline: float, build_cache: int) -> None:
 
 
 def _parsed(answer: bytes) -> Any:  # noqa: ANN401 - JSON
-    import json  # noqa: PLC0415 - see above; after most jobs there is nothing to be parsed
+    import json  # noqa: PLC0415 - see above; after most jobs there is nothing to parse
 
     return json.loads(answer)
 
@@ -125,7 +125,7 @@ def _quoted(name: str) -> str:
 def _empty(folder: str, kept: frozenset[str]) -> None:
     import os  # noqa: PLC0415 - see above
 
-    if os.path.islink(folder):  # what it points at is not the job's, and the next job would follow it
+    if os.path.islink(folder):  # the job does not own its target, and the next job would follow it
         raise ValueError(f"{folder} is a link")
     if not os.path.isdir(folder):
         raise ValueError(f"{folder} is no folder any more")
@@ -137,7 +137,7 @@ def _empty(folder: str, kept: frozenset[str]) -> None:
 
 
 def _docker(method: str, path: str, seconds: float = CALL_SECONDS, body: bytes = b"") -> bytes:
-    """One request to the inner Docker Engine, and the last line of its answer, which is JSON or nothing.
+    """Send one request to the inner Docker Engine. Returns the last line of its answer: JSON, or nothing.
 
     HTTP/1.0, so that the end of the answer is the end of the stream.
     """

@@ -1,4 +1,4 @@
-"""Which installation the sandboxes of a state folder belong to."""
+"""The installation that a state folder's sandboxes belong to."""
 
 import re
 import secrets
@@ -10,7 +10,7 @@ from sandbox.template import InstallationId
 
 
 def of_folder(folder: Path) -> InstallationId:
-    """The one that the folder's file `installation` names; a new one, kept there, where there is no such file.
+    """Return the id in the folder's file `installation`, or make the file with a new one.
 
     Raises `OSError`, or `ConfigError` when the file holds something else.
     """

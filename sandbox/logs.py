@@ -1,8 +1,8 @@
-"""What is told in the log: events, each with the name of its action, as text for people or as JSON for machines.
+"""The log: events, each with the name of its action, as text for people or as JSON for machines.
 
-All that both packages tell goes through here, and the runner's `logs` adds its own actions to it, so that both
-processes' logs are read alike. Elsewhere `logging` is only told to keep a library quiet. A name that a job chose can
-neither break a line nor steer a terminal.
+All events of both packages go through here. The runner's `logs` adds its own actions, so that both processes' logs read
+alike. Elsewhere, `logging` is used only to quiet a library. A name chosen by a job can neither break a line nor steer a
+terminal.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Final, Generic, TypedDict, TypeVar, Unpack
 from sandbox.text import one_line
 
 LIBRARY: Final = "library"
-"""The action of what a library tells, and not we."""
+"""The action of a library's own messages."""
 
 
 class Format(StrEnum):
@@ -37,7 +37,7 @@ class Action(StrEnum):
     RUNTIME_WEAKER = "runtime_weaker"
     """A profile's runtime is not the wall that sysbox-runc is."""
     LEFTOVERS_REMOVED = "leftovers_removed"
-    """What an earlier life of the keeper left behind is gone."""
+    """The leftovers of an earlier life of the keeper were removed."""
     TAKEN_OVER = "taken_over"
     """A sandbox of an earlier life of the keeper goes on."""
     NOT_TAKEN_OVER = "not_taken_over"
@@ -69,7 +69,7 @@ class Action(StrEnum):
     RESUMED = "resumed"
     """An attempt has its sandbox again."""
     JOB_ENDED = "job_ended"
-    """What a job left running was ended from the host's side."""
+    """The processes that a job left running were ended from the host."""
     CONDEMNED = "condemned"
     """A sandbox serves no job any more: it is recreated, or held."""
     HELD = "held"
@@ -77,7 +77,7 @@ class Action(StrEnum):
     ENTERED = "entered"
     """A person goes into a held sandbox."""
     REMOVED_LATE = "removed_late"
-    """What the engine had finished after it was given up is gone, or an earlier life's of no profile that there is."""
+    """Something that the engine finished after it was given up was removed, or a leftover of a profile that is gone."""
     REMOVAL_FAILED = "removal_failed"
     """Something could not be removed; it is tried again."""
     WALLS_PUT_BACK = "walls_put_back"
@@ -89,11 +89,11 @@ class Action(StrEnum):
     DISK_WELL = "disk_well"
     """The host's disk has room again."""
     DISK_ACT_FAILED = "disk_act_failed"
-    """What the disk asked for could not be done to a sandbox."""
+    """An act for the host's disk, such as freezing a sandbox, failed."""
     DISK_UNKNOWN = "disk_unknown"
-    """What there is on the disk could not be found out."""
+    """A sandbox's disk usage could not be measured."""
     RECORD_FAILED = "record_failed"
-    """What a later keeper should know of a sandbox could not be written or read."""
+    """A sandbox's record for a later keeper could not be written, read or removed."""
     REQUEST_FAILED = "request_failed"
     """A request over the keeper's socket could not be answered."""
     CLIENT_LEFT = "client_left"
@@ -103,7 +103,7 @@ class Action(StrEnum):
     LEFT_RUNNING = "left_running"
     """Sandboxes with jobs are left for the next keeper."""
     PROGRESS = "progress"
-    """How the making of a sandbox goes, told to a program that uses the library."""
+    """Progress in making a sandbox, for a program that uses the library."""
     STOPPED = "stopped"
     """The keeper ended."""
     DEFECT = "defect"
@@ -111,7 +111,7 @@ class Action(StrEnum):
 
 
 class Subject(TypedDict, total=False):
-    """Whom an event is about, where that applies."""
+    """What an event is about, as far as it applies."""
 
     job: str
     """Id of a job of the runner's queue."""
@@ -119,35 +119,35 @@ class Subject(TypedDict, total=False):
     sandbox: str
     attempt: str
     who: str
-    """The name of the token that was used, or who asked."""
+    """The name of the used token, or of who asked."""
 
 
 _LEADS: Final = {"job": "job {}: ", "gitlab_job": "GitLab job {}: ", "sandbox": "{}: "}
-"""What a sentence begins with: the first of these that the event is about."""
+"""The start of a sentence: the first of these that the event is about."""
 
 _A = TypeVar("_A", bound=StrEnum)
 
 
 class EventLog(Generic[_A]):
-    """Tells events under one name: `keeper` and the like. Nothing secret, as nothing here hides any."""
+    """Logs events under one name, such as `keeper`. Callers pass no secrets, as nothing here hides any."""
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
 
     def info(self, action: _A, sentence: str, **subject: Unpack[Subject]) -> None:
-        """As it should be."""
+        """Log a normal event."""
         self._tell(logging.INFO, action, sentence, None, subject)
 
     def warning(
         self, action: _A, sentence: str, *, error: BaseException | None = None, **subject: Unpack[Subject]
     ) -> None:
-        """Somebody should know; work goes on. With `error`, where it came from is told too."""
+        """Log something that somebody should know, while work goes on. With `error`, add its traceback."""
         self._tell(logging.WARNING, action, sentence, error, subject)
 
     def error(
         self, action: _A, sentence: str, *, error: BaseException | None = None, **subject: Unpack[Subject]
     ) -> None:
-        """Something does not work. With `error`, where it came from is told too."""
+        """Log something that does not work. With `error`, add its traceback."""
         self._tell(logging.ERROR, action, sentence, error, subject)
 
     def _tell(self, level: int, action: _A, sentence: str, error: BaseException | None, subject: Subject) -> None:
@@ -157,30 +157,30 @@ class EventLog(Generic[_A]):
 
 
 class Events(EventLog[Action]):
-    """Events of this package."""
+    """The events of this package."""
 
 
 def configure(style: Format) -> None:
-    """Have everything told on stderr in this format, by libraries too."""
+    """Write all events to stderr in this format, those of libraries as well."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter({Format.TEXT: TextLines, Format.JSON: JsonLines}[style]())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 class TextLines(logging.Formatter):
-    """`Format.TEXT`."""
+    """Formats as `Format.TEXT`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and the indented lines of a traceback."""
+        """Write one line, and a traceback's lines indented."""
         line = f"{self.formatTime(record)} {record.name}: {one_line(record.getMessage())}"
         return "\n    ".join([line, *map(one_line, _traceback(record))])
 
 
 class JsonLines(logging.Formatter):
-    """`Format.JSON`."""
+    """Formats as `Format.JSON`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, of ASCII only: whatever is in a string is escaped."""
+        """Write one line of pure ASCII: JSON escapes everything else."""
         event = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

@@ -1,6 +1,6 @@
-"""Makes one sandbox: its own network and container, with its keys and limits, up to where it can be logged in to.
+"""Makes one sandbox, with its own network, container, keys and limits, up to the point where a login works.
 
-The keeper's sandboxes and those that a person makes without one come from here, with the same limits.
+Both the keeper's sandboxes and those that a person makes without a keeper come from here, with the same limits.
 """
 
 import threading
@@ -20,32 +20,32 @@ from sandbox.profile import InnerDocker, Profile
 from sandbox.template import ContainerSpec, SandboxName, container_spec
 
 BOOT_DEADLINE = 120.0
-"""Seconds from start to proven. Inner Docker under sysbox took 1.6 to 1.9 times what it takes without."""
+"""Seconds from start to proven. Inner Docker took 1.6 to 1.9 times as long under sysbox as without."""
 _SUBNET_TRIES = 3
 _LOOK_INTERVAL = 0.25
-"""Seconds between two looks at a container that boots: each takes processor time from what it boots."""
+"""Seconds between two looks at a booting container: each look takes processor time from the boot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """A sandbox that has everything, and was not started."""
+    """A complete sandbox that was not started."""
 
     container_id: str
     subnet: IPv4Network
     host: host.HostFacts
-    """What it was made to follow."""
+    """The facts of the host that its specification follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """A sandbox that was started a moment ago."""
+    """A sandbox that was just started."""
 
     facts: ContainerFacts
     address: str
     deadline: float
-    """Monotonic time by which it is to be proven."""
+    """The monotonic time by which it must be proven."""
     dial: readiness.Dial
-    """Connects to its SSH server as soon as that listens."""
+    """Connects to its SSH server once that listens."""
 
 
 class Maker:
@@ -56,7 +56,7 @@ class Maker:
         self._range = network_range
         self._choosing = threading.Lock()
         self._reserved: set[IPv4Network] = set()
-        """Subnets of networks that are being made, which the engine does not list yet."""
+        """Subnets of networks in the making, which the engine does not list yet."""
 
     def make(
         self,
@@ -67,9 +67,9 @@ class Maker:
         started: Callable[[IPv4Network], None],
         docker: InnerDocker = InnerDocker.EAGER,
     ) -> str:
-        """Make a sandbox and start it; `started` is told its subnet when its container runs. Returns the container.
+        """Make and start a sandbox; `started` gets its subnet once its container runs. Returns the container's id.
 
-        Raises `EngineError`, or `ConfigError` when no subnet is left; what was made then stays to be removed.
+        Raises `EngineError`, or `ConfigError` when no subnet is left. The caller removes what was made by then.
         """
         created = self.create(name, profile_name, profile, identity, docker)
         self.start(created, started)
@@ -83,7 +83,7 @@ class Maker:
         identity: Identity,
         docker: InnerDocker = InnerDocker.EAGER,
     ) -> Created:
-        """Make all of a sandbox that is made before its start. Raises as `make` does."""
+        """Make a sandbox without starting it. Raises as `make` does."""
         facts = host.look()
         with ExitStack() as made:
             subnet = self._reserve(name, made)
@@ -92,15 +92,15 @@ class Maker:
         return Created(container_id, subnet, facts)
 
     def start(self, created: Created, started: Callable[[IPv4Network], None]) -> None:
-        """Start what was created; `started` is told its subnet when its container runs. Raises `EngineError`."""
+        """Start a created sandbox; `started` gets its subnet once its container runs. Raises `EngineError`."""
         self._engine.start(created.container_id)
         started(created.subnet)
 
     @contextmanager
     def booting(self, container_id: str, profile: Profile) -> Iterator[Boot]:
-        """For the length of the block, what it takes to prove a sandbox that was started just now.
+        """Provide, for the block, what is needed to prove a sandbox that was just started.
 
-        Raises `EngineError`, or `SandboxFault`: one from the block, too, tells the container's last words.
+        Raises `EngineError` or `SandboxFault`. A `SandboxFault`, also from the block, gets the container's last words.
         """
         facts = self._engine.facts(container_id)
         if facts.runtime != profile.runtime:
@@ -119,7 +119,7 @@ class Maker:
             raise SandboxFault(fault.fault, f"{fault} Its last words: {words}" if words else str(fault)) from fault
 
     def _create(self, spec: ContainerSpec, made: ExitStack) -> tuple[str, IPv4Network]:
-        """Create network and container side by side: the container needs the network only when it starts.
+        """Create network and container in parallel: the container needs the network only at its start.
 
         Each takes a tenth of the whole creation. An engine that wants the network first is asked again.
         """
@@ -133,12 +133,12 @@ class Maker:
             except (EngineTimeout, EngineUnreachable):
                 raise
             except EngineError:
-                self._engine.check(spec.runtime, spec.image)  # it says what to do where one of these is missing
+                self._engine.check(spec.runtime, spec.image)  # says what to do when runtime or image is missing
                 raise
             return container_id, network.result()
 
     def _create_network(self, spec: ContainerSpec, made: ExitStack) -> IPv4Network:
-        """Create the network, and return its subnet: another maker on this engine may have been faster to take one."""
+        """Create the network and return its subnet. Tries others when another maker on this engine takes it first."""
         for _ in range(_SUBNET_TRIES):
             try:
                 self._engine.create_network(spec)
@@ -150,7 +150,7 @@ class Maker:
         return spec.subnet
 
     def _reserve(self, name: SandboxName, made: ExitStack) -> IPv4Network:
-        """A free subnet that no other creation picks until this one is `made`: the engine lists it from then on."""
+        """Reserve a free subnet, which no other creation picks until `made` closes: by then the engine lists it."""
         taken = self._engine.taken_subnets()
         with self._choosing:
             subnet = free_subnet(self._range, [*taken, *self._reserved], name.generation)
@@ -175,7 +175,7 @@ class Maker:
 
 
 def check_running(facts: ContainerFacts) -> str:
-    """The address of a container that runs. Raises `SandboxFault` (`stopped`)."""
+    """Return the address of a running container. Raises `SandboxFault` (`stopped`)."""
     if not facts.running or facts.address is None:
         raise SandboxFault(Fault.STOPPED, f"Its container is not running: {facts.status}.")
     return facts.address

@@ -1,9 +1,9 @@
-"""Forks the children that `child` asks. A process of its own, with one thread and the standard library alone.
+"""Forks the children that `child` asks. A process of its own, with one thread and only the standard library.
 
-To start a Python and to load what a child needs takes 40 ms of processor time and more; here that is done once, and a
-fork takes one. Nothing of a question or an answer is read here: what was loaded is all that two children share.
+Starting Python and loading a child's modules takes 40 ms of processor time or more. Here that is done once, and a fork
+takes 1 ms. This process reads no question or answer: two children share nothing but the loaded modules.
 
-Input: on the socket that standard input is, one message per child: the name of its module, and its files (`FILES`).
+Input: one message per child, on the socket at standard input: the name of its module, and its files (`FILES`).
 """
 
 import importlib
@@ -16,15 +16,15 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 FILES = 4
-"""Of each child: standard input, output, error, and a socket on which it says how to end it, and how it ended."""
+"""Each child's files: standard input, output, error, and a socket for its pidfd and its exit code."""
 _MOST = 4096
 
 
 def main() -> None:
-    """Fork until nobody is left who could ask."""
+    """Fork until nobody is left to ask."""
     requests = socket.socket(fileno=os.dup(0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for who asks
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel collects them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the asking process
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the children
     while True:
         module, handles, _, _ = socket.recv_fds(requests, _MOST, FILES)
         if not module:
@@ -38,7 +38,7 @@ def _fork(module: str, handles: Sequence[int], requests: socket.socket) -> None:
     try:
         answer: Callable[[], int] = importlib.import_module(module).main
         child = os.fork()
-    except (ImportError, AttributeError, OSError):  # who asks sees its socket closed without a word
+    except (ImportError, AttributeError, OSError):  # the asker sees its socket close without a message
         return
     if child == 0:
         requests.close()
@@ -58,11 +58,11 @@ def _live(answer: Callable[[], int], handles: Sequence[int]) -> NoReturn:
         said = answer()
         sys.stdout.flush()
         code = said
-    except BaseException:  # noqa: BLE001 - this copy must not go on as the process that it was forked from
+    except BaseException:  # noqa: BLE001 - the copy must not go on as the process it was forked from
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        os.write(last, bytes([code]))  # it may write, and make no other call on a socket
+        os.write(last, bytes([code]))  # a confined child may write, but make no socket call
         os._exit(code)
 
 

@@ -1,7 +1,6 @@
-"""The warm pool: which sandboxes exist, what each is doing, and what should be done next. Pure: no I/O, no clock.
+"""The warm pool: which sandboxes exist, what state each is in, and what to do next. Pure: no I/O, no clock.
 
-The keeper tells it what happened and asks `plan` what to do; every moment is a number of seconds that the caller
-passes in.
+The keeper reports what happened and asks `plan` what to do. The caller passes in every moment, in seconds.
 """
 
 import secrets
@@ -16,16 +15,17 @@ from sandbox.rollout import Rollout
 from sandbox.state import BEING_MADE, IN_ADVANCE, State, can_be_condemned, check_move, is_alive
 
 LEASE_TERM = 30.0
-"""Seconds a lease lasts without being renewed."""
+"""Seconds that a lease lasts without a renewal."""
 CONTAINER_INTERVAL = 60.0
-"""Seconds after which a sandbox has to run a container again: after its job, or at once when it is idle; then of each
-profile one at a time, so that another can be lent."""
+"""Seconds after which a sandbox must run a container again: after its job, or at once when it is idle. Idle sandboxes
+of a profile take turns, so that another can be lent."""
 UNTRUSTED = "untrusted"
-"""The trust key of jobs that may not even follow each other: always a fresh sandbox, thrown away after."""
+"""The trust key of jobs that must not even follow each other: each gets a fresh sandbox, which is thrown away
+afterwards."""
 STUCK_RETRY = 30.0
 """Seconds between attempts to remove a sandbox whose removal hangs."""
 PREPARE_RETRY = 60.0
-"""Seconds until another one is made in advance after one could not be made, or was taken away. Nobody waits for it."""
+"""Seconds until the next attempt after a sandbox made in advance failed or was taken away. Nobody waits for it."""
 _REMEMBERED = 50
 _PROVEN = frozenset({State.READY, State.LEASED, State.ORPHANED, State.INSPECTING, State.HELD})
 _NOTHING_LEFT = frozenset({Fault.GONE, Fault.STOPPED, Fault.RUNTIME_LOST})
@@ -33,22 +33,22 @@ _NOTHING_LEFT = frozenset({Fault.GONE, Fault.STOPPED, Fault.RUNTIME_LOST})
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right of one attempt to one sandbox, until `expires` unless it is renewed."""
+    """One attempt's right to one sandbox, until `expires` unless renewed."""
 
     attempt: str
     token: str = field(repr=False)
     patience: float
-    """Seconds beyond `expires` in which the attempt may still come back."""
+    """Seconds after `expires` during which the attempt may still come back."""
     expires: float = 0.0
     renewed: bool = False
-    """Whether the attempt ever came to use its sandbox; its patience counts from then on."""
+    """Whether the attempt ever began to use its sandbox; its patience counts only then."""
 
     def extended(self, now: float, *, renewed: bool = True) -> "Lease":
-        """The same lease with a full term from now."""
+        """Return the same lease with a full term from now."""
         return replace(self, expires=now + LEASE_TERM, renewed=self.renewed or renewed)
 
     def may_be_resumed(self, now: float) -> bool:
-        """Whether the attempt may still come back at a moment after the end of its term."""
+        """Whether the attempt may still come back, after its term has ended."""
         return self.renewed and now < self.expires + self.patience
 
 
@@ -61,67 +61,67 @@ class Sandbox:
     profile: str
     state: State
     since: float
-    """When it came into this state."""
+    """When it entered this state."""
     image: str = ""
-    """What it was made from, by id."""
+    """The id of the image it was made from."""
     ran_container: float | None = None
-    """When it was last seen to run a container, or was new; None when this life of the keeper does not know."""
+    """When it was last seen to run a container, or was new; None when unknown since the keeper's start."""
     trust_key: str | None = None
-    """Whose leftovers it may carry; None while it has served nobody."""
+    """Whose leftovers it may hold; None while it has served nobody."""
     jobs: int = 0
     served: float = 0.0
-    """When its last job was over."""
+    """When its last job ended."""
     lease: Lease | None = None
     hold: float | None = None
-    """Seconds to keep it for a person once it serves nobody any more."""
+    """Seconds to keep it for a person once its lease ends."""
     held_until: float = 0.0
     again: float = 0.0
-    """When the removal of a stuck one is tried again."""
+    """When to retry the removal, if it is stuck."""
     fault: Fault | None = None
     reason: str | None = None
 
     def has_to_run_container(self, now: float) -> bool:
-        """Whether the next proof is to show that it still runs one: jobs break more than what answers a question."""
+        """Whether the next proof must run a container: a job can break that without breaking logins."""
         return self.ran_container is None or now - self.ran_container >= CONTAINER_INTERVAL
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """Somebody waits for a sandbox."""
+    """A request that waits for a sandbox."""
 
     profile: str
     trust_key: str
     came: float = 0.0
-    """When: who came first is served first."""
+    """When it came: requests are served in this order."""
 
 
 class Pool:
-    """The sandboxes of one keeper. Not thread-safe: the keeper serialises."""
+    """The sandboxes of one keeper. Not thread-safe: the keeper serialises access."""
 
     def __init__(self, profiles: Mapping[str, Profile], on_change: Callable[[Sandbox], None] = lambda _: None) -> None:
-        """`on_change` hears of every change of a sandbox, as part of the change."""
+        """`on_change` is called with every changed sandbox, during the change."""
         self.profiles = profiles
         self.rollouts: dict[str, Rollout] = {}
-        """By profile; without one, a profile's image is what its name means to the engine."""
+        """By profile. A profile without a rollout uses whatever image its name means to the engine."""
         self._on_change = on_change
         self.condemned: deque[Sandbox] = deque(maxlen=_REMEMBERED)
         self.counts: Counter[Fault] = Counter()
-        """How many sandboxes were thrown away, by why."""
+        """How many sandboxes were thrown away, by fault."""
         self._sandboxes: dict[str, Sandbox] = {}
         self._prepare_from: dict[str, float] = {}
-        """By profile: when one may be made in advance again."""
+        """By profile: when a sandbox may be made in advance again."""
         self._ended: deque[tuple[str, str]] = deque(maxlen=_REMEMBERED)
-        """The tokens of leases that were taken away, and why."""
+        """The tokens of leases that were taken away, each with the reason."""
 
     def __iter__(self) -> Iterator[Sandbox]:
         return iter(list(self._sandboxes.values()))
 
     def get(self, name: str) -> Sandbox | None:
-        """The sandbox of that name, unless it is gone."""
+        """Return the sandbox of that name, or None when it is gone."""
         return self._sandboxes.get(name)
 
     def by_token(self, token: str) -> Sandbox:
-        """The sandbox lent under this token, orphaned or not. Raises `KeeperRefused` when that lease is over."""
+        """Return the sandbox lent under this token, orphaned or not. Raises `KeeperRefused` when that lease is over."""
         for sandbox in self._sandboxes.values():
             if sandbox.lease and secrets.compare_digest(sandbox.lease.token, token):
                 return sandbox
@@ -131,34 +131,34 @@ class Pool:
     # -- what happened -------------------------------------------------------------------------------------------
 
     def named(self, profile: str, image: str) -> None:
-        """A profile's name for its image means this one."""
+        """Record which image the profile's image name means now."""
         rollout = self.rollouts.setdefault(profile, Rollout(self._image_in_use(profile) or image))
         rollout.named(image)
         if any(s.profile == profile and s.image == image and s.state in _PROVEN for s in self):
             rollout.proven(image)
 
     def creating(self, name: str, generation: int, profile: str, image: str, now: float) -> Sandbox:
-        """A sandbox is being made."""
+        """Add a sandbox that is being made."""
         return self._put(Sandbox(name, generation, profile, State.CREATING, now, image))
 
     def preparing(self, name: str, generation: int, profile: str, image: str, now: float) -> Sandbox:
-        """One is being made in advance."""
+        """Add a sandbox that is being made in advance."""
         return self._put(Sandbox(name, generation, profile, State.PREPARING, now, image))
 
     def prepared(self, name: str, now: float) -> Sandbox:
-        """It only has to be started."""
+        """Record that a sandbox only has to be started."""
         return self._move(name, State.PREPARED, now)
 
     def starting(self, name: str, now: float) -> Sandbox:
-        """It is needed: what is left of its making is under way."""
+        """Record that a prepared sandbox is needed and being started."""
         return self._move(name, State.CREATING, now)
 
     def booting(self, name: str, now: float) -> Sandbox:
-        """Its container was started."""
+        """Record that the container was started."""
         return self._move(name, State.BOOTING, now)
 
     def fit(self, name: str, now: float, *, ran_container: bool = False) -> Sandbox:
-        """It was proven fit: at its birth, after a job, or again; maybe with a container in it."""
+        """Record that a sandbox was proven fit: at birth, after a job, or while idle."""
         sandbox = self._sandboxes[name]
         ran = now if ran_container or sandbox.state is State.BOOTING else sandbox.ran_container
         if rollout := self.rollouts.get(sandbox.profile):
@@ -166,7 +166,7 @@ class Pool:
         return self._move(name, State.READY, now, ran_container=ran, lease=None)
 
     def follow(self, profiles: Mapping[str, Profile]) -> None:
-        """Go on with other profiles. Raises `ConfigError` when one is missing that there are sandboxes of."""
+        """Use other profiles from now on. Raises `ConfigError` when a profile with sandboxes is missing."""
         if missing := sorted({s.profile for s in self} - set(profiles)):
             raise ConfigError(
                 f"The configuration lacks {', '.join(missing)}, and there are sandboxes of it. "
@@ -175,7 +175,7 @@ class Pool:
         self.profiles = profiles
 
     def adopt(self, sandbox: Sandbox, now: float) -> Sandbox:
-        """Take over a sandbox of an earlier life of the keeper: a lent one with a full term, an idle one for a look."""
+        """Take over a sandbox from an earlier life of the keeper: give a lent one a full term, inspect an idle one."""
         if sandbox.state is State.HELD:
             return self._put(sandbox)
         if sandbox.lease is not None:
@@ -183,19 +183,19 @@ class Pool:
         return self._put(replace(sandbox, state=State.INSPECTING, since=now))
 
     def leave(self, name: str, generation: int, profile: str, now: float) -> Sandbox:
-        """Something is left of a sandbox of an earlier life of the keeper that is not taken over: it is to go."""
+        """Add a sandbox that an earlier life of the keeper left and that is not taken over: it will be destroyed."""
         left = Sandbox(name, generation, profile, State.CONDEMNED, now, reason="An earlier life of the keeper left it.")
         return self._put(left)
 
     def lend(self, want: Want, lease: Lease, now: float, waiting: Iterable[Want] = ()) -> Sandbox | None:
-        """Lend a fit sandbox, or the one that this attempt has already; None when there is none.
+        """Lend a fit sandbox, or the one that this attempt already has. Returns None when there is none.
 
-        What is idle is shared out among all who are `waiting`: nobody is overtaken.
-        Raises `KeeperRefused` when the attempt has one that is not what it wants now.
+        Idle sandboxes are shared out among all who are `waiting`, so that nobody is overtaken. Raises `KeeperRefused`
+        when the attempt already has a sandbox that differs from what it wants now.
         """
         if (mine := self._lent_to(want, lease)) is not None:
             return mine
-        if not any(_suits(s, want) and s.state is State.READY for s in self):  # as it mostly is for whoever waits
+        if not any(_suits(s, want) and s.state is State.READY for s in self):  # the usual case for a waiting request
             return None
         chosen = next((s for one, s in self._shares({*waiting, want}) if one == want and _suits(s, want)), None)
         if chosen is None:
@@ -204,13 +204,13 @@ class Pool:
         return self._move(chosen.name, State.LEASED, now, lease=lent, trust_key=want.trust_key)
 
     def renew(self, token: str, now: float) -> Sandbox:
-        """The attempt is alive, or again."""
+        """Renew the lease: the attempt is alive."""
         sandbox = self.by_token(token)
         assert sandbox.lease is not None
         return self._move(sandbox.name, State.LEASED, now, lease=sandbox.lease.extended(now))
 
     def run_out(self, now: float) -> list[Sandbox]:
-        """Go through the leases that were not renewed in time: orphan what may be resumed, return what may not."""
+        """Orphan the sandboxes whose expired lease may be resumed; return those whose lease may not."""
         over = []
         for sandbox in self:
             lease = sandbox.lease
@@ -223,14 +223,14 @@ class Pool:
         return over
 
     def give_back(self, token: str, used: bool, now: float) -> Sandbox:
-        """The attempt is over. The sandbox is inspected, or condemned when its profile recreates always."""
+        """End a lease. The sandbox is inspected, held for a person, or condemned when it is always recreated."""
         sandbox = self.by_token(token)
         if sandbox.hold is not None:
             return self._move(sandbox.name, State.HELD, now, lease=None, held_until=now + sandbox.hold)
         if used and (always := self._always_recreated(sandbox)):
             self._put(replace(sandbox, jobs=sandbox.jobs + 1))
             return self.condemn(sandbox.name, Fault.RECREATE_POLICY, always, now)
-        # Unused by a fresh sandbox's first lease: nobody's leftovers are in it, so it belongs to nobody again.
+        # A fresh sandbox that its first lease did not use holds nobody's leftovers, so it belongs to nobody again.
         key = sandbox.trust_key if used or sandbox.jobs else None
         served = now if used else sandbox.served
         return self._move(
@@ -238,17 +238,17 @@ class Pool:
         )
 
     def probing(self, name: str, now: float) -> Sandbox:
-        """An idle sandbox is being proven again."""
+        """Record that an idle sandbox is being proven again."""
         return self._move(name, State.INSPECTING, now)
 
     def condemn(self, name: str, fault: Fault, reason: str, now: float) -> Sandbox:
-        """It is not fit for another job. The first cause is kept; a sandbox on its way out stays there."""
+        """Mark a sandbox as unfit for another job. The first cause is kept; a sandbox on its way out stays there."""
         sandbox = self._sandboxes[name]
         if not can_be_condemned(sandbox.state):
             return sandbox
         if sandbox.lease is not None:
             self._ended.appendleft((sandbox.lease.token, reason))
-        if sandbox.state in IN_ADVANCE:  # nobody had it: it is neither counted nor remembered
+        if sandbox.state in IN_ADVANCE:  # nobody had it, so it is neither counted nor remembered
             self._prepare_from[sandbox.profile] = now if fault.is_quiet else now + PREPARE_RETRY
             return self._move(name, State.CONDEMNED, now, fault=fault, reason=reason)
         if sandbox.state is not State.HELD:
@@ -270,61 +270,62 @@ class Pool:
         return moved
 
     def hold(self, name: str, seconds: float, now: float) -> Sandbox:
-        """Keep it for a person from now on, or from the end of its lease on. Held again, it is held anew."""
+        """Keep a sandbox for a person, from now on or from the end of its lease. A second call restarts the time."""
         sandbox = self._sandboxes[name]
         if sandbox.lease is not None:
             return self._put(replace(sandbox, hold=seconds))
         return self._move(name, State.HELD, now, held_until=now + seconds)
 
     def destroying(self, name: str, now: float) -> Sandbox:
-        """It is being removed."""
+        """Record that a sandbox is being removed."""
         return self._move(name, State.DESTROYING, now)
 
     def stuck(self, name: str, now: float, *, asked: bool = True) -> Sandbox:
-        """Its removal hangs or failed. It still counts against the capacity, and is tried again.
+        """Record that a removal hangs or failed: the sandbox still counts against the capacity, and is retried.
 
-        One for which the engine was not even reached (`asked` is False) is due at once: it waits for nothing else.
+        When the engine was not even reached (`asked` is False), the retry is due at once.
         """
         return self._move(name, State.STUCK, now, again=now + STUCK_RETRY if asked else now)
 
     def gone(self, name: str, now: float) -> None:
-        """Nothing of it is left."""
+        """Forget a sandbox: nothing of it is left."""
         self._move(name, State.GONE, now)
         del self._sandboxes[name]
 
     # -- what to do ----------------------------------------------------------------------------------------------
 
     def held_too_long(self, now: float) -> list[Sandbox]:
-        """The sandboxes that were kept for a person, for as long as was said."""
+        """Return the sandboxes whose hold for a person is over."""
         return [s for s in self._sandboxes.values() if s.state is State.HELD and s.held_until < now]
 
     def to_evict(self, wants: Iterable[Want]) -> list[Sandbox]:
-        """For each want that nothing suits or will suit: the longest idle sandbox of another trust key."""
+        """For each request that no sandbox suits or will suit: the longest idle sandbox of another trust key."""
         return [sandbox for want, sandbox in self._shares(wants) if not _suits(sandbox, want)]
 
     def plan(self, now: float) -> list[Act]:
-        """What should be done now. Whether the host bears it, doing it and telling what came of it are the caller's."""
+        """Return what to do now. The caller checks that the host can bear it, does it and reports the outcome."""
         actions: list[Act] = []
         for sandbox in self._sandboxes.values():
             overdue = sandbox.state is State.STUCK and now >= sandbox.again
             if sandbox.state is State.CONDEMNED or overdue:
                 actions.append(Destroy(sandbox.name))
-        # Who lacks most comes first: the host bears so many at once, and one busy profile would keep the others out.
+        # The profile that lacks most comes first: the host bears only so many creations at once, and one busy profile
+        # would otherwise keep the others out.
         for profile in sorted(self.profiles, key=lambda name: -self._room(name) / self.profiles[name].warm):
             actions += self._to_fill(profile)
             actions += self._to_renew(profile, now) or self._to_probe(profile, now)
         return actions or self._to_prepare(now)
 
     def is_outdated(self, sandbox: Sandbox) -> bool:
-        """Whether it was made from another image than its profile's present one."""
+        """Whether the sandbox was made from another image than its profile's present one."""
         return sandbox.profile in self.rollouts and sandbox.image != self.rollouts[sandbox.profile].image
 
     def image_of(self, profile: str) -> str:
-        """What sandboxes of this profile are made from."""
+        """Return the image that sandboxes of this profile are made from."""
         return self.rollouts[profile].image if profile in self.rollouts else self.profiles[profile].image
 
     def _to_fill(self, profile: str) -> list[Act]:
-        """What makes up for the sandboxes that are lacking: the one that is prepared comes first."""
+        """Return the acts that fill the profile's free places; a prepared sandbox is started first."""
         image, room = self.image_of(profile), self._room(profile)
         lacking: list[Act] = [Create(profile, image)] * room
         if room and (prepared := self._prepared(profile)) and prepared.image == image:
@@ -332,7 +333,7 @@ class Pool:
         return lacking
 
     def _to_prepare(self, now: float) -> list[Act]:
-        """While nothing else is to be done for any profile: what its next sandbox is started from, one at a time."""
+        """Prepare the next sandbox of one profile, while no profile has anything else to do."""
         if any(s.state in BEING_MADE | {State.PREPARING, State.STUCK} for s in self):
             return []
         lacking = (p for p in self.profiles if not self._prepared(p) and not self._candidate(p))
@@ -341,10 +342,10 @@ class Pool:
         return [] if profile is None else [Prepare(profile, self.image_of(profile))]
 
     def _to_renew(self, profile: str, now: float) -> list[Act]:
-        """The next step to a new image: one sandbox more, which proves it, then the others one by one."""
+        """Return the next step to a new image: one extra sandbox proves it, then the others are replaced one by one."""
         rollout = self.rollouts.get(profile)
         if prepared := self._prepared(profile):
-            # One that is not needed may have the last subnet, which the new image's trial needs.
+            # An unneeded prepared sandbox may have the last subnet, which the new image's trial needs.
             unneeded = self._candidate(profile) and not self._room(profile)
             if unneeded or self.is_outdated(prepared):
                 return [Replace(prepared.name)]
@@ -367,7 +368,7 @@ class Pool:
         return [Probe(min(idle, key=lambda s: s.ran_container or 0.0).name)]
 
     def _shares(self, wants: Iterable[Want]) -> Iterator[tuple[Want, Sandbox]]:
-        """Who waits, in the order in which they came, with the idle one that is theirs, or is to make room."""
+        """Yield the waiting requests in order of arrival, each with the idle sandbox that it gets or evicts."""
         left = [s for s in self if is_alive(s.state) and s.lease is None and s.state is not State.HELD]
         for want in sorted(wants, key=lambda want: want.came):
             mine = [s for s in left if s.profile == want.profile]
@@ -378,19 +379,19 @@ class Pool:
     def _share(self, want: Want, among: Collection[Sandbox]) -> Sandbox | None:
         idle = [s for s in among if s.state is State.READY]
         if fit := [s for s in idle if _suits(s, want)]:
-            # Of those that have this key's caches the one with the newest, as a job builds on what the one before it
-            # made; then a fresh one, the longest ready of those from the present image.
+            # Among sandboxes with this key's caches, take the one with the newest, as a job builds on what the job
+            # before it made. Then take a fresh one: from the present image first, the longest ready first.
             return min(fit, key=lambda s: (s.trust_key is None, self.is_outdated(s), -s.served, s.since))
         if not idle or any(_suits(s, want) for s in among) or self._room(want.profile):
             return None
         return min(idle, key=lambda s: s.since)
 
     def _lent_to(self, want: Want, lease: Lease) -> Sandbox | None:
-        """The sandbox that this attempt has already."""
+        """Return the sandbox that this attempt already has."""
         for sandbox in self:
             if (has := sandbox.lease) is None or (has.attempt != lease.attempt and has.token != lease.token):
                 continue
-            # An attempt's id is no secret: the token is what proves that it is the same one that asks.
+            # An attempt's id is no secret: only the token proves that the same attempt asks.
             same = has.attempt == lease.attempt and secrets.compare_digest(has.token, lease.token)
             if not same or (sandbox.profile, sandbox.trust_key) != (want.profile, want.trust_key):
                 raise KeeperRefused("That attempt has a sandbox already, and not by this request.")
@@ -404,9 +405,9 @@ class Pool:
         return "It served an untrusted job." if sandbox.trust_key == UNTRUSTED else None
 
     def _hold_instead(self, sandbox: Sandbox, fault: Fault) -> float | None:
-        """Seconds to hold a sandbox that should go: as was asked for it, or as its profile says of broken ones.
+        """Seconds to hold a condemned sandbox instead: as a person asked, or as its profile says for broken ones.
 
-        By its profile never the last place of all: people look at what broke while jobs go on.
+        The profile's hold never takes its last place: people look at broken sandboxes while jobs go on.
         """
         if sandbox.state is State.HELD or fault in _NOTHING_LEFT:
             return None
@@ -416,19 +417,19 @@ class Pool:
         return sandbox.hold if sandbox.hold is not None else (profile.hold if by_profile else None)
 
     def _is_trial(self, sandbox: Sandbox) -> bool:
-        """Whether it tries a new image, and may well come to nothing."""
+        """Whether the sandbox is being made to try a new image, so that it may well fail."""
         rollout = self.rollouts.get(sandbox.profile)
         return rollout is not None and sandbox.state in BEING_MADE and sandbox.image == rollout.candidate
 
     def _prepared(self, profile: str) -> Sandbox | None:
-        """The one of this profile that was made in advance: there is one at most."""
+        """Return the prepared sandbox of this profile: there is at most one."""
         return next((s for s in self if s.profile == profile and s.state is State.PREPARED), None)
 
     def _candidate(self, profile: str) -> str | None:
         return self.rollouts[profile].candidate if profile in self.rollouts else None
 
     def _image_in_use(self, profile: str) -> str | None:
-        """What the sandboxes of a profile were made from that an earlier life of the keeper left."""
+        """Return the image of the profile's sandboxes that an earlier life of the keeper left."""
         return next((s.image for s in self if s.profile == profile and s.image and s.state in _PROVEN), None)
 
     def _room(self, profile: str) -> int:
@@ -453,6 +454,9 @@ def _suits(sandbox: Sandbox, want: Want) -> bool:
 
 
 def _counts(state: State) -> bool:
-    """Whether a sandbox in this state takes up a place. One on its way out does not, so that its successor boots
-    beside its removal; one whose removal hangs does, so that a wedged host is not flooded with new ones."""
+    """Whether a sandbox in this state takes up a place.
+
+    A sandbox on its way out does not, so that its successor boots during its removal. One whose removal hangs does, so
+    that a wedged host is not flooded with new ones.
+    """
     return is_alive(state) or state is State.STUCK

@@ -1,7 +1,7 @@
 """The processes of a container, seen and ended from the host.
 
-What a program inside says about processes can be faked by a root inside; the host's /proc cannot. A process belongs to
-a container when its cgroup path carries the container's id: root inside can move processes only below that path. Needs
+Root inside can fake what a program inside says about processes, but not the host's /proc. A process belongs to a
+container when its cgroup path contains the container's id: root inside can move processes only below that path. Needs
 the host's pid namespace.
 """
 
@@ -22,12 +22,12 @@ _ROUNDS = 5
 _LONGEST_NAME = 15
 """Bytes of a program's name that the kernel keeps."""
 _LOGINS = (b"sshd-session", b"sshd-auth")
-"""What OpenSSH 9.8 and newer call the processes of one connection (its release notes)."""
+"""The names of one connection's processes in OpenSSH 9.8 and newer (its release notes)."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Process:
-    """A process of the host: the id alone is no identity, since ids are used again."""
+    """A process of the host. The id alone does not identify it, since ids are used again."""
 
     pid: int
     start_time: int
@@ -36,7 +36,7 @@ class Process:
 
 @contextmanager
 def _looking() -> Iterator[None]:
-    """Raises `EngineError` where the host does not tell: that none was seen must never mean that there is none."""
+    """Raise `EngineError` when the host does not show processes: seeing none must never mean that there are none."""
     try:
         yield
     except OSError as error:
@@ -45,7 +45,7 @@ def _looking() -> Iterator[None]:
 
 @_looking()
 def of_container(container_id: str) -> frozenset[Process]:
-    """Every live process of the container, nested namespaces and nested cgroups included; no zombies.
+    """Return every live process of the container, with nested namespaces and cgroups, without zombies.
 
     Raises `EngineError` when they cannot be seen.
     """
@@ -54,16 +54,16 @@ def of_container(container_id: str) -> frozenset[Process]:
 
 
 def of_host(programs: Iterable[str]) -> dict[str, frozenset[Process]]:
-    """The live processes of these programs that are the host's own: root's, and in no pid namespace of a container.
+    """Return the live processes of these programs that are the host's own: of root, in no container's pid namespace.
 
-    Names are anybody's to give: a job may run a program of its own by any of them, and as root. But its sandbox has a
-    pid namespace, in which the process has another id, and a root that is not the host's. Only what every process may
-    read is read: the keeper may not look into those of a root with more capabilities than its own.
+    Names prove nothing: a job may run any program under them, as root. But its sandbox has a pid namespace, in which
+    the process has another id, and a root that is not the host's. Reads only what every process may read: the keeper
+    may not look into processes of a root with more capabilities than its own.
     """
     names = {program.encode()[:_LONGEST_NAME]: program for program in programs}
     found: dict[str, set[Process]] = {}
     for pid in filter(str.isdecimal, os.listdir(procfs.PROC)):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it ended while we looked
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended during the look
             name = procfs.read(pid, "comm").rstrip(b"\n")
             if name in names and _is_of_host(pid) and (process := _identify(pid)):
                 found.setdefault(names[name], set()).add(process)
@@ -72,7 +72,7 @@ def of_host(programs: Iterable[str]) -> dict[str, frozenset[Process]]:
 
 @_looking()
 def at_rest(container_id: str) -> frozenset[Process]:
-    """The container's processes without those of logins, which stay for a tenth of a second after their end.
+    """Return the container's processes without those of logins, which outlive a login by a tenth of a second.
 
     Raises `EngineError` when they cannot be seen.
     """
@@ -89,10 +89,10 @@ def end_others(
 ) -> int:
     """End every process of the container that is not in `keep`, and verify it. Returns how many were ended.
 
-    The container is frozen while its processes are listed and signalled, so that nothing can fork away in between; but
-    not at first, since that takes longer than all the rest, and most jobs leave nothing that forks.
-    Raises `SandboxFault` (`processes-left`) when some would not go before the monotonic time `deadline`, and
-    `EngineError` when they cannot be seen.
+    The container is frozen while its processes are listed and signalled, so that none can escape by forking. The first
+    round does not freeze: freezing takes longer than all the rest, and most jobs leave nothing that forks. Raises
+    `SandboxFault` (`processes-left`) when some remain at the monotonic `deadline`, and `EngineError` when they cannot
+    be seen.
     """
     ended = 0
     for standing in (nullcontext, *[frozen] * _ROUNDS):
@@ -109,14 +109,17 @@ def end_others(
 
 
 def _in_container(pid: str, container_id: bytes) -> Process | None:
-    with suppress(FileNotFoundError, ProcessLookupError):  # it ended while we looked
+    with suppress(FileNotFoundError, ProcessLookupError):  # it ended during the look
         if procfs.has_id(pid, container_id):
             return _identify(pid)
     return None
 
 
 def _is_of_host(pid: str) -> bool:
-    """By proc(5): `Uid` as this user namespace sees it, and `NSpid` with an id for each pid namespace below ours."""
+    """Whether a process is the host's own: of root, and in no pid namespace below ours.
+
+    proc(5): `Uid` is as this user namespace sees it, and `NSpid` has an id for each pid namespace below ours.
+    """
     fields = dict(line.partition(b":")[::2] for line in procfs.read(pid, "status").splitlines())
     return set(fields[b"Uid"].split()) == {b"0"} and len(fields.get(b"NSpid", b"").split()) <= 1
 
@@ -127,8 +130,8 @@ def _identify(pid: str) -> Process | None:
 
 
 def _is_of_a_login(pid: int, among: Container[int]) -> bool:
-    """Whether it, or what it descends from inside the container, serves an SSH connection."""
-    with suppress(FileNotFoundError, ProcessLookupError):  # it ended while we looked
+    """Whether a process, or an ancestor of it inside the container, serves an SSH connection."""
+    with suppress(FileNotFoundError, ProcessLookupError):  # it ended during the look
         while pid in among:
             command, fields = procfs.stat_of(pid)
             if command in _LOGINS:
@@ -138,7 +141,7 @@ def _is_of_a_login(pid: int, among: Container[int]) -> bool:
 
 
 def end_first(processes: Iterable[Process], pid: int) -> None:
-    """Kill the first of a container's processes, and by that all of them. Does not wait."""
+    """Kill the first process of a container, which ends all of them. Does not wait."""
     for handle in [_kill(process) for process in processes if process.pid == pid]:
         if handle is not None:
             os.close(handle)
@@ -153,7 +156,7 @@ def is_there(process: Process) -> bool:
 
 
 def _kill_all(processes: Iterable[Process]) -> list[int]:
-    """See `_kill`: the pidfds of those that were there."""
+    """Kill these processes; return the pidfds of those that were there, as `_kill` does."""
     handles: list[int] = []
     with ExitStack() as unless_all:
         for process in processes:
@@ -165,7 +168,7 @@ def _kill_all(processes: Iterable[Process]) -> list[int]:
 
 
 def _kill(process: Process) -> int | None:
-    """Kill exactly this process; returns a pidfd that becomes readable at its end, or None when it is gone already."""
+    """Kill exactly this process. Returns a pidfd that becomes readable at its end, or None when it is gone already."""
     try:
         handle = os.pidfd_open(process.pid)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What the kernel tells about each process in /proc. Children that look use it too: the standard library alone."""
+"""What the kernel reports on each process in /proc. Children use this too, so it needs only the standard library."""
 
 import errno
 import os
@@ -10,9 +10,10 @@ _MOST_READ = 64 * 1024
 
 
 def read(pid: int | str, file: str) -> bytes:
-    """A small file of a process. There are hundreds for each look, and a `Path` takes several times as long.
+    """Read a small file of a process. Each look reads hundreds, and a `Path` takes several times as long.
 
-    Raises `FileNotFoundError` or `ProcessLookupError` when it has ended, and another `OSError` when it is not told.
+    Raises `FileNotFoundError` or `ProcessLookupError` when the process has ended, another `OSError` when it is not
+    shown.
     """
     opened = os.open(f"{PROC}/{pid}/{file}", os.O_RDONLY)
     try:
@@ -22,30 +23,29 @@ def read(pid: int | str, file: str) -> bytes:
 
 
 def has_id(pid: int | str, container: bytes) -> bool:
-    """Whether a process is of a container: its cgroup path carries the id. Raises as `read`.
+    """Whether a process belongs to a container: its cgroup path contains the id. Raises as `read` does.
 
-    What is not told is neither: who takes it for no process leaves a job's running, and who takes it for a job's kills
-    the host's.
+    Raises rather than guesses: a wrong no leaves a job's process running, a wrong yes kills one of the host's.
     """
     try:
         return container in read(pid, "cgroup")  # bytes: root inside names cgroups as it likes
     except OSError as error:
-        # Older kernels do not tell a path longer than PATH_MAX. Only somebody who hides nests cgroups that deep: such a
-        # process is taken for a job's, whosever sandbox is asked about.
+        # Older kernels do not show a path longer than PATH_MAX. Only somebody who hides nests cgroups that deep: such a
+        # process counts as a job's, whichever sandbox is asked about.
         if error.errno == errno.ENAMETOOLONG:
             return True
         raise
 
 
 def stat_of(pid: int | str) -> tuple[bytes, list[bytes]]:
-    """Its program's name, and the fields after that. Raises as `read`."""
+    """Return a process's program name, and the fields after it. Raises as `read` does."""
     before, _, after = read(pid, "stat").rpartition(b")")
     return before.partition(b"(")[2], after.split()
 
 
 def is_dead(fields: list[bytes]) -> bool:
-    """Whether a process only waits to be collected, or not even that.
+    """Whether a process is dead: it waits to be reaped, or is beyond that.
 
-    One whose first thread has ended reads as a zombie while its other threads go on.
+    A process whose first thread has ended reads as a zombie while its other threads go on.
     """
     return fields[STATE] in (b"Z", b"X") and int(fields[THREADS]) <= 1

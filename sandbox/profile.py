@@ -8,7 +8,7 @@ from pydantic import ByteSize, Field, field_validator, model_validator
 from sandbox.settings.model import About, Section
 
 SYSBOX = "sysbox-runc"
-"""The runtime that this project is made for, as sysbox registers it with an engine."""
+"""The runtime that this project is made for, by the name that sysbox registers with an engine."""
 
 _GIB = 1024**3
 
@@ -16,19 +16,19 @@ _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class Recreate(StrEnum):
-    """When a sandbox that served a job is thrown away."""
+    """When to throw away a sandbox that served a job."""
 
     ALWAYS = "always"
     ON_DAMAGE = "on-damage"
 
 
 class InnerDocker(StrEnum):
-    """When a sandbox's own Docker Engine starts. The values are the image's own, of its setting SANDBOX_DOCKER."""
+    """When a sandbox's own Docker Engine starts. The values are those of the image's setting SANDBOX_DOCKER."""
 
     EAGER = "eager"
-    """With the sandbox, which is fit once that answers."""
+    """With the sandbox, which is fit once this engine answers."""
     LAZY = "lazy"
-    """When its socket is first used; nobody waits for it before."""
+    """At the first use of its socket; nobody waits for it before."""
 
 
 class Network(StrEnum):
@@ -123,7 +123,7 @@ class Profile(Section):
         return self
 
     def makes_the_same_as(self, other: "Profile") -> bool:
-        """Whether a container made from the other profile is the one that this would make, but for its image."""
+        """Whether the other profile makes the same container, apart from the image."""
         return all(getattr(self, name) == getattr(other, name) for name in _OF_THE_CONTAINER)
 
 

@@ -1,7 +1,7 @@
-"""Proof that a sandbox is fit: a login with the pinned host key, a nonce echoed back, inner Docker on overlay2.
+"""Proves that a sandbox is fit: a login with the pinned host key, an echoed nonce, inner Docker on overlay2.
 
-Everything is under one deadline, and everything the sandbox says is bounded and parsed as hostile: after root in it,
-its sshd may be a job's.
+One deadline covers everything. Everything the sandbox says is bounded and parsed as hostile: after a job with root, its
+sshd may be the job's.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ _TOO_LATE = "It did not finish its answer to the probe in time."
 _CONNECT_TRY = 1.0
 _CONNECT_RETRY = 0.02
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
-"""Seconds of silence before the kernel asks whether the other end is there, between two questions, and how many."""
+"""Seconds of silence before the kernel probes the other end, seconds between two probes, and number of probes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cleaning:
-    """What is removed of a job: inner containers, volumes and networks always."""
+    """What to remove after a job. Inner containers, volumes and networks always go."""
 
     folders: Mapping[str, Sequence[str]]
     """The job's own folders, each with the names in it that stay."""
     build_cache: int = BUILD_CACHE
-    """Bytes of inner build cache that stay; the rest goes, what was used least lately first."""
+    """Bytes of inner build cache to keep; the least recently used goes first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a fit sandbox answered."""
+    """A fit sandbox's answer."""
 
     docker_version: str
     clock: float
-    """Its own, in seconds since the epoch."""
+    """The sandbox's clock, in seconds since the epoch."""
 
 
 Dial = Callable[[], socket.socket]
 """Connects to a sandbox's SSH server."""
 
 Patience = Callable[[], None]
-"""Called between two tries while a sandbox boots; raises when there is nothing to wait for any more."""
+"""Called between two tries while a sandbox boots; raises when waiting has become pointless."""
 
 
 def connect(address: str, deadline: float, patience: Patience | None = None) -> socket.socket:
-    """Connect to a sandbox's port 22 before the monotonic time `deadline`; with `patience`, try again until then.
+    """Connect to a sandbox's port 22 by the monotonic `deadline`; with `patience`, retry until then.
 
-    One try may hang: of a container that is removed meanwhile nothing is left that could refuse. Raises `SandboxFault`
+    A try may hang: when a container is removed meanwhile, nothing is left to refuse it. Raises `SandboxFault`
     (`ssh-dead`), or what `patience` raises.
     """
     while True:
@@ -73,24 +73,25 @@ def connect(address: str, deadline: float, patience: Patience | None = None) -> 
             if patience is None or remaining <= 0:
                 raise SandboxFault(Fault.SSH_DEAD, f"Nothing answers on its SSH port: {error}.") from error
         else:
-            # A login is small messages, some of them two in a row: the second would wait 40 ms for word of the first.
+            # A login sends small messages, some two in a row: the second would wait 40 ms for the first one's
+            # acknowledgement.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # The other end may be gone without a word, and who only waits for an answer would wait to the deadline.
+            # The other end may vanish silently; without keepalive, a reader would wait until the deadline.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in _KEEPALIVE.items():
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
             return sock
         patience()
-        time.sleep(_CONNECT_RETRY)  # nothing tells when another machine's port opens
+        time.sleep(_CONNECT_RETRY)  # nothing signals when another machine's port opens
 
 
 def prove(
     dial: Dial, identity: Identity, deadline: float, cleaning: Cleaning | None = None, *, container: bool = False
 ) -> Proof:
-    """Prove readiness before the monotonic time `deadline`, after `cleaning`; with `container`, also that one runs.
+    """Clean a sandbox if asked and prove it by the monotonic `deadline`; with `container`, run a container in it.
 
-    A container takes inner Docker 0.3 s and more, several times the rest. Raises `SandboxFault` with the kind of what
-    was found.
+    A container takes inner Docker 0.3 s or more, several times the rest. Raises `SandboxFault` with the kind of the
+    finding.
     """
     with _logged_in(dial, identity, deadline) as transport:
         return probe(transport, deadline, cleaning, container=container)
@@ -99,7 +100,7 @@ def prove(
 def probe(
     transport: ssh.Transport, deadline: float, cleaning: Cleaning | None = None, *, container: bool = False
 ) -> Proof:
-    """As `prove`, over a login that there is already. Only `prove` bounds what a hostile sandbox may send."""
+    """Prove as `prove` does, over an existing login. Only `prove` bounds what a hostile sandbox may send."""
     nonce = secrets.token_hex(16)
     answer = _ask(
         transport,
@@ -107,7 +108,7 @@ def probe(
             "nonce": nonce,
             "container": container,
             "clean": {"folders": dict(cleaning.folders), "build_cache": cleaning.build_cache} if cleaning else None,
-            # It gives up before we do: that its Docker is dead is a better answer than none.
+            # The sandbox gives up before we do: an answer that its Docker is dead is better than no answer.
             "seconds": max(0.0, (deadline - time.monotonic()) * 0.8),
         },
         deadline,
@@ -116,7 +117,7 @@ def probe(
 
 
 def run(dial: Dial, identity: Identity, script: bytes, deadline: float) -> bytes:
-    """Log in before the monotonic time `deadline`, and return what `sh` printed for the script, a bounded answer.
+    """Log in by the monotonic `deadline`, run the script with `sh`, and return its bounded output.
 
     Raises `SandboxFault`.
     """
@@ -133,10 +134,9 @@ def _logged_in(dial: Dial, identity: Identity, deadline: float) -> Iterator[ssh.
 
 
 class _Bounded(socket.socket):
-    """The connection, at its end for paramiko after the deadline or `_MAX_RECEIVED` bytes, whatever they were.
+    """A connection that ends for paramiko after the deadline or after `_MAX_RECEIVED` bytes of any kind.
 
-    paramiko's own timeouts begin anew with each byte, or with each piece that a window lets through, and it buffers
-    what a server sends without asking how much it may.
+    paramiko's own timeouts restart with each byte or window, and it buffers whatever a server sends, without limit.
     """
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
@@ -152,23 +152,23 @@ class _Bounded(socket.socket):
         return received
 
     def close(self) -> None:
-        with suppress(OSError):  # hang up at once: paramiko's thread is in a read, which would keep it open
+        with suppress(OSError):  # hang up at once: paramiko's thread is reading, which would keep the connection open
             self.shutdown(socket.SHUT_RDWR)
         super().close()
 
 
 def _ask(transport: ssh.Transport, order: dict[str, object], deadline: float) -> bytes:
-    """Have `inner.py` do what `order` says, as root inside, and return what it printed."""
+    """Run `inner.py` with `order` as root inside, and return its output."""
     return _run(transport, "exec sudo -n python3 -I -S -", program(order), deadline)
 
 
 def program(order: dict[str, object]) -> bytes:
-    """Return `inner.py` as a program that does what `order` says."""
+    """Return `inner.py` as a program that carries out `order`."""
     return files("sandbox").joinpath("inner.py").read_bytes() + f"main({order!r})\n".encode()
 
 
 def _run(transport: ssh.Transport, command: str, told: bytes, deadline: float) -> bytes:
-    """Run a command with `told` on its stdin, and return what it printed."""
+    """Run a command with `told` on its stdin, and return its output."""
     try:
         channel = transport.open_session(timeout=left(deadline))
         channel.settimeout(left(deadline))

@@ -1,4 +1,4 @@
-"""What the checks of a doctor come to, and how that is told: of this host (`sandbox doctor`), or of a runner. Pure."""
+"""A doctor's results and their output: for this host (`sandbox doctor`), or for a runner. Pure."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ F = TypeVar("F")
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A fact that could not be found out, and why."""
+    """A fact that could not be found out, with the reason."""
 
     why: str
 
 
 class Status(StrEnum):
-    """How a check ended. The value is stable: `--json` carries it."""
+    """The result of a check. The values are stable: `--json` contains them."""
 
     PASS = "pass"  # noqa: S105 - no password
     WARN = "warn"
-    """It works, and something about it should be known."""
+    """It works, but with something to know about."""
     FAIL = "fail"
-    """Sandboxes will not work, or not hold, before this is put right."""
+    """Sandboxes will not work or not hold until this is repaired."""
     NOT_CHECKED = "not-checked"
     """Nothing was found out; `seen` says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was seen, and what to do about it: the latter only where there is something to do."""
+    """What was seen, and what to do about it, if anything."""
 
     status: Status
     seen: str
@@ -39,28 +39,28 @@ class Result:
 
 
 def good(seen: str) -> Result:
-    """It is as it should be."""
+    """Pass: it is as it should be."""
     return Result(Status.PASS, seen)
 
 
 def dubious(seen: str, fix: str) -> Result:
-    """It works, but."""
+    """Warn: it works, but with something to know about."""
     return Result(Status.WARN, seen, fix)
 
 
 def bad(seen: str, fix: str) -> Result:
-    """It does not work."""
+    """Fail: it does not work."""
     return Result(Status.FAIL, seen, fix)
 
 
 def unchecked(why: str) -> Result:
-    """Nobody could tell."""
+    """Not checked: nobody could tell."""
     return Result(Status.NOT_CHECKED, why)
 
 
 @dataclass(frozen=True, slots=True)
 class Check(Generic[F]):
-    """One check, which judges facts and nothing else. The name is stable, and is its entry's anchor on the page."""
+    """One check, which judges only facts. The name is stable, and is its entry's anchor on the page."""
 
     name: str
     judge: Callable[[F], Result]
@@ -68,13 +68,13 @@ class Check(Generic[F]):
 
     @property
     def page(self) -> str:
-        """Where to read more."""
+        """The page with more about it."""
         return f"{self.file}#{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one check came to."""
+    """One check's result."""
 
     check: str
     result: Result
@@ -82,7 +82,7 @@ class Found:
 
     @property
     def document(self) -> dict[str, str]:
-        """For programs. Stable."""
+        """The result for programs. Stable."""
         result = self.result
         return {
             "check": self.check,
@@ -94,13 +94,13 @@ class Found:
 
 
 def run(checks: Sequence[Check[F]], facts: F) -> Iterator[Found]:
-    """Every check with its result, in order."""
+    """Yield every check with its result, in order."""
     for check in checks:
         yield Found(check.name, check.judge(facts), check.page)
 
 
 def lines(results: Sequence[Found]) -> Iterator[str]:
-    """For people."""
+    """Write the results for people."""
     for found in results:
         yield f"{found.result.status:12} {found.check:16} {found.result.seen}"
         if found.result.fix:
@@ -108,5 +108,5 @@ def lines(results: Sequence[Found]) -> Iterator[str]:
 
 
 def failed(results: Sequence[Found]) -> bool:
-    """Whether there is something to be put right."""
+    """Whether anything needs repair."""
     return any(found.result.status is Status.FAIL for found in results)

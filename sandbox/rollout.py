@@ -1,8 +1,8 @@
-"""Which image the sandboxes of one profile are made from, while its name may come to mean another one. Pure.
+"""The image that one profile's sandboxes are made from, while its name may come to mean another. Pure.
 
-A new image is tried on one sandbox more than the profile asks for. Proven fit, it is the one that sandboxes are made
-from, and those from the image before are replaced one by one. Found unfit, it is refused until the name means yet
-another one: the image before is only given up for one that works.
+A new image is tried on one extra sandbox. If that is proven fit, new sandboxes are made from the new image, and older
+ones are replaced one by one. If it is unfit, the image is refused until the name means yet another one: only an image
+that works replaces the old one.
 """
 
 from dataclasses import dataclass, field
@@ -18,10 +18,10 @@ _NOT_THE_IMAGE = frozenset(
         Fault.KEEPER_DEFECT,
         Fault.WRONG_RUNTIME,
         Fault.RUNTIME_LOST,
-        Fault.ENGINE_FAILED,  # what it refuses for the image's sake is told apart (`engine.ImageUnfit`)
+        Fault.ENGINE_FAILED,  # a refusal of the image has an error of its own (`engine.ImageUnfit`)
     }
 )
-"""Why a sandbox cannot be made, whatever it is made from."""
+"""Causes of a failed creation that are not the image's fault."""
 
 
 @dataclass(slots=True)
@@ -29,25 +29,25 @@ class Rollout:
     """The images of one profile, by id."""
 
     image: str
-    """What sandboxes are made from."""
+    """The image that sandboxes are made from."""
     candidate: str | None = None
-    """What is tried on one sandbox."""
+    """The image that is tried on one sandbox."""
     refused: str | None = None
-    """What was tried and is not fit."""
+    """The image that was tried and is unfit."""
     trials: Breaker = field(default_factory=Breaker)
-    """How making sandboxes from the candidate goes."""
+    """How creations from the candidate went."""
 
     def named(self, image: str) -> None:
-        """The profile's name for its image means this one now."""
+        """Record that the profile's image name means this image now."""
         if image in (self.candidate, self.refused):
             return
-        # Back to the image in use, there is nothing to try.
+        # If the name means the image in use again, there is nothing to try.
         self.candidate = None if image == self.image else image
         self.refused, self.trials = None, Breaker()
 
     @property
     def sentence(self) -> str:
-        """What is wrong with an image that was refused, and what to do about it; empty when none was."""
+        """Say what is wrong with the refused image and what to do about it; empty when none was refused."""
         if self.refused is None:
             return ""
         return (
@@ -57,16 +57,16 @@ class Rollout:
         )
 
     def may_try(self, now: float) -> bool:
-        """Whether a sandbox may be made from the candidate: after a failure later and later."""
+        """Whether a sandbox may be made from the candidate. After each failure, the wait grows."""
         return self.candidate is not None and self.trials.may_begin(now)
 
     def proven(self, image: str) -> None:
-        """A sandbox made from this image is fit."""
+        """Record that a sandbox made from this image is fit."""
         if image == self.candidate:
             self.image, self.candidate = image, None
 
     def failed(self, image: str, began: float, fault: Fault, reason: str, now: float) -> None:
-        """One made from this image, begun at `began`, is not fit."""
+        """Record that a sandbox made from this image, begun at `began`, is unfit."""
         if image != self.candidate:
             return
         self.trials.failed(began, fault, reason, now)
@@ -74,10 +74,10 @@ class Rollout:
             self.candidate, self.refused = None, image
 
     def forgive(self) -> None:
-        """Try again what was refused, as soon as it is named again."""
+        """Let the refused image be tried again as soon as it is named again."""
         self.refused = None
 
 
 def short(image: str) -> str:
-    """An image's id as Docker prints it."""
+    """Return an image's id as Docker prints it."""
     return image.removeprefix("sha256:")[:12]

@@ -1,7 +1,7 @@
-"""A login to a sandbox, with its host key pinned: the one module of this package that knows paramiko.
+"""Logs in to a sandbox, with its host key pinned. The only module of this package that knows paramiko.
 
-Whatever goes wrong is a `SandboxFault` that says what was seen, or `LOST` where only the caller knows what it means.
-paramiko takes longer to import than all of ours, so that is put off until somebody logs in: see `load`.
+Any failure is a `SandboxFault` that says what was seen, or `LOST` where only the caller knows what it means. paramiko
+takes longer to import than all of our code, so the import waits until somebody logs in: see `load`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     Channel = paramiko.Channel
     Transport = paramiko.Transport
     LOST: Final = (paramiko.SSHException, EOFError, OSError)
-    """What is raised by a transport or channel whose other side went away, or does not speak SSH."""
+    """The errors of a transport or channel whose other side went away, or does not speak SSH."""
 
-# Its messages are about hostile or half-booted peers; we raise those as faults with our own words.
+# paramiko logs about hostile or half-booted peers; we report those as faults in our own words.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
@@ -39,14 +39,14 @@ def __getattr__(name: str) -> object:
 
 
 def load() -> None:
-    """Import paramiko beside what the caller does next: best while that waits for the engine or the keeper."""
+    """Import paramiko in the background, best while the caller waits for the engine or the keeper."""
     threading.Thread(target=import_module, args=("paramiko",), name="import paramiko").start()
 
 
 def login(sock: socket.socket, host_key: str, client_key: str, deadline: float) -> Transport:
-    """Log in over `sock` before the monotonic time `deadline`, to the sandbox with this public `host_key` only.
+    """Log in over `sock` by the monotonic `deadline`, only to the sandbox with this public `host_key`.
 
-    `client_key` is the private one, PEM. Raises `SandboxFault`: `ssh-dead`, `host-key-changed` or `login-refused`.
+    `client_key` is the private key, PEM. Raises `SandboxFault`: `ssh-dead`, `host-key-changed` or `login-refused`.
     """
     import paramiko  # noqa: PLC0415 - see above
 
@@ -59,7 +59,7 @@ def login(sock: socket.socket, host_key: str, client_key: str, deadline: float) 
     except paramiko.AuthenticationException as error:
         alive = transport.is_active() and time.monotonic() < deadline
         transport.close()
-        if not alive:  # paramiko calls that, too, a failed authentication
+        if not alive:  # paramiko reports this as a failed authentication, too
             raise SandboxFault(Fault.SSH_DEAD, "Its sshd hung or hung up in the middle of a login.") from error
         raise SandboxFault(Fault.LOGIN_REFUSED, "Its sshd refused the key that it was made with.") from error
     except _lost() as error:
@@ -84,10 +84,10 @@ def _lost() -> tuple[type[BaseException], ...]:
 
 
 def words(thing: object) -> str:
-    """Somebody else's text for a sentence of ours: one line, printable, short."""
+    """Make foreign text fit for a sentence of ours: one line, printable, short."""
     return one_line(str(thing))[:200].strip() or type(thing).__name__
 
 
 def left(deadline: float) -> float:
-    """Seconds until the monotonic time `deadline`, for a timeout: never none."""
+    """Seconds until the monotonic `deadline`, as a timeout: at least 0.01."""
     return max(0.01, deadline - time.monotonic())

@@ -8,12 +8,12 @@ from sandbox.errors import SandboxError
 
 
 class State(StrEnum):
-    """Where a sandbox is in its life. The values are stable: logs and `sandbox ls --json` carry them."""
+    """Where a sandbox is in its life. The values are stable: logs and `sandbox ls --json` contain them."""
 
     PREPARING = "preparing"
     """Being made in advance."""
     PREPARED = "prepared"
-    """Made in advance and not started: what the next one that is needed becomes."""
+    """Made in advance and not started; the next sandbox is started from it."""
     CREATING = "creating"
     BOOTING = "booting"
     READY = "ready"
@@ -28,13 +28,13 @@ class State(StrEnum):
 
 
 class IllegalMove(SandboxError):
-    """A sandbox cannot go from its state to the one asked for: a defect of the keeper, never of a job."""
+    """A sandbox cannot move from its state to the requested one: a defect of the keeper, never of a job."""
 
 
 IN_ADVANCE = frozenset({State.PREPARING, State.PREPARED})
-"""No sandbox yet: it takes up no place, and nobody waits for it."""
+"""Not a sandbox yet: it takes up no place, and nobody waits for it."""
 BEING_MADE = frozenset({State.CREATING, State.BOOTING})
-"""On its way to its first proof: it keeps the container runtime busy."""
+"""Before its first proof: it keeps the container runtime busy."""
 _ALIVE = frozenset(
     {State.CREATING, State.BOOTING, State.READY, State.LEASED, State.ORPHANED, State.INSPECTING, State.HELD}
 )
@@ -56,7 +56,7 @@ MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
         State.GONE: frozenset(),
     }
 )
-"""From each state, the states that may follow. Staying where one is is not a move and always allowed."""
+"""For each state, the states that may follow. Staying in a state is no move and always allowed."""
 
 
 def check_move(name: str, current: State, target: State) -> None:
@@ -71,5 +71,5 @@ def is_alive(state: State) -> bool:
 
 
 def can_be_condemned(state: State) -> bool:
-    """Whether a sandbox in this state is not on its way out yet."""
+    """Whether a sandbox in this state is not yet on its way out."""
     return State.CONDEMNED in MOVES[state]

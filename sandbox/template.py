@@ -1,7 +1,7 @@
-"""The container template: what the engine is told to create for one sandbox. Pure; `engine` sends it.
+"""The container template: the order to the engine for one sandbox. Pure; `engine` sends it.
 
-What is *not* here matters as much: no privileged flag, no host mount, no device, no seccomp or AppArmor override,
-no added capability. The runtime is the wall, and each of those would be a hole in it.
+What is *not* here matters as much: no privileged flag, no host mount, no device, no seccomp or AppArmor override, no
+added capability. The runtime is the wall, and each of those would be a hole in it.
 """
 
 import json
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 InstallationId = NewType("InstallationId", str)
-"""Eight hex digits that name one keeper's state folder; on every container, network and volume it makes."""
+"""Eight hex digits for one keeper's state folder; every container, network and volume that it makes carries them."""
 
 LABEL_INSTALLATION = "sandbox-runner.installation"
 LABEL_NAME = "sandbox-runner.name"
 LABEL_PROFILE = "sandbox-runner.profile"
 
 GIVEN_FOLDER = "/etc/sandbox"
-"""Where the image looks for what its maker gives it before the start (contract: `docs/sandbox-image.md`)."""
+"""Where the image finds the files that its maker gives it before the start (contract: `docs/sandbox-image.md`)."""
 
 DOCKER_DATA = "/var/lib/docker"
 LOGIN_USER = "sandbox"
 _NOWHERE = "127.0.0.1"
-"""In the sandbox, where no resolver listens."""
+"""An address in the sandbox where no resolver listens."""
 _NOFILE_HARD = 1024**2
 
 
@@ -57,13 +57,13 @@ class SandboxName:
 
     @classmethod
     def read(cls, text: str) -> "SandboxName | None":
-        """The name that is written so; None for what no creation is called."""
+        """Parse a name; None when no creation has such a name."""
         found = re.fullmatch("sandbox-([0-9a-f]{8})-([1-9][0-9]{0,17})", text)
         return cls(InstallationId(found[1]), int(found[2])) if found else None
 
     @property
     def bridge(self) -> str:
-        """The bridge interface on the host: at most 15 characters, as the kernel asks."""
+        """The bridge interface on the host: at most 15 characters, the kernel's limit."""
         return f"sbx{self.installation[:6]}{self.generation % 0xFFFFFF:x}"
 
 
@@ -78,7 +78,7 @@ class Ulimit:
 
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
-    """Everything the engine is told about one sandbox. The name is also the network's and the volume's."""
+    """The whole order to the engine for one sandbox. The name is also the network's and the volume's."""
 
     name: SandboxName
     image: str
@@ -87,7 +87,7 @@ class ContainerSpec:
     subnet: IPv4Network
     mtu: int
     dns: Sequence[str]
-    """Where the engine's resolver for this network asks; empty for the host's own."""
+    """The servers that the engine's resolver for this network asks; empty for the host's own."""
     ulimits: Sequence[Ulimit]
     memory: int
     pids: int
@@ -106,7 +106,7 @@ def container_spec(
     host: HostFacts,
     docker: InnerDocker = InnerDocker.EAGER,
 ) -> ContainerSpec:
-    """Fill in the template. A profile that asks for more open files than the host can grant gets that many."""
+    """Fill in the template. A profile that asks for more open files than the host can grant gets what it can."""
     most = host.nofile_ceiling
     return ContainerSpec(
         name=name,
@@ -119,7 +119,7 @@ def container_spec(
         },
         subnet=subnet,
         mtu=host.mtu,
-        # The engine asks the host's resolvers, from the host and past every wall, unless it is told to ask others.
+        # By default the engine asks the host's resolvers, from the host and so past every wall.
         dns=[_NOWHERE] if profile.network is Network.NONE else [],
         ulimits=[Ulimit("nofile", min(profile.nofile, most), min(max(profile.nofile, _NOFILE_HARD), most))],
         memory=int(profile.memory),
@@ -138,16 +138,16 @@ def given_files(
     mirrors: Sequence[str] = (),
     network: Network = Network.INTERNET,
 ) -> list[GivenFile]:
-    """The files that make the sandbox this one: its keys, how its services run, and whom it asks for names."""
+    """Return the files that make the sandbox this one: its keys, its services' configurations, and its resolvers."""
     files = [
         GivenFile(f"{GIVEN_FOLDER}/ssh_host_ed25519_key", identity.host.private.encode(), 0o600),
         GivenFile(f"{GIVEN_FOLDER}/authorized_keys", f"{identity.client.public}\n".encode(), 0o644),
         GivenFile(f"{GIVEN_FOLDER}/sshd_config", render_sshd_config().encode(), 0o644),
         GivenFile(f"{GIVEN_FOLDER}/daemon.json", render_daemon_json(subnet, host, mirrors).encode(), 0o644),
     ]
-    # The engine's own resolver of a network is for the names of others there, and a sandbox is alone. It is a few rules
-    # in the sandbox's network namespace, which sysbox rewrites for inner containers (its own tests of that are skipped
-    # as failing, nestybox/sysbox#929), and which an engine that is restarted breaks (live-restore, #270).
+    # The engine's own resolver resolves names of others in a network, and a sandbox is alone. It consists of a few
+    # rules in the sandbox's network namespace, which sysbox rewrites for inner containers (its own tests of that are
+    # skipped as failing, nestybox/sysbox#929), and which a restarted engine breaks (live-restore, #270).
     if host.nameservers and network is not Network.NONE:
         lines = "".join(f"nameserver {address}\n" for address in host.nameservers)
         files.append(GivenFile(f"{GIVEN_FOLDER}/resolv.conf", lines.encode(), 0o644))
@@ -155,12 +155,12 @@ def given_files(
 
 
 def render_sshd_config() -> str:
-    """The sshd configuration of every sandbox; the image ships the same text for those who start it by hand."""
+    """Render the sshd configuration of every sandbox. The image ships the same text for sandboxes started by hand."""
     return _templates().get_template("sshd_config.j2").render(user=LOGIN_USER)
 
 
 def render_daemon_json(subnet: IPv4Network, host: HostFacts, mirrors: Sequence[str] = ()) -> str:
-    """The inner Docker Engine's configuration, with inner networks that do not shadow the sandbox's own `subnet`."""
+    """Render the inner Docker Engine's configuration; its networks do not shadow the sandbox's own `subnet`."""
     template = _templates().get_template("daemon.json.j2")
     text = template.render(
         inner_range=_inner_range(subnet), mtu=host.mtu, nameservers=host.nameservers, mirrors=mirrors
@@ -175,9 +175,9 @@ def _inner_range(subnet: IPv4Network) -> IPv4Network:
 
 @cache
 def _templates() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - many know names from here only
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - many import only names from here
 
-    # Not HTML: what is rendered here is configuration, and its values are ours.
+    # Not HTML: it renders configuration, from values of ours.
     return Environment(
         loader=PackageLoader("sandbox"),
         undefined=StrictUndefined,

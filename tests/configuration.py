@@ -1,4 +1,4 @@
-"""The pages that are made from the models of the settings. `python -m tests.configuration` writes them anew."""
+"""The pages that are made from the models of the settings. `python -m tests.configuration` writes them."""
 
 from __future__ import annotations
 

@@ -1,13 +1,15 @@
-"""A private Docker Engine for a module of tests, beside the one that the others use. Root and a few seconds needed."""
+"""A private Docker Engine for a module of tests, beside the shared one. Needs root and a few seconds."""
 
 import fcntl
+import io
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from sandbox.evaluation import private_engine
+from sandbox.evaluation import host, private_engine
 from sandbox.evaluation.layout import Layout
 
 
@@ -40,3 +42,14 @@ def _private(name: str) -> Iterator[Layout]:
     finally:
         private_engine.down(layout, print, purge=True)
         folder.rmdir()
+
+
+def static_root() -> bytes:
+    """A root file system with nothing but this host's shell, what it needs, and `sleep`."""
+    buffer = io.BytesIO()
+    programs = ["/bin/sh", "/bin/sleep", "/bin/cat"]
+    libraries = {word for word in host.run("ldd", *programs).split() if word.startswith("/") and word[-1] != ":"}
+    with tarfile.open(fileobj=buffer, mode="w", dereference=True) as tar:
+        for file in [*programs, *libraries]:
+            tar.add(file)
+    return buffer.getvalue()

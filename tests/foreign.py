@@ -1,4 +1,4 @@
-"""Sandboxes that someone else started: the image alone, as its README says, and the files that lead there."""
+"""Sandboxes that someone else started: the image alone, as its README says, and the files for access to them."""
 
 from __future__ import annotations
 

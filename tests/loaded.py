@@ -1,4 +1,4 @@
-"""Loaded by the process that `programs` forks from: what every command of ours loads."""
+"""The modules that every command of ours loads, for the process that `programs` forks from."""
 
 from importlib import import_module
 

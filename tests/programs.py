@@ -1,8 +1,7 @@
 """Our two commands, which tests start by the hundred, forked from a process that has loaded them.
 
-To load one takes a second and more of processor time, which is as long as the rest of what a test does with it. What
-runs is the same from its main function on; that it starts by its own command is what the tests of documentation, images
-and compose see.
+Loading one takes a second or more of processor time, as long as all the rest of a typical test. From its main function
+on, the program is the same; the tests of documentation, images and compose start the real commands.
 """
 
 from __future__ import annotations

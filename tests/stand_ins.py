@@ -1,4 +1,4 @@
-"""Daemons for a runtime to rest on: programs of a test's own, in place of sysbox's."""
+"""Daemons for a runtime to depend on: programs of the test, in place of sysbox's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command of ours loads at its start, and what it asks other programs for."""
+"""The modules that a command of ours loads at its start, and the other programs that it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for what nothing announces: another process's file, socket or container."""
+"""Waiting for events that nothing announces: another process's file, socket or container."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Checks the settings of a sandbox and writes the files that its inner Docker Engine and sshd take them from.
+"""Checks the settings of a sandbox and writes the configurations of its inner Docker Engine and sshd.
 
-`sandbox-entrypoint` runs this before anything reads those files, and only where there is a setting: a sandbox that a
-keeper makes brings its files along and need not wait for Python. All that is wrong is told, one line each, and the
-exit code is 1. What each setting means is in docs/sandbox-image.md.
+`sandbox-entrypoint` runs this before anything reads those files, and only if there is a setting: a sandbox made by a
+keeper brings its files along and need not wait for Python. Reports all mistakes, one line each, and exits with 1 then.
+docs/sandbox-image.md explains each setting.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ Value = str | int | list[str]
 
 
 class Malformed(ValueError):
-    """A setting or a given file is not what it should be. The message is a whole sentence."""
+    """A setting or a given file is wrong. The message is a whole sentence."""
 
 
 class Setting(NamedTuple):  # a dataclass costs more than all the rest of this program
-    """What one variable may be."""
+    """The values that one variable may have."""
 
     parse: Callable[[str], Value]
-    """Raises `ValueError` for what is malformed."""
+    """Raises `ValueError` for a malformed value."""
     expected: str
     is_private: bool = False
-    """Whether the value may hold a password, and is told to nobody."""
+    """Whether the value may contain a password, and so must not be shown."""
 
 
 def _start(text: str) -> str:
@@ -81,7 +81,7 @@ def _matched(pattern: str, text: str) -> str:
 
 
 def _each(parse: Callable[[str], str]) -> Callable[[str], list[str]]:
-    """Several of them, separated by commas or white space."""
+    """Parse several values, separated by commas or white space."""
     return lambda text: [parse(part) for part in re.split(r"[,\s]+", text.strip(", \t\r\n"))]
 
 
@@ -94,10 +94,10 @@ DOCKER_SETTINGS: Mapping[str, Setting] = {
     "SANDBOX_MTU": Setting(_mtu, "a number from 576 to 65535"),
     "SANDBOX_DNS": Setting(_each(_address), "IP addresses"),
 }
-"""What goes into daemon.json."""
+"""The settings for daemon.json."""
 
 PROXY_SETTINGS: Mapping[str, Setting] = {"HTTP_PROXY": _PROXY, "HTTPS_PROXY": _PROXY, "NO_PROXY": _NO_PROXY}
-"""What sessions are given; inner Docker has it from the environment. Each may be written in small letters as well."""
+"""The settings for sessions; inner Docker takes them from the environment. Lower-case names work as well."""
 
 SETTINGS: Mapping[str, Setting] = {
     "SANDBOX_DOCKER": Setting(_start, "eager or lazy"),
@@ -107,7 +107,7 @@ SETTINGS: Mapping[str, Setting] = {
 
 
 def main() -> None:
-    """Check everything, then write; or say all that is wrong, and write nothing."""
+    """Check everything, then write; or report all mistakes, and write nothing."""
     values, problems = read(os.environ)
     authorities, unusable = read_authorities(GIVEN / "ca")
     problems += unusable
@@ -122,12 +122,12 @@ def main() -> None:
 
 
 def say(line: str) -> None:
-    """One line for the sandbox's log."""
+    """Write one line to the sandbox's log."""
     print("sandbox: " + "".join(char if char.isprintable() else " " for char in line), file=sys.stderr)
 
 
 def read(environment: Mapping[str, str]) -> tuple[dict[str, Value], list[str]]:
-    """The settings by their names in the environment, and what is wrong with the others. An empty one is none."""
+    """Return the settings by their names in the environment, and the mistakes in others. Empty ones count as unset."""
     values: dict[str, Value] = {}
     problems = []
     for name, text in sorted(environment.items()):
@@ -147,7 +147,7 @@ def read(environment: Mapping[str, str]) -> tuple[dict[str, Value], list[str]]:
 
 
 def apply(values: Mapping[str, Value], authorities: Mapping[str, str]) -> None:
-    """Write what the settings come to. A given file counts instead of the settings that it could hold."""
+    """Write the settings into files. A given file counts instead of the settings that it could contain."""
     for_docker = {name: value for name, value in values.items() if name in DOCKER_SETTINGS}
     for_sessions = {name: str(value) for name, value in values.items() if name.upper() in PROXY_SETTINGS}
     if for_docker and not _is_overruled(for_docker, GIVEN / "daemon.json"):
@@ -164,7 +164,7 @@ def _is_overruled(settings: Mapping[str, object], file: Path, where: str = "") -
 
 
 def daemon_json(images: str, settings: Mapping[str, Value]) -> str:
-    """The image's own configuration of the inner Docker Engine with the settings in it."""
+    """Return the image's own configuration of the inner Docker Engine with these settings."""
     try:
         configuration = dict(json.loads(images))
     except (ValueError, TypeError):
@@ -182,16 +182,16 @@ def daemon_json(images: str, settings: Mapping[str, Value]) -> str:
 
 
 def sshd_config(images: str, variables: Mapping[str, str]) -> str:
-    """The image's own configuration of sshd, which gives sessions these variables as well, in both spellings."""
+    """Return the image's own configuration of sshd with these variables for sessions, in both spellings."""
     either = {spelling: value for name, value in variables.items() for spelling in (name.upper(), name.lower())}
     words = " ".join(f"{name}={value}" for name, value in sorted((either | dict(variables)).items()))
-    # sshd takes the first line only.
+    # sshd uses only the first such line.
     extended, found = re.subn(r"(?im)^(SetEnv\s.*)$", rf"\1 {words}", images, count=1)
     return extended if found else f"SetEnv {words}\n{images}"
 
 
 def read_authorities(folder: Path) -> tuple[dict[str, str], list[str]]:
-    """Every certificate of the folder's *.crt files, under a file name of its own; and what is wrong."""
+    """Return every certificate of the folder's *.crt files, each under its own file name; and the mistakes."""
     found: dict[str, str] = {}
     problems = []
     for file in sorted(folder.glob("*.crt")):
@@ -221,7 +221,7 @@ def _certificates(file: Path) -> Iterator[str]:
 
 
 def trust(authorities: Mapping[str, str]) -> None:
-    """Have the system trust these authorities besides its own, and those of an earlier start no more."""
+    """Make the system trust these authorities besides its own, and no longer those of an earlier start."""
     import subprocess  # noqa: PLC0415 - as above
 
     present = {file.name: file.read_text() for file in CA_STORE.glob("*.crt")}
@@ -236,7 +236,7 @@ def trust(authorities: Mapping[str, str]) -> None:
         subprocess.run(["update-ca-certificates", "--fresh"], check=True, capture_output=True, timeout=CA_SECONDS)
     except subprocess.SubprocessError as error:
         raise Malformed(f"The authorities of {GIVEN}/ca could not be installed: {error}.") from None
-    if not PIP_CONF.exists():  # pip brings a list of its own
+    if not PIP_CONF.exists():  # pip has a list of its own
         _write(PIP_CONF, "[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n", 0o644)
 
 

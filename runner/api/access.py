@@ -21,13 +21,13 @@ from runner.store.tokens import Scope, TokenFacts, Tokens
 _events = Events(__name__)
 
 FIRST: Final = TokenFacts("first", "the operator", frozenset(Scope), 0.0, None)
-"""The token in the state folder: it may do everything, and is there to create the others."""
+"""The token in the state folder: it may do everything, and serves to create the others."""
 
 _DOCUMENTED: Final = HTTPBearer(auto_error=False, description="A token of `runner token create`, or the first one.")
 
 
 class Access:
-    """Tells who a request comes from."""
+    """Tells which client a request comes from."""
 
     def __init__(self, first: Token, tokens: Tokens, buckets: Buckets) -> None:
         self._first = first
@@ -35,7 +35,7 @@ class Access:
         self._buckets = buckets
 
     def needs(self, scope: Scope) -> Callable[..., Awaitable[TokenFacts]]:
-        """Return the dependency that lets only clients with a scope in."""
+        """Return the dependency that admits only clients with a scope."""
 
         async def caller(
             request: Request, _documented: Annotated[object, Security(_DOCUMENTED, scopes=[scope])] = None

@@ -35,12 +35,12 @@ def make_app(
     rate: float = 200.0,
     burst: int = 1000,
 ) -> FastAPI:
-    """Make the application for one service, with the token that is always there and those of its clients, and the
-    messages that its webhooks have still to send.
+    """Make the application for one service.
 
-    `works` is what is drained and stopped with it, itself included, where that is more than the service; `keeper` tells
-    what the keeper measures, where there is one; `known` tells of the sandboxes. Each client may ask `burst` times at
-    once, and `rate` times in each second.
+    `first` is the token that is always there, `clients` has those of its clients, and `deliveries` the messages that
+    its webhooks have still to send. `works` is what an operator drains and stops, if that is more than the service,
+    which it includes; `keeper` returns the keeper's metrics, if there is a keeper; `known` lists the sandboxes. Each
+    client may ask `burst` times at once, and `rate` times in each second.
     """
     access = Access(first, clients, Buckets(rate, burst))
     app = FastAPI(title="sandbox-runner", version="1", docs_url=None, redoc_url=None, responses=PROBLEMS)

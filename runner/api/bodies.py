@@ -19,12 +19,12 @@ from runner.api.problems import ApiError
 SMALL: Final = 64 * 1024
 """Largest body of a request that carries no script, in bytes."""
 DEADLINE: Final = 300.0
-"""Seconds for a whole body: that of the largest job over 5 Mbit/s."""
+"""Seconds for a whole body: the time of the largest job over 5 Mbit/s."""
 _CLOSE: Final = {"Connection": "close"}
-"""What is left of a body that is refused is not read."""
+"""The rest of a refused body is not read."""
 
 _LARGE: Final = ThreadPoolExecutor(2, thread_name_prefix="parse")
-"""For large bodies: each takes several times its size of memory, so the others wait."""
+"""For large bodies: each takes several times its size of memory, so only two are parsed at once."""
 
 _M = TypeVar("_M", bound=BaseModel)
 _T = TypeVar("_T")
@@ -65,16 +65,16 @@ async def receive(request: Request, limit: int, seconds: float, take: Callable[[
 
 
 async def understood(body: bytes, understand: Callable[[bytes], _T]) -> _T:
-    """Return what a body means. What takes its time goes on beside renewals, and not in place of them."""
+    """Return the meaning of a body. A large body is parsed on a thread, so that renewals of leases go on meanwhile."""
     if len(body) <= SMALL:
         return understand(body)
     return await asyncio.get_running_loop().run_in_executor(_LARGE, understand, body)
 
 
 def parse(body: bytes, model: type[_M]) -> _M:
-    """Return what a body says. Errors: ApiError, which names the fields that are wrong and quotes nothing.
+    """Parse a body into a model. Errors: ApiError, which names the wrong fields but quotes nothing.
 
-    As strict as a job's file is read: no text counts as a number, and no name is there twice.
+    As strict as for a job's file: no text counts as a number, and no name occurs twice.
     """
     try:
         parsed = model.model_validate_json(body, strict=True)
@@ -86,7 +86,7 @@ def parse(body: bytes, model: type[_M]) -> _M:
 
 
 def _check_names(pairs: list[tuple[str, object]]) -> None:
-    """Refuse the second of two equal names: it would win without a word."""
+    """Refuse the second of two equal names: it would silently win."""
     names = set()
     for name, _ in pairs:
         if name in names:
@@ -95,14 +95,14 @@ def _check_names(pairs: list[tuple[str, object]]) -> None:
 
 
 def described(model: type[BaseModel], *, required: bool = True) -> dict[str, object]:
-    """Describe a body that is read here, for the OpenAPI document."""
+    """Describe a body that the routes read themselves, for the OpenAPI document."""
     schema = model.model_json_schema()
     inlined = _inlined(schema, schema.pop("$defs", {}))
     return {"requestBody": {"required": required, "content": {"application/json": {"schema": inlined}}}}
 
 
 def _inlined(schema: object, definitions: Mapping[str, object]) -> object:
-    """Return a schema without references, which would not lead anywhere in the document."""
+    """Return a schema without references, which would lead nowhere in the document."""
     if isinstance(schema, list):
         return [_inlined(part, definitions) for part in schema]
     if not isinstance(schema, dict):

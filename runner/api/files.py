@@ -1,4 +1,4 @@
-"""The files of jobs over HTTP: archives on their way in, artifacts on their way out."""
+"""The files of jobs over HTTP: uploads of archives, downloads of artifacts."""
 
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
@@ -22,7 +22,7 @@ from runner.store.tokens import Scope, TokenFacts
 _events = Events(__name__)
 
 _DEADLINE: Final = 1800.0
-"""Seconds for a whole archive: that of the largest size over 5 Mbit/s."""
+"""Seconds for a whole archive: the time of the largest size over 5 Mbit/s."""
 _BODY: Final = {
     "requestBody": {
         "required": True,
@@ -45,12 +45,12 @@ def make_router(service: Service, access: Access) -> APIRouter:
 
     @files.get("/jobs/{job_id}/artifacts", dependencies=[reader])
     async def artifacts(job_id: str) -> ArtifactList:
-        """List what is kept of a job."""
+        """List the artifacts of a job."""
         return ArtifactList.of(await _kept(service, job_id))
 
     @files.get("/jobs/{job_id}/artifacts/archive", dependencies=[reader], response_class=FileResponse)
     async def archive(job_id: str) -> FileResponse:
-        """Download what is kept of a job, as a tar archive compressed with gzip. Ranges are answered."""
+        """Download the artifacts of a job, as a tar archive compressed with gzip. Ranges are answered."""
         path = (await record_of(service.records, job_id)).bundle_path
         if not (await _kept(service, job_id)).members or not path.is_file():
             raise ApiError(HTTPStatus.NOT_FOUND, "No artifacts of this job are kept.")
@@ -74,7 +74,7 @@ async def _receive(request: Request, service: Service) -> UploadView:
 
 
 async def _kept(service: Service, job_id: str) -> Kept:
-    """What is kept of a job. Only once it has its outcome: what was collected before may be collected again."""
+    """Return the artifacts of a job, once it has its outcome: until then, they may be collected again."""
     record = await record_of(service.records, job_id)
     if record.result is None:
         raise ApiError(HTTPStatus.CONFLICT, "The job has no outcome yet. Ask again when its state is `settled`.")

@@ -43,7 +43,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
     async def submit(
         request: Request, client: Annotated[TokenFacts, Depends(submitter)], idempotency_key: IdempotencyKey = None
     ) -> JobView:
-        """Take a job. With an Idempotency-Key that was used before it is the same job, if the body is the same."""
+        """Take a job. With an Idempotency-Key that was used before, return the earlier job if the body is the same."""
         body = await bodies.read(request, MAX_BODY)
         name = submission.Request(idempotency_key, body) if idempotency_key else None
         job = await bodies.understood(body, lambda body: bodies.parse(body, JobRequest).to_job())
@@ -58,7 +58,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
         state: JobState | None = None,
         prefix: Annotated[str | None, Query(pattern=r"^[0-9a-f]{1,32}$")] = None,
     ) -> JobPage:
-        """List the newest jobs, or those that were submitted before a certain one, or whose ids begin like that."""
+        """List the newest jobs, or those that were submitted before a given one, or whose ids begin with a prefix."""
         found = await reading(service.records.page, limit, before, state, prefix)
         return JobPage(jobs=[JobView.of(job) for job in found], next=found[-1].id if len(found) == limit else None)
 
@@ -91,7 +91,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
     async def cancel(
         client: Annotated[TokenFacts, Depends(submitter)], record: Annotated[Record, Depends(found)]
     ) -> JobView:
-        """Ask for a job's end. It may not have ended yet when this returns."""
+        """Ask for a job's end. The job may not have ended yet when this returns."""
         _events.info(Action.CANCELLED, f"cancelled by {client.who}", job=record.id, who=client.who)
         await service.cancel(record, client.name)
         return await _view(service, record.id)

@@ -1,4 +1,4 @@
-"""The forms in which a log is sent: bytes, the same compressed, or events."""
+"""The forms in which a log is sent: bytes, compressed bytes, or events."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 PULSE: Final = 15.0
-"""Seconds of silence after which an event stream says that it is alive: proxies end what is silent for a minute."""
+"""Seconds of silence after which an event stream shows that it lives: proxies end one that is silent for a minute."""
 _BEAT: Final = b": still here\n\n"
-"""What is not an event: clients drop it."""
+"""A comment, not an event: clients drop it."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
-"""A gzip header and trailer around the stream, as zlib has it."""
+"""zlib's value for a gzip header and trailer around the stream."""
 
 
 def accepts_gzip(header: str) -> bool:
-    """Whether an Accept-Encoding header names gzip, and not with `q=0`."""
+    """Return whether an Accept-Encoding header names gzip, and not with `q=0`."""
     for entry in header.lower().split(","):
         name, _, quality = entry.partition(";")
         if name.strip() in ("gzip", "x-gzip"):
@@ -27,7 +27,7 @@ def accepts_gzip(header: str) -> bool:
 
 
 async def gzipped(content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Compress a log; what was there can be read at once, also while more is to come."""
+    """Compress a log. The client can read each part at once, while more is to come."""
     packer = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
 
     def pack(data: bytes) -> bytes:
@@ -41,7 +41,7 @@ async def gzipped(content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 class Text:
     """A log as text, from a byte offset on. Pure.
 
-    What is no UTF-8 is replaced, and a letter that is cut waits for its rest.
+    Bytes that are not UTF-8 are replaced; a character that is cut waits for its rest.
     """
 
     def __init__(self, offset: int) -> None:
@@ -50,35 +50,35 @@ class Text:
 
     @property
     def offset(self) -> int:
-        """Where to go on reading after the text so far."""
+        """The offset at which to go on reading after the text so far."""
         return self._read - len(self._decoder.getstate()[0])
 
     def more(self, data: bytes) -> str:
-        """The text of the next bytes."""
+        """Return the text of the next bytes."""
         self._read += len(data)
         return self._decoder.decode(data)
 
     def rest(self) -> str:
-        """What is left at the log's end."""
+        """Return the rest at the log's end."""
         return self._decoder.decode(b"", final=True)
 
 
 class Events:
     """A log as server-sent events. Pure.
 
-    Each `log` event has `{"text": …}`, and as its id the byte offset after that text: who reconnects sends the last one
-    as `Last-Event-ID`.
+    Each `log` event has `{"text": …}`, and as its id the byte offset after that text. A client that reconnects sends
+    the last id as `Last-Event-ID`.
     """
 
     def __init__(self, offset: int) -> None:
         self._text = Text(offset)
 
     def log(self, data: bytes) -> bytes:
-        """The event for the next bytes of the log."""
+        """Return the event for the next bytes of the log."""
         return self._log(self._text.more(data))
 
     def end(self, outcome: dict[str, str | int] | None) -> bytes:
-        """The last events: what is left, and how the job ended, if it did."""
+        """Return the last events: the rest of the text, and the job's outcome, if it has one."""
         rest = self._log(self._text.rest())
         return rest + _event("end", self._text.offset, {"outcome": outcome}) if outcome else rest
 
@@ -91,7 +91,7 @@ def _event(kind: str, offset: int, data: dict[str, object]) -> bytes:
 
 
 async def with_pulse(content: AsyncIterator[bytes], seconds: float) -> AsyncIterator[bytes]:
-    """Pass a stream of events on, with a beat for each time that nothing came for so many seconds."""
+    """Pass a stream of events on, with a beat whenever nothing came for so many seconds."""
     coming = asyncio.ensure_future(anext(content, None))
     try:
         while True:

@@ -1,4 +1,4 @@
-"""The jobs that requests name by their ids. Each function raises ApiError when there is none of that id."""
+"""The jobs that requests name by their ids. Each function raises ApiError when no job has the id."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def record_of(records: Records, job_id: str) -> Record:
 
 
 async def summary_of(records: Records, job_id: str) -> Summary:
-    """Return what anybody may know of the job."""
+    """Return the public facts about the job."""
     return _known(await reading(records.summary, job_id))
 
 

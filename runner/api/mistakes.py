@@ -1,4 +1,4 @@
-"""What is wrong with a document of the API, as sentences, each by where it is. Nothing of it is quoted. Pure."""
+"""The mistakes in a document of the API, as sentences with their places; they quote nothing of the document. Pure."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from sandbox.text import one_line
 Where: TypeAlias = tuple[int | str, ...]
 
 MOST: Final = 20
-"""Mistakes that are told at once."""
+"""The most mistakes that are told at once."""
 _KINDS: Final = ", ".join(sorted(KINDS))
 _BRANCHES: Final = {"source": KINDS, "allow_failure": {"bool", "list[int]"}}
-"""What pydantic names of a field that may be one of several things, and is no place in the document."""
+"""The names that pydantic gives to the alternatives of a field, which are no places in the document."""
 _SHOWN: Final = 80
-"""Characters of a name that somebody chose."""
+"""Characters to show of a name that the client chose."""
 _NO_FIELDS: Final = frozenset({"model_type", "model_attributes_type", "dict_type"})
 
 
 def mistakes(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[Where, str]]:
-    """The first ones: where each is, and a sentence that begins with that."""
+    """Yield the place of each of the first mistakes, and a sentence that begins with that place."""
     for one in error.errors(include_input=False, include_url=False, include_context=False)[:MOST]:
         where = _place(one["loc"])
         yield where, f"{named(where)}: {_sentence(one['type'], one['msg'], model, where)}"
 
 
 def named(where: Where) -> str:
-    """A place in a document, as people write it."""
+    """Return a place in a document as people write it."""
     return ".".join(one_line(str(step))[:_SHOWN] for step in where) or "the body"
 
 
 def _place(location: Sequence[int | str]) -> Where:
-    """Where in a document something is that pydantic found."""
+    """Return the place in a document from pydantic's location."""
     steps = itertools.pairwise(("", *location))
     return tuple(step for before, step in steps if step not in _BRANCHES.get(str(before), ()))
 
@@ -57,7 +57,7 @@ def _sentence(kind: str, message: str, model: type[BaseModel], where: Where) -> 
 
 
 def _fields(model: type[BaseModel], where: Where) -> list[str]:
-    """The fields that something has in there, by the schema, which has their names in documents."""
+    """Return the fields that the schema allows at a place, by their names in documents."""
     whole = model.model_json_schema()
     forms = list(_forms(whole, whole))
     for step in where:
@@ -69,7 +69,7 @@ def _fields(model: type[BaseModel], where: Where) -> list[str]:
 
 
 def _forms(schema: Mapping[str, Any], whole: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """A schema, and all that it may be in its place."""
+    """Yield a schema and its alternatives."""
     if reference := schema.get("$ref"):
         schema = whole["$defs"][reference.rpartition("/")[2]]
     yield schema

@@ -1,4 +1,4 @@
-"""What travels over HTTP."""
+"""The bodies of requests and answers."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ class StepRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     name: str
-    """What `if` and the log call it; letters, digits, dots, dashes and underscores."""
+    """Its name for `if` and the log: letters, digits, dots, dashes and underscores."""
     script: str
-    """As that of a job."""
+    """As the script of a job."""
     if_: Annotated[str | None, Field(alias="if")] = None
-    """When it runs: tests joined by `&&`. Without it, when no step before failed."""
+    """The condition under which it runs: tests joined by `&&`. Without it, the step runs when no step before failed."""
     always: bool = False
-    """Whether it runs also after a step before failed."""
+    """Whether the step runs even after a failed step."""
     allow_failure: bool | list[int] = False
-    """Whether the job goes on when it fails, or the exit codes with which it does."""
+    """Whether the job goes on when the step fails, or the exit codes with which it does."""
     timeout: Annotated[float, Field(gt=0)] | None = None
-    """Seconds from its start."""
+    """Seconds from the start of the step."""
     environment: dict[str, str] = {}
-    """On top of the job's."""
+    """Variables on top of the job's."""
 
     def to_step(self, number: int) -> Step:
-        """Raises BadJobError when its condition cannot be read."""
+        """Raises BadJobError when the condition cannot be read."""
         try:
             condition = steps.parse(self.if_) if self.if_ is not None else steps.Condition()
         except BadJobError as error:
@@ -73,34 +73,34 @@ class JobRequest(BaseModel):
     script: str = ""
     """A shell script, or a text that starts with a `#!` line."""
     steps: list[StepRequest] = []
-    """In place of the script: steps that run one after the other."""
+    """Instead of the script: steps that run one after the other."""
     args: list[str] = []
     environment: dict[str, str] = {}
     profile: str | None = None
-    """As the keeper's file names it; without one, the first that has the labels, or `default`."""
+    """The name in the keeper's file; by default the first profile that has the labels, or `default`."""
     trust_key: str = "default"
-    """Who may inherit what this job leaves in its sandbox."""
+    """Which jobs may inherit what this job leaves in its sandbox."""
     timeout: Annotated[float, Field(gt=0)] | None = None
-    """Seconds from the start of the script; none is no limit."""
+    """Seconds from the start of the script; none means no limit."""
     secrets: dict[str, str] = {}
     """Variables like those of the environment; their values are masked in the log."""
     priority: int = 0
-    """From -100 to 100; among jobs that wait, higher ones are first."""
+    """From -100 to 100; waiting jobs with a higher one go first."""
     labels: list[str] = []
-    """What the runner or the profile must be labelled with."""
+    """Labels that the runner or the profile must have."""
     queue_timeout: Annotated[float, Field(gt=0)] | None = None
-    """Seconds that it may wait in the queue."""
+    """Seconds that the job may wait in the queue."""
     setup_timeout: Annotated[float, Field(gt=0)] | None = None
-    """Seconds from there to the start of the script."""
+    """Seconds from the end of that wait to the start of the script."""
     source: Source | None = None
-    """What its working folder holds at the start."""
+    """The content of the working folder at the start."""
     artifacts: list[Artifacts] = []
-    """What is kept of its working folder."""
+    """The files of the working folder to keep."""
     retry: Annotated[int, Field(ge=0, le=3)] = 0
-    """How often it may be started again when a sandbox was lost under it, or none could be made."""
+    """How often the job may be started again when its sandbox was lost, or none could be made."""
 
     def to_job(self) -> Job:
-        """Raises BadJobError when it cannot be run as written."""
+        """Raises BadJobError when the job cannot be run as written."""
         return Job(
             script=_bytes(self.script),
             steps=tuple(step.to_step(number) for number, step in enumerate(self.steps)),
@@ -129,7 +129,7 @@ class JobPage(BaseModel):
 
     jobs: list[JobView]
     next: str | None
-    """What to give as `before` for those that follow; none at the end."""
+    """The value of `before` for the next page; none at the end."""
 
 
 class Status(BaseModel):
@@ -137,22 +137,22 @@ class Status(BaseModel):
 
     version: str
     mode: Mode
-    """What it does with jobs."""
+    """What the service does with jobs."""
     drained_by: str | None
-    """Who keeps what waits from starting, over restarts; none when it may start."""
+    """Who keeps waiting jobs from starting, over restarts; none when they may start."""
     drained_since: float | None
     """Seconds since the epoch."""
     slots: int
     running: int
     gitlab_running: int
-    """GitLab's jobs that have a sandbox, or are about to."""
+    """GitLab's jobs that have a sandbox, or are about to get one."""
     waiting: int
     disk: Disk
-    """Of the state folder. While it is low nothing new starts, and when it is full no jobs are taken either."""
+    """The disk of the state folder. While it is low no new job starts, and when it is full no jobs are taken either."""
     disk_free: int
     """Bytes."""
     held: str
-    """Why nothing that waits may start; empty when it may."""
+    """Why no waiting job may start; empty when it may."""
 
 
 class StopRequest(BaseModel):
@@ -161,7 +161,7 @@ class StopRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     force: bool = False
-    """End what runs."""
+    """Whether to end the running jobs."""
 
 
 class TokenRequest(BaseModel):
@@ -170,14 +170,14 @@ class TokenRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@/-]*$")]
-    """Whose it is; stands in the service's log."""
+    """The owner's name, which the service logs."""
     scopes: Annotated[set[Scope], Field(min_length=1)]
     days: Annotated[float, Field(gt=0, le=3650)] | None = None
-    """For how long; until it is revoked if it is not given."""
+    """Its lifetime; without it, until the token is revoked."""
 
 
 class TokenView(BaseModel):
-    """What is known of a token."""
+    """The facts about a token."""
 
     id: str
     name: str
@@ -188,34 +188,34 @@ class TokenView(BaseModel):
 
     @classmethod
     def of(cls, facts: TokenFacts) -> TokenView:
-        """What the store says."""
+        """Convert the store's facts."""
         return cls(
             id=facts.id, name=facts.name, scopes=sorted(facts.scopes), created=facts.created, expires=facts.expires
         )
 
 
 class NewToken(TokenView):
-    """A token that was created."""
+    """A new token."""
 
     token: str
-    """Can be read only here."""
+    """Only this answer has it."""
 
 
 class StepView(BaseModel):
-    """How far a step is, as its sandbox says."""
+    """The progress of a step, as its sandbox reports it."""
 
     name: str
     state: StepState
     exit_code: int
-    """Of one that failed; 128 + N for signal N."""
+    """Of a failed step; 128 + N for signal N."""
     seconds: float
-    """How long it took."""
+    """How long the step took."""
     allowed: bool
-    """Whether it failed, and the job goes on all the same."""
+    """Whether the step failed, and the job goes on all the same."""
 
     @classmethod
     def of(cls, step: StepProgress) -> StepView:
-        """What the service knows."""
+        """Convert what the service knows."""
         return cls(name=step.name, state=step.state, exit_code=step.code, seconds=step.seconds, allowed=step.allowed)
 
 
@@ -229,23 +229,23 @@ class JobView(BaseModel):
     trust_key: str
     priority: int
     outcome: dict[str, str | int] | None
-    """How it ended: name, exit code, sentence and what belongs to the kind of outcome."""
+    """How the job ended: name, exit code, sentence, and the facts of this kind of outcome."""
     steps: list[StepView]
-    """How far its steps are."""
+    """The progress of the steps."""
     retries: int
-    """How often it was started again."""
+    """How often the job was started again."""
     started: float | None
-    """When its script was sent to a sandbox, for the last time."""
+    """When the script was last sent to a sandbox."""
     ended: float | None
-    """When it had its outcome."""
+    """When the job had its outcome."""
     sandbox: str | None
-    """Where it was sent to."""
+    """The sandbox to which the script was last sent."""
     profile: str | None
-    """That sandbox's."""
+    """The profile of that sandbox."""
 
     @classmethod
     def of(cls, job: Summary) -> JobView:
-        """What the store says now."""
+        """Convert the store's present facts."""
         return cls(
             id=job.id,
             state=job.state,
@@ -267,7 +267,7 @@ class DeliveryView(BaseModel):
 
     job: str
     receiver: str
-    """Its address without path and query, which may be as good as a password."""
+    """The address without path and query, which may be as good as a password."""
     created: float
     """Seconds since the epoch."""
     tries: int
@@ -277,7 +277,7 @@ class DeliveryView(BaseModel):
 
     @classmethod
     def of(cls, delivery: Delivery) -> DeliveryView:
-        """What the store says."""
+        """Convert the store's message."""
         return cls(
             job=delivery.job,
             receiver=shown(delivery.receiver),
@@ -289,65 +289,65 @@ class DeliveryView(BaseModel):
 
 
 class SandboxView(BaseModel):
-    """A sandbox, as the keeper knows it, or the register of addresses."""
+    """A sandbox, as known to the keeper or to the register of addresses."""
 
     name: str
     generation: int
-    """A sandbox of the same name with another number is another one; of an address: how often it was lent."""
+    """Another number means another sandbox of the same name; for an address: how often it was lent."""
     profile: str | None
     """None for a sandbox that is known by its address."""
     state: str
     """`ready`, `leased`, `orphaned` (its runner is not heard of), `condemned`; a keeper's also `creating`, `booting`,
     `inspecting`, `held`, `destroying`, `stuck`; that of an address also `unreachable`."""
     seconds_in_state: float | None
-    """None where nobody can tell."""
+    """None where it is not known."""
     trust_key: str | None
-    """Whose leftovers may be in it; none while nobody used it."""
+    """The trust key whose leftovers may be in the sandbox; none while nobody has used it."""
     attempt: str | None
-    """Which attempt has it; stands in the logs of runner and keeper."""
+    """The attempt that has the sandbox; named in the logs of runner and keeper."""
     job: str | None
-    """Whose attempt that is; none for one that is only prepared, GitLab's, or another runner's."""
+    """The job of that attempt; none if the sandbox is only prepared, or the job is GitLab's or another runner's."""
     reason: str | None
-    """Why it is not lent any more."""
+    """Why the sandbox is not lent any more."""
 
     @classmethod
     def of(cls, facts: SandboxFacts, job: str | None) -> SandboxView:
-        """What the source of leases says, and the service adds."""
+        """Convert the facts of the source of leases, and add what the service knows."""
         return cls(**asdict(facts), job=job)
 
 
 class UploadView(BaseModel):
-    """An archive that was sent."""
+    """An archive that was uploaded."""
 
     id: str
-    """What a job gives as the `id` of its source."""
+    """The `id` for the source of a job."""
     size: int
 
 
 class ArtifactView(BaseModel):
-    """One file or symbolic link that is kept of a job."""
+    """One kept file or symbolic link of a job."""
 
     path: str
     """Relative to the working folder."""
     size: int
     link: str | None
-    """Where a link leads."""
+    """The target of a link."""
     executable: bool
     changed: int
     """In whole seconds since the epoch."""
 
 
 class ArtifactList(BaseModel):
-    """What is kept of a job."""
+    """The artifacts of a job."""
 
     artifacts: list[ArtifactView]
     left_out: list[str]
-    """Why what was wanted is not all there; the first ones, as sentences."""
+    """Why wanted files are missing; the first reasons, as sentences."""
     size: int
     """Bytes of the archive."""
 
     @classmethod
     def of(cls, kept: Kept) -> ArtifactList:
-        """What is on disk."""
+        """Convert the list on disk."""
         artifacts = [ArtifactView.model_validate(asdict(member)) for member in kept.members]
         return cls(artifacts=artifacts, left_out=list(kept.left_out), size=kept.size)

@@ -1,4 +1,4 @@
-"""For whoever watches over the service: health checks, without a token, and metrics, with the scope for them."""
+"""For monitoring: health checks, without a token, and metrics, with their own scope."""
 
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
@@ -20,20 +20,20 @@ def make_router(health: Health, access: Access) -> APIRouter:
 
     @router.get("/live")
     async def live() -> dict[str, str]:
-        """Say that the process does its work: its event loop and its store answer. If not, restart it."""
+        """Say whether the process works: its event loop and its store answer. If not, restart it."""
         await health.check_alive()
         return {"status": "alive"}
 
     @router.get("/ready")
     async def ready() -> dict[str, str]:
-        """Say that a job that is submitted now would be run. If not, the reasons are named: wait, or look at them."""
+        """Say whether a job that is submitted now would be run. If not, name the reasons: wait, or look at them."""
         if unready := await health.unready():
             raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, " ".join(unready.values()), reasons=list(unready))
         return {"status": "ready"}
 
     @router.get("/metrics", dependencies=[Depends(access.needs(Scope.METRICS))], response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
-        """Tell Prometheus what the service and its keeper measure."""
+        """Return the metrics of the service and its keeper for Prometheus."""
         return PlainTextResponse(await health.metrics(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return router

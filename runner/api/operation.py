@@ -1,4 +1,4 @@
-"""The service itself over HTTP: how it is, drain, resume, stop."""
+"""The service itself over HTTP: status, drain, resume, stop."""
 
 # No `from __future__ import annotations` here: FastAPI reads the annotations of functions inside functions.
 
@@ -28,7 +28,7 @@ def make_router(service: Service, works: Works, deliveries: Deliveries, access: 
 
     @operation.get("/status", dependencies=[Depends(access.needs(Scope.READ))])
     async def status() -> Status:
-        """Say how the service is."""
+        """Return the state of the service."""
         hold = await reading(service.records.jobs.hold)
         return Status(
             version=version("sandbox-runner"),
@@ -51,14 +51,14 @@ def make_router(service: Service, works: Works, deliveries: Deliveries, access: 
 
     @operation.post("/drain")
     async def drain(operator: Operator) -> Status:
-        """Start nothing more until somebody resumes, also over restarts. Jobs are taken and wait; what runs goes on."""
+        """Start no more jobs until somebody resumes, even after a restart. New jobs wait; running ones go on."""
         _events.info(Action.DRAINING, f"drained by {operator.who}", who=operator.who)
         await service.drain(operator.name)
         return await status()
 
     @operation.post("/resume")
     async def resume(operator: Operator) -> Status:
-        """Start what waits again."""
+        """Start waiting jobs again."""
         _events.info(Action.WORKING, f"resumed by {operator.who}", who=operator.who)
         await service.resume()
         return await status()
@@ -67,7 +67,7 @@ def make_router(service: Service, works: Works, deliveries: Deliveries, access: 
         "/stop", status_code=HTTPStatus.ACCEPTED, openapi_extra=bodies.described(StopRequest, required=False)
     )
     async def stop(operator: Operator, request: Request) -> Status:
-        """Take no more jobs, and end when nothing runs any more; with `force`, what runs is ended."""
+        """Take no more jobs, and end when no job runs any more; with `force`, end the running jobs."""
         body = await bodies.read(request, bodies.SMALL)
         wanted = bodies.parse(body, StopRequest) if body else StopRequest()
         _events.info(Action.STOPPING, f"stopped by {operator.who}", who=operator.who)

@@ -1,4 +1,4 @@
-"""Errors over HTTP, as RFC 9457 has them: one place turns each into a status and a sentence."""
+"""Errors over HTTP, as in RFC 9457: one place turns each into a status and a sentence."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ _STATUS: Final = {
     StateError: HTTPStatus.INSUFFICIENT_STORAGE,
     StateBusyError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-"""Of each error, and of those under it that are not named themselves."""
+"""The status of each error, which also holds for its subclasses that are not listed."""
 
 _DEFECT: Final = "The runner met an error of its own. Please report it with the runner's log, which has more of it."
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 has it: what went wrong, and the cause and next step as a sentence."""
+    """An error, as in RFC 9457: what went wrong, and the cause and next step as a sentence."""
 
     title: str
     status: int
     detail: str
     reasons: list[str] = []
-    """Of `/ready`: why not, by names that do not change."""
+    """Why `/ready` says no, by names that do not change."""
 
 
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     code: {"model": Problem, "description": "A problem, as application/problem+json."} for code in ("4XX", 422, "5XX")
 }
-"""What the description of the API says of errors."""
+"""The errors in the description of the API."""
 
 
 class ApiError(Exception):
@@ -76,7 +76,7 @@ class ApiError(Exception):
 
 
 def add_problems(app: FastAPI) -> None:
-    """Have every error of an application answered as a problem."""
+    """Answer every error of an application with a problem."""
 
     @app.exception_handler(ApiError)
     async def api_error(_request: Request, error: ApiError) -> Response:
@@ -101,7 +101,7 @@ def add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def defect(_request: Request, _error: Exception) -> Response:
-        """Anything else. It is raised again after the answer, and the server writes it to the log."""
+        """Answer any other error. Starlette raises it again after the answer, and the server logs it."""
         return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, _DEFECT)
 
 

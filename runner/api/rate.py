@@ -1,4 +1,4 @@
-"""How often a client may ask: a token bucket for each. Pure."""
+"""Limits how often a client may ask, with a token bucket for each. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _MOST: Final = 1000
-"""Clients that are remembered at once; those whose buckets are full again are forgotten first."""
+"""Clients to remember at once; those whose buckets are full again are forgotten first."""
 
 
 @dataclass
@@ -16,10 +16,10 @@ class Buckets:
     rate: float
     burst: int
     _full: dict[str, float] = field(default_factory=dict)
-    """When each client's bucket is full again (the generic cell rate algorithm: one number says it all)."""
+    """When each client's bucket is full again (generic cell rate algorithm: this one number is the whole state)."""
 
     def take(self, client: str, now: float) -> float:
-        """Take one request out of a client's bucket; return 0, or the seconds until there is one, and take none then.
+        """Take one request out of a client's bucket and return 0; or return the seconds until one is free.
 
         `now` is in seconds on a clock that only goes forward.
         """

@@ -14,13 +14,13 @@ from runner.service.service import Service
 from runner.store.tokens import Scope
 
 Sandboxes = Callable[[], Awaitable[Sequence[SandboxFacts]]]
-"""Tells of every sandbox that jobs may be given. Errors: LeaseError."""
+"""Returns all sandboxes that jobs may be given. Errors: LeaseError."""
 
 
 def make_router(service: Service, sandboxes: Sandboxes, access: Access) -> APIRouter:
     """Make the route for the sandboxes that one service's jobs may be given."""
     router = APIRouter(prefix="/v1/sandboxes", dependencies=[Depends(access.needs(Scope.READ))])
-    # A keeper that hangs is asked by one thread: those that all else shares are few, and renewals need them.
+    # Only one thread asks a keeper that hangs: the common threads are few, and renewals need them.
     known = AskOnce(sandboxes)
 
     @router.get("")

@@ -1,4 +1,4 @@
-"""Serves the API for as long as the service works, and has signals and the clock stop it."""
+"""Serves the API for as long as the service works, and stops it on a signal or after a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAST_READS = 5
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to us: the API stays up while running jobs end. `listening` is called once it can be reached."""
+    """Leaves signals to us: the API stays up while running jobs end. `listening` is called once clients can connect."""
 
     def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
         super().__init__(config)
@@ -53,7 +53,7 @@ class Tls:
             ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
                 self.certificate, self.key, _no_password
             )
-        except (OSError, ValueError) as error:  # what ssl raises is an OSError
+        except (OSError, ValueError) as error:  # ssl's errors are OSErrors
             raise InputError(
                 f"The certificate {self.certificate} and the key {self.key} cannot be used: {error}."
             ) from error
@@ -64,21 +64,21 @@ def _no_password() -> str:
 
 
 class Works(Protocol):
-    """What is served while it works: see `Service`."""
+    """What the API serves: see `Service`."""
 
     @property
     def running(self) -> int:
-        """How many jobs run."""
+        """The number of running jobs."""
         ...
 
     def stop(self) -> None:
         """Take no more jobs and start none; end when nothing runs."""
 
     def abort(self, why: str) -> None:
-        """As `stop`, and end what runs."""
+        """Stop, and end the running jobs too."""
 
     def detach(self) -> None:
-        """Leave what runs running."""
+        """Leave the running jobs running."""
 
     async def work(self) -> None:
         """Work until there is nothing to do."""
@@ -96,9 +96,10 @@ async def serve(
 ) -> None:
     """Serve until the service has no more work after a signal. Raises StateError when the address cannot be used.
 
-    TERM and INT stop: running jobs end first, and waiting ones wait for the next life of the service. A second one, or
-    QUIT, ends what runs. USR1 detaches: running jobs go on in their sandboxes. After `max_run_time` seconds it stops
-    by itself. HUP calls `reread`. `listening` is called when requests and signals are answered.
+    TERM and INT stop the service: running jobs end first, and waiting jobs wait for its next life. A second of these
+    signals, or QUIT, ends the running jobs. USR1 detaches: running jobs go on in their sandboxes. After `max_run_time`
+    seconds the service stops by itself. HUP calls `reread`. `listening` is called once requests and signals are
+    answered.
     """
     _handle_signals(service)
     if reread:
@@ -110,7 +111,7 @@ async def serve(
         host=host,
         port=port,
         log_level="warning",
-        log_config=None,  # what uvicorn tells is written as ours is
+        log_config=None,  # uvicorn's messages go through our log
         timeout_graceful_shutdown=LAST_READS,
         lifespan="off",
         ssl_certfile=tls.certificate if tls else None,
@@ -121,7 +122,7 @@ async def serve(
     working = asyncio.create_task(service.work())
     await asyncio.wait([serving, working], return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
-        service.detach()  # what an earlier life left running must not end because a port is taken
+        service.detach()  # the jobs of an earlier life must not end because a port is taken
     await working
     server.should_exit = True
     await serving
@@ -130,7 +131,7 @@ async def serve(
 async def _serve(server: uvicorn.Server, host: str, port: int) -> None:
     try:
         await server.serve()
-    except SystemExit as error:  # how uvicorn says that it cannot listen
+    except SystemExit as error:  # uvicorn exits when it cannot listen
         raise StateError(
             f"The API cannot listen on {host}:{port}; is the port taken? Give another --listen."
         ) from error
@@ -145,7 +146,7 @@ def _time_is_over(service: Works, seconds: float) -> None:
 def _handle_signals(service: Works) -> None:
     loop = asyncio.get_running_loop()
 
-    earlier = itertools.count()  # signals alone: who stopped it by command, or by time, meant nobody's job
+    earlier = itertools.count()  # counts signals alone: a stop by command, or by time, was not meant to end jobs
 
     def stop_or_abort() -> None:
         if next(earlier):

@@ -1,4 +1,4 @@
-"""The token that lets a client in: given, or made at the first start; kept in the state folder for its owner only."""
+"""The first token of the API: given, or made at the first start; the state folder keeps it for its owner only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Token:
     """A bearer token in a file. Raises StateError when the file can be neither read nor made."""
 
     def __init__(self, path: Path, given: SecretStr | None = None) -> None:
-        """`given` takes the place of what the file holds, for whoever looks there."""
+        """`given` replaces the content of the file, for people who look there."""
         try:
             if given:
                 durable.write(path, f"{given.get_secret_value()}\n".encode())
@@ -32,5 +32,5 @@ class Token:
             raise StateError(f"The API token in {path} is too short. Remove the file and a new one is made.")
 
     def admits(self, header: str | None) -> bool:
-        """Whether an Authorization header carries the token. Takes the same time for every wrong one."""
+        """Return whether an Authorization header carries the token. Takes the same time for every wrong one."""
         return hmac.compare_digest((header or "").encode(), f"Bearer {self._value}".encode())

@@ -25,7 +25,7 @@ def make_router(tokens: Tokens, access: Access) -> APIRouter:
 
     @router.post("", status_code=HTTPStatus.CREATED, openapi_extra=bodies.described(TokenRequest))
     async def create(request: Request, admin: Annotated[TokenFacts, Depends(admitted)]) -> NewToken:
-        """Make a token. The answer is the only place where it can be read."""
+        """Make a token. Only this answer shows it."""
         wanted = bodies.parse(await bodies.read(request, bodies.SMALL), TokenRequest)
         seconds = None if wanted.days is None else wanted.days * 24 * 3600
         facts, token = await writing(tokens.create, wanted.name, wanted.scopes, seconds)
@@ -40,7 +40,7 @@ def make_router(tokens: Tokens, access: Access) -> APIRouter:
 
     @router.delete("/{token_id}", status_code=HTTPStatus.NO_CONTENT)
     async def revoke(token_id: str, admin: Annotated[TokenFacts, Depends(admitted)]) -> None:
-        """Revoke a token: it is worth nothing from now on."""
+        """Revoke a token: it is worthless from now on."""
         if not await writing(tokens.revoke, token_id):
             raise ApiError(HTTPStatus.NOT_FOUND, "There is no token of that id. `runner token ls` has them.")
         _events.info(Action.TOKEN_REVOKED, f"token {token_id} was revoked by {admin.who}", who=admin.who)

@@ -1,4 +1,4 @@
-"""What is kept of a job: list it, or have it here."""
+"""The artifacts of a job: list or download them."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def artifacts(
 
 
 def _name(artifact: dict[str, Any]) -> str:
-    """A name as a terminal may be given it."""
+    """Return a name that is safe to print on a terminal."""
     name = artifact["path"] + (f" -> {artifact['link']}" if artifact["link"] else "")
     return "".join(sign if sign.isprintable() else "?" for sign in name)
 
 
 def _download(service: Client, job: str, folder: Path, kept: dict[str, Any], *, shown: bool) -> None:
-    """Have them all in the folder, or nothing. A service that is not ours to trust writes nowhere else."""
+    """Download all artifacts into the folder, or none. Even an untrusted service cannot write elsewhere."""
     from runner.execution.files.inside.unpack import unpack  # noqa: PLC0415 - only here
     from sandbox.archives import UnsafeArchive  # noqa: PLC0415 - as above
 

@@ -28,10 +28,10 @@ app = typer.Typer()
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, or its beginning.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 _INTERRUPTED: Final = 130
-"""As a shell has it for Ctrl-C."""
+"""The exit code that a shell has for Ctrl-C."""
 _UNSAID: Final = 0.3
 _AGAIN: Final = 5.0
-"""Seconds that a job may wait for its start before that is said, and until it is looked at again why it does."""
+"""Seconds that a job may wait for its start before the command says so, and between two looks at the reason."""
 
 
 @app.command()
@@ -102,7 +102,7 @@ def list_jobs(
 
 @app.command()
 def show(job: JobId, as_json: AsJson = False) -> None:
-    """Show what is known of a job."""
+    """Show the facts about a job."""
     from runner.client import WAITING  # noqa: PLC0415 - `runner run` does not pay for it
 
     with client() as service:
@@ -151,14 +151,14 @@ def logs(
 
 @app.command()
 def cancel(job: JobId, as_json: AsJson = False) -> None:
-    """Ask for a job's end. What it started is ended too."""
+    """Ask for a job's end. The processes that it started are ended too."""
     with client() as service:
         view = service.cancel(service.whole_id(job))
     print(json.dumps(view) if as_json else f"{view['id']}: {_asked(view['outcome'])}")
 
 
 def _asked(outcome: dict[str, Any] | None) -> str:
-    """What became of the wish for a job's end."""
+    """Return what became of the request to end a job."""
     if outcome is None:
         return "its end was asked for"
     if outcome["outcome"] == "cancelled":
@@ -168,7 +168,7 @@ def _asked(outcome: dict[str, Any] | None) -> str:
 
 @contextmanager
 def client() -> Iterator[Client]:
-    """A client of the service that is found from here."""
+    """Yield a client of the service that is found from here."""
     from runner.client import connect  # noqa: PLC0415 - `runner run` does not pay for it
 
     service = connect()
@@ -205,7 +205,7 @@ def _why_waiting(service: Client) -> str:
 
 
 def _lines(pieces: Iterable[bytes], offset: int) -> Iterator[bytes]:
-    """A log as JSON, a line for each piece: its text, and the byte offset after it."""
+    """Yield a log as JSON, one line for each piece: its text, and the byte offset after it."""
     from runner.api.logs import Text  # noqa: PLC0415 - only here
 
     log = Text(offset)
@@ -227,7 +227,7 @@ def _copy(pieces: Iterable[bytes], to: TextIO) -> None:
             target.write(piece)
             target.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())  # else Python complains at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())  # else Python complains when it exits
         raise typer.Exit(1) from None
 
 
@@ -256,7 +256,7 @@ def _row(job: dict[str, Any]) -> list[str]:
 
 
 def _times(view: dict[str, Any]) -> Iterator[str]:
-    """When a job started and where, and when it ended, as far as it has."""
+    """Yield when and where a job started, and when it ended, as far as it has."""
     if view["started"]:
         yield f"started {when(view['started'])} in {view['sandbox']}, profile {view['profile']}"
     if view["ended"]:
@@ -271,12 +271,12 @@ def _step(step: dict[str, Any]) -> list[str]:
 
 
 def when(seconds: float) -> str:
-    """A time as people read it."""
+    """Return a time as people read it."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def tell_all(found: list[dict[str, Any]], head: list[str], row: Callable[[Any], list[str]], *, as_json: bool) -> None:
-    """Print what a service has many of: for a program as it came, for a person in columns."""
+    """Print a list: for a program as JSON, for a person in columns."""
     if as_json:
         print(json.dumps(found))
     else:

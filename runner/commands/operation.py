@@ -1,4 +1,4 @@
-"""The service itself: how it is, drain, resume, stop."""
+"""The service itself: status, drain, resume, stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def drain(
 ) -> None:
     """Start no more jobs, also after a restart, until `runner resume`.
 
-    What runs goes on, and jobs are taken and wait. With --wait, Ctrl-C leaves it draining.
+    Running jobs go on; new jobs are taken and wait. With --wait, Ctrl-C leaves the service draining.
     """
     with client() as service:
         view = service.drain()
@@ -74,7 +74,7 @@ def stop(
     force: Annotated[bool, typer.Option("--force", help="End what runs: its outcome is `runner_stopped`.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Stop the service when no job runs any more. Jobs that wait are kept for its next start."""
+    """Stop the service when no job runs any more. Waiting jobs are kept for its next start."""
     with client() as service:
         _tell(service.stop(force=force), as_json=as_json)
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def source_of(settings: Sandboxes) -> Source:
-    """Return what the settings name: the keeper unless there is an address. Errors: BadJobError; InputError."""
+    """Return the source that the settings name, by default the keeper. Errors: BadJobError; InputError."""
     from runner import lease_sources  # noqa: PLC0415 - what only talks to the service does not pay for SSH
 
     if not settings.addresses:

@@ -16,9 +16,9 @@ from sandbox import archives
 
 @contextmanager
 def packed(path: Path, *, shown: bool) -> Iterator[BinaryIO]:
-    """Give a folder's archive, or the archive that the path names. Errors: InputError.
+    """Yield a folder's archive, or the archive that the path names. Errors: InputError.
 
-    `shown`: a person is told while it is packed.
+    `shown`: tell a person while it is packed.
     """
     try:
         if not path.is_dir():

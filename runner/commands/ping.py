@@ -1,4 +1,4 @@
-"""`runner ping` with all its options; without --url it never comes here, see `runner.entry`."""
+"""`runner ping` with all its options; without --url, `runner.entry` usually answers it before this is loaded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ping(
 ) -> None:
     """Exit with 0 when the service answers, and a job that is submitted now would be run. For health checks.
 
-    A supervisor that restarts what fails should ask with --live: a restart ends no drain and brings back no keeper.
+    A supervisor that restarts failed services should use --live: a restart ends no drain and brings back no keeper.
     """
     raise typer.Exit(asks.main(url or _found(), live=live, as_json=as_json))
 

@@ -1,4 +1,4 @@
-"""What a person is told while something takes long: on stderr, only where that is a terminal, and gone at its end.
+"""Tells a person what takes long: on stderr, only if that is a terminal, and removed at the end.
 
 Only then rich is loaded, which costs as much as the rest of a command.
 """
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def somebody_looks(*, as_json: bool) -> bool:
-    """Whether there is a person to be told: a program that wants JSON reads no bars."""
+    """Return whether a person looks: a program that wants JSON reads no progress bars."""
     return not as_json and sys.stderr.isatty()
 
 
 @contextmanager
 def waiting(what: str, *, shown: bool) -> Iterator[Callable[[str], None]]:
-    """Say in the block what is waited for, and for how long by now. Yields what has it say something else."""
+    """Show in the block what the command waits for, and for how long. Yields a function that changes the text."""
     if not shown:
         yield lambda _: None
         return
@@ -36,7 +36,7 @@ def waiting(what: str, *, shown: bool) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def reading(file: BinaryIO, what: str, *, shown: bool) -> Iterator[BinaryIO]:
-    """Give a file to read in the block, and show how much of it was read."""
+    """Yield a file to read in the block, and show how much of it was read."""
     if not shown:
         yield file
         return
@@ -46,7 +46,7 @@ def reading(file: BinaryIO, what: str, *, shown: bool) -> Iterator[BinaryIO]:
 
 
 def counted(pieces: Iterable[bytes], size: int, what: str, *, shown: bool) -> Iterator[bytes]:
-    """Pass pieces on, and show how many of so many bytes came."""
+    """Pass pieces on, and show how many of `size` bytes came."""
     if not shown:
         yield from pieces
         return

@@ -25,11 +25,11 @@ _SECTION: Final = "sandboxes"
 _SETTINGS: Final = settings(_SECTION)
 _AFTER: Final = "(arguments for the script come after --, as in: runner run SCRIPT -- ARGS)"
 _Misunderstood: Final[Any] = typer.BadParameter.__bases__[0]
-"""What the parser raises: Typer brings its own copy of Click, whose errors have no public name but this one's."""
+"""The base class of the parser's errors: Typer has its own copy of Click, where only this error has a public name."""
 
 
 class _Run(TyperCommand):
-    """Takes options before and after the script, and whatever follows the first `--` for the script's arguments.
+    """Takes options before and after the script, and passes everything after the first `--` to the script.
 
     Without the `--`, nobody could tell whether `--json` behind a script is its option or ours.
     """
@@ -39,7 +39,7 @@ class _Run(TyperCommand):
         try:
             left = super().parse_args(ctx, args[:end])
         except _Misunderstood as error:
-            if isinstance(error, typer.BadParameter):  # of an option that we have
+            if isinstance(error, typer.BadParameter):  # a wrong value for an option that exists
                 raise
             ctx.fail(f"{error.format_message()} {_AFTER}")
         if more := ctx.params.get("args"):
@@ -69,8 +69,8 @@ def run(
 ) -> None:
     """Run a script in a sandbox, its log live, and exit with its exit code.
 
-    Also: 124 timed out, 130 cancelled, 75 the sandbox was lost, 69 nothing could be started, 64 and 66 bad input,
-    128+N ended by signal N. A script can exit with these numbers too; --json tells them apart.
+    Other exit codes: 124 timed out, 130 cancelled, 75 the sandbox was lost, 69 nothing could be started, 64 and 66 bad
+    input, 128+N ended by signal N. A script can exit with these numbers too; --json tells them apart.
     """
     from runner.run import run_last  # noqa: PLC0415 - what only talks to the service does not pay for SSH
 

@@ -1,4 +1,4 @@
-"""`runner serve`: the service, for as long as it is wanted."""
+"""`runner serve`: runs the service."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def serve(
 
     Settings come from the file, above it the environment, above that options: docs/configuration.md has all of them.
 
-    TERM stops: no more jobs are taken, those that run end first, and those that wait are there for the next life on the
-    same --state. A second TERM, or QUIT, ends what runs. So does `runner stop`, with and without --force.
+    TERM stops the service: it takes no more jobs, running jobs end first, and waiting jobs stay for the next life on
+    the same --state. A second TERM, or QUIT, ends the running jobs. So does `runner stop`, with and without --force.
 
     USR1 detaches, for a restart or an upgrade: the service exits within seconds and leaves running jobs running and
-    waiting ones waiting. Started again with the same --state, it goes on with them. So it does after a crash.
+    waiting ones waiting. Started again with the same --state, it goes on with them. It does so after a crash too.
 
-    HUP reads the settings anew and takes up those that are live. A file with a mistake changes nothing.
+    HUP reads the settings anew and applies those that are live. A file with a mistake changes nothing.
     """
     with loading():
         from runner import serve as service  # noqa: PLC0415 - `runner run` does not pay for the web framework

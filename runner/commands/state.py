@@ -25,7 +25,7 @@ State = Annotated[Path, typer.Option(help="The service's state folder.")]
 def backup(file: File, state: State = _DEFAULT) -> None:
     """Write the state of a service, which may run, into one new file: jobs, logs, tokens, and the key of its secrets.
 
-    Whoever has the file can read the secrets of the jobs that had not ended.
+    Anybody who has the file can read the secrets of the jobs that had not ended.
     """
     from runner.service import backup as backups  # noqa: PLC0415 - `runner run` does not pay for it
 
@@ -36,7 +36,7 @@ def backup(file: File, state: State = _DEFAULT) -> None:
 
 @app.command()
 def restore(file: File, state: State = _DEFAULT) -> None:
-    """Put a backup into an empty state folder. The service starts drained: jobs that waited may have been run since."""
+    """Put a backup into an empty state folder. The service starts drained: waiting jobs may have been run since."""
     from runner.service import backup as backups  # noqa: PLC0415 - as above
 
     with _opened(file) as source:
@@ -49,7 +49,7 @@ def restore(file: File, state: State = _DEFAULT) -> None:
 
 @contextmanager
 def _new(name: str) -> Iterator[BinaryIO]:
-    """A file that was not there, for its owner only; gone again when the block fails. Errors: InputError."""
+    """Create a file for its owner only, and remove it again when the block fails. Errors: InputError."""
     if name == "-":
         yield sys.stdout.buffer
         sys.stdout.flush()

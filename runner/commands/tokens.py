@@ -39,7 +39,7 @@ def _row(token: dict[str, Any]) -> list[str]:
 
 @app.command()
 def revoke(token: Annotated[str, typer.Argument(help="The token's id.")], as_json: AsJson = False) -> None:
-    """Revoke a token: it is worth nothing from now on."""
+    """Revoke a token: it is worthless from now on."""
     with client() as service:
         service.revoke_token(token)
     if as_json:

@@ -22,7 +22,7 @@ _WRONG: Final = "The configuration is wrong:"
 
 @cache
 def settings(only: str = "") -> tuple[Setting, ...]:
-    """Every setting there is, or those of one section."""
+    """Return every setting, or those of one section."""
     return tuple(setting for setting in settings_of(Config) if setting.key[0] == only or not only)
 
 
@@ -32,10 +32,10 @@ def load(
     options: Options | None = None,
     only: str = "",
 ) -> Loaded[Config]:
-    """Return the configuration of a command. Without a file, the usual one, if it is there.
+    """Return the configuration of a command. Without a file, read the usual one, if it exists.
 
-    With `only`, that section's settings by environment and options, and no file: for a person's command beside a
-    service. Errors: ConfigError with every mistake.
+    With `only`, read that section's settings from the environment and options, and no file: for a person's command
+    beside a service. Errors: ConfigError with every mistake.
     """
     if file is None and not only and _is_there(DEFAULT_FILE):
         file = DEFAULT_FILE
@@ -52,7 +52,7 @@ def load(
 
 
 def look_at_files(loaded: Loaded[Config]) -> None:
-    """See that the service can read what its settings name. Errors: ConfigError, as those of `load`."""
+    """Check that the service can read the files that its settings name. Errors: ConfigError, as those of `load`."""
     tls, sandboxes = loaded.config.tls, loaded.config.sandboxes
     named = {("tls", "certificate"): tls.certificate, ("tls", "key"): tls.key}
     if sandboxes.addresses:
@@ -70,7 +70,7 @@ def look_at_files(loaded: Loaded[Config]) -> None:
 
 
 def _is_there(file: Path) -> bool:
-    """Also where nobody may look, which is told when it is read."""
+    """Return True also for a file that we may not look at: reading it tells the error."""
     try:
         file.stat()
     except OSError as error:

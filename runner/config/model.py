@@ -1,9 +1,9 @@
-"""Every setting of `runner serve`, with its default and why it is that.
+"""Every setting of `runner serve`, with its default and the reason for it.
 
 A new setting is a field here and nothing else: its variable (`RUNNER_` and its path), its option, its line on
-docs/configuration.md and in examples/runner.toml follow from it. A secret is a `SecretStr`, or several, and may also
-be given by the path of a file. `About(live=True)`, or `live` of a section, marks what a HUP changes: `_reread` in
-`runner.serve` then passes it on.
+docs/configuration.md and in examples/runner.toml follow from it. A secret is a `SecretStr`, or several, and may also be
+given by the path of a file. `About(live=True)`, or `live` of a section, marks a setting that a HUP changes: `_reread`
+in `runner.serve` then passes it on.
 """
 
 from __future__ import annotations
@@ -49,18 +49,19 @@ class Api(Section):
     """The HTTP API."""
 
     listen: Annotated[str, About(option="--listen")] = "127.0.0.1:8080"
-    """HOST:PORT of the API. This host alone, because without a certificate the token is sent in the clear."""
+    """HOST:PORT of the API. By default this host alone, because without a certificate the token is sent in the
+    clear."""
 
     token: Annotated[SecretStr | None, Field(examples=[Path("/run/secrets/runner-token")])] = None
-    """The token that may do everything. None: one is made at the first start and kept in the state folder. Give
-    one where others have to know it beforehand."""
+    """The token that may do everything. None: the first start makes one and keeps it in the state folder. Give one
+    where others have to know it beforehand."""
 
     request_rate: Annotated[float, Field(gt=0)] = 200.0
     """Requests that each token may make in a second. Far more than a client that waits for answers needs, and far less
     than would hold up the others."""
 
     request_burst: Annotated[int, Field(ge=1)] = 1000
-    """Requests that each token may make at once before that rate counts. Enough for a build that submits hundreds of
+    """Requests that each token may make at once before that rate applies. Enough for a build that submits hundreds of
     jobs."""
 
     @field_validator("token")
@@ -74,12 +75,12 @@ class Api(Section):
 
     @property
     def host(self) -> str:
-        """Of `listen`."""
+        """The host of `listen`."""
         return self.listen.rpartition(":")[0]
 
     @property
     def port(self) -> int:
-        """Of `listen`."""
+        """The port of `listen`."""
         return int(self.listen.rpartition(":")[2])
 
     @field_validator("listen")
@@ -98,7 +99,7 @@ class Tls(Section):
     """Serve HTTPS with this certificate and its chain (PEM). None: HTTP, which is enough within one host."""
 
     key: Annotated[Path | None, Field(examples=[Path("/etc/runner/tls.key")])] = None
-    """The certificate's key (PEM). Not encrypted: nobody is there to type a password."""
+    """The certificate's key (PEM). It must not be encrypted: nobody is there to type a password."""
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
@@ -117,40 +118,42 @@ class Jobs(Section):
     """Jobs of one trust key at once. None: as many as slots, since the queue is fair by itself."""
 
     labels: Annotated[tuple[str, ...], About(live=True, option="--label")] = ()
-    """Labels that jobs may ask for. None: a label is a promise that only its operator can make."""
+    """Labels that jobs may ask for. None: a label is a promise that only the operator can make."""
 
     max_run_time: Annotated[float | None, Field(ge=1, examples=[86400.0]), About(option="--max-run-time")] = None
-    """Seconds after which the service stops by itself, as by TERM, for those who recycle hosts. None: it runs on."""
+    """Seconds after which the service stops by itself, as by TERM, for operators who recycle hosts. None: it runs
+    on."""
 
 
 class Sandboxes(Section):
-    """Where sandboxes come from: a keeper, or addresses of those that someone else started."""
+    """Where sandboxes come from: a keeper, or the addresses of sandboxes that someone else started."""
 
     keeper: Annotated[Path, About(option="--keeper", also="SANDBOX_KEEPER")] = Path(DEFAULT_SOCKET)
-    """The keeper's socket. It is where the keeper makes it by default."""
+    """The keeper's socket. By default the one that the keeper makes."""
 
     addresses: Annotated[
         tuple[Annotated[str, AfterValidator(_sandbox)], ...], About(option="--address", also="RUNNER_ADDRESSES")
     ] = ()
-    """USER@HOST:PORT of a sandbox that someone else started, in place of a keeper's. None: the keeper is asked, which
-    alone can recreate what a job broke."""
+    """USER@HOST:PORT of a sandbox that someone else started, instead of a keeper's. None: sandboxes come from the
+    keeper, which alone can recreate what a job broke."""
 
     identity: Annotated[
         Path | None,
         Field(examples=[Path("/etc/runner/id_ed25519")]),
         About(option="--identity", also="RUNNER_IDENTITY"),
     ] = None
-    """Private key that the addresses let in. None: a keeper gives a key with each lease."""
+    """Private key that opens the addresses. None: a keeper gives a key with each lease."""
 
     known_hosts: Annotated[Path, About(option="--known-hosts", also="RUNNER_KNOWN_HOSTS")] = Path("~/.ssh/known_hosts")
-    """Host keys of every address, as ssh(1) keeps them. Its own file: whoever has logged in by hand has them there."""
+    """Host keys of every address, as ssh(1) keeps them. By default ssh's own file: people who have logged in by hand
+    have the keys there."""
 
     address_state: Annotated[
         Path | None,
         Field(examples=[Path("/var/lib/runner/addresses")]),
         About(option="--address-state", also="RUNNER_ADDRESS_STATE"),
     ] = None
-    """Folder for what is known of each address, one for all runners. None: /var/lib/runner/addresses for root,
+    """Folder for the runner's records of each address, one for all runners. None: /var/lib/runner/addresses for root,
     $XDG_STATE_HOME/runner/addresses for others, so that runners of one user meet there by themselves."""
 
     folder: Annotated[
@@ -169,19 +172,19 @@ class GitLab(Section):
     """Jobs of GitLab, over hooks of gitlab-runner."""
 
     socket: Annotated[Path | None, Field(examples=[Path("/run/runner/gitlab.sock")])] = None
-    """Where to listen for hooks of gitlab-runner. None: GitLab's jobs are not taken."""
+    """The socket for hooks of gitlab-runner. None: GitLab's jobs are not taken."""
 
     profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "default"
-    """The keeper's profile of the sandboxes that GitLab's jobs get: their limits, and what they reach. The one that
-    every keeper has unless its file names others."""
+    """The keeper's profile of the sandboxes that GitLab's jobs get: their limits, and what they reach. The default is a
+    profile that every keeper has unless its file names others."""
 
     grace: Annotated[float, Field(ge=0, le=MAX_GRACE)] = 5.0
-    """Seconds between TERM and KILL for what a job's stage started. Time to remove a lock file, and no more, since
+    """Seconds between TERM and KILL for the processes of a job's stage. Time to remove a lock file, and no more, since
     somebody waits for the end."""
 
     images: Annotated[tuple[str, ...], About(option="--gitlab-image")] = ("**",)
-    """Pattern of images that jobs may name: `*` is anything within a part, `**` anything. All: a job can run any image
-    in its sandbox anyway."""
+    """Pattern of images that jobs may name: `*` is anything within a part, `**` anything. All by default: a job can run
+    any image in its sandbox anyway."""
 
     map_images: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[^=]+=.+$")], ...],
@@ -191,23 +194,24 @@ class GitLab(Section):
     """BEGINNING=REPLACEMENT for the names of images in jobs. None: images come from where the job says."""
 
     pull_policies: Annotated[tuple[PullPolicy, ...], About(option="--gitlab-pull-policy")] = (PullPolicy.ALWAYS,)
-    """Pull policies for jobs that name none, in the order in which they are tried. As gitlab-runner's own default."""
+    """Pull policies for jobs that name none, in the order in which they are tried. The same default as
+    gitlab-runner's."""
 
     log_bytes: ByteSize = ByteSize(256 * 1024**2)
     """Output of one stage that is passed on, such as `256MiB`; more is dropped, and the job's log says so. Many times
-    what gitlab-runner keeps of a whole job unless told otherwise (4 MiB), and bounded, since it lies on the runner's
-    disk meanwhile."""
+    what gitlab-runner keeps of a whole job by default (4 MiB), and bounded, since it lies on the runner's disk
+    meanwhile."""
 
     service_wait: Annotated[float, Field(ge=0, le=600)] = 30.0
-    """Seconds for all services of a job together to answer at their ports; then the job goes on without. As
-    gitlab-runner's own `wait_for_services_timeout`."""
+    """Seconds for all services of a job together to answer at their ports; then the job goes on without them. The same
+    as gitlab-runner's own `wait_for_services_timeout`."""
 
     cache: Annotated[Path | None, Field(examples=[Path("/var/lib/runner/gitlab-cache")])] = None
-    """Folder for caches of jobs. None: caches are not kept, because they take disk that somebody has to plan."""
+    """Folder for caches of jobs. None: caches are not kept, because they take disk space that somebody has to plan."""
 
     cache_bytes: ByteSize = ByteSize(20 * 1024**3)
-    """Bytes of caches that are kept, such as `20GiB`; fewer where their disk would be low. What was not used for the
-    longest time goes first. Room for some dozens of caches of usual size, on a disk of usual size."""
+    """Bytes of caches to keep, such as `20GiB`; fewer where their disk would be low. The cache that was not used for
+    the longest time goes first. Room for some dozens of caches of usual size, on a disk of usual size."""
 
     helper: Annotated[Path | None, Field(examples=[Path("/run/runner/gitlab-runner")])] = None
     """A gitlab-runner or gitlab-runner-helper that jobs are given, for caches and artifacts. None: the sandbox image
@@ -221,20 +225,20 @@ class Webhooks(Section):
         tuple[Annotated[SecretStr, AfterValidator(_address)], ...],
         Field(examples=[Path("/run/secrets/runner-webhooks-urls")]),
     ] = ()
-    """URLs of those that are told of each job's end; in a file, a line for each. Secret, since whoever knows such an
-    address can often write to it. None: nobody is told. Only here, and never in a job: a job could have the runner send
-    something to any address that it reaches."""
+    """URLs of the receivers that are told of each job's end; in a file, one line each. Secret, since anybody who knows
+    such a URL can often write to it. None: nobody is told. Only here, and never in a job: a job could make the runner
+    send something to any address that it reaches."""
 
     secret: Annotated[
         SecretStr | None, AfterValidator(_signing), Field(examples=[Path("/run/secrets/runner-webhooks")])
     ] = None
-    """What messages are signed with: `whsec_` and the base64 of 24 to 64 random bytes. None: there are no receivers."""
+    """The key that signs messages: `whsec_` and the base64 of 24 to 64 random bytes. None: there are no receivers."""
 
     timeout: Annotated[float, Field(gt=0, le=60)] = 10.0
-    """Seconds for one try to deliver a message. A receiver that has more to do answers first and does it afterwards."""
+    """Seconds for one try to deliver a message. A receiver with more to do should answer first and do it afterwards."""
 
     give_up: Annotated[float, Field(ge=60, le=30 * 24 * 3600)] = 3 * 24 * 3600.0
-    """Seconds after which a message that nobody takes is given up. A weekend, and the day on which somebody sees it."""
+    """Seconds after which a message that nobody takes is given up: a weekend, and the day on which somebody sees it."""
 
     @model_validator(mode="after")
     def _signed(self) -> Self:
@@ -244,35 +248,34 @@ class Webhooks(Section):
 
     @property
     def receivers(self) -> tuple[str, ...]:
-        """The addresses of `urls`, to send to and not to show."""
+        """The addresses of `urls`, for sending only: they must not be shown."""
         return tuple(url.get_secret_value() for url in self.urls)
 
 
 class Retention(Section):
-    """What is kept of finished jobs: the oldest go, with logs and artifacts, as soon as one of these is reached."""
+    """Limits on finished jobs: as soon as one is reached, the oldest jobs go, with their logs and artifacts."""
 
     age: Annotated[float, Field(gt=0), About(live=True)] = RETENTION.age
-    """Seconds that a finished job is kept. A month: whoever asks later why a build broke has rebuilt it by
-    then."""
+    """Seconds that a finished job is kept. A month: by then, anybody who asks why a build broke has rebuilt it."""
 
     bytes: Annotated[ByteSize, About(live=True)] = ByteSize(RETENTION.bytes)
     """Bytes that logs and artifacts of finished jobs may have together. Ten of the largest logs (2 GiB), or ten
     thousand usual ones (2 MiB)."""
 
     jobs: Annotated[int, Field(ge=0), About(live=True)] = RETENTION.jobs
-    """Finished jobs that are kept at most. Each takes about 1 KiB in the database."""
+    """The most finished jobs that are kept. Each takes about 1 KiB in the database."""
 
 
 class Disk(Section):
     """Free space on the disk of the state folder."""
 
     low: Annotated[ByteSize, About(live=True)] = ByteSize(MARKS.low)
-    """Free bytes on the disk of the state folder below which nothing new starts; a tenth of the disk where that is
-    less. It is the largest log of one job."""
+    """Free bytes on the disk of the state folder below which no new job starts; a tenth of the disk if that is less. It
+    is the size of the largest log of one job."""
 
     full: Annotated[ByteSize, About(live=True)] = ByteSize(MARKS.full)
-    """Free bytes on that disk below which no jobs are taken either; a hundredth of the disk where that is less.
-    Outcomes need some of it, and so does whoever makes room."""
+    """Free bytes on that disk below which no jobs are taken either; a hundredth of the disk if that is less. Outcomes
+    need some of it, and so does the person who makes room."""
 
     @model_validator(mode="after")
     def _low_comes_first(self) -> Self:
@@ -282,17 +285,18 @@ class Disk(Section):
 
 
 class Files(Section):
-    """How much the files of one job may be: what it starts from, and what is kept of it."""
+    """Limits on the files of one job: its source, and the artifacts that are kept of it."""
 
     archive_bytes: ByteSize = ByteSize(DEFAULT_LIMITS.archive_bytes)
-    """Bytes of an archive that a job starts from, sent or fetched. Room for a large repository with its history, and
-    not for an image of a disk."""
+    """Bytes of an archive that a job starts from, uploaded or fetched. Room for a large repository with its history,
+    but not for an image of a disk."""
 
     source_bytes: ByteSize = ByteSize(DEFAULT_LIMITS.source_bytes)
-    """Bytes that such an archive may unpack to, on the sandbox's disk. What the profile gives there comes first."""
+    """Bytes that such an archive may unpack to, on the sandbox's disk. The profile's limit for that disk comes
+    first."""
 
     source_files: Annotated[int, Field(ge=1)] = DEFAULT_LIMITS.source_files
-    """Files that such an archive may unpack to. Ten times those of a large project with all it depends on."""
+    """Files that such an archive may unpack to. Ten times those of a large project with all its dependencies."""
 
     source_deadline: Annotated[float, Field(gt=0)] = DEFAULT_LIMITS.source_deadline
     """Seconds until a job's source must be there. A git host that hangs holds up a sandbox and a slot."""
@@ -301,14 +305,14 @@ class Files(Section):
     """Bytes of files that are kept of one job, before they are compressed. They lie on the disk of the state folder."""
 
     artifact_files: Annotated[int, Field(ge=1, le=100_000)] = DEFAULT_LIMITS.artifact_files
-    """Files that are kept of one job at most, 100,000 as all their names are in one list. A job with more packs
+    """The most files that are kept of one job, 100,000 as all their names are in one list. A job with more has to pack
     them."""
 
     artifact_deadline: Annotated[float, Field(gt=0)] = DEFAULT_LIMITS.artifact_deadline
     """Seconds in which a job's files must be collected. The sandbox and the slot wait for them."""
 
     def limits(self) -> FileLimits:
-        """As those who keep to them have them."""
+        """Return the limits for the code that applies them."""
         return FileLimits(**self.model_dump())
 
 
@@ -316,16 +320,17 @@ class Log(Section):
     """The service's own log, on stderr."""
 
     format: Annotated[Format, About(option="--log-format")] = Format.TEXT
-    """`text` or `json` (docs/logs.md). Text: a service that was just started is read by a person."""
+    """`text` or `json` (docs/logs.md). Text by default: a person reads the log of a service that was just started."""
 
 
 class Config(Section):
-    """All of it."""
+    """All settings."""
 
     variables: ClassVar = "RUNNER"
 
     state: Annotated[Path, About(option="--state")] = Path("/var/lib/runner")
-    """Folder for the API token, jobs, logs and outcomes. Where a host keeps what services must not lose."""
+    """Folder for the API token, jobs, logs and outcomes. By default where a host keeps data that services must not
+    lose."""
 
     api: Api = Api()
     tls: Tls = Tls()

@@ -1,4 +1,4 @@
-"""`runner doctor`: is this runner fit for jobs? Facts are gathered (`gather`, `canary`), then judged (`checks`).
+"""`runner doctor`: is this runner fit for jobs? Gathers facts (`gather`, `canary`), then judges them (`checks`).
 
-It changes nothing, but for the job that somebody asks for.
+It changes nothing, except by the job that the user may ask for.
 """

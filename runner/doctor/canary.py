@@ -1,4 +1,4 @@
-"""A job that does nothing, given to the running service, to see that the whole way works."""
+"""A job that does nothing, submitted to the running service, to test the whole way."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from runner.doctor.facts import Canary
 from runner.errors import ClientError
 
 DEADLINE: Final = 120.0
-"""Seconds for the job to come to its end, the wait for a slot and a sandbox included."""
+"""Seconds for the job to end, including the wait for a slot and a sandbox."""
 _PAUSE: Final = 0.2
 _TRUST_KEY: Final = "doctor"
-"""One of its own: what it leaves is nobody else's to inherit, nor the other way round."""
+"""A trust key of its own: other jobs do not inherit what it leaves, nor does it inherit from them."""
 
 
 def try_one(service: Client) -> Canary:
-    """Submit it and wait. One that does not end in time is cancelled. Raises ClientError."""
+    """Submit the job and wait for its end; cancel it if it takes too long. Raises ClientError."""
     began = time.monotonic()
     request = {"script": "true\n", "trust_key": _TRUST_KEY, "timeout": DEADLINE, "queue_timeout": DEADLINE}
     job = service.submit(request, secrets.token_hex(16))["id"]

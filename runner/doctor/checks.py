@@ -1,4 +1,4 @@
-"""The checks, in the order in which a runner is put right: each judges the facts and nothing else. Pure.
+"""The checks, in the order in which to repair a runner: each judges the facts and nothing else. Pure.
 
 `docs/runner-doctor.md` has an entry for each.
 """
@@ -18,15 +18,15 @@ from sandbox.settings.loaded import Loaded, Source
 
 PAGE: Final = "docs/runner-doctor.md"
 AHEAD: Final = 60.0
-"""Seconds by which a record may be ahead of the clock: clocks are put right in small steps all the time."""
+"""Seconds by which a record may be ahead of the clock: clocks are corrected in small steps all the time."""
 PAST: Final = 1735689600.0
-"""Seconds since 1970, before which no clock can be right: 2025-01-01."""
+"""2025-01-01 in seconds since 1970. A clock that shows an earlier time is wrong."""
 _RECREATED: Final = "`sandbox ls` has what was recreated, and why; the keeper's log has the rest."
 _NO_CONFIGURATION: Final = unchecked("The configuration has to be right first.")
 
 
 def run(facts: Facts) -> Iterator[Found]:
-    """Every check with its result, in order; what `sandbox doctor` found comes behind."""
+    """Yield every check with its result, in order; then what `sandbox doctor` found."""
     yield from report.run(CHECKS, facts)
     if isinstance(facts.host, tuple):
         yield from facts.host
@@ -44,7 +44,7 @@ def _configuration(facts: Facts) -> Result:
 
 
 def _needs_configuration(check: Callable[[Facts, Config], Result]) -> Callable[[Facts], Result]:
-    """A check that has nothing to go by without one."""
+    """Make a check that is not made while the configuration is wrong."""
 
     def judged(facts: Facts) -> Result:
         if isinstance(facts.configuration, Unknown):
@@ -166,4 +166,4 @@ CHECKS: Final[tuple[Check[Facts], ...]] = (
     Check("canary-job", _canary, PAGE),
     Check("host", _host, PAGE),
 )
-"""In order: the first that fails is the first to be put right."""
+"""In order: repair the first one that fails first."""

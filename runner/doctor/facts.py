@@ -1,4 +1,4 @@
-"""What is known of a runner, before anything is made of it. Vocabulary."""
+"""The facts about a runner, before they are judged. Vocabulary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sandbox.settings.loaded import Loaded
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the service answers when it is asked whether it takes jobs."""
+    """The service's answer to whether it takes jobs."""
 
     ready: bool
     detail: str
@@ -22,28 +22,28 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Of this host."""
+    """The clock of this host."""
 
     now: float
     """Seconds since 1970."""
     synchronised: bool
-    """Whether the kernel says that something keeps it right."""
+    """Whether the kernel says that the clock is kept right."""
 
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """How a job did that does nothing."""
+    """The result of a job that does nothing."""
 
     succeeded: bool
     message: str
-    """The sentence of its outcome."""
+    """The sentence of the job's outcome."""
     seconds: float
-    """From its submission to its outcome."""
+    """From the submission of the job to its outcome."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything that the checks go by. None: it does not apply here."""
+    """All facts that the checks use. None means that a fact does not apply here."""
 
     configuration: Loaded[Config] | Unknown
     room: Room | Unknown
@@ -51,7 +51,7 @@ class Facts:
     """None before the first start."""
     clock: Clock | Unknown
     host: tuple[Found, ...] | Unknown
-    """What `sandbox doctor` says, check by check."""
+    """The results of `sandbox doctor`, check by check."""
     keeper: KeeperState | Unknown | None
     """None where sandboxes are known by address."""
     api: Answer | Unknown

@@ -1,4 +1,4 @@
-"""Gathers the facts of a runner. Each has a deadline that ends it, and one that hangs is no end of the others."""
+"""Gathers the facts of a runner. Each has a deadline, so that one that hangs does not stop the others."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from sandbox.settings.loaded import Loaded
 
 DEADLINE: Final = 30.0
 HOST_DEADLINE: Final = 120.0
-"""Seconds for a file system, the database, the keeper, the service; and for all of `sandbox doctor`."""
+"""Seconds for each of a file system, the database, the keeper and the service; and for all of `sandbox doctor`."""
 _LOOKED_AT: Final = 5.0
-"""Seconds until a sandbox that the keeper only looks at, as it does each minute, is ready again."""
+"""Seconds after which a sandbox that the keeper only inspects, as it does each minute, is ready again."""
 _PAUSE: Final = 0.2
 _ASK_FIRST: Final = Unknown("This needs a job: ask for one with --canary.")
 _DOCKER: Final = "unix:///var/run/docker.sock"
 _TIME_ERROR: Final = 5
 _ANY: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - nothing listens here
-"""By which name this host reaches what listens everywhere."""
+"""The name by which this host reaches a service that listens everywhere."""
 _TIMEX: Final = 1024
-"""Bytes; more than the kernel's `struct timex` has."""
+"""Bytes; more than the size of the kernel's `struct timex`."""
 
 _T = TypeVar("_T")
 
 
 def gather(read: Callable[[], Loaded[Config]], keeper_config: Path | None, *, canary: bool) -> Facts:
-    """Look at the runner that these settings make. Never raises an error of ours."""
+    """Gather the facts about the runner with these settings. Never raises an error of ours."""
     host = _told(lambda: _host(keeper_config), HOST_DEADLINE + DEADLINE)
     try:
         loaded = read()
@@ -67,7 +67,7 @@ def gather(read: Callable[[], Loaded[Config]], keeper_config: Path | None, *, ca
 
 
 def _told(ask: Callable[[], _T], deadline: float = DEADLINE) -> _T | Unknown:
-    """What is found out within so many seconds. What hangs, in a file system say, is left behind."""
+    """Return an answer, or Unknown after the deadline. A thread that hangs, say in a file system, is left behind."""
     found: queue.SimpleQueue[_T | Unknown] = queue.SimpleQueue()
 
     def find() -> None:
@@ -86,7 +86,7 @@ def _told(ask: Callable[[], _T], deadline: float = DEADLINE) -> _T | Unknown:
 
 
 def _keeper(socket: Path) -> KeeperState:
-    """How the keeper is. When no sandbox is ready it is asked again for a moment: one may only be looked at."""
+    """Return the keeper's state. If no sandbox is ready, ask again for a moment: it may only be inspecting one."""
     end = time.monotonic() + _LOOKED_AT
     while True:
         state = look_at(socket)
@@ -96,7 +96,7 @@ def _keeper(socket: Path) -> KeeperState:
 
 
 def _clock() -> Clock:
-    """Ask the kernel, adjtimex(2) changing nothing."""
+    """Ask the kernel with adjtimex(2), which changes nothing here."""
     state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.create_string_buffer(_TIMEX))
     if state < 0:
         raise OSError(ctypes.get_errno(), "the kernel does not tell about its clock")
@@ -104,13 +104,13 @@ def _clock() -> Clock:
 
 
 def url_of(config: Config) -> str:
-    """Where this host reaches the service that these settings make."""
+    """Return the address by which this host reaches the service with these settings."""
     host = _ANY.get(config.api.host, config.api.host)
     return f"{'https' if config.tls.certificate else 'http'}://{host}:{config.api.port}"
 
 
 def _trusted(config: Config) -> ssl.SSLContext | bool:
-    """Who may answer as the service: its own certificate, whatever name it is for."""
+    """Return the trusted certificates: the service's own one, whatever name it is for."""
     if config.tls.certificate is None:
         return True
     context = ssl.create_default_context(cafile=config.tls.certificate)
@@ -143,7 +143,7 @@ def _canary(config: Config) -> Canary:
 
 
 def _host(keeper_config: Path | None) -> tuple[Found, ...]:
-    """What `sandbox doctor` finds, as a process of its own: this one must not hold the Docker socket."""
+    """Return the results of `sandbox doctor`, run as a process of its own: this one must not hold the Docker socket."""
     socket = Path(os.environ.get("DOCKER_HOST", _DOCKER).removeprefix("unix://"))
     if not os.access(socket, os.R_OK | os.W_OK):
         raise InputError(f"There is no Docker socket for us at {socket}.")

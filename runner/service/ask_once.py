@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Generic, TypeVar
 
 _FRESH: Final = 1.0
-"""Seconds that an answer is told again."""
+"""Seconds for which an answer is reused."""
 
 _T = TypeVar("_T")
 
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 class AskOnce(Generic[_T]):
     """Asks one question at a time, and for `_FRESH` seconds gives the same answer. Needs a running event loop.
 
-    An error goes to all who wait for that answer; whoever comes later asks again.
+    An error goes to every caller that waits for that answer; a later caller asks again.
     """
 
     def __init__(self, ask: Callable[[], Awaitable[_T]]) -> None:

@@ -1,7 +1,7 @@
-"""The state folder as one file: made while the service runs, and put back where nothing is yet.
+"""The state folder as one file: made while the service runs, and restored into an empty folder.
 
-A tar archive. What it is stands first (`manifest.json`), and `end` last: without it, a part is missing. It holds
-secrets, encrypted, and the key that opens them.
+The file is a tar archive. Its first member, `manifest.json`, describes it; its last member is `end`, whose absence
+means that a part is missing. The archive holds encrypted secrets and the key that opens them.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ _LOG: Final = re.compile(r"logs/[0-9a-f]{32}")
 _MAX_MANIFEST: Final = 64 * 1024
 _LOST_AND_FOUND: Final = "lost+found"
 _NOTHING: Final = frozenset({_LOST_AND_FOUND, "lock"})
-"""What a folder may have that counts as empty: a new file system's own, and what keeps others out."""
+"""The files that an empty folder may hold: the `lost+found` of a new file system, and the lock."""
 
 
 class Manifest(BaseModel):
-    """What a backup is."""
+    """Describes a backup."""
 
     model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = 1
     runner: str
     schema_version: int
-    """Of the tables."""
+    """The version of the tables."""
     made: dt.datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What was put back."""
+    """What a restore put back."""
 
     manifest: Manifest
     waiting: int
@@ -63,11 +63,11 @@ class Restored:
 
 
 def backup(state: Path, to: BinaryIO) -> Manifest:
-    """Write the state of a service that may run. Raises StateError."""
+    """Write a backup of the state; the service may run meanwhile. Raises StateError."""
     if not (state / _DATABASE).is_file():
         raise StateError(f"There is no state of a runner in {state}. Name its folder: --state.")
     with _told("The backup cannot be made"), spool(state) as folder, tarfile.open(fileobj=to, mode="w|") as archive:
-        # What was a log before the database was copied is older than that; what the copy says of it was there then.
+        # All that a log held before the copy of the database, and all that the copy counts, is older than the copy.
         before = dict(_sizes(state / "logs"))
         schema = copy(state / _DATABASE, folder / _DATABASE)
         manifest = Manifest(runner=version("sandbox-runner"), schema_version=schema, made=dt.datetime.now(dt.UTC))
@@ -77,7 +77,7 @@ def backup(state: Path, to: BinaryIO) -> Manifest:
             _add(archive, name, state / name)
         known = recorded(folder / _DATABASE)
         for log, now in _sizes(state / "logs"):
-            with suppress(FileNotFoundError):  # it was forgotten meanwhile
+            with suppress(FileNotFoundError):  # the job was forgotten meanwhile
                 size = min(now, max(before.get(log, 0), known.get(log, 0)))
                 _add(archive, f"logs/{log}", state / "logs" / log, size)
         _add_bytes(archive, _END, b"")
@@ -85,9 +85,9 @@ def backup(state: Path, to: BinaryIO) -> Manifest:
 
 
 def restore(state: Path, source: BinaryIO) -> Restored:
-    """Put a backup into a folder that is empty or not there. The service starts drained. Raises StateError.
+    """Restore a backup into a folder that is empty or missing. The service then starts drained. Raises StateError.
 
-    When it fails, the folder is as empty as before. What root restores belongs to who owns the folder.
+    On failure, the folder is as empty as before. If root restores, the folder's owner gets the files.
     """
     with _locked(state):
         try:
@@ -101,7 +101,7 @@ def restore(state: Path, source: BinaryIO) -> Restored:
 
 @contextmanager
 def _locked(state: Path) -> Iterator[None]:
-    """Have an empty folder, which no service may begin to use meanwhile."""
+    """Create an empty folder and lock it, so that no service begins to use it meanwhile."""
     with _told(f"The backup cannot be restored into {state}"):
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         if there := sorted(path.name for path in state.iterdir() if path.name not in _NOTHING):
@@ -125,7 +125,7 @@ def _unpack(state: Path, source: BinaryIO) -> Manifest:
 
 
 def _manifest(archive: tarfile.TarFile) -> Manifest:
-    """Read what it is. Raises StateError when this runner cannot use it."""
+    """Read the manifest. Raises StateError when this runner cannot use the backup."""
     first = archive.next()
     content = archive.extractfile(first) if first and first.name == _MANIFEST else None
     try:
@@ -141,7 +141,7 @@ def _manifest(archive: tarfile.TarFile) -> Manifest:
 
 
 def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, state: Path) -> str:
-    """Write one file that belongs into a state folder. Raises StateError for anything else."""
+    """Write one file that belongs into a state folder. Raises StateError for any other file."""
     known = member.name in (_DATABASE, _END, *_SINGLE) or _LOG.fullmatch(member.name)
     content = archive.extractfile(member) if known and member.isreg() else None
     if content is None:
@@ -153,7 +153,7 @@ def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, state: Path) -> str
 
 
 def _hold(state: Path, manifest: Manifest) -> Restored:
-    """Bring the database to this version, and have nothing start: what waited then may have been run since."""
+    """Migrate the database to this version, and hold all jobs: the waiting ones may have been run since the backup."""
     database = Database(state / _DATABASE)
     try:
         jobs = Jobs(database, Seal(state / "key"))

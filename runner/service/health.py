@@ -1,4 +1,4 @@
-"""Whether the service lives, whether it is ready, and what it measures. What that takes is asked once a second."""
+"""Whether the service lives, whether it is ready, and what it measures. Each question is asked once a second."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runner.store.threads import reading, writing
 
 STORE_DEADLINE: Final = 3.0
 KEEPER_DEADLINE: Final = 5.0
-"""Seconds for the state folder and for the keeper to answer; a scrape of Prometheus's takes ten at most."""
+"""Seconds for the state folder and for the keeper to answer; a scrape by Prometheus takes at most ten."""
 
 _T = TypeVar("_T")
 
@@ -25,24 +25,24 @@ class Reason(StrEnum):
     """Why the service is not ready."""
 
     STARTING = "starting"
-    """What an earlier life left running is looked for."""
+    """The runner looks for jobs that an earlier life left running."""
     DRAINING = "draining"
-    """Jobs are taken, and wait until somebody resumes."""
+    """The runner takes jobs, but they wait until somebody resumes it."""
     STOPPING = "stopping"
-    """No more jobs are taken."""
+    """The runner takes no more jobs."""
     DISK = "disk"
     """The disk of the state folder is too full for another job."""
     STORE = "store"
     """The state folder cannot be written."""
     KEEPER = "keeper"
-    """There is nobody to lend a sandbox."""
+    """No keeper can be reached that lends a sandbox."""
 
 
 class Health:
-    """What is thought of one service. Needs a running event loop."""
+    """The health of one service. Needs a running event loop."""
 
     def __init__(self, service: Service, keeper: Callable[[], Awaitable[str]] | None) -> None:
-        """`keeper` tells what the keeper measures (errors: LeaseError); None where there is no keeper."""
+        """`keeper` returns the keeper's metrics (errors: LeaseError); None where there is no keeper."""
         self._service = service
         self._alive = AskOnce(self._store_reads)
         self._store = AskOnce(self._store_trouble)
@@ -50,11 +50,11 @@ class Health:
         self._keeper = AskOnce(self._keeper_says)
 
     async def check_alive(self) -> None:
-        """See that the store answers. Errors: StateError."""
+        """Check that the store answers. Errors: StateError."""
         await self._alive()
 
     async def unready(self) -> dict[Reason, str]:
-        """Why the service is not ready, as sentences; empty when it is."""
+        """Return why the service is not ready, as sentences; empty when it is."""
         store, (keeper, _) = await asyncio.gather(self._store(), self._keeper())
         service = self._service
         told = {
@@ -68,7 +68,7 @@ class Health:
         return {reason: sentence for reason, sentence in told.items() if sentence}
 
     async def metrics(self) -> str:
-        """What the service and its keeper measure, in Prometheus's text format. Errors: StateError."""
+        """Return the metrics of the service and its keeper in Prometheus's text format. Errors: StateError."""
         unready, (_, of_keeper) = await asyncio.gather(self.unready(), self._keeper())
         jobs, oldest = await _in_time(reading(self._service.records.jobs.counts))
         waited = 0.0 if oldest is None else max(0.0, time.time() - oldest)
@@ -91,7 +91,7 @@ class Health:
         return ""
 
     async def _keeper_says(self) -> tuple[str, str]:
-        """What is wrong with the keeper, and what it measures."""
+        """Return what is wrong with the keeper, and its metrics."""
         if self._ask_keeper is None:
             return "", ""
         try:
@@ -101,12 +101,12 @@ class Health:
             return f"The keeper did not answer within {KEEPER_DEADLINE:g} s; look at its log.", ""
         except LeaseUnreachableError as error:
             return str(error), ""
-        except LeaseError:  # one of an earlier release, which measures nothing
+        except LeaseError:  # a keeper of an earlier release, which measures nothing
             return "", ""
 
 
 async def _in_time(answer: Awaitable[_T]) -> _T:
-    """Errors: StateError when the state folder does not answer at all."""
+    """Limit the time for an answer of the state folder. Errors: StateError."""
     try:
         async with asyncio.timeout(STORE_DEADLINE):
             return await answer

@@ -17,7 +17,7 @@ from runner.store.tokens import Tokens
 
 
 class Home:
-    """A folder that outlives the service: two that used it at once would both run what waits there.
+    """A folder that outlives the service. Two services that used it at once would both run the jobs that wait there.
 
     Raises StateError when it cannot be used, another service has it, or another version of the runner wrote it.
     """
@@ -47,11 +47,11 @@ class Home:
         self.gitlab = folder / "gitlab"
 
     def on_failure(self, call: Callable[[], object]) -> None:
-        """Have this called, on any thread, each time that the database cannot be written or read."""
+        """Set the function to call, on any thread, each time the database cannot be written or read."""
         self._database.on_failure = call
 
     def release(self) -> None:
-        """Let another service have it. The end of this process does that too."""
+        """Let another service use the folder. The end of this process does that too."""
         self._database.close()
         if self._lock is not None:
             self._lock.close()

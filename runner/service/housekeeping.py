@@ -19,19 +19,19 @@ from runner.service.watermark import MARKS, Disk, Marks, Room, judge
 _events = Events(__name__)
 
 _LOOK: Final = 1.0
-"""Seconds between two looks at the disk. A fast disk takes less than the room below the mark in that time."""
+"""Seconds between two looks at the disk. In that time even a fast disk writes less than the room below the mark."""
 _SWEEP: Final = 60.0
 """Seconds between two looks for old jobs."""
 
 
 def room_of(folder: Path) -> Room:
-    """Look at the disk of a folder. Raises OSError."""
+    """Return the room on the disk of a folder. Raises OSError."""
     found = os.statvfs(folder)
     return Room(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
 
 
 class Housekeeper:
-    """Keeps one state folder. `disk` is how its disk was when it was last looked at."""
+    """Keeps one state folder. `disk` is the state of its disk at the last look."""
 
     def __init__(
         self,
@@ -49,23 +49,23 @@ class Housekeeper:
         self.look()
 
     def follow(self, retention: Retention, marks: Marks) -> None:
-        """Go on with other limits, from the next look on."""
+        """Use other limits from the next look on."""
         self._retention, self._marks = retention, marks
 
     @property
     def shortage(self) -> str:
-        """Why nothing new may start, as a sentence; empty when it may."""
+        """Return why nothing new may start, as a sentence; empty when it may."""
         if self.disk is Disk.WELL:
             return ""
         return f"The disk of the runner's state folder has {self.room}. Make room there."
 
     def tidy(self) -> None:
-        """Remove what crashed processes left on its disk and where temporary files are. Never fails."""
+        """Remove what crashed processes left on the state folder's disk and in the temporary folder. Never fails."""
         if left := spool.remove_leftovers() + spool.remove_leftovers(self._records.folder.parent):
             _events.info(Action.LEFTOVERS_REMOVED, f"{left} folders that crashed processes had left were removed")
 
     def look(self) -> None:
-        """See how the disk is. Never fails: one that does not tell is as it was."""
+        """Look at the disk. Never fails: if the disk cannot be read, the last result stays."""
         try:
             self.room = self._look(self._records.folder)
         except OSError as error:
@@ -77,7 +77,7 @@ class Housekeeper:
             _events.warning(Action(f"disk_{self.disk}"), what)
 
     def sweep(self) -> list[str]:
-        """Forget the jobs that are too old or too much, and return them. Raises StateError."""
+        """Forget the jobs that are too old or too many, and return their ids. Raises StateError."""
         gone = list(to_forget(self._records.finished(), time.time(), self._retention))
         self._records.forget(gone)
         if gone:
@@ -85,7 +85,7 @@ class Housekeeper:
         return gone
 
     async def work(self) -> None:
-        """Tidy up, and do the rest again and again, until cancelled."""
+        """Tidy up once; then sweep and look at the disk, again and again, until cancelled."""
         await asyncio.to_thread(self.tidy)
         while True:
             await self._sweep()

@@ -1,4 +1,4 @@
-"""Work beside the jobs that must not end before the service does."""
+"""Background work that must not end before the service does."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from runner.logs import Action, Events
 _events = Events(__name__)
 
 _PAUSE: Final = 5.0
-"""Seconds before work is begun again that a defect has ended."""
+"""Seconds before work that a defect ended is begun again."""
 
 
 def lasting(name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-    """Begin some work. A defect that ends it is told, and it is begun again."""
+    """Begin some work. If a defect ends it, log the defect and begin again."""
     return asyncio.create_task(_last(name, work))
 
 

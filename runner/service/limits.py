@@ -12,9 +12,9 @@ class Limits:
     slots: int
     """Jobs at once."""
     per_key: int | None = None
-    """Jobs of one trust key at once; as many as there are slots unless given."""
+    """Jobs of one trust key at once; by default as many as there are slots."""
     labels: frozenset[str] = frozenset()
-    """A job that asks for labels that neither are here nor a profile's is refused."""
+    """The labels of this runner. A job that asks for a label of neither the runner nor a profile is refused."""
 
     @property
     def of_one_key(self) -> int:

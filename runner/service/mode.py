@@ -1,4 +1,4 @@
-"""What the service does with jobs: the one table of its modes, and which may follow which. Pure."""
+"""What the service does with jobs: the one table of its modes and of the moves between them. Pure."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class Mode(StrEnum):
     """What the service does with jobs."""
 
     WORKING = "working"
-    """Jobs are taken, and start when they are next."""
+    """The service takes jobs, and starts each when it is next."""
     DRAINING = "draining"
-    """Jobs are taken and wait. What runs goes on. Holds over restarts, until somebody resumes."""
+    """The service takes jobs, but they wait; running jobs go on. Lasts over restarts, until somebody resumes."""
     STOPPING = "stopping"
-    """No jobs are taken. The service ends when nothing runs any more; what waits is there for its next life."""
+    """The service takes no jobs, and ends when no job runs any more. Waiting jobs stay for its next life."""
     ABORTING = "aborting"
-    """As stopping, and what runs is ended."""
+    """As stopping, but running jobs are ended."""
     LEAVING = "leaving"
-    """The service ends at once, and leaves what runs running, for its next life."""
+    """The service ends at once, and leaves the running jobs running, for its next life."""
 
     @property
     def takes(self) -> bool:
@@ -44,11 +44,11 @@ MOVES: Final[Mapping[Mode, frozenset[Mode]]] = MappingProxyType(
         Mode.LEAVING: frozenset(),
     }
 )
-"""From each mode, those that may follow."""
+"""The modes that may follow each mode."""
 
 
 def check_move(mode: Mode, target: Mode) -> bool:
-    """Whether going there changes anything. Raises WrongModeError when it is not possible any more."""
+    """Return whether the move changes anything. Raises WrongModeError when the move is not possible any more."""
     if target is mode:
         return False
     if target not in MOVES[mode]:

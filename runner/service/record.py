@@ -1,4 +1,4 @@
-"""One job in this life of the service: what the store has of it, its log, and who waits for it."""
+"""One job in this life of the service: its entry in the store, its log, and its waiting clients."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ _RETRY: Final = 1.0
 
 
 class Record:
-    """One job. All methods belong to the event loop's thread."""
+    """One job. All methods must be called on the event loop's thread."""
 
     def __init__(self, jobs: Jobs, entry: Entry, log_path: Path, bundle_path: Path, watch: Stopwatch) -> None:
         self.id = entry.id
         self.job = entry.job
-        """Until it is finished; None too when only the marker of an earlier life could be read."""
+        """None once the job is finished, and when only the marker of an earlier life could be read."""
         self.marker = entry.marker
-        """From the moment when the script may have started until the job is finished."""
+        """Set from the moment when the script may have started until the job is finished."""
         self.result = entry.result
         self._steps = waiting(entry.job.steps) if entry.job else []
         self.log: Log | None = None
-        """While it runs."""
+        """Set while the job runs."""
         self.log_path = log_path
         self.bundle_path = bundle_path
-        """Where what is kept of its files goes."""
+        """Where the job's kept files go."""
         self.cancellation = Cancellation()
         self.finished = asyncio.Event()
         self.again = False
-        """Whether its last start was of no use, and another one is to come."""
+        """Whether the last start failed and another one follows."""
         self._earlier = entry.earlier
         self._turn = _Turn()
         self._jobs = jobs
@@ -71,17 +71,17 @@ class Record:
 
     @property
     def state(self) -> JobState | None:
-        """Where it is in its life; None when it was forgotten."""
+        """The job's state; None when the job was forgotten."""
         summary = self._jobs.summary(self.id)
         return summary.state if summary else None
 
     @property
     def outcome(self) -> Outcome | None:
-        """How it ended, once it is finished."""
+        """The job's outcome, once it is finished."""
         return self.result.outcome if self.result and self.finished.is_set() else None
 
     def begin(self) -> Log:
-        """Start to run, with what an earlier life or an earlier start has of the log. Raises LogError."""
+        """Begin to run, and continue the log of an earlier life or an earlier start. Raises LogError."""
         earlier = self._earlier
         if earlier.retries and not self.marker:
             _end_log(self.log_path, earlier.output, earlier.closing)
@@ -94,43 +94,43 @@ class Record:
         return self.log
 
     async def mark(self, marker: Marker) -> None:
-        """Have the marker on disk. Raises StateError; try again."""
+        """Write the marker to disk. Raises StateError; try again."""
         await writing(self._jobs.mark, self.id, marker)
         self.marker = marker
         self._watch.sent()
 
     async def mark_patiently(self, marker: Marker, stopping: Callable[[], bool]) -> None:
-        """Have the marker on disk, however long that takes: nothing was sent, and the sandbox waits with the job.
+        """Write the marker to disk, retrying as long as it takes: nothing was sent, and the sandbox waits with the job.
 
-        Errors: StateError or DetachedError when the job is to end before that, or is left to the next life, as it is
-        when the runner is `stopping`.
+        Errors: StateError or DetachedError when the job has to end before that, or is left to the next life, which also
+        happens when the runner is `stopping`.
         """
         while not await self._marked(marker):
             if stopping():
                 self.cancellation.detach()
             if await _within(self.cancellation.wait(), _RETRY):
                 raise StateError("The start could not be written down before the job was to end.")
-        if self.cancellation.detached:  # what is sent by half when the runner leaves would be lost
+        if self.cancellation.detached:  # a job that is half sent when the runner leaves would be lost
             await self._leave_unsent()
 
     async def unmark(self) -> None:
-        """Have it wait again, in its place: nothing was sent. Raises StateError, and then it counts as started."""
+        """Put the job back into its place in the queue: nothing was sent. After a StateError, it counts as started."""
         assert self.job
         await writing(self._jobs.retry, self.id, self._earlier, self.job)
         self.marker = None
 
     @property
     def steps(self) -> tuple[StepProgress, ...]:
-        """How far its steps are, as far as this life has heard."""
+        """The progress of the steps, as far as this life knows it."""
         return self.result.steps if self.result else tuple(self._steps)
 
     def note(self, step: StepNote) -> None:
-        """A step began or is over."""
+        """Note that a step began or is over."""
         if step.number < len(self._steps):
             self._steps[step.number] = replace(step.progress, name=self._steps[step.number].name)
 
     async def cancel(self, by: str) -> None:
-        """Ask for its end, also for a later life of the service to know."""
+        """Ask for the job's end, and write that down for a later life of the service."""
         if self.finished.is_set():
             return
         try:
@@ -141,15 +141,15 @@ class Record:
         self.cancellation.request(by)
 
     def may_retry(self, outcome: Outcome) -> bool:
-        """Whether it asks for another start after this outcome: it may, when the infrastructure failed."""
+        """Return whether to start the job again: when the infrastructure failed and retries are left."""
         wanted = self.job is not None and self._earlier.retries < self.job.retry
         return wanted and isinstance(outcome, SandboxLost | SetupFailed) and not self.cancellation.cause
 
     async def retry(self, outcome: Outcome) -> None:
-        """Have it wait for another start, on disk. Raises StateError; try again."""
+        """Put the job back on disk for another start. Raises StateError; try again."""
         assert self.job
         self.again = False
-        if self.log:  # in the first try
+        if self.log:  # only at the first try of this call
             self.log.end_output()
             await self.log.flushed()
             retries = self._earlier.retries + 1
@@ -164,7 +164,7 @@ class Record:
         await writing(self._put_back, self._earlier, self.job)
 
     async def settle(self, outcome: Outcome) -> None:
-        """Have the outcome on disk, and the whole log before it. The first outcome stays.
+        """Write the outcome to disk, after the whole log. The first outcome stays.
 
         Raises StateError; try again.
         """
@@ -182,7 +182,7 @@ class Record:
         self._watch.settled(outcome, log)
 
     async def finish(self) -> None:
-        """Have the last lines of a settled job's log there, and forget its secrets. Raises StateError; try again."""
+        """Write the last lines of a settled job's log, and forget the job's secrets. Raises StateError; try again."""
         assert self.result
         if self.log:
             self.log.close(outcomes.sentence(self.result.outcome))
@@ -194,14 +194,14 @@ class Record:
         self._watch.finished()
 
     def kept(self) -> Kept:
-        """What is kept of its files. Raises StateError."""
+        """Return the job's kept files. Raises StateError."""
         try:
             return bundle.read(self.bundle_path) or Kept((), (), 0)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise StateError(f"The artifacts of job {self.id} cannot be read ({error}).") from error
 
     async def follow(self, offset: int) -> AsyncIterator[bytes]:
-        """Yield the log from a byte offset on, to its end, live while the job runs."""
+        """Yield the log from a byte offset to its end, live while the job runs."""
         while not self.finished.is_set():
             turn = self._turn
             await turn.begun.wait()
@@ -214,14 +214,14 @@ class Record:
             yield data
 
     def read(self, offset: int) -> Iterator[bytes]:
-        """Yield what the log has now, from a byte offset on."""
+        """Yield the present content of the log from a byte offset on."""
         with contextlib.suppress(OSError, ValueError), durable.open_to_read(self.log_path) as file:
             while data := os.pread(file.fileno(), CHUNK, offset):
                 offset += len(data)
                 yield data
 
     async def _marked(self, marker: Marker) -> bool:
-        """Whether the marker is on disk now."""
+        """Return whether the marker is on disk now."""
         try:
             await self.mark(replace(marker, started=Moment.now()))  # the timeout counts from this try on
         except StateError as error:
@@ -231,7 +231,7 @@ class Record:
         return True
 
     async def _leave_unsent(self) -> None:
-        """Errors: DetachedError when the job waits for the next life; else it counts as started, and is sent."""
+        """Put the job back for the next life and raise DetachedError; if that fails, return: it counts as started."""
         try:
             await self.unmark()
         except StateError as error:
@@ -259,7 +259,7 @@ class Record:
 
 
 async def _within(event: Awaitable[None], seconds: float) -> bool:
-    """Wait for an event for so long, and return whether it came."""
+    """Wait at most so many seconds for an event, and return whether it came."""
     try:
         async with asyncio.timeout(seconds):
             await event
@@ -269,20 +269,20 @@ async def _within(event: Awaitable[None], seconds: float) -> bool:
 
 
 class _Turn:
-    """One start of a job, for those who follow its log."""
+    """One start of a job, for the clients that follow its log."""
 
     def __init__(self) -> None:
         self.log: Log | None = None
         self.begun, self.over = asyncio.Event(), asyncio.Event()
 
     def begin(self, log: Log | None = None) -> None:
-        """There is a log, or will never be one."""
+        """Announce the log, or that there will never be one."""
         self.log = self.log or log
         self.begun.set()
 
 
 def _end_log(path: Path, output: int, closing: bytes) -> None:
-    """Have the log end as the last start left it, also after a crash in between. Raises LogError."""
+    """End the log as the last start left it, also after a crash in between. Raises LogError."""
     try:
         durable.end_with(path, output, closing)
     except (OSError, ValueError) as error:
@@ -290,7 +290,7 @@ def _end_log(path: Path, output: int, closing: bytes) -> None:
 
 
 def complete(jobs: Jobs, job_id: str, log: Path, result: Result) -> None:
-    """Have the log of a settled job end as it should, and the job finished. Idempotent. Raises StateError."""
+    """Write the end of a settled job's log, and mark the job as finished. Idempotent. Raises StateError."""
     try:
         durable.end_with(log, result.output, result.closing)
     except (OSError, ValueError) as error:

@@ -33,7 +33,7 @@ _ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class Records:
-    """All jobs, those of earlier lives of the service too. The store and the folder of logs are this service's own.
+    """All jobs, including those of earlier lives of the service. Only this service uses the store and the logs.
 
     Raises StateError when they cannot be used.
     """
@@ -43,15 +43,15 @@ class Records:
     ) -> None:
         self.metrics: Final = metrics or Metrics()
         self.jobs: Final = jobs
-        """What the store has of them."""
+        """The jobs' entries in the store."""
         self._logs = logs
         self.uploads = uploads
         self._artifacts = artifacts
         self._places = (logs, artifacts, bundle.lists(artifacts))
-        """Each has what it keeps of a job under the job's id."""
+        """Each of these folders holds a file per job, named after the job's id."""
         self._known: WeakValueDictionary[str, Record] = WeakValueDictionary()
         self._needed = threading.Lock()
-        """Held while jobs may begin to need an archive, and from when it is seen that none does until it is removed."""
+        """Held while a job may begin to need an archive, and from the check that none needs one until its removal."""
         try:
             for place in self._places:
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,13 +62,13 @@ class Records:
         self._complete_settled()
         uploads.remove_unused(jobs.uploads())
         self.waiting = jobs.waiting()
-        """How many jobs wait."""
+        """The number of jobs that wait."""
         self._reading = asyncio.Lock()
         self._made: list[Record] = []
-        """Those made while one is read: what was read of a job is old when the job has gone on since, and ended."""
+        """Keeps records made during a read alive: the job may go on and end meanwhile, and the read entry be old."""
 
     async def get(self, job_id: str) -> Record | None:
-        """The job of that id, if it is known. There is one object for each job while anybody has it.
+        """Return the job with that id, or None. While anybody holds a job, there is only one object for it.
 
         Raises StateError.
         """
@@ -79,7 +79,7 @@ class Records:
         return record
 
     def summary(self, job_id: str) -> Summary | None:
-        """What anybody may know of a job."""
+        """Return the public facts about a job."""
         summary = self.jobs.summary(job_id)
         return summary and self._live(summary)
 
@@ -88,9 +88,9 @@ class Records:
         return [self._live(summary) for summary in self.jobs.page(limit, before, state, prefix)]
 
     def started(self) -> list[Record]:
-        """The jobs of an earlier life that may be running, in the order in which they were submitted.
+        """Return the jobs of an earlier life that may be running, in the order in which they were submitted.
 
-        Blocks: for the start of the service, before anything runs.
+        Blocks: only for the start of the service, before anything runs.
         """
         entries = (self.jobs.get(job_id) for job_id in self.jobs.find(JobState.RUNNING))
         return [self._record(entry) for entry in entries if entry]
@@ -108,7 +108,7 @@ class Records:
         return record
 
     async def claim(self, per_key: int) -> Record | None:
-        """Return the job that is next, for its run to begin; None when none may start. Raises StateError."""
+        """Take the next job out of the queue to run it; None when no job may start. Raises StateError."""
         entry = await writing(self.jobs.claim, per_key)
         if entry is None:
             return None
@@ -116,7 +116,7 @@ class Records:
         return self._record(entry)
 
     def new_upload(self) -> Incoming:
-        """Begin to keep another archive. Raises BusyError; StateError."""
+        """Begin to receive another archive. Raises BusyError; StateError."""
         with self._needed:
             self.uploads.remove_unused(self.jobs.uploads())
         return self.uploads.begin()
@@ -127,7 +127,7 @@ class Records:
             await writing(self._forget_upload, upload)
 
     async def take(self, record: Record) -> bool:
-        """Claim a job whoever is next; False when it does not wait any more. Raises StateError."""
+        """Claim a job regardless of the queue's order; False when it does not wait any more. Raises StateError."""
         taken = await writing(self.jobs.take, record.id)
         self.waiting -= int(taken)
         return taken
@@ -140,7 +140,7 @@ class Records:
             self._made.clear()
 
     def _record(self, entry: Entry) -> Record:
-        """The one object for a job, made of its entry when nobody has it yet."""
+        """Return the one object for a job; make it from the entry when nobody holds one yet."""
         record = self._known.get(entry.id)
         if record is None:
             watch = Stopwatch(self.metrics, entry.submitted)
@@ -151,22 +151,22 @@ class Records:
         return record
 
     async def put_back(self, record: Record, outcome: Outcome) -> None:
-        """Have a job wait for another start. Raises StateError; try again."""
+        """Put a job back for another start. Raises StateError; try again."""
         await record.retry(outcome)
         self.waiting += 1
 
     @property
     def folder(self) -> Path:
-        """On whose disk all of it is."""
+        """A folder on the disk that holds everything."""
         return self._logs
 
     def finished(self) -> Iterator[FinishedJob]:
-        """The jobs that are over, and what they take. For any thread. Raises StateError."""
+        """Yield the finished jobs and their sizes. May be called on any thread. Raises StateError."""
         for job_id, ended in self.jobs.finished():
             yield FinishedJob(job_id, ended, sum(_size(place / job_id) for place in self._places))
 
     def forget(self, ids: Sequence[str]) -> None:
-        """Forget finished jobs with all that is kept of them. For any thread. Raises StateError."""
+        """Forget finished jobs and all their files. May be called on any thread. Raises StateError."""
         self.jobs.forget(ids)
         for job_id in ids:
             self._known.pop(job_id, None)
@@ -190,18 +190,18 @@ class Records:
                 self.uploads.remove(upload)
 
     def _live(self, summary: Summary) -> Summary:
-        """With what is not in the store while the job runs."""
+        """Add to a summary what is not in the store while the job runs."""
         record = self._known.get(summary.id)
         return replace(summary, steps=record.steps) if record and record.steps else summary
 
     def _remove_strays(self) -> None:
-        """Remove files of jobs that are forgotten, and what a crash has left half written."""
+        """Remove the files of forgotten jobs, and files that a crash left half written."""
         for path in (path for place in self._places for path in place.iterdir()):
             if path.suffix == ".part" or (_ID.fullmatch(path.name) and self.jobs.summary(path.name) is None):
                 _remove(path)
 
     def _complete_settled(self) -> None:
-        """Have the logs of jobs whose outcome was written right before a crash end as they should."""
+        """Complete the logs of jobs whose outcome was written right before a crash."""
         for job_id in self.jobs.find(JobState.SETTLED):
             try:
                 entry = self.jobs.get(job_id)

@@ -12,22 +12,22 @@ _GIB: Final = 1024**3
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What is kept of finished jobs; the first limit that is reached counts. Others are kept in any case."""
+    """Limits on finished jobs; the first limit that is reached counts. Other jobs are kept in any case."""
 
     age: float = 30 * _DAY
     """Seconds since the job's end."""
     bytes: int = 20 * _GIB
-    """Of all logs together."""
+    """The size of all logs together."""
     jobs: int = 10_000
 
 
 RETENTION: Final = Retention()
-"""Unless configured otherwise; why, is in `runner.config.model`."""
+"""The defaults; `runner.config.model` gives the reasons."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedJob:
-    """A finished job, and what is kept of it."""
+    """A finished job and the size of its files."""
 
     id: str
     ended: float

@@ -1,4 +1,4 @@
-"""Takes jobs into a queue and runs them, as many at once as there are slots. Goes on with those of an earlier life."""
+"""Takes jobs into a queue, runs as many at once as there are slots, and goes on with those of an earlier life."""
 
 from __future__ import annotations
 
@@ -45,28 +45,28 @@ MAX_QUEUED: Final = 100_000
 """Jobs that may wait at once."""
 _RETRY: Final = 1.0
 _STOP_DEADLINE: Final = 10.0
-"""Seconds between two tries to write an outcome down, and for how long that goes on once the runner is told to stop."""
+"""Seconds between two tries to write an outcome down, and for how long to go on trying once the runner has to stop."""
 _SWEEP: Final = 1.0
 _SWEPT: Final = 100
 """Seconds between two looks for jobs that have waited for too long, and how many of them are ended each time."""
 _DETACH_DEADLINE: Final = 5.0
-"""Seconds for what runs to be left in good order."""
+"""Seconds to leave the running jobs in good order."""
 _FLUSH: Final = 2.0
-"""Seconds for what was still to be told to others; the next life goes on with it."""
+"""Seconds to send the webhooks that are due; the next life sends the rest."""
 _ASKED: Final = 1.0
 """Seconds that the submission of a job waits for the keeper to tell its profiles."""
 _BEYOND: Final = 3600.0
 _MAX_PATIENCE: Final = 7 * 24 * 3600.0
-"""Seconds that a sandbox is kept beyond a job's timeout while no runner is heard of; the most that a keeper grants."""
+"""Seconds to keep a sandbox beyond its job's timeout while no runner is heard of; and the most that a keeper grants."""
 SETTINGS: Final = Settings(reconnect_deadline=_BEYOND, source_deadline=PATIENCE)
-"""A keeper may be away for as long as its upgrade takes: the job goes on meanwhile, and one that was not started waits
-for as long as somebody may need to come and repair the host."""
+"""A keeper may be away for as long as its upgrade takes, while the job goes on. A job that was not started waits for as
+long as somebody may need to come and repair the host."""
 
 
 class Service:
-    """One runner's jobs. `work` runs them until `stop`, `abort` or `detach` was called and the last one has ended.
+    """One runner's jobs. `work` runs them until `stop`, `abort` or `detach` is called and the last job has ended.
 
-    A life of the service may end at any moment: what it promised is on disk, and the next life goes on from there.
+    A life of the service may end at any moment: all promises are on disk, and the next life goes on from there.
     """
 
     def __init__(
@@ -86,48 +86,48 @@ class Service:
         self._leases = leases
         self._limits = limits
         self.standby = standby
-        """Of all jobs, also of those that the service does not run itself."""
+        """Shared by all jobs, including those that the service does not run itself."""
         self._running: dict[Record, asyncio.Task[None]] = {}
         self._unavailable: dict[Record, str] = {}
-        """The jobs that were told that there is no sandbox to be had now, and why."""
+        """The jobs for which there is no sandbox now, and why."""
         self._changed = asyncio.Event()
         self._reconciled = False
         self._mode = Mode.DRAINING if records.jobs.hold() else Mode.WORKING
         self._holding = asyncio.Lock()
-        """Held while a drain or its end is written down: what the disk says last is what is done."""
+        """Held while a drain or its end is written down, so that the mode always agrees with the last write to disk."""
         self._aborted = 0.0
 
     @property
     def file_limits(self) -> FileLimits:
-        """How much the files of a job may be."""
+        """Limits on the size of a job's files."""
         return self._settings.files
 
     @property
     def reconciled(self) -> bool:
-        """Whether the jobs of an earlier life were found again."""
+        """Whether the service has looked for the jobs of an earlier life."""
         return self._reconciled
 
     @property
     def mode(self) -> Mode:
-        """What is done with jobs."""
+        """What the service does with jobs."""
         return self._mode
 
     @property
     def held(self) -> str:
-        """Why nothing that waits may start, as a sentence; empty when it may."""
+        """Why no waiting job may start, as a sentence; empty when it may."""
         if self._mode is not Mode.WORKING:
             return f"The runner is {self._mode}."
-        # A job that is told so asks again until there is one; those after it wait in the queue, and lose nothing there.
+        # Such a job asks again until there is a sandbox; the jobs after it wait in the queue and lose nothing there.
         return self.housekeeper.shortage or next(iter(self._unavailable.values()), "")
 
     @property
     def running(self) -> int:
-        """How many jobs run."""
+        """The number of running jobs."""
         return len(self._running)
 
     @property
     def attempts(self) -> dict[str, str]:
-        """Which jobs have a sandbox and may have started in it: their ids by their attempts."""
+        """The jobs that have a sandbox and may have started in it: their ids by their attempts."""
         return {record.marker.attempt: record.id for record in self._running if record.marker}
 
     @property
@@ -136,12 +136,12 @@ class Service:
         return self._limits.slots
 
     def follow(self, limits: Limits) -> None:
-        """Go on with other limits: jobs that run do so to their end, even when there are more of them than slots."""
+        """Use other limits: running jobs go on to their end, even when there are more of them than slots."""
         self._limits = limits
         self._changed.set()
 
     async def submit(self, job: Job, request: Request | None = None) -> Record:
-        """Take a job: from here on it outlives this process. The same request again is the same job.
+        """Take a job: from here on it outlives this process. The same request again returns the same job.
 
         Errors: BadJobError, StoppingError, BusyError, RequestReusedError, StateError.
         """
@@ -152,7 +152,7 @@ class Service:
         return await see_through(self._take(job, request))
 
     async def _check_placed(self, job: Job) -> None:
-        """See that a profile suits it. Where nobody tells now, that is seen at its start. Errors: BadJobError."""
+        """Check that a profile suits the job; without an answer, the job's start checks it. Errors: BadJobError."""
         wanted = Wanted.by(job, self._limits.labels)
         if not wanted.suits_all:
             with suppress(LeaseError, TimeoutError):
@@ -160,7 +160,7 @@ class Service:
                     await profile_for(self._leases, wanted)
 
     def new_upload(self) -> Incoming:
-        """Begin to keep an archive for a job. Blocks. Errors: StoppingError, BusyError, StateError."""
+        """Begin to receive an archive for a job. Blocks. Errors: StoppingError, BusyError, StateError."""
         self._check_open("archive")
         return self.records.new_upload()
 
@@ -176,16 +176,16 @@ class Service:
         await self._end_unstarted(record)
 
     async def drain(self, by: str) -> None:
-        """Start nothing more until `resume`, also over restarts; what runs goes on. Idempotent.
+        """Start nothing more until `resume`, also over restarts; running jobs go on. Idempotent.
 
-        Errors: WrongModeError; StateError when a restart would forget it, and it drains nevertheless.
+        Errors: WrongModeError; StateError when a restart would forget the drain: the service drains nevertheless.
         """
         async with self._holding:
             self._move(Mode.DRAINING)
             await see_through(writing(self.records.jobs.set_hold, by))
 
     async def resume(self) -> None:
-        """Start what waits again. Idempotent. Errors: WrongModeError; StateError, and it drains as before."""
+        """Start waiting jobs again. Idempotent. Errors: WrongModeError; StateError: the service drains as before."""
         async with self._holding:
             check_move(self._mode, Mode.WORKING)
             await see_through(writing(self.records.jobs.end_hold))
@@ -196,23 +196,23 @@ class Service:
         if self._mode.takes:
             self._move(Mode.STOPPING)
         for record in self._unavailable:
-            record.cancellation.detach()  # it was not started, and waits in the next life
+            record.cancellation.detach()  # it was not started, and waits for the next life
 
     def abort(self, why: str) -> None:
-        """As `stop`, and end what runs; `why` is a sentence. Idempotent."""
+        """Stop, and end the running jobs too; `why` is a sentence. Idempotent."""
         if self._mode is not Mode.LEAVING and self._move(Mode.ABORTING):
             self._aborted = time.monotonic()
             for record in self._running:
                 record.cancellation.stop_runner(why)
 
     def detach(self) -> None:
-        """Take no more jobs and start none, and leave those that run running, for the next life. Idempotent."""
+        """Take and start no more jobs, and leave the running ones running, for the next life. Idempotent."""
         if self._move(Mode.LEAVING):
             for record in self._running:
                 record.cancellation.detach()
 
     def _move(self, target: Mode) -> bool:
-        """Go to another mode; False when it is that one. Errors: WrongModeError."""
+        """Go to another mode; return False when the service is in it already. Errors: WrongModeError."""
         if not check_move(self._mode, target):
             return False
         what = f"{target}: {len(self._running)} jobs run, {self.records.waiting} wait"
@@ -222,7 +222,7 @@ class Service:
         return True
 
     async def work(self) -> None:
-        """Run jobs until there are no more to come, first those that an earlier life left."""
+        """Run jobs, first those of an earlier life, until no more can come."""
         followed = self._reconcile()
         returning = lasting("the return of earlier leases", lambda: self._leases.return_earlier(followed))
         beside = [lasting("the look for expired jobs", self._sweep), lasting("housekeeping", self.housekeeper.work)]
@@ -242,7 +242,7 @@ class Service:
         returning.cancel()
 
     async def _fill(self) -> None:
-        """Start the jobs that are next while there are free slots."""
+        """Start the next jobs while there are free slots."""
         while len(self._running) < self.slots and not self.held:
             try:
                 record = await see_through(self.records.claim(self._limits.of_one_key))
@@ -255,20 +255,20 @@ class Service:
                 self._start(record)
 
     async def _sweep(self) -> None:
-        """End the jobs that wait for too long; and look at the others, in case the disk failed when it was tried."""
+        """End the jobs that have waited too long; try to start others too, in case the disk failed the last time."""
         while True:
             await asyncio.sleep(_SWEEP)
             try:
                 for job_id in await reading(self.records.jobs.unwanted, _SWEPT):
                     if record := await self.records.get(job_id):  # one at a time: each is as large as its script
-                        record.cancellation.expire(Limit.QUEUE)  # no effect on one that was cancelled before
+                        record.cancellation.expire(Limit.QUEUE)  # no effect on a job that was cancelled before
                         await self._end_unstarted(record)
             except StateError as error:
                 _events.error(Action.STORE_FAILED, f"{error} It is read again soon.")
             self._changed.set()
 
     async def _end_unstarted(self, record: Record) -> None:
-        """Have a job that waits come to the end that was asked for: it takes no sandbox and no slot."""
+        """End a waiting job as was asked: it takes no sandbox and no slot."""
         try:
             if await see_through(self.records.take(record)):
                 self._start(record)
@@ -276,7 +276,7 @@ class Service:
             _events.warning(Action.STORE_FAILED, f"it is ended when it is next: {error}", job=record.id)
 
     async def _close(self) -> None:
-        """Give back what is held. What a detached service cannot do in time is done by the next life."""
+        """Give back all sandboxes. What a detached service cannot do in time is left to the next life."""
         closing = [*self._running.values()]
         if self.standby is not None:
             closing.append(asyncio.create_task(self.standby.close()))
@@ -284,13 +284,13 @@ class Service:
             await asyncio.wait(closing, timeout=_DETACH_DEADLINE if self._mode is Mode.LEAVING else None)
 
     def leave_to_others(self, attempts: Collection[str]) -> None:
-        """Have the leases of an earlier life not returned that somebody else goes on with. Call before `work`."""
+        """Keep these leases of an earlier life: somebody else goes on with them. Call before `work`."""
         self._leases.keep(attempts)
 
     def _reconcile(self) -> set[str]:
-        """Go on with what an earlier life left, and return the attempts that are followed again.
+        """Go on with the jobs of an earlier life, and return the attempts that are followed again.
 
-        They run even when there are more of them than slots: they do so anyway.
+        They are followed even when there are more of them than slots: they run anyway.
         """
         followed = set()
         for record in self.records.started():
@@ -387,7 +387,7 @@ class Service:
             return await self._attempt(record, record.job, log, tell, mark, on_end)
 
     async def _attempt(self, record: Record, job: Job, log: Log, tell: Notes, mark: OnStart, on_end: OnEnd) -> Outcome:
-        """Run it in the sandbox that was prepared in advance, if that suits, or in another one."""
+        """Run a job in the sandbox that was prepared in advance, if it suits, or in another one."""
         settings, files = self._settings_for(job), self._files_of(record)
         wanted = Wanted.by(job, self._limits.labels)
         if settings.patience <= PATIENCE and (prepared := await self._prepared(wanted, record.cancellation)):
@@ -411,7 +411,7 @@ class Service:
         )
 
     async def _prepared(self, wanted: Wanted, cancellation: Cancellation) -> Prepared | None:
-        """Return the sandbox that was prepared in advance, if it suits. A wish for the end ends the wait for it."""
+        """Return the sandbox that was prepared in advance, if it suits. Stop waiting for it when the job is to end."""
         if self.standby is None:
             return None
         taking = asyncio.create_task(self.standby.take(wanted))
@@ -421,7 +421,7 @@ class Service:
         return None if taking.cancelled() else taking.result()
 
     def _take_note_of(self, record: Record, note: Note) -> None:
-        """Know which jobs are told that there is no sandbox to be had now."""
+        """Keep track of the jobs for which there is no sandbox now."""
         if note.action is Action.UNAVAILABLE:
             self._unavailable[record] = note.text
             if self._mode is Mode.STOPPING:
@@ -438,7 +438,7 @@ class Service:
         return JobFiles.of(job, upload, record.bundle_path, self._settings.files)
 
     async def _settle(self, record: Record, outcome: Outcome) -> None:
-        """Have an outcome on disk, however long that takes: until then the job runs, and keeps its sandbox.
+        """Write the outcome to disk, retrying for as long as it takes: until then the job runs and keeps its sandbox.
 
         Errors: DetachedError when the runner leaves before that. The next life asks the sandbox again.
         """
@@ -446,7 +446,7 @@ class Service:
 
     @property
     def _given_up(self) -> bool:
-        """Whether what cannot be written down now is left to the next life."""
+        """Whether writes that fail now are left to the next life."""
         late = self._mode is Mode.ABORTING and time.monotonic() - self._aborted > _STOP_DEADLINE
         return late or self._mode is Mode.LEAVING
 
@@ -463,7 +463,7 @@ class Service:
             await asyncio.sleep(_RETRY)
 
     def _settings_for(self, job: Job) -> Settings:
-        """A sandbox waits for the next life of the runner as long as the job may run, and a while longer."""
+        """Return settings that let a sandbox wait for the next life as long as the job may run, and a while longer."""
         if job.timeout is None:
             return replace(self._settings, patience=PATIENCE)
         return replace(self._settings, patience=min(job.timeout + self._settings.grace + _BEYOND, _MAX_PATIENCE))
@@ -488,6 +488,6 @@ class _SetupLimit:
         self.end()
 
     def end(self) -> None:
-        """It starts, or ends otherwise. Idempotent."""
+        """End the limit: the job starts, or ends otherwise. Idempotent."""
         if self._timer:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""Webhooks as Standard Webhooks has them (https://www.standardwebhooks.com): signed, and tried again. Pure."""
+"""Webhooks as defined by Standard Webhooks (https://www.standardwebhooks.com): signed and retried. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 
 FIRST_WAIT: Final = 5.0
 LONGEST_WAIT: Final = 3600.0
-"""Seconds to the second try; each further one takes twice as long, up to the last."""
+"""Seconds to the second try, which double with each further one, and their maximum."""
 
 _PREFIX: Final = "whsec_"
 
 
 def key_of(secret: str) -> bytes:
-    """Return the key that a secret stands for. Raises ValueError with what is wrong; it quotes nothing."""
+    """Return the key that a secret stands for. Raises ValueError, whose message does not quote it."""
     try:
         key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
     except (binascii.Error, ValueError):
@@ -32,7 +32,7 @@ def key_of(secret: str) -> bytes:
 
 
 def headers(key: bytes, message: str, timestamp: int, body: bytes) -> Mapping[str, str]:
-    """Return what a message is sent with: its id, the same for each try, when it was sent, and the signature."""
+    """Return a message's headers: its id (the same for each try), the time of this try, and the signature."""
     signed = f"{message}.{timestamp}.".encode() + body
     signature = base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
     return {
@@ -45,12 +45,12 @@ def headers(key: bytes, message: str, timestamp: int, body: bytes) -> Mapping[st
 
 
 def wait_after(tries: int) -> float:
-    """Return the seconds to the next try, after so many in vain (at least 1)."""
+    """Return the seconds to the next try, after so many failed ones (at least 1)."""
     return min(FIRST_WAIT * 2.0 ** min(tries - 1, 30), LONGEST_WAIT)
 
 
 def verdict(status: int) -> str:
-    """Return what is wrong with an answer; nothing when the message was taken."""
+    """Return what is wrong with an answer; empty when the message was taken."""
     if 200 <= status < 300:
         return ""
     if 300 <= status < 400:
@@ -59,7 +59,7 @@ def verdict(status: int) -> str:
 
 
 def shown(receiver: str) -> str:
-    """Return of an address what may stand in a log: the rest of it may be as good as a password."""
+    """Return the part of an address that may be logged: the rest may be as good as a password."""
     parts = urlsplit(receiver)
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{parts.hostname}{port}"

@@ -1,6 +1,6 @@
-"""A sandbox that is leased and logged in to before there is a job, so that the next job does not wait for either.
+"""A sandbox that is leased and logged in to before there is a job, so that the next job waits for neither.
 
-One for all jobs, those of GitLab among them.
+All jobs, including those of GitLab, share one such sandbox.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from runner.service.lasting import lasting
 _events = Events(__name__)
 
 _INTERVAL: Final = 1.0
-"""Seconds between two looks at what there is to spare."""
+"""Seconds between two looks for spare sandboxes."""
 _SPARE: Final = 2
-"""Ready sandboxes there must be before one is taken in advance: the other is for whoever else asks the keeper."""
+"""How many sandboxes must be ready before one is taken in advance: the other is for other clients of the keeper."""
 PATIENCE: Final = 24 * 3600.0
-"""Seconds that a sandbox is kept for a job without timeout while no runner is heard of."""
+"""Seconds to keep the sandbox of a job without timeout while no runner is heard of."""
 _LEND_WAIT: Final = 5.0
-"""Seconds to wait for a sandbox: there was one to spare a moment ago, and a job may wait for us meanwhile."""
+"""Seconds to wait for a sandbox: one was ready a moment ago, and a job may wait for this one meanwhile."""
 
 
 class Standby:
-    """Keeps one prepared sandbox for another job that wants what the last one did, while others are ready besides.
+    """Keeps one prepared sandbox for another job like the last one, while other sandboxes are ready besides.
 
-    It is given back as soon as nobody else would find a ready one: a sandbox that is held for a job that may come must
-    never keep one waiting that is there.
+    It gives the sandbox back as soon as no other is ready: a sandbox that is held for a future job must never keep a
+    present one waiting.
     """
 
     def __init__(
         self, leases: LeaseSource, ready: Callable[[str], Awaitable[int]], settings: Settings = DEFAULTS
     ) -> None:
-        """`ready` tells how many sandboxes of a profile nobody has leased. Needs a running event loop."""
+        """`ready` returns how many sandboxes of a profile nobody has leased. Needs a running event loop."""
         self._settings = replace(settings, lend_wait=_LEND_WAIT, patience=PATIENCE, source_deadline=0.0)
         self._leases = leases
         self._ready = ready
@@ -50,10 +50,10 @@ class Standby:
         self._keeping = lasting("the look for a sandbox in advance", self._keep)
 
     async def take(self, wanted: Wanted) -> Prepared | None:
-        """Return the prepared sandbox when there is one that suits; it is the caller's then.
+        """Return the prepared sandbox if it suits; the caller owns it then.
 
-        Waits for one that is being prepared, unless it will not suit. Being cancelled ends that at once, and leaves
-        nothing leased in the end.
+        If a sandbox is being prepared, wait for it unless it will not suit. Cancellation ends the wait at once, and
+        nothing stays leased in the end.
         """
         held, self._held = self._held, None
         self._wanted = wanted
@@ -69,11 +69,11 @@ class Standby:
             raise
         if prepared is None or (prepared.usable and held.wanted == wanted):
             return prepared
-        await asyncio.wait([self._drop(held)])  # it may be the one that the keeper lends next
+        await asyncio.wait([self._drop(held)])  # the keeper may lend this very sandbox next
         return None
 
     async def close(self) -> None:
-        """Give back what is held. Idempotent."""
+        """Give back the prepared sandbox. Idempotent."""
         self._keeping.cancel()
         await asyncio.wait([self._keeping])
         await self._release()
@@ -87,7 +87,7 @@ class Standby:
                 spare, said = await self._ready(await self._profile()), ""
             except RunnerError as error:
                 spare, said = 0, str(error)
-            if said and said != trouble:  # a keeper that is away for an hour is told once
+            if said and said != trouble:  # log the trouble once, even if the keeper is away for an hour
                 _events.info(Action.STANDBY_FAILED, f"no sandbox in advance: {said}")
             trouble = said
             if self._held is None and spare >= _SPARE:
@@ -97,7 +97,7 @@ class Standby:
             await asyncio.sleep(_INTERVAL)
 
     async def _profile(self) -> str:
-        """Whose sandboxes are counted: that of the one that is held, or will be. Errors: BadJobError; LeaseError."""
+        """Return the profile of the sandbox that is held, or will be, to count it. Errors: BadJobError; LeaseError."""
         if self._held is not None and self._held.task.done() and self._held.task.exception() is None:
             return self._held.task.result().profile
         return await profile_for(self._leases, self._wanted)
@@ -106,7 +106,7 @@ class Standby:
         return _Held(wanted, asyncio.create_task(prepare(self._leases, wanted, settings=self._settings)))
 
     def _drop(self, held: _Held) -> asyncio.Task[None]:
-        """Have a preparation end with nothing leased, in the background: a keeper that is away takes its time."""
+        """Cancel a preparation and release its lease, in the background: a keeper that is away takes its time."""
         dropping = asyncio.create_task(_dropped(held.task))
         self._dropping.add(dropping)
         dropping.add_done_callback(self._dropping.discard)
@@ -138,7 +138,7 @@ async def _dropped(preparing: asyncio.Task[Prepared]) -> None:
 
 
 async def _result(held: _Held) -> Prepared | None:
-    """What the preparation came to, None when it failed."""
+    """Return the result of a preparation; None when it failed."""
     await asyncio.wait([held.task])
     if error := held.task.exception():
         _events.info(Action.STANDBY_FAILED, f"no sandbox in advance: {error}")

@@ -10,7 +10,7 @@ from runner.outcome import Outcome
 
 
 class Stopwatch:
-    """Is told when a stage begins. One that is never reached, or that an earlier life began, is not measured."""
+    """Measures the stages of one job. It skips a stage that is never reached, or that an earlier life began."""
 
     def __init__(self, metrics: Metrics, submitted: float) -> None:
         """`submitted`: seconds since the epoch."""
@@ -21,20 +21,20 @@ class Stopwatch:
         self._settled: float | None = None
 
     def began(self) -> None:
-        """It has a slot. Started again after a retry, its way begins there, and its wait is not told twice."""
+        """Note that the job has a slot. After a retry, its setup is measured anew, but its wait is not."""
         if self._began is None:
             self._metrics.queue_wait.observe(self._since_submission())
         self._began = time.monotonic()
 
     def sent(self) -> None:
-        """Its script is being sent."""
+        """Note that the script is being sent."""
         self._sent = time.monotonic()
         if self._began is not None:
             self._metrics.setup.observe(self._sent - self._began)
             self._metrics.start_latency.observe(self._since_submission())
 
     def settled(self, outcome: Outcome, log: Log | None) -> None:
-        """Its outcome is on disk."""
+        """Note that the outcome is on disk."""
         self._settled = time.monotonic()
         self._metrics.ended(outcome)
         if self._sent is not None:
@@ -45,7 +45,7 @@ class Stopwatch:
             self._metrics.store_errors.inc(bool(log.failure))
 
     def finished(self) -> None:
-        """Its sandbox was given back."""
+        """Note that the sandbox was given back."""
         if self._settled is not None and self._sent is not None:
             self._metrics.returned.observe(time.monotonic() - self._settled)
 

@@ -1,4 +1,4 @@
-"""What the room on the disk of the state folder means for jobs. Pure."""
+"""What the free space on the state folder's disk means for jobs. Pure."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _MIB: Final = 1024**2
 
 
 class Disk(StrEnum):
-    """How the disk of the state folder is."""
+    """The state of the state folder's disk."""
 
     WELL = "well"
     LOW = "low"
-    """Nothing new starts: what runs has the rest for its logs. Jobs are taken, and wait."""
+    """No new job starts: the rest is for the logs of the running ones. Jobs are taken, and wait."""
     FULL = "full"
-    """Nor are jobs taken any more."""
+    """No jobs are taken either."""
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Of a disk, in bytes. Free is what a process has that is not root."""
+    """The space on a disk, in bytes. `free` is what a process without root has."""
 
     free: int
     size: int
@@ -33,26 +33,26 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Free bytes below which the disk is low, and full; never more than a part of a disk that is small."""
+    """Free bytes below which the disk is low, and full; on a small disk at most a part of its size."""
 
     low: int = 2 * _GIB
     low_part: float = 0.10
     full: int = 256 * _MIB
     full_part: float = 0.01
     relief: float = 1.5
-    """Times as much has to be free again: else one log that is removed would start a job that writes another one."""
+    """Relief needs this many times the space: else one removed log would start a job that writes another one."""
 
     def relieved(self, size: int) -> int:
-        """Free bytes with which a disk of `size` bytes is well, however it was before."""
+        """Return the free bytes with which a disk of `size` bytes is well, whatever its state was before."""
         return int(self.relief * min(self.low, self.low_part * size))
 
 
 MARKS: Final = Marks()
-"""Unless configured otherwise; why, is in `runner.config.model`."""
+"""The defaults; `runner.config.model` gives the reasons."""
 
 
 def judge(before: Disk, room: Room, marks: Marks) -> Disk:
-    """How the disk is now. What was worse gets better only with some room to spare."""
+    """Return the state of the disk now. It improves only with some space to spare."""
     if _below(Disk.FULL, before, room, marks):
         return Disk.FULL
     return Disk.LOW if _below(Disk.LOW, before, room, marks) else Disk.WELL

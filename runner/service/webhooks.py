@@ -1,7 +1,7 @@
 """Tells others that a job has ended, at least once, over restarts of either side.
 
-What is to be told is in the store. One task for each receiver sends what is due to it, so that one which is slow or
-gone holds up nobody else. Receivers are the operator's own choice: no job names one, so none can have the runner send
+The messages are in the store. One task for each receiver sends its due messages, so that a slow or missing receiver
+holds up no other. The operator alone chooses the receivers: no job names one, so no job can make the runner send
 anything to an address inside the operator's network.
 """
 
@@ -23,14 +23,14 @@ from runner.store.deliveries import Deliveries, Delivery
 from runner.store.threads import reading, writing
 
 _events = Events(__name__)
-logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log each address whole
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log whole addresses
 
 _AT_ONCE: Final = 8
-"""Messages on their way to one receiver at once."""
+"""Messages in flight to one receiver at once."""
 _LOOK: Final = 60.0
-"""Seconds between two looks at the store, where nobody says that there is something new."""
+"""Seconds between two looks at the store, unless `wake` is called."""
 _AGAIN: Final = 5.0
-"""Seconds before the store is asked again that could not be."""
+"""Seconds before the store is read again after a failure."""
 
 
 class Webhooks:
@@ -46,9 +46,9 @@ class Webhooks:
         give_up: float,
         tried: Callable[[bool], None] = lambda _: None,
     ) -> None:
-        """One try takes no longer than `timeout` seconds; a message is given up after `give_up` seconds.
+        """One try takes at most `timeout` seconds; a message is given up after `give_up` seconds.
 
-        `tried` hears of each try, whether the message was taken.
+        `tried` is called after each try, with whether the message was taken.
         """
         self._deliveries = deliveries
         self._receivers = tuple(receivers)
@@ -57,23 +57,23 @@ class Webhooks:
         self._give_up = give_up
         self._tried = tried
         self._taken: set[int] = set()
-        """Messages, by sequence, that were taken, and are not struck off so far: none of them is sent again."""
+        """The messages, by sequence, that were taken but are not yet struck off: none of them is sent again."""
         self._news = {receiver: asyncio.Event() for receiver in self._receivers}
 
     def wake(self) -> None:
-        """There is something new in the outbox."""
+        """Announce a new message in the outbox."""
         for news in self._news.values():
             news.set()
 
     async def work(self) -> None:
-        """Send until cancelled: what was on its way then is sent again by the next life."""
+        """Send until cancelled; the next life sends the unfinished messages again."""
         async with self._client() as http, asyncio.TaskGroup() as all_:
             for receiver in self._receivers:
                 all_.create_task(self._serve(http, receiver))
             all_.create_task(self._sweep())
 
     async def flush(self, seconds: float) -> None:
-        """Send what is due, for no longer than that."""
+        """Send the due messages, for at most so many seconds."""
         async with self._client() as http:
             sending = [asyncio.create_task(self._send_due(http, receiver)) for receiver in self._receivers]
             if sending:
@@ -103,10 +103,10 @@ class Webhooks:
                 continue
 
     async def _send_due(self, http: httpx.AsyncClient, receiver: str) -> bool:
-        """Send some of what is due; whether there was something."""
+        """Send some due messages; return whether there were any."""
         due = await reading(self._deliveries.due, receiver, 2 * LONGEST_WAIT, _AT_ONCE)
         ends = await asyncio.gather(*(self._send(http, delivery) for delivery in due), return_exceptions=True)
-        for error in filter(None, ends):  # no sooner: what is still on its way would be sent beside itself
+        for error in filter(None, ends):  # not earlier: else a message still in flight would be sent twice at once
             raise error
         return bool(due)
 
@@ -135,7 +135,7 @@ class Webhooks:
         await writing(self._deliveries.failed, delivery, problem, None if given_up else now + wait)
 
     async def _try(self, http: httpx.AsyncClient, delivery: Delivery) -> str:
-        """Send a message once; return what was wrong, nothing when it was taken. No answer's body is read."""
+        """Send a message once; return what was wrong, or nothing when it was taken. The answer's body is not read."""
         sent = headers(self._key, f"job-{delivery.job}-finished", int(time.time()), delivery.body)
         try:
             async with (
@@ -149,7 +149,7 @@ class Webhooks:
             return f"it cannot be reached ({type(error).__name__})"
 
     async def _sweep(self) -> None:
-        """Give up what nobody takes: of receivers too that are not configured any more."""
+        """Give up messages that nobody takes, also those for receivers that are no longer configured."""
         while True:
             try:
                 if count := await writing(self._deliveries.give_up_older, self._give_up):

@@ -1,1 +1,1 @@
-"""What the service keeps in its state folder: a SQLite database, the key that seals its secrets, and logs."""
+"""The contents of the service's state folder: a SQLite database, the key that seals its secrets, and logs."""

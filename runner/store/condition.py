@@ -1,4 +1,4 @@
-"""How a database is, seen without being its service and without changing it: also while the service runs."""
+"""The condition of a database, found without changing it, also while its service runs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from runner.store.migrations import MIGRATIONS
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What was seen of a database."""
+    """The condition of a database."""
 
     version: int
     known: int
-    """Of its tables, and the newest that this runner knows."""
+    """The version of its tables, and the newest version that this runner knows."""
     complaint: str
-    """What SQLite finds broken in it; empty when it is whole."""
+    """The damage that SQLite finds; empty when the database is whole."""
     latest: float
-    """When the last event was noted, in seconds since 1970; 0 when there is none."""
+    """The time of the last event in seconds since the epoch; 0 when there is none."""
 
 
 def condition_of(path: Path) -> Condition | None:
-    """Return None when there is none yet. Reads all of it. Raises StateError."""
+    """Return the condition of a database, or None if it does not exist. Reads all of it. Raises StateError."""
     with told(f"The database {path} cannot be read"):
         if not path.exists():
             return None

@@ -1,4 +1,4 @@
-"""A consistent copy of the database of a service, whether it runs or not."""
+"""A consistent copy of a service's database, whether the service runs or not."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from runner.store.database import told
 from runner.store.migrations import MIGRATIONS
 
 VERSION = len(MIGRATIONS)
-"""The version of the tables that this runner makes. It reads older ones."""
+"""The version of the tables that this runner makes. It also reads older ones."""
 
 
 def copy(source: Path, target: Path) -> int:
-    """Copy a database into one new file, as it is at one moment. Returns its version. Raises StateError.
+    """Copy a database, as it is at one moment, into one new file. Returns its version. Raises StateError.
 
-    Nothing is changed, whichever version of the runner uses it.
+    The copy changes nothing, whichever version of the runner uses the database.
     """
     with (
         told(f"The database {source} cannot be copied"),
@@ -24,12 +24,12 @@ def copy(source: Path, target: Path) -> int:
         closing(sqlite3.connect(target)) as writer,
     ):
         reader.backup(writer)
-        writer.execute("PRAGMA journal_mode=DELETE")  # else it is complete only with the files beside it
+        writer.execute("PRAGMA journal_mode=DELETE")  # else the copy needs the files beside it
         return int(writer.execute("PRAGMA user_version").fetchone()[0])
 
 
 def recorded(database: Path) -> dict[str, int]:
-    """How long the log of each job in a copy was when it ended, or was started again. Raises StateError."""
+    """Return the length of each job's log in a copy at its end, or when it was started again. Raises StateError."""
     with told(f"The database {database} cannot be read"), closing(sqlite3.connect(database)) as reader:
         rows = reader.execute("SELECT id, output + length(CAST(closing AS BLOB)) FROM job WHERE output IS NOT NULL")
         return {str(job_id): int(size) for job_id, size in rows}

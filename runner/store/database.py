@@ -1,7 +1,7 @@
-"""The database: one file, one writer at a time, every promise on disk before anybody is told.
+"""The database: one file, one writer at a time, and every promise on disk before anybody is told.
 
-SQLite in write-ahead mode. A transaction that returned is on disk (`synchronous=FULL`) unless it says that it need not
-be; half of one is never seen, whatever is killed when (https://sqlite.org/atomiccommit.html).
+SQLite in write-ahead mode. A transaction that returned is on disk (`synchronous=FULL`) unless it asked for less. Nobody
+ever sees half a transaction, whichever process is killed when (https://sqlite.org/atomiccommit.html).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from runner.errors import StateBusyError, StateError
 from runner.store.migrations import MIGRATIONS
 
 APPLICATION_ID: Final = 0x72756E6E
-"""Says in the file's header whose it is: `runn`."""
+"""Marks the file as ours in its header: `runn`."""
 _BUSY: Final = 2000
 """Milliseconds to wait while another program holds the database."""
 _WAL: Final = 4 * 1024 * 1024
-"""Bytes that the write-ahead log may keep on disk when there is nothing in it."""
+"""Bytes that the write-ahead log may keep on disk while it is empty."""
 _CAUSES: Final = {
     "SQLITE_FULL": "No space left on device. Make room in the state folder.",
     "SQLITE_IOERR": "The disk failed, or it is full. Look at the disk of the state folder.",
@@ -32,23 +32,23 @@ _CAUSES: Final = {
     "SQLITE_CORRUPT": "The database is damaged. Move the state folder away and start anew.",
     "SQLITE_NOTADB": "The file is no database. Move the state folder away and start anew.",
 }
-"""Causes and next steps by SQLite's own names of errors."""
+"""Causes and next steps, by SQLite's names of errors."""
 
 
 class Database:
-    """The connection to one database, for any thread; each call blocks for as long as the disk takes.
+    """The connection to one database. Any thread may use it; each call blocks for as long as the disk takes.
 
-    Every method raises StateError, a sentence that begins with what could not be done.
+    Every method raises StateError, whose sentence begins with what could not be done.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open it, or make it; bring it to this version."""
+        """Open or create the database, and migrate it to this version."""
         self._writing, self._reading = threading.Lock(), threading.Lock()
         self.on_failure: Callable[[], object] = lambda: None
         """Called for each failure, on the thread that met it."""
         with told(f"The database {path} cannot be used"):
             self._writer = _connect(path)
-            path.chmod(0o600)  # the files beside it get the same
+            path.chmod(0o600)  # the files beside it get the same mode
             _check(self._writer, path)
             self._writer.execute("PRAGMA journal_mode=WAL")
             self._writer.execute(f"PRAGMA journal_size_limit={_WAL}")
@@ -60,9 +60,9 @@ class Database:
 
     @contextmanager
     def transaction(self, purpose: str, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """Do all of it or nothing. `purpose` says what could not be done if it fails.
+        """Do all of the block or nothing. `purpose` says what could not be done if it fails.
 
-        Without `durable`, a crash of the host may undo it, together with whatever came after it.
+        Without `durable`, a crash of the host may undo the transaction and all later ones.
         """
         with self._writing, self._counted(), told(purpose):
             self._writer.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
@@ -81,7 +81,7 @@ class Database:
             return self._reader.execute(statement, values).fetchall()
 
     def try_writing(self) -> None:
-        """See that something can be written, by writing what is there already."""
+        """Check that the database can be written, by writing a value that is there already."""
         with self.transaction("The state folder cannot be written", durable=False) as connection:
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
 
@@ -94,7 +94,7 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Let go of the file. Idempotent."""
+        """Close the file. Idempotent."""
         with self._writing, self._reading:
             self._reader.close()
             self._writer.close()
@@ -107,7 +107,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse what another program or another version of this one wrote."""
+    """Refuse a file of another program or of another version of this one."""
     version, owner = _pragma(connection, "user_version"), _pragma(connection, "application_id")
     if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
         return
@@ -140,7 +140,7 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 @contextmanager
 def told(purpose: str) -> Iterator[None]:
-    """Have whatever goes wrong in the block said as StateError, which begins with what could not be done."""
+    """Turn the errors of the block into StateError, which begins with what could not be done."""
     try:
         yield
     except sqlite3.Error as error:

@@ -1,4 +1,4 @@
-"""What is still to be told to others: the outbox of webhooks. A message comes into it together with what it tells."""
+"""The outbox of webhooks. A message enters it in the same transaction as the fact that it tells."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 from runner.store.database import Database
 
 _SHOWN: Final = 100
-"""Messages that were given up and are still shown."""
+"""The most given-up messages to keep and show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +26,15 @@ class Delivery:
     created: float
     """Seconds since the epoch."""
     tries: int
-    """How often it was sent in vain."""
+    """The number of failed tries."""
     due: float | None
-    """When it is to be sent; None when it was given up."""
+    """When to send it; None when it was given up."""
     problem: str
-    """What was wrong the last time."""
+    """The problem of the last try."""
 
 
 def announce(connection: sqlite3.Connection, job: str, message: object, receivers: Collection[str]) -> None:
-    """Have a message to all receivers, within the transaction of what it tells."""
+    """Add a message for each receiver, within the transaction of the fact that it tells."""
     now, body = time.time(), json.dumps(message).encode()
     connection.executemany(
         "INSERT INTO delivery (job, receiver, body, created, due) VALUES (?, ?, ?, ?, ?)",
@@ -43,15 +43,15 @@ def announce(connection: sqlite3.Connection, job: str, message: object, receiver
 
 
 class Deliveries:
-    """The table of messages that wait. Every method blocks for as long as the disk takes, and raises StateError."""
+    """The table of waiting messages. Every method blocks for as long as the disk takes, and raises StateError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def due(self, receiver: str, longest: float, limit: int) -> list[Delivery]:
-        """The messages to a receiver whose time has come, the oldest first.
+        """Return the due messages to a receiver, the oldest first.
 
-        None waits for longer than `longest` seconds: what is due later than that was written by a clock that was wrong.
+        No message waits longer than `longest` seconds: only a wrong clock can have written a later time.
         """
         now = time.time()
         rows = self._database.read(
@@ -64,17 +64,17 @@ class Deliveries:
         return [_delivery(row) for row in rows]
 
     def next(self, receiver: str) -> float | None:
-        """When the next message to a receiver is due; None when there is none."""
+        """Return when the next message to a receiver is due; None when there is none."""
         found = self._database.read("SELECT min(due) FROM delivery WHERE receiver = ?", receiver)[0][0]
         return None if found is None else float(found)
 
     def delivered(self, delivery: Delivery) -> None:
-        """It was taken."""
+        """Remove a message that was taken."""
         with self._database.transaction("The delivery cannot be written down", durable=False) as connection:
             connection.execute("DELETE FROM delivery WHERE sequence = ?", (delivery.sequence,))
 
     def failed(self, delivery: Delivery, problem: str, due: float | None) -> None:
-        """It was sent in vain: try again then, or give it up with None."""
+        """Note a failed try: send the message again at `due`, or give it up if that is None."""
         with self._database.transaction("The delivery cannot be written down", durable=False) as connection:
             connection.execute(
                 "UPDATE delivery SET tries = tries + 1, problem = ?, due = ? WHERE sequence = ?",
@@ -87,14 +87,14 @@ class Deliveries:
             )
 
     def give_up_older(self, seconds: float) -> int:
-        """Give up what nobody takes, also of receivers that are not there any more; return how many messages."""
+        """Give up old messages, also those for receivers that are gone; return how many."""
         with self._database.transaction("The deliveries cannot be given up", durable=False) as connection:
             return connection.execute(
                 "UPDATE delivery SET due = NULL WHERE due IS NOT NULL AND created <= ?", (time.time() - seconds,)
             ).rowcount
 
     def in_trouble(self) -> list[Delivery]:
-        """The messages that were sent in vain, the oldest first."""
+        """Return the messages with failed tries, the oldest first."""
         rows = self._database.read("SELECT * FROM delivery WHERE tries > 0 OR due IS NULL ORDER BY sequence LIMIT 1000")
         return [_delivery(row) for row in rows]
 

@@ -1,4 +1,4 @@
-"""The jobs in the database. Each move is checked against the table of states in the transaction that writes it."""
+"""The jobs in the database. The transaction that writes a move checks it against the table of states."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _WHOLE: Final = "SELECT * FROM job LEFT JOIN content ON job = number"
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What anybody may know of a job."""
+    """The public facts about a job."""
 
     id: str
     state: JobState
@@ -43,37 +43,37 @@ class Summary:
     trust_key: str
     priority: int
     outcome: Outcome | None
-    """How it ended, from when that is on disk on."""
+    """How the job ended, as soon as that is on disk."""
     steps: tuple[StepProgress, ...] = ()
     retries: int = 0
-    """How often it was started again."""
+    """How often the job was started again."""
     started: float | None = None
     ended: float | None = None
-    """When it was sent to a sandbox, for the last time, and when it had its outcome; seconds since the epoch."""
+    """When the job was last sent to a sandbox, and when it had its outcome; seconds since the epoch."""
     sandbox: str | None = None
     profile: str | None = None
-    """Where it was sent to then."""
+    """The sandbox to which the job was last sent, and its profile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What the starts of a job before the last one left in its log."""
+    """The traces in the log of a job's starts before the last one."""
 
     retries: int = 0
-    """How many there were."""
+    """The number of those starts."""
     output: int = 0
     closing: bytes = b""
-    """As in `Result`, of the log up to the end of the last of them."""
+    """The runner's own lines, as in `Result`, at the end of the last of those starts."""
 
     @property
     def size(self) -> int:
-        """Where the log of the next start begins."""
+        """The position in the log where the next start begins."""
         return self.output + len(self.closing)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a job ended. Written once, and never changed."""
+    """How a job ended. Written once and never changed."""
 
     outcome: Outcome
     output: int
@@ -81,47 +81,47 @@ class Result:
     closing: bytes
     """The runner's own lines, which follow the output."""
     steps: tuple[StepProgress, ...] = ()
-    """How far its steps came."""
+    """How far the steps came."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """All that is known of one job."""
+    """All facts about one job."""
 
     id: str
     state: JobState
     submitted: float
     """Seconds since the epoch."""
     job: Job | None = None
-    """Until it is settled."""
+    """Until the job is settled."""
     marker: Marker | None = None
-    """From when it may have started until it is settled."""
+    """From when the job may have started until it is settled."""
     cancelled_by: str | None = None
-    """Who asked for its end."""
+    """Who asked for the job's end."""
     result: Result | None = None
-    """From when it is settled on."""
+    """Once the job is settled."""
     earlier: Earlier = Earlier()
     problem: str = ""
-    """Why what was written down about it cannot be read; empty if it can."""
+    """Why the job's stored content cannot be read; empty if it can."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Nothing that waits may start."""
+    """A hold: no waiting job may start."""
 
     by: str
-    """Who wants that."""
+    """Who set it."""
     since: float
     """Seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A client's own name for one submission: asked for again, it is the same job."""
+    """A client's own name for one submission: the same request again returns the same job."""
 
     key: str
     content: bytes
-    """All that was asked for."""
+    """The whole content of the request."""
 
 
 class Jobs:
@@ -134,9 +134,9 @@ class Jobs:
         self._receivers = tuple(receivers)
 
     def add(self, job: Job, request: Request | None = None) -> tuple[str, bool]:
-        """Take a job, and return its id, and whether it is new: taken with the same request before, it has that one.
+        """Take a job, and return its id and whether it is new: if its request was taken before, it is that earlier job.
 
-        Errors: RequestReusedError when that request was for another job.
+        Errors: RequestReusedError when the request was for another job.
         """
         job_id, now = uuid.uuid4().hex, time.time()
         expires = None if job.queue_timeout is None else now + job.queue_timeout
@@ -161,20 +161,20 @@ class Jobs:
         return job_id, True
 
     def requested(self, request: Request) -> bool:
-        """Whether something was submitted with this name before."""
+        """Return whether a job was submitted with this name before."""
         return bool(self._database.read("SELECT 1 FROM job WHERE request = ?", request.key))
 
     def uploads(self) -> set[str]:
-        """The archives that jobs still need."""
+        """Return the archives that jobs still need."""
         return {row["upload"] for row in self._database.read("SELECT upload FROM job WHERE upload IS NOT NULL")}
 
     def get(self, job_id: str) -> Entry | None:
-        """The job of that id, if it is known."""
+        """Return the job with that id, if it is known."""
         rows = self._database.read(f"{_WHOLE} WHERE id = ?", job_id)
         return self._entry(rows[0]) if rows else None
 
     def summary(self, job_id: str) -> Summary | None:
-        """What anybody may know of one job."""
+        """Return the public facts about one job."""
         rows = self._database.read(f"SELECT {_SUMMARY} FROM job WHERE id = ?", job_id)  # noqa: S608 - our constant
         return _summary(rows[0]) if rows else None
 
@@ -192,32 +192,32 @@ class Jobs:
         return [_summary(row) for row in rows]
 
     def find(self, *states: JobState) -> list[str]:
-        """The jobs that are in one of these states, in the order in which they were submitted."""
+        """Return the jobs that are in one of these states, in the order in which they were submitted."""
         places = ", ".join("?" * len(states))
         rows = self._database.read(f"SELECT id FROM job WHERE state IN ({places}) ORDER BY number", *states)  # noqa: S608
         return [str(row["id"]) for row in rows]
 
     def waiting(self) -> int:
-        """How many wait."""
+        """Return the number of waiting jobs."""
         return int(self._database.read("SELECT count(*) FROM job WHERE state = 'queued'")[0][0])
 
     def counts(self) -> tuple[dict[str, int], float | None]:
-        """How many there are in each state, and when the one was submitted that waits longest (since the epoch)."""
+        """Return the number of jobs in each state, and when the longest-waiting one was submitted (since the epoch)."""
         rows = self._database.read("SELECT state, count(*), min(submitted) FROM job GROUP BY state")
         known = {str(row["state"]): row for row in rows}
         oldest = known[JobState.QUEUED][2] if JobState.QUEUED in known else None
         return {state: known[state][1] if state in known else 0 for state in JobState}, oldest
 
     def try_reading(self) -> None:
-        """See that something can be read, however many jobs there are."""
+        """Check that the database can be read, in a time that does not depend on the number of jobs."""
         self._database.read("SELECT 1 FROM job LIMIT 1")
 
     def try_writing(self) -> None:
-        """See that something can be written."""
+        """Check that the database can be written."""
         self._database.try_writing()
 
     def unwanted(self, limit: int) -> list[str]:
-        """Some of the jobs that wait although somebody asked for their end, or for longer than they may."""
+        """Return some of the waiting jobs that somebody cancelled, or that have waited for too long."""
         rows = self._database.read(
             "SELECT id FROM job WHERE state = 'queued' AND cancelled_by IS NOT NULL "
             "UNION ALL SELECT id FROM job WHERE state = 'queued' AND cancelled_by IS NULL AND expires <= ? LIMIT ?",
@@ -227,30 +227,30 @@ class Jobs:
         return [str(row["id"]) for row in rows]
 
     def hold(self) -> Hold | None:
-        """Who keeps what waits from starting; None when it may start."""
+        """Return who keeps waiting jobs from starting; None when they may start."""
         rows = self._database.read("SELECT by, since FROM hold")
         return Hold(rows[0]["by"], rows[0]["since"]) if rows else None
 
     def set_hold(self, by: str) -> None:
-        """Keep what waits from starting, over restarts. The first one stays."""
+        """Keep waiting jobs from starting, over restarts. The first hold stays."""
         with self._database.transaction("The runner drains, but a restart would forget that") as connection:
             connection.execute("INSERT OR IGNORE INTO hold (one, by, since) VALUES (1, ?, ?)", (by, time.time()))
 
     def end_hold(self) -> None:
-        """Let what waits start."""
+        """Let waiting jobs start."""
         with self._database.transaction("The runner cannot be resumed") as connection:
             connection.execute("DELETE FROM hold")
 
     def put_back(self) -> None:
-        """Have the jobs that an earlier life claimed, and sent nothing of, wait again."""
+        """Put the jobs that an earlier life claimed, but did not send, back into the queue."""
         with self._database.transaction("The jobs of an earlier life cannot be queued again") as connection:
             for row in connection.execute("SELECT id FROM job WHERE state = ?", (JobState.STARTING,)).fetchall():
                 _move(connection, row["id"], JobState.QUEUED)
 
     def claim(self, per_key: int) -> Entry | None:
-        """Claim the job that is next, with `per_key` of one trust key at once; None when none may start.
+        """Claim the next job, with at most `per_key` of one trust key at once; None when no job may start.
 
-        It is read in the same transaction: a job that was claimed and cannot be read would wait for the next life.
+        The same transaction reads the job: one that was claimed but not read would wait for the next life.
         """
         with self._database.transaction("No job can be claimed", durable=False) as connection:
             number = queue.first(connection, per_key)
@@ -263,7 +263,7 @@ class Jobs:
         return self._entry(row)
 
     def take(self, job_id: str) -> bool:
-        """Claim a job whoever is next; False when it does not wait any more."""
+        """Claim a job regardless of the queue's order; False when it does not wait any more."""
         with self._database.transaction("The job cannot be claimed", durable=False) as connection:
             row = connection.execute("SELECT number, state FROM job WHERE id = ?", (job_id,)).fetchone()
             if row is None or row["state"] != JobState.QUEUED:
@@ -273,7 +273,7 @@ class Jobs:
         return True
 
     def mark(self, job_id: str, marker: Marker) -> None:
-        """Write down that it may have started."""
+        """Write down that the job may have started."""
         sealed = self._seal.close(json.dumps(marker.to_json()).encode(), job_id)
         with self._database.transaction("The start cannot be written down") as connection:
             connection.execute(
@@ -283,14 +283,14 @@ class Jobs:
             _move(connection, job_id, JobState.RUNNING)
 
     def cancel(self, job_id: str, by: str) -> None:
-        """Write down that somebody asked for its end. The first one stays."""
+        """Write down that somebody cancelled the job. The first one stays."""
         with self._database.transaction("The cancellation cannot be written down") as connection:
             connection.execute(
                 "UPDATE job SET cancelled_by = coalesce(cancelled_by, ?) WHERE id = ? AND outcome IS NULL", (by, job_id)
             )
 
     def retry(self, job_id: str, earlier: Earlier, job: Job) -> None:
-        """Have a job wait once more, in its place, after a start that was of no use."""
+        """Put a job back into its place in the queue after a failed start."""
         expires = None if job.queue_timeout is None else time.time() + job.queue_timeout
         with self._database.transaction("The next start cannot be written down") as connection:
             connection.execute(
@@ -300,7 +300,7 @@ class Jobs:
             _move(connection, job_id, JobState.QUEUED)
 
     def settle(self, job_id: str, result: Result) -> None:
-        """Write down how it ended, and forget what only its end needed: its secrets are gone when this returns."""
+        """Write down the outcome, and forget what only the run needed: the job's secrets are gone when this returns."""
         with self._database.transaction("The outcome cannot be written down") as connection:
             _move(connection, job_id, JobState.SETTLED)
             written = connection.execute(
@@ -321,12 +321,12 @@ class Jobs:
             deliveries.announce(connection, job_id, _message(_summary(row)), self._receivers)
 
     def finish(self, job_id: str) -> None:
-        """Write down that its log has its last lines."""
+        """Write down that the log has its last lines."""
         with self._database.transaction("The outcome cannot be written down to its end", durable=False) as connection:
             _move(connection, job_id, JobState.FINISHED)
 
     def finished(self) -> list[tuple[str, float]]:
-        """The jobs that are over, and when they were, in seconds since the epoch."""
+        """Return the finished jobs, and when they ended, in seconds since the epoch."""
         rows = self._database.read(
             "SELECT id, at FROM job JOIN event ON event.job = number AND event.state = 'finished' "
             "WHERE job.state = 'finished'"
@@ -369,7 +369,7 @@ class Jobs:
 
 
 def fit(outcome: Outcome) -> Outcome:
-    """Return the outcome with texts that can be written down and read back: they may quote a hostile sandbox."""
+    """Return the outcome with texts that can be stored and read back: they may quote a hostile sandbox."""
     match outcome:
         case Cancelled(by):
             return Cancelled(_fit(by))
@@ -383,7 +383,7 @@ def _fit(text: str) -> str:
 
 
 def _move(connection: sqlite3.Connection, job_id: str, target: JobState) -> None:
-    """Go to another state. Raises IllegalMoveError naming both when the table does not allow it."""
+    """Move a job to another state. Raises IllegalMoveError naming both when the table does not allow it."""
     row = connection.execute("SELECT number, state FROM job WHERE id = ?", (job_id,)).fetchone()
     if row is None:
         raise IllegalMoveError(f"There is no job {job_id} to be {target}; this is a defect.")
@@ -417,7 +417,7 @@ def _result(row: sqlite3.Row) -> Result | None:
 
 
 def _message(job: Summary) -> dict[str, object]:
-    """What others are told of a job that has ended."""
+    """Return the message that receivers get when a job has ended."""
     assert job.outcome
     return {
         "type": "job.finished",

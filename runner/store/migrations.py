@@ -1,4 +1,4 @@
-"""The tables, as the steps that lead to them. A step that was released never changes; the next one is appended."""
+"""The tables, as migration steps. A released step never changes; new steps are appended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ _FIRST: Final = (
         marker BLOB
     ) STRICT
     """,
-    # The job itself, encrypted, until it is settled. Apart: it may have 64 MiB, and a move writes a whole row.
+    # The job itself, encrypted, until it is settled. In a table of its own: it may have 64 MiB, and each move of a job
+    # writes a whole row.
     """
     CREATE TABLE content (
         job INTEGER PRIMARY KEY REFERENCES job ON DELETE CASCADE,
@@ -46,7 +47,7 @@ _FIRST: Final = (
     ) STRICT
     """,
     "CREATE INDEX event_job ON event (job)",
-    # The jobs of one trust key that wait with one priority. It is there while there are any; the lowest turn is next.
+    # The waiting jobs of one trust key and one priority. A lane exists while it has jobs; the lowest turn is next.
     """
     CREATE TABLE lane (
         priority INTEGER NOT NULL,
@@ -76,7 +77,7 @@ _FIRST: Final = (
 )
 
 _STEPS: Final = (
-    # How far the steps of a job are, as JSON: all of them wait until it is settled, for what is live is not written.
+    # The progress of a job's steps, as JSON. Live progress is not written: until the job is settled, all steps wait.
     "ALTER TABLE job ADD COLUMN steps TEXT",
 )
 _HOLD: Final = (
@@ -88,10 +89,11 @@ _HOLD: Final = (
     ) STRICT
     """,
 )
-"""There is a row while nothing that waits may start, over restarts too."""
+"""Holds a row while no waiting job may start, also over restarts."""
 
 _RETRIES: Final = (
-    # How often it was put back into the queue after its start. `output` and `closing` are those of the last start then.
+    # How often the job was put back into the queue after a start. `output` and `closing` are then those of its last
+    # start.
     "ALTER TABLE job ADD COLUMN retries INTEGER NOT NULL DEFAULT 0",
 )
 
@@ -110,20 +112,20 @@ _DELIVERIES: Final = (
     """,
     "CREATE INDEX delivery_due ON delivery (receiver, due)",
 )
-"""Messages to receivers of webhooks that are still to be sent; without `due`, one was given up. None is tied to its
-job's row: it is sent also when the job is forgotten before."""
+"""Webhook messages that are still to be sent; one without `due` was given up. A message is not tied to its job's row,
+so that it is sent even if the job is forgotten before."""
 
 _UPLOADS: Final = (
-    # The archive that was sent with a job, as long as that may need it.
+    # The archive that was sent with a job, for as long as the job may need it.
     "ALTER TABLE job ADD COLUMN upload TEXT",
     "CREATE INDEX job_upload ON job (upload) WHERE upload IS NOT NULL",
 )
 
 _SANDBOX: Final = (
-    # Where it was sent to last. The marker has both too, encrypted, and only until it is settled.
+    # Where the job was last sent. The marker holds both too, but encrypted and only until the job is settled.
     "ALTER TABLE job ADD COLUMN sandbox TEXT",
     "ALTER TABLE job ADD COLUMN profile TEXT",
 )
 
 MIGRATIONS: Final = (_FIRST, _STEPS, _HOLD, _RETRIES, _DELIVERIES, _UPLOADS, _SANDBOX)
-"""`PRAGMA user_version` counts the steps that were done."""
+"""`PRAGMA user_version` counts the finished steps."""

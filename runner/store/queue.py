@@ -1,11 +1,11 @@
-"""Who is next: the highest priority, then each trust key in turn, then the oldest job of that key.
+"""The order of jobs: the highest priority first, then each trust key in turn, then the oldest job of that key.
 
-The jobs of one trust key that wait with one priority are a lane. Lanes take turns: one that was served, and one that
-has jobs again, goes behind all others. So a key with thousands of jobs delays another one's by one job for each slot,
-and whoever comes up with new keys all the time passes nobody. Each function takes its time from the number of lanes
-whose key is at its limit, never from the number of jobs.
+The waiting jobs of one trust key and one priority are a lane. Lanes take turns: a lane that was served, or that has
+jobs again, goes behind all others. So a key with thousands of jobs delays another one's by one job for each slot, and a
+client that always uses new keys passes nobody. The time that a function takes depends on the number of lanes whose key
+is at its limit, never on the number of jobs.
 
-They work within a transaction of the caller.
+The functions work within a transaction of the caller.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sqlite3
 
 
 def enter(connection: sqlite3.Connection, number: int) -> None:
-    """Put the lane of a job that waits in the queue, unless it is there."""
+    """Put the lane of a waiting job into the queue, unless it is there."""
     priority, trust_key = _lane(connection, number)
     connection.execute(
         f"INSERT INTO lane VALUES (?, ?, {_BEHIND_ALL}) ON CONFLICT DO NOTHING",  # noqa: S608 - a constant of ours
@@ -23,7 +23,7 @@ def enter(connection: sqlite3.Connection, number: int) -> None:
 
 
 def first(connection: sqlite3.Connection, per_key: int) -> int | None:
-    """Return the job that is next, None when none may start; `per_key` is how many of one trust key may at once."""
+    """Return the next job, or None when no job may start; `per_key` is the most jobs of one trust key at once."""
     found = connection.execute(
         """
         SELECT (SELECT number FROM job WHERE state = 'queued'
@@ -39,7 +39,7 @@ def first(connection: sqlite3.Connection, per_key: int) -> int | None:
 
 
 def leave(connection: sqlite3.Connection, number: int, *, served: bool) -> None:
-    """A job waits no more. Its lane goes behind all others if that is because it was `served`, or away if empty."""
+    """Note that a job waits no more. Its lane goes behind all others if the job was `served`, and away if empty."""
     lane = _lane(connection, number)
     waiting = connection.execute(
         "SELECT 1 FROM job WHERE state = 'queued' AND priority = ? AND trust_key = ? LIMIT 1", lane

@@ -1,4 +1,4 @@
-"""Encryption of what is secret at rest, with a key in a file beside the database."""
+"""Encryption of secrets at rest, with a key in a file beside the database."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from runner.errors import StateError
 
 _KEY_SIZE: Final = 32
 _NONCE_SIZE: Final = 12
-"""What NIST SP 800-38D recommends for random nonces with GCM, in bytes."""
+"""Bytes; recommended by NIST SP 800-38D for random nonces with GCM."""
 
 
 class Seal:
-    """Encrypts and authenticates (AES-256-GCM). Made at the first start, for its owner only."""
+    """Encrypts and authenticates (AES-256-GCM). The first start makes the key, readable for its owner only."""
 
     def __init__(self, path: Path) -> None:
         """Raises StateError when the key can be neither read nor made."""
@@ -36,16 +36,16 @@ class Seal:
         self._cipher, self._key = AESGCM(key), key
 
     def close(self, content: bytes, owner: str) -> bytes:
-        """Return the content sealed; it can be opened only as the same owner's."""
+        """Return the content sealed; only the same owner's name opens it."""
         nonce = os.urandom(_NONCE_SIZE)
         return nonce + self._cipher.encrypt(nonce, content, owner.encode())
 
     def digest(self, content: bytes) -> bytes:
-        """Return what tells whether another content is the same, and nothing about it without the key."""
+        """Return a digest to compare contents by. Without the key, it tells nothing about the content."""
         return hmac.digest(self._key, content, "sha256")
 
     def open(self, sealed: bytes, owner: str) -> bytes:
-        """Return what was sealed. Raises ValueError when that was something else, by another key or for another."""
+        """Return the sealed content. Raises ValueError if it was changed, or sealed by another key or for another."""
         try:
             return self._cipher.decrypt(sealed[:_NONCE_SIZE], sealed[_NONCE_SIZE:], owner.encode())
         except (InvalidTag, ValueError):

@@ -1,4 +1,4 @@
-"""Where a job is in its life. The one table of its moves; the store checks it in the transaction that writes one."""
+"""The states of a job, and the one table of its moves, which the store checks in the transaction that writes a move."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Final
 
 
 class JobState(StrEnum):
-    """Where a job is in its life."""
+    """The state of a job."""
 
     QUEUED = "queued"
     STARTING = "starting"
-    """Claimed: a sandbox is looked for. Nothing of the job was sent."""
+    """Claimed: the service looks for a sandbox. Nothing of the job was sent."""
     RUNNING = "running"
-    """Its marker is on disk: it may have started."""
+    """The job's marker is on disk: the job may have started."""
     SETTLED = "settled"
-    """Its outcome is on disk. Its log may miss the last lines, and its sandbox may not be returned yet."""
+    """The job's outcome is on disk. Its log may lack the last lines, and its sandbox may not be returned yet."""
     FINISHED = "finished"
 
 
@@ -30,4 +30,4 @@ MOVES: Final[Mapping[JobState, frozenset[JobState]]] = MappingProxyType(
         JobState.FINISHED: frozenset(),
     }
 )
-"""From each state, the states that may follow."""
+"""The states that may follow each state."""

@@ -1,4 +1,4 @@
-"""Tokens of the API's clients. Only their digests are kept: nobody can read a token back."""
+"""Tokens of the API's clients. The store has only their digests: nobody can read a token back."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenFacts:
-    """What is known of a token."""
+    """The facts about a token."""
 
     id: str
     name: str
-    """Whose it is: stands in the log beside what was done with it."""
+    """The owner, named in the log beside the token's actions."""
     scopes: frozenset[Scope]
     created: float
     expires: float | None
-    """Seconds since the epoch; one without `expires` lives until it is revoked."""
+    """Seconds since the epoch; a token without `expires` lives until it is revoked."""
 
     @property
     def who(self) -> str:
-        """Whose it is, for the log: a name may have several tokens."""
+        """The owner and the token's id, for the log: a name may have several tokens."""
         return f"{self.name} (token {self.id})"
 
     @property
     def expired(self) -> bool:
-        """Whether its time is over."""
+        """Whether the token has expired."""
         return self.expires is not None and self.expires <= time.time()
 
 
@@ -57,7 +57,7 @@ class Tokens:
         self._database = database
 
     def create(self, name: str, scopes: Collection[Scope], seconds: float | None) -> tuple[TokenFacts, str]:
-        """Make a token for so many seconds, or until it is revoked. It is returned only here."""
+        """Make a token for so many seconds, or until it is revoked. Only this call returns the token itself."""
         # 256 random bits need no slow hash: nobody guesses them.
         secret, now = secrets.token_urlsafe(32), time.time()
         expires = None if seconds is None else now + seconds
@@ -70,11 +70,11 @@ class Tokens:
         return facts, f"{facts.id}.{secret}"
 
     def all(self) -> list[TokenFacts]:
-        """All tokens, expired ones too, oldest first."""
+        """Return all tokens, including expired ones, oldest first."""
         return [_facts(row) for row in self._database.read("SELECT * FROM token ORDER BY created")]
 
     def find(self, token: str) -> TokenFacts | None:
-        """Whose token that is. Takes the same time for every wrong secret."""
+        """Return the facts about a token, even an expired one. Takes the same time for every wrong secret."""
         token_id, _, secret = token.partition(".")
         rows = self._database.read("SELECT * FROM token WHERE id = ?", token_id)
         if not rows or not hmac.compare_digest(rows[0]["digest"], _digest(secret)):
@@ -82,7 +82,7 @@ class Tokens:
         return _facts(rows[0])
 
     def revoke(self, token_id: str) -> bool:
-        """Have a token be worth nothing from now on; False when there is none of that id."""
+        """Revoke a token; False when there is none with that id."""
         with self._database.transaction("The token cannot be revoked") as connection:
             return connection.execute("DELETE FROM token WHERE id = ?", (token_id,)).rowcount > 0
 

@@ -1,10 +1,9 @@
 """Adds up what one sandbox takes on the host's disk, and prints it. Runs as a child (`sandbox.child`), confined.
 
-Counted are the blocks that are really taken, so that a sparse file counts what was written of it; each name of a file
-with several counts its share. Files that were deleted and are still open are found by the processes that hold them.
-Nothing that a job made is opened but folders, and those by file descriptor, never through a link or into a mount but
-those that the runtime made before there was a job.
-Standard library only: its start is part of every measurement.
+Counts the blocks really taken, so that a sparse file counts only what was written. Each name of a file with several
+names counts its share. Finds deleted but open files through the processes that hold them. Of a job's files, it opens
+only folders: by file descriptor, through no link, and into no mount except those that the runtime made before any job.
+Uses the standard library only, as its start is part of every measurement.
 
 Input: one JSON object on stdin, see `Order`. Output: another, see `Sum`.
 """
@@ -27,15 +26,15 @@ if TYPE_CHECKING:
     from typing import Any
 
     Order = dict[str, Any]
-    """`trees`: folders on the host; `inside`: mounts of the sandbox that show more of them, as recorded of its first
-    process, `pid` that began at `start`, or null; `pids`: the sandbox's processes; `seconds`: after these it says
+    """`trees`: folders on the host; `inside`: null, or mounts of the sandbox that show more folders, as recorded for
+    its first process `pid` that began at `start`; `pids`: the sandbox's processes; `seconds`: after these, it prints
     what it has."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _WAY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _WHICH = slice(0, 4)
-"""Of a mount's fields those that say which one it is: number, the file system's device, the folder in it, and point."""
-_BLOCK = 512  # the unit of st_blocks, whatever the file system's own is: stat(2)
+"""The fields that identify a mount: number, the file system's device, the folder in it, and point."""
+_BLOCK = 512  # the unit of st_blocks, whatever the file system's own block size: stat(2)
 _MAX_DEPTH = 1000
 _MAX_PROC_FILE = 16 * 1024**2
 _DELETED = b" (deleted)"
@@ -43,7 +42,7 @@ _CHECK_EVERY = 256
 
 
 def main() -> int:
-    """Do what stdin says."""
+    """Execute the order on stdin."""
     confine()
     order = json.load(sys.stdin)
     json.dump(measure(order), sys.stdout)
@@ -51,21 +50,21 @@ def main() -> int:
 
 
 def measure(order: Order) -> dict[str, Any]:
-    """What the trees and the processes' deleted files take."""
+    """Measure the trees and the processes' deleted files."""
     total = Sum(time.monotonic() + order["seconds"])
     devices = {total.add_tree(tree) for tree in order["trees"]}
     if inside := order["inside"]:
-        with suppress(GoneError, OSError):  # it has ended, and its mounts with it
+        with suppress(GoneError, OSError):  # the process has ended, and its mounts with it
             devices |= total.add_inside(inside)
     for pid in order["pids"]:
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             total.add_deleted(pid, devices)
     parts = [[device, round(size), round(files)] for device, (size, files) in total.parts.items()]
     return {"parts": parts, "complete": total.complete}
 
 
 class Sum:
-    """Bytes and files so far, by device; `complete` is false when there was more than could be looked at."""
+    """Bytes and files so far, by device; `complete` is false when there was too much to look at."""
 
     def __init__(self, end: float) -> None:
         self.parts: dict[int, list[float]] = {}
@@ -75,15 +74,15 @@ class Sum:
         self._held: set[tuple[int, int]] = set()
 
     def add_tree(self, root: str) -> int:
-        """Everything below `root` on the same file system, and itself. Returns that file system's device."""
+        """Add `root` and everything below it on the same file system. Returns that file system's device."""
         return self._add_folder(os.open(root, _FOLDER))
 
     def add_inside(self, inside: dict[str, Any]) -> set[int]:
-        """What a sandbox's recorded mounts show, where they are the same ones still. Returns their devices."""
+        """Add what a sandbox's recorded mounts show, if they are still the same. Returns their devices."""
         root = os.open(f"/proc/{inside['pid']}/root", os.O_PATH | os.O_DIRECTORY)
         try:
             there = list(mounts_of(inside["pid"]))
-            if start_of(inside["pid"]) != inside["start"]:  # all three are of one process then, and not of this one
+            if start_of(inside["pid"]) != inside["start"]:  # then root and mounts are another process's
                 return set()
             on_top = {mount[3]: mount[_WHICH] for mount in there}
             same = [mount for mount in inside["mounts"] if on_top.get(mount[3]) == mount[_WHICH]]
@@ -92,7 +91,7 @@ class Sum:
             os.close(root)
 
     def _add_mount(self, root: int, mount: list[Any], points: Iterable[str]) -> int | None:
-        """Everything below a mount. What a job mounted in it is shown elsewhere too, or might never answer."""
+        """Add everything below a mount, but not a job's mounts in it: they are shown elsewhere too, or may hang."""
         try:
             top = _open_beneath(root, mount[3])
         except OSError:
@@ -104,7 +103,7 @@ class Sum:
         return self._add_folder(top, raw(mount[3]), covered)
 
     def _add_folder(self, top: int, path: bytes = b"", covered: Collection[bytes] = ()) -> int:
-        """Everything below an open folder but for the `covered` paths, and itself; closes it. Returns its device."""
+        """Add an open folder and everything below it except `covered` paths; close it. Returns its device."""
         status = os.fstat(top)
         self._add(status)
         open_folders = [(top, os.scandir(top), path)]
@@ -115,10 +114,10 @@ class Sum:
                 entries.close()
                 os.close(folder)
                 open_folders.pop()
-            elif len(open_folders) >= _MAX_DEPTH:  # nobody builds that deep; the descriptors are bounded
+            elif len(open_folders) >= _MAX_DEPTH:  # nobody builds that deep; this bounds the descriptors
                 self.complete = False
             else:
-                with suppress(FileNotFoundError, NotADirectoryError):  # removed or replaced while we looked
+                with suppress(FileNotFoundError, NotADirectoryError):  # removed or replaced during the look
                     below = os.open(name, _FOLDER, dir_fd=folder)
                     open_folders.append((below, os.scandir(below), _join(path, name) if covered else b""))
         return status.st_dev
@@ -126,13 +125,13 @@ class Sum:
     def _next_folder(
         self, entries: Iterator[os.DirEntry[str]], device: int, path: bytes, covered: Collection[bytes]
     ) -> str | None:
-        """Add what comes in a folder, up to the next folder in it; returns that one's name, or None at the end."""
+        """Add a folder's entries up to the next folder in it. Returns that folder's name, or None at the end."""
         for entry in entries:
             if self._is_over():
                 return None
             if covered and _join(path, entry.name) in covered:
                 continue
-            with suppress(FileNotFoundError):  # removed while we looked
+            with suppress(FileNotFoundError):  # removed during the look
                 status = entry.stat(follow_symlinks=False)
                 if status.st_dev != device:
                     continue
@@ -142,9 +141,9 @@ class Sum:
         return None
 
     def add_deleted(self, pid: int, devices: set[int]) -> None:
-        """The files that a process holds open and that have no name any more. Raises `OSError` when it has ended.
+        """Add the nameless files that a process holds open. Raises `OSError` when the process has ended.
 
-        Their status is only asked of file systems that are the sandbox's disk: one of the job's own might never answer.
+        Asks only file systems on the sandbox's disk for a file's status: a job's own file system might never answer.
         """
         on_disk = _mounts_on(pid, devices)
         with os.scandir(f"/proc/{pid}/fd") as handles:
@@ -179,7 +178,7 @@ class Sum:
 
 
 def _open_beneath(root: int, path: str) -> int:
-    """A folder by its path below an open one, through no link. Raises `OSError`."""
+    """Open a folder by its path below an open one, through no link. Raises `OSError`."""
     *way, last = raw(path).strip(b"/").split(b"/")
     above = os.dup(root)
     for part in way:
@@ -199,7 +198,7 @@ def _join(path: bytes, name: str) -> bytes:
 
 
 def _mounts_on(pid: int, devices: set[int]) -> set[bytes]:
-    """The ids of a process's mounts that take the sandbox's disk: on these devices, or an overlay above them."""
+    """Return the ids of a process's mounts on the sandbox's disk: on these devices, or an overlay above them."""
     ids = set()
     for line in _read(f"/proc/{pid}/mountinfo").splitlines():
         before, _, after = line.partition(b" - ")
@@ -215,7 +214,7 @@ def _is_deleted(path: str) -> bool:
 
 
 def _mount_of(pid: int | str, handle: str) -> bytes:
-    """The id of the mount that an open file is on, see proc_pid_fdinfo(5)."""
+    """Return the id of the mount that an open file is on, see proc_pid_fdinfo(5)."""
     fields = dict(line.partition(b":")[::2] for line in _read(f"/proc/{pid}/fdinfo/{handle}").splitlines())
     return fields.get(b"mnt_id", b"").strip()
 

@@ -1,9 +1,9 @@
-"""Who is measured, stopped and condemned so that the host's disk never runs out. Pure: no I/O, no clock.
+"""Decides which sandboxes are measured, frozen and condemned, so that the host's disk never runs out. Pure.
 
-Everything follows from one number, the *seconds left*: how long it takes at least until the host's reserve is touched,
-if everything that runs writes as fast as this host can. The next look comes before that time is over. When there is no
-time for another look, everything lent is frozen first and measured then; the one that grew most is condemned, and the
-others go on when its space has come back.
+No I/O, no clock. Everything follows from the *seconds left*: the least time until the host's reserve is touched, if
+everything that runs writes as fast as this host can. The next look comes before that time is over. When there is no
+time for another look, everything lent is first frozen and then measured; the sandbox that grew most is condemned, and
+the others go on when its space has come back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,44 +15,44 @@ from typing import NamedTuple
 from sandbox.errors import Fault
 
 FREEZE_TIME = 1.0
-"""Seconds from a look that says so until nothing lent writes any more, with a late thread and a slow engine included: a
+"""Seconds from a look that orders it until nothing lent writes any more, including a late thread and a slow engine: a
 pause takes 0.05 to 0.1."""
 SHORTEST_LOOK = 0.1
 LONGEST_LOOK = 1.0
 ALARM = FREEZE_TIME + SHORTEST_LOOK
-"""Seconds left below which there is no time for another look."""
+"""With fewer seconds left, there is no time for another look."""
 RELIEF = 2 * ALARM
-"""Seconds left above which frozen sandboxes go on, and below which nothing new is lent or made."""
+"""With more seconds left, frozen sandboxes go on; with fewer, nothing new is lent or made."""
 RELIEF_TIME = 10.0
-"""Seconds in which the space of a condemned sandbox should come back. A runner misses a frozen one after 20."""
+"""Seconds in which a condemned sandbox's space should come back. A runner misses a frozen one after 20."""
 MEASURE_TIME = 5.0
-"""Seconds for measuring a sandbox: what was counted until then is its least."""
+"""Seconds to measure a sandbox; the count by then is its minimum."""
 PERIOD = 30.0
-"""Seconds between two measurements of a lent sandbox, even when the host's disk does not tell that anybody wrote."""
+"""Seconds between two measurements of a lent sandbox, even when the host's disk shows no writes."""
 REST = 4
-"""A sandbox that took long to measure is left alone for this many times as long."""
+"""After a slow measurement, a sandbox is left alone for this many times its duration."""
 FASTEST = 2 * 1024**3
-"""Bytes that a host's disk takes in a second, unless configured: what a fast SSD does, and less than the fastest."""
+"""Bytes per second that a host's disk takes, unless configured: a fast SSD's rate; the fastest ones exceed it."""
 FASTEST_FILES = 250_000
-"""Files that can be made in a second by everything that runs. One process made 120,000 (ext4)."""
+"""Files per second that everything that runs can make. One process made 120,000 (ext4)."""
 CACHE = 256 * 1024**2
-"""Bytes in an idle sandbox that are worth recreating it when the disk is short. A fresh one takes a few MiB."""
+"""Bytes in an idle sandbox that make its recreation worthwhile when the disk is short. A fresh one takes a few MiB."""
 
 _GIB = 1024**3
 
 
 class Amount(NamedTuple):
-    """Of disk: bytes, and files (inodes)."""
+    """An amount of disk: bytes and files (inodes)."""
 
     bytes: int
     files: int
 
     def minus(self, other: "Amount") -> "Amount":
-        """What is left of it, at least nothing."""
+        """Subtract, but not below zero."""
         return Amount(max(0, self.bytes - other.bytes), max(0, self.files - other.files))
 
     def plus(self, other: "Amount") -> "Amount":
-        """Both together."""
+        """Add up."""
         return Amount(self.bytes + other.bytes, self.files + other.files)
 
 
@@ -60,37 +60,37 @@ NOTHING = Amount(0, 0)
 
 
 class Room(NamedTuple):
-    """A file system of the host that sandboxes take space on. No files at all means that they are not limited."""
+    """A file system of the host that sandboxes take space on. A size of no files means that files are unlimited."""
 
     place: str
     size: Amount
     free: Amount
-    """As a process sees it that is not the host's root: a sandbox's root is none."""
+    """Free for processes other than the host's root, such as a sandbox's root."""
     device: int = 0
-    """Which one it is, by the kernel's number."""
+    """The kernel's device number."""
 
 
 class Watched(NamedTuple):
-    """What the watcher has to know of one sandbox."""
+    """What the watch needs to know of one sandbox."""
 
     lent: bool
-    """Whether somebody's processes run in it; if not, only its caches are of interest."""
+    """Whether somebody's processes run in it; if not, only its caches matter."""
     limit: int
-    """Bytes that its profile allows it."""
+    """Bytes that its profile allows."""
 
 
 class Usage(NamedTuple):
-    """What one sandbox takes."""
+    """What one sandbox takes on the disk."""
 
     amount: Amount
     complete: bool
-    """False when there was more than could be counted in time."""
+    """False when there was too much to count in time."""
     parts: Mapping[int, Amount] = MappingProxyType({})
     """By file system (`Room.device`)."""
 
 
 class Measure(NamedTuple):
-    """Measure this sandbox and tell (`measured`), within `MEASURE_TIME` and a little."""
+    """Measure this sandbox and call `measured`, within `MEASURE_TIME` and a little."""
 
     name: str
     asked: float
@@ -103,13 +103,13 @@ class Freeze(NamedTuple):
 
 
 class Thaw(NamedTuple):
-    """Let it go on."""
+    """Let this sandbox go on."""
 
     name: str
 
 
 class Condemn(NamedTuple):
-    """End its job and throw it away. Frozen first, since a removal may take long."""
+    """End this sandbox's job and throw it away. Freeze it first, since a removal may take long."""
 
     name: str
     fault: Fault
@@ -117,7 +117,7 @@ class Condemn(NamedTuple):
 
 
 class Evict(NamedTuple):
-    """Throw it away for its caches, unless it was lent meanwhile."""
+    """Throw this sandbox away for its caches, unless it was lent in the meantime."""
 
     name: str
     sentence: str
@@ -133,37 +133,37 @@ class _Known:
     watched: Watched
     usage: Usage | None = None
     before: Usage | None = None
-    """What it took at the measurement before."""
+    """What it took at the second last measurement."""
     taken_since: dict[str, Amount] = field(default_factory=dict)
-    """What the host lost since its last measurement began, by `Room.place`."""
+    """What the host lost since this sandbox's last measurement began, by `Room.place`."""
     due: float = 0.0
-    """Not to be measured before, while all is well."""
+    """While all is well, the earliest time for its next measurement."""
     looked_at: bool = False
-    """Since it was lent or came back; in an alarm, since it was frozen."""
+    """Whether it was measured since it was lent or returned; in an alarm, since it was frozen."""
     asked: float | None = None
-    """When the measurement that is under way was asked for."""
+    """When the present measurement was asked for."""
     frozen: bool = False
 
 
 class DiskWatch:
-    """The watcher of one keeper. Not thread-safe: `watcher` serialises."""
+    """The watch of one keeper. Not thread-safe: `watcher` serialises access."""
 
     def __init__(self, fastest: int = FASTEST, reserve: int | None = None) -> None:
-        """`fastest`: bytes that this host's disk can take in a second; `reserve`: bytes that jobs may never use."""
+        """`fastest`: bytes per second that this host's disk can take; `reserve`: bytes that jobs may never use."""
         self.follow(fastest, reserve)
         self._sandboxes: dict[str, _Known] = {}
         self._condemned: set[str] = set()
-        """On their way out, and perhaps still in the next listing."""
+        """On their way out, but perhaps still in the next listing."""
         self._rooms: dict[str, Room] = {}
         self._alarm: float | None = None
-        """Since when everything lent is frozen."""
+        """When everything lent was frozen; None without an alarm."""
         self._patience = 0.0
-        """Until when the space of what was thrown away is waited for."""
+        """Until when to wait for the space of what was thrown away."""
         self._most_left = 0.0
-        """The most seconds left since the alarm began: while that rises, space is coming back."""
+        """The most seconds left since the alarm began: while this rises, space is coming back."""
 
     def follow(self, fastest: int, reserve: int | None) -> None:
-        """Go by other numbers from the next look on. Safe in any thread."""
+        """Use other numbers from the next look on. Any thread may call this."""
         self._fastest = Amount(fastest, FASTEST_FILES)
         self._reserve = reserve
 
@@ -171,7 +171,7 @@ class DiskWatch:
 
     @property
     def refusal(self) -> str | None:
-        """Why nothing may be lent or made now, as a sentence; None when it may."""
+        """Say why nothing may be lent or made now; None when it may."""
         if self._alarm is None and self._seconds_left() >= RELIEF:
             return None
         return f"{self._shortage()} Nothing is lent until there is more; free some (docs/limits.md)."
@@ -183,21 +183,21 @@ class DiskWatch:
 
     @property
     def rooms(self) -> list[Room]:
-        """The file systems, as they were at the last look."""
+        """The file systems, as of the last look."""
         return list(self._rooms.values())
 
     def is_frozen(self, name: str) -> bool:
-        """Whether it should stand still: until it is told to go on, or for good when it is condemned."""
+        """Whether a sandbox should be frozen: until a thaw, or for good when it is condemned."""
         return name in self._condemned or (name in self._sandboxes and self._sandboxes[name].frozen)
 
     def usage(self, name: str) -> Usage | None:
-        """What it took when it was last measured."""
+        """Return what a sandbox took at its last measurement."""
         return self._sandboxes[name].usage if name in self._sandboxes else None
 
     # -- what happened -------------------------------------------------------------------------------------------
 
     def look(self, now: float, rooms: Sequence[Room], sandboxes: Mapping[str, Watched]) -> list[Act]:
-        """The host as it is now: what should be done."""
+        """Take in the host's present state; return what to do."""
         self._see(rooms)
         self._meet(sandboxes)
         if self._alarm is None and self._seconds_left() < ALARM:
@@ -212,10 +212,10 @@ class DiskWatch:
         return [*self._freeze(now), *(self._blame(now) or self._evict(now))]
 
     def measured(self, measure: Measure, now: float, usage: Usage | None) -> list[Act]:
-        """What came of a measurement; None: there was no answer."""
+        """Take in the result of a measurement; None means no answer."""
         name, asked = measure
         known = self._sandboxes.get(name)
-        if known is None or known.asked != asked:  # an alarm wants another one
+        if known is None or known.asked != asked:  # an alarm asked for another one
             return []
         known.asked = None
         known.looked_at = True
@@ -232,7 +232,7 @@ class DiskWatch:
         return []
 
     def failed(self, action: Freeze | Thaw) -> None:
-        """It could not be done: the next look asks for it again."""
+        """Record a failed act: the next look asks for it again."""
         if action.name in self._sandboxes:
             self._sandboxes[action.name].frozen = isinstance(action, Thaw)
 
@@ -261,7 +261,7 @@ class DiskWatch:
                 known.watched = watched
 
     def _measure_due(self, now: float) -> list[Act]:
-        """One at a time while all is well, so that it costs a part of one processor at most."""
+        """Measure one sandbox at a time while all is well, so that it costs at most a part of one processor."""
         if any(known.asked is not None for known in self._sandboxes.values()):
             return []
         due = [name for name, known in self._sandboxes.items() if _is_due(known, now)]
@@ -278,7 +278,7 @@ class DiskWatch:
         return [Thaw(name) for name in frozen]
 
     def _freeze(self, now: float) -> list[Act]:
-        """Freeze what is lent, then measure it: what is frozen does not change while it is counted."""
+        """Freeze the lent sandboxes, then measure them: they do not change while frozen."""
         actions: list[Act] = []
         for name, known in self._sandboxes.items():
             if known.watched.lent and not known.frozen:
@@ -289,7 +289,7 @@ class DiskWatch:
         return actions
 
     def _blame(self, now: float) -> list[Act]:
-        """Condemn one of the frozen ones when all are measured, and the next when its space did not come back."""
+        """Condemn one frozen sandbox when all are measured, and the next when its space does not come back."""
         frozen = {name: known for name, known in self._sandboxes.items() if known.frozen}
         if not frozen or now < self._patience or any(known.asked is not None for known in frozen.values()):
             return []
@@ -297,7 +297,7 @@ class DiskWatch:
         return [self._condemn(worst, Fault.HOST_DISK, self._filled_by(frozen[worst]), now)]
 
     def _evict(self, now: float) -> list[Act]:
-        """While the disk is short, and nobody waits for it frozen: throw away the idle one with the largest caches."""
+        """Evict the idle sandbox with the largest caches, while the disk is short and no sandbox is frozen."""
         idle = {
             name: took
             for name, known in self._sandboxes.items()
@@ -347,9 +347,9 @@ class DiskWatch:
         )
 
     def _part(self, usage: Usage | None) -> Amount:
-        """What of it is on the file system that is short. What is on none that is watched is on the first one.
+        """The part of a usage on the file system that is short. Usage on no watched file system counts for the first.
 
-        (Its parts may be told by other numbers: subvolumes of btrfs are, and deleted files of an overlay.)
+        (Parts may have other device numbers: those of btrfs's subvolumes, and of an overlay's deleted files.)
         """
         if usage is None or not self._rooms:
             return NOTHING
@@ -361,7 +361,7 @@ class DiskWatch:
         )
 
     def _guilt(self, known: _Known) -> tuple[bool, bool, int, int]:
-        """The one to blame has the most: who took half of what is gone; else who hides how much; else who took most."""
+        """Rank guilt: who took half of the loss, then who could not be counted fully, then who grew or takes most."""
         if known.usage is None:
             return False, True, 0, 0
         scarce, whole = self._scarce(), self._part(known.usage)
@@ -381,17 +381,20 @@ class DiskWatch:
 
 
 def reserve_of(room: Room, configured: int | None = None) -> Amount:
-    """What jobs may never use of a file system.
+    """Return what jobs may never use of a file system.
 
-    Unless configured 5 %, at least 2 GiB, at most 20 GiB: the engine, the keeper and the runner's logs go on with that
-    for a long time, and 5 % of a large disk would be wasted. Of the inodes 2 %.
+    Unless configured, 5 % of the bytes, at least 2 GiB and at most 20 GiB: that keeps the engine, the keeper and the
+    runner's logs going for a long time, and 5 % of a large disk would be wasteful. 2 % of the inodes.
     """
     usual = min(max(room.size.bytes // 20, 2 * _GIB), 20 * _GIB)
     return Amount(usual if configured is None else configured, room.size.files // 50)
 
 
 def _is_due(known: _Known, now: float) -> bool:
-    """A lent one after `PERIOD`, or when the host has lost half of what it may still take; an idle one once."""
+    """Whether to measure a sandbox now.
+
+    A lent one after `PERIOD`, or when the host has lost half of what the sandbox may still take; an idle one once.
+    """
     if now < known.due:
         return False
     if not known.looked_at or known.usage is None:

@@ -1,6 +1,6 @@
-"""Does what `watch` decides: looks at the host's file systems, measures, and tells the keeper. A thin shell.
+"""Carries out what `watch` decides: looks at the host's file systems, measures, and tells the keeper. A thin shell.
 
-Two of its threads never wait for each other: the one that looks, and those that act, which may wait for the engine.
+The thread that looks and the threads that act never wait for each other; the latter may wait for the engine.
 """
 
 import json
@@ -46,18 +46,18 @@ _ANSWER_MARGIN = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """Folders of the host that are seen through a sandbox's own mounts alone: where they are only the runtime knows."""
+    """Folders of the host that only a sandbox's own mounts show: just the runtime knows where they are."""
 
     pid: int
     """The sandbox's first process."""
     start: int
-    """When it started: process ids are used again."""
+    """The process's start time: process ids are used again."""
     mounts: tuple[Mount, ...]
-    """As they were at `ready`, before a job could mount something else there."""
+    """The mounts at `ready`, before a job could mount something else there."""
 
     @classmethod
     def recorded(cls, baseline: Baseline) -> "Inside":
-        """Those that sysbox mounts by itself."""
+        """Return the mounts that sysbox makes by itself."""
         seen = baseline.evidence
         mounts = tuple(mount for mount in seen.mounts if mount.point in IMPLICIT_FOLDERS)
         return cls(baseline.init_pid, seen.init_start, mounts)
@@ -65,7 +65,7 @@ class Inside:
 
 @dataclass(frozen=True, slots=True)
 class OnDisk:
-    """One sandbox, as the keeper tells about it at a look."""
+    """One sandbox, as the keeper reports it for a look."""
 
     lent: bool
     """Whether somebody's processes run in it."""
@@ -73,36 +73,36 @@ class OnDisk:
     """`Profile.disk`."""
     container_id: str
     trees: tuple[str, ...]
-    """Where its files are on the host: the upper directory of its overlay, and its volumes."""
+    """The folders on the host with its files: the upper directory of its overlay, and its volumes."""
     inside: Inside | None = None
 
 
 class Sandboxes(Protocol):
-    """What the watcher needs of the keeper. Called from the watcher's own threads, several at a time."""
+    """What the watcher needs of the keeper. Several of the watcher's threads call it at once."""
 
     def sandboxes(self) -> Mapping[str, OnDisk]:
-        """Every sandbox that is fit or lent, by name. Quick: it is asked at every look."""
+        """Return every sandbox that is fit or lent, by name. Must be quick: every look asks."""
 
     def freeze(self, name: str) -> None:
-        """Have it stand still until `thaw`. Raises `SandboxFault` or `EngineError` when it could not be done."""
+        """Freeze a sandbox until `thaw`. Raises `SandboxFault` or `EngineError` when it cannot be frozen."""
 
     def thaw(self, name: str) -> None:
-        """Let it go on; one that does, or is gone, is fine. Raises `EngineError`."""
+        """Thaw a sandbox; does nothing when it is not frozen, or gone. Raises `EngineError`."""
 
     def condemn(self, name: str, fault: Fault, sentence: str) -> None:
-        """End its job: it is not fit any more. It may stand still, and goes on no more."""
+        """End a sandbox's job: it is unfit. A frozen one is not thawed again."""
 
     def evict(self, name: str, sentence: str) -> None:
-        """Throw it away, unless it was lent meanwhile."""
+        """Throw a sandbox away, unless it was lent in the meantime."""
 
 
 class DiskWatcher:
-    """Keeps the host's disk from running out. `run` in a thread of its own until `stop`."""
+    """Keeps the host's disk from running out. `run` takes a thread of its own until `stop`."""
 
     def __init__(
         self, watch: DiskWatch, keeper: Sandboxes, places: Sequence[Path], beside: Sequence[Path] = ()
     ) -> None:
-        """`places`: where the engine keeps its files (`DockerRootDir`, and containerd's when that holds the images).
+        """`places`: where the engine keeps its files (`DockerRootDir`, and containerd's folder when that holds images).
 
         `beside`: see `follow`.
         """
@@ -111,21 +111,21 @@ class DiskWatcher:
         self._places = places
         self._beside = beside
         self._looked = threading.Condition()
-        """Guards `watch`; told after each look."""
+        """Guards `watch`; notified after each look."""
         self._stopping = threading.Event()
         self._acting = ThreadPoolExecutor(_ACTING, thread_name_prefix="disk")
         self._last_look = time.monotonic()
         self._seen: Mapping[str, OnDisk] = {}
         self._held: set[str] = set()
-        """The sandboxes that stand still, from when that is asked for until it is over."""
+        """The frozen sandboxes, from the request to freeze until the thaw is done."""
 
     def follow(self, beside: Sequence[Path]) -> None:
-        """From the next look on, watch these as well: where the runtime keeps what sandboxes write, if it is there."""
+        """From the next look on, also watch the folders where the runtime keeps what sandboxes write, if they exist."""
         self._beside = beside
 
     @property
     def refusal(self) -> str | None:
-        """Why nothing may be lent or made now, as a sentence; None when it may."""
+        """Say why nothing may be lent or made now; None when it may."""
         if (late := time.monotonic() - self._last_look) > LATE:
             places = ", ".join(map(str, [*self._places, *self._beside]))
             return (
@@ -135,14 +135,14 @@ class DiskWatcher:
             return self._watch.refusal
 
     def is_frozen(self, name: str) -> bool:
-        """Whether a sandbox stands still until the host's disk has room again: it can be neither cleaned nor proven."""
+        """Whether a sandbox is frozen until the host's disk has room again: it can be neither cleaned nor proven."""
         with self._looked:
             return name in self._held
 
     def wait_while_frozen(self, name: str, deadline: float) -> None:
         """Wait until a sandbox can be cleaned or proven.
 
-        Raises `SandboxFault` (`host-disk`) when it still stands at the monotonic `deadline`: its removal makes room.
+        Raises `SandboxFault` (`host-disk`) when it is still frozen at the monotonic `deadline`: its removal makes room.
         """
         with self._looked:
             if not self._looked.wait_for(lambda: name not in self._held, max(0.0, deadline - time.monotonic())):
@@ -152,17 +152,17 @@ class DiskWatcher:
 
     @property
     def rooms(self) -> list[Room]:
-        """The file systems that are watched, as they were at the last look."""
+        """The watched file systems, as of the last look."""
         with self._looked:
             return self._watch.rooms
 
     def usage(self, name: str) -> Usage | None:
-        """What a sandbox took when it was last measured."""
+        """Return what a sandbox took at its last measurement."""
         with self._looked:
             return self._watch.usage(name)
 
     def run(self) -> None:
-        """Look until `stop` is called. A failing look is logged, and does not end it."""
+        """Look until `stop` is called. A failing look is logged and does not end the loop."""
         trouble, refused = "", None
         while not self._stopping.is_set():
             try:
@@ -179,11 +179,11 @@ class DiskWatcher:
         self._acting.shutdown(wait=True, cancel_futures=True)
 
     def stop(self) -> None:
-        """End `run` soon. What is frozen then stays frozen for the caller to end or to thaw."""
+        """End `run` soon. Frozen sandboxes stay frozen, for the caller to end or thaw."""
         self._stopping.set()
 
     def look_once(self) -> None:
-        """One look. What follows from it is done by other threads. Raises `OSError`."""
+        """Look once; other threads carry out what follows. Raises `OSError`."""
         found = rooms(self._places, self._beside)
         self._seen = self._keeper.sandboxes()
         watched = {name: Watched(sandbox.lent, sandbox.limit) for name, sandbox in self._seen.items()}
@@ -222,7 +222,7 @@ class DiskWatcher:
             events.error(Action.DEFECT, "a defect in the keeper", error=error, sandbox=action.name)
 
     def _settle(self, name: str) -> None:
-        """Freeze it or let it go on, as is wanted by now: a slow engine may still be at what was wanted before."""
+        """Freeze or thaw a sandbox as is wanted by now: a slow engine may still be at an earlier request."""
         frozen: bool | None = None
         while frozen != (frozen := self._is_wanted_frozen(name)):
             (self._keeper.freeze if frozen else self._keeper.thaw)(name)
@@ -245,7 +245,7 @@ class DiskWatcher:
         usage = None
         try:
             usage = measure(sandbox) if sandbox else None
-        finally:  # whatever went wrong, somebody waits for an answer
+        finally:  # whatever went wrong, the watch waits for an answer
             with self._looked:
                 actions = self._watch.measured(action, time.monotonic(), usage)
             self._begin(actions)
@@ -259,10 +259,10 @@ def _tell(refusal: str | None) -> None:
 
 
 def rooms(places: Sequence[Path], beside: Sequence[Path] = ()) -> list[Room]:
-    """The file systems that these places are on, each once. Raises `OSError`, but for one of `beside` that is gone."""
+    """Return the file systems of these places, each once. Raises `OSError`, except for a missing one of `beside`."""
     found = {(device := place.stat().st_dev): _room(place, device) for place in places}
     for place in beside:
-        with suppress(FileNotFoundError):  # sysbox removes its own when it stops, with every sandbox's
+        with suppress(FileNotFoundError):  # sysbox removes its folder when it stops, with every sandbox's files
             device = place.stat().st_dev
             if device not in found:
                 found[device] = _room(place, device)
@@ -271,7 +271,7 @@ def rooms(places: Sequence[Path], beside: Sequence[Path] = ()) -> list[Room]:
 
 def _room(place: Path, device: int) -> Room:
     status = os.statvfs(place)
-    # What the file system keeps for the host's root (ext4 does) counts as gone, since no job gets it.
+    # Space that the file system keeps for the host's root (as ext4 does) counts as taken, since no job gets it.
     return Room(
         str(place),
         size=Amount(status.f_blocks * status.f_frsize, status.f_files),
@@ -281,7 +281,7 @@ def _room(place: Path, device: int) -> Room:
 
 
 def measure(sandbox: OnDisk, seconds: float = MEASURE_TIME) -> Usage | None:
-    """What a sandbox takes on the host's disk; None when there was no answer in time and a little."""
+    """Measure what a sandbox takes on the host's disk; None when there is no answer within `seconds` and a little."""
     pids = [process.pid for process in processes.of_container(sandbox.container_id)]
     order = {"trees": sandbox.trees, "inside": _inside(sandbox.inside), "pids": pids, "seconds": seconds}
     try:

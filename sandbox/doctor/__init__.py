@@ -1,4 +1,4 @@
 """`sandbox doctor`: is this host fit for sandboxes? Facts are gathered (`gather`, `canary`), then judged (`checks`).
 
-It changes nothing, but for the throw-away sandbox that somebody asks for.
+It changes nothing, except for the throw-away sandbox on request.
 """

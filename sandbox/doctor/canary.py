@@ -1,4 +1,4 @@
-"""A throw-away sandbox: made, used, judged as after a job, and removed, to see that the host can do it."""
+"""Makes a throw-away sandbox, uses it, judges it as after a job and removes it, to see that the host can do it."""
 
 import secrets
 import time
@@ -16,13 +16,13 @@ from sandbox.template import InstallationId, SandboxName
 
 NOT_ASKED: Final = Unknown("This needs a throw-away sandbox: ask for one with --canary.")
 _UNRECORDED: Final = frozenset({Fault.UNFREEZABLE, Fault.DAMAGED})
-"""Why a sandbox that was proven is not taken: it could not stand still, or not be recorded."""
+"""Faults of a proven sandbox that could not be frozen or recorded."""
 _USE_DEADLINE: Final = 60.0
 """Seconds for a login with a container in it; inner Docker has booted by then."""
 
 
 def try_one(config: KeeperConfig, profile_name: str, engine: Engine) -> Canary:
-    """Make a sandbox of a profile, use it, and remove it whatever happens. Never raises an error of ours."""
+    """Make a sandbox of a profile, use it, and remove it in any case. Raises none of our errors."""
     name = SandboxName(InstallationId(secrets.token_hex(4)), 1)
     try:
         found = _try(name, profile_name, config, engine)
@@ -36,7 +36,7 @@ def try_one(config: KeeperConfig, profile_name: str, engine: Engine) -> Canary:
 
 
 def _try(name: SandboxName, profile_name: str, config: KeeperConfig, engine: Engine) -> Canary:
-    """What the keeper does with each sandbox, by the keeper's own code: a host may fail at any of it."""
+    """Do what the keeper does with each sandbox, in the keeper's own code: a host may fail at any of it."""
     builder = Builder(engine, config.network_range)
     try:
         built = builder.build(name, profile_name, config.profiles[profile_name], started=lambda _: None)
@@ -54,7 +54,7 @@ def _use(built: Built) -> readiness.Proof:
 
 
 def _inspected(builder: Builder, built: Built) -> str:
-    """Why it would not serve another job after this use; empty when it would."""
+    """Return why the sandbox would not serve another job after this use; empty when it would."""
     try:
         builder.prove_after_job(built)
     except SandboxError as error:

@@ -1,4 +1,4 @@
-"""The checks, in the order in which a host is put right: each judges the facts and nothing else. Pure.
+"""The checks, in the order in which to repair a host. Each judges only the facts. Pure.
 
 `docs/doctor.md` has an entry for each, with the source of every minimum.
 """
@@ -20,7 +20,7 @@ from sandbox.profile import SYSBOX
 from sandbox.report import Check, Found, Result, Unknown, bad, dubious, good, unchecked
 
 PROGRAMS: Final = (SYSBOX, *daemons.SERVICES[SYSBOX].programs)
-"""Of sysbox, which are of one release."""
+"""The programs of sysbox, which must be of one release."""
 OLDEST_ENGINE: Final = (20, 10)
 OLDEST_SYSBOX: Final = (0, 7, 1)
 OLDEST_KERNEL: Final = (5, 19)
@@ -33,12 +33,12 @@ KERNEL_LIMITS: Final[Mapping[str, int]] = MappingProxyType(
         "fs.inotify.max_queued_events": 1_048_576,
     }
 )
-"""What sysbox asks for, since all sandboxes share these."""
+"""The limits that sysbox asks for, since all sandboxes share them."""
 CONTROLLERS: Final = frozenset({"cpu", "cpuset", "memory", "pids"})
 ROOMY: Final = 10 * 1024**3
-"""Bytes beyond the host's reserve that a few jobs with images of their own want."""
+"""Bytes beyond the host's reserve, for a few jobs with images of their own."""
 CLOCK: Final = 2.0
-"""Seconds between the clocks that nobody's certificates or caches mind."""
+"""Seconds between the clocks that certificates and caches tolerate."""
 _ASK_ON_HOST: Final = (
     f"Run on the host: {', '.join(f'`{program} --version`' for program in PROGRAMS)}. "
     f"Each must say {'.'.join(map(str, OLDEST_SYSBOX))} or newer."
@@ -49,11 +49,11 @@ _NO_ENGINE: Final = unchecked("The engine has to answer first.")
 _LOGIN_FAULTS: Final = frozenset({Fault.SSH_DEAD, Fault.HOST_KEY_CHANGED, Fault.LOGIN_REFUSED})
 _DOCKER_FAULTS: Final = frozenset({Fault.DOCKER_DEAD, Fault.WRONG_STORAGE_DRIVER})
 _INNER_FAULTS: Final = _DOCKER_FAULTS | {Fault.PROBE_FAILED}
-"""Seen by somebody who has logged in; the last one by what could not be run then."""
+"""Faults found after a login; the last one means that something could not be run."""
 
 
 def run(facts: Facts) -> Iterator[Found]:
-    """Every check with its result, in order."""
+    """Yield every check with its result, in order."""
     return report.run(CHECKS, facts)
 
 
@@ -131,7 +131,7 @@ def _sysbox(facts: Facts) -> Result:
 
 
 def _shown(text: str) -> str:
-    """What a program of sysbox says of its version."""
+    """Return the version from the output of a sysbox program."""
     labelled = re.search(r"version:\s*(\S+)", text)
     return labelled[1] if labelled else text[:100].strip()
 
@@ -206,7 +206,7 @@ def _room(room: Room, configured_reserve: int | None, fix: str) -> Result:
         f"{room.place} has {free.bytes / _GIB:.1f} GiB and {free.files} inodes free; "
         f"{reserve.bytes / _GIB:.1f} GiB and {reserve.files} are kept for the host."
     )
-    # A file system without a fixed number of inodes tells 0 of 0.
+    # A file system without a fixed number of inodes reports 0 of 0.
     if free.bytes <= reserve.bytes or (room.size.files and free.files <= reserve.files):
         return bad(f"{seen} Nothing will be lent.", fix)
     return dubious(seen, fix) if free.bytes < reserve.bytes + ROOMY else good(seen)
@@ -340,7 +340,7 @@ def _logged_in(facts: Facts) -> Canary | Unknown:
 
 
 def _version(text: str) -> tuple[int, ...] | None:
-    """The numbers that a version begins with."""
+    """Return the numbers that a version begins with."""
     found = re.match(r"v?(\d+(?:\.\d+)+)", text)
     return tuple(int(number) for number in found[1].split(".")[:3]) if found else None
 
@@ -374,4 +374,4 @@ CHECKS: Final[tuple[Check[Facts], ...]] = (
     Check("canary-run", _canary_run),
     Check("canary-inspection", _canary_inspection),
 )
-"""In order: the first that fails is the first to be put right."""
+"""In order: repair the first that fails first."""

@@ -1,4 +1,4 @@
-"""What is known of a host, before anything is made of it. Vocabulary."""
+"""The known facts about a host, before any judgement. Vocabulary."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -23,49 +23,49 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """How a throw-away sandbox did."""
+    """The result of a throw-away sandbox."""
 
     docker_version: str = ""
-    """Empty where it was not used: it could not be, or it could not be recorded before."""
+    """Empty when it could not be used, or could not be recorded before its use."""
     clock: float = 0.0
     """Seconds that its clock is ahead of ours."""
     fault: Fault | None = None
-    """Why it is not fit for use, and the sentence; None when it is."""
+    """Why it is unfit, with a sentence; None when it is fit."""
     complaint: str = ""
     inspection: str = ""
-    """Why it would not serve another job after that use; empty when it would."""
+    """Why it would not serve another job after its use; empty when it would."""
     left: str = ""
-    """Why it could not be removed again; empty when it was."""
+    """Why it could not be removed; empty when it was."""
     installation: str = ""
-    """By whose label it is found where it is left."""
+    """The label of a sandbox that was left behind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything that the checks go by."""
+    """Everything that the checks judge."""
 
     wanted: Wanted
     engine: EngineFacts | Unknown
     images: frozenset[str] | Unknown
-    """Those of the wanted ones that are there."""
+    """The wanted images that the engine has."""
     daemons: frozenset[Daemon] | Unknown
-    """Those of sysbox that run on the host."""
+    """Sysbox's daemons that run on the host."""
     sysbox: Mapping[str, str | Unknown]
-    """By each of sysbox's programs: what it printed with `--version`."""
+    """The output of `--version` of each of sysbox's programs."""
     kernel: str
-    """Its release, as uname(2) tells it."""
+    """The kernel's release, as uname(2) gives it."""
     controllers: frozenset[str] | Unknown
-    """The cgroup controllers that the kernel has switched on."""
+    """The cgroup controllers that the kernel has enabled."""
     room: Room | Unknown
-    """On the file system with the engine's data."""
+    """The room on the file system with the engine's data."""
     sysbox_room: Room | Unknown
-    """On the one with sysbox's."""
+    """The room on the file system with sysbox's data."""
     kernel_limits: Mapping[str, int] | Unknown
-    """What the kernel grants each user, of `checks.KERNEL_LIMITS`."""
+    """The kernel's limits for each user, for the names in `checks.KERNEL_LIMITS`."""
     subnets: tuple[IPv4Network, ...] | Unknown
-    """Of the engine's networks."""
+    """The subnets of the engine's networks."""
     routes: tuple[IPv4Network, ...] | Unknown
-    """Where this host sends packets, but for the default route."""
+    """The destinations of this host's routes, without the default route."""
     walls: bool | Unknown
     """Whether the kernel would take our firewall table."""
     canary: Canary | Unknown

@@ -1,4 +1,4 @@
-"""Gathers the facts of a host. Each has a deadline that ends it, and one that hangs is no end of the others."""
+"""Gathers the facts of a host. Each has a deadline of its own, so that one that hangs does not end the others."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from sandbox.profile import SYSBOX
 from sandbox.report import Unknown
 
 DEADLINE: Final = 5.0
-"""Seconds for a program to tell its version, and for a file system to say what is free."""
+"""Seconds for a program to print its version, and for a file system to report its free space."""
 _MAX_PRINTED: Final = 4096
 _MAX_FILE: Final = 4 * 1024 * 1024
 
@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 
 def wanted(config: KeeperConfig) -> Wanted:
-    """What a keeper with this configuration would ask of the host."""
+    """Return what a keeper with this configuration needs of the host."""
     profiles = config.profiles.values()
     return Wanted(
         runtimes=frozenset(profile.runtime for profile in profiles),
@@ -48,7 +48,7 @@ def wanted(config: KeeperConfig) -> Wanted:
 def gather(want: Wanted, engine: Engine, canary: Canary | Unknown) -> Facts:
     """Look at this host. Never raises."""
     about = _told(engine.about)
-    if isinstance(about, Unknown):  # it would only let us wait again
+    if isinstance(about, Unknown):  # asking again would only wait again
         images: frozenset[str] | Unknown = about
         subnets: tuple[IPv4Network, ...] | Unknown = about
         room: Room | Unknown = about
@@ -84,10 +84,11 @@ def _told(ask: Callable[[], _T]) -> _T | Unknown:
 
 
 def controllers(unified: Path, table: Path) -> frozenset[str]:
-    """The cgroup controllers that are switched on: cgroups(7).
+    """Return the enabled cgroup controllers: cgroups(7).
 
-    Version 2 has a list of its own, and a kernel without version 1 leaves its controllers (cpu, memory) out of the
-    table. In a cgroup namespace that list is of the container's own group, which the engine gives every controller.
+    Version 2 has its own list; a kernel without version 1 leaves that version's controllers (cpu, memory) out of the
+    table. In a cgroup namespace, the list is that of the container's own group, to which the engine gives every
+    controller.
     """
     if unified.exists():
         return frozenset(_read(unified).split())
@@ -96,13 +97,13 @@ def controllers(unified: Path, table: Path) -> frozenset[str]:
 
 
 def kernel_limits(settings: Path) -> dict[str, int]:
-    """What the kernel grants each user, by the names that sysctl(8) has for it."""
-    # Not by `_read`: of a file of /proc/sys the kernel refuses to read much at once.
+    """Return the kernel's limits for each user, by their names in sysctl(8)."""
+    # Not by `_read`: the kernel refuses large reads of files in /proc/sys.
     return {name: int((settings / name.replace(".", "/")).read_text()) for name in KERNEL_LIMITS}
 
 
 def routes(table: Path) -> tuple[IPv4Network, ...]:
-    """The destinations of the host's routes, without the default one: proc_net(5), in the host's byte order."""
+    """Return the destinations of the host's routes, without the default: proc_net(5), in the host's byte order."""
     rows = [line.split() for line in _read(table).splitlines()[1:]]
     pairs = [(_address(row[1]), _address(row[7])) for row in rows]
     return tuple(IPv4Network(f"{target}/{mask}") for target, mask in pairs if int(mask))
@@ -127,7 +128,7 @@ def _daemons(engine: Engine) -> frozenset[Daemon]:
 
 
 def _version_of(program: str, about: EngineFacts | Unknown) -> str:
-    """One that is installed. Those that run are of no help in a container: they may not be looked into."""
+    """Ask an installed program. The running ones do not help in a container, which may not look into them."""
     registered = "" if isinstance(about, Unknown) else about.runtimes.get(SYSBOX, "")
     beside = f"{Path(registered).parent}:" if Path(registered).is_absolute() else ""
     found = shutil.which(program, path=f"{beside}{os.environ.get('PATH', os.defpath)}")
@@ -137,7 +138,7 @@ def _version_of(program: str, about: EngineFacts | Unknown) -> str:
 
 
 def printed(command: list[str]) -> str:
-    """What a program prints within the deadline. One that hangs is killed, and not waited for if that does not help."""
+    """Return a program's output within the deadline. A hanging program is killed; if that fails, it is left."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         output, _ = process.communicate(timeout=DEADLINE)

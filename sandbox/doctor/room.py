@@ -1,4 +1,4 @@
-"""Says how much room the file system of a folder has. Runs as a child (`sandbox.child`): a dead disk can hang it."""
+"""Prints how much room the file system of a folder has. Runs as a child (`sandbox.child`): a dead disk can hang it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 def main() -> int:
-    """The folder is the question; the answer is bytes and inodes, in all and free for everybody, and the device."""
+    """Read the folder from stdin; print the total and generally free bytes and inodes, and the device."""
     folder = sys.stdin.read()
     found = os.statvfs(folder)
     size = found.f_blocks * found.f_frsize, found.f_files

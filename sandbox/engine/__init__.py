@@ -1,8 +1,8 @@
 """The only package that talks to the Docker Engine.
 
-Every call has a deadline that ends it, in the thread that made it, whatever the engine does (`call`). What was given up
-may still happen in the engine; names carry the generation, so a late create collides with nothing, and what it left
-is found by its label.
+Every call has a deadline that ends it, in the thread that made it, whatever the engine does (`call`). The engine may
+still finish a call that was given up. Names carry the generation, so a late create collides with nothing, and what it
+made is found by its label.
 """
 
 from sandbox.engine.api import (

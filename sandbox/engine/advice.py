@@ -1,11 +1,11 @@
-"""What is said when an engine lacks something: the cause, and the next step. Pure text."""
+"""Messages for an engine that lacks something: the cause and the next step. Pure text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 def unreachable(error: Exception) -> str:
-    """Nobody answers, or not to us."""
+    """Say that nobody answers, or that we have no permission."""
     text = str(error)
     if "PermissionError" in text or "Permission denied" in text:
         return "No permission to use the Docker Engine's socket. Run this as root or as a member of the docker group."
@@ -16,7 +16,7 @@ def unreachable(error: Exception) -> str:
 
 
 def stale_socket() -> str:
-    """The engine was started anew, and a mount shows its old socket."""
+    """Say that the engine was restarted and a mount still shows its old socket."""
     return (
         "The Docker Engine's socket that is mounted here was replaced by another one: the engine was restarted. "
         "Restart this container, so that the new socket is mounted."
@@ -24,7 +24,7 @@ def stale_socket() -> str:
 
 
 def no_local_socket(url: str) -> str:
-    """An engine elsewhere, or no engine's URL at all."""
+    """Say that the engine is elsewhere, or the URL is no engine's."""
     return (
         f"DOCKER_HOST is {url}, and the Docker Engine must be on this host, at unix:///…: what runs in sandboxes is "
         "seen and ended from the host's side."
@@ -32,7 +32,7 @@ def no_local_socket(url: str) -> str:
 
 
 def runtime_missing(runtime: str, registered: Sequence[str]) -> str:
-    """The engine does not know the runtime."""
+    """Say that the engine does not know the runtime."""
     known = f"it knows {', '.join(registered)}"
     if runtime == "sysbox-runc":
         return (
@@ -47,7 +47,7 @@ def runtime_missing(runtime: str, registered: Sequence[str]) -> str:
 
 
 STORAGE_DRIVER = "overlay2"
-"""The engine's storage driver whose folders on the host are read after a job."""
+"""The engine's storage driver, whose folders on the host are read after a job."""
 
 STORAGE_FIX = (
     'Put "storage-driver": "overlay2" and "features": {"containerd-snapshotter": false} into the engine\'s '
@@ -56,18 +56,18 @@ STORAGE_FIX = (
 
 
 def storage_unfit(driver: str, containerd_store: bool) -> str:
-    """What an engine keeps containers with when nobody could look at what a job left; `STORAGE_FIX` goes with it."""
+    """Say why a job's leftovers cannot be read with this storage; goes with `STORAGE_FIX`."""
     store = " of containerd's image store" if containerd_store else ""
     return f"Its storage driver is {driver}{store}, and what a job left is read from overlay2's upper directories."
 
 
 def image_missing(image: str) -> str:
-    """The engine does not have the image."""
+    """Say that the engine does not have the image."""
     return f"The image {image} is not on the Docker Engine. Build it: sandbox images build."
 
 
 def status_of(state: Mapping[str, Any]) -> str:
-    """How a container is, in words, from what `inspect` says."""
+    """Describe a container's state in words, from the answer to `inspect`."""
     if state["Status"] != "exited":
         return str(state["Status"])
     killed = ", killed for want of memory" if state["OOMKilled"] else ""

@@ -1,4 +1,4 @@
-"""What the keeper asks of a Docker Engine."""
+"""The keeper's calls to a Docker Engine."""
 
 import itertools
 import os
@@ -62,22 +62,22 @@ _T = TypeVar("_T")
 CALL_DEADLINE = 30.0
 """Seconds for a call that should be quick."""
 START_DEADLINE = 90.0
-"""Seconds for create and start: a loaded host under sysbox was seen to need 22 for a start that then failed."""
+"""Seconds for create and start: on a loaded host with sysbox, a start took 22 and then failed."""
 REMOVE_DEADLINE = 150.0
-"""Seconds for a removal; longer means that the runtime hangs, as `health.REMOVAL_HANGS` has said before."""
+"""Seconds for a removal. By then the runtime hangs, which `health.REMOVAL_HANGS` reports earlier."""
 PROBE_DEADLINE = 10.0
-"""Seconds for the runtime's answer to something harmless: 50 ms are usual."""
+"""Seconds for the runtime's answer to a harmless question; 50 ms is usual."""
 _PEER = struct.Struct("3i")
-"""Process id, user and group of who listens: unix(7)."""
+"""Process id, user and group of the listening process: unix(7)."""
 MOST_CALLS = 64
-"""Calls that may be under way at once; each has a connection of its own."""
+"""Most calls under way at once; each has a connection of its own."""
 
 Watch = Callable[[CallBegan | Listed | CallEnded], None]
-"""Hears of each call, in the thread that makes it. It must not raise, nor call the engine."""
+"""Hears of each call, in the thread that makes it. Must not raise or call the engine."""
 
 
 class Engine:
-    """A Docker Engine on this host, by its URL. `None` means what `DOCKER_HOST` says, as for any Docker tool."""
+    """A Docker Engine on this host, by its URL. `None` means `DOCKER_HOST`, as for any Docker tool."""
 
     def __init__(self, url: str | None = None, watch: Watch = lambda _: None) -> None:
         self._url = url
@@ -97,7 +97,7 @@ class Engine:
             raise ImageMissing(image_missing(image))
 
     def check_storage(self) -> None:
-        """Raise `StorageUnfit` unless what jobs leave can be read on the host: only then can sandboxes be recorded.
+        """Raise `StorageUnfit` unless jobs' leftovers can be read on the host, which sandboxes' records need.
 
         Not part of `check`, since a sandbox that nobody judges works with any storage.
         """
@@ -121,7 +121,7 @@ class Engine:
             )
 
     def image_id(self, image: str) -> str | None:
-        """What a name of an image means, or whether there is one of that id; None when there is none."""
+        """Return the id that an image's name or id stands for; None when there is none."""
         try:
             found = self._call(Step.FIND_IMAGE, lambda api: api.inspect_image(image))  # type: ignore[no-untyped-call]
         except NotThere:
@@ -139,7 +139,7 @@ class Engine:
             return image_facts(found["Config"] or {})
 
     def create_network(self, spec: ContainerSpec) -> None:
-        """Create the sandbox's own bridge network. Raises `NameTaken` when there is one of that name."""
+        """Create the sandbox's own bridge network. Raises `NameTaken` when the name is in use."""
         self._call(
             Step.CREATE_NETWORK,
             lambda api: api.create_network(
@@ -151,17 +151,18 @@ class Engine:
                 options={
                     "com.docker.network.bridge.name": spec.name.bridge,
                     "com.docker.network.driver.mtu": str(spec.mtu),
-                    # The walls drop IPv6, and an engine may be told to give it to every network that does not say no.
+                    # The walls drop IPv6, and an engine may be configured to give IPv6 to every network that does not
+                    # refuse it.
                     "com.docker.network.enable_ipv6": "false",
                 },
             ),
         )
 
     def create(self, spec: ContainerSpec) -> str:
-        """Create volume and container and put the given files in. Nothing runs yet. Returns the id.
+        """Create the volume and the container, put the given files in, and return the container's id. Nothing runs yet.
 
-        Raises `NetworkMissing` when the engine wants the network to be there first (some do, others ask for it at the
-        start), and `NameTaken` when there is a container of that name: one that was made after it had been given up.
+        Raises `NetworkMissing` when the engine wants the network to be there first (some engines ask for it only at the
+        start), and `NameTaken` when the name is in use: a create that was given up can still finish.
         """
         labels, name = dict(spec.labels), str(spec.name)
         self._call(Step.CREATE_VOLUME, lambda api: api.create_volume(name, labels=labels))
@@ -170,12 +171,12 @@ class Engine:
         return container_id
 
     def put_files(self, container_id: str, given: Sequence[GivenFile]) -> None:
-        """Put files into a container that does not run."""
+        """Put files into a stopped container."""
         packed = archive.tar(given)
         self._call(Step.PUT_FILES, lambda api: api.put_archive(container_id, "/", packed), about=container_id)
 
     def files_in(self, container_id: str, folder: str) -> list[str]:
-        """The names of what is right below a small folder of a container that does not run; none if it is not there."""
+        """List the names directly below a small folder of a stopped container; empty when the folder is missing."""
 
         def read(api: docker.APIClient) -> bytes:
             chunks, _ = api.get_archive(container_id, folder)
@@ -189,7 +190,7 @@ class Engine:
             return [path.name for path in archive.paths(packed) if len(path.parts) == 2]
 
     def start(self, container_id: str) -> None:
-        """Start a created container. Raises `NetworkMissing` when its network is not there."""
+        """Start a created container. Raises `NetworkMissing` when its network is missing."""
         self._call(Step.START, lambda api: api.start(container_id), START_DEADLINE, container_id)
 
     def facts(self, container: str) -> ContainerFacts:
@@ -202,10 +203,11 @@ class Engine:
             return container_facts(found)
 
     def shows_its_host(self) -> bool:
-        """Whether this process sees those of the engine's host, and not only those of a pid namespace of its own.
+        """Whether this process sees the processes of the engine's host, not only those of its own pid namespace.
 
-        The kernel tells who listens on the engine's socket, by an id in our namespace: 0 for one that is not in it.
-        A `/proc` with `hidepid=ptraceable` hides it all the same, as every process of a root who may more than we.
+        The kernel gives the id of the process that listens on the engine's socket, in our namespace: 0 when it is
+        outside. A `/proc` with `hidepid=ptraceable` still hides it, like every process of a root with more rights than
+        ours.
         """
         try:
             with socket.socket(socket.AF_UNIX) as connection:
@@ -218,26 +220,26 @@ class Engine:
         return pid != 0 and Path(f"/proc/{pid}").exists()
 
     def data_root(self) -> Path:
-        """Where the engine keeps containers and volumes on this host."""
+        """Return the engine's folder for containers and volumes on this host."""
         info = self._call(Step.INFO, lambda api: api.info())
         with understood(Step.INFO):
             return Path(info["DockerRootDir"])
 
     def volume_path(self, name: str) -> str:
-        """Where a volume is on this host."""
+        """Return a volume's folder on this host."""
         volume = self._call(Step.FIND_VOLUME, lambda api: api.inspect_volume(name))
         with understood(Step.FIND_VOLUME):
             return str(volume["Mountpoint"])
 
     def probe(self, container_id: str) -> None:
-        """Ask the runtime something harmless: for the processes of a running container. Raises `EngineError`.
+        """Ask the runtime a harmless question: for the processes of a running container. Raises `EngineError`.
 
-        Under a wedged sysbox-fs this hangs as removals do. It is refused on a host without `ps`.
+        With a wedged sysbox-fs this hangs, as removals do. A host without `ps` refuses it.
         """
         self._call(Step.TOP, lambda api: api.top(container_id), PROBE_DEADLINE, container_id)
 
     def last_words(self, container_id: str) -> str:
-        """The last lines of the container's log, for an error message. Never raises, bounded in size."""
+        """Return the last lines of the container's log, for an error message. Never raises; limited in size."""
         try:
             with understood(Step.LOGS):
                 logs = self._call(Step.LOGS, lambda api: api.logs(container_id, tail=3, stream=False))
@@ -246,7 +248,7 @@ class Engine:
         return one_line(logs[-600:].decode(errors="replace")).strip()
 
     def owned(self, installation: InstallationId) -> list[Owned]:
-        """Every container that carries the installation's label, running or not."""
+        """Return every container with the installation's label, running or not."""
         found: list[Owned] = []
 
         def ask(api: docker.APIClient, number: int) -> None:
@@ -259,16 +261,16 @@ class Engine:
         return found
 
     def names(self, installation: InstallationId) -> set[str]:
-        """The sandboxes of which anything is there: a container, a network or a volume."""
+        """Return the names of sandboxes that have a container, a network or a volume left."""
         return set(self.profiles(installation))
 
     def profiles(self, installation: InstallationId) -> dict[str, str]:
-        """Those sandboxes by name, each with the name of the profile that it was made by."""
+        """Return the name of each such sandbox, with the name of its profile."""
         labels = self._labels(_by(installation))
         return {str(label.get(LABEL_NAME, "")): str(label.get(LABEL_PROFILE, "")) for label in labels}
 
     def taken_subnets(self, driver: str | None = None) -> list[IPv4Network]:
-        """The subnets of every network of this engine, or of those with one driver, whoever made it."""
+        """Return the subnets of all of this engine's networks, whoever made them, or of those with one driver."""
         filters = {"driver": [driver]} if driver else None
         networks = self._call(Step.LIST_NETWORKS, lambda api: api.networks(filters=filters))
         with understood(Step.LIST_NETWORKS):
@@ -278,8 +280,8 @@ class Engine:
     def remove(self, installation: InstallationId, name: str | None = None) -> int:
         """Remove an installation's containers, networks and volumes, or those of one sandbox.
 
-        They are found by label, never by a name alone. Returns how many containers there were. Raises the first
-        `EngineError` when something would not go; everything else is gone all the same.
+        Finds them by label, never by name alone. Returns how many containers there were. Tries everything, then raises
+        the first `EngineError`.
         """
         filters = _by(installation, name)
         refusals: list[EngineError] = []
@@ -287,7 +289,7 @@ class Engine:
         def remove(kind: Literal["container", "network", "volume"], key: str, **options: bool) -> None:
             try:
                 self._remove(kind, key, **options)
-            except EngineError as error:  # one that hangs must not keep the others
+            except EngineError as error:  # one failure must not keep the others
                 refusals.append(error)
 
         containers = self._listed("Id", Step.LIST, lambda api: api.containers(all=True, filters=filters))
@@ -302,13 +304,13 @@ class Engine:
         return len(containers)
 
     def installations(self) -> set[InstallationId]:
-        """Every installation that has containers, networks or volumes on this engine."""
+        """Return every installation that has containers, networks or volumes on this engine."""
         return {InstallationId(labels[LABEL_INSTALLATION]) for labels in self._labels({"label": [LABEL_INSTALLATION]})}
 
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _labels(self, filters: dict[str, list[str]]) -> list[dict[str, str]]:
-        """The labels of every container, network and volume that the filters let through."""
+        """Return the labels of every container, network and volume that the filters select."""
         return [
             *self._listed("Labels", Step.LIST, lambda api: api.containers(all=True, filters=filters)),
             *self._listed("Labels", Step.LIST_NETWORKS, lambda api: api.networks(filters=filters)),
@@ -316,12 +318,12 @@ class Engine:
         ]
 
     def _listed(self, key: str, step: Step, act: Callable[[docker.APIClient], Any]) -> list[Any]:
-        """What each item of a listing has under `key`."""
+        """Return the value of `key` in each item of a listing."""
         with understood(step):
             return [item[key] for item in items_of(self._call(step, act))]
 
     def _remove(self, kind: Literal["container", "network", "volume"], key: str, **options: bool) -> None:
-        """Remove one thing; that it is not there any more is success."""
+        """Remove one thing; a missing one is a success."""
         step = {"container": Step.REMOVE, "network": Step.REMOVE_NETWORK, "volume": Step.REMOVE_VOLUME}[kind]
         with suppress(NotThere):
             try:
@@ -345,7 +347,7 @@ class Engine:
         deadline: float = CALL_DEADLINE,
         about: str | None = None,
     ) -> _T:
-        """Make one call, told to the watch. Whatever the engine does, it is over at the deadline (seconds)."""
+        """Make one call and tell the watch. The call ends at the deadline (seconds), whatever the engine does."""
         if not self._room.acquire(timeout=deadline):
             raise EngineTimeout(
                 f"More than {MOST_CALLS} calls to the Docker Engine are under way; '{step}' had to wait."
@@ -377,13 +379,13 @@ class Engine:
         except Exception as error:
             told = in_our_words(step, error, call, deadline)
             if isinstance(told, EngineUnreachable):
-                self._api_version = None  # another engine may answer there next
+                self._api_version = None  # the next engine to answer may be another
             if told is error:
                 raise
             raise told from error
 
     def _negotiate(self, call: Call) -> str:
-        """The version of its API that the engine speaks."""
+        """Return the engine's API version."""
         with call.client(MINIMUM_DOCKER_API_VERSION) as api:
             answer = api.version(api_version=False)
         with understood(Step.VERSION):
@@ -392,7 +394,7 @@ class Engine:
 
 
 def _socket_path(url: str | None) -> str:
-    """Where the engine listens. Raises `EngineUnreachable` when that is not on this host."""
+    """Return the path of the engine's socket. Raises `EngineUnreachable` when it is not on this host."""
     named = url or os.environ.get("DOCKER_HOST") or DEFAULT_UNIX_SOCKET
     scheme, _, path = named.rpartition("://")
     if scheme not in ("unix", "http+unix") or not path:
@@ -432,7 +434,7 @@ def _create_container(api: docker.APIClient, spec: ContainerSpec) -> str:
         labels=dict(spec.labels),
         environment={"SANDBOX_DOCKER": spec.docker},
         host_config=host_config,
-        # The keeper proves health from outside; a probe inside would be one more process to tell from a job's.
+        # The keeper proves health from outside; a health check inside would add processes that look like a job's.
         healthcheck={"test": ["NONE"]},
     )
     with understood(Step.CREATE):

@@ -1,4 +1,4 @@
-"""Files as the engine takes them and gives them: tar archives, in memory."""
+"""Files in the form that the engine takes and gives: tar archives, in memory."""
 
 import io
 import tarfile
@@ -9,7 +9,7 @@ from sandbox.template import GivenFile
 
 
 def paths(archive: bytes) -> list[PurePosixPath]:
-    """What a tar archive holds. Raises `ValueError` when it is none."""
+    """Return the paths in a tar archive. Raises `ValueError` when it is none."""
     try:
         with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
             return [PurePosixPath(member.name) for member in opened.getmembers()]
@@ -18,7 +18,7 @@ def paths(archive: bytes) -> list[PurePosixPath]:
 
 
 def tar(files: Sequence[GivenFile]) -> bytes:
-    """Files with their modes, owned by root, as the engine takes them."""
+    """Pack files with their modes, owned by root."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for file in files:

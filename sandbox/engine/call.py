@@ -1,7 +1,7 @@
-"""One call to the Docker Engine, on connections of its own that end with its deadline and its allowance of bytes.
+"""One call to the Docker Engine, on connections of its own that end with its deadline or its limit of bytes.
 
-docker-py's own timeouts are per read, so an engine that drips bytes would never be given up. Here every read and write
-gets what is left of one deadline: the call ends in the thread that made it, and nothing of it is left.
+docker-py's own timeouts are per read, so that an engine that drips bytes would never time out. Here every read and
+write gets the rest of one deadline: the call ends in the thread that made it and leaves nothing behind.
 """
 
 import os
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 MAX_ANSWER = 8 * 1024 * 1024
-"""Bytes that one call may be answered with: a listing of some two thousand containers."""
+"""Most bytes in the answer to one call: enough to list some two thousand containers."""
 
 
 class Call:
-    """What one call has left of time and bytes, and the sockets that it opened."""
+    """The time and bytes that one call has left, and the sockets that it opened."""
 
     def __init__(self, socket_path: str, seconds: float) -> None:
         self.connected = False
@@ -36,7 +36,7 @@ class Call:
 
     @property
     def left(self) -> float:
-        """Seconds until the deadline. Raises `TimeoutError` when it is over."""
+        """Seconds until the deadline. Raises `TimeoutError` after it."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the call's deadline is over")
@@ -44,25 +44,25 @@ class Call:
 
     @property
     def is_late(self) -> bool:
-        """Whether the deadline is over."""
+        """Whether the deadline has passed."""
         return time.monotonic() >= self._deadline
 
     @property
     def is_flooded(self) -> bool:
-        """Whether the answer was longer than any answer is."""
+        """Whether the answer exceeded `MAX_ANSWER`."""
         return self._bytes <= 0
 
     @property
     def is_stale(self) -> bool:
-        """Whether the socket is one that its engine has removed, and that only a mount of ours keeps in place."""
+        """Whether the engine has removed the socket, so that only a mount of ours keeps it in place."""
         try:
-            return os.stat(self._path).st_nlink == 0  # noqa: PTH116 - the same for those who patch paths
+            return os.stat(self._path).st_nlink == 0  # noqa: PTH116 - also right when tests patch Path
         except OSError:
             return False
 
     @contextmanager
     def client(self, version: str) -> Iterator[docker.APIClient]:
-        """A client whose every connection is this call's."""
+        """Open a client that connects through this call only."""
         api = docker.APIClient(f"unix://{self._path}", version=version)
         adapter = _Adapter(self)
         api.mount("http+docker://", adapter)
@@ -84,28 +84,28 @@ class Call:
         return opened
 
     def received(self, count: int) -> None:
-        """Take note of bytes that came in. Raises `OSError` when they were too many."""
+        """Count received bytes. Raises `OSError` when there are too many."""
         self._bytes -= count
         if self.is_flooded:
             raise OSError("the answer is longer than any answer is")
 
 
 class _Bounded(socket.socket):
-    """A connection that gives each read and write what is left of its call."""
+    """A connection whose every read and write gets the time that its call has left."""
 
     def __init__(self, call: Call) -> None:
         super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
         self._call = call
 
     def recv_into(self, buffer: "WriteableBuffer", nbytes: int = 0, flags: int = 0) -> int:
-        """As `socket.socket` does; http.client reads by no other way."""
+        """Read as `socket.socket` does; http.client uses no other way."""
         self.settimeout(self._call.left)
         count = super().recv_into(buffer, nbytes, flags)
         self._call.received(count)
         return count
 
     def sendall(self, data: "ReadableBuffer", flags: int = 0, /) -> None:
-        """As `socket.socket` does: the timeout counts for all of it."""
+        """Send as `socket.socket` does; the timeout covers all of it."""
         self.settimeout(self._call.left)
         super().sendall(data, flags)
 

@@ -1,4 +1,4 @@
-"""What a Docker Engine says about itself, its images and its containers, read from its answers."""
+"""Facts about a Docker Engine, its images and its containers, read from the engine's answers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from sandbox.engine.advice import status_of
 from sandbox.template import LABEL_NAME
 
 _RUNNING = ("running", "paused")
-"""States of a container whose processes are there."""
+"""States of a container that has processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerFacts:
-    """What the engine says about one container. It is no proof of health: a dead sandbox can read `running`."""
+    """One container, as the engine reports it. This proves no health: a dead sandbox can read `running`."""
 
     id: str
     running: bool
@@ -26,7 +26,7 @@ class ContainerFacts:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What an image says of itself: how containers of it start, and what it is for."""
+    """An image, as it describes itself: how its containers start, and what it is for."""
 
     entrypoint: tuple[str, ...]
     command: tuple[str, ...]
@@ -35,19 +35,19 @@ class ImageFacts:
     stop_signal: str
     labels: Mapping[str, str]
     environment: tuple[str, ...]
-    """The names of its variables."""
+    """The names of its environment variables."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What the engine says about itself."""
+    """The engine, as it describes itself."""
 
     version: str
     driver: str
     containerd_store: bool
-    """Whether images are in containerd's store, where `driver` is a snapshotter."""
+    """Whether images are in containerd's store; then `driver` is a snapshotter."""
     runtimes: Mapping[str, str]
-    """By name, each with its program; empty where the engine does not tell."""
+    """The program of each runtime, by name; empty where the engine does not say."""
     cgroup_version: str
     data_root: Path
 
@@ -63,7 +63,7 @@ class Owned:
 
 
 def container_facts(found: dict[str, Any]) -> ContainerFacts:
-    """What `inspect` answers about a container."""
+    """Read the answer to `inspect` for a container."""
     state = found["State"]
     networks = found["NetworkSettings"]["Networks"].values()
     return ContainerFacts(
@@ -77,7 +77,7 @@ def container_facts(found: dict[str, Any]) -> ContainerFacts:
 
 
 def image_facts(config: dict[str, Any]) -> ImageFacts:
-    """What `inspect` answers as the configuration of an image."""
+    """Read an image's configuration from the answer to `inspect`."""
     return ImageFacts(
         entrypoint=tuple(config.get("Entrypoint") or ()),
         command=tuple(config.get("Cmd") or ()),
@@ -90,6 +90,6 @@ def image_facts(config: dict[str, Any]) -> ImageFacts:
 
 
 def owned_of(container: dict[str, Any]) -> Owned:
-    """One entry of a listing."""
+    """Read one entry of a listing."""
     name = container["Labels"].get(LABEL_NAME, "")
     return Owned(container["Id"], name, container["State"] in _RUNNING, container["Status"])

@@ -1,4 +1,4 @@
-"""Errors of the libraries and of the engine, as errors and sentences of ours."""
+"""Turns errors of the libraries and of the engine into our own errors and sentences."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -27,40 +27,40 @@ class NetworkMissing(EngineError):
 
 
 class NameTaken(EngineError):
-    """There is a container or network of that name already, such as one made after it had been given up."""
+    """A container or network has that name already, such as one whose create was given up and finished later."""
 
 
 class ImageUnfit(EngineError):
-    """What the image starts, or the user that it names, is not in it: no container of it can ever run."""
+    """The image lacks its program or user, so that none of its containers can ever run."""
 
 
 class SubnetTaken(EngineError):
-    """Another network has these addresses by now."""
+    """Another network has taken these addresses."""
 
 
 class RemovalUnderWay(EngineError):
-    """Somebody, perhaps a call of ours that was given up, is removing it already."""
+    """Somebody is removing it already, perhaps a call of ours that was given up."""
 
 
 class StaleSocket(EngineUnreachable):
-    """The socket is one that its engine has removed and a mount keeps in place: nobody will ever answer on it."""
+    """The engine has removed this socket, and a mount keeps it in place: nobody will ever answer on it."""
 
 
 _CONFLICTS: Sequence[tuple[Sequence[Step], type[EngineError]]] = (
     (_MAKING, NameTaken),
     ((Step.REMOVE,), RemovalUnderWay),
 )
-"""What the engine means by 409, by what it was asked."""
+"""What the engine means by 409, depending on the question."""
 _UNFIT = re.compile(
-    # Right behind these words the runtime names the container's own program, and not one of the host's.
+    # After these words the runtime names the container's own program, not one of the host's.
     r'container process(:| caused:) (error during container init: )?exec: "|unable to find user|no command specified',
     re.IGNORECASE,
 )
-"""What engine and runtime say of an image. No status does: a runtime whose service is down has one of these too."""
+"""What engine and runtime say of an unfit image. No status shows it: a runtime whose service is down has the same."""
 
 
 def in_our_words(step: Step, error: Exception, call: Call, seconds: float) -> Exception:
-    """What went wrong in a call; an error that is neither the libraries' nor the system's is returned as it is."""
+    """Convert the error of a call. Returns errors of other origins than the libraries or the system unchanged."""
     match error:
         case APIError():
             return _refused(step, error)
@@ -87,7 +87,7 @@ def _refused(step: Step, error: APIError) -> EngineError:
 
 
 def _ended_by_us(step: Step, call: Call, seconds: float) -> EngineError | None:
-    """What the call knows of its own end is surer than what the libraries make of it."""
+    """Return the call's own reason for its end, which is surer than the libraries' reading of it."""
     if call.is_flooded:
         return EngineError(f"The Docker Engine answered '{step}' with more than {MAX_ANSWER} bytes; they were dropped.")
     if call.is_late:
@@ -96,7 +96,7 @@ def _ended_by_us(step: Step, call: Call, seconds: float) -> EngineError | None:
 
 
 def _broken(step: Step, error: Exception, call: Call) -> EngineError:
-    """A call that came to no answer."""
+    """Return the error of a call that got no answer."""
     if isinstance(error, DockerException):
         return EngineError(f"The Docker Engine could not '{step}': {_short(error)}")
     if call.connected:
@@ -110,7 +110,7 @@ def _broken(step: Step, error: Exception, call: Call) -> EngineError:
 
 @contextmanager
 def understood(step: Step) -> Iterator[None]:
-    """For the lines that take an answer apart: one of another shape becomes an `EngineError`."""
+    """Turn errors of reading an answer of unexpected shape into an `EngineError`."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -130,7 +130,7 @@ def _short(error: Exception) -> str:
 
 
 def items_of(answer: object) -> list[Any]:
-    """A listing's items. Raises `TypeError` when it is none: anything else would read as an empty one."""
+    """Return a listing's items. Raises `TypeError` for anything else, which would read as an empty listing."""
     if answer is None:  # Go's way to write an empty list
         return []
     if not isinstance(answer, list):

@@ -1,4 +1,4 @@
-"""The image that ours are built on: Debian's own from a registry, or made from Debian's archive."""
+"""The base of our image: Debian's own image from a registry, or one made from Debian's archive."""
 
 import os
 import tempfile
@@ -18,7 +18,7 @@ BOOTSTRAP_SECONDS = 600.0
 MIRROR = "http://deb.debian.org/debian"
 SECURITY_MIRROR = "http://deb.debian.org/debian-security"
 KEYRINGS = Path("/usr/share/keyrings")
-# What Debian's own slim images leave out, and packages installed later leave out as well.
+# Left out of Debian's own slim images, and of packages installed later.
 SLIM = (
     *(f"--dpkgopt=path-exclude=/usr/share/{unread}/*" for unread in ("doc", "groff", "info", "linda", "locale", "man")),
     "--dpkgopt=path-include=/usr/share/doc/*/copyright",
@@ -27,7 +27,7 @@ SLIM = (
 
 
 def ensure(url: str | None, say: Say) -> str:
-    """The base image's reference on the engine at `url`, `sandbox-base:trixie`, made or pulled where it is missing."""
+    """Return the base image's reference on the engine at `url`, `sandbox-base:trixie`; make or pull it if missing."""
     if engine_api.has_image(url, REFERENCE):
         return REFERENCE
     official = ":".join(OFFICIAL)
@@ -44,7 +44,7 @@ def ensure(url: str | None, say: Say) -> str:
 
 
 def sources(mirror: str, security_mirror: str) -> list[str]:
-    """Debian's archive as apt's one-line format has it."""
+    """Return Debian's archives in apt's one-line format."""
     return [
         f"deb {mirror} {SUITE} main",
         f"deb {mirror} {SUITE}-updates main",

@@ -1,4 +1,4 @@
-"""Which engine and which runtime to use on this host, and why."""
+"""Chooses the engine and the runtime for this host, with a reason."""
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ class Choice:
 
     @property
     def is_private(self) -> bool:
-        """Whether it is the private engine, which must be brought up."""
+        """Whether this is the private engine, which must be brought up."""
         return self.runtime == RUNTIME
 
 
 def decide(host_runtimes: AbstractSet[str] | None, private_url: str) -> Choice:
-    """Sysbox wherever it is; otherwise the private engine. `None`: no engine answers on this host."""
+    """Choose sysbox wherever it is; otherwise the private engine. `None`: no engine answers on this host."""
     if host_runtimes is not None and SYSBOX in host_runtimes:
         return Choice(None, SYSBOX, "this host's Docker Engine has sysbox-runc registered")
     if host_runtimes is None:

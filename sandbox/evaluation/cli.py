@@ -1,6 +1,6 @@
 """`sandbox evaluation …`: a private Docker Engine with userns-runc, for hosts without sysbox.
 
-Errors are `SandboxError`s and pass through, to become a line and an exit code in `sandbox.entry`.
+Errors are `SandboxError`s and pass through; `sandbox.entry` turns them into a line and an exit code.
 """
 
 import shlex
@@ -71,7 +71,7 @@ def prepare(state: State = DEFAULT_STATE, run: Run = DEFAULT_RUN) -> None:
     _say(f"runtime {chosen.runtime}: {chosen.because}")
     if chosen.is_private:
         private_engine.up(layout, _say)
-    Engine(chosen.url).check_storage()  # before minutes of building images that a keeper would not use
+    Engine(chosen.url).check_storage()  # before building images for minutes that a keeper would not use
     settings = {
         "SANDBOX_RUNTIME": chosen.runtime,
         "BASE_IMAGE": base_image.ensure(chosen.url, _say),

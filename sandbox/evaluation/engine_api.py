@@ -19,7 +19,7 @@ IMPORT_SECONDS = 300
 
 
 def answers(url: str | None) -> bool:
-    """Whether an engine answers at `url`; `None` means what the environment says."""
+    """Whether an engine answers at `url`; `None` means the environment's."""
     try:
         with _client(url) as client:
             return bool(client.ping())
@@ -28,7 +28,7 @@ def answers(url: str | None) -> bool:
 
 
 def runtimes(url: str | None) -> set[str] | None:
-    """The runtimes that an engine knows; `None` when no engine answers."""
+    """Return the runtimes that an engine knows; `None` when no engine answers."""
     try:
         with _client(url) as client:
             return set(client.info().get("Runtimes") or {})
@@ -37,25 +37,25 @@ def runtimes(url: str | None) -> set[str] | None:
 
 
 def version(url: str | None) -> str:
-    """The engine's version, for people to read."""
+    """Return the engine's version, for people."""
     with _client(url) as client:
         return str(client.version()["Version"])
 
 
 def data_root(url: str | None) -> str:
-    """The folder with the engine's containers and volumes."""
+    """Return the folder with the engine's containers and volumes."""
     with _client(url) as client:
         return str(client.info()["DockerRootDir"])
 
 
 def running_containers(url: str | None) -> int:
-    """How many containers run."""
+    """Return how many containers run."""
     with _client(url) as client:
         return int(client.info()["ContainersRunning"])
 
 
 def has_image(url: str | None, reference: str) -> bool:
-    """Whether an image is on the engine."""
+    """Whether the engine has an image."""
     with _client(url) as client:
         try:
             client.images.get(reference)
@@ -65,7 +65,7 @@ def has_image(url: str | None, reference: str) -> bool:
 
 
 def pull(url: str | None, repository: str, tag: str, deadline: int) -> None:
-    """Pull an image. Raises `EvaluationError` with the engine's reason; `deadline` counts between two signs of life."""
+    """Pull an image. Raises `EvaluationError` with the engine's reason. `deadline` restarts with each sign of life."""
     with _client(url, deadline) as client:
         client.images.pull(repository, tag)
 
@@ -77,7 +77,7 @@ def tag(url: str | None, reference: str, repository: str, new_tag: str) -> None:
 
 
 def import_image(url: str | None, archive: Path, repository: str, new_tag: str, command: str) -> None:
-    """Make an image of one layer out of a root file system in a tar archive."""
+    """Make an image of one layer from a root file system in a tar archive."""
     with _client(url, IMPORT_SECONDS) as client:
         client.api.import_image_from_file(str(archive), repository, new_tag, changes=[f'CMD ["{command}"]'])
 
@@ -105,7 +105,7 @@ def _client(url: str | None, timeout: int = QUICK_SECONDS) -> Iterator[docker.Do
 
 
 def _knock(url: str) -> None:
-    """Raise `OSError` when nobody listens: docker's client would raise as well, and leave its socket open."""
+    """Raise `OSError` when nobody listens: docker's client would also raise, but leave its socket open."""
     if url.startswith("unix://"):
         with socket.socket(socket.AF_UNIX) as knocking:
             knocking.settimeout(QUICK_SECONDS)

@@ -18,7 +18,7 @@ class EvaluationError(SandboxError):
 
 
 class CommandFailed(EvaluationError):
-    """A program of the host refused, was missing or took too long; the message ends with what it said."""
+    """A program of the host refused, was missing or took too long; the message ends with its output."""
 
 
 class PackagesMissing(EvaluationError):

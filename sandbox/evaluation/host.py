@@ -12,7 +12,7 @@ from pathlib import Path
 from sandbox.evaluation.errors import CommandFailed, EvaluationError
 
 Say = Callable[[str], None]
-"""Tells the user what is being done, a line at a time."""
+"""Tells the user what happens, a line at a time."""
 
 _LOOK_INTERVAL = 0.1
 
@@ -21,12 +21,12 @@ SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/
 
 
 def have(program: str) -> str | None:
-    """Where `program` is on this host, if it is."""
+    """Return the path of `program` on this host, if it exists."""
     return shutil.which(program, path=SYSTEM_PATH)
 
 
 def run(*command: str, deadline: float = 30.0, check: bool = True, env: dict[str, str] | None = None) -> str:
-    """Run a program to its end and return what it printed, both streams. Raises `CommandFailed`."""
+    """Run a program to its end and return its output, both streams. Raises `CommandFailed`."""
     path = have(command[0])
     if path is None:
         raise CommandFailed(f"{command[0]} is not installed on this host.")
@@ -49,7 +49,7 @@ def run(*command: str, deadline: float = 30.0, check: bool = True, env: dict[str
 
 
 def succeeds(*command: str, deadline: float = 30.0) -> bool:
-    """Whether the program is there and ends with code 0."""
+    """Whether the program exists and ends with code 0."""
     try:
         run(*command, deadline=deadline)
     except CommandFailed:
@@ -58,7 +58,7 @@ def succeeds(*command: str, deadline: float = 30.0) -> bool:
 
 
 def wait_until(reached: Callable[[], bool], deadline: float) -> bool:
-    """Ask again and again until `reached` or the deadline; returns whether it was reached."""
+    """Poll until `reached` is true or the deadline passes; return whether it was reached."""
     end = time.monotonic() + deadline
     while not reached():
         if time.monotonic() >= end:
@@ -77,7 +77,7 @@ def must_be_root() -> None:
 
 
 def pid_in(pid_file: Path, argument: str) -> int | None:
-    """The pid in a pid file, if that process lives and was started with `argument`: pids are used again."""
+    """Return the pid in a pid file, if that process lives and was started with `argument`: pids are used again."""
     try:
         pid = int(pid_file.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -99,13 +99,13 @@ def _arguments(pid: int) -> list[str]:
 
 
 def stop(pid: int, argument: str, deadline: float) -> bool:
-    """TERM, and KILL after the deadline, a process that was started with `argument`. Returns whether TERM did it."""
+    """Send TERM to a process started with `argument`, and KILL after the deadline. Returns whether TERM was enough."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return True
     try:
-        # Looked at again with the handle held: from here on it can be no other process.
+        # Checked again with the handle held: from here on it cannot be another process.
         if argument not in _arguments(pid):
             return True
         signal.pidfd_send_signal(handle, signal.SIGTERM)
@@ -129,7 +129,7 @@ def _last_lines(text: str) -> str:
 
 
 def log_tail(log: Path) -> str:
-    """The last lines of a log, for an error message."""
+    """Return the last lines of a log, for an error message."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 4096))
@@ -139,5 +139,5 @@ def log_tail(log: Path) -> str:
 
 
 def named(names: Sequence[str]) -> str:
-    """Names as a sentence lists them."""
+    """Join names as a sentence lists them."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,4 +1,4 @@
-"""Where the private engine keeps things, and the names and addresses it uses on the host."""
+"""The private engine's folders, and the names and addresses that it uses on the host."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -8,9 +8,9 @@ DEFAULT_STATE = Path("/var/lib/sandbox-evaluation")
 DEFAULT_RUN = Path("/run/sandbox-evaluation")
 RUNTIME = "userns-runc"
 
-# Set aside for tests of networks (RFC 2544): no site routes it, so it shadows nobody's addresses.
+# Reserved for tests of networks (RFC 2544): no site routes it, so it hides nobody's addresses.
 ENGINE_RANGE = IPv4Network("198.18.0.0/16")
-# Where a keeper takes its sandboxes' networks from unless it is told otherwise.
+# The range for sandboxes' networks that a keeper uses by default.
 KEEPER_RANGE = IPv4Network("10.213.0.0/16")
 
 
@@ -47,12 +47,12 @@ class Layout:
 
     @property
     def pool(self) -> IPv4Network:
-        """Where the engine takes other networks from, apart from bridge and link."""
+        """The range for the engine's other networks, apart from bridge and link."""
         return list(self.addresses.subnets(prefixlen_diff=2))[1]
 
     @property
     def url(self) -> str:
-        """What DOCKER_HOST is set to."""
+        """The value for DOCKER_HOST."""
         return f"unix://{self.socket}"
 
     @property
@@ -72,37 +72,37 @@ class Layout:
 
     @property
     def tools(self) -> Path:
-        """Programs put first on the engine's PATH."""
+        """The folder of programs that comes first in the engine's PATH."""
         return self.state / "bin"
 
     @property
     def daemon_json(self) -> Path:
-        """The engine's configuration; its path on the command line is how the process is known to be ours."""
+        """The engine's configuration; its path on the command line identifies the process as ours."""
         return self.state / "daemon.json"
 
     @property
     def resolv_conf(self) -> Path:
-        """What the engine and its containers see as /etc/resolv.conf."""
+        """The engine's and its containers' /etc/resolv.conf."""
         return self.state / "resolv.conf"
 
     @property
     def launcher(self) -> Path:
-        """What the engine calls as its runtime."""
+        """The program that the engine calls as its runtime."""
         return self.state / RUNTIME
 
     @property
     def wrapper(self) -> Path:
-        """The copy of userns_runc.py, so that a moved checkout does not take the runtime away."""
+        """The copy of userns_runc.py, so that the runtime survives a move of the checkout."""
         return self.state / "userns_runc.py"
 
     @property
     def log(self) -> Path:
-        """What dockerd and containerd print."""
+        """The output of dockerd and containerd."""
         return self.state / "engine.log"
 
     @property
     def changes(self) -> Path:
-        """What was changed on the host and is put back by `down`."""
+        """The record of changes to the host, which `down` undoes."""
         return self.state / "host-changes.json"
 
     @property
@@ -117,7 +117,7 @@ class Layout:
 
     @property
     def containerd_socket(self) -> Path:
-        """The engine's own containerd: a host's other engine keeps its own."""
+        """The socket of the engine's own containerd; another engine on the host keeps its own."""
         return self.run / "containerd.sock"
 
     @property

@@ -1,8 +1,8 @@
 """The private engine's own network namespace and its one way out.
 
-Two Docker Engines in one network namespace flush each other's firewall chains, so ours gets a namespace of its own:
-a link to the host, a masquerade rule on the host, and a route by which the host reaches containers by their address,
-as with an engine of its own. Everything here may be called again at any time; what the host lost is put back.
+Two Docker Engines in one network namespace flush each other's firewall chains, so ours gets a namespace of its own,
+with a link to the host, a masquerade rule on the host, and a route by which the host reaches containers at their
+addresses, as with an ordinary engine. Everything here may be called again at any time; it restores what the host lost.
 """
 
 import ipaddress
@@ -21,14 +21,14 @@ RESOLVER_FILES = (
     Path("/run/systemd/resolve/resolv.conf"),
     Path("/run/NetworkManager/no-stub-resolv.conf"),
 )
-PUBLIC_RESOLVERS = ("8.8.8.8", "8.8.4.4")  # what Docker itself falls back to
+PUBLIC_RESOLVERS = ("8.8.8.8", "8.8.4.4")  # Docker's own fallback
 
 Rule = tuple[str, str, list[str]]
-"""A firewall rule: table, chain, and what comes after them."""
+"""A firewall rule: table, chain and the rest."""
 
 
 def ensure(layout: Layout, say: Say) -> None:
-    """Make the namespace, its link, the way out and the way in, whichever are missing."""
+    """Make the namespace, its link, the way out and the way in, where they are missing."""
     if not layout.netns_file.exists() or not succeeds("nsenter", f"--net={layout.netns_file}", "true"):
         run("ip", "netns", "delete", layout.netns, check=False)
         run("ip", "netns", "add", layout.netns)
@@ -39,7 +39,7 @@ def ensure(layout: Layout, say: Say) -> None:
     for table, chain, rule in host_rules(layout, _uplink(), forward_is_open(run(iptables, "-S", "FORWARD"))):
         _ensure_rule([iptables], table, chain, rule)
     inside = [*_enter(layout), working_iptables(_enter(layout))]
-    # Docker makes this chain at its start and leaves alone what is in it.
+    # Docker makes this chain at its start and keeps its contents.
     run(*inside, "-N", "DOCKER-USER", check=False)
     _ensure_rule(
         inside, "filter", "DOCKER-USER", ["-i", layout.engine_link, "-s", str(layout.host_address), "-j", "ACCEPT"]
@@ -47,12 +47,12 @@ def ensure(layout: Layout, say: Say) -> None:
 
 
 def remove(layout: Layout, say: Say) -> None:
-    """Take everything back that `ensure` did."""
+    """Undo everything that `ensure` did."""
     if have("iptables"):
         iptables = working_iptables()
         for table, chain, rule in host_rules(layout, _uplink(), forward_is_open=False):
             while succeeds(iptables, "-w", "-t", table, "-D", chain, *rule):
-                pass  # a rule may have been doubled by hand
+                pass  # somebody may have doubled a rule
     run("ip", "link", "delete", layout.host_link, check=False)
     run("ip", "netns", "delete", layout.netns, check=False)
     if layout.changes.exists():
@@ -63,7 +63,7 @@ def remove(layout: Layout, say: Say) -> None:
 
 
 def host_rules(layout: Layout, uplink: str | None, forward_is_open: bool) -> list[Rule]:
-    """The rules on the host: masquerade what comes from the engine, and let it pass where a host forwards little."""
+    """Return the host's rules: masquerade the engine's packets, and let them pass on a host that forwards little."""
     link = layout.host_link
     rules: list[Rule] = [("nat", "POSTROUTING", ["-s", str(layout.link), "!", "-o", link, "-j", "MASQUERADE"])]
     if not forward_is_open and uplink is not None:
@@ -76,20 +76,20 @@ def host_rules(layout: Layout, uplink: str | None, forward_is_open: bool) -> lis
 
 
 def forward_is_open(listing: str) -> bool:
-    """Whether `iptables -S FORWARD` shows a chain that lets everything pass; another Docker Engine closes it."""
+    """Whether `iptables -S FORWARD` shows a chain that lets everything pass. Another Docker Engine closes it."""
     return [line for line in listing.splitlines() if line.startswith("-")] == ["-P FORWARD ACCEPT"]
 
 
 def working_iptables(prefix: Sequence[str] = ()) -> str:
-    """The iptables that this kernel and this host's other rules work with."""
+    """Return the iptables that works with this kernel and this host's other rules."""
     for name in ("iptables", "iptables-nft", "iptables-legacy"):
         if have(name) and succeeds(*prefix, name, "-t", "nat", "-S"):
             return name
-    return "iptables"  # its own complaint is the best explanation there is
+    return "iptables"  # its own error message is the best explanation
 
 
 def uplink_mtu() -> int:
-    """The MTU of the host's way out, which containers must not exceed."""
+    """Return the MTU of the host's way out, which containers must not exceed."""
     try:
         return int(Path(f"/sys/class/net/{_uplink()}/mtu").read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -97,7 +97,7 @@ def uplink_mtu() -> int:
 
 
 def resolv_conf(say: Say) -> str:
-    """A resolv.conf for a namespace that cannot see the host's loopback."""
+    """Write a resolv.conf for a namespace that cannot reach the host's loopback."""
     texts = [file.read_text(encoding="utf-8", errors="replace") for file in RESOLVER_FILES if file.is_file()]
     servers, others = usable_resolvers(texts)
     if not servers:
@@ -110,7 +110,7 @@ def resolv_conf(say: Say) -> str:
 
 
 def usable_resolvers(texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Name servers off the loopback, out of the first file that has any, and that file's other settings."""
+    """Return the name servers off the loopback from the first file that has any, and that file's other settings."""
     for text in texts:
         lines = [line.split() for line in text.splitlines()]
         servers = [fields[1] for fields in lines if fields[:1] == ["nameserver"] and len(fields) > 1]
@@ -125,7 +125,7 @@ def _is_loopback(server: str) -> bool:
         address = ipaddress.ip_address(server.partition("%")[0])
     except ValueError:
         return True
-    # The namespace has no IPv6 way out.
+    # The namespace has no way out over IPv6.
     return address.is_loopback or address.version != 4
 
 
@@ -150,7 +150,7 @@ def _ensure_link(layout: Layout) -> None:
     run(*enter, "ip", "link", "set", layout.engine_link, "up", "mtu", mtu)
     run(*enter, "ip", "route", "replace", "default", "via", str(layout.host_address))
     for reached in (layout.addresses, KEEPER_RANGE):
-        # Added and not replaced: a route that the host has for this range already is the host's.
+        # Added, not replaced: an existing route for this range belongs to the host.
         run("ip", "route", "add", str(reached), "via", str(layout.engine_address), check=False)
 
 

@@ -1,4 +1,4 @@
-"""Installing what the host lacks, on Debian and what descends from it."""
+"""Installs what the host lacks, on Debian and its descendants."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,10 +18,10 @@ ENGINE = {
     "mount": "mount",
     "useradd": "passwd",
 }
-"""What the private engine and a keeper beside it need: the program, and Debian's package that has it."""
+"""The programs that the private engine and a keeper need, each with its Debian package."""
 
 BASE_IMAGE = {"mmdebstrap": "mmdebstrap"}
-"""What making a base image needs."""
+"""The program for making a base image, with its package."""
 
 INSTALL_SECONDS = 900.0
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -29,12 +29,12 @@ POLICY_TEXT = "#!/bin/sh\n# sandbox evaluation: a package being installed starts
 
 
 def missing(needed: Mapping[str, str]) -> list[str]:
-    """The packages of which a program is missing on this host."""
+    """Return the packages whose program is missing on this host."""
     return sorted({package for program, package in needed.items() if have(program) is None})
 
 
 def ensure(needed: Mapping[str, str], say: Say) -> None:
-    """Install what is missing, and nothing when nothing is. Raises `PackagesMissing` where that cannot be done."""
+    """Install what is missing, if anything. Raises `PackagesMissing` where that is impossible."""
     packages = missing(needed)
     if not packages:
         return
@@ -55,9 +55,9 @@ def ensure(needed: Mapping[str, str], say: Say) -> None:
 
 @contextmanager
 def no_service_starts(policy: Path = POLICY) -> Iterator[None]:
-    """Keep packages from starting their services: the host gets no Docker Engine of its own because of us.
+    """Keep packages from starting their services, so that we do not give the host a Docker Engine of its own.
 
-    A policy of the administrator's stays; one that we left behind when we were killed is taken away.
+    An administrator's policy stays; one that we left when we were killed is removed.
     """
     ours = not policy.exists() or policy.read_text(encoding="utf-8", errors="replace") == POLICY_TEXT
     if ours:

@@ -1,7 +1,7 @@
-"""A Docker Engine of our own beside whatever the host has, with userns-runc registered.
+"""A Docker Engine of our own next to the host's, with userns-runc registered.
 
-Own network namespace, socket, data, containerd and addresses; user-namespace remapping on. The host's engine, its
-containers and its firewall stay as they are.
+It has its own network namespace, socket, data, containerd and addresses, with user-namespace remapping on. The host's
+engine, its containers and its firewall stay as they are.
 """
 
 import json
@@ -39,10 +39,11 @@ LOCK_SECONDS = 180.0
 LOG_BYTES = 16 * 1024 * 1024
 GOGC = "400"
 """Per cent by which the engine's heap may grow between two garbage collections, unless the environment says otherwise.
-With Go's own 100, a third of each start of itself went there, and it starts itself four times for each container."""
+With Go's default of 100, collections took a third of each start of the engine's program, which starts itself four times
+per container."""
 
-# In a mount namespace of the engine's own, so that only the engine sees this resolv.conf. containerd is started
-# beside dockerd because dockerd would otherwise take the host's, and with it the host's containers.
+# In a mount namespace of the engine's own, so that only the engine sees this resolv.conf. containerd is started beside
+# dockerd, as dockerd would otherwise use the host's, together with the host's containers.
 START = """
 mount --bind "$RESOLV_CONF" /etc/resolv.conf || exit
 containerd --config "$CONTAINERD_TOML" &
@@ -52,7 +53,7 @@ exec dockerd --config-file "$1"
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What there is of the private engine."""
+    """The present state of the private engine."""
 
     up: bool
     url: str
@@ -62,7 +63,7 @@ class Status:
 
 
 def up(layout: Layout, say: Say) -> None:
-    """Bring the engine up, or find it up. Raises `EvaluationError` with the reason when it does not come up."""
+    """Bring the engine up, unless it is. Raises `EvaluationError` with the reason when it does not come up."""
     must_be_root()
     packages.ensure(packages.ENGINE, say)
     _make_folders(layout)
@@ -81,7 +82,7 @@ def up(layout: Layout, say: Say) -> None:
 
 
 def down(layout: Layout, say: Say, purge: bool = False) -> None:
-    """Stop the engine and give the host back what was changed; with `purge` its images and data go too."""
+    """Stop the engine and undo the changes to the host; with `purge`, also remove its images and data."""
     must_be_root()
     if not layout.state.exists() and not layout.run.exists():
         say("there is no private engine here")
@@ -116,7 +117,7 @@ def status(layout: Layout) -> Status:
 
 
 def daemon_json(layout: Layout, mtu: int) -> str:
-    """The engine's configuration."""
+    """Write the engine's configuration."""
     settings = {
         "hosts": [layout.url],
         "data-root": str(layout.data),
@@ -140,7 +141,7 @@ def daemon_json(layout: Layout, mtu: int) -> str:
 
 
 def containerd_toml(layout: Layout) -> str:
-    """containerd's configuration; without the part that serves Kubernetes."""
+    """Write containerd's configuration, without the part that serves Kubernetes."""
     return (
         "version = 2\n"
         f'root = "{layout.state}/containerd"\n'
@@ -151,8 +152,8 @@ def containerd_toml(layout: Layout) -> str:
 
 
 def launcher(layout: Layout, runc: str) -> str:
-    """What the engine calls as runc. What the wrapper does not edit goes to runc without waiting for Python."""
-    # Not a virtual environment's link, which goes when the checkout goes.
+    """Write the engine's runc. Commands that the wrapper does not edit go to runc without waiting for Python."""
+    # Not a virtual environment's link, which disappears with the checkout.
     python = str(Path(sys.executable).resolve())
     wrapper = shlex.join([python, "-I", "-S", str(layout.wrapper)])
     return (
@@ -167,13 +168,13 @@ def launcher(layout: Layout, runc: str) -> str:
 def _make_folders(layout: Layout) -> None:
     for folder in (layout.state, layout.run, layout.tools):
         folder.mkdir(parents=True, exist_ok=True)
-    # The remapped root of the containers must be able to pass through to their files, and no more.
+    # The containers' remapped root must reach its files through these folders, and nothing else.
     layout.state.chmod(0o711)
     layout.run.chmod(0o711)
 
 
 def _write_files(layout: Layout, say: Say) -> bool:
-    """Write the engine's files; whether any that it reads only at its start has changed."""
+    """Write the engine's files. Returns whether any changed that the engine reads only at its start."""
     inside = [have("nsenter") or "nsenter", f"--net={layout.netns_file}"]
     iptables = have(network.working_iptables(inside))
     for name in ("iptables", "ip6tables"):
@@ -195,13 +196,13 @@ def _write_files(layout: Layout, say: Say) -> bool:
 def _write(file: Path, text: str, mode: int = 0o644) -> bool:
     if file.exists() and file.read_text(encoding="utf-8") == text:
         return False
-    # Renamed into place: a running engine may be about to call it.
+    # Renamed into place, since a running engine may be about to call it.
     durable.replace(file, text.encode(), mode)
     return True
 
 
 def _clear_remains(layout: Layout, say: Say) -> None:
-    """An engine that was killed leaves pid files, a socket and its containerd; containers it ends itself at start."""
+    """Remove a killed engine's pid files, sockets and containerd. The next engine ends its containers at its start."""
     pid = pid_in(layout.docker_pid, str(layout.daemon_json))
     if pid is not None:
         say(f"an earlier engine (pid {pid}) does not answer and is stopped")
@@ -217,7 +218,7 @@ def _stop_containerd(layout: Layout) -> None:
 
 
 def _end_containers(layout: Layout) -> None:
-    """End what an engine that was killed left running: a shim stands over each container's first process."""
+    """End what a killed engine left running: each container's first process is a child of a shim."""
     for shim in pids_with(str(layout.containerd_socket)):
         children = _children(shim)
         stop(shim, str(layout.containerd_socket), 2)
@@ -263,7 +264,7 @@ def _start(layout: Layout, say: Say) -> None:
         "CONTAINERD_TOML": str(layout.containerd_toml),
     }
     mode = "wb" if layout.log.exists() and layout.log.stat().st_size > LOG_BYTES else "ab"
-    # The configuration's path is an argument of every step up to dockerd itself: by that the process is known.
+    # The configuration's path is an argument of every step up to dockerd itself, and so identifies the process.
     known_by = str(layout.daemon_json)
     command = ["setsid", "--fork", *enter, *own_mounts, "sh", "-c", START, "sandbox-evaluation", known_by]
     with layout.log.open(mode) as log:
@@ -281,13 +282,13 @@ def _start(layout: Layout, say: Say) -> None:
 
 
 def _is_gone(known_by: str) -> bool:
-    # Not at one look: a process that is being turned into another program shows no arguments for a moment.
+    # One look is not enough: during an exec, a process shows no arguments for a moment.
     return not wait_until(lambda: bool(pids_with(known_by)), deadline=0.5)
 
 
 @contextmanager
 def _locked(layout: Layout) -> Iterator[None]:
-    """One `up` or `down` at a time."""
+    """Allow one `up` or `down` at a time."""
     descriptor = durable.lock(layout.lock, LOCK_SECONDS)
     if descriptor is None:
         raise EngineNotUp(f"Another `up` or `down` holds {layout.lock} for longer than {LOCK_SECONDS:.0f} s.")

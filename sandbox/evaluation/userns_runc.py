@@ -1,13 +1,12 @@
 """userns-runc: stock runc, with what a system container needs inside its user namespace.
 
-The engine calls this instead of runc. It edits the container's specification the way sysbox-runc would as far
-as a user namespace alone permits it, lets runc create the container and hands the container's cgroups to the
-container's root. Every other command goes to runc unchanged. What this is worth, and what sysbox adds, is in
-docs/userns-runc.md.
+The engine calls this instead of runc. It edits the container's specification as sysbox-runc would, as far as a user
+namespace alone permits, lets runc create the container, and gives the container's cgroups to the container's root.
+Every other command goes to runc unchanged. docs/userns-runc.md says what this is worth, and what sysbox adds.
 
-This file is copied beside the engine and runs as `python -I -S userns_runc.py …`: standard library only, and
-nothing of ours imported. It runs at every start of a container and every `docker exec`, and pathlib, subprocess and
-typing would take longer to load than all of it takes to run.
+This file is copied beside the engine and runs as `python -I -S userns_runc.py …`: with the standard library only, and
+nothing of ours imported. It runs at every container's start and every `docker exec`; importing pathlib, subprocess and
+typing would take longer than its whole run.
 """
 
 from __future__ import annotations
@@ -68,9 +67,9 @@ CAPABILITY_NAMES = (
 )
 CAPABILITIES = ["CAP_" + name for name in CAPABILITY_NAMES]
 
-# What an inner container engine calls and the engine's profile withholds from a container without CAP_SYS_ADMIN.
-# Nothing newer than mount_setattr (442): runc answers ENOSYS, on which programs fall back, only to calls newer
-# than the newest one named, and EPERM to the older ones.
+# Calls of an inner container engine that the engine's profile denies to a container without CAP_SYS_ADMIN. None newer
+# than mount_setattr (442): runc answers ENOSYS, which makes programs fall back, only for calls newer than the newest
+# named one, and EPERM for older ones.
 SYSCALLS = [
     "add_key",
     "clone",
@@ -104,7 +103,7 @@ DELEGATED_FILES = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "
 
 PSEUDO_FILE_SYSTEMS = ("proc", "sysfs", "cgroup", "cgroup2")
 RUNC_PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# runc's flags that stand without a value; every other flag takes the next word.
+# runc's flags without a value; every other flag takes the next word.
 BARE_FLAGS = {"debug", "systemd-cgroup", "no-pivot", "no-new-keyring", "tty", "t", "detach", "d", "no-new-privs"}
 
 
@@ -113,7 +112,7 @@ class RefusedError(Exception):
 
 
 class Call:
-    """A runc command line taken apart."""
+    """A parsed runc command line."""
 
     def __init__(self, words: list[str]) -> None:
         self.options, rest = _flags(words)
@@ -137,7 +136,7 @@ def _flags(words: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def mapped_root(spec: Spec) -> tuple[int, int]:
-    """The host's user and group id of the container's root; refuses a container that would hold real root."""
+    """Return the host's user and group id of the container's root; refuse a container that would hold real root."""
     linux = spec.get("linux") or {}
     namespaces = [space for space in linux.get("namespaces") or [] if space.get("type") == "user"]
     if not namespaces:
@@ -167,7 +166,7 @@ def _root_of(mappings: list[dict[str, int]] | None, kind: str) -> int:
 
 
 def edit_spec(spec: Spec) -> Spec:
-    """The specification as sysbox would have it; the same again when applied again."""
+    """Return the specification as sysbox would have it. A second edit changes nothing."""
     mapped_root(spec)
     linux = dict(spec["linux"])
     linux["maskedPaths"] = linux["readonlyPaths"] = []
@@ -179,8 +178,8 @@ def edit_spec(spec: Spec) -> Spec:
 
 
 def edit_process(spec: Spec) -> Spec:
-    """Root holds every capability inside its user namespace, anyone else none, as on a host of its own."""
-    # AppArmor's profile for ordinary containers forbids mounts; a lower oom score is not the mapped root's to set.
+    """Give root every capability inside its user namespace, and anyone else none, as on a real host."""
+    # AppArmor's profile for ordinary containers forbids mounts; a mapped root may not lower an oom score.
     process = {key: value for key, value in spec["process"].items() if key not in ("apparmorProfile", "oomScoreAdj")}
     is_root = process.get("user", {}).get("uid", 0) == 0
     held = CAPABILITIES if is_root else []
@@ -191,7 +190,7 @@ def edit_process(spec: Spec) -> Spec:
 
 
 def edit_mounts(mounts: list[Spec]) -> list[Spec]:
-    """The kernel's own file systems become writable (what belongs to the host stays the host's by its owner)."""
+    """Make the kernel's own file systems writable; the host's files in them are protected by their owner."""
     edited = [_writable(mount) if mount.get("type") in PSEUDO_FILE_SYSTEMS else mount for mount in mounts]
     if not any(mount.get("destination") == "/sys/fs/cgroup" for mount in edited):
         options = ["nosuid", "noexec", "nodev", "relatime", "rw"]
@@ -205,7 +204,7 @@ def _writable(mount: Spec) -> Spec:
 
 
 def edit_seccomp(profile: Spec) -> Spec:
-    """The engine's profile plus our calls; rules that mask or deny one of ours (clone, clone3) give way."""
+    """Allow our calls, and remove them from the engine's rules that mask or deny them (clone, clone3)."""
     rules = []
     for rule in profile.get("syscalls") or []:
         others = [name for name in rule.get("names") or [] if name not in SYSCALLS]
@@ -215,9 +214,9 @@ def edit_seccomp(profile: Spec) -> Spec:
 
 
 def cgroup_folders(memberships: Iterable[str], mountinfo: Iterable[str]) -> Iterator[str]:
-    """A process's cgroups as folders on this host, from its /proc/<pid>/cgroup and our own mountinfo.
+    """Yield a process's cgroups as folders on this host, from its /proc/<pid>/cgroup and our own mountinfo.
 
-    A hierarchy in which the process is at the root, with no folder of its own, is left out.
+    Leaves out a hierarchy in which the process is at the root, without a folder of its own.
     """
     mounts = [mount for line in mountinfo if (mount := _cgroup_mount(line))]
     for line in memberships:
@@ -230,7 +229,7 @@ def cgroup_folders(memberships: Iterable[str], mountinfo: Iterable[str]) -> Iter
 
 
 def _cgroup_mount(line: str) -> tuple[str, str, set[str]] | None:
-    """Its root, where it is mounted, and its controllers: {""} for the unified hierarchy, as in /proc/<pid>/cgroup."""
+    """Return a mount's root, point and controllers: {""} for the unified hierarchy, as in /proc/<pid>/cgroup."""
     before, _, after = line.partition(" - ")
     fields, (kind, _, options) = before.split(), after.split()[:3]
     if kind not in ("cgroup", "cgroup2"):
@@ -239,7 +238,7 @@ def _cgroup_mount(line: str) -> tuple[str, str, set[str]] | None:
 
 
 def delegate_cgroups(pid: int, uid: int, gid: int) -> None:
-    """Give the container's root its cgroup folders, so that an inner engine can make its own beneath them."""
+    """Give the container's root its cgroup folders, so that an inner engine can make its own below them."""
     memberships = _read(f"/proc/{pid}/cgroup").splitlines()
     mountinfo = _read("/proc/self/mountinfo").splitlines()
     for folder in cgroup_folders(memberships, mountinfo):
@@ -260,12 +259,12 @@ def _write(path: str, text: str) -> None:
 
 
 def create(runc: str, words: list[str], call: Call) -> int:
-    """Edit the bundle, let runc create the container, hand over its cgroups; undone when that fails."""
+    """Edit the bundle, let runc create the container and hand over its cgroups; undo it when that fails."""
     spec_file = os.path.join(call.arguments.get("bundle") or call.arguments.get("b") or ".", "config.json")
     spec = json.loads(_read(spec_file))
     uid, gid = mapped_root(spec)
     _write(spec_file, json.dumps(edit_spec(spec)))
-    # It inherits the container's terminal and preserved descriptors. No deadline of ours: the engine has its own.
+    # It inherits the container's terminal and preserved descriptors. The engine has its own deadline.
     status = os.spawnv(os.P_WAIT, runc, [runc, *words])  # noqa: S606 - nothing to quote, and no shell
     if status:
         return status if status > 0 else 128 - status
@@ -283,14 +282,14 @@ def _undo(runc: str, call: Call) -> None:
 
 
 def edit_exec(call: Call) -> None:
-    """`docker exec` brings a process description of its own, made from the engine's unedited specification."""
+    """Edit `docker exec`'s own process description, made from the engine's unedited specification."""
     given = call.arguments.get("process") or call.arguments.get("p")
     if given:
         _write(given, json.dumps(edit_process({"process": json.loads(_read(given))})))
 
 
 def report(message: str, log_file: str | None) -> None:
-    """Say it where a person looks, and in runc's log, from which the engine takes what it shows."""
+    """Print a message for people, and write it to runc's log, from which the engine takes what it shows."""
     print(message, file=sys.stderr)
     if log_file:
         import time  # noqa: PLC0415 - most calls report nothing
@@ -301,7 +300,7 @@ def report(message: str, log_file: str | None) -> None:
 
 
 def find_runc() -> str:
-    """The stock runc of this host."""
+    """Return the host's stock runc."""
     for folder in f"{os.environ.get('PATH', '')}:{RUNC_PLACES}".split(":"):
         if folder and os.access(runc := os.path.join(folder, "runc"), os.X_OK):
             return runc
@@ -309,12 +308,12 @@ def find_runc() -> str:
 
 
 def become(runc: str, words: list[str]) -> NoReturn:
-    """Let runc take this process's place."""
+    """Replace this process with runc."""
     os.execv(runc, [runc, *words])  # noqa: S606 - nothing to quote, and no shell
 
 
 def run(words: list[str], call: Call) -> int:
-    """Run one runc command line; anything but `create` ends in runc itself."""
+    """Run one runc command line; everything but `create` ends in runc itself."""
     runc = find_runc()
     if call.command == "run":
         raise RefusedError("userns-runc knows `create` and `start`, which engines use, and not `run`")

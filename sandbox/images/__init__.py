@@ -1,1 +1,1 @@
-"""The sandbox image from outside: building it, and checking an image that was built on it."""
+"""Builds the sandbox image, and checks images that were built on it."""

@@ -1,4 +1,4 @@
-"""Builds the sandbox image with Docker's own command, which has the progress, the caches and the logins of its user."""
+"""Builds the sandbox image with Docker's own command, which has its user's progress display, caches and logins."""
 
 import os
 import shutil
@@ -16,16 +16,16 @@ DEADLINE = 3600.0
 """Seconds for a build; on an emulated architecture it takes many minutes."""
 QUESTION_SECONDS = 30.0
 PASSED_ON = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "BASE_IMAGE", "DEBIAN_MIRROR", "DEBIAN_SECURITY_MIRROR")
-"""Build arguments that are taken from the environment, where Docker looks them up itself: no value is in its argv."""
+"""Build arguments from the environment, where Docker looks them up itself: its argv has no values."""
 
 _PACKAGE = Path(__file__).parents[1]
 _SOURCES = (_PACKAGE / "images" / "context", _PACKAGE.parent / "images")
-"""Where the build context is: in an installed package, in a checkout."""
+"""The build context's folder, in an installed package and in a checkout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What is to be built, as Docker's command would be told."""
+    """What to build, in the terms of Docker's command."""
 
     tags: Sequence[str]
     platforms: Sequence[str] = ()
@@ -33,11 +33,11 @@ class Build:
     builder: str | None = None
     base_image: str | None = None
     arguments: Sequence[str] = ()
-    """More build arguments, NAME=VALUE; for all to see."""
+    """More build arguments, NAME=VALUE; visible to everybody."""
     authorities: Sequence[Path] = ()
-    """Certificates (PEM) that the image trusts besides Debian's."""
+    """Certificates (PEM) that the image trusts in addition to Debian's."""
     fresh: bool = False
-    """Without anything from a cache, and with the newest base image."""
+    """Whether to build without any cache, and on the newest base image."""
 
 
 def build(order: Build) -> None:
@@ -61,7 +61,7 @@ def _run(command: Sequence[str]) -> None:
 
 
 def commands(order: Build, folder: Path, has_buildx: bool, environment: Mapping[str, str]) -> list[list[str]]:
-    """The arguments of `docker`, one call after the other. Raises `ConfigError` for what it could not do."""
+    """Return the arguments of each call of `docker`. Raises `ConfigError` for an impossible order."""
     if has_buildx:
         return [_build(order, folder, ["buildx", "build", "--push" if order.push else "--load"], environment)]
     if len(order.platforms) > 1 or order.builder:
@@ -74,10 +74,6 @@ def commands(order: Build, folder: Path, has_buildx: bool, environment: Mapping[
 
 
 def _build(order: Build, folder: Path, verb: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    if len(order.platforms) > 1 and not order.push:
-        raise ConfigError(
-            "An image for several platforms has no place on an engine. Add --push, or build one at a time."
-        )
     return [
         *verb,
         *(["--builder", order.builder] if order.builder else []),
@@ -105,7 +101,7 @@ def _each(option: str, values: Sequence[str]) -> list[str]:
 
 @contextmanager
 def context(authorities: Sequence[Path], sources: Sequence[Path] = _SOURCES) -> Iterator[Path]:
-    """A copy of the build context with these certificates in it. Raises `ConfigError`."""
+    """Make a copy of the build context with these certificates in it. Raises `ConfigError`."""
     source = next((folder for folder in sources if (folder / "sandbox" / "Dockerfile").is_file()), None)
     if source is None:
         raise ConfigError("This installation lacks the sandbox image's Dockerfile. Install the package again.")

@@ -22,15 +22,15 @@ from sandbox.template import ContainerSpec, InstallationId, SandboxName, contain
 ANSWER_SECONDS = 30.0
 NETWORK_RANGE = IPv4Network("10.213.0.0/16")
 KEY_FOLDERS = ("/etc/ssh", "/etc/sandbox", "/var/lib/sandbox", "/root/.ssh", "/home/sandbox/.ssh")
-"""Where a key in the image would count, or would be taken for one that does."""
+"""Where a key in the image would take effect, or seem to."""
 
 Say = Callable[[str], None]
 
 
 def check(engine: Engine, image: str, runtime: str, say: Say) -> list[Finding]:
-    """How `image` stands on every point of the contract; `say` is told what is being done.
+    """Judge `image` on every point of the contract; `say` hears of the progress.
 
-    Raises `EngineError` when the engine cannot be asked, `ImageMissing` and `RuntimeMissing` among them.
+    Raises `EngineError`, such as `ImageMissing` and `RuntimeMissing`, when the engine cannot be asked.
     """
     engine.check(runtime, image)
     say(f"looking at {image}")
@@ -51,7 +51,7 @@ def check(engine: Engine, image: str, runtime: str, say: Say) -> list[Finding]:
             readiness.prove(boot.dial, sandbox.identity, boot.deadline)
         except SandboxFault as fault:
             seen = replace(seen, docker=fault)
-        # Once more: the images that it brings are there as soon as Docker is.
+        # Again: the images that the image brings are there only once Docker is.
         deadline = max(boot.deadline, time.monotonic() + ANSWER_SECONDS)
         dial = partial(readiness.connect, boot.address, deadline)
         return judge(replace(seen, answers=_ask(dial, sandbox.identity, deadline)))
@@ -59,7 +59,7 @@ def check(engine: Engine, image: str, runtime: str, say: Say) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _ThrowAway:
-    """One sandbox for looking at its image, created and not started."""
+    """A sandbox for looking at its image, created and not started."""
 
     spec: ContainerSpec
     identity: Identity
@@ -68,7 +68,7 @@ class _ThrowAway:
 
 @contextmanager
 def _created(engine: Engine, profile: Profile) -> Iterator[_ThrowAway]:
-    """One of an installation of its own, without the files that it is to get; removed in the end, whatever happens."""
+    """Create one in an installation of its own, without its given files; remove it in any case."""
     name = SandboxName(InstallationId(secrets.token_hex(4)), 1)
     identity = new_identity(str(name))
     subnet = free_subnet(NETWORK_RANGE, engine.taken_subnets(), secrets.randbelow(8192))
@@ -81,13 +81,13 @@ def _created(engine: Engine, profile: Profile) -> Iterator[_ThrowAway]:
 
 
 def _keys(engine: Engine, container_id: str) -> list[str]:
-    """Key files that are in the image: to be called before our own are put there."""
+    """Return the image's key files. Call this before our own keys are put there."""
     found = [f"{folder}/{name}" for folder in KEY_FOLDERS for name in engine.files_in(container_id, folder)]
     return [path for path in found if _is_key(path.rpartition("/")[2])]
 
 
 def _ask(dial: readiness.Dial, identity: Identity, deadline: float) -> dict[str, list[str]]:
-    """What `probe.sh` tells before the monotonic time `deadline`. Raises `SandboxFault`."""
+    """Return the answers of `probe.sh` by the monotonic `deadline`. Raises `SandboxFault`."""
     script = f"TOOLS='{' '.join(TOOLS)}'\n" + files("sandbox.images").joinpath("probe.sh").read_text()
     answers = parse(readiness.run(dial, identity, script.encode(), deadline))
     if "begin" not in answers:

@@ -1,6 +1,6 @@
-"""What an image built on ours must keep, so that sandboxes made from it work. Pure: what was seen is judged here.
+"""The contract for images built on ours, so that sandboxes made from them work. Pure: judges what was seen.
 
-`docs/own-images.md` has the points for people; a test holds it to this table.
+`docs/own-images.md` has the points for people; a test compares it with this table.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ TOOLS = (
     "bash", "sh", "cat", "cp", "rm", "tar", "gzip", "ps", "sudo", "git", "python3", "ssh", "rsync",
     "docker", "dockerd", "containerd", "runc", "iptables", "ip",
 )  # fmt: skip
-"""What jobs, the runner and the keeper call by name."""
+"""The programs that jobs, the runner and the keeper call by name."""
 OLDEST_PYTHON = (3, 11)
 _LONGEST = 200
 _LOGIN_FAULTS = (Fault.LOGIN_REFUSED, Fault.HOST_KEY_CHANGED)
 
 
 class Standing(StrEnum):
-    """How an image stands on one point. The values are stable: `--json` carries them."""
+    """The result for one point. The values are stable: `--json` contains them."""
 
     KEPT = "kept"
     BROKEN = "broken"
     UNSEEN = "unseen"
-    """It could not be looked at, because a point before it is broken."""
+    """Not looked at, because an earlier point is broken."""
 
 
 class Stage(IntEnum):
-    """How far one must get to see something."""
+    """How far a look must get to see something."""
 
     IMAGE, SSH, LOGIN, DOCKER = range(4)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Everything that was seen of an image, and of one sandbox that was made from it."""
+    """Everything seen of an image, and of one sandbox made from it."""
 
     image: ImageFacts
     keys: Sequence[str]
-    """Files in the image that let somebody in, or that every sandbox would share."""
+    """Files in the image that let somebody in, or that all sandboxes would share."""
     boot: SandboxFault | None = None
     """Why nobody could log in."""
     answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """What `probe.sh` told, by name; nothing where nobody could log in."""
+    """The answers of `probe.sh`, by name; empty when nobody could log in."""
     docker: SandboxFault | None = None
     """Why inner Docker could not be proven."""
 
@@ -69,20 +69,20 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One thing that an image must keep."""
+    """One point of the contract."""
 
     name: str
     what: str
     fix: str
     problem: Callable[[Seen], str | None]
-    """What is wrong, as the end of a sentence; None when the point is kept."""
+    """Return what is wrong, as the end of a sentence; None when the point is kept."""
     stage: Stage = Stage.IMAGE
-    """Where it can be seen."""
+    """Where the look must get to see it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """How the image stands on one point; with what is wrong, and what to do."""
+    """The result for one point, with the problem and its fix."""
 
     point: str
     standing: Standing
@@ -92,7 +92,7 @@ class Finding:
 
 
 def judge(seen: Seen) -> list[Finding]:
-    """How the image stands on every point, in their order."""
+    """Judge the image on every point, in their order."""
     return [_judge(point, seen) for point in POINTS]
 
 
@@ -106,7 +106,7 @@ def _judge(point: Point, seen: Seen) -> Finding:
 
 
 def parse(answer: bytes) -> dict[str, list[str]]:
-    """What `probe.sh` told. It comes from inside, so anything may be in it: what is no such line is kept as `noise`."""
+    """Parse the answers of `probe.sh`. They come from inside and may hold anything: other lines are kept as `noise`."""
     answers: dict[str, list[str]] = {"noise": []}
     for line in answer.decode(errors="replace").splitlines():
         name, tab, value = line.partition("\t")

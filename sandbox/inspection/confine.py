@@ -1,7 +1,7 @@
-"""Takes from the gathering child everything but reading: it opens no socket, starts nothing, writes no file.
+"""Takes everything but reading from the gathering child: it opens no socket, starts nothing, writes no file.
 
-It reads what a job made, as the host's root. Whatever went wrong there, what remains can open files for reading and
-print. Runs in the child alone, before it reads anything of a sandbox; imports nothing of ours.
+The child reads a job's files as the host's root. Even if taken over, it can only open files for reading and print. Runs
+in the child alone, before it reads anything of a sandbox; imports nothing of ours.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ import resource
 import struct
 
 _ALLOWED = {
-    # System calls by name: number on x86_64, number on aarch64 (asm/unistd_64.h, asm-generic/unistd.h).
+    # System calls by name: their numbers on x86_64 and aarch64 (asm/unistd_64.h, asm-generic/unistd.h).
     "read": (0, 63),
     "write": (1, 64),
     "close": (3, 57),
@@ -49,20 +49,20 @@ _ALLOWED = {
     "pidfd_open": (434, 434),
 }
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-"""Column above and AUDIT_ARCH (linux/audit.h), by what uname says."""
+"""The column above and the AUDIT_ARCH value (linux/audit.h), by the machine's name in uname."""
 _X32_BIT = 0x40000000
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _LOAD, _EQUAL, _GREATER_EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _OPENAT_FLAGS = 0, 4, 32  # offsets in struct seccomp_data; the third argument's low half
-_ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050001, 0x80000000  # refused with EPERM, so that it is told and not hidden
+_NUMBER, _ARCHITECTURE, _OPENAT_FLAGS = 0, 4, 32  # offsets in struct seccomp_data; last: argument 3's low half
+_ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050001, 0x80000000  # refused with EPERM: reported, not hidden
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 _MEMORY, _SECONDS, _FILES, _OUTPUT = 1 << 30, 60, 4096, 64 << 20
 
 
 def confine() -> None:
-    """Raises `OSError` when the kernel would not do it: then nothing may be read."""
+    """Confine this process. Raises `OSError` when the kernel cannot: then nothing may be read."""
     for limit, value in (
         (resource.RLIMIT_AS, _MEMORY),
         (resource.RLIMIT_CPU, _SECONDS),
@@ -75,7 +75,7 @@ def confine() -> None:
         resource.setrlimit(limit, (most, most))
     program = _program(os.uname().machine)
     code = ctypes.create_string_buffer(program, len(program))
-    # struct sock_fprog: how many instructions, padding, where.
+    # struct sock_fprog: number of instructions, padding, address.
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
     libc = ctypes.CDLL(None, use_errno=True)
     for call in ((_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0)):
@@ -84,7 +84,7 @@ def confine() -> None:
 
 
 def _program(machine: str) -> bytes:
-    """The filter, in classic BPF (linux/filter.h)."""
+    """Return the filter in classic BPF (linux/filter.h)."""
     if machine not in _ARCHITECTURES:
         raise OSError(f"the inspector knows the system calls of {' and '.join(_ARCHITECTURES)}, not of {machine}")
     column, architecture = _ARCHITECTURES[machine]
@@ -93,7 +93,7 @@ def _program(machine: str) -> bytes:
     allow, refuse, kill = ((_RETURN, 0, 0, what) for what in (_ALLOW, _REFUSE, _KILL))
     instructions = [
         (_LOAD, 0, 0, _ARCHITECTURE),
-        (_EQUAL, 1, 0, architecture),  # the numbers are how many instructions are skipped: when so, when not
+        (_EQUAL, 1, 0, architecture),  # the numbers: instructions to skip if true, if false
         kill,
         (_LOAD, 0, 0, _NUMBER),
         (_GREATER_EQUAL, 0, 1, _X32_BIT),

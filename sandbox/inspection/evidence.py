@@ -1,7 +1,7 @@
-"""What can be seen of a sandbox from the host's side at one moment. Vocabulary: no I/O, no opinion.
+r"""What can be seen of a sandbox from the host at one moment. Vocabulary: no I/O, no opinion.
 
-Paths are those inside the sandbox, absolute. A job names files as it likes: bytes that are no UTF-8 are written as
-`\\xNN`, a backslash as two, so that every name has one text and can be kept as JSON; it is not fit for a terminal yet.
+Paths are absolute, inside the sandbox. A job names files as it likes: bytes that are not UTF-8 become `\xNN`, and a
+backslash becomes two, so that every name has one text that JSON can hold. The text is not yet safe for a terminal.
 """
 
 from collections.abc import Collection
@@ -15,11 +15,11 @@ from sandbox.errors import SandboxError
 
 
 class EvidenceError(SandboxError):
-    """What should be evidence is none: it was cut off, or is of another version."""
+    """The evidence is cut off or of another version."""
 
 
 class FileKind(StrEnum):
-    """What a directory entry is. `DELETED` is overlayfs's mark that hides an entry of the image."""
+    """The kind of a directory entry. `DELETED` is overlayfs's mark that hides an entry of the image."""
 
     FILE = "f"
     FOLDER = "d"
@@ -38,7 +38,7 @@ class Inherited(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A directory entry that is not the image's. Ids are those inside the sandbox."""
+    """A directory entry that differs from the image. Ids are those inside the sandbox."""
 
     kind: FileKind
     mode: int
@@ -46,10 +46,10 @@ class Entry(NamedTuple):
     gid: int
     inode: int
     ctime: int
-    """Nanoseconds. No call sets it, so that not even root can change a file and leave it as it was."""
+    """Nanoseconds. No system call sets it, so that not even root can hide a change of a file."""
     image: Inherited | None = None
     hides: bool = False
-    """A folder that hides what the image has in it: it was removed and made again."""
+    """Whether this folder was removed and made again, so that it hides the image's part."""
 
 
 class Mount(NamedTuple):
@@ -61,7 +61,7 @@ class Mount(NamedTuple):
     point: str
     options: str
     propagation: str
-    """`shared`, `master`, … without the numbers of the peer groups, which come and go with other namespaces."""
+    """`shared`, `master`, … without the numbers of the peer groups, which change with other namespaces."""
     type: str
     source: str
     super_options: str
@@ -72,11 +72,11 @@ class Process(NamedTuple):
 
     pid: int
     start_time: int
-    """Clock ticks since boot; the id alone is no identity."""
+    """Clock ticks since boot; the id alone does not identify a process."""
     state: str
     name: str
     program: str
-    """The file it runs, as the kernel tells it; an exec changes it."""
+    """The file it runs, as the kernel reports it; an exec changes it."""
     mounts: str
     """Its mount namespace."""
 
@@ -89,7 +89,7 @@ class Network(NamedTuple):
 
 
 class Events(NamedTuple):
-    """How often its cgroup hit a limit."""
+    """How often the sandbox's cgroup hit a limit."""
 
     out_of_memory: int
     too_many_processes: int
@@ -100,25 +100,25 @@ class Evidence:
     """Everything that was seen of one sandbox at one moment."""
 
     init_start: int
-    """Start time of its first process, whose id is given."""
+    """The start time of the sandbox's first process, whose id is given."""
     upper: str
-    """The overlay's upper directory on the host: what differs from the image, and nothing else."""
+    """The overlay's upper directory on the host: all that differs from the image."""
     lower: tuple[str, ...]
     """The image's layers, topmost first."""
     mounts: tuple[Mount, ...]
     processes: tuple[Process, ...]
     entries: dict[str, Entry]
-    """By path. Below a job's own places, and in listed folders, only the first level."""
+    """By path. Only the first level below a job's own places and in listed folders."""
     crowded: tuple[str, ...]
-    """Folders with more entries than were read."""
+    """Folders with more entries than are read."""
     complete: bool
-    """False when a limit ended the look."""
+    """False when the look hit a limit."""
     network: Network
     events: Events
     commands: frozenset[str]
-    """The names of every program that is found by name. Read at `ready` only."""
+    """The names of all programs in the command folders. Read at `ready` only."""
     kept: dict[str, tuple[str, ...]]
-    """What was in each of a job's own folders at `ready`; cleaning leaves it there. Read at `ready` only."""
+    """The contents of each of a job's own folders at `ready`, which cleaning leaves there. Read at `ready` only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +130,13 @@ class Baseline:
     evidence: Evidence
 
     def with_services(self, services: Collection[tuple[int, int]]) -> "Baseline":
-        """Of the processes only those that run from start to end, by id and start time: others were about to go."""
+        """Keep only the processes with these ids and start times: the others were about to end."""
         lasting = tuple(one for one in self.evidence.processes if (one.pid, one.start_time) in services)
         return replace(self, evidence=replace(self.evidence, processes=lasting))
 
 
 def parse_evidence(text: bytes) -> Evidence:
-    """Read what the gathering child printed. Raises `EvidenceError`."""
+    """Parse the gathering child's output. Raises `EvidenceError`."""
     try:
         return _EVIDENCE.validate_json(text)
     except ValidationError as error:

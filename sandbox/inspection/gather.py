@@ -1,8 +1,8 @@
-"""Reads what is left of one sandbox on the host's side, and prints it. Runs as a child of `inspector`, confined.
+"""Reads what is left of one sandbox on the host, and prints it. Runs as a child of `inspector`, confined.
 
-Nothing that a job made is opened but folders, and those by file descriptor, without following a link or entering a
-mount that was not there at `ready`; of everything else it reads what the kernel keeps about it. Standard library only,
-and little of that: its start is part of every inspection. What it prints is `evidence.Evidence` as JSON.
+Of a job's files, it opens only folders: by file descriptor, following no link and entering no mount that was not there
+at `ready`. Of everything else it reads only what the kernel keeps about it. Uses little of the standard library and
+nothing else, as its start is part of every inspection. Prints `evidence.Evidence` as JSON.
 
 Input: one JSON object on stdin, see `Order`. Exit code 3 when the sandbox's first process is gone.
 """
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     Order = dict[str, Any]
-    """`container`, `pid`; `start` of that process, `upper`, `lower` and `mounts` as recorded (null at `ready`);
-    `own` and `listed` folders, of which only the first level is read; `commands` and `kept` folders, of which names;
-    `most` entries and bytes of names."""
+    """`container`, `pid`; that process's `start`, and `upper`, `lower` and `mounts` as recorded (null at `ready`);
+    `own` and `listed` folders, read to the first level; `commands` and `kept` folders, read for names; `most` entries
+    and bytes of names."""
     Ids = list[tuple[int, int, int]]
 
 GONE = 3
@@ -34,15 +34,15 @@ _MAX_DEPTH = 100
 _MAX_PROC_FILE = 16 * 1024**2
 _PIECE = 64 * 1024
 _MAX_LISTED = 256
-_HELPERS_FOLDERS = (b".sysbox-procfs", b".sysbox-sysfs")  # made and removed for some reads: sysbox-fs, nsenter/event.go
+_HELPERS_FOLDERS = (b".sysbox-procfs", b".sysbox-sysfs")  # sysbox-fs makes them for some reads: nsenter/event.go
 
 
 class GoneError(Exception):
-    """The process that was to be looked at is not there (any more)."""
+    """The process to look at is gone."""
 
 
 def main() -> int:
-    """Do what stdin says."""
+    """Execute the order on stdin."""
     try:
         confine()
         evidence = gather(json.load(sys.stdin))
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def gather(order: Order) -> dict[str, Any]:
-    """All evidence. Raises `GoneError`, also when the process ended while it was looked at: ids are used again."""
+    """Return all evidence. Raises `GoneError`, also when the process ended during the look: ids are used again."""
     pid = order["pid"]
     try:
         handle = os.pidfd_open(pid)
@@ -99,7 +99,7 @@ class Look:
         self.crowded: list[str] = []
         self.complete = True
         self.mounts = list(mounts_of(self.pid))
-        self._points = {mount[3]: tuple(mount) for mount in self.mounts}  # of two on one point the later is on top
+        self._points = {mount[3]: tuple(mount) for mount in self.mounts}  # on a shared point, the later mount is on top
         self.known = {tuple(mount) for mount in order["mounts"] or self.mounts}
         if order["upper"] is None:
             self.upper, self.lower = _layers(self.mounts)
@@ -109,7 +109,7 @@ class Look:
         self.gids = _id_map(self.pid, "gid")
 
     def take(self) -> None:
-        """Everything below the upper directory, then what is on mounts of its own."""
+        """Read everything below the upper directory, then the folders on mounts of their own."""
         upper = os.open(raw(self.upper), os.O_RDONLY | os.O_DIRECTORY)
         lower = [os.open(raw(layer), os.O_PATH | os.O_DIRECTORY) for layer in self.lower]
         root, inherited = os.fstat(upper), os.fstat(lower[0])
@@ -123,7 +123,7 @@ class Look:
     # -- the upper directory -------------------------------------------------------------------------------------
 
     def _walk(self, path: str, folder: int, layers: list[int], depth: int) -> None:
-        """All below `folder`, which is the upper directory's `path`; `layers` are the image's folders of that path."""
+        """Read all below `folder`, the upper directory's `path`; `layers` are the image's folders of that path."""
         own = path in self.own
         with os.scandir(folder) as found:
             for count, item in enumerate(found):
@@ -140,9 +140,9 @@ class Look:
                 if not self._add(inside, status, inherited):
                     return
                 if not inherited and _is_left_by_sysbox(path, item.name, folder):
-                    del self.entries[inside]  # and is counted, so that a million of them end the look
+                    del self.entries[inside]  # it still counts, so that a million of them end the look
                     continue
-                # What lies below a mount point is hidden, and a job's own folders are emptied but for the image's part.
+                # A mount point hides what lies below it. A job's own folders are emptied, except for the image's part.
                 if is_folder and inside not in self._points and (not own or inherited):
                     self._descend(inside, item.name, folder, layers, depth)
 
@@ -164,9 +164,9 @@ class Look:
                 os.close(handle)
 
     def _hides(self, path: str, folder: int, layers: list[int]) -> bool:
-        """Whether the image's part of a folder shows no more. Overlayfs marks that where only CAP_SYS_ADMIN reads.
+        """Whether the image's part of a folder is hidden. Overlayfs marks that where only CAP_SYS_ADMIN can read.
 
-        So one name that the image has and the upper directory has not is looked for where the sandbox sees it.
+        So this looks, in the sandbox's own view, for one name that the image has and the upper directory lacks.
         """
         name = _other_name(folder, layers)
         if name is None or self._mount_at(path) != self._mount_at("/"):
@@ -185,7 +185,7 @@ class Look:
     # -- the sandbox's own view, on mounts that were there at `ready` --------------------------------------------
 
     def _look_at_file(self, point: str) -> None:
-        """A single file that the engine has mounted into the sandbox, such as /etc/resolv.conf."""
+        """Read a single file that the engine mounted into the sandbox, such as /etc/resolv.conf."""
         folder, _, name = point.rpartition("/")
         if not folder or point.startswith(("/proc/", "/sys/", "/dev/")) or not self._is_known(point):
             return
@@ -198,8 +198,8 @@ class Look:
         os.close(above)
 
     def _list(self, path: str) -> None:
-        """The first level of a folder that is on a mount of its own."""
-        if self._mount_at(path) == "/":  # then the upper directory shows it
+        """Read the first level of a folder on a mount of its own."""
+        if self._mount_at(path) == "/":  # the upper directory shows it
             return
         folder = self._open_inside(path, os.O_RDONLY)
         if folder is None:
@@ -207,7 +207,7 @@ class Look:
         with os.scandir(folder) as found:
             for count, item in enumerate(found):
                 inside = path + "/" + _text(os.fsencode(item.name))
-                if inside in self._points:  # whatever is mounted there is in the mount table
+                if inside in self._points:  # the mount table shows it
                     continue
                 if count >= _MAX_LISTED:
                     self.crowded.append(path)
@@ -217,7 +217,7 @@ class Look:
         os.close(folder)
 
     def names(self, path: str) -> list[str] | None:
-        """Everything in a folder, by name; None when there is no such folder."""
+        """Return the names in a folder; None when there is no such folder."""
         folder = self._open_inside(path, os.O_RDONLY)
         if folder is None:
             return None
@@ -227,10 +227,10 @@ class Look:
             os.close(folder)
 
     def events(self) -> list[int]:
-        """How often the cgroup's memory and process limits were hit, on cgroup v2 or v1."""
+        """Return how often the cgroup's memory and process limits were hit, on cgroup v2 or v1."""
         memory = self._counter("memory.events", "oom_kill") or self._counter("memory/memory.oom_control", "oom_kill")
-        # Before Linux 6.11 (commit 73e75e6fc352) a refused fork is counted only where the process is that forks: with
-        # sysbox in its `init.scope`, else in the image's own `init`.
+        # Before Linux 6.11 (commit 73e75e6fc352), a refused fork counts only in the forking process's own group:
+        # `init.scope` with sysbox, otherwise the image's own `init`.
         groups = ("", "init.scope/", "init/", "pids/")
         return [memory, max(self._counter(f"{group}pids.events", "max") for group in groups)]
 
@@ -249,7 +249,7 @@ class Look:
         return int(counters.get(name.encode(), 0))
 
     def _open_inside(self, path: str, flags: int = os.O_PATH) -> int | None:
-        """A folder as the sandbox sees it; None when it is none, or a link or an unknown mount is on the way."""
+        """Open a folder as the sandbox sees it; None when it is none, or behind a link or an unknown mount."""
         if not self._is_known("/"):
             return None
         opened = os.open(f"/proc/{self.pid}/root", os.O_PATH | os.O_DIRECTORY)
@@ -282,7 +282,7 @@ class Look:
     # -- entries -------------------------------------------------------------------------------------------------
 
     def _add(self, path: str, status: os.stat_result, inherited: os.stat_result | None) -> bool:
-        """Keep one entry; False when the look is over."""
+        """Add one entry; return False when the look is over."""
         self.left_entries -= 1
         self.left_bytes -= len(path)
         if self.left_entries < 0 or self.left_bytes < 0:
@@ -298,7 +298,7 @@ class Look:
 
 
 def _is_left_by_sysbox(path: str, name: str, folder: int) -> bool:
-    """Whether `name` in the folder `path` is what a helper of sysbox-fs leaves there that was ended with the job."""
+    """Whether `name` in the folder `path` was left by a helper of sysbox-fs that was ended with the job."""
     what, _, number = os.fsencode(name).rpartition(b"-")
     if path not in ("/", "/dev") or what not in _HELPERS_FOLDERS or not number.isdigit():
         return False
@@ -320,7 +320,7 @@ def _kind(status: os.stat_result) -> str:
 
 
 def _in_image(name: str, layers: list[int]) -> os.stat_result | None:
-    """What the image has by that name in a folder, given as that folder in each layer that has it, topmost first."""
+    """Return the image's entry of that name. `layers` are its folder in each layer that has it, topmost first."""
     for layer in layers:
         try:
             status = os.stat(name, dir_fd=layer, follow_symlinks=False)
@@ -331,7 +331,7 @@ def _in_image(name: str, layers: list[int]) -> os.stat_result | None:
 
 
 def _folders(name: str, layers: list[int]) -> Iterator[int]:
-    """Open the image's folder of that name in each layer, down to where another layer hides what is below it."""
+    """Open the image's folder of that name in each layer, down to the layer that hides those below."""
     for layer in layers:
         try:
             yield os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=layer)
@@ -342,7 +342,7 @@ def _folders(name: str, layers: list[int]) -> Iterator[int]:
 
 
 def _other_name(folder: int, layers: list[int]) -> str | None:
-    """A name that the image's folder has and `folder` has not."""
+    """Return a name that the image's folder has and `folder` lacks."""
     names = set(os.listdir(folder))
     for layer in layers:
         opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=layer)
@@ -357,7 +357,7 @@ def _other_name(folder: int, layers: list[int]) -> str | None:
 
 
 def mounts_of(pid: int) -> Iterator[list[Any]]:
-    """The mounts that a process sees, each as `evidence.Mount` has it."""
+    """Yield the mounts that a process sees, each in the order of `evidence.Mount`."""
     for line in _read(f"/proc/{pid}/mountinfo").splitlines():
         before, _, after = line.partition(b" - ")
         number, _, device, root, point, options, *fields = (_mount_text(field) for field in before.split(b" "))
@@ -367,7 +367,7 @@ def mounts_of(pid: int) -> Iterator[list[Any]]:
 
 
 def _layers(mounts: list[list[Any]]) -> tuple[str, list[str]]:
-    """The overlay's directories, as its mount options name them on the host."""
+    """Return the overlay's upper and lower directories on the host, from its mount options."""
     options = next(mount[-1] for mount in mounts if mount[3] == "/").split(",")
     pairs = [option.partition("=")[::2] for option in options]
     upper = next((value for key, value in pairs if key == "upperdir"), "")
@@ -381,7 +381,7 @@ def _layers(mounts: list[list[Any]]) -> tuple[str, list[str]]:
 
 
 def _processes(container: bytes) -> Iterator[list[Any]]:
-    """Every live process of the container: one whose cgroup carries its id, as in `sandbox.processes`."""
+    """Yield every live process of the container: its cgroup carries the container's id, as in `sandbox.processes`."""
     for name in os.listdir("/proc"):
         if name.isdecimal() and (process := _process(name, container)) is not None:
             yield process
@@ -402,12 +402,12 @@ def _process(pid: str, container: bytes) -> list[Any] | None:
 
 
 def _waits_in_a_stop(pid: str) -> bool:
-    """Frozen on cgroup v1, a stopped process reads as any other; where it waits tells."""
+    """Whether a process is stopped: on cgroup v1, only its wait channel shows that while it is frozen."""
     return procfs.read(pid, "wchan") in (b"do_signal_stop", b"ptrace_stop")
 
 
 def start_of(pid: int) -> int:
-    """When a process started. Raises `GoneError`."""
+    """Return a process's start time. Raises `GoneError`."""
     try:
         return int(procfs.stat_of(pid)[1][procfs.START_TIME])
     except (FileNotFoundError, ProcessLookupError):
@@ -440,7 +440,7 @@ def _id_map(pid: int, which: str) -> Ids:
 
 
 def _inside(number: int, ids: Ids) -> int:
-    """An id as the sandbox sees it. Layers may be stored with either kind; real ids outside are never that low."""
+    """Map an id to the sandbox's view. A layer may store ids of either kind; real ids outside are never that low."""
     for inside, outside, size in ids:
         if outside <= number < outside + size:
             return number - outside + inside
@@ -448,7 +448,7 @@ def _inside(number: int, ids: Ids) -> int:
 
 
 def _read(path: str) -> bytes:
-    """In pieces: to make room for the longest file there may be takes a hundred times as long as most reads."""
+    """Read a file in pieces: a buffer for the longest possible file takes a hundred times as long as most reads."""
     handle = os.open(path, os.O_RDONLY)
     pieces, left = [], _MAX_PROC_FILE
     try:
@@ -463,17 +463,17 @@ def _read(path: str) -> bytes:
 
 
 def _text(name: bytes) -> str:
-    """See `evidence`: one text for each name, whatever its bytes."""
+    """Return a name as one text, whatever its bytes: see `evidence`."""
     return name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
 def raw(path: str) -> bytes:
-    """The name again that `_text` has written."""
+    """Return the name that `_text` encoded."""
     return path.encode().decode("unicode_escape").encode("latin-1")
 
 
 def _mount_text(field: bytes) -> str:
-    """The kernel writes four characters of a mount's path as three octal digits."""
+    """Decode a field of mountinfo: the kernel writes four characters of a path as three octal digits."""
     for octal, char in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
         field = field.replace(octal, char)
     return _text(field)

@@ -1,7 +1,7 @@
-"""Has a sandbox looked at by a child that ends when its time is over, and judged.
+"""Looks at a sandbox in a child process, which is killed at its deadline, and judges what it found.
 
-The child reads as the host's root what a job's root has made; whatever stops it there (a file system that never
-answers) stops neither the keeper nor the verdict: no answer is an answer.
+The child reads a job's files as the host's root. Whatever blocks it (such as a file system that never answers) blocks
+neither the keeper nor the verdict: a missing answer is an answer.
 """
 
 import json
@@ -24,9 +24,9 @@ class _NoAnswerError(Exception):
 
 
 def record(container_id: str, init_pid: int, deadline: float) -> Baseline:
-    """What a sandbox is at `ready`, before the monotonic time `deadline`. No job may have been in it.
+    """Record a sandbox at `ready`, before any job, by the monotonic `deadline`.
 
-    Raises `SandboxFault` (`damaged`) when it cannot be looked at: it could not be judged later either.
+    Raises `SandboxFault` (`damaged`) when it cannot be looked at: then it could not be judged later either.
     """
     try:
         return Baseline(container_id, init_pid, _gather(_order(container_id, init_pid), deadline))
@@ -39,7 +39,7 @@ def record(container_id: str, init_pid: int, deadline: float) -> Baseline:
 
 
 def inspect(baseline: Baseline, deadline: float) -> Verdict:
-    """Judge a sandbox, which the caller has frozen, before the monotonic time `deadline`. No answer is `damaged`."""
+    """Judge a frozen sandbox by the monotonic `deadline`. The caller freezes it. No answer means `damaged`."""
     then = baseline.evidence
     order = _order(baseline.container_id, baseline.init_pid) | {
         "start": then.init_start,

@@ -1,4 +1,4 @@
-"""What evidence says about a sandbox. Pure: the same evidence has the same verdict, and nothing is read here."""
+"""Judges a sandbox by its evidence. Pure: the same evidence gives the same verdict, and nothing is read here."""
 
 import sys
 from collections import Counter, defaultdict
@@ -17,20 +17,21 @@ _LONGEST = 120
 
 
 class VerdictKind(StrEnum):
-    """What becomes of a sandbox, from best to worst. The values are stable: logs and `--json` carry them."""
+    """What happens to a sandbox, from best to worst. The values are stable: logs and `--json` contain them."""
 
     CLEAN = "clean"
     """As it was at `ready`: it may serve the next job."""
     CLEANABLE = "cleanable"
-    """What is left can be removed; then it is looked at again."""
+    """What is left can be removed; the sandbox is looked at again afterwards."""
     USED = "used"
-    """The job changed the system as jobs do: recreated quietly."""
+    """The job changed the system as jobs do: recreated, without a warning."""
     DAMAGED = "damaged"
-    """What decides who gets in or what runs was changed, or it could not be looked at: recreated, counted, told."""
+    """Something that decides who gets in or what runs was changed, or the look failed: recreated, counted and
+    logged."""
 
 
 class ReasonKind(StrEnum):
-    """Everything that can be said about a sandbox. The values are stable: logs, counters and `--json` carry them."""
+    """Everything that can be said about a sandbox. The values are stable: logs, counters and `--json` contain them."""
 
     LOGIN = "login"
     ACCOUNTS = "accounts"
@@ -61,7 +62,7 @@ class ReasonKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One thing that was seen. A reason that is `clean` is worth knowing and changes nothing."""
+    """One observation. A `clean` reason is worth knowing and changes nothing."""
 
     kind: ReasonKind
     verdict: VerdictKind
@@ -72,14 +73,14 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found, the worst first."""
+    """The verdict, with its reasons, worst first."""
 
     kind: VerdictKind
     reasons: tuple[Reason, ...]
 
     @property
     def causes(self) -> frozenset[ReasonKind]:
-        """The kinds of what gives this verdict."""
+        """The kinds of the reasons for this verdict."""
         return frozenset(reason.kind for reason in self.reasons if reason.verdict is self.kind)
 
     def __str__(self) -> str:
@@ -91,9 +92,10 @@ class Rule:
     """What a kind of reason means."""
 
     verdict: VerdictKind
-    """The verdict that such a reason alone would give."""
+    """The verdict from such a reason alone."""
     because: str
-    """Follows what was seen: what was expected and why that matters, or what is done about it."""
+    """The end of the sentence, after the observation: what was expected and why that matters, or what is done about
+    it."""
 
 
 _NOTE, _LEFT, _USE, _DAMAGE = _FROM_BEST_TO_WORST = tuple(VerdictKind)
@@ -153,14 +155,14 @@ RULES: Mapping[ReasonKind, Rule] = MappingProxyType(
 _INNER_MOUNTS = tuple(
     f"/var/lib/docker/{folder}/" for folder in ("buildkit", "containers", "overlay2", "tmp", "volumes")
 )
-"""Where inner Docker mounts what containers, builds and volumes see."""
+"""Where inner Docker mounts file systems for containers, builds and volumes."""
 
 Finding = tuple[ReasonKind, str, str]
-"""What it is about, which one, and what was done to it."""
+"""The kind of the finding, the name of the thing, and what was done to it."""
 
 
 def judge(then: Evidence, now: Evidence) -> Verdict:
-    """Compare what is there now with what was there at `ready`."""
+    """Compare a sandbox's evidence now with that at `ready`."""
     findings: dict[ReasonKind, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for kind, name, what in _findings(then, now):
         findings[kind][what].append(name)
@@ -173,7 +175,7 @@ def judge(then: Evidence, now: Evidence) -> Verdict:
 
 
 def not_inspected(why: str) -> Verdict:
-    """The verdict without evidence. `why` is the rest of a sentence."""
+    """Return the verdict for missing evidence. `why` is the rest of a sentence."""
     return _verdict([_reason(ReasonKind.NOT_INSPECTED, f"it could not be looked at from outside: {one_line(why)}")])
 
 
@@ -227,10 +229,10 @@ def _files(then: Evidence, now: Evidence) -> Iterator[Finding]:
 
 
 def _vanished(then: Evidence, now: Evidence) -> Iterator[Finding]:
-    """What was there beside the image at `ready` and leaves no trace where it was."""
+    """Find entries that the image did not have, were there at `ready` and have left no trace."""
     for path, before in then.entries.items():
         parent = _parent(path)
-        # Where the parent is gone, that is told; where another mount is on top or too much to read, so is that.
+        # A missing parent, another mount on top, and a folder too large to read are findings of their own.
         is_told = parent in then.entries and parent not in now.entries
         unseen = parent in now.crowded or _mounts_above(path, then.mounts) != _mounts_above(path, now.mounts)
         if path in now.entries or before.kind is FileKind.DELETED or is_told or unseen:
@@ -240,7 +242,7 @@ def _vanished(then: Evidence, now: Evidence) -> Iterator[Finding]:
 
 
 def _change(then: Entry | None, now: Entry) -> str | None:
-    """What happened to an entry since `ready`; None for nothing."""
+    """Say what happened to an entry since `ready`; None for nothing."""
     before = then or now.image
     if now.kind is FileKind.DELETED:
         return _REMOVED if before and before.kind is not FileKind.DELETED else None
@@ -256,7 +258,7 @@ def _change(then: Entry | None, now: Entry) -> str | None:
 
 
 def _file(then: Evidence, path: str, now: Entry, what: str) -> ReasonKind | None:
-    """Which reason a change gives; None where changes are expected."""
+    """Return the reason for a change, or None where changes are expected."""
     meaning = place_of(path).meaning
     if meaning is Meaning.JOB:
         return _job_file(path, what)
@@ -286,13 +288,13 @@ def _added(then: Evidence, path: str, now: Entry) -> ReasonKind:
     if folder in COMMAND_FOLDERS and name in then.commands:
         return ReasonKind.SHADOWED
     place = place_of(path)
-    # Packages put links to their own units there; a unit of somebody else's is a file.
+    # Packages put links to their own units there; a plain file is somebody else's unit.
     is_link = place.meaning is Meaning.SCHEDULED and now.kind is not FileKind.FILE
     return _decided(place.meaning) if place.additions_decide and not is_link else ReasonKind.SYSTEM
 
 
 def _decided(meaning: Meaning) -> ReasonKind:
-    return ReasonKind(meaning)  # a place that decides has a reason of its own, by the same name
+    return ReasonKind(meaning)  # a place that decides has a reason of the same name
 
 
 def _parent(path: str) -> str:
@@ -314,7 +316,7 @@ def _mounts(then: Sequence[Mount], now: Sequence[Mount]) -> Iterator[Finding]:
 
 
 def _what(mount: Mount) -> Mount:
-    """A mount without what may change by itself: its number, and with whom it is shared."""
+    """Return a mount without the fields that may change by themselves: its number and its peers."""
     return mount._replace(id=0, propagation="")
 
 
@@ -323,7 +325,7 @@ def _propagation(mounts: Sequence[Mount]) -> set[tuple[str, str]]:
 
 
 def _mounted(mount: Mount) -> ReasonKind | None:
-    """Which reason a new mount gives."""
+    """Return the reason for a new mount."""
     if mount.type == "nsfs" and mount.point.startswith("/run/docker/netns/"):
         return None  # inner Docker keeps the namespace of --network=host
     if mount.point.startswith(_INNER_MOUNTS):
@@ -333,7 +335,7 @@ def _mounted(mount: Mount) -> ReasonKind | None:
 
 
 def _mounts_above(path: str, mounts: Sequence[Mount]) -> set[Mount]:
-    """Every mount that decides what a path shows; of two on one point the later one is on top."""
+    """Return every mount that decides what a path shows; of two on one point, the later is on top."""
     points = {mount.point: mount for mount in mounts}
     return {mount for point, mount in points.items() if path == point or path.startswith(point.rstrip("/") + "/")}
 
@@ -361,7 +363,7 @@ _STOPPED = ("T", "t")
 def _network(then: Evidence, now: Evidence) -> Iterator[Finding]:
     known = set(then.network.interfaces)
     for name in set(now.network.interfaces) - known:
-        # Inner networks are called as their makers like, and change their names while they are made and unmade.
+        # Users choose the names of inner networks, and interfaces change names while they are made and unmade.
         yield ReasonKind.OTHER_NETWORK, f"interface {name}", "added"
     for name in known - set(now.network.interfaces):
         yield ReasonKind.NETWORK, f"interface {name}", "removed"
@@ -370,7 +372,7 @@ def _network(then: Evidence, now: Evidence) -> Iterator[Finding]:
     )  # a new interface brings its own
     for routes, what in ((after - before, "added"), (before - after, "removed")):
         for interface, destination, *_ in sorted(routes):
-            # In hexadecimal and in the host's order of bytes, as /proc/net/route has it.
+            # Hexadecimal, in the host's byte order, as in /proc/net/route.
             network = IPv4Address(int.from_bytes(bytes.fromhex(destination), sys.byteorder))
             to = f"to {network}" if int(network) else "to everywhere"
             yield ReasonKind.NETWORK, f"the route {to} through {interface}", what

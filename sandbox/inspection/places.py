@@ -1,8 +1,8 @@
-"""What each place in a sandbox decides, and so what a change there means. Data, and how to look it up.
+"""What each place in a sandbox decides, and so what a change there means. Data, and its look-up.
 
-The longest matching path counts. What system services of the sandbox write while they run was found by looking at what
-real ones left after building, running, composing, host networks, swarm, buildx containers, sudo and logins; each such
-place is named as narrowly as that.
+The longest matching path counts. The places that system services write to were found by experiment: by looking at what
+real services left after builds, containers, compose, host networks, swarm, buildx containers, sudo and logins. Each
+such place is as narrow as possible.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ JOB_FOLDERS = (
     "/dev/mqueue",
     "/var/lib/attempts",
 )
-"""A job's own places: whatever it puts there is removed after it, up to what was there at `ready`."""
+"""A job's own places: after the job, everything is removed that was not there at `ready`."""
 
 IMPLICIT_FOLDERS = (
     "/var/lib/kubelet",
@@ -31,11 +31,11 @@ IMPLICIT_FOLDERS = (
     "/var/lib/buildkit",
     "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs",
 )
-"""Where sysbox mounts folders of the host (below `SYSBOX_DATA`) by itself, besides inner Docker's: sysbox-runc,
-libsysbox/syscont/spec.go. Empty in our image, so that whatever a job puts there begins with something new."""
+"""Where sysbox mounts folders of the host (below `SYSBOX_DATA`) by itself, besides inner Docker's: see sysbox-runc,
+libsysbox/syscont/spec.go. Our image leaves them empty, so that a job's files there always begin with something new."""
 
 SYSBOX_DATA = "/var/lib/sysbox"
-"""Where sysbox keeps its data on the host, and where compose.yaml shows that to the keeper (`SYSBOX_DATA`)."""
+"""Sysbox's data folder on the host, which compose.yaml also shows to the keeper (`SYSBOX_DATA`)."""
 
 LISTED_FOLDERS = (
     "/dev",
@@ -46,26 +46,26 @@ LISTED_FOLDERS = (
     "/var/lib/docker/volumes",
     *IMPLICIT_FOLDERS,
 )
-"""Folders on mounts of their own, which the upper directory does not show; their first level is looked at.
-Where there is no such mount, the upper directory shows all of it."""
+"""Folders on mounts of their own, which the upper directory does not show; their first level is read. Where there is no
+such mount, the upper directory shows all of it."""
 
 COMMAND_FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin")
-"""Where a program is found by its name, first match first; /bin and /sbin are links to two of them."""
+"""Where programs are found by name, first match first; /bin and /sbin are links to two of them."""
 
 
 class Meaning(StrEnum):
     """What a place is for."""
 
     JOB = "job"
-    """The job's own; emptied after it."""
+    """The job's own place; emptied after it."""
     SERVICE = "service"
-    """Sshd, containerd and dockerd keep their state there while they serve a job."""
+    """Sshd, containerd and dockerd keep their state here while they serve a job."""
     INNER = "inner"
     """Inner containers and volumes; removed after the job."""
     SYSTEM = "system"
-    """Nothing that decides who gets in or what runs."""
+    """Decides neither who gets in nor what runs."""
     PROGRAMS = "programs"
-    """Something new changes nothing that is there; a change of what is there does."""
+    """An addition changes no existing program; a change does."""
     LOGIN = "login"
     ACCOUNTS = "accounts"
     START_UP = "start-up"
@@ -77,11 +77,11 @@ class Meaning(StrEnum):
 
 
 class Place(NamedTuple):
-    """What a path and everything below it is for."""
+    """The meaning of a path and everything below it."""
 
     meaning: Meaning
     additions_decide: bool = True
-    """Whether something new there decides as well."""
+    """Whether an addition matters as much as a change."""
 
 
 def _same(place: Place, *paths: str) -> dict[str, Place]:
@@ -92,7 +92,7 @@ PLACES: Mapping[str, Place] = MappingProxyType(
     {
         "/": Place(Meaning.SYSTEM),
         **_same(Place(Meaning.JOB), *JOB_FOLDERS),
-        # Containers' sockets, bundles and names; dockerd leaves some of it behind when they are removed.
+        # Containers' sockets, bundles and names; dockerd leaves some behind when it removes containers.
         **_same(
             Place(Meaning.SERVICE),
             "/run/containerd/s",  # one socket per shim
@@ -128,7 +128,7 @@ PLACES: Mapping[str, Place] = MappingProxyType(
         **_same(
             Place(Meaning.LIBRARIES, additions_decide=False), "/lib", "/lib64", "/lib32", "/usr/lib", "/usr/lib64",
         ),
-        # Every package with a library writes it anew.
+        # Every package with a library rewrites it.
         "/etc/ld.so.cache": Place(Meaning.SYSTEM),
         **_same(
             Place(Meaning.SCHEDULED),
@@ -136,7 +136,7 @@ PLACES: Mapping[str, Place] = MappingProxyType(
             "/etc/cron.weekly", "/etc/cron.monthly", "/etc/cron.allow", "/etc/cron.deny", "/var/spool/cron",
             "/var/spool/at", "/etc/systemd",
         ),
-        # A package with a service puts a script and links here; nothing in a sandbox starts them by itself.
+        # A package with a service adds a script and links here; nothing in a sandbox starts them by itself.
         **_same(Place(Meaning.SCHEDULED, additions_decide=False), "/etc/init.d", "/usr/lib/systemd"),
         **_same(
             Place(Meaning.INNER_DOCKER),
@@ -161,12 +161,12 @@ _ANCESTORS = frozenset(
 
 
 def place_of(path: str) -> Place:
-    """What the longest path in `PLACES` says that is `path` or above it."""
+    """Return the place of the longest path in `PLACES` that is `path` or above it."""
     while path not in PLACES:
         path = path.rpartition("/")[0] or "/"
     return PLACES[path]
 
 
 def is_above_decisive(path: str) -> bool:
-    """Whether something that decides, or a job's own place, lies below this folder."""
+    """Whether a place that decides, or a job's own, lies below this folder."""
     return path in _ANCESTORS

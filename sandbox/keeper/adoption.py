@@ -1,4 +1,4 @@
-"""Taking over the sandboxes that an earlier life of the keeper left: what is proven to be the same goes on."""
+"""Takes over the sandboxes of an earlier life of the keeper, if they are proven to be the same."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ events = Events("keeper")
 
 _AT_ONCE: Final = 16
 ENGINE_DEADLINE = 30.0
-"""Seconds that an engine which refuses is asked again about a sandbox with a job."""
+"""Seconds to retry the engine when it fails about a sandbox with a job."""
 _ENGINE_PAUSE = 0.5
 
 Record = tuple[Sandbox, Built]
@@ -30,10 +30,10 @@ def adoptable(
     profiles: Mapping[str, Profile],
     records: Sequence[Record],
 ) -> list[Record]:
-    """Those of the recorded sandboxes that can be taken over; of every other one, why not is in the log.
+    """Return the recorded sandboxes that can be taken over. The log says why each other one cannot.
 
-    The proof of one that is lent: its label on this very container, the host's boot, its runtime, a login with the
-    pinned host key. One that is idle is looked at as after a job, later. Raises `EngineError`.
+    A lent sandbox is proven by its label on this very container, the host's boot, its runtime, and a login with the
+    pinned host key. An idle one is inspected later, as after a job. Raises `EngineError`.
     """
     owned = {found.id: found for found in engine.owned(installation)}
 
@@ -57,7 +57,7 @@ def adoptable(
 
 
 def _prove(builder: Builder, built: Built) -> None:
-    """A job is not ended because the engine stumbles, and an engine that never answers keeps nobody from starting."""
+    """Retry for a while, so that a stumbling engine ends no job, and a dead engine does not block the start."""
     deadline = time.monotonic() + ENGINE_DEADLINE
     while True:
         try:
@@ -74,6 +74,6 @@ def _check_same(sandbox: Sandbox, found: Owned | None) -> None:
 
 
 def _check_profile(sandbox: Sandbox, profiles: Mapping[str, Profile]) -> None:
-    """A running job may end under the profile that it began with; whether an idle one still fits, its look tells."""
+    """Check that the profile exists. A running job may end under its old profile; an idle sandbox is checked later."""
     if sandbox.profile not in profiles:
         raise SandboxFault(Fault.RECREATE_POLICY, f"The configuration has no profile {sandbox.profile} any more.")

@@ -1,4 +1,4 @@
-"""What the keeper does to one sandbox: make and prove it, look at it after a job, remove it. Blocking; no pool here."""
+"""Acts on one sandbox: make and prove it, inspect it after a job, remove it. Blocking; knows no pool."""
 
 import socket
 import time
@@ -29,47 +29,47 @@ from sandbox.profile import Profile
 from sandbox.template import SandboxName
 
 PROOF_DEADLINE = 15.0
-"""Seconds to look at a sandbox after a job, cleaning included."""
+"""Seconds to inspect a sandbox after a job, cleaning included."""
 KILL_DEADLINE = 10.0
 FAULTS: Mapping[VerdictKind, Fault] = MappingProxyType(
     {
-        VerdictKind.CLEANABLE: Fault.USED,  # and could not be cleaned: the next job would find it
+        VerdictKind.CLEANABLE: Fault.USED,  # cleaning failed: the next job would find the leftovers
         VerdictKind.USED: Fault.USED,
         VerdictKind.DAMAGED: Fault.DAMAGED,
     }
 )
-"""What is made of a verdict that keeps a sandbox from its next job."""
+"""The fault for each verdict that keeps a sandbox from its next job."""
 _GOES_ON = (VerdictKind.CLEAN, VerdictKind.CLEANABLE)
 _CLEANINGS = 3
-"""Times that a sandbox is cleaned: inner Docker takes down by and by what it was in the middle of."""
+"""How often a sandbox is cleaned: inner Docker takes down unfinished work little by little."""
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A sandbox that was proven fit, and what is needed to reach and to judge it."""
+    """A sandbox that was proven fit, and what is needed to reach and judge it."""
 
     identity: Identity
     container_id: str
     address: str
     runtime: str
     baseline: frozenset[Process]
-    """The processes that were there at `ready`; every other one is a job's."""
+    """The processes at `ready`; every other process belongs to a job."""
     docker_version: str
     profile: Profile
-    """What it was made from; the keeper's file may say otherwise by now."""
+    """The profile it was made from; the keeper's file may have changed since."""
     boot_id: str
-    """Of the host when it was made: process ids and start times mean nothing after another boot."""
+    """The host's boot when it was made: process ids and start times mean nothing after another boot."""
     evidence: Baseline
-    """What was seen of it from outside at `ready`, against which it is judged after each job."""
+    """What was seen from outside at `ready`; it is judged against this after each job."""
     trees: tuple[str, ...]
-    """Where its files are on the host."""
+    """The folders on the host that hold its files."""
     cgroup: Path
-    """What all of its processes are in, or below."""
+    """The cgroup that all of its processes are in, or below."""
     rests_on: frozenset[Daemon] = frozenset()
-    """The host's daemons that it was started under. None: its runtime needs none, or which they were is not known."""
+    """The host's daemons that it was started under. Empty when its runtime needs none, or when they are unknown."""
 
     def lost(self) -> SandboxFault | None:
-        """Why it is dead although its container runs; None where it is not, as far as is known. Asks nobody."""
+        """Return why it is dead although its container runs, or None as far as known. Asks nobody."""
         return daemons.check(self.rests_on)
 
 
@@ -83,7 +83,7 @@ class Prepared:
     created: Created
 
     def fits(self, profile: Profile) -> bool:
-        """Whether it would be made in the same way now: not once its profile or its host is another."""
+        """Whether it would be made the same way now: neither its profile nor its host has changed."""
         return self.profile.makes_the_same_as(profile) and self.created.host == host.look()
 
 
@@ -98,28 +98,28 @@ class Builder:
     def build(
         self, name: SandboxName, profile_name: str, profile: Profile, started: Callable[[IPv4Network], None]
     ) -> Built:
-        """Make a sandbox and prove it; `started` is told its subnet when its container runs.
+        """Make a sandbox and prove it; `started` gets its subnet once its container runs.
 
-        Raises `SandboxFault`, `EngineError`, or `ConfigError` when no subnet is left; what was made then stays to be
-        removed.
+        Raises `SandboxFault`, `EngineError`, or `ConfigError` when no subnet is left. What was made by then is left for
+        `remove`.
         """
         return self.boot(self.prepare(name, profile_name, profile), started)
 
     def prepare(self, name: SandboxName, profile_name: str, profile: Profile) -> Prepared:
-        """Make a sandbox up to its start. Raises as `build` does."""
+        """Make a sandbox without starting it. Raises as `build` does."""
         identity = new_identity(str(name))
         return Prepared(name, identity, profile, self._maker.create(name, profile_name, profile, identity))
 
     def boot(self, prepared: Prepared, started: Callable[[IPv4Network], None]) -> Built:
-        """Start and prove a sandbox that was prepared. Raises `SandboxFault` or `EngineError`."""
+        """Start and prove a prepared sandbox. Raises `SandboxFault` or `EngineError`."""
         self._maker.start(prepared.created, started)
         return self._prove_new(prepared)
 
     def adopt(self, built: Built) -> None:
-        """Prove that a sandbox which an earlier life of the keeper lent is there, and is still the same.
+        """Prove that a sandbox from an earlier life of the keeper is there, and is still the same.
 
-        Its inner Docker Engine may be whatever its job has made of it by now. Of one that its runtime has left no login
-        is asked: it is taken over to be lost at the next look, with that cause. Raises `SandboxFault` or `EngineError`.
+        Its inner Docker Engine may be in any state: that is its job's doing. If its runtime's daemon is gone, no login
+        is tried; it is adopted, then condemned for that at the next look. Raises `SandboxFault` or `EngineError`.
         """
         if built.boot_id != host.boot_id():
             raise SandboxFault(Fault.STOPPED, "The host was restarted, which ended it.")
@@ -134,20 +134,20 @@ class Builder:
                 raise
 
     def prove_after_job(self, built: Built, *, container: bool = False) -> None:
-        """End and clean what a job left, and prove the sandbox again; with `container`, also that one runs in it.
+        """End a job's processes, clean up and prove the sandbox again; with `container`, also run a container in it.
 
         Raises `SandboxFault` or `EngineError`.
         """
         deadline = time.monotonic() + PROOF_DEADLINE
         self._awake(built)
         self._end_others(built)
-        # From outside first: what is damaged may never let us in, and nothing in it is worth cleaning.
+        # Look from outside first: a damaged sandbox may refuse the login, and is not worth cleaning.
         _require_clean(self._clean(built, self._glance(built, deadline), deadline))
         if container:
             self._run_container(built)
 
     def prove_idle(self, built: Built) -> None:
-        """Prove a sandbox again that serves nobody, with a container in it. Raises `SandboxFault` or `EngineError`."""
+        """Prove an idle sandbox again, with a container in it. Raises `SandboxFault` or `EngineError`."""
         deadline = time.monotonic() + PROOF_DEADLINE
         self._awake(built)
         verdict = self.verdict(built, deadline)
@@ -157,7 +157,7 @@ class Builder:
         self._run_container(built)
 
     def verdict(self, built: Built, deadline: float) -> Verdict:
-        """Judge a sandbox from outside, frozen meanwhile, before the monotonic `deadline`.
+        """Freeze a sandbox and judge it from outside before the monotonic `deadline`.
 
         Raises `SandboxFault` or `EngineError` when it cannot be frozen.
         """
@@ -165,37 +165,37 @@ class Builder:
             return inspector.inspect(built.evidence, deadline)
 
     def runs(self, built: Built) -> bool:
-        """Whether the sandbox's first process is there: with it, everything in it ends. Asks nobody."""
+        """Whether the sandbox's first process is there: when it ends, everything in the sandbox ends. Asks nobody."""
         return any(processes.is_there(one) for one in built.baseline if one.pid == built.evidence.init_pid)
 
     def end_job(self, built: Built) -> int:
-        """End every process that was not there at `ready`. Returns how many. Raises `SandboxFault` or `EngineError`."""
+        """End every process that was not there at `ready`; return how many. Raises `SandboxFault` or `EngineError`."""
         check_running(self._engine.facts(built.container_id))
         return self._end_others(built)
 
     def freeze(self, built: Built) -> None:
-        """Have a sandbox stand still until `thaw`. Raises `SandboxFault` or `EngineError`."""
+        """Freeze a sandbox until `thaw`. Raises `SandboxFault` or `EngineError`."""
         self._freezer.freeze(built.cgroup)
 
     def thaw(self, built: Built) -> None:
-        """Let a sandbox go on; one that does, or is gone, is fine. Raises `EngineError`."""
+        """Thaw a sandbox; does nothing when it is not frozen, or gone. Raises `EngineError`."""
         self._freezer.thaw(built.cgroup)
 
     def remove(self, name: SandboxName, built: Built | None) -> None:
-        """Remove what belongs to this creation, by label. Raises `EngineError`."""
+        """Remove everything with this sandbox's label. Raises `EngineError`."""
         if built and self._freezer.is_wanted(built.cgroup):
-            # It must not go on, and what stands still does not die of its removal under the first version of cgroups.
+            # Its processes must not go on, and under cgroups version 1 frozen processes survive the removal.
             processes.end_first(built.baseline, built.evidence.init_pid)
             self._freezer.thaw(built.cgroup)
         self._engine.remove(name.installation, str(name))
 
     def _glance(self, built: Built, deadline: float) -> Verdict:
-        """Look without freezing, which takes longer than the look. Only what stands still decides against a sandbox."""
+        """Look without freezing, which takes longer than the look. Only a frozen look decides against a sandbox."""
         verdict = inspector.inspect(built.evidence, deadline)
         return verdict if verdict.kind in _GOES_ON else self.verdict(built, deadline)
 
     def _clean(self, built: Built, verdict: Verdict, deadline: float) -> Verdict:
-        """Clean a sandbox that was looked at, and look again. Raises `SandboxFault` or `EngineError`."""
+        """Clean a sandbox after a first look, and look again. Raises `SandboxFault` or `EngineError`."""
         cleaning = readiness.Cleaning(built.evidence.evidence.kept)
         for _ in range(_CLEANINGS):
             if verdict.kind not in _GOES_ON:
@@ -207,7 +207,7 @@ class Builder:
         return verdict
 
     def _run_container(self, built: Built) -> None:
-        """Prove that one runs, with a deadline of its own: what had to be cleaned before may have taken its time."""
+        """Prove that a container runs, with a deadline of its own: the cleaning before may have taken its time."""
         self._prove(built, time.monotonic() + PROOF_DEADLINE, container=True)
 
     def _prove(
@@ -226,12 +226,12 @@ class Builder:
         facts = boot.facts
         baseline = processes.at_rest(container_id)
         if facts.init_pid not in {process.pid for process in baseline}:
-            # Without them a job's processes would not be seen either, and every end of a job would look clean.
+            # Without those processes, a job's would not be seen either, and every end of a job would look clean.
             raise EngineError("The keeper does not see its sandboxes' processes; it needs the host's (`pid: host`).")
         cgroup = freezer.group_of(facts.init_pid, container_id)
         with self._freezer.still(cgroup):  # as at every later look
             recorded = inspector.record(container_id, facts.init_pid, boot.deadline)
-        baseline &= processes.at_rest(container_id)  # without helpers of inner Docker's boot that have ended meanwhile
+        baseline &= processes.at_rest(container_id)  # without helpers of inner Docker's boot that have ended since
         services = {(process.pid, process.start_time) for process in baseline}
         return Built(
             identity=identity,
@@ -248,7 +248,7 @@ class Builder:
         )
 
     def _awake(self, built: Built) -> str:
-        """Check that it runs, and let it go on where an earlier keeper was killed while it stood still."""
+        """Check that the container runs, and thaw it in case an earlier keeper was killed while it was frozen."""
         self._freezer.wake(built.cgroup)
         return check_running(self._engine.facts(built.container_id))
 
@@ -265,7 +265,7 @@ def _require_clean(verdict: Verdict) -> None:
 
 
 def as_fault(error: SandboxError) -> SandboxFault:
-    """What a failed creation or look says about the sandbox."""
+    """Convert the error of a failed creation or look into a fault of the sandbox."""
     match error:
         case SandboxFault():
             return error
@@ -273,7 +273,7 @@ def as_fault(error: SandboxError) -> SandboxFault:
             return SandboxFault(Fault.NO_SUBNET, str(error))
         case WallsDown():
             return SandboxFault(Fault.NO_WALLS, str(error))
-        case ImageUnfit():  # like one whose container ends as soon as it was started
+        case ImageUnfit():  # as when a container ends right after its start
             return SandboxFault(Fault.STOPPED, str(error))
         case _:
             return SandboxFault(Fault.ENGINE_FAILED, str(error))

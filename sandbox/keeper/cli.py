@@ -104,7 +104,7 @@ def purge(
 
     engine = Engine()
     found = engine.installations()
-    with suppress(WallsDown):  # where there is no nft there are no walls
+    with suppress(WallsDown):  # without nft there are no walls
         found |= walled()
     known = ", ".join(sorted(found)) or "none"
     if installation is None and not every:

@@ -27,9 +27,9 @@ _E = TypeVar("_E", protocol.LeaseGrant, protocol.Entrance)
 
 
 class Withdrawal:
-    """Withdraws a request while another thread waits for the answer: the keeper sees its client hang up and drops it.
+    """Withdraws a request while another thread waits for the answer: the client hangs up, and the keeper drops it.
 
-    That thread gets `KeeperError` at once, or the answer after all when it was on its way already.
+    The waiting thread gets `KeeperError` at once, or the answer if that was already on its way.
     """
 
     def __init__(self) -> None:
@@ -38,14 +38,14 @@ class Withdrawal:
         self._connection: socket.socket | None = None
 
     def withdraw(self) -> None:
-        """Hang up, now or as soon as there is a connection. Without effect once there is an answer."""
+        """Hang up, now or as soon as there is a connection. Has no effect after the answer."""
         with self._lock:
             self._withdrawn = True
             self._hang_up()
 
     @contextmanager
     def attend(self, connection: socket.socket) -> Iterator[None]:
-        """The request goes over this connection."""
+        """Watch over the connection that the request uses."""
         with self._lock:
             self._connection = connection
             if self._withdrawn:
@@ -53,12 +53,12 @@ class Withdrawal:
         try:
             yield
         finally:
-            with self._lock:  # from here on its number may be another file's
+            with self._lock:  # the closed descriptor's number may belong to another file later
                 self._connection = None
 
     def _hang_up(self) -> None:
         if self._connection:
-            with suppress(OSError):  # the keeper hung up before
+            with suppress(OSError):  # the keeper hung up first
                 self._connection.shutdown(socket.SHUT_RDWR)
 
 
@@ -71,16 +71,16 @@ class KeeperClient:
     def lend(
         self, request: protocol.Lend, withdrawal: Withdrawal | None = None
     ) -> tuple[protocol.LeaseGrant, socket.socket]:
-        """A lease, and a socket connected to the sandbox's port 22 that is now the caller's to close."""
+        """Return a lease, and a socket connected to the sandbox's port 22, which the caller must close."""
         attend = withdrawal.attend if withdrawal else nullcontext
         return self._connected(request, protocol.LeaseGrant, request.wait + ANSWER_DEADLINE, attend)
 
     def resume(self, token: str) -> tuple[protocol.LeaseGrant, socket.socket]:
-        """The lease that one has, and a new connection. Refused when it is over; `NotNow` when it is not."""
+        """Return the attempt's lease and a new connection. Refused if the lease is over; `NotNow` if it is not."""
         return self._connected(protocol.Resume(token=token), protocol.LeaseGrant)
 
     def renew(self, token: str) -> None:
-        """The attempt is alive."""
+        """Renew the lease: the attempt is alive."""
         self._ask(protocol.Renew(token=token), protocol.Done)
 
     def kill(self, token: str) -> None:
@@ -88,32 +88,32 @@ class KeeperClient:
         self._ask(protocol.Kill(token=token), protocol.Done)
 
     def give_back(self, token: str, *, used: bool) -> None:
-        """The attempt is over."""
+        """End the lease."""
         self._ask(protocol.Return(token=token, used=used), protocol.Done)
 
     def condemn(self, token: str, reason: str) -> None:
-        """The sandbox is not fit for another job."""
+        """Report the sandbox as unfit for another job."""
         line = one_line(reason[:1000])
         self._ask(protocol.Condemn(token=token, reason=line or "It gave no reason."), protocol.Done)
 
     def listing(self, deadline: float | None = None) -> protocol.Listing:
-        """Every sandbox; the keeper has `deadline` seconds to answer."""
+        """List every sandbox; the keeper has `deadline` seconds to answer."""
         return self._ask(protocol.List(), protocol.Listing, deadline)
 
     def ping(self) -> protocol.Pong:
-        """Is the keeper there, and fit?"""
+        """Ask whether the keeper is there and fit."""
         return self._ask(protocol.Ping(), protocol.Pong)
 
     def profiles(self, deadline: float | None = None) -> dict[str, list[str]]:
-        """The labels of each profile, in the order of the keeper's file; it has `deadline` seconds to answer."""
+        """Return each profile's labels, in the order of the keeper's file; it has `deadline` seconds to answer."""
         return self._ask(protocol.Offer(), protocol.Offered, deadline).profiles
 
     def metrics(self, deadline: float | None = None) -> str:
-        """What the keeper counts and times, in Prometheus's text format; it has `deadline` seconds to answer."""
+        """Return the keeper's metrics in Prometheus's text format; the keeper has `deadline` seconds to answer."""
         return self._ask(protocol.Measure(), protocol.Measured, deadline).text
 
     def inspect(self, name: str) -> protocol.Findings:
-        """What there is to know of one sandbox."""
+        """Return all that is known of one sandbox."""
         return self._ask(protocol.Inspect(sandbox=name), protocol.Findings)
 
     def hold(self, name: str, seconds: float) -> None:
@@ -125,7 +125,7 @@ class KeeperClient:
         self._ask(protocol.Release(sandbox=name), protocol.Done)
 
     def enter(self, name: str) -> tuple[protocol.Entrance, socket.socket]:
-        """What it takes to log in to a held sandbox, and a connection to it."""
+        """Return what is needed to log in to a held sandbox, and a connection to it."""
         return self._connected(protocol.Enter(sandbox=name), protocol.Entrance)
 
     def _connected(
@@ -141,7 +141,7 @@ class KeeperClient:
             raise ProtocolError(f"The keeper answered `{request.verb}` without a connection.")
         connection = socket.socket(fileno=descriptors[0])
         try:
-            connection.setblocking(True)  # the keeper's own timeout came with it
+            connection.setblocking(True)  # the descriptor came with the keeper's timeout
             return _parse(line, expected), connection
         except BaseException:
             connection.close()

@@ -1,4 +1,4 @@
-"""One line to the keeper and one back, whatever they say. Loads next to nothing, for health checks."""
+"""Sends one line to the keeper and receives one, whatever they say. Imports next to nothing, for health checks."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ from pathlib import Path
 from sandbox.errors import KeeperUnreachable, ProtocolError
 
 ANSWER_DEADLINE = 30.0
-"""Seconds the keeper has to answer, beyond what a request says itself."""
+"""Seconds the keeper has to answer, in addition to any wait in the request."""
 MAX_LINE = 1024 * 1024
 
 
@@ -19,9 +19,9 @@ def exchange(
     deadline: float = ANSWER_DEADLINE,
     attend: Callable[[socket.socket], AbstractContextManager[object]] = nullcontext,
 ) -> tuple[bytes, list[int]]:
-    """Return the keeper's answer, and the open files that came with it: now the caller's to close.
+    """Return the keeper's answer and the open files that came with it, which the caller must close.
 
-    `attend` is entered with the connection for as long as it is used, and may shut it down.
+    `attend` is entered with the connection while it is used, and may shut it down.
 
     Raises `KeeperUnreachable` or `ProtocolError`.
     """

@@ -1,4 +1,4 @@
-"""What is so with a keeper at the moment it is asked, for Prometheus, and what others count: the pool, the kernel."""
+"""The keeper's metrics that are read when Prometheus asks: its present state, and counts of the pool and the kernel."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -39,15 +39,15 @@ class Gauges(Collector):
         self._registry.register(self)
 
     def text(self) -> str:
-        """All that a keeper measures, in Prometheus's text format 0.0.4."""
+        """Return all of the keeper's metrics, in Prometheus's text format 0.0.4."""
         return generate_latest(self._registry).decode()
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing is told before it is asked for."""
+        """Describe nothing in advance."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """What is so now."""
+        """Yield the present values."""
         yield _gauge("sandbox_keeper_info", "The keeper's release", {version("sandbox-runner"): 1}, "version")
         yield from self._of_pool()
         yield from self._of_host()

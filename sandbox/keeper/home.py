@@ -1,4 +1,4 @@
-"""The keeper's state folder: who this installation is, and the number of its last creation."""
+"""The keeper's state folder: the installation's id, and the number of its last creation."""
 
 import os
 import weakref
@@ -11,9 +11,9 @@ _GENERATION = "generation"
 
 
 class Home:
-    """A folder that outlives the keeper, so that a later life knows what an earlier one left behind.
+    """A folder that outlives the keeper, so that a later life knows what an earlier one left.
 
-    It belongs to one keeper at a time: two of one installation would remove each other's sandboxes. Raises
+    One keeper at a time owns it: two keepers of one installation would remove each other's sandboxes. Raises
     `ConfigError` when the folder cannot be written or another keeper has it.
     """
 
@@ -30,11 +30,11 @@ class Home:
 
     @property
     def records(self) -> Path:
-        """The folder for what is remembered of each sandbox."""
+        """The folder for the records of sandboxes."""
         return self._folder / "sandboxes"
 
     def next_generation(self) -> int:
-        """A number that no earlier creation of this installation had. On disk before it is used.
+        """Return a number that no earlier creation of this installation had; it is on disk before it is used.
 
         Raises `ConfigError` when it cannot be written.
         """

@@ -1,4 +1,4 @@
-"""What the profiles' names for their images mean to the engine: a new image is taken up between jobs."""
+"""Resolves the profiles' image names with the engine, so that a new image is taken up between jobs."""
 
 import time
 
@@ -10,11 +10,11 @@ from sandbox.rollout import Rollout, short
 events = Events("keeper")
 
 LOOK_INTERVAL = 10.0
-"""Seconds between two looks, each a call of the engine for every profile: images are built by people."""
+"""Seconds between two looks. People build images, so seldom is enough; each look is an engine call per profile."""
 
 
 class Images:
-    """The images of one keeper's profiles. `look` is the reconcile loop's."""
+    """The images of one keeper's profiles. Only the reconcile loop calls `look`."""
 
     def __init__(self, stock: Stock, engine: Engine) -> None:
         self._stock = stock
@@ -23,7 +23,7 @@ class Images:
         self._missing: set[str] = set()
 
     def look(self) -> None:
-        """See what the names mean now, when it is time. Raises `EngineError`."""
+        """Resolve the names anew when it is time. Raises `EngineError`."""
         now = time.monotonic()
         if now < self._next_look:
             return
@@ -32,7 +32,7 @@ class Images:
             self._look_at(profile)
 
     def forgive(self) -> None:
-        """Try again what was refused, and look at once. The stock's lock is held."""
+        """Let refused images be tried again, and look at once. The caller holds the stock's lock."""
         for rollout in self._stock.pool.rollouts.values():
             rollout.forgive()
         self._next_look = 0.0

@@ -1,4 +1,4 @@
-"""The keeper: keeps the sandboxes that its profiles ask for. Starts, reconciles, stops; the rest is beside it."""
+"""The keeper: starts, reconciles and stops the sandboxes that its profiles ask for."""
 
 import threading
 import time
@@ -35,9 +35,9 @@ events = Events("keeper")
 
 RECONCILE_INTERVAL = 1.0
 LEFTOVERS_INTERVAL = 30.0
-"""Seconds between two looks for networks and volumes that belong to no sandbox."""
+"""Seconds between two searches for networks and volumes that belong to no sandbox."""
 LEFTOVERS_PATIENCE = 10.0
-"""Seconds that the start waits for the end of what an earlier life left, so that new sandboxes find room. Running jobs
+"""Seconds that the start waits for leftovers of an earlier life to go, so that new sandboxes find room. Running jobs
 wait for the keeper meanwhile."""
 _AT_REST = frozenset({State.READY, State.LEASED, State.ORPHANED, State.HELD})
 _MADE = _AT_REST | {State.INSPECTING}
@@ -54,7 +54,7 @@ class _Parting(Enum):
 class Keeper:
     """Owns the sandboxes of one installation.
 
-    `run` reconciles until `stop` or `detach`; the `verbs` may be called from any thread while it runs.
+    `run` reconciles until `stop` or `detach`. Any thread may call the `verbs` while it runs.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Keeper:
         watch: HostWatch | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        """`watch` must be what the engine tells of its calls; `metrics` is what the watch counts with."""
+        """`watch` must be the one that `engine` reports its calls to; `metrics` the one that `watch` counts with."""
         self._engine = engine
         self._builder = builder or Builder(engine, config.network_range)
         self._home = home
@@ -91,7 +91,7 @@ class Keeper:
     # -- its beginning -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Check that sandboxes can be made, and take over or remove what an earlier life left.
+        """Check that sandboxes can be made, then take over or remove the sandboxes of an earlier life.
 
         Raises `EngineError` or `WallsDown`.
         """
@@ -113,22 +113,23 @@ class Keeper:
         names = {sandbox.name for sandbox, _ in adopted}
         self._records.forget_others(names)
         self._remove_leftovers(names)
-        self._guard.look(self._engine.taken_subnets("bridge"))  # the first sandbox of all finds walls standing
+        self._guard.look(self._engine.taken_subnets("bridge"))  # walls must stand before the first sandbox
         for sandbox, built in adopted:
             name = SandboxName(self._home.installation, sandbox.generation)
             self._guard.admit(name, subnet_of(IPv4Address(built.address)), sandbox.profile)
             self._stock.take_over(sandbox, built)
-        self._images.look()  # after those, which say what was in use
+        self._images.look()  # after the adopted sandboxes, which tell the image in use
         for sandbox in self._stock.pool:
             if sandbox.state is State.INSPECTING:
                 self._workers.prove_after_job(sandbox.name)
         self._storage.start()
 
     def _remove_leftovers(self, kept: set[str]) -> None:
-        """Remove what an earlier life left, for `LEFTOVERS_PATIENCE`; what is not gone by then goes on to be removed.
+        """Remove the leftovers of an earlier life. Waits `LEFTOVERS_PATIENCE`; the rest goes in the background.
 
-        It is a sandbox on its way out like any other: one whose removal fails is `stuck`, and tried again. What is of
-        no profile that there is now takes up no place; each comparison with the engine tries to remove it.
+        A leftover sandbox is like any other on its way out: when its removal fails it is `stuck` and retried. A
+        leftover of a profile that no longer exists takes up no place; each comparison with the engine tries to remove
+        it.
         """
         installation, pool = self._home.installation, self._stock.pool
         found = self._engine.profiles(installation)
@@ -153,9 +154,9 @@ class Keeper:
     # -- its days ------------------------------------------------------------------------------------------------
 
     def run(self, give_up: Callable[[], None] = lambda: None) -> None:
-        """Reconcile until told to stop. A failing pass is logged and tried again: this loop does not die.
+        """Reconcile until told to stop. A failing pass is logged and retried: this loop does not die.
 
-        It calls `give_up` when only a new process can go on: the engine's socket, as this one has it, is a dead file.
+        Calls `give_up` when only a new process can go on: the engine's socket, as this process has it, is a dead file.
         """
         trouble = ""
         while not self._stopping.is_set():
@@ -178,9 +179,9 @@ class Keeper:
                 self._stock.changed.wait(RECONCILE_INTERVAL)
 
     def reconcile_once(self) -> None:
-        """Compare the pool with the engine and start what should be done. Raises `EngineError` or `WallsDown`."""
+        """Compare the pool with the engine and start the planned acts. Raises `EngineError` or `WallsDown`."""
         self._watch.look()
-        self._look_at_daemons()  # first: it does not need the engine, which may be away with them
+        self._look_at_daemons()  # first, as it needs no engine: the engine may be down together with the daemons
         if self._watch.listing_due():
             self._compare()
             self._images.look()
@@ -200,7 +201,7 @@ class Keeper:
                 self._workers.try_runtime(idle[container])
 
     def _admits(self, action: Act) -> bool:
-        """Whether the host can bear it now."""
+        """Whether the host can bear this act now."""
         if isinstance(action, Create | Prepare | Start | Try):
             runtime = self._stock.pool.profiles[action.profile].runtime
             if self._storage.refusal or self._daemons.refusal([runtime]):
@@ -208,7 +209,7 @@ class Keeper:
         return self._watch.admits(action, sum(s.state in BEING_MADE for s in self._stock.pool))
 
     def _look_at_daemons(self) -> None:
-        """Which daemons of the runtimes run, and which sandboxes were started under one that has ended."""
+        """Check which daemons of the runtimes run, and condemn sandboxes whose daemon has ended."""
         runtimes = [profile.runtime for profile in self._stock.pool.profiles.values()]
         before = self._daemons.refusal(runtimes)
         self._daemons.look(runtimes)
@@ -225,7 +226,7 @@ class Keeper:
                     self._stock.condemn(name, fault.fault, str(fault))
 
     def _compare(self) -> None:
-        """What the engine has and what the pool thinks it has."""
+        """Bring the pool in line with what the engine has."""
         began = time.monotonic()
         listed = {found.name: found for found in self._engine.owned(self._home.installation)}
         there = listed.keys() | self._leftovers(began)
@@ -241,7 +242,7 @@ class Keeper:
     def _condemn_what_stopped(self, listed: dict[str, Owned], began: float) -> None:
         for sandbox in self._stock.pool:
             found = listed.get(sandbox.name)
-            # The listing says nothing about one that moved while it was being made.
+            # The listing says nothing about a sandbox that moved while it was being made.
             settled = sandbox.state in _AT_REST and sandbox.since < began
             if settled and not (found and found.running):
                 fault, what = (Fault.STOPPED, found.status) if found else (Fault.GONE, "it is gone")
@@ -250,7 +251,7 @@ class Keeper:
     def _give_up_what_was_taken_away(
         self, listed: Mapping[str, Owned], subnets: Collection[IPv4Network], began: float
     ) -> None:
-        """To `docker container prune` and `docker network prune`, what was made in advance is not in use."""
+        """Give up prepared sandboxes that `docker container prune` or `docker network prune` took as unused."""
         for sandbox in self._stock.pool:
             if sandbox.state is not State.PREPARED or sandbox.since >= began:
                 continue
@@ -259,7 +260,7 @@ class Keeper:
                 self._stock.condemn(sandbox.name, Fault.GONE, "Its container or network was removed, or started.")
 
     def _leftovers(self, now: float) -> set[str]:
-        """Every so often, also the names of networks and volumes whose container is gone."""
+        """Every `LEFTOVERS_INTERVAL`, return the names of all networks and volumes, also those without a container."""
         if now < self._next_leftovers:
             return set()
         self._next_leftovers = now + LEFTOVERS_INTERVAL
@@ -268,10 +269,10 @@ class Keeper:
     # -- its end -------------------------------------------------------------------------------------------------
 
     def stop(self, patience: float) -> None:
-        """Lend no more, wait up to `patience` seconds for what is lent, then remove every sandbox without a job.
+        """Lend no more, wait up to `patience` seconds for jobs, then remove every sandbox without a job.
 
-        What is still lent then is left running for the next keeper. After `hurry` nothing is waited for or left; after
-        `leave` it is `detach`.
+        Sandboxes still lent then are left running for the next keeper. After `hurry`, nothing is waited for or left;
+        after `leave`, this acts as `detach`.
         """
         self._close()
         self._wait_for_jobs(time.monotonic() + patience)
@@ -282,11 +283,11 @@ class Keeper:
         with self._stock.changed:
             lent = {sandbox.name for sandbox in self._stock.pool if sandbox.lease is not None}
         left_running = set() if self._parting is _Parting.ENDS_THEM else lent
-        for name in lent - left_running:  # its runner asks once the connection breaks, and nobody answers a while later
+        for name in lent - left_running:  # its runner asks when the connection breaks, and nobody answers later
             self._stock.condemn(name, Fault.KEEPER_STOPPED, "The keeper was told to stop at once.")
         self._workers.stop(wait=False)
         removed = 0
-        with suppress(EngineError):  # what does not go is tried once more, and told, below
+        with suppress(EngineError):  # failures are retried and reported below
             removed = self._remove_all_but(left_running)
         # A creation that was under way fails now that its container is gone, and may have left something meanwhile.
         self._workers.stop(wait=True)
@@ -300,7 +301,7 @@ class Keeper:
         events.info(Action.STOPPED, f"removed {removed} sandboxes; stopped")
 
     def detach(self) -> None:
-        """Stop at once and leave every sandbox as it is, for the next keeper to take over."""
+        """Stop at once and leave every sandbox as it is for the next keeper."""
         self._close()
         self._storage.stop()
         self._workers.stop(wait=True)
@@ -311,9 +312,9 @@ class Keeper:
         events.info(Action.STOPPED, f"stopped; {left} sandboxes are left for the next keeper")
 
     def follow(self, config: KeeperConfig) -> None:
-        """Go on with another configuration: what is made from now on, and what may be reached at once.
+        """Use another configuration: for sandboxes made from now on, and at once for the networks and the disk.
 
-        Raises `ConfigError` when it lacks a profile that there are sandboxes of; nothing is changed then.
+        Raises `ConfigError`, and changes nothing, when a profile with sandboxes is missing.
         """
         with self._stock.changed:
             self._stock.pool.follow(config.profiles)
@@ -324,11 +325,11 @@ class Keeper:
         events.info(Action.CONFIGURATION_READ, "the configuration was read anew")
 
     def hurry(self) -> None:
-        """Let `stop` wait no longer, and end what runs."""
+        """Make `stop` wait no longer, and end the running jobs."""
         self._part(_Parting.ENDS_THEM)
 
     def leave(self) -> None:
-        """Let `stop` wait no longer, and leave what there is for the next keeper."""
+        """Make `stop` wait no longer, and leave everything for the next keeper."""
         self._part(_Parting.LEAVES_ALL)
 
     def _part(self, how: _Parting) -> None:
@@ -341,7 +342,7 @@ class Keeper:
         self.verbs.close()
 
     def _wait_for_jobs(self, deadline: float) -> None:
-        """Wait until no job is known to run. One whose lease is not renewed any more is not waited for."""
+        """Wait until no lease is being renewed, or the `deadline` passes."""
         told = 0
         with self._stock.changed:
             while self._parting is _Parting.WAITS and (left := deadline - time.monotonic()) > 0:
@@ -355,9 +356,9 @@ class Keeper:
                 self._stock.changed.wait(min(left, RECONCILE_INTERVAL))
 
     def _remove_all_but(self, kept: set[str]) -> int:
-        """Remove all of this installation but what these sandboxes have. Returns how many sandboxes went.
+        """Remove everything of this installation except these sandboxes. Returns how many sandboxes went.
 
-        Raises the first `EngineError` when something would not go; everything else is gone all the same.
+        Tries everything, then raises the first `EngineError`.
         """
         removed = 0
         refusals: list[EngineError] = []

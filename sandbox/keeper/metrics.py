@@ -1,6 +1,6 @@
-"""What a keeper counts and times as it happens, for Prometheus. `docs/metrics.md` is made from this and `gauges`.
+"""The keeper's metrics that are counted or timed as things happen. `docs/metrics.md` is made from this and `gauges`.
 
-No label has more values than a table of ours has lines, or a configuration profiles.
+A label's values are limited to a fixed table or to the configured profiles.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from sandbox.calls import CallBegan, CallEnded, End, Step
 from sandbox.health import Event
 from sandbox.inspection.judge import ReasonKind
 
-disable_created_metrics()  # type: ignore[no-untyped-call] # a series more for each of ours, that nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call] # they add a useless series to each of ours
 
 _QUICK = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0)
 _SLOW = (0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0, 60.0, 120.0)
@@ -22,8 +22,9 @@ class Metrics:
     """The instruments of one keeper. Safe to use from any thread."""
 
     def __init__(self, profiles: Iterable[str] = ()) -> None:
-        """Series of these profiles, and of whatever has a closed set of labels, are there from the start on: an
-        increase from nothing is no increase to Prometheus.
+        """Create the series of these profiles and of all closed label sets.
+
+        Prometheus sees no increase in a series that appears with its first count.
         """
         self.registry = CollectorRegistry()
         ProcessCollector("sandbox_keeper", registry=self.registry)
@@ -64,7 +65,7 @@ class Metrics:
         self._start(profiles)
 
     def observe(self, event: Event) -> None:
-        """The engine is asked something, or has answered."""
+        """Count an engine call that began or ended."""
         match event:
             case CallBegan(call, step):
                 self._under_way[call] = step
@@ -72,7 +73,7 @@ class Metrics:
                 self.calls.labels(*_of_call(asked, end)).inc()
 
     def found(self, kinds: Iterable[str]) -> None:
-        """A sandbox was thrown away for this."""
+        """Count why a sandbox was thrown away."""
         for kind in kinds:
             self.findings.labels(kind).inc()
 

@@ -1,4 +1,4 @@
-"""What a keeper is put together from: its acts and its answers share them."""
+"""The parts of a keeper, shared by its background acts and its answers."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from sandbox.keeper.watch import HostWatch
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Those of one keeper. Each may be used from any thread."""
+    """The parts of one keeper. Each may be used from any thread."""
 
     home: Home
     engine: Engine

@@ -1,4 +1,4 @@
-"""Whether the keeper is fit, for health checks: without the models of `protocol`, which cost more than the question."""
+"""Asks the keeper whether it is fit, for health checks. Avoids `protocol`: its models cost more than the question."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ REQUEST = b'{"version":2,"request":{"verb":"ping"}}\n'
 
 
 def main(keeper: str | Path) -> int:
-    """Print what the keeper at this socket says of itself, and return the command's exit code. Errors: KeeperError."""
+    """Print what the keeper at this socket says of itself, and return the exit code. Raises `KeeperError`."""
     line, _ = exchange(Path(keeper), REQUEST)
     try:
         answer = json.loads(line)

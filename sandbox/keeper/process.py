@@ -1,4 +1,4 @@
-"""The keeper as a process: its socket, its threads, its signals, and how it stops."""
+"""The keeper's process: its socket, threads and signals, and how it stops."""
 
 import signal
 import threading
@@ -22,12 +22,12 @@ _events = Events("keeper")
 
 
 def run(read: Callable[[], Loaded[KeeperConfig]]) -> None:
-    """Be the keeper until a signal ends it. `read` reads the settings anew."""
+    """Run the keeper until a signal ends it. `read` reads the settings anew."""
     loaded = read()
     config = loaded.config
     configure(config.log.format)
     open_files.raise_limit()
-    # From the beginning: what comes while it starts is done once it has started, and leaves nothing half done.
+    # Before anything else: a signal during the start is handled after it, so that nothing is left half done.
     signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
     for remark in loaded.remarks:
         _events.warning(Action.CONFIGURATION_REMARK, remark)
@@ -62,9 +62,9 @@ def _reread(the_keeper: Keeper, started: Loaded[KeeperConfig], read: Callable[[]
 
 
 def _hear_more(the_keeper: Keeper, signals: Signals) -> None:
-    """What a keeper that waits for running jobs is told of them; the first word stands."""
+    """Handle signals while the keeper waits for running jobs. Only the first USR1, TERM or INT counts."""
     while (received := signals.take()) is signal.SIGHUP:
-        pass  # nothing is made any more
+        pass  # no more sandboxes are made
     if received is signal.SIGUSR1:
         the_keeper.leave()
     else:

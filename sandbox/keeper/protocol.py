@@ -1,7 +1,7 @@
-"""What is said over the keeper's socket: one JSON line each way per connection. Version 2.
+"""The messages on the keeper's socket: one JSON line each way per connection. Version 2.
 
-A request names a verb, a profile and a lease, never a container option. The replies to `lend`, `resume` and
-`enter` carry one file descriptor (SCM_RIGHTS): a socket that the keeper connected to the sandbox's port 22.
+A request names a verb, a profile and a lease, never a container option. The replies to `lend`, `resume` and `enter`
+carry one file descriptor (SCM_RIGHTS): a socket that the keeper connected to the sandbox's port 22.
 """
 
 from typing import Annotated, Literal, TypeVar
@@ -25,7 +25,7 @@ def _printable(text: str) -> str:
 _Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 _Token = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22,64}$", repr=False)]
 _Text = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)]
-"""Ends up in logs and terminals, where control characters would do what they say."""
+"""Printable text: it ends up in logs and terminals, which obey control characters."""
 
 
 class _Message(BaseModel):
@@ -38,39 +38,39 @@ class Lend(_Message):
     verb: Literal["lend"] = "lend"
     attempt: _Id
     token: _Token
-    """The client's own choice, so that it can be on its disk before there is a lease. Who knows it has the lease."""
+    """Chosen by the client, so that it can save it before there is a lease. Whoever knows it has the lease."""
     profile: _Id
     trust_key: _Text
     wait: Annotated[float, Field(ge=0, le=3600)]
     """Seconds to wait until a sandbox is ready."""
     patience: Annotated[float, Field(ge=0, le=MAX_PATIENCE)]
-    """Seconds that the sandbox is kept for the attempt when its lease runs out. Counts from the first renewal on: an
-    attempt that never came to use its sandbox has nothing to come back for."""
+    """Seconds to keep the sandbox for the attempt after its lease runs out. Counts only after the first renewal: an
+    attempt that never began to use its sandbox has nothing to come back for."""
 
 
 class Resume(_Message):
-    """The attempt wants its sandbox again, with a new connection. Starts a new term."""
+    """Connect the attempt to its sandbox again. Starts a new term."""
 
     verb: Literal["resume"] = "resume"
     token: _Token
 
 
 class Renew(_Message):
-    """The attempt is alive: the lease lasts one more term from now, also when it had run out."""
+    """Renew the lease for one term from now, even if it had run out: the attempt is alive."""
 
     verb: Literal["renew"] = "renew"
     token: _Token
 
 
 class Kill(_Message):
-    """End every process that was not there when the sandbox became ready, seen and verified from the host."""
+    """End every process that was not there when the sandbox became ready; the host sees and verifies it."""
 
     verb: Literal["kill"] = "kill"
     token: _Token
 
 
 class Return(_Message):
-    """The attempt is over. `used` is false when nothing was started, so that any trust key may have the sandbox."""
+    """End the lease. `used` is false when nothing was started, so that any trust key may have the sandbox."""
 
     verb: Literal["return"] = "return"
     token: _Token
@@ -78,7 +78,7 @@ class Return(_Message):
 
 
 class Condemn(_Message):
-    """The sandbox is not fit for another job: recreate it."""
+    """Recreate the sandbox: it is unfit for another job."""
 
     verb: Literal["condemn"] = "condemn"
     token: _Token
@@ -86,31 +86,31 @@ class Condemn(_Message):
 
 
 class List(_Message):
-    """Tell about every sandbox."""
+    """List every sandbox."""
 
     verb: Literal["list"] = "list"
 
 
 class Ping(_Message):
-    """Is the keeper there, and does each profile have a sandbox that is ready or at work?"""
+    """Ask whether the keeper is there, and whether each profile has a sandbox that is ready or at work."""
 
     verb: Literal["ping"] = "ping"
 
 
 class Offer(_Message):
-    """Which profiles are there? Changes nothing."""
+    """Ask which profiles there are. Changes nothing."""
 
     verb: Literal["profiles"] = "profiles"
 
 
 class Measure(_Message):
-    """Tell what the keeper counts and times. Changes nothing."""
+    """Ask for the keeper's metrics. Changes nothing."""
 
     verb: Literal["metrics"] = "metrics"
 
 
 class Hold(_Message):
-    """Keep a sandbox for a person: it is not lent, not cleaned and not recreated. One that is lent, from then on."""
+    """Keep a sandbox for a person: it is not lent, cleaned or recreated. A lent one is held once its lease ends."""
 
     verb: Literal["hold"] = "hold"
     sandbox: _Id
@@ -118,21 +118,21 @@ class Hold(_Message):
 
 
 class Inspect(_Message):
-    """Look at a sandbox now, and tell what was found; nothing comes of it. One that is gone: why it went."""
+    """Look at a sandbox now and report what was found, without consequences. For a gone one: why it went."""
 
     verb: Literal["inspect"] = "inspect"
     sandbox: _Id
 
 
 class Release(_Message):
-    """The person has seen enough: throw the held sandbox away."""
+    """Throw the held sandbox away: the person has seen enough."""
 
     verb: Literal["release"] = "release"
     sandbox: _Id
 
 
 class Enter(_Message):
-    """A person wants into a held sandbox."""
+    """Connect a person to a held sandbox."""
 
     verb: Literal["enter"] = "enter"
     sandbox: _Id
@@ -144,24 +144,24 @@ Message = (
 
 
 class Entrance(_Message):
-    """What it takes to log in."""
+    """What is needed to log in."""
 
     user: str
     host_key: str
     """The public host key to pin, one line in OpenSSH's format."""
     client_key: Annotated[str, Field(repr=False)]
-    """The private key that is let in, PEM. Secret."""
+    """The private key that the sandbox accepts, PEM. Secret."""
 
 
 class LeaseGrant(Entrance):
-    """The right of one attempt to one sandbox, and what it needs to log in there."""
+    """One attempt's right to one sandbox, and what it needs to log in there."""
 
     sandbox: str
     generation: int
     runtime: str
     token: _Token
     term: float
-    """Seconds that the lease lasts unless it is renewed."""
+    """Seconds that the lease lasts without a renewal."""
 
 
 class Done(_Message):
@@ -169,7 +169,7 @@ class Done(_Message):
 
 
 class SandboxReport(_Message):
-    """One sandbox, as `list` tells about it."""
+    """One sandbox, as `list` reports it."""
 
     name: str
     generation: int
@@ -187,21 +187,21 @@ class SandboxReport(_Message):
 
 
 class Listing(_Message):
-    """Every sandbox, and what was recreated lately and why."""
+    """Every sandbox, and which were recreated lately and why."""
 
     installation: str
     host: HostState
     trouble: str
-    """Whether it is one sandbox, every new one or the host that fails, and what to do; empty when nothing is wrong."""
+    """Whether one sandbox, every new one or the host fails, and what to do; empty when nothing is wrong."""
     sandboxes: list[SandboxReport]
     condemned: list[SandboxReport]
-    """The last ones that were thrown away, newest first."""
+    """The last sandboxes that were thrown away, newest first."""
     counts: dict[Fault, int]
-    """How many were thrown away since the keeper's start, by why."""
+    """How many were thrown away since the keeper's start, by fault."""
 
 
 class Finding(_Message):
-    """One thing that was seen of a sandbox."""
+    """One observation of a sandbox."""
 
     kind: ReasonKind
     verdict: VerdictKind
@@ -209,17 +209,17 @@ class Finding(_Message):
 
 
 class Findings(_Message):
-    """What there is to know of one sandbox."""
+    """All that is known of one sandbox."""
 
     sandbox: SandboxReport
     verdict: VerdictKind | None
-    """None when it could not be looked at because it is gone."""
+    """None when it is gone and could not be looked at."""
     findings: list[Finding]
-    """The worst first."""
+    """Worst first."""
 
 
 class Pong(_Message):
-    """Alive. `fit` says whether every profile has at least one sandbox that is ready or at work."""
+    """The keeper is alive. `fit` says whether every profile has at least one sandbox that is ready or at work."""
 
     fit: bool
     message: str
@@ -232,7 +232,7 @@ class Offered(_Message):
 
 
 class Measured(_Message):
-    """What the keeper counts and times, in Prometheus's text format 0.0.4 (docs/metrics.md)."""
+    """The keeper's metrics, in Prometheus's text format 0.0.4 (docs/metrics.md)."""
 
     text: str
 
@@ -241,7 +241,7 @@ Reply = LeaseGrant | Entrance | Done | Listing | Findings | Pong | Offered | Mea
 
 
 class Refusal(_Message):
-    """The answer no, with the reason as a sentence."""
+    """A refusal, with the reason as a sentence."""
 
     refused: str
     again: bool = False
@@ -260,12 +260,12 @@ _ENVELOPE = TypeAdapter(_Envelope)
 
 
 def encode_request(request: Message) -> bytes:
-    """One line."""
+    """Encode a request as one line."""
     return _Envelope(version=2, request=request).model_dump_json().encode() + b"\n"
 
 
 def decode_request(line: bytes) -> Message:
-    """Parse what a client sent. Raises `ProtocolError` naming the field, never echoing a value."""
+    """Parse a client's request. Raises `ProtocolError`, which names the field and never echoes a value."""
     try:
         return _ENVELOPE.validate_json(line).request
     except ValidationError as error:
@@ -273,12 +273,12 @@ def decode_request(line: bytes) -> Message:
 
 
 def encode_reply(reply: Reply | Refusal) -> bytes:
-    """One line."""
+    """Encode a reply as one line."""
     return reply.model_dump_json().encode() + b"\n"
 
 
 def decode_reply(line: bytes, expected: type[_M]) -> _M | Refusal:
-    """Parse what the keeper answered. Raises `ProtocolError`."""
+    """Parse the keeper's reply. Raises `ProtocolError`."""
     try:
         if line.startswith(b'{"refused"'):
             return Refusal.model_validate_json(line)
@@ -290,9 +290,9 @@ def decode_reply(line: bytes, expected: type[_M]) -> _M | Refusal:
 
 
 def _describe(error: ValidationError) -> str:
-    """The first complaint as field and message; the offending input may be a secret and stays out."""
+    """Describe the first complaint by field and message. The offending input may be a secret and is left out."""
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    if first["type"] == "union_tag_invalid":  # its message quotes what was sent
+    if first["type"] == "union_tag_invalid":  # its message quotes the input
         return "request.verb: there is no such verb"
     where = ".".join(str(part) for part in first["loc"]) or "the message"
     return f"{where}: {first['msg']}"[:300]

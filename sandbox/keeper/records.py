@@ -1,8 +1,8 @@
-"""What the keeper remembers of its sandboxes on disk, so that a later life of it can take them over.
+"""The keeper's records of its sandboxes on disk, so that a later life can take them over.
 
-Two files a sandbox: what it was made as, written once, and its course, written when that changes. A course is there
-only while the sandbox may be lent or is lent: what has none is a leftover. Nothing is synced to the disk, since a crash
-of the host ends every sandbox too. The files hold keys: the folder is its owner's only.
+Each sandbox has two files: what it was made as, written once, and its course, written when it changes. A course exists
+only while the sandbox is lent or may be lent; anything without a course is a leftover. Nothing is synced to the disk,
+since a crash of the host ends every sandbox too. The files hold keys, so only the owner can open the folder.
 """
 
 from dataclasses import replace
@@ -30,10 +30,10 @@ _T = TypeVar("_T")
 
 
 class Records:
-    """The records in one folder. Raises `ConfigError` when it cannot be made.
+    """The records in one folder. Raises `ConfigError` when the folder cannot be made.
 
-    That a record cannot be written or removed is told and survived: it costs the sandbox when the keeper is killed, not
-    the job.
+    A record that cannot be written or removed is only logged: it costs the sandbox when the keeper is killed, not the
+    job.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,7 +45,7 @@ class Records:
             raise ConfigError(f"The keeper's folder for records {folder} cannot be made: {error}.") from error
 
     def load(self) -> list[tuple[Sandbox, Built]]:
-        """What an earlier life has written, in order of creation. A record that cannot be read is left out."""
+        """Return the records of an earlier life, in order of creation, without those that cannot be read."""
         found = []
         for path in self._folder.glob(f"*{_COURSE_SUFFIX}"):
             course = _read(path, _COURSE)
@@ -59,7 +59,7 @@ class Records:
         self._write(self._path(name, _BUILT_SUFFIX), _BUILT.dump_json(built))
 
     def keep(self, sandbox: Sandbox) -> None:
-        """Keep the course of a sandbox, or forget it when it is on its way out. Writes only what is new."""
+        """Keep the course of a sandbox, or forget it when it is on its way out. Writes only changes."""
         if sandbox.state not in _KEPT:
             self._forget(sandbox.name)
             return
@@ -70,14 +70,14 @@ class Records:
                 self._last[sandbox.name] = course
 
     def forget_others(self, names: set[str]) -> None:
-        """Remove the records of every sandbox but these."""
+        """Remove the records of all sandboxes except these."""
         for path in self._folder.iterdir():
             if path.name.removesuffix(_BUILT_SUFFIX).removesuffix(_COURSE_SUFFIX) not in names:
                 _remove(path)
 
     def _forget(self, name: str) -> None:
         self._last.pop(name, None)
-        # The course first: without it the rest counts for nothing.
+        # The course first: without it, the other file means nothing.
         for suffix in (_COURSE_SUFFIX, _BUILT_SUFFIX):
             _remove(self._path(name, suffix))
 
@@ -112,6 +112,6 @@ def _remove(path: Path) -> None:
 
 
 def _timeless(sandbox: Sandbox) -> Sandbox:
-    """Without its moments, which belong to one life of the keeper."""
+    """Remove the moments, which only mean something in one life of the keeper."""
     lease = sandbox.lease and replace(sandbox.lease, expires=0.0)
     return replace(sandbox, since=0.0, ran_container=None, served=0.0, lease=lease)

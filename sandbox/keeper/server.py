@@ -27,9 +27,9 @@ REQUEST_DEADLINE = 10.0
 class KeeperServer(socketserver.ThreadingUnixStreamServer):
     """Serves one keeper's verbs on `run_folder`/keeper/socket. Raises `ConfigError` when that cannot be made.
 
-    Who may use the keeper is who can reach the socket, and the run folder is closed to all but root and `group`.
-    The socket itself is open: a container reaches it when `run_folder`/keeper is mounted there, whatever user ids
-    the engine maps its processes to.
+    Whoever can reach the socket may use the keeper; the run folder is closed to all but root and `group`. The socket
+    itself is open, so that a container with `run_folder`/keeper mounted can use it, whatever user ids the engine maps
+    its processes to.
     """
 
     daemon_threads = True
@@ -41,7 +41,7 @@ class KeeperServer(socketserver.ThreadingUnixStreamServer):
         try:
             _close_to_others(run_folder, group)
             self.path.parent.mkdir(exist_ok=True)
-            self.path.parent.chmod(0o755)  # whatever the umask is
+            self.path.parent.chmod(0o755)  # regardless of the umask
             _refuse_second_keeper(self.path)
             self.path.unlink(missing_ok=True)
             super().__init__(str(self.path), _Handler)
@@ -50,17 +50,17 @@ class KeeperServer(socketserver.ThreadingUnixStreamServer):
             raise ConfigError(f"The keeper's socket {self.path} cannot be made: {error}.") from error
 
     def server_close(self) -> None:
-        """Also called when the server could not be started."""
+        """Close the socket. Also called when the server could not be started."""
         super().server_close()
         self.path.unlink(missing_ok=True)
 
 
 class _ClientLeft(Exception):
-    """The client went away, or takes nothing."""
+    """The client went away, or does not take its answer."""
 
 
 class _Handler(socketserver.BaseRequestHandler):
-    """One connection: a line in, a line out, and with a lease a connected socket."""
+    """One connection: reads a line and sends a line, with a connected socket for a lease."""
 
     def handle(self) -> None:
         client: socket.socket = self.request
@@ -75,7 +75,7 @@ class _Handler(socketserver.BaseRequestHandler):
             events.info(Action.CLIENT_LEFT, f"a client went away: {error}")
         except Exception as error:  # noqa: BLE001 - the other clients are still served
             events.error(Action.DEFECT, "a request met a defect in the keeper", error=error)
-            # What the host refuses (a file, a write) says nothing about a lease: it may do it later.
+            # An OSError (a file, a write) says nothing about a lease: a retry may succeed.
             again = isinstance(error, OSError)
             failed = "The keeper itself failed on this request; look at its log."
             with suppress(_ClientLeft):
@@ -116,15 +116,15 @@ _ANSWERS: Final[Mapping[type[protocol.Message], _Answer]] = {
 
 
 def _has_hung_up(client: socket.socket) -> bool:
-    """Whether the client has closed its end. One that has only said all it has to say (`nc -N`) still listens."""
+    """Whether the client has closed its end. A client that only ended its sending (`nc -N`) still listens."""
     poll = select.poll()
-    poll.register(client, 0)  # hanging up is told in any case
+    poll.register(client, 0)  # poll reports a hang-up in any case
     return bool(poll.poll(0))
 
 
 @contextmanager
 def _talking() -> Iterator[None]:
-    """What fails in here is the client's connection. Raises `_ClientLeft`."""
+    """Convert errors of the client's connection. Raises `_ClientLeft`."""
     try:
         yield
     except OSError as error:
@@ -170,7 +170,7 @@ def _close_to_others(run_folder: Path, group: str | None) -> None:
     run_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     strangers = {entry.name for entry in run_folder.iterdir()} - {"keeper"}
     if strangers:
-        # Closing a folder that others use as well, such as /run, would break the host.
+        # Closing a folder that others also use, such as /run, would break the host.
         raise ConfigError(
             f"The run folder {run_folder} holds other things ({min(strangers)}); give the keeper its own."
         )
@@ -181,7 +181,7 @@ def _close_to_others(run_folder: Path, group: str | None) -> None:
 
 def _refuse_second_keeper(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # EAGAIN: somebody listens, with a full queue
+        probe.setblocking(False)  # EAGAIN: a keeper listens, with a full queue
         if probe.connect_ex(str(path)) in (0, errno.EAGAIN):
             raise ConfigError(
                 f"Another keeper answers on {path} already. Stop it, or give this one another --run-folder."

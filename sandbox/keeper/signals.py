@@ -1,15 +1,15 @@
-"""The signals that a process is sent, taken one at a time."""
+"""The process's signals, taken one at a time."""
 
 import signal
 import socket
 
 
 class Signals:
-    """What came and was not taken yet, in its order. Made in the main thread, once; taken in any.
+    """A queue of received signals. Made once, in the main thread; any thread may take from it.
 
-    Not by Python's handlers alone: these run in the main thread when that gets to run, and while it waits nothing wakes
-    it but a signal of its own. The kernel may hand one that was meant for the process to another thread, as to one that
-    is just starting a process, and the main thread sleeps on. What `set_wakeup_fd` names is written by whichever it is.
+    Python's handlers alone are not enough: they run in the main thread, and only a signal delivered to that thread
+    wakes it. The kernel may deliver a signal for the process to another thread, such as one that is starting a process,
+    and the main thread sleeps on. Whichever thread gets the signal writes to the `set_wakeup_fd` descriptor.
     """
 
     def __init__(self, *numbers: signal.Signals) -> None:
@@ -20,9 +20,9 @@ class Signals:
             signal.signal(number, lambda *_: None)
 
     def send(self, number: signal.Signals) -> None:
-        """As if the process had been sent it."""
+        """Act as if the process had received this signal."""
         self._sent.send(bytes([number]))
 
     def take(self) -> signal.Signals:
-        """Wait for the next one, for as long as that takes."""
+        """Wait for the next signal, without a deadline."""
         return signal.Signals(self._taken.recv(1)[0])

@@ -18,9 +18,9 @@ events = Events("keeper")
 
 
 class Stock:
-    """What is there. Everything is read and changed under `changed`, which is notified after a change.
+    """The sandboxes and waiting requests. Read and change them only under `changed`, which is notified after a change.
 
-    The methods notify by themselves; they may be called with `changed` held.
+    The methods notify by themselves, and may be called with `changed` held.
     """
 
     def __init__(self, profiles: Mapping[str, Profile], records: Records) -> None:
@@ -28,15 +28,15 @@ class Stock:
         self.records = records
         self.pool = Pool(profiles, records.keep)
         self.prepared: dict[str, Prepared] = {}
-        """What was made in advance."""
+        """The sandboxes made in advance."""
         self.built: dict[str, Built] = {}
         self.wants: list[Want] = []
-        """Who waits for a sandbox."""
+        """The requests that wait for a sandbox."""
         self.trouble = "none was ever made"
-        """The last thing that went wrong, for whoever asks why there is no sandbox."""
+        """The last thing that went wrong: the answer to why there is no sandbox."""
 
     def add(self, name: str, built: Built) -> None:
-        """A new sandbox is fit."""
+        """Add a new sandbox that is fit."""
         with self.changed:
             self.built[name] = built
             self.records.keep_built(name, built)
@@ -45,7 +45,7 @@ class Stock:
             self.changed.notify_all()
 
     def put_aside(self, name: str, prepared: Prepared) -> None:
-        """A sandbox was made in advance."""
+        """Add a sandbox that was made in advance."""
         with self.changed:
             sandbox = self.pool.get(name)
             if sandbox and sandbox.state is State.PREPARING:
@@ -54,14 +54,14 @@ class Stock:
                 self.changed.notify_all()
 
     def take_over(self, sandbox: Sandbox, built: Built) -> Sandbox:
-        """A sandbox of an earlier life of the keeper goes on."""
+        """Take over a sandbox of an earlier life of the keeper."""
         with self.changed:
             self.built[sandbox.name] = built
             self.records.keep_built(sandbox.name, built)
             return self.pool.adopt(sandbox, time.monotonic())
 
     def remove(self, name: str) -> None:
-        """Nothing of it is left."""
+        """Forget a sandbox: nothing of it is left."""
         with self.changed:
             self.pool.gone(name, time.monotonic())
             self.built.pop(name, None)
@@ -69,7 +69,7 @@ class Stock:
             self.changed.notify_all()
 
     def condemn(self, name: str, fault: Fault, reason: str) -> None:
-        """A sandbox is not fit for another job; it is recreated, or kept for a person where that was asked for."""
+        """Mark a sandbox as unfit for another job: it is recreated, or held for a person where that was asked for."""
         with self.changed:
             sandbox = self.pool.get(name)
             if sandbox is None or not can_be_condemned(sandbox.state):  # another thread found it unfit first
@@ -90,7 +90,7 @@ class Stock:
             self.changed.notify_all()
 
     def end_what_ran_out(self, now: float) -> None:
-        """End the leases and the holds whose time is over."""
+        """End the leases and holds whose time is over."""
         with self.changed:
             for sandbox in self.pool.run_out(now):
                 why = "Its lease ran out and its runner did not come back for it."
@@ -99,14 +99,14 @@ class Stock:
                 self.condemn(sandbox.name, Fault.HOLD_OVER, "It was held for as long as was said.")
 
     def refused_images(self) -> list[str]:
-        """What is wrong with each new image that was refused, as sentences."""
+        """Say what is wrong with each refused image, one sentence each."""
         with self.changed:
             refused = sorted((p, r) for p, r in self.pool.rollouts.items() if r.refused and p in self.pool.profiles)
             return [f"Profile {profile}: {rollout.sentence}" for profile, rollout in refused]
 
     @contextmanager
     def _images_told(self, name: str) -> Iterator[None]:
-        """Tell what becomes of a new image in this block, in which something happens to this sandbox."""
+        """Log what happens to a new image in this block, which changes this sandbox."""
         sandbox = self.pool.get(name)
         rollout = self.pool.rollouts.get(sandbox.profile) if sandbox else None
         tried = rollout and rollout.candidate

@@ -22,7 +22,7 @@ _WATCHED: Final = _AT_WORK | {State.READY, State.INSPECTING}
 
 
 class Storage:
-    """Watches the disk in a thread of its own from `start` to `stop`. The rest may be called from any thread."""
+    """Watches the disk in a thread of its own from `start` to `stop`. Any thread may call the other methods."""
 
     def __init__(self, config: KeeperConfig, stock: Stock, engine: Engine, builder: Builder) -> None:
         self._stock = stock
@@ -33,7 +33,7 @@ class Storage:
         self.follow(config)
 
     def follow(self, config: KeeperConfig) -> None:
-        """From the next look on, keep the reserve that this configuration says, wherever its runtimes take space."""
+        """From the next look on, keep this configuration's reserve wherever its runtimes take space."""
         reserve = None if config.disk_reserve is None else int(config.disk_reserve)
         self._watch.follow(int(config.disk_fastest), reserve)
         uses_sysbox = any(profile.runtime == SYSBOX for profile in config.profiles.values())
@@ -42,33 +42,33 @@ class Storage:
             self._watcher.follow(self._beside)
 
     def start(self) -> None:
-        """Begin, once the sandboxes of an earlier life were taken over. Raises `EngineError`."""
+        """Begin, after the sandboxes of an earlier life were taken over. Raises `EngineError`."""
         self._watcher = DiskWatcher(self._watch, self, [self._engine.data_root()], self._beside)
         threading.Thread(target=self._watcher.run, name="disk", daemon=True).start()
 
     def stop(self) -> None:
-        """End, before sandboxes are removed or left for another keeper. What stood still goes on."""
+        """End, before sandboxes are removed or left for another keeper. Thaws every frozen sandbox."""
         if self._watcher is None:
             return
         self._watcher.stop()
         for name in self.sandboxes():
             if self._watcher.is_frozen(name):
-                with suppress(EngineError):  # its removal, or the next keeper, sees to it
+                with suppress(EngineError):  # its removal, or the next keeper, thaws it
                     self.thaw(name)
 
     @property
     def refusal(self) -> str | None:
-        """Why nothing may be lent or made now, as a sentence; None when it may."""
+        """Say why nothing may be lent or made now; None when it may."""
         return self._watcher.refusal if self._watcher else None
 
     @property
     def rooms(self) -> list[Room]:
-        """The file systems that sandboxes are on, as they were at the last look."""
+        """The file systems that hold sandboxes, as of the last look."""
         return self._watcher.rooms if self._watcher else []
 
     @property
     def taken(self) -> Mapping[str, int]:
-        """Bytes that the sandboxes of each profile took when each was last measured."""
+        """Bytes taken by each profile's sandboxes, by their last measurements."""
         if self._watcher is None:
             return {}
         with self._stock.changed:
@@ -87,7 +87,7 @@ class Storage:
     # -- what the watcher asks for (`sandbox.disk.watcher.Sandboxes`) ------------------------------------------------
 
     def sandboxes(self) -> Mapping[str, OnDisk]:
-        """Every sandbox that is fit or lent, by name."""
+        """Return every sandbox that is fit or lent, by name."""
         with self._stock.changed:
             return {
                 sandbox.name: OnDisk(
@@ -102,21 +102,21 @@ class Storage:
             }
 
     def freeze(self, name: str) -> None:
-        """Have it stand still. Raises `SandboxFault` or `EngineError`."""
+        """Freeze a sandbox. Raises `SandboxFault` or `EngineError`."""
         if built := self._stock.built.get(name):
             self._builder.freeze(built)
 
     def thaw(self, name: str) -> None:
-        """Let it go on. Raises `EngineError`."""
+        """Thaw a sandbox. Raises `EngineError`."""
         if built := self._stock.built.get(name):
             self._builder.thaw(built)
 
     def condemn(self, name: str, fault: Fault, sentence: str) -> None:
-        """End its job."""
+        """Condemn a sandbox, which ends its job."""
         self._stock.condemn(name, fault, sentence)
 
     def evict(self, name: str, sentence: str) -> None:
-        """Throw it away, unless it was lent meanwhile or is being looked at."""
+        """Throw a sandbox away, unless it has been lent or is being inspected."""
         with self._stock.changed:
             sandbox = self._stock.pool.get(name)
             if sandbox and sandbox.state is State.READY:

@@ -1,4 +1,4 @@
-"""What the keeper answers: a method for each verb of `protocol`. May be called from any thread."""
+"""The keeper's answers: one method for each verb of `protocol`. Any thread may call them."""
 
 import socket
 import threading
@@ -25,13 +25,13 @@ events = Events("keeper")
 CONNECT_DEADLINE = 5.0
 INSPECT_DEADLINE = 10.0
 LOOK_INTERVAL = 1.0
-"""Seconds after which a waiting request looks again even if nothing was said to have changed."""
+"""Seconds after which a waiting request looks again even without a notice of change."""
 _WORKING = frozenset({State.READY, State.LEASED, State.ORPHANED, State.INSPECTING})
 _HOLDABLE = frozenset({State.READY, State.LEASED, State.ORPHANED, State.INSPECTING, State.HELD})
 
 
 class Verbs:
-    """Answers for one keeper, until `close`: then nothing is lent any more."""
+    """Answers for one keeper. After `close`, nothing is lent."""
 
     def __init__(self, parts: Parts, workers: Workers) -> None:
         self._installation = parts.home.installation
@@ -47,7 +47,7 @@ class Verbs:
         self._closed = threading.Event()
 
     def close(self) -> None:
-        """Lend nothing more; whoever waits is told."""
+        """Lend nothing more, and tell the waiting requests."""
         with self._stock.changed:
             self._closed.set()
             self._stock.changed.notify_all()
@@ -59,10 +59,10 @@ class Verbs:
     ) -> tuple[protocol.LeaseGrant, socket.socket]:
         """Lend a sandbox and connect to its port 22.
 
-        `hung_up` says at any time whether its client is gone: a request that nobody waits for any more is dropped.
+        `hung_up` returns whether the client is gone: its request is dropped then.
 
-        Raises `KeeperRefused` when none is free in time, and `NotNow` while the keeper lends none at all: it stops, its
-        host is not fit, or there are no walls.
+        Raises `KeeperRefused` when none is free in time, and `NotNow` while the keeper lends none at all: because it
+        stops, its host is unfit, or there are no walls.
         """
         profiles = self._stock.pool.profiles
         if request.profile not in profiles:
@@ -73,7 +73,7 @@ class Verbs:
         while True:
             sandbox, built = self._take(request, want, hung_up)
             self._refuse_without_walls(request)
-            with suppress(SandboxFault):  # it is condemned, and there are others
+            with suppress(SandboxFault):  # then it is condemned, and the next one is tried
                 connection = self._connect(sandbox.name, built)
                 self._metrics.lend.labels(request.profile).observe(time.monotonic() - began)
                 to = request.attempt
@@ -81,15 +81,15 @@ class Verbs:
                 return _grant(sandbox, built), connection
 
     def take_back(self, request: protocol.Lend) -> None:
-        """The client went away before it had its answer: nobody knows of this lease."""
+        """Take back a lease whose client went away before the answer: nobody knows of it."""
         with suppress(KeeperRefused):
             self.give_back(protocol.Return(token=request.token, used=False))
 
     def resume(self, request: protocol.Resume) -> tuple[protocol.LeaseGrant, socket.socket]:
         """Connect an attempt to its sandbox again; its next term begins when that worked.
 
-        Raises `KeeperRefused` when its lease is over, and `NotNow` when its sandbox does not answer: its job may well
-        go on behind a network that is cut.
+        Raises `KeeperRefused` when its lease is over, and `NotNow` when its sandbox does not answer: its job may still
+        run behind a network that is cut.
         """
         with self._stock.changed:
             sandbox = self._stock.pool.by_token(request.token)
@@ -97,7 +97,7 @@ class Verbs:
         try:
             connection = _dial(built)
         except SandboxFault as fault:
-            # Refused, its sshd has ended, and nothing starts it again.
+            # A refused connection means that sshd has ended, and nothing starts it again.
             lasting = fault if isinstance(fault.__cause__, ConnectionRefusedError) else self._closed_itself_off(built)
             if lasting is None:
                 raise NotNow(f"There is no way into sandbox {sandbox.name} now. {fault}") from fault
@@ -115,9 +115,9 @@ class Verbs:
         return _grant(sandbox, built), connection
 
     def renew(self, request: protocol.Renew) -> protocol.Done:
-        """One more term. Raises `KeeperRefused` when the lease is over, or its sandbox has ended.
+        """Renew a lease for one more term. Raises `KeeperRefused` when the lease is over or its sandbox has ended.
 
-        That is seen without the engine: the loop that asks the engine would find it out a second later.
+        Looks for that end without the engine: the loop that asks the engine would see it a second later.
         """
         with self._stock.changed:
             sandbox = self._stock.pool.renew(request.token, time.monotonic())
@@ -128,7 +128,7 @@ class Verbs:
         return protocol.Done()
 
     def kill(self, request: protocol.Kill) -> protocol.Done:
-        """End what the attempt left running. Raises `KeeperRefused` when it would not go; it is condemned then."""
+        """End the job's processes. If they cannot be ended, condemns the sandbox and raises `KeeperRefused`."""
         with self._stock.changed:
             sandbox = self._stock.pool.by_token(request.token)
             built = self._stock.built[sandbox.name]
@@ -142,7 +142,7 @@ class Verbs:
         return protocol.Done()
 
     def give_back(self, request: protocol.Return) -> protocol.Done:
-        """The attempt is over: the sandbox is inspected in the background, then lent again or recreated."""
+        """End a lease. The sandbox is inspected in the background, then lent again or recreated."""
         with self._stock.changed:
             sandbox = self._stock.pool.give_back(request.token, request.used, time.monotonic())
             self._stock.changed.notify_all()
@@ -153,7 +153,7 @@ class Verbs:
         return protocol.Done()
 
     def condemn(self, request: protocol.Condemn) -> protocol.Done:
-        """The runner found the sandbox unfit."""
+        """Condemn a sandbox that the runner found unfit."""
         with self._stock.changed:
             sandbox = self._stock.pool.by_token(request.token)
             self._stock.condemn(sandbox.name, Fault.CONDEMNED_BY_RUNNER, request.reason)
@@ -162,7 +162,7 @@ class Verbs:
     # -- of people -----------------------------------------------------------------------------------------------
 
     def listing(self) -> protocol.Listing:
-        """Every sandbox, and the last ones that were condemned."""
+        """List every sandbox, and the last ones that were condemned."""
         state, _ = self._watch.look()
         with self._stock.changed:
             return protocol.Listing(
@@ -175,13 +175,13 @@ class Verbs:
             )
 
     def offer(self) -> protocol.Offered:
-        """The profiles that can be asked for."""
+        """List the profiles that a client can ask for."""
         with self._stock.changed:
             profiles = self._stock.pool.profiles
             return protocol.Offered(profiles={name: list(profile.labels) for name, profile in profiles.items()})
 
     def ping(self) -> protocol.Pong:
-        """Whether each profile has a sandbox that is ready or at work, on a host that works."""
+        """Report whether each profile has a sandbox that is ready or at work, on a host that works."""
         with self._stock.changed:
             fit = {sandbox.profile for sandbox in self._stock.pool if sandbox.state in _WORKING}
         lacking = sorted(set(self._stock.pool.profiles) - fit)
@@ -192,11 +192,11 @@ class Verbs:
         return protocol.Pong(fit=not lacking and can, message=wrong or "ready")
 
     def measure(self) -> protocol.Measured:
-        """What is counted, timed, and so now."""
+        """Return all metrics."""
         return protocol.Measured(text=self._gauges.text())
 
     def inspect(self, request: protocol.Inspect) -> protocol.Findings:
-        """Look at a sandbox from outside; of one that is gone, say why it went. Raises `KeeperRefused`."""
+        """Look at a sandbox from outside; for a gone one, say why it went. Raises `KeeperRefused`."""
         with self._stock.changed:
             gone = next((s for s in self._stock.pool.condemned if s.name == request.sandbox), None)
             sandbox = self._stock.pool.get(request.sandbox) or gone or self._named(request.sandbox)
@@ -230,7 +230,7 @@ class Verbs:
         return protocol.Done()
 
     def enter(self, request: protocol.Enter) -> tuple[protocol.Entrance, socket.socket]:
-        """Connect a person to a held sandbox. Raises `KeeperRefused` when it is not held, or does not answer."""
+        """Connect a person to a held sandbox. Raises `KeeperRefused` when it is not held or does not answer."""
         with self._stock.changed:
             name = self._held(request.sandbox).name
             built = self._stock.built[name]
@@ -252,7 +252,7 @@ class Verbs:
             stock.changed.notify_all()  # the reconcile loop may have to make room
             try:
                 while not self._closed.is_set():
-                    if hung_up():  # it would keep a sandbox from the others, and have idle ones of theirs thrown away
+                    if hung_up():  # it would take a sandbox from the others, or have theirs evicted
                         raise NotNow("Its client went away while it waited for a sandbox.")
                     now, can = time.monotonic(), self._host_can(request.profile)
                     if can and (sandbox := stock.pool.lend(want, lease, now, stock.wants)):
@@ -262,7 +262,7 @@ class Verbs:
                     stock.changed.wait(min(left, LOOK_INTERVAL))
             finally:
                 stock.wants.remove(want)
-                stock.changed.notify_all()  # what would have been lent to it may be another's
+                stock.changed.notify_all()  # the sandbox meant for it is free for another
         raise NotNow("The keeper is stopping and lends no more sandboxes.")
 
     def _refuse_without_walls(self, request: protocol.Lend) -> None:
@@ -282,7 +282,7 @@ class Verbs:
             raise
 
     def _closed_itself_off(self, built: Built) -> SandboxFault | None:
-        """What the job has done to its sandbox's network, when nothing answers there; None when that is as it was."""
+        """Return how the job damaged its sandbox's network, if it did, when nothing answers there."""
         try:
             verdict = self._builder.verdict(built, time.monotonic() + INSPECT_DEADLINE)
         except (SandboxFault, EngineError):
@@ -291,18 +291,18 @@ class Verbs:
         return SandboxFault(Fault.DAMAGED, " ".join(seen)) if seen else None
 
     def _ended(self, built: Built) -> SandboxFault | None:
-        """Whether its job's end is there already, as far as the kernel alone can tell."""
+        """Return whether the sandbox has ended, as far as the kernel alone can tell."""
         if not self._builder.runs(built):
             return SandboxFault(Fault.STOPPED, "Its container does not run any more.")
         return built.lost()
 
     def _host_can(self, profile: str) -> bool:
-        known = self._stock.pool.profiles.get(profile)  # none of a profile that is not there any more is lent anyway
+        known = self._stock.pool.profiles.get(profile)  # nothing of a removed profile is lent anyway
         missing = self._daemons.refusal([known.runtime]) if known else None
         return self._watch.may_lend() and self._storage.refusal is None and missing is None
 
     def _wrong(self) -> str:
-        """What is wrong with the host or a new image, and what to do; empty when nothing is."""
+        """Say what is wrong with the host or a new image and what to do; empty when nothing is."""
         _, wrong = self._watch.look()
         missing = self._daemons.refusal(profile.runtime for profile in self._stock.pool.profiles.values())
         return self._storage.refusal or missing or wrong or " ".join(self._stock.refused_images())

@@ -1,4 +1,4 @@
-"""What is thought of the host, shared by the keeper's threads, and told in the log when that changes."""
+"""The keeper's opinion of the host, shared by its threads; changes of it are logged."""
 
 import os
 import threading
@@ -13,7 +13,7 @@ events = Events("keeper")
 
 
 class HostWatch:
-    """Hears of everything that is asked of the engine, and says what may be done. Never asks the engine itself."""
+    """Hears of every engine call, and says what may be done. Never asks the engine itself."""
 
     def __init__(self, metrics: Metrics | None = None) -> None:
         self._metrics = metrics or Metrics()
@@ -22,14 +22,14 @@ class HostWatch:
         self._told = (HostState.WELL, Blame.NOBODY)
 
     def observe(self, event: Event) -> None:
-        """Something happened."""
+        """Take in an event."""
         with self._lock:
             self._metrics.observe(event)
             self._health.observe(event, time.monotonic())
             self._tell()
 
     def look(self) -> tuple[HostState, str]:
-        """Think again, and say what is wrong and what to do about it; nothing when nothing is."""
+        """Form the opinion anew, and say what is wrong and what to do; an empty sentence when nothing is."""
         with self._lock:
             self._health.look(time.monotonic())
             self._tell()
@@ -37,18 +37,18 @@ class HostWatch:
 
     @property
     def state(self) -> HostState:
-        """The host as of the last event or look; asking changes nothing."""
+        """The host's state as of the last event or look; reading it changes nothing."""
         with self._lock:
             return self._health.state
 
     @property
     def open_breakers(self) -> frozenset[str]:
-        """The profiles of which every new sandbox fails."""
+        """The profiles whose every new sandbox fails."""
         with self._lock:
             return self._health.open_breakers
 
     def may_lend(self) -> bool:
-        """Whether a sandbox may be lent: one on a wedged host would break under its job."""
+        """Whether a sandbox may be lent: on a wedged host it would break under its job."""
         with self._lock:
             self._health.look(time.monotonic())
             return self._health.may_lend
@@ -59,7 +59,7 @@ class HostWatch:
             return self._health.listing_due(time.monotonic())
 
     def admits(self, action: Act, being_made: int) -> bool:
-        """Whether this may be done now, beside so many sandboxes in the making; asked right before it is done."""
+        """Whether this act may be done now, with so many sandboxes in the making. Ask right before doing it."""
         now = time.monotonic()
         with self._lock:
             match action:
@@ -73,7 +73,7 @@ class HostWatch:
                     return self._health.state is HostState.WELL
 
     def admits_trial(self, containers: frozenset[str]) -> str | None:
-        """One of these idle containers, by id, when the runtime should be tried on it now."""
+        """Return the id of an idle container to try the runtime on, or None when no trial is due."""
         with self._lock:
             unsuspected = sorted(containers - self._health.suspects)
             return unsuspected[0] if unsuspected and self._health.admit_probe(time.monotonic()) else None

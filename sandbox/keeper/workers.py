@@ -1,4 +1,4 @@
-"""What a keeper does to its sandboxes in the background, each act on a thread of its own: make, look at, remove."""
+"""The keeper's background acts on its sandboxes: make, prove, remove; each in a thread of its own."""
 
 import threading
 import time
@@ -24,15 +24,15 @@ events = Events("keeper")
 
 _WORKERS = 16
 STRANGER_RETRY = 5.0
-"""Seconds between attempts to remove what is of no sandbox. It takes up no place, but its name and its addresses."""
+"""Seconds between attempts to remove a leftover. It takes up no place, but still has its name and addresses."""
 _OF_THE_HOST = frozenset({Fault.RUNTIME_LOST, Fault.HOST_DISK})
-"""What is known to be no sandbox's own, so that it is no sign of how they are made."""
+"""Faults of the host: they are no sign of how sandboxes are made."""
 FROZEN_DEADLINE = 30.0
-"""Seconds to wait for a sandbox that stands still until the host's disk has room again."""
+"""Seconds to wait for a sandbox that is frozen until the host's disk has room again."""
 
 
 class Workers:
-    """Acts on what the pool decided, and tells the stock what came of it."""
+    """Does what the pool decided, and reports the outcome to the stock."""
 
     def __init__(self, parts: Parts) -> None:
         self._home = parts.home
@@ -47,12 +47,12 @@ class Workers:
         self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="keeper")
         self._stopping = threading.Event()
         self._strangers: set[str] = set()
-        """What is of no sandbox and is being removed."""
+        """Names of leftovers that are being removed."""
         self._put_off: dict[str, float] = {}
-        """By the name of what is of no sandbox and would not go: when it is tried again."""
+        """When to retry each leftover that could not be removed, by name."""
 
     def begin(self, action: Act) -> None:
-        """Start an action of the pool's plan. The stock's lock is held."""
+        """Start an act of the pool's plan. The caller holds the stock's lock."""
         pool, now = self._stock.pool, time.monotonic()
         match action:
             case Create(profile, image):
@@ -60,13 +60,13 @@ class Workers:
                 self._watch.observe(CreationBegan(profile, str(name)))
                 self._submit(str(name), self._create, name, profile, image)
             case Prepare(profile, image):
-                with suppress(ConfigError):  # no number for it can be written down; told when a sandbox is needed
+                with suppress(ConfigError):  # its number cannot be written down; reported when a sandbox is needed
                     name = self._next_name()
                     pool.preparing(str(name), name.generation, profile, image, now)
                     self._submit(str(name), self._prepare, name, profile, image)
             case Start(name_, profile):
                 self._start(name_, profile)
-            case Try(profile, image):  # how it ends says nothing about the host, and nothing about other sandboxes
+            case Try(profile, image):  # its outcome says nothing about the host or about other sandboxes
                 name = self._begin(profile, image)
                 self._submit(str(name), self._try, name, profile, image)
             case Replace(name_):
@@ -80,24 +80,24 @@ class Workers:
                 self._submit(name_, self._prove_idle, name_)
 
     def prove_after_job(self, name: str) -> None:
-        """Clean up behind the job of a sandbox that is `inspecting`, and see whether it may serve another."""
+        """Clean a sandbox in state `inspecting` after its job, and find out whether it may serve another."""
         self._submit(name, self._prove_after_job, name)
 
     def try_runtime(self, name: str) -> None:
-        """See whether the container runtime works, on an idle sandbox; the watch hears what came of it."""
+        """Try the container runtime on an idle sandbox; the watch hears the outcome."""
         self._submit(name, self._try_runtime, name, self._stock.built[name].container_id)
 
     def remove_stranger(self, name: str) -> None:
-        """Remove what is of this installation and of no sandbox: a call that was given up had finished it later.
+        """Remove something of this installation that belongs to no sandbox of the pool.
 
-        Or it is an earlier life's, of a profile that there is not any more.
+        A call that was given up finished it later, or it is from an earlier life, of a profile that no longer exists.
         """
         if name not in self._strangers and time.monotonic() >= self._put_off.get(name, 0.0):
             self._strangers.add(name)
             self._submit(name, self._remove_stranger, name)
 
     def stop(self, *, wait: bool) -> None:
-        """Start nothing more, and with `wait` see what is under way to its end. May be called again."""
+        """Start nothing more; with `wait`, let the acts under way finish. May be called again."""
         self._stopping.set()
         self._threads.shutdown(wait=wait, cancel_futures=True)
 
@@ -110,7 +110,7 @@ class Workers:
         return name
 
     def _start(self, name: str, profile: str) -> None:
-        """Let a prepared sandbox become the next one, unless that would be made in another way by now."""
+        """Start a prepared sandbox, unless a new one would be made differently by now."""
         stock = self._stock
         prepared, image = stock.prepared[name], stock.pool.image_of(profile)
         wanted = self._wanted(profile, image)
@@ -144,7 +144,7 @@ class Workers:
     def _try(self, name: SandboxName, profile: str, image: str) -> None:
         try:
             built = self._make(name, profile, image)
-            self._builder.prove_idle(built)  # runs a container in it: that the rest answers is not enough
+            self._builder.prove_idle(built)  # with a container: an answer of the rest is not enough
             self._stock.add(str(name), built)
         except (SandboxFault, EngineError, ConfigError, WallsDown) as error:
             self._stock.condemn(str(name), as_fault(error).fault, str(error))
@@ -159,7 +159,7 @@ class Workers:
                 stock.pool.booting(str(name), time.monotonic())
 
         prepared = prepared or self._builder.prepare(name, profile, self._wanted(profile, image))
-        rests_on = self._daemons.of(prepared.profile.runtime)  # before its start: those after it may be others already
+        rests_on = self._daemons.of(prepared.profile.runtime)  # before its start: a daemon may be replaced at any time
         try:
             built = replace(self._builder.boot(prepared, started), rests_on=rests_on)
         except (SandboxFault, EngineError) as error:
@@ -177,7 +177,7 @@ class Workers:
         def prove(built: Built) -> bool:
             pool = self._stock.pool
             sandbox = pool.get(name)
-            if sandbox and pool.is_outdated(sandbox):  # an idle one waits for its turn
+            if sandbox and pool.is_outdated(sandbox):  # an outdated idle sandbox waits for its turn
                 raise SandboxFault(Fault.IMAGE_REPLACED, f"The image of the profile {sandbox.profile} was replaced.")
             container = sandbox is not None and sandbox.has_to_run_container(time.monotonic())
             self._builder.prove_after_job(built, container=container)
@@ -193,9 +193,9 @@ class Workers:
         self._prove(name, "idle", prove)
 
     def _prove(self, name: str, occasion: str, prove: Callable[[Built], bool]) -> None:
-        """Have a sandbox proven by `prove`, which tells whether a container ran in it."""
+        """Prove a sandbox with `prove`, which returns whether a container ran in it."""
         stock, ran_container = self._stock, False
-        if (built := stock.built.get(name)) is None:  # condemned and gone meanwhile
+        if (built := stock.built.get(name)) is None:  # condemned and gone in the meantime
             return
         try:
             self._check_profile(name)
@@ -204,12 +204,12 @@ class Workers:
                 ran_container = prove(built)
             fault = built.lost()
         except (SandboxFault, EngineError) as error:
-            # A sandbox that its runtime has left looks damaged, and no job has done that.
+            # A sandbox whose runtime's daemon is gone looks damaged, though no job did it.
             fault = built.lost() or as_fault(error)
             self._metrics.found(fault.seen)
         with stock.changed:
             sandbox = stock.pool.get(name)
-            if sandbox is None or sandbox.state is not State.INSPECTING:  # condemned or held meanwhile
+            if sandbox is None or sandbox.state is not State.INSPECTING:  # condemned or held in the meantime
                 return
             if fault:
                 if sandbox.jobs == 0 and not fault.fault.is_quiet and fault.fault not in _OF_THE_HOST:
@@ -248,7 +248,7 @@ class Workers:
         except EngineTimeout as error:
             self._stock.condemn(name, Fault.ENGINE_FAILED, f"The runtime does not answer about it: {error}")
         except EngineError:
-            return  # what is refused was answered; the next look at it tells what is wrong
+            return  # a refusal is an answer; the next look tells what is wrong
 
     def _remove_stranger(self, name: str) -> None:
         try:
@@ -270,7 +270,7 @@ class Workers:
                 events.error(Action.DEFECT, "a defect in the keeper", error=error, sandbox=name)
                 self._after_defect(name)
 
-        if not self._stopping.is_set():  # else everything is about to be removed, or left as it is
+        if not self._stopping.is_set():  # otherwise everything is about to be removed, or left as it is
             self._threads.submit(guarded)
 
     def _after_defect(self, name: str) -> None:

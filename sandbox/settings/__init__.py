@@ -1,5 +1,5 @@
-"""What the configurations of keeper and runner have in common: settings as models, mistakes told by file and line.
+"""What the configurations of keeper and runner share: settings as models, and mistakes reported by file and line.
 
-It knows neither of them. What a setting is stands in its model, once: type, default, and a docstring that gives the
-meaning and the reason of the default. Pure, but for reading one file.
+Knows neither of the two. A model states each setting once: its type, its default, and a docstring with the meaning and
+the reason of the default. Pure, except for reading one file.
 """

@@ -1,4 +1,4 @@
-"""What is wrong with settings, as sentences: where it was said, what was expected, and the nearest right name. Pure."""
+"""Describes mistakes in settings: where the value is, what was expected, and the nearest right name. Pure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sandbox.settings.model import EACH, Key, Setting, settings_of
 
 _SHOWN: Final = 80
 _MOST: Final = 50
-"""Characters of a wrong value that are shown, and complaints that are told at once."""
+"""Most characters shown of a wrong value, and most complaints at once."""
 
 
 def complaints(error: ValidationError, model: type[BaseModel], place: Callable[[Key], str]) -> list[str]:
-    """One sentence for each mistake. `place` tells where something was said."""
+    """Write one sentence for each mistake. `place` returns where a key was given."""
     known = list(settings_of(model))
     found = error.errors(include_url=False, include_context=False)
     told = [_complaint(one, known, place) for one in found]
@@ -25,17 +25,17 @@ def complaints(error: ValidationError, model: type[BaseModel], place: Callable[[
 
 
 def together(head: str, told: Sequence[str]) -> str:
-    """One complaint on one line, more on a line each."""
+    """Write one complaint on the same line, or several on a line each."""
     return f"{head} {told[0]}" if len(told) == 1 else "\n  ".join([head, *told])
 
 
 def nearest(name: str, names: Sequence[str], likeness: float = 0.6) -> str:
-    """The right name that somebody may have meant; empty when none is as alike as this (difflib's ratio)."""
+    """Return the right name that was probably meant; empty when none is as alike as this (difflib's ratio)."""
     return next(iter(difflib.get_close_matches(name, names, 1, likeness)), "")
 
 
 def demand(message: str) -> str:
-    """A validator's sentence, as what must be, without a full stop."""
+    """Turn a validator's sentence into a demand, without a full stop."""
     message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = re.sub(r" after validation, not \d+$", "", message)
     demand = re.sub(r"^\w+ should ", "must ", message)
@@ -49,13 +49,13 @@ def _complaint(error: Any, known: Sequence[Setting], place: Callable[[Key], str]
         meant = _meant(key, known)
         return f"{said}: there is no such setting.{f' Did you mean {meant}?' if meant else ''}"
     setting = next((one for one in known if _fits(key[: len(one.key)], one.key)), None)
-    # What is shown is one setting's value and never a whole section, which may have a secret in it.
+    # Only one setting's value is shown, never a whole section, which may have a secret in it.
     seen = f", not {_short(error['input'])}" if setting and not setting.secret else ""
     return f"{said}: {demand(error['msg'])}{seen}."
 
 
 def _meant(key: Key, known: Sequence[Setting]) -> str:
-    """What may have been meant: a name beside it, or the same name elsewhere."""
+    """Return the name that was probably meant: one beside it, or the same name elsewhere."""
     beside = {one.key[len(key) - 1] for one in known if _fits(key[:-1], one.key[: len(key) - 1])}
     if near := nearest(key[-1], sorted(beside - {EACH})):
         return near
@@ -65,7 +65,7 @@ def _meant(key: Key, known: Sequence[Setting]) -> str:
 
 
 def _fits(key: Key, pattern: Key) -> bool:
-    """Whether this is the key of a setting."""
+    """Whether this key belongs to the setting of this pattern."""
     return len(key) == len(pattern) and all(want in (EACH, step) for step, want in zip(key, pattern, strict=True))
 
 

@@ -1,6 +1,6 @@
 """Puts settings together: a file, above it the environment, above that the command's own options.
 
-Everything that is wrong is told at once, each by where it was said. Pure, but for reading files.
+Reports all mistakes at once, each with its place. Pure, except for reading files.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from sandbox.settings.model import EACH, Key, Setting
 C = TypeVar("C", bound=BaseModel)
 
 Options: TypeAlias = Mapping[Key, str | list[str]]
-"""What a command was given, by setting: text, which is judged as a variable's is."""
+"""A command's options, by setting: text, which is validated like a variable's."""
 
 _FILE: Final = "_file"
 _MAX_SECRET: Final = 64 * 1024
-"""Characters of a secret."""
+"""Most characters of a secret."""
 
 
 class WrongSettings(Exception):
@@ -35,7 +35,7 @@ class WrongSettings(Exception):
 
 
 class Layers(Generic[C]):
-    """What was given, one above the other, and where each was said."""
+    """The given values, layer by layer, each with its place."""
 
     def __init__(self, model: type[C], document: toml.Document, wanted: Iterable[Setting]) -> None:
         self._model = model
@@ -62,12 +62,12 @@ class Layers(Generic[C]):
             self._put(setting, self._secret(setting, str(path), place), Origin(Source.FILE, place))
 
     def add_environment(self, environment: Mapping[str, str]) -> None:
-        """An empty variable says nothing: compose files set those that nobody gave."""
+        """Add the variables. Empty ones count as unset: compose files set those that nobody gave."""
         for setting in self._wanted:
             if not setting.alone:
                 self._stand_in(setting, environment)
                 continue
-            for name in filter(None, (setting.about.also, setting.variable)):  # the last one counts
+            for name in filter(None, (setting.about.also, setting.variable)):  # the later one wins
                 if text := environment.get(name):
                     self._put(setting, _value(setting, text), Origin(Source.VARIABLE, name))
             file = f"{setting.variable}{_FILE.upper()}"
@@ -77,7 +77,7 @@ class Layers(Generic[C]):
                 self._put(setting, self._secret(setting, path, file), Origin(Source.VARIABLE, file))
 
     def _stand_in(self, setting: Setting, environment: Mapping[str, str]) -> None:
-        """Have a variable say what the file does not, under each name that it chose."""
+        """Use a variable where the file says nothing, under each name that the file chose."""
         if text := environment.get(setting.about.also):
             for key, table in _tables(self._tree, setting.key[:-1]):
                 if setting.key[-1] not in table:
@@ -85,7 +85,7 @@ class Layers(Generic[C]):
                     self._origins[*key, setting.key[-1]] = Origin(Source.VARIABLE, setting.about.also)
 
     def add_options(self, options: Options) -> None:
-        """As they were on the command line."""
+        """Add the command line's options."""
         for setting in self._wanted:
             given = options.get(setting.key)
             if given is not None:
@@ -93,7 +93,7 @@ class Layers(Generic[C]):
                 self._put(setting, value, Origin(Source.OPTION, setting.option))
 
     def loaded(self, remarks: Iterable[str] = ()) -> Loaded[C]:
-        """Errors: WrongSettings."""
+        """Validate and return the configuration. Raises `WrongSettings`."""
         try:
             config = self._model.model_validate(self._tree)
         except ValidationError as error:
@@ -104,7 +104,7 @@ class Layers(Generic[C]):
 
     def _put(self, setting: Setting, value: object, origin: Origin) -> None:
         table = self._table(setting.key)
-        if table is not None and value is not None:  # else what is wrong is told already, or will be
+        if table is not None and value is not None:  # otherwise the mistake is reported elsewhere
             table[setting.key[-1]] = value
             self._origins[setting.key] = origin
 
@@ -115,7 +115,7 @@ class Layers(Generic[C]):
         return table if isinstance(table, dict) else None
 
     def _place(self, key: Key) -> str:
-        """Where something was said that is wrong."""
+        """Return the place of a wrong value."""
         for end in range(len(key), 0, -1):
             if origin := self._origins.get(key[:end]):
                 return origin.place
@@ -137,7 +137,7 @@ class Layers(Generic[C]):
 
 
 def unknown(environment: Mapping[str, str], settings: Iterable[Setting]) -> Iterator[str]:
-    """Variables that look like settings and are none. No error: Kubernetes sets such by itself, for a service."""
+    """Warn of variables that look like settings and are none. No error, as Kubernetes sets some for a service."""
     named = [setting for setting in settings if setting.alone]
     known = {setting.variable for setting in named}
     others = {setting.about.also for setting in named}
@@ -145,12 +145,12 @@ def unknown(environment: Mapping[str, str], settings: Iterable[Setting]) -> Iter
     sections = tuple(f"{setting.prefix}_{setting.key[0]}_".upper() for setting in named if len(setting.key) > 1)
     for name in sorted(environment):
         if name.startswith(sections) and name not in known | others:
-            near = nearest(name, sorted(known), likeness=0.9)  # all begin alike
+            near = nearest(name, sorted(known), likeness=0.9)  # high, as all names begin alike
             yield f"{name} is no setting, and has no effect.{f' Did you mean {near}?' if near else ''}"
 
 
 def exposed(file: Path | None, secrets: Iterable[Setting]) -> Iterator[str]:
-    """Secrets in a file that is not theirs alone."""
+    """Warn of secrets in a file that everybody can read."""
     if file and file.stat().st_mode & 0o004:
         for setting in secrets:
             fix = f"Close the file (chmod o-r), or give {setting.name}{_FILE}."
@@ -158,14 +158,14 @@ def exposed(file: Path | None, secrets: Iterable[Setting]) -> Iterator[str]:
 
 
 def _value(setting: Setting, text: str) -> str | list[str]:
-    """What a text says, be it a variable's or a secret's file's: of a list, its words."""
+    """Parse the text of a variable or a secret's file: a list's text is split into words."""
     return text.split() if setting.many else text
 
 
 def _tables(tree: object, path: Key, so_far: Key = ()) -> Iterator[tuple[Key, dict[str, Any]]]:
-    """Every table at a path, by its key."""
+    """Yield every table at a path, with its key."""
     if not isinstance(tree, dict):
-        return  # what is wrong there is told when all is judged
+        return  # validation reports this mistake later
     if not path:
         yield so_far, tree
         return

@@ -1,4 +1,4 @@
-"""A configuration as it was put together, and where each of its values was said."""
+"""A finished configuration, and the origin of each of its values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ C = TypeVar("C", bound=BaseModel)
 
 
 class Source(StrEnum):
-    """What a value can come from. Stable: `config show --json` has it."""
+    """The source of a value. Stable: `config show --json` has it."""
 
     DEFAULT = "default"
     FILE = "file"
@@ -25,7 +25,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a value was said: FILE:LINE, the variable's name, or the option's."""
+    """Where a value was given: FILE:LINE, or the name of the variable or option."""
 
     source: Source
     place: str = "default"
@@ -46,26 +46,26 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[C]):
-    """A configuration, and how it came about."""
+    """A configuration and its origins."""
 
     config: C
     origins: Mapping[Key, Origin] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
-    """Sentences about what is not wrong, but hardly meant."""
+    """Sentences about values that are not wrong, but hardly meant."""
 
     def origin(self, key: Key) -> Origin:
-        """Where the value of a setting comes from."""
+        """Return where a setting's value comes from."""
         return self.origins.get(key, DEFAULT)
 
     def values(self) -> Iterator[Value]:
-        """Every value, in the order of the model."""
+        """Yield every value, in the order of the model."""
         for setting in settings_of(type(self.config)):
             for key, value in look_up(self.config, setting.key):
                 yield Value(key, value, self.origin(key), setting)
 
 
 def table(values: Iterable[Value]) -> Iterator[str]:
-    """Lines for people: name, value, where from, and whether a HUP changes it. No secret is in them."""
+    """Write lines for people: name, value, origin, and whether a HUP changes it. Contains no secret."""
     rows = [
         (".".join(one.key), written(_shown(one)) or "-", one.origin.place, "live" if one.setting.live else "")
         for one in values
@@ -77,7 +77,7 @@ def table(values: Iterable[Value]) -> Iterator[str]:
 
 
 def document(values: Iterable[Value]) -> list[dict[str, Any]]:
-    """The same for programs, in the types of JSON."""
+    """Write the same for programs, in JSON's types."""
     return [
         {
             "setting": ".".join(one.key),
@@ -91,13 +91,13 @@ def document(values: Iterable[Value]) -> list[dict[str, Any]]:
 
 
 def later(running: Loaded[C], said: Loaded[C]) -> list[str]:
-    """The settings that are another now than those that a program runs with, and not live: the next start's."""
+    """Return the changed settings that only the next start takes up."""
     before = {one.key: one.value for one in running.values()}
     return [one.setting.name for one in said.values() if not one.setting.live and before.get(one.key) != one.value]
 
 
 def _shown(one: Value) -> Any:  # noqa: ANN401 - any type that a setting has
-    """A value, or as much of it as may be seen: how many there are of a list."""
+    """Return what may be seen of a value: of a secret list, only its length."""
     if not one.setting.secret:
         return one.value
     return [SecretStr("")] * len(one.value) if one.setting.many else one.value and SecretStr("")

@@ -1,4 +1,4 @@
-"""Settings as models, and what there is to know of each."""
+"""Settings as models, and what is known of each setting."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from typing import Any, ClassVar, Final, TypeAlias, get_args, get_origin
 from pydantic import BaseModel, ByteSize, ConfigDict, SecretStr
 
 Key: TypeAlias = tuple[str, ...]
-"""Where a setting is, from the top of the file. `EACH` stands for names that the file chooses."""
+"""A setting's path from the top of the file. `EACH` stands for names that the file chooses."""
 
 EACH: Final = "*"
 HIDDEN: Final = "(hidden)"
-"""What is shown of a value that nobody may see."""
+"""Shown in place of a secret value."""
 
 
 class Section(BaseModel):
     """A table of settings."""
 
     live: ClassVar[bool] = False
-    """Whether all of it is taken up while running, as `About.live` says of one setting."""
+    """Whether all its settings are taken up while running; `About.live` says so for a single one."""
 
     variables: ClassVar[str] = ""
-    """What the variables of all settings begin with. Of the whole of a configuration; a table has none of its own."""
+    """The prefix of all settings' variables. Only a whole configuration has one, not its tables."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a setting's type does not say; put into its annotation."""
+    """What a setting's type does not say; part of its annotation."""
 
     live: bool = False
-    """Whether a change is taken up while running, at HUP. What is not live is taken up by the next start."""
+    """Whether a change is taken up while running, at HUP; otherwise the next start takes it up."""
     option: str = ""
-    """Its name as an option, where it is not the one that follows from its path."""
+    """Its name as an option, if it differs from the one by its path."""
     also: str = ""
-    """A variable that says the same: another program's name for it, or an older one. Of a setting that is there for
-    each name that the file chooses: it stands in where the file says nothing."""
+    """A variable with the same meaning: another program's name for the setting, or an older one. For a setting below
+    names that the file chooses, it stands in where the file says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +55,26 @@ class Setting:
     """Its type."""
     default: Any
     example: Any
-    """A value that could be given, where the default is none."""
+    """A possible value, if there is no default."""
     about: About
     section: type[BaseModel]
-    """Where it is a field, of the last name in its key."""
+    """The model that has the field."""
     prefix: str = ""
-    """What the variables of its configuration begin with."""
+    """The prefix of its configuration's variables."""
 
     @property
     def alone(self) -> bool:
-        """Whether there is one of it, for a variable and an option to name. Else the file chooses which there are."""
+        """Whether there is exactly one, for a variable and an option to name. Otherwise the file chooses the names."""
         return EACH not in self.key
 
     @property
     def variable(self) -> str:
-        """Its variable: what all begin with, and its path. A secret's may have `_FILE` behind it, and names a file."""
+        """Its variable: the prefix and its path. A secret's variable may end in `_FILE` and name a file."""
         return "_".join((self.prefix, *self.key)).upper() if self.alone else ""
 
     @property
     def option(self) -> str:
-        """Its option. A secret's names a file: everybody can read a command's arguments."""
+        """Its option. A secret's option names a file, since everybody can read a command's arguments."""
         if not self.alone:
             return ""
         name = self.about.option or f"--{'-'.join(self.key).replace('_', '-')}"
@@ -92,12 +92,12 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """As people write it."""
+        """Its name, as people write it."""
         return ".".join(self.key)
 
     @property
     def secret(self) -> bool:
-        """Whether it is a secret: shown to nobody, and it may be given by a file of its own."""
+        """Whether it is a secret: nobody is shown it, and a file of its own may give it."""
         return SecretStr in _parts(self.kind)
 
     @property
@@ -107,7 +107,7 @@ class Setting:
 
 
 def settings_of(model: type[BaseModel], key: Key = (), prefix: str = "") -> Iterator[Setting]:
-    """Every setting of a model, in the order of the model."""
+    """Yield every setting of a model, in the order of the model."""
     if issubclass(model, Section):
         prefix = prefix or model.variables
     for name, field in model.model_fields.items():
@@ -124,7 +124,7 @@ def settings_of(model: type[BaseModel], key: Key = (), prefix: str = "") -> Iter
 
 @cache
 def _docstrings(module: str) -> dict[tuple[str, str], str]:
-    """Those of fields, by class and field. pydantic can keep them too, at 50 ms for each start of a command."""
+    """Return the fields' docstrings, by class and field. pydantic would take 50 ms of every command's start."""
     tree = ast.parse(inspect.getsource(sys.modules[module]))
     return {
         (section.name, field.target.id): " ".join(text.split())
@@ -138,7 +138,7 @@ def _docstrings(module: str) -> dict[tuple[str, str], str]:
 
 
 def look_up(config: object, path: Sequence[str], so_far: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Every value that a configuration has at a path, with the names that the file chose."""
+    """Yield every value that a configuration has at a path, with the names that the file chose."""
     match path:
         case []:
             yield so_far, config
@@ -151,7 +151,7 @@ def look_up(config: object, path: Sequence[str], so_far: Key = ()) -> Iterator[t
 
 
 def written(value: object) -> str:
-    """A value as a TOML file would have it; empty for none."""
+    """Write a value as TOML; empty for none."""
     match value:
         case None:
             text = ""
@@ -171,7 +171,7 @@ def written(value: object) -> str:
 
 
 def _bytes(value: int) -> str:
-    """Exact, in the largest unit that fits."""
+    """Write the exact size, in the largest unit that fits."""
     for unit, size in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if value % size == 0:
             return f"{value // size}{unit}"
@@ -179,14 +179,14 @@ def _bytes(value: int) -> str:
 
 
 def _parts(kind: Any) -> Iterator[Any]:  # noqa: ANN401 - any type that a field may have
-    """A type, and what it is made of."""
+    """Yield a type and all the types in it."""
     yield kind
     for part in get_args(kind):
         yield from _parts(part)
 
 
 def _section(kind: Any) -> tuple[type[BaseModel] | None, Key]:  # noqa: ANN401 - any type that a field may have
-    """The model that a field holds, and the step to it where it holds them by name."""
+    """Return the model that a field holds, and the step to it when the field holds models by name."""
     if get_origin(kind) is dict:
         inner, steps = _section(get_args(kind)[1])
         return inner, (EACH, *steps)

@@ -1,4 +1,4 @@
-"""Options of a command, one for each setting, made from the model."""
+"""A command's options, one for each setting, made from the model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _METAVARS: Final = ((Path, "PATH"), (ByteSize, "BYTES"), (int, "INTEGER"), (floa
 
 
 def takes_settings(settings: Iterable[Setting]) -> Callable[[_F], _F]:
-    """Give a command's function, which ends in `**given`, the options of these settings.
+    """Give a command's function, which ends in `**given`, an option for each of these settings.
 
-    What was given comes in as text, to be judged as a variable is judged.
+    Their values arrive as text and are validated like a variable's.
     """
 
     def add(function: _F) -> _F:
@@ -33,7 +33,7 @@ def takes_settings(settings: Iterable[Setting]) -> Callable[[_F], _F]:
 
 
 def given_settings(given: Mapping[str, Any], settings: Iterable[Setting]) -> dict[Key, str | list[str]]:
-    """What `**given` has, by setting."""
+    """Return the values in `**given` by setting."""
     by_name = {_python_name(setting): setting.key for setting in settings}
     return {by_name[name]: value for name, value in given.items() if value is not None}
 
@@ -50,7 +50,7 @@ def _python_name(setting: Setting) -> str:
 
 
 def _again(setting: Setting) -> bool:
-    """Whether the option is given once for each of a list. A secret's one file has all of them."""
+    """Whether the option is repeated for each item of a list. A secret's one file has all of them."""
     return setting.many and not setting.secret
 
 
@@ -62,7 +62,7 @@ def _metavar(setting: Setting) -> str:
 
 
 def _help(setting: Setting) -> str:
-    """The first sentence, and the default."""
+    """Write the first sentence and the default."""
     text = setting.text.partition(". ")[0].rstrip(".")
     again = " (again for more)" if _again(setting) else ""
     default = written(setting.default).strip("[]").replace('"', "")

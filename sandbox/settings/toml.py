@@ -1,4 +1,4 @@
-"""Reads one TOML file, and knows on which line each key was written: `tomllib` does not tell."""
+"""Reads one TOML file and finds the line of each key, which `tomllib` does not give."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ MAX_FILE: Final = 1024 * 1024
 
 
 class BadFile(Exception):
-    """A file cannot be read, or is no TOML. The message is a sentence."""
+    """A file cannot be read or is not TOML. The message is a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a file says."""
+    """A file's content."""
 
     name: str
     tables: dict[str, Any]
     lines: Mapping[Key, int]
 
     def place(self, path: Key) -> str:
-        """FILE:LINE of a key, or of what it would be in; the file alone for what it says nothing of."""
+        """Return FILE:LINE of a key or of its closest table in the file; without one, only the file."""
         for end in range(len(path), 0, -1):
             if line := self.lines.get(path[:end]):
                 return f"{self.name}:{line}"
@@ -35,7 +35,7 @@ class Document:
 
 
 def read(file: Path) -> Document:
-    """Errors: BadFile."""
+    """Read a file. Raises `BadFile`."""
     try:
         with file.open("rb") as opened:
             content = opened.read(MAX_FILE + 1)
@@ -50,7 +50,7 @@ def read(file: Path) -> Document:
 
 
 def parse(text: str, name: str) -> Document:
-    """Errors: BadFile."""
+    """Parse a text. Raises `BadFile`."""
     try:
         return Document(name, tomllib.loads(text), lines(text))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -58,9 +58,9 @@ def parse(text: str, name: str) -> Document:
 
 
 def lines(text: str) -> dict[Key, int]:
-    """The line, from 1, on which each table and key of a valid TOML text begins.
+    """Return the line, from 1, on which each table and key of a valid TOML text begins.
 
-    A statement is as many lines as it takes until they are TOML by themselves.
+    A statement gets lines added until it is valid TOML by itself.
     """
     found: dict[Key, int] = {}
     table: Key = ()
@@ -85,7 +85,7 @@ def lines(text: str) -> dict[Key, int]:
 
 
 def _deepest(said: Any) -> Key:  # noqa: ANN401 - TOML of any kind
-    """The name of a table, from its head parsed alone. One of an array of tables has the array's name."""
+    """Return a table's name from its head, parsed alone. A table of an array has the array's name."""
     if isinstance(said, dict) and said:
         [(name, inner)] = said.items()
         return (name, *_deepest(inner))
@@ -93,7 +93,7 @@ def _deepest(said: Any) -> Key:  # noqa: ANN401 - TOML of any kind
 
 
 def _keys(said: dict[str, Any]) -> list[Key]:
-    """Every key in one statement: dotted ones and inline tables have more than one."""
+    """Return every key in one statement: dotted keys and inline tables have several."""
     found: list[Key] = []
     for name, value in said.items():
         inner = _keys(value) if isinstance(value, dict) else []

@@ -1,4 +1,4 @@
-"""One job that tells everything about a crash: what it runs, what must come of it, and what must not be left."""
+"""One job that shows every effect of a crash: its script, its expected result, and what must not be left."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A wall clock that a test sets.
 
-What asks for the date by other ways than `time.time` is not fooled; nothing of ours does.
+It changes `time.time` only; nothing of ours asks for the date in another way.
 """
 
 from __future__ import annotations

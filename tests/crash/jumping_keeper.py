@@ -1,4 +1,4 @@
-"""`sandbox keeper` as it is, with a clock that a test sets in the folder that is the first argument."""
+"""`sandbox keeper` unchanged, except that a test sets its clock in the folder that is the first argument."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A keeper and a runner that a test stops, kills and starts again, and everything around them that it breaks."""
+"""A keeper and a runner that a test stops, kills and starts again, and the parts around them that it breaks."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The crash-point matrix, as data: where a job stands, what happens then, and what is promised all the same.
 
-`docs/promises.md` has the same table; a test holds the two together.
+`docs/promises.md` has the same table; a test compares the two.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Counts how often a script starts, and holds it until it may go on: from outside, whatever becomes of the sandbox.
+"""Counts from outside how often a script starts, and holds it until it may go on, whatever happens to the sandbox.
 
-The script connects to a socket of the test's that is on the loopback of its sandbox's network namespace: no wall is
-between them, no cleaning finds it, and it outlives the sandbox.
+The script connects to a socket of the test on the loopback of its sandbox's network namespace: no wall is between them,
+no cleaning finds the socket, and it outlives the sandbox.
 """
 
 from __future__ import annotations

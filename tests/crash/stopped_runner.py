@@ -1,7 +1,7 @@
-"""`runner serve` as it is, but it stops itself (SIGSTOP) when a job has come to the point that a test named.
+"""`runner serve` unchanged, except that it stops itself (SIGSTOP) when a job comes to the point that a test named.
 
 It also follows a clock that the test sets, and notices a silent sandbox sooner. The first argument is the folder of the
-test: the file `stop-at` in it holds the point, and is `stopped-at` once it was reached.
+test: the file `stop-at` in it holds the point, and is renamed to `stopped-at` once the point is reached.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The crash-point matrix: a real runner, keeper and engine, brought to a point exactly, and then it happens."""
+"""The crash-point matrix: brings a real runner, keeper and engine exactly to a point, and then strikes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the matrix has no cell for: upgrades, a network that stays cut, and two installations on one engine."""
+"""The crashes that the matrix has no cell for: upgrades, a network that stays cut, two installations on one engine."""
 
 from __future__ import annotations
 

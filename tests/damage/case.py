@@ -1,4 +1,4 @@
-"""What one kind of damage is: a script that a job could run, and what must be found."""
+"""One kind of damage: a script that a job could run, and the expected finding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One keeper for all damage, and what each kind has to go through."""
+"""One keeper for all damage, and the course of each kind of damage."""
 
 from __future__ import annotations
 

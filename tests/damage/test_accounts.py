@@ -1,4 +1,4 @@
-"""Who is who and what they may do: accounts, sudo, PAM, shells."""
+"""Damage to accounts and their rights: sudo, PAM, shells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is removed after a job, so that the sandbox serves the next one of its trust key, which finds nothing of it."""
+"""Leftovers that are removed after a job, so that the next job of its trust key finds nothing of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who can log in: sshd, its configuration and keys."""
+"""Damage to logins: sshd, its configuration and keys."""
 
 from __future__ import annotations
 

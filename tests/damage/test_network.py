@@ -1,4 +1,4 @@
-"""Where connections lead: routes, names, filters."""
+"""Damage to the network: routes, names, filters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs: programs, libraries, and what they read when they start."""
+"""Damage to programs, libraries, and the files that they read when they start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What uses up everything: processes, memory, disk. The sandbox gets over it, and the next job finds nothing of it."""
+"""Jobs that use up processes, memory or disk. The sandbox recovers, and the next job finds nothing of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps the sandbox alive: its first process, its sshd, and who answers for it."""
+"""Damage to the parts that keep the sandbox alive: its first process, its sshd, and processes that answer for it."""
 
 from __future__ import annotations
 

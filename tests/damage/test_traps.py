@@ -1,4 +1,4 @@
-"""Files made to stop, mislead or drown whoever looks at them."""
+"""Files made to stop, mislead or flood a program that looks at them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What jobs do to a system: no damage, and nothing for the next one either."""
+"""Ordinary changes by jobs: no damage, but not left to the next job either."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A copy of this machine that systemd has booted: its files, with what is written kept apart, in namespaces of its own.
+"""A copy of this machine, booted by systemd: its files, with changes kept apart, in namespaces of its own.
 
-What is installed here is installed there. It has no network but its loopback, and sees no device; only what is started
-in it runs there. It takes the host's cgroups as they are, of either version.
+The programs that are installed here are installed there. The copy has no network but its loopback, and sees no device;
+only programs started in it run there. It takes the host's cgroups as they are, of either version.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The pages, and what is in them that can be checked."""
+"""The pages of the documentation, and their parts that can be checked."""
 
 from __future__ import annotations
 

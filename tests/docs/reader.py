@@ -1,4 +1,4 @@
-"""Somebody who copies blocks of the documentation and pastes them into a shell."""
+"""A reader who copies blocks of the documentation and pastes them into a shell."""
 
 from __future__ import annotations
 

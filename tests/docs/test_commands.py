@@ -1,6 +1,6 @@
 """Every command of ours in the documentation exists, with the options that it is given there.
 
-What they do is tested where they are; `test_tutorial` runs a page of them from its beginning to its end.
+Other tests cover the effects of the commands; `test_tutorial` runs a page of them from beginning to end.
 """
 
 from __future__ import annotations

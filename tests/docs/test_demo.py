@@ -1,4 +1,4 @@
-"""What the README shows first."""
+"""The demo at the top of the README."""
 
 from __future__ import annotations
 

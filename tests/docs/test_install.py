@@ -1,6 +1,6 @@
-"""The page about a host, typed into a machine that systemd has booted. Of sysbox a package that stands in is installed.
+"""The page about hosts, typed into a machine that systemd has booted, with a stand-in for the package of sysbox.
 
-What a sysbox does is seen elsewhere; here it is that the page's words are those of the tools that it names.
+Other tests cover what sysbox does; this one checks that the page's commands fit the tools that it names.
 """
 
 from __future__ import annotations

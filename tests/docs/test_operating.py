@@ -1,4 +1,4 @@
-"""The pages for operators, typed in where a service runs; and of every other block in the pages, why it is not."""
+"""The pages for operators, typed in where a service runs; and for every other block, the reason why it is not run."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ HERE: Final = {"localhost:8080": f"localhost:{PORT}"}
 _BY_HAND: Final = "tests/images types the same against the image, with keys and ports of its own"
 _ADHOC: Final = "tests/e2e/test_adhoc.py runs each of these commands, with a terminal where one is shown"
 _REGISTRY: Final = "test_registry types it, with Debian's registry"
-_BUILDX: Final = "it needs buildx and an emulator; tests/images/test_build.py looks at the commands that it comes to"
+_ARCHITECTURES: Final = "test_architectures types it, where an emulator and a registry are"
 _GITLAB: Final = "tests/images/test_gitlab_image.py types it, with a stand-in for gitlab-runner's own image"
 _SYSTEMD: Final = "test_systemd types it, in a machine of its own"
 _INSTALL: Final = "test_install types it, in a machine of its own, with a package that stands in for sysbox's"
-_HOST: Final = "it changes the host that the tests run on"
+_EVALUATION: Final = "test_evaluation types it, in a machine of its own"
 ELSEWHERE: Final = {
     ("README", "make demo"): "test_demo types it",
     ("README", "docker compose up -d"): "test_tutorial types it",
@@ -56,17 +56,16 @@ ELSEWHERE: Final = {
     ("own-images", "docker pull"): _REGISTRY,
     ("own-images", "sandbox images build --tag sandbox:latest"): "tests/images/test_build.py",
     ("own-images", "sandbox images build --tag registry.example/team"): _REGISTRY,
-    ("own-images", "docker buildx create"): _BUILDX,
-    ("own-images", "sandbox images build --platform"): _BUILDX,
+    ("own-images", "apt-get install -y qemu-user-static"): _ARCHITECTURES,
+    ("own-images", "sandbox images build --platform"): _ARCHITECTURES,
     ("sandbox-command", "sandbox run docker run"): _ADHOC,
     ("sandbox-command", "sandbox ssh-config"): "tests/e2e/test_adhoc.py, with vim; Emacs and sshfs were tried by hand",
     ("sandbox-image", "sandbox images build"): _BY_HAND,
     ("sandbox-image", "export DOCKER_HOST"): _BY_HAND,
-    ("sandbox-image", "docker buildx create"): _BUILDX,
     ("systemd", "apt-get install"): _SYSTEMD,
     ("upgrade", "python3 -m venv"): _SYSTEMD,
-    ("userns-runc", "sandbox evaluation up"): "tests/sandbox/evaluation brings up engines of its own",
-    ("userns-runc", "sandbox evaluation down"): _HOST,
+    ("userns-runc", "sandbox evaluation up"): _EVALUATION,
+    ("userns-runc", "sandbox evaluation down"): _EVALUATION,
     ("userns-runc", "cp sandbox/evaluation"): _SYSTEMD,
 }
 """Why a block is not typed in by a test, by the page and the beginning of its first line."""

@@ -1,4 +1,4 @@
-"""What the pages do with image registries, typed in with Debian's registry in place of theirs, on this host alone."""
+"""The pages' commands for image registries, typed in with Debian's registry in place of theirs, on this host alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sandbox keeper` as it is, whose runtime rests on daemons of a test's own: `RUNTIME,PROGRAM,PROGRAM` comes first."""
+"""`sandbox keeper` unchanged, on a runtime that needs daemons of the test. First word: `RUNTIME,PROGRAM,PROGRAM`."""
 
 from __future__ import annotations
 

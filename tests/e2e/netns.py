@@ -1,4 +1,4 @@
-"""This process in the engine's network namespace, for the library: what it connects to is there."""
+"""Moves this process into the engine's network namespace, so that the library can connect to sandboxes."""
 
 from __future__ import annotations
 

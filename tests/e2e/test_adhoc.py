@@ -1,4 +1,4 @@
-"""`sandbox up`, `run` and the rest, as a person at a terminal meets them. No keeper, but for borrowing from one."""
+"""`sandbox up`, `run` and the rest, as a person at a terminal uses them. Without a keeper, except for borrowing."""
 
 from __future__ import annotations
 

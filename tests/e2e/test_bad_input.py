@@ -1,4 +1,4 @@
-"""What bad input gets: one line with a cause and a next step, an exit code by kind, no traceback, nothing left."""
+"""Bad input gets one line with a cause and a next step, an exit code by kind, no traceback, and leaves nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`docker compose up` and what `down`, `down -v` and `sandbox purge` remove."""
+"""`docker compose up`, and what `down`, `down -v` and `sandbox purge` remove."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sandbox that is not fit any more is found, recreated, and the reason is recorded."""
+"""A sandbox that is no longer fit is found and recreated, and the reason is recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`from sandbox import Sandbox`, as a program meets it."""
+"""`from sandbox import Sandbox`, as a program uses it."""
 
 from __future__ import annotations
 

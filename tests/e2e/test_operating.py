@@ -1,4 +1,4 @@
-"""What the person sees who operates it: walls that are flushed, an engine that hangs, a sandbox to look at."""
+"""The operator's view: walls that are flushed, an engine that hangs, a sandbox to look at."""
 
 from __future__ import annotations
 

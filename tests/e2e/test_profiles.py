@@ -1,4 +1,4 @@
-"""Profiles as jobs meet them: chosen by labels, or by a name that may be wrong."""
+"""The choice of a profile by a job: by labels, or by a name that may be wrong."""
 
 from __future__ import annotations
 

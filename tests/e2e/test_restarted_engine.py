@@ -1,4 +1,4 @@
-"""A Docker Engine that is restarted under a keeper with a running job: a private one of the test's own."""
+"""A Docker Engine that is restarted under a keeper with a running job: a private engine of the test."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A runtime's daemons end under running jobs, as sysbox's do: the job is told so, and the next one runs.
 
-No sysbox is needed for it: what the runtime rests on are programs of the test's own.
+The test needs no sysbox: its own programs stand in for the daemons.
 """
 
 from __future__ import annotations

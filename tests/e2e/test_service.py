@@ -315,7 +315,7 @@ def test_bad_requests_name_what_is_wrong(
 def test_strangers_are_kept_out(new_service: Callable[[], Service]) -> None:
     service = new_service()
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer \u00fc".encode("latin-1")}):
-        answer = httpx.post(f"{service.url}/v1/jobs", json={"script": "true"}, headers=headers)  # type: ignore[arg-type]
+        answer = httpx.post(f"{service.url}/v1/jobs", json={"script": "true"}, headers=headers, timeout=DEADLINE)  # type: ignore[arg-type]
         assert answer.status_code == 401, answer.text
     assert service.api.get("/v1/jobs/0123").status_code == 404
     assert (service.state / "token").stat().st_mode & 0o777 == 0o600

@@ -1,11 +1,11 @@
-"""An OCI runtime that hands everything on to a real one, and hangs or fails in the verbs that it is told to.
+"""An OCI runtime that passes everything on to a real one, but hangs or fails in the verbs that it is told to.
 
-It is told by files in its control folder, one per verb (`runtime_control.Control` writes them): first line `hang`,
-`fail WORDS` or `delay SECONDS`; a second line names the container, by the beginning of its id, if it is for one alone.
-A verb that hangs goes on when its file is gone, as what sysbox holds up does when sysbox goes on.
+Files in its control folder tell it, one per verb (`runtime_control.Control` writes them): the first line is `hang`,
+`fail WORDS` or `delay SECONDS`; a second line limits this to one container, by the beginning of its id. A verb that
+hangs goes on when its file is gone, just as the calls that sysbox holds up go on when sysbox does.
 
-Engines call it by a script of its own (`runtime_control.write_launcher`) as
-`python -I -S faulty_runtime.py CONTROL RUNTIME …`: standard library only, and nothing of ours imported.
+Engines call it by a script of its own (`runtime_control.write_launcher`) as `python -I -S faulty_runtime.py CONTROL
+RUNTIME …`: it imports the standard library only.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Tells the faulty runtime what to do, and registers it with an engine without restarting that."""
+"""Controls the faulty runtime, and registers it with an engine without restarting the engine."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The faults of an engine, between the real one and the module that talks to it."""
+"""Faults of an engine, injected between the real engine and the module that talks to it."""
 
 import time
 from collections.abc import Callable

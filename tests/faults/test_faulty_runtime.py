@@ -1,4 +1,4 @@
-"""The faulty runtime on a private engine of its own, and what the engine module and the host's health make of it."""
+"""The faulty runtime on a private engine, and the reactions of the engine module and of the host's health."""
 
 import os
 import time
@@ -23,7 +23,6 @@ from tests import engines
 from tests.faults import faulty_runtime, runtime_control
 from tests.faults.conftest import HOST
 from tests.faults.runtime_control import Control
-from tests.sandbox.evaluation.test_private_engine import static_root
 from tests.waiting import until
 
 needs_engine = pytest.mark.skipif(
@@ -44,7 +43,9 @@ def faulty() -> Iterator[Faulty]:
         control = Control(layout.state / "control")
         try:
             client = docker.APIClient(base_url=layout.url, timeout=60)
-            client.import_image_from_data(static_root(), repository="tiny", changes=['CMD ["/bin/sleep", "1000"]'])
+            client.import_image_from_data(
+                engines.static_root(), repository="tiny", changes=['CMD ["/bin/sleep", "1000"]']
+            )
             client.close()
             pid = int(layout.docker_pid.read_text())
             launcher = control.write_launcher(layout.launcher)

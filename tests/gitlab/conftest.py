@@ -1,4 +1,4 @@
-"""One keeper and one running `runner serve` for every scenario, and what is looked at after each."""
+"""One keeper and one running `runner serve` for every scenario, and the checks after each."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The custom executor of gitlab-runner: one prepare attempt and, if it succeeds, the stages of the job.
 
-`executors/custom/custom.go` and `command/command.go` in gitlab-runner. What calls it is `manager`.
+It follows `executors/custom/custom.go` and `command/command.go` in gitlab-runner. `manager` calls it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What Go makes of GitLab's answer when it reads it and writes it again, as gitlab-runner does for JOB_RESPONSE_FILE.
+"""GitLab's answer as Go reads it and writes it again, as gitlab-runner does for JOB_RESPONSE_FILE.
 
-A number that was not sent is 0 there, a text is empty, a list or a pointer is null, and a structure is there with all
-of its own. What gitlab-runner does not know is gone. The fields are those of its `Job` (earlier `JobResponse`), as far
-as anything here uses them.
+A missing number becomes 0, a text empty, a list or a pointer null, and a structure appears with all its fields. Fields
+that gitlab-runner does not know are dropped. The fields are those of its `Job` (earlier `JobResponse`), as far as
+anything here uses them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A job as GitLab hands it out, and the variables that gitlab-runner makes of it.
 
-A job file holds only what matters to it: everything else comes from `TEMPLATE`. The names are those of the answer to
-`POST /api/v4/jobs/request`, which gitlab-runner writes to JOB_RESPONSE_FILE.
+A job file holds only the fields that matter to it: all others come from `TEMPLATE`. The names are those of the answer
+to `POST /api/v4/jobs/request`, which gitlab-runner writes to JOB_RESPONSE_FILE.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every scenario, by the hooks and a running service, against real sandboxes."""
+"""Every scenario, with the hooks and a running service, against real sandboxes."""
 
 from __future__ import annotations
 

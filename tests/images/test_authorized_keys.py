@@ -1,4 +1,4 @@
-"""Who may log in: every way in which people write authorized keys."""
+"""Logins with every form in which people write authorized keys."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The clients that people have, each used against the image: OpenSSH's, rsync, paramiko, asyncssh, Docker's."""
+"""Common clients, each used against the image: OpenSSH's, rsync, paramiko, asyncssh, Docker's."""
 
 import asyncio
 import re

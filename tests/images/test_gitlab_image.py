@@ -1,4 +1,4 @@
-"""The image made from gitlab-runner's own. A program that tells how it was called stands in for gitlab-runner."""
+"""The image made from gitlab-runner's own. A program that reports how it was called stands in for gitlab-runner."""
 
 from __future__ import annotations
 

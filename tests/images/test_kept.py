@@ -1,4 +1,4 @@
-"""What is kept when a sandbox is started again or thrown away, and the images that it brings."""
+"""The data that survives when a sandbox is started again or thrown away, and the images that it brings."""
 
 import re
 import uuid

@@ -1,4 +1,4 @@
-"""The sandbox image on a real engine: what `docs/sandbox-image.md` promises to those who start it by hand."""
+"""The sandbox image on a real engine: the promises of `docs/sandbox-image.md` to users who start it by hand."""
 
 import json
 import re

@@ -1,6 +1,5 @@
-"""Settings of the image: each one documented, checked, and seen to work."""
+"""Settings of the image: each one is documented, checked, and takes effect."""
 
-import datetime as dt
 import json
 import re
 from ipaddress import ip_network
@@ -8,13 +7,11 @@ from pathlib import Path
 
 import pytest
 import settings
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.identity import KeyPair
+from tests.certificates import Certificate, certificate
 from tests.images.started import HELLO, Start
 
 ROOT = Path(__file__).parents[2]
@@ -120,23 +117,9 @@ server.serve_forever()
 
 
 @pytest.fixture(scope="module")
-def authority() -> tuple[bytes, bytes]:
-    """A certificate for registry.test that is its own authority; and the same with its private key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "registry.test")])
-    now = dt.datetime.now(dt.UTC)
-    day = dt.timedelta(days=1)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
-    certificate = (
-        builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("registry.test")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-        .public_bytes(serialization.Encoding.PEM)
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return certificate, certificate + private
+def authority() -> Certificate:
+    """Of the registry, which is its own authority."""
+    return certificate("registry.test")
 
 
 @pytest.mark.parametrize("docker_start", ["eager", "lazy"])
@@ -158,9 +141,8 @@ def test_python_runs_for_any_other_setting_beside_it(start: Start) -> None:
 
 
 def test_good_settings_reach_inner_docker_and_sessions(
-    start: Start, client_key: KeyPair, authority: tuple[bytes, bytes]
+    start: Start, client_key: KeyPair, authority: Certificate
 ) -> None:
-    certificate, server = authority
     sandbox = start(
         environment={
             "AUTHORIZED_KEYS": client_key.public,
@@ -173,7 +155,7 @@ def test_good_settings_reach_inner_docker_and_sessions(
             "https_proxy": "http://proxy:3128",
             "NO_PROXY": "registry.test",
         },
-        given={"ca/company.crt": b"# ours\n" + certificate},
+        given={"ca/company.crt": b"# ours\n" + authority.public},
         hosts={"registry.test": "127.0.0.1"},
     )
     sandbox.await_docker()
@@ -196,7 +178,7 @@ def test_good_settings_reach_inner_docker_and_sessions(
     resolvers = "while read -r line; do echo $line; done < /etc/resolv.conf"
     assert "nameserver 192.0.2.1" in sandbox.sh(HELLO + f"docker run --rm hello /bin/sh -c '{resolvers}'")
     asked = sandbox.sh(
-        f"cat > /tmp/server.pem <<'EOF'\n{server.decode()}EOF\n"
+        f"cat > /tmp/server.pem <<'EOF'\n{(authority.public + authority.private).decode()}EOF\n"
         f"python3 -c '{REGISTRY}' 2> /tmp/registry.log & trap 'kill $!' EXIT\n"
         "for i in $(seq 300); do curl --silent https://registry.test:5000/curl && break; sleep 0.1; done\n"
         "docker pull registry.test:5000/image; cat /tmp/registry.log",

@@ -1,4 +1,4 @@
-"""What real sandboxes take on the host's disk is seen, and stopped before the host has too little. Needs root."""
+"""The watcher sees the space that real sandboxes take on the host's disk, and stops them in time. Needs root."""
 
 from __future__ import annotations
 

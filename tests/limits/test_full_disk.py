@@ -1,4 +1,4 @@
-"""A disk without a single free byte does not brick the keeper: it goes on, and starts again. Needs root."""
+"""A disk without a single free byte does not break the keeper: it goes on, and can start again. Needs root."""
 
 import subprocess
 from collections.abc import Iterator

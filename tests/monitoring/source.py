@@ -1,4 +1,4 @@
-"""What the packages' own source says, for tests that hold it to something."""
+"""Reads the packages' source for tests that check it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every action is told somewhere, and has a line in the manual."""
+"""Every action is logged somewhere, and has a line in the manual."""
 
 from __future__ import annotations
 

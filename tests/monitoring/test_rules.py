@@ -1,4 +1,4 @@
-"""The rules as they are shipped, with their own times: promtool runs each over series that somebody made up."""
+"""The shipped rules, with their own times: promtool runs each over invented series."""
 
 from __future__ import annotations
 

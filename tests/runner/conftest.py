@@ -1,4 +1,4 @@
-"""A real OpenSSH server that stands in for a sandbox, and leases to it that count what is asked of them."""
+"""A real OpenSSH server that stands in for a sandbox, and leases to it that count their calls."""
 
 from __future__ import annotations
 

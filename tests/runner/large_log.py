@@ -1,4 +1,4 @@
-"""Run by test_large_log.py in a process of its own: takes a large log and tells how much memory that took."""
+"""Takes a large log and prints the memory that it took. test_large_log.py runs it in a process of its own."""
 
 from __future__ import annotations
 

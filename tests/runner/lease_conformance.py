@@ -1,4 +1,4 @@
-"""What every source of leases must do, whoever makes the sandboxes. A test module of each source inherits from it.
+"""The tests that every source of leases must pass. A test module of each source inherits from them.
 
 The fixture `leases` is a source with exactly two sandboxes, fit and fresh.
 """

@@ -1,4 +1,4 @@
-"""Scripts that are ended: by a timeout, by a wish, or with their sandbox."""
+"""Scripts that are ended: by a timeout, by a cancellation, or with their sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job's source and artifacts as part of an attempt: what they change of its outcome, and what they never do."""
+"""A job's source and artifacts as part of an attempt: their effects on its outcome, and the limits of these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a command finds the service, and what it makes of one that is no runner."""
+"""How a command finds the service, and its reaction to a server that is no runner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that talk to a service, which has no sandboxes here: what is shown of jobs, tokens and webhooks."""
+"""The commands that talk to a service (here without sandboxes): their output for jobs, tokens and webhooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Half of a change is never seen, and what is found there may have been put there by anybody."""
+"""Nobody sees half a change, and a file may be anything that others have put there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sandbox whose SSH server is the job's: whatever it says, the runner is bounded, and says so in one sentence."""
+"""A sandbox whose SSH server belongs to the job: the runner bounds all that it sends, and tells it in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job file is the job of the API; what is wrong with one is told by line and field."""
+"""A job file is the job of the API; its mistakes are told by line and field."""
 
 from __future__ import annotations
 

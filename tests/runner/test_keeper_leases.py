@@ -1,4 +1,4 @@
-"""Leases from the keeper: what its answers mean to an attempt."""
+"""Leases from the keeper: the meaning of its answers for an attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which source of leases the command line names, and what is said of settings that lead nowhere."""
+"""The source of leases that the command line names, and the messages about settings that lead nowhere."""
 
 from __future__ import annotations
 

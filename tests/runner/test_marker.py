@@ -1,4 +1,4 @@
-"""Markers: what was written is read back, and nothing else is taken for one."""
+"""Markers: a written marker is read back, and nothing else is accepted as one."""
 
 from __future__ import annotations
 

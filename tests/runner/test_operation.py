@@ -1,4 +1,4 @@
-"""What an operator reads of the service's status."""
+"""The service's status as the command prints it for an operator."""
 
 from __future__ import annotations
 

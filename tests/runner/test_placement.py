@@ -1,4 +1,4 @@
-"""Which profile a job gets."""
+"""The choice of a job's profile."""
 
 from __future__ import annotations
 

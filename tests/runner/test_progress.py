@@ -1,4 +1,4 @@
-"""What a person at a terminal is told while a command takes long, and nobody else. No sandbox is needed for that."""
+"""The messages for a person at a terminal while a command takes long; nobody else gets them. Needs no sandbox."""
 
 from __future__ import annotations
 

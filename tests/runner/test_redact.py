@@ -1,4 +1,4 @@
-"""No secret comes through, wherever the stream is cut and the runner restarted; and nothing else is changed."""
+"""No secret comes through, wherever the stream is cut and the runner restarted; all other text stays as it is."""
 
 from __future__ import annotations
 

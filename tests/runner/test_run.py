@@ -1,4 +1,4 @@
-"""`runner run`: its streams, and a host that has no room for it."""
+"""`runner run`: its streams, and a host without room for it."""
 
 from __future__ import annotations
 

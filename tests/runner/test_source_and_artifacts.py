@@ -1,4 +1,4 @@
-"""Sources and artifacts are checked where they are written down; what is wrong is told by line and field."""
+"""Sources and artifacts are checked as soon as a job is read; mistakes are told by line and field."""
 
 from __future__ import annotations
 

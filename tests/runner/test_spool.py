@@ -1,4 +1,4 @@
-"""Folders of dead processes are found and removed, and nobody else's."""
+"""Folders of dead processes are found and removed, and no other ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps: the language of conditions, what is refused, and which step runs when."""
+"""Steps: the language of conditions, refused steps, and the choice of the steps that run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sandbox under stress: full disks, and a job that turns against what keeps its log and its result."""
+"""A sandbox under stress: full disks, and a job that attacks the processes that keep its log and its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames: every cut gives the same, everything odd is refused, and the launcher speaks the same language."""
+"""Frames: every cut gives the same result, anything odd is refused, and the launcher speaks the same language."""
 
 from __future__ import annotations
 

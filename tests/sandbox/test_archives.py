@@ -1,4 +1,4 @@
-"""An archive is hostile: nothing is written outside of the folder, whatever it says."""
+"""Hostile archives: whatever they contain, nothing is written outside of the folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both command lines load the modules of the command that is given, and say of each command where it is."""
+"""Both command lines load only the modules of the given command, and know the module of each command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The daemons that a runtime rests on: which they are, and what their end means."""
+"""The daemons of a runtime: which they are, and what their end means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one sandbox takes on the host's disk, counted on the host's side, whatever a job made there. Needs root."""
+"""The space of one sandbox on the host's disk, counted on the host's side, whatever a job made there. Needs root."""
 
 import os
 import subprocess

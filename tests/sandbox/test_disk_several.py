@@ -1,4 +1,4 @@
-"""What is decided where sandboxes take space on several file systems: sysbox keeps its data where it likes."""
+"""The watcher's decisions when sandboxes take space on several file systems: sysbox keeps its data where it likes."""
 
 import pytest
 

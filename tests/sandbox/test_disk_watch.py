@@ -1,4 +1,4 @@
-"""What is decided: every rule of the watcher, and that no writer takes the host below its reserve."""
+"""The watcher's decisions: each of its rules, and that no writer takes the host below its reserve."""
 
 import math
 from dataclasses import dataclass, field

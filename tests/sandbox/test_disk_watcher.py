@@ -1,4 +1,4 @@
-"""The watcher on a real, small file system, with real writers that are stopped for real. Needs root."""
+"""The watcher on a real, small file system, with real writers that it really stops. Needs root."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The engine module against a Docker API of the test's own: deadlines, errors as sentences, and what is sent."""
+"""The engine module against a Docker API of the test: deadlines, errors as sentences, and requests."""
 
 import inspect
 import io

@@ -1,4 +1,4 @@
-"""What both commands make of an end that none of theirs sees to."""
+"""Both commands' reactions to an end that their own code does not handle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Containers that stand still, in real cgroups of both versions that the tests mount for themselves."""
+"""Frozen containers, in real cgroups of both versions that the tests mount for themselves."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Who is to blame: a keeper and an engine played second by second, with faults in any order."""
+"""Who is to blame: a keeper and an engine simulated second by second, with faults in any order."""
 
 import itertools
 from collections.abc import Callable

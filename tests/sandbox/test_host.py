@@ -1,4 +1,4 @@
-"""What a sandbox has to follow of its host."""
+"""The properties of the host that a sandbox has to follow."""
 
 from ipaddress import IPv4Address
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The probe's program, run as it runs inside a sandbox, against a Docker API of the test's own."""
+"""The probe's program, run as inside a sandbox, against a Docker API of the test."""
 
 import json
 import os

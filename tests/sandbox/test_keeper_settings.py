@@ -1,4 +1,4 @@
-"""The keeper's settings: which of file, environment and options counts, and what is said of mistakes."""
+"""The keeper's settings: the order of file, environment and options, and the messages about mistakes."""
 
 from __future__ import annotations
 

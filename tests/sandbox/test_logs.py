@@ -1,4 +1,4 @@
-"""Whatever a job has chosen, an event is one line."""
+"""An event is one line, whatever text a job has chosen."""
 
 import io
 import json

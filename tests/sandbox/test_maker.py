@@ -1,4 +1,4 @@
-"""What a maker asks while a sandbox boots."""
+"""A maker's questions while a sandbox boots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limit of open files that a service starts with is not the one that it works with."""
+"""A service raises the limit of open files that it starts with."""
 
 import subprocess
 import sys

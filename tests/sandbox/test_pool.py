@@ -1,4 +1,4 @@
-"""The warm pool: who gets which sandbox, and what is to be done next."""
+"""The warm pool: the choice of a sandbox for each client, and of the next action."""
 
 from itertools import count, pairwise
 

@@ -1,4 +1,4 @@
-"""What is made in advance: the next sandbox of a profile, up to its start."""
+"""Preparation in advance: the next sandbox of a profile, up to its start."""
 
 from itertools import count
 

@@ -1,4 +1,4 @@
-"""Any order of events: what must hold of the pool whatever happens."""
+"""The invariants of the pool, under any order of events."""
 
 from collections import defaultdict
 

@@ -1,4 +1,4 @@
-"""The warm pool: who comes first is served first."""
+"""The warm pool: first come, first served."""
 
 from collections.abc import Iterable
 from dataclasses import replace

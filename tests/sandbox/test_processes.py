@@ -1,4 +1,4 @@
-"""Processes of a container as the host sees them. Real processes in a real cgroup where one can be made."""
+"""Processes of a container as the host sees them: real processes, in a real cgroup where the test can make one."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The keeper's configuration file: what it takes, and that each mistake is told with file and field."""
+"""The keeper's configuration file: what it accepts, and that each mistake is told with file and field."""
 
 import json
 from pathlib import Path

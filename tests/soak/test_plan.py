@@ -1,4 +1,4 @@
-"""The soak's own reasoning: a schedule that can be made again, and a verdict that finds what it is there for."""
+"""The soak's own logic: a schedule that can be made again, and a verdict that finds the faults it is for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the promises held, from what the clients have seen. Pure."""
+"""Whether the promises held, judged by the clients' observations. Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Runs inside a sandbox as root: tries every target at once, and prints the names of those that answered.
 
-Argument: JSON, name to [kind, address, port]. It has nothing but the standard library and iproute2.
+The argument is JSON, name to [kind, address, port]. It uses only the standard library and iproute2.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Network namespaces of a test's own: what a test sends stays in them."""
+"""Network namespaces of a test: its packets stay in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sending anything from anywhere, and seeing whether it arrives."""
+"""Sends any packet from anywhere, and sees whether it arrives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must get through: the way out and its answers, the keeper's way in, and what is opened by name."""
+"""Traffic that must get through: the way out and its answers, the keeper's way in, and openings by name."""
 
 import socket
 from collections.abc import Iterator

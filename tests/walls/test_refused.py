@@ -1,7 +1,7 @@
-"""What must not get through, each tried without the walls first: a test of a wall that nothing leans on proves nothing.
+"""Traffic that must not get through, tried without the walls first: else a test would prove nothing about the wall.
 
-Refused means that the rule meant for it counted the packet and nothing was delivered. What is sent comes from a root
-with raw sockets, routes and addresses of its own choice, which is what a job has.
+Refused means that the rule meant for a packet counted it and nothing was delivered. The packets come from a root with
+raw sockets, routes and addresses of its own choice, just as a job has.
 """
 
 import itertools

@@ -1,6 +1,6 @@
-"""The truth: real sandboxes on the real engine, tried from inside as root with whatever a job could bring along.
+"""Real sandboxes on the real engine, attacked from inside as root with anything that a job could bring along.
 
-The same attempts are made before the walls are up, where the engine's own rules let most of them through.
+The same attempts are made before the walls are up, when the engine's own rules let most of them through.
 """
 
 from __future__ import annotations

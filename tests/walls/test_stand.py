@@ -1,4 +1,4 @@
-"""The walls stand: put back whoever removes them, whatever of them, and nothing gets through meanwhile unnoticed."""
+"""The walls stand: any part that somebody removes is put back, and nothing gets through meanwhile unnoticed."""
 
 import socket
 import subprocess

@@ -1,4 +1,4 @@
-"""What a client of the API is told of the service's state."""
+"""What a client of the API learns about the service's state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What bad input gets: the status that fits, a sentence that names the field or the cause, and nothing half done."""
+"""Bad input gets a fitting status and a sentence that names the field or the cause, and nothing is half done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files over HTTP: archives in, artifacts out, and what becomes of them when something is wrong."""
+"""Files over HTTP: archives in, artifacts out, and the results when something is wrong."""
 
 from __future__ import annotations
 

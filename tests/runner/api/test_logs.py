@@ -1,4 +1,4 @@
-"""The forms of a log: compressed and as events it is the same log, cut and resumed anywhere."""
+"""The forms of a log: compressed or as events, it is the same log, cut and resumed anywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What health checks and Prometheus are told, and who may ask."""
+"""The answers for health checks and Prometheus, and who may ask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drain, resume and stop over HTTP, and what the status says of them."""
+"""Drain, resume and stop over HTTP, and their traces in the status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often a client may ask: never more than its bucket holds, and never less; and what one is told that does."""
+"""The limit on a client's requests: never more and never less than its bucket holds, and the answer beyond it."""
 
 from __future__ import annotations
 

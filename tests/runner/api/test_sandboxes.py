@@ -1,4 +1,4 @@
-"""The sandboxes over HTTP, and what a person is shown of them."""
+"""The sandboxes over HTTP, and the command that lists them."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import socket
 import ssl
 from collections.abc import Sequence
@@ -12,16 +11,13 @@ from typing import cast
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from runner.api.server import Tls, serve
 from runner.errors import InputError, StateError
 from runner.execution.lease import Access, SandboxFacts
 from runner.job import Job
 from runner.store.states import JobState
+from tests.certificates import certificate
 from tests.runner.api.test_app import app_of
 from tests.runner.conftest import FakeLeases, hang
 from tests.runner.service.state import State, service_of
@@ -55,26 +51,11 @@ async def test_a_port_that_is_taken_is_told_and_ends_no_job(tmp_path: Path) -> N
     assert (again.state, again.cancellation.cause) == (JobState.QUEUED, None)
 
 
-def certificate(folder: Path) -> Tls:
-    """A certificate for this machine that its own key has signed."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "certificate.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+def certified(folder: Path) -> Tls:
+    """A certificate for this machine, and its key, as files."""
+    made = certificate("localhost")
+    (folder / "certificate.pem").write_bytes(made.public)
+    (folder / "key.pem").write_bytes(made.private)
     return Tls(folder / "certificate.pem", folder / "key.pem")
 
 
@@ -82,7 +63,7 @@ async def test_with_a_certificate_it_serves_https_and_nothing_else(tmp_path: Pat
     state = State(tmp_path)
     service = service_of(state, no_sandbox())
     app = app_of(service, tmp_path)
-    tls = certificate(tmp_path)
+    tls = certified(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     listening = asyncio.Event()

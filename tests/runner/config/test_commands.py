@@ -1,4 +1,4 @@
-"""`runner config`, and a running service that is told to read its settings anew."""
+"""`runner config`, and a running service that reads its settings anew."""
 
 from __future__ import annotations
 

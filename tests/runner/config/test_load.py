@@ -1,4 +1,4 @@
-"""The settings of `runner serve`: which of file, environment and options counts, and what is said of mistakes."""
+"""The settings of `runner serve`: the order of file, environment and options, and the messages about mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written of the settings is all of them, as they are: the page, the example, the commands."""
+"""The page, the example and the commands describe all settings as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each check by tables: what is made of a runner's facts, and that the page says what each of them is."""
+"""Each check by tables of facts and results; and the page describes every check."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from runner.doctor import gather
 from runner.keeper_leases import KeeperState
 from sandbox.health import HostState
 from sandbox.report import Found, Unknown
-from tests.runner.api.test_server import certificate
+from tests.runner.api.test_server import certified
 from tests.runner.config.test_commands import Running
 
 
@@ -54,7 +54,7 @@ def test_a_service_without_a_keeper_says_so_and_so_does_its_api(running: Running
 def test_a_service_with_a_certificate_is_reached_and_another_one_is_not_it(tmp_path: Path) -> None:
     """The certificate is for another name, as a service's mostly is on its own host."""
     (tmp_path / "other").mkdir()
-    ours, other = certificate(tmp_path), certificate(tmp_path / "other")
+    ours, other = certified(tmp_path), certified(tmp_path / "other")
     file = tmp_path / "runner.toml"
     file.write_text(f'[tls]\ncertificate = "{ours.certificate}"\nkey = "{ours.key}"\n')
     service = Running(file, "https")

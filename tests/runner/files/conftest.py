@@ -1,4 +1,4 @@
-"""A session into a sandbox, and what it fetches from."""
+"""A session into a sandbox, and servers for it to fetch from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A git repository with two commits, and a server that gives it away over HTTP to who logs in."""
+"""A git repository with two commits, and a server that serves it over HTTP to clients that log in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sandbox announces is checked before anything of it is written, and an archive is there whole or not at all."""
+"""A sandbox's list is checked before anything of it is written, and an archive is kept whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files a pattern means, whichever way one walks to them."""
+"""The files that a pattern matches, whichever way one walks to them."""
 
 from __future__ import annotations
 

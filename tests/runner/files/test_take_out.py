@@ -1,4 +1,4 @@
-"""Artifacts over a real SSH server: what is kept, what is left out, and a sandbox that lies."""
+"""Artifacts over a real SSH server: kept files, left-out files, and a sandbox that lies."""
 
 from __future__ import annotations
 

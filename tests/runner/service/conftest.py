@@ -1,4 +1,4 @@
-"""A state folder, and one life of the service after another on it."""
+"""A state folder, and successive lives of the service on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backup is whole and consistent whatever the service does meanwhile, and goes only where nothing is."""
+"""A backup is whole and consistent whatever the service does meanwhile, and is restored only into an empty folder."""
 
 from __future__ import annotations
 

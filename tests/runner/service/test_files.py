@@ -1,4 +1,4 @@
-"""Archives that came with jobs, and what is kept of their files, over the service's own end."""
+"""Archives that came with jobs, and the artifacts of jobs, over restarts of the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Old jobs are forgotten with their logs, and a disk without room holds up what would fill it."""
+"""Old jobs are forgotten with their logs, and a full disk holds up the jobs that would fill it further."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A defect ends no work that the service needs for as long as it lives."""
+"""A defect does not end work that the service needs for all its life."""
 
 from __future__ import annotations
 

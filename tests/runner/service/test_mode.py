@@ -1,4 +1,4 @@
-"""Which mode may follow which."""
+"""The moves between modes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the service remembers of its jobs, over restarts and on a broken disk."""
+"""The service's memory of its jobs, over restarts and on a broken disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which finished jobs are forgotten."""
+"""The choice of the finished jobs to forget."""
 
 from __future__ import annotations
 

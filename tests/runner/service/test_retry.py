@@ -1,4 +1,4 @@
-"""Jobs that ask to be started again: after what, how often, and what their log has then."""
+"""Jobs that may be started again: after which outcomes, how often, and with what log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service and what it promises over its own end. A real OpenSSH server stands in for the sandboxes."""
+"""The service and its promises over restarts. A real OpenSSH server stands in for the sandboxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sandbox that is held for a job that may come never keeps one waiting that is there."""
+"""A sandbox that is held for a future job never keeps a present one waiting."""
 
 from __future__ import annotations
 

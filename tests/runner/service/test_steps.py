@@ -1,4 +1,4 @@
-"""Jobs of several steps: what is known of them while they run, over a restart, and in the end."""
+"""Jobs of several steps: their progress while they run, over a restart, and in the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""While no sandbox is to be had at all, jobs wait: a night without a keeper must not be the end of a queue."""
+"""While there is no sandbox at all, jobs wait: a night without a keeper must not end a whole queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drains, stops and upgrades in the middle of many jobs: none is lost, none runs twice, and every log is whole."""
+"""Drains, stops and upgrades in the middle of many jobs: no job is lost or runs twice, and every log is whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the room on a disk means for jobs."""
+"""The consequences of the free space on a disk for jobs."""
 
 from __future__ import annotations
 

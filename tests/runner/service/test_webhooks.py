@@ -1,4 +1,4 @@
-"""Webhooks: signed as receivers expect it, sent at least once, and whatever a receiver does, no job waits for it."""
+"""Webhooks are signed as receivers expect it and sent at least once, and no job ever waits for a receiver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A database that is looked at from outside: whole, damaged, newer, in use."""
+"""The condition of a database as seen from outside: whole, damaged, newer, in use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is not ours is refused with a sentence, and what is sealed opens for nobody else."""
+"""A foreign database is refused with a sentence, and a sealed secret opens only for its owner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is next, against a model that is simple enough to be believed: a ring of trust keys for each priority."""
+"""The order of jobs, against a model that is simple enough to be believed: a ring of trust keys for each priority."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a command for one's own sandboxes finds a keeper."""
+"""How a command for one's own sandboxes finds a keeper."""
 
 import os
 from pathlib import Path

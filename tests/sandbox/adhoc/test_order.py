@@ -1,4 +1,4 @@
-"""What is asked for on the command line, judged as the configuration is."""
+"""The options of the command line, checked as strictly as the configuration."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is over is ended, and who is connected is read from the host's own tables."""
+"""Expired sandboxes are ended, and the host's own tables tell who is connected."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The records of a user's sandboxes: nobody else's to read, one for a name, and none is lost or mixed up."""
+"""The records of a user's sandboxes: private, one for a name, and never lost or mixed up."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""How what was copied out of a sandbox gets to its place."""
+"""The last step of copying out of a sandbox: moving the files to their place."""
 
 from pathlib import Path
 from typing import cast

@@ -1,1 +1,1 @@
-"""Children for `sandbox.child` to ask: each does one thing wrong, or does as it is asked."""
+"""Children for `sandbox.child` to ask: each does one thing wrong, or obeys."""

@@ -1,4 +1,4 @@
-"""Ends with the code 7, and gives back what it was asked."""
+"""Ends with the code 7, and repeats the question."""
 
 import sys
 

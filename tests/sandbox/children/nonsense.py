@@ -1,4 +1,4 @@
-"""Prints something else than what was asked for."""
+"""Prints something other than an answer."""
 
 
 def main() -> int:

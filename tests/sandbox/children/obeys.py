@@ -1,4 +1,4 @@
-"""Runs the Python that it is asked to."""
+"""Runs the Python code that it is asked to."""
 
 import sys
 

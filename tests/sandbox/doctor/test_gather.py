@@ -1,4 +1,4 @@
-"""Gathering: a real host, and hosts on which something hangs or is not there."""
+"""Gathering facts: on a real host, and on hosts where something hangs or is missing."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""A private engine for real, beside the one that the other tests use: root and a few seconds needed."""
+"""A real private engine, beside the one that the other tests use. Needs root and a few seconds."""
 
-import io
 import os
 import signal
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,20 +29,9 @@ def layout() -> Iterator[Layout]:
 @pytest.fixture(scope="module")
 def client(layout: Layout) -> Iterator[docker.DockerClient]:
     client = docker.DockerClient(base_url=layout.url, version="1.41", timeout=60)
-    client.api.import_image_from_data(static_root(), repository="tiny")
+    client.api.import_image_from_data(engines.static_root(), repository="tiny")
     yield client
     client.close()
-
-
-def static_root() -> bytes:
-    """A root file system with nothing but this host's shell, what it needs, and `sleep`."""
-    buffer = io.BytesIO()
-    programs = ["/bin/sh", "/bin/sleep", "/bin/cat"]
-    libraries = {word for word in host.run("ldd", *programs).split() if word.startswith("/") and word[-1] != ":"}
-    with tarfile.open(fileobj=buffer, mode="w", dereference=True) as tar:
-        for file in [*programs, *libraries]:
-            tar.add(file)
-    return buffer.getvalue()
 
 
 def test_up_again_finds_it_up(layout: Layout) -> None:

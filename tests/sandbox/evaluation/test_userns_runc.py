@@ -1,4 +1,4 @@
-"""userns-runc's edits: what it gives, what it never gives, and to whom."""
+"""userns-runc's edits: what they allow, what they never allow, and for whom."""
 
 import copy
 import json

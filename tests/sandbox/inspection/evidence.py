@@ -1,4 +1,4 @@
-"""Evidence made by hand, for tests of what is said about it."""
+"""Evidence made by hand, for tests of its judgement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a confined process can do: read, and nothing else. Each test asks a process of its own."""
+"""A confined process can read, and nothing else. Each test asks a process of its own."""
 
 from __future__ import annotations
 

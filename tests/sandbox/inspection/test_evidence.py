@@ -1,4 +1,4 @@
-"""Evidence as JSON: what the child prints and what the keeper keeps."""
+"""Evidence as JSON, which the child prints and the keeper keeps."""
 
 from __future__ import annotations
 

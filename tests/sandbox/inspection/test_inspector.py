@@ -1,4 +1,4 @@
-"""The child that looks: it answers in time or not at all, and what it says is about the process that was meant."""
+"""The inspecting child: it answers in time or not at all, and always about the process that was meant."""
 
 from __future__ import annotations
 

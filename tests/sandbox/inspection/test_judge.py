@@ -1,4 +1,4 @@
-"""What is said about evidence: each reason, what no job can hide, and no verdict better than its reasons."""
+"""The judgement of evidence: each reason, what no job can hide, and no verdict better than its reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the child sees of a real overlay, with the files that a hostile root leaves in it. No engine is needed."""
+"""The child's view of a real overlay, with the files that a hostile root leaves in it. Needs no engine."""
 
 from __future__ import annotations
 

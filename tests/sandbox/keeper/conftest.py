@@ -1,4 +1,4 @@
-"""A keeper with a made-up engine and a made-up builder, which fail as a test says."""
+"""A keeper with a fake engine and a fake builder, which fail as a test says."""
 
 import socket
 import threading

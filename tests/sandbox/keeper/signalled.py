@@ -1,4 +1,4 @@
-"""A process that tells which signals it takes, while two threads of it snatch at them."""
+"""A process that prints the signals that it takes, while two of its threads compete for them."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""A keeper's process around a keeper that starts for as long as nobody writes a line to it. Its word: its folder."""
+"""A keeper's process whose start waits until somebody writes a line to it. Its argument is its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keeper's state folder: what must survive a restart does, and an unusable folder is told."""
+"""The keeper's state folder: its data survives a restart, and an unusable folder is reported."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A new image under the same name: taken up between jobs, one sandbox after the other, and never at the pool's cost."""
+"""A new image under the same name: used between jobs, one sandbox after the other, and never at the pool's cost."""
 
 import threading
 from collections.abc import Callable

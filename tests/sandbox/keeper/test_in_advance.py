@@ -1,4 +1,4 @@
-"""What a keeper makes in advance, and when it does not use it."""
+"""The sandboxes that a keeper makes in advance, and when it does not use them."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a keeper does when things go wrong, and in which order."""
+"""A keeper's actions when things go wrong, and their order."""
 
 import logging
 import socket

@@ -1,4 +1,4 @@
-"""A keeper that was killed, and the next one on its state folder: what is taken over and what is not."""
+"""A killed keeper, and the next one on its state folder: what it takes over and what it does not."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What a keeper counts, times, and says of itself to Prometheus."""
+"""A keeper's metrics for Prometheus."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the keeper does about its signals."""
+"""The keeper's reactions to signals."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""The keeper's protocol: what goes in comes out, and whatever else comes in is refused without being repeated."""
+"""The keeper's protocol: every message survives the round trip, and anything else is refused without being repeated."""
 
 import json
 from typing import get_args

@@ -1,4 +1,4 @@
-"""What a keeper does when the daemons end that its sandboxes' runtime rests on."""
+"""A keeper's reactions when the daemons of its sandboxes' runtime end."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What the keeper is sent reaches it, whatever its other threads are doing."""
+"""A signal reaches the keeper, whatever its other threads are doing."""
 
 import signal
 import subprocess

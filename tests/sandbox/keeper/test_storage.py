@@ -1,4 +1,4 @@
-"""Which file systems a keeper watches, by its configuration."""
+"""The file systems that a keeper watches, by its configuration."""
 
 import subprocess
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""A host that is wedged: nothing is lent, it is said why, and work goes on by itself when the host does."""
+"""A wedged host: the keeper lends nothing and says why, and goes on by itself when the host does."""
 
 import logging
 import threading

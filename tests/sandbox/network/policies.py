@@ -1,4 +1,4 @@
-"""Any policy that a keeper's file can say, out of few enough addresses and ports that they meet."""
+"""Any policy that a keeper's file can express, with so few addresses and ports that rules often overlap."""
 
 from ipaddress import IPv4Network
 

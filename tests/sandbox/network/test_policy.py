@@ -1,4 +1,4 @@
-"""What a keeper's file can say about the network, and what it becomes."""
+"""The network policy of a keeper's file, and the rules that it becomes."""
 
 from ipaddress import IPv4Address, IPv4Network
 

@@ -1,4 +1,4 @@
-"""The walls as text. What they do is tried in tests/walls; here is what the text must and must not hold."""
+"""The walls as text: what it must and must not hold. tests/walls tries their effect."""
 
 import re
 from ipaddress import IPv4Address, IPv4Network

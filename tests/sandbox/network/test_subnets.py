@@ -1,4 +1,4 @@
-"""Subnets for sandboxes: inside the range, beside everything else."""
+"""Subnets for sandboxes: inside the range, and apart from all others."""
 
 from ipaddress import IPv4Network
 

@@ -1,4 +1,4 @@
-"""What is shown of a configuration, and of one that replaces it."""
+"""How a configuration, and a later one that replaces it, are shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On which line a key was written, in any TOML that there is."""
+"""The line of each key, in any valid TOML."""
 
 from __future__ import annotations
 
