@@ -33,11 +33,10 @@ pytest: .venv/.tools images test-tools
 	@echo "== testing with the runtime that .state/environment names (20 minutes on two slow processors)"
 	@$(WITH_ENGINE) .venv/bin/pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-# A real SSH server, clients, an editor, a Prometheus, a registry and a systemd; started by the tests, never as services.
+# What tests/tools.py lists. The tests start these programs; none becomes a service.
 .PHONY: test-tools
 test-tools: .venv/.ready | .state/environment
-	@.venv/bin/python -c 'from sandbox.evaluation import packages; \
-	  packages.ensure({"sshd": "openssh-server", "ssh": "openssh-client", "vim": "vim", "prometheus": "prometheus", "docker-registry": "docker-registry", "systemd-analyze": "systemd"}, print)'
+	@.venv/bin/python -m tests.tools
 
 check: .venv/.tools
 	@.venv/bin/ruff format --check --quiet .

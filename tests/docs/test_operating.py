@@ -59,7 +59,7 @@ ELSEWHERE: Final = {
     ("own-images", "apt-get install -y qemu-user-static"): _ARCHITECTURES,
     ("own-images", "sandbox images build --platform"): _ARCHITECTURES,
     ("sandbox-command", "sandbox run docker run"): _ADHOC,
-    ("sandbox-command", "sandbox ssh-config"): "tests/e2e/test_adhoc.py, with vim; Emacs and sshfs were tried by hand",
+    ("sandbox-command", "sandbox ssh-config"): "test_editors types it",
     ("sandbox-image", "sandbox images build"): _BY_HAND,
     ("sandbox-image", "export DOCKER_HOST"): _BY_HAND,
     ("systemd", "apt-get install"): _SYSTEMD,
