@@ -1,4 +1,4 @@
-"""The commands that take a name wherever it is: one of the user's own sandboxes first, else one of the keeper's."""
+"""The commands that look a name up everywhere: first among the user's own sandboxes, then among the keeper's."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def shell(
 ) -> None:
     """Get into a sandbox of your own, or into one of the keeper's that is held."""
     words = command or []
-    words = words[1:] if words[:1] == ["--"] else words  # as `run` has it; the parser drops it only before a name
+    words = words[1:] if words[:1] == ["--"] else words  # as in `run`; the parser drops `--` only before a name
     transport = options.machines().open(name)[1] if _own_record(name) else borrow.enter(_keeper(keeper, name), name)
     with terminal.ended_by_signals(), closing(transport):
         code = terminal.attach(transport, " ".join(words) or _SHELL)
@@ -139,7 +139,7 @@ def _own() -> list[dict[str, str | float | bool | None]]:
 
 
 def _told(machines: Machines, record: Record, running: bool | None) -> dict[str, str | float | bool | None]:
-    """One of the user's sandboxes, without its keys."""
+    """Return the facts about one of the user's sandboxes, without its keys."""
     state = "creating" if record.access is None else {True: "running", False: "stopped", None: "gone"}[running]
     return {
         "name": record.name,
@@ -175,13 +175,13 @@ def _own_record(name: str) -> Record | None:
 
 
 def _machines() -> Machines | None:
-    """The user's own; None when there never were any: to look makes no folder, in a container that is read-only."""
-    there = os.path.isdir(default_folder())  # noqa: PTH112 - that of `Path` raises where one may not look
+    """Return the user's own sandboxes; None without a folder of them. Makes none: a container may be read-only."""
+    there = os.path.isdir(default_folder())  # noqa: PTH112 - `Path.is_dir` raises where this user may not look
     return options.machines() if there else None
 
 
 def _keeper(keeper: Path | None, name: str) -> KeeperClient:
-    """The keeper that may know this name. Raises `NoSuchSandbox` when there is none."""
+    """Return the keeper, which may know this name. Raises `NoSuchSandbox` when there is no keeper."""
     client = options.keeper_of(keeper)
     if client is None:
         why = options.closed_keeper() or "There is no keeper either."
