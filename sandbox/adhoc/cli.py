@@ -131,7 +131,7 @@ def cp(
 def print_ssh_config(name: Name = options.DEFAULT_NAME) -> None:
     """Print what ssh, scp, rsync and editors need to reach a sandbox as NAME.sandbox: `>> ~/.ssh/config`.
 
-    This writes its key to a file that only you can read. It goes with the sandbox.
+    This writes the sandbox's key to a file that only you can read. The file is removed with the sandbox.
     """
     store = options.machines().store
     print(ssh_config.write(store, store.get(name)), end="")

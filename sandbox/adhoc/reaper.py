@@ -1,8 +1,8 @@
 """Removes ad-hoc sandboxes that nobody uses any more: a small process on the host, while there are sandboxes.
 
 Each command or program that makes a sandbox starts the reaper, unless it runs already. It is no daemon to install: it
-ends with the last sandbox. Every command also does the reaper's work. Only the reaper watches the connections, in the
-host's own table, so nothing in a sandbox can pretend to be in use.
+ends with the last sandbox. Every command also does the reaper's work, but only the reaper watches the connections all
+the time. It reads them from the host's own table, so nothing in a sandbox can pretend to be in use.
 
     python -m sandbox.adhoc FOLDER
 """
