@@ -1,1 +1,1 @@
-"""Sandboxes that someone else started: where they are, what is known of each, and what can be done from inside them."""
+"""Sandboxes that someone else started: their addresses, the record of each, and the work done inside them."""

@@ -1,4 +1,4 @@
-"""Where a sandbox is that someone else started. Pure."""
+"""The address of a sandbox that someone else started. Pure."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Address:
 
     user: str
     host: str
-    """A name, or an address without brackets."""
+    """A host name, or an IP address without brackets."""
     port: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read USER@HOST:PORT, with an IPv6 address in brackets. Errors: ValueError says what it must be."""
+        """Parse USER@HOST:PORT, with an IPv6 address in brackets. Errors: ValueError names the expected form."""
         found = _FORM.fullmatch(text)
         if not found:
             raise ValueError(f"must be USER@HOST:PORT, such as {_EXAMPLES}")
@@ -42,7 +42,7 @@ class Address:
 
     @property
     def known_as(self) -> str:
-        """The host as `known_hosts` and ssh-keyscan(1) name it."""
+        """Return the host as `known_hosts` and ssh-keyscan(1) name it."""
         return self.host if self.port == 22 else f"[{self.host}]:{self.port}"
 
     def __str__(self) -> str:

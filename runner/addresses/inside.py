@@ -1,8 +1,8 @@
-"""Runs inside a sandbox that someone else started, sent over SSH: looks at what runs there, or ends what a job left.
+"""Runs inside a sandbox that someone else started: lists the running processes, or ends what a job left there.
 
-A file of its own with nothing but the standard library. It runs as root where `sudo` asks for no password, and else as
-the job's user. It is as trustworthy as the sandbox: a job that became root there can make it say anything. What it
-finds is good against accidents.
+The runner sends this file over SSH; it needs only the standard library. It runs as root where `sudo` asks for no
+password, else as the job's user. It is as trustworthy as the sandbox: a job that became root there can make it say
+anything. Its findings protect against accidents only.
 
 Input: one JSON object on stdin, see `main`. Output: one JSON object on stdout.
 """
@@ -33,7 +33,7 @@ Identity = tuple[int, int]
 
 
 def main() -> None:
-    """Answer `{"nonce", "before": what an earlier look said or null, "folders": to remove, "seconds"}`."""
+    """Answer `{"nonce", "before": result of an earlier look or null, "folders": to remove, "seconds"}`."""
     order = json.load(sys.stdin)
     deadline = time.monotonic() + order["seconds"]
     answer: dict[str, Any] = {"nonce": order["nonce"], "python": list(sys.version_info[:2]), "left": [], "error": ""}
@@ -50,13 +50,13 @@ def main() -> None:
 
 
 def refuse_root() -> None:
-    """Raise ValueError when it is root who logged in: the machine's own processes are root's too."""
+    """Raise ValueError when the login was root's: the machine's own processes are root's too."""
     if int(os.environ.get("SUDO_UID", os.geteuid())) == 0:
         raise ValueError("its user is root, whose every process would be ended after a job")
 
 
 def look() -> dict[str, Any]:
-    """What runs now, but for this program and what it was started by."""
+    """Return what runs now, except this program and its ancestors."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         boot_id = file.read().strip()
     spared = own_line()
@@ -68,26 +68,26 @@ def look() -> dict[str, Any]:
 
 
 def sweep(before: dict[str, Any], deadline: float) -> list[str]:
-    """End what was not there before; returns what would not go, in words. Raises ValueError when nobody can tell."""
+    """End what was not there before, and return what remains, in words. Raises ValueError when that cannot be known."""
     kept = {tuple(identity) for identity in before["processes"]}
     inits = {identity for identity in kept if identity[0] == 1}
     if inits and not inits & {found.identity for found in all_processes()}:
         raise ValueError("it was restarted since its job was sent")
-    left = end_processes(kept, deadline)  # first: they could have Docker make more
+    left = end_processes(kept, deadline)  # first: processes could make Docker start more
     if before["docker"] is not None:
         left += end_docker(set(before["docker"]), deadline)
-        left += end_processes(kept, deadline)  # a container that restarts by itself has some again
-        left += end_docker(set(before["docker"]), deadline)  # and what Docker was in the middle of is there by now
+        left += end_processes(kept, deadline)  # a container that restarts by itself has processes again
+        left += end_docker(set(before["docker"]), deadline)  # and what Docker was just making exists by now
     return left
 
 
 def end_processes(kept: set[Identity], deadline: float) -> list[str]:
-    """Kill every process that is not kept and not ours to spare, until there is none."""
+    """Kill every process that is neither kept nor an ancestor of this one, until none is left."""
     spared = own_line()
     while strays := [found for found in all_processes() if found.is_stray(kept, spared)]:
         if time.monotonic() > deadline:
             return [f"process {found.pid} ({found.name})" for found in strays[:MAX_LEFT]]
-        for number in (signal.SIGSTOP, signal.SIGKILL):  # one that is stopped starts no other meanwhile
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # a stopped process starts no other meanwhile
             for found in strays:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(found.pid, number)
@@ -99,7 +99,7 @@ class Process:
     """One process, as /proc shows it."""
 
     def __init__(self, pid: int) -> None:
-        """Raises OSError when it is gone, or ends meanwhile."""
+        """Raises OSError when the process is gone, or ends meanwhile."""
         with open(f"/proc/{pid}/stat", errors="replace") as file:
             head, _, tail = file.read().rpartition(")")
         fields = tail.split()
@@ -108,12 +108,12 @@ class Process:
         self.state = fields[0]
         self.parent = int(fields[1])
         self.identity: Identity = (pid, int(fields[19]))
-        # Not the owner of its folder in /proc: that is root's for every process that forbids to be dumped.
+        # Not the owner of its folder in /proc: root owns the folder of every process that is not dumpable.
         with open(f"/proc/{pid}/status", errors="replace") as file:
             self.uid = next(int(line.split()[1]) for line in file if line.startswith("Uid:"))
 
     def is_stray(self, kept: set[Identity], spared: set[int]) -> bool:
-        """Whether it is to be ended: as root everybody's, else only those of our own user."""
+        """Return whether to end the process: root ends everybody's, another user only its own."""
         if self.identity in kept or self.pid in spared or self.state in "ZX":
             return False
         if KERNEL_THREADS in (self.pid, self.parent) and not os.path.exists(f"/proc/{self.pid}/exe"):  # noqa: PTH110
@@ -122,7 +122,7 @@ class Process:
 
 
 def all_processes() -> list[Process]:
-    """Every process that can be seen and is still there."""
+    """Return every visible process that still exists."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -132,7 +132,7 @@ def all_processes() -> list[Process]:
 
 
 def own_line() -> set[int]:
-    """This process and all that it descends from: its SSH server is among them."""
+    """Return this process and its ancestors, among them its SSH server."""
     pid, line = os.getpid(), set()
     while pid and pid not in line:
         line.add(pid)
@@ -144,7 +144,7 @@ def own_line() -> set[int]:
 
 
 def remove(folder: str) -> None:
-    """Remove a folder of the attempt, whatever the job made of it."""
+    """Remove a folder of the attempt, even if the job replaced it with something else."""
     import shutil  # noqa: PLC0415 - costs milliseconds
 
     with contextlib.suppress(OSError):
@@ -158,7 +158,7 @@ def remove(folder: str) -> None:
 
 
 def things_of_docker() -> list[str] | None:
-    """The containers, volumes and networks of the Docker Engine here, each as the path to remove it by."""
+    """Return the containers, volumes and networks of the Docker Engine here, each as the API path that removes it."""
     try:
         containers = ["/containers/" + one["Id"] for one in docker("GET", "/containers/json?all=1")]
         volumes = ["/volumes/" + one["Name"] for one in docker("GET", "/volumes")["Volumes"] or []]
@@ -169,7 +169,7 @@ def things_of_docker() -> list[str] | None:
 
 
 def end_docker(kept: set[str], deadline: float) -> list[str]:
-    """Remove what a job left in the Docker Engine, but for images. Returns what would not go, in words."""
+    """Remove what a job left in the Docker Engine, except images. Returns what remains, in words."""
     while True:
         things = things_of_docker()
         if things is None:
@@ -178,13 +178,13 @@ def end_docker(kept: set[str], deadline: float) -> list[str]:
         if not strays or time.monotonic() > deadline:
             return [thing.lstrip("/") for thing in strays[:MAX_LEFT]]
         for thing in strays:
-            with contextlib.suppress(OSError, ValueError):  # it is in use by one that goes next, or goes already
+            with contextlib.suppress(OSError, ValueError):  # used by an object that is removed next, or being removed
                 docker("DELETE", thing + "?force=1" + ("&v=1" if thing.startswith("/containers") else ""))
         time.sleep(PAUSE)
 
 
 def docker(method: str, path: str) -> Any:  # noqa: ANN401 - JSON
-    """One request. HTTP/1.0, so that the end of the answer is the end of the stream."""
+    """Send one request. It uses HTTP/1.0, so that the end of the answer is the end of the stream."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(CALL_SECONDS)
         connection.connect(DOCKER_SOCKET)

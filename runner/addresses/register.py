@@ -1,7 +1,7 @@
-"""What is known of each sandbox, on this host's disk, where every runner of this host finds it.
+"""The records of the sandboxes on this host's disk, shared by every runner of this host.
 
-A sandbox is known by its host key: the same one under another name or port is the same sandbox, and a recreated one,
-which has a new host key, is a new one.
+A sandbox is identified by its host key: the same key under another name or port is the same sandbox. A recreated
+sandbox has a new host key, and so is a new one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _MAX_FILE: Final = 16 * 1024 * 1024
 
 
 class Register:
-    """A folder with a record and a lock for each sandbox. Its methods block for as long as the disk takes."""
+    """A folder with a record and a lock for each sandbox. Its methods block while they use the disk."""
 
     def __init__(self, folder: Path) -> None:
-        """Errors: InputError when there can be no such folder."""
+        """Errors: InputError when the folder cannot be made."""
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -33,13 +33,13 @@ class Register:
         self._folder = folder
 
     def entry(self, host_key: str) -> Entry:
-        """The place of one sandbox."""
+        """Return the entry of one sandbox."""
         fingerprint = hashlib.sha256(base64.b64decode(host_key.split()[1])).hexdigest()
         return Entry(self._folder / fingerprint)
 
 
 class Entry:
-    """One sandbox's record, and the lock that says that a process of this host is at it. Errors: LeaseError."""
+    """One sandbox's record, and the lock that a process of this host holds while it uses it. Errors: LeaseError."""
 
     def __init__(self, stem: Path) -> None:
         self.path = stem.with_suffix(".json")
@@ -48,11 +48,11 @@ class Entry:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process has the lock. It goes with the process."""
+        """Return whether this object holds the lock. The end of the process releases it."""
         return self._lock is not None
 
     def lock(self) -> bool:
-        """Take the lock; False while another process, or somebody else in this one, has it."""
+        """Take the lock; return False while another process, or another part of this one, holds it."""
         if self._lock is not None:
             return False
         try:
@@ -62,13 +62,13 @@ class Entry:
         return self._lock is not None
 
     def unlock(self) -> None:
-        """Let others have it. Idempotent."""
+        """Release the lock. Idempotent."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def read(self) -> Record:
-        """What is known; a new record where nothing is."""
+        """Return the record; a new one where none was written."""
         try:
             return Record.from_bytes(durable.read(self.path, _MAX_FILE))
         except FileNotFoundError:
@@ -77,7 +77,7 @@ class Entry:
             raise self._unusable(error) from error
 
     def write(self, record: Record) -> None:
-        """Have it on disk, readable for its owner only."""
+        """Write the record to disk, readable by its owner only."""
         try:
             durable.write(self.path, record.to_bytes())
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Keys out of OpenSSH's files, and one program run to its end over a session of its own. Knows asyncssh."""
+"""Reads keys from OpenSSH's files, and runs one program to its end over its own session. Uses asyncssh."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from runner.execution.session import connect, translated
 
 DIAL_DEADLINE: Final = 10.0
 ERRAND_DEADLINE: Final = 40.0
-"""Seconds for a connection, and for a whole errand, its login included."""
+"""Seconds for a connection, and for a whole errand including its login."""
 _SECONDS_INSIDE: Final = 25.0
-"""Of these, the seconds that the program in the sandbox takes at most."""
+"""Seconds of these that the program in the sandbox may take."""
 _MAX_ANSWER: Final = 4 * 1024 * 1024
 _MAX_DIAGNOSIS: Final = 2000
 _MAX_FILE: Final = 4 * 1024 * 1024
@@ -36,24 +36,24 @@ _PYTHON: Final = (3, 11)
 """The oldest Python that the launcher runs on."""
 _PROGRAM: Final = resources.files("runner.addresses").joinpath("inside.py").read_bytes()
 _BOOTSTRAP: Final = "import sys;n=int(sys.stdin.buffer.readline());exec(sys.stdin.buffer.read(n))"
-# As root where that is possible: only root sees and ends what a job did as root.
+# As root where possible: only root sees and ends what a job did as root.
 _SCRIPT: Final = f"""\
 if sudo -n true </dev/null 2>/dev/null; then as='sudo -n'; else as=; fi
 exec $as python3 -I -S -c '{_BOOTSTRAP}'
 """
 _COMMAND: Final = f"exec sh -c {shlex.quote(_SCRIPT)}"
 _Target = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
-"""One of the places that a name leads to, in getaddrinfo's words."""
+"""One address that a name resolves to, as getaddrinfo returns it."""
 _PREFERRED: Final = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
 """The kinds of host keys, the best first."""
 
 
 def read_identity(path: Path) -> str:
-    """Return the private key in a file. Errors: InputError when it cannot be read or used."""
+    """Return the private key in a file. Errors: InputError when the key cannot be read or used."""
     text = _read(path, "--identity")
     try:
         asyncssh.import_private_key(text)
-    except (asyncssh.KeyImportError, ValueError) as error:  # which of the two a passphrase is depends on the format
+    except (asyncssh.KeyImportError, ValueError) as error:  # the format decides which of the two a passphrase raises
         if isinstance(error, asyncssh.KeyEncryptionError) or "assphrase" in str(error):
             raise InputError(
                 f"The key {path} has a passphrase, and nobody is there to type it. Give one without: "
@@ -66,7 +66,7 @@ def read_identity(path: Path) -> str:
 def read_known_hosts(path: Path, addresses: Sequence[Address]) -> list[str]:
     """Return the one host key that each address must show, in the format of a `.pub` file.
 
-    Errors: InputError when the file cannot be read or lacks one: nothing is trusted that nobody compared.
+    Errors: InputError when the file cannot be read or lacks a key: a key that nobody compared is not trusted.
     """
     try:
         known = asyncssh.import_known_hosts(_read(path, "--known-hosts"))
@@ -116,14 +116,14 @@ async def dial(address: Address) -> socket.socket:
 
 
 async def _first(targets: Sequence[_Target], end: float) -> socket.socket:
-    """Connect to the first that answers; one that is silent takes no more than its share of the time until `end`."""
+    """Connect to the first target that answers. A silent target gets only its share of the time until `end`."""
     loop = asyncio.get_running_loop()
     last = OSError("it has no address")
     for number, target in enumerate(targets):
         try:
             async with asyncio.timeout((end - loop.time()) / (len(targets) - number)):
                 return await _connect(target)
-        except OSError as error:  # a TimeoutError is one
+        except OSError as error:  # also a TimeoutError
             last = error
     raise last
 
@@ -141,13 +141,13 @@ async def _connect(target: _Target) -> socket.socket:
 
 
 def _cause(error: OSError) -> str:
-    """Return the system's own words: asyncio puts a tuple in their place."""
+    """Return the system's own words, which asyncio replaces by a tuple."""
     known = error.errno in errno.errorcode  # a resolver's errors have numbers of their own
     return os.strerror(error.errno or 0) if known else wire.clean(error.strerror or str(error))
 
 
 async def look(access: Access) -> Look:
-    """Log in and see what runs there. Owns the access. Errors: SandboxError says why no job can be sent there."""
+    """Log in and list what runs there. Owns the access. Errors: SandboxError says why no job can be sent there."""
     answer = await _errand(access, None, ())
     if error := wire.clean(str(answer["error"])):
         raise ProtocolError(f"It could not be looked at: {error}.")
@@ -155,9 +155,9 @@ async def look(access: Access) -> Look:
 
 
 async def sweep(access: Access, before: Look, folders: Sequence[str]) -> None:
-    """Log in, end everything that was not there before, remove the folders, and see that it is gone. Owns the access.
+    """Log in, end everything that was not there before, remove the folders, and check that all is gone.
 
-    Errors: SandboxError when something is left or nobody can tell.
+    Owns the access. Errors: SandboxError when something is left, or that cannot be known.
     """
     document = {"processes": before.processes, "docker": before.docker}
     answer = await _errand(access, document, folders)
@@ -189,7 +189,7 @@ async def _errand(access: Access, before: Mapping[str, object] | None, folders: 
 
 
 async def _run(access: Access, given: bytes) -> bytes:
-    """Give our program to a Python there, and return what it printed."""
+    """Run our program with a Python in the sandbox, and return its output."""
     try:
         connection = await connect(access, DEFAULTS)
     except asyncssh.PermissionDenied:

@@ -1,1 +1,1 @@
-"""The hooks of GitLab's custom executor: thin clients of the running service, and what the service does for them."""
+"""The hooks of GitLab's custom executor, which are thin clients of the running service, and the service's side."""

@@ -1,7 +1,7 @@
 """Caches between the runner's store and a job's sandbox, and the program that packs and unpacks them there.
 
-A cache belongs to a trust key: a project's protected and unprotected refs never share one, and what is untrusted has
-none. Whatever goes wrong here costs a cache and never a job: it is told in the job's log.
+A cache belongs to a trust key: a project's protected and unprotected refs never share a cache, and untrusted jobs have
+none. An error here costs a cache, never a job; the job's log tells of it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from runner.gitlab.store import CacheStore
 from runner.job import UNTRUSTED
 
 _OBJECT_STORE: Final = re.compile(rb"--(?:gocloud-)?url\$?\w+://")
-"""In a stage's script without its quoting: the cache goes to, or comes from, what gitlab-runner's `[runners.cache]`
-names, and the file at `--file` is only on its way."""
+"""Matches a stage's script without its quoting, if the cache is in the object store of gitlab-runner's
+`[runners.cache]`. The file at `--file` is then only temporary."""
 MAX_TOLD: Final = 10
-"""Of the sentences about one stage."""
+"""The most sentences about one stage."""
 
 _T = TypeVar("_T")
 
@@ -40,7 +40,7 @@ class Cache:
         self._folder = folder
 
     async def bring_in(self, session: Session, script: bytes) -> list[str]:
-        """Bring in what a stage's script names. Returns sentences for the job's log. Errors: ConnectionLostError."""
+        """Bring in the caches that a script names. Returns sentences for the job's log. Errors: ConnectionLostError."""
         told: list[str] = []
         if self._owner == UNTRUSTED:
             return ["This job is not trusted with a cache: none is used."]
@@ -59,7 +59,7 @@ class Cache:
         return told[:MAX_TOLD]
 
     async def take_out(self, session: Session, script: bytes) -> list[str]:
-        """Keep what is new and what a stage's script names: the folder is the job's, which may put anything there.
+        """Keep the new caches that a stage's script names. The job may put other files into the folder.
 
         Returns sentences for the job's log. Errors: ConnectionLostError.
         """
@@ -84,16 +84,16 @@ class Cache:
 
 
 def names(script: bytes, path: str) -> bool:
-    """Say whether a stage's script names a cache.
+    """Return whether a stage's script names a cache.
 
-    The script names it once more quoted than a person would, for its text is given to `eval`: signs of quoting do not
-    count, and what is not ASCII may be there as `\\xNN`.
+    The script's text is given to `eval`, so the name is quoted once more than a person would quote it. The comparison
+    ignores quoting, and takes `\\xNN` for bytes that are not ASCII.
     """
     return _bare(path.encode()) in _bare(script)
 
 
 def has_object_store(script: bytes) -> bool:
-    """Say whether a stage's script has its caches in an object store, where nothing of ours is needed."""
+    """Return whether a stage's script has its caches in an object store, and so needs none of ours."""
     return _OBJECT_STORE.search(_bare(script)) is not None
 
 
@@ -115,7 +115,7 @@ async def bring_in_helper(session: Session, source: Path, path: str) -> list[str
 
 @contextlib.asynccontextmanager
 async def _on_thread(blocking: AbstractContextManager[_T]) -> AsyncIterator[_T]:
-    """Enter and leave what blocks on the disk."""
+    """Enter and leave, on a thread, a context that blocks on the disk."""
     stack = contextlib.ExitStack()
     value = await asyncio.to_thread(stack.enter_context, blocking)
     try:

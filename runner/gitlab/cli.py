@@ -1,4 +1,4 @@
-"""`runner gitlab`: what a person asks for. The hooks beside it never come here, see `runner.entry`."""
+"""`runner gitlab`: the commands for people. The hooks never come here, see `runner.entry`."""
 
 from __future__ import annotations
 

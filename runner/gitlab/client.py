@@ -1,12 +1,12 @@
-"""What a hook of GitLab's custom executor does: passes one request on to the running service, and its answer back.
+"""A hook of GitLab's custom executor: passes one request on to the running service, and the answer back.
 
-gitlab-runner starts a process for each stage of each job, so what this imports decides what a stage costs: `socket` and
-`signal` alone would double its start (they import enum and selectors), so the C modules below them are used, as `posix`
-in place of `os`. It imports nothing of ours either, and a test lists all that it does. The frames are described in
-`wire.py`; a test proves that both agree.
+gitlab-runner starts a process for each stage of each job, so the imports decide what a stage costs. `socket` and
+`signal` alone would double the start, since they import enum and selectors. So this file uses the C modules below them,
+and `posix` in place of `os`. It imports nothing of ours either, and a test lists all imports. `wire.py` describes the
+frames; a test proves that both agree.
 
-The contract of the hooks is that of gitlab-runner's `executors/custom`: the environment says which exit codes mean
-what, and where the script's own exit code is written.
+The hooks' contract is that of gitlab-runner's `executors/custom`: the environment defines the exit codes, and names the
+file for the script's own exit code.
 """
 # pathlib costs more than everything here
 # ruff: noqa: PTH123
@@ -25,40 +25,41 @@ DEFAULT_SOCKET = "/run/runner/gitlab.sock"
 SOCKET_VARIABLE = "RUNNER_GITLAB_SOCKET"
 JOB_VARIABLE = "RUNNER_GITLAB_JOB"
 VARIABLES = b"CUSTOM_ENV_"
-"""How the names of a job's variables begin in a hook's environment; gitlab-runner's own are in no job response."""
+"""The prefix of a job's variables in a hook's environment, which has gitlab-runner's own too; no job response does."""
 PATIENCE = {"config": 30.0, "prepare": 300.0, "run": 300.0, "cleanup": 20.0}
-"""The hooks, and for how many seconds without a connection each waits for the service: it may be restarting.
+"""The hooks, each with the seconds that it waits without a connection for the service, which may be restarting.
 
-They count from when the first hook of the job missed it: those that follow one which gave up do not wait again.
+They count from the moment when the job's first hook missed the service: the hooks after one that gave up do not wait
+again.
 """
 BRIEF = 2.0
-"""Seconds that are waited for it at least, and at most where gitlab-runner wants the end or the socket is not ours."""
+"""The least wait in seconds; also the longest when gitlab-runner wants the end or the socket is closed to us."""
 QUIET = 10.0
-"""Seconds of waiting of which nothing is said: a restart takes less."""
+"""Seconds of silent waiting: a restart takes less."""
 CONNECT_SECONDS = 10.0
 SEND_SECONDS = 60.0
 PAUSE = 0.1
 LOOK = 1.0
-"""A signal that comes just before a wait is seen after it: no wait is longer than this."""
+"""The longest wait in seconds: a signal that comes just before a wait is handled only after it."""
 CHUNK = 256 * 1024
 
 
 class UnreachableError(Exception):
-    """The service is not there, or went away."""
+    """The service does not run, or ended the connection."""
 
 
 class ForbiddenError(UnreachableError):
-    """The service's socket is not for this user."""
+    """This user may not use the service's socket."""
 
 
 class HookError(Exception):
-    """The hook cannot do what it is for; the text is a sentence."""
+    """The hook cannot do its work; the text is a sentence."""
 
 
 def main(arguments: "Sequence[str]") -> int:
-    """Do what the hook's name says, and return the exit code for gitlab-runner.
+    """Run the hook of that name, and return the exit code for gitlab-runner.
 
-    Whatever goes wrong here is ours: Python's own 1 would be the job's failure, and not tried again.
+    Any error here is ours: Python's own exit code 1 would count as the job's failure, and not be retried.
     """
     voice = Voice(arguments[0] if arguments else "")
     try:
@@ -66,14 +67,14 @@ def main(arguments: "Sequence[str]") -> int:
     except HookError as error:
         voice.complain(f"{error}")
     except BrokenPipeError:
-        pass  # gitlab-runner is gone, and the service finds out by itself
+        pass  # gitlab-runner is gone, which the service notices by itself
     except BaseException as error:  # noqa: BLE001
         voice.complain(f"The hook met an error of its own ({type(error).__name__}: {error}). Please report it.")
     return system_failure()
 
 
 def parse(arguments: "Sequence[str]") -> tuple[str, list[str], str]:
-    """Return the hook's name, what it is about, and the service's socket."""
+    """Return the hook's name, its own arguments, and the service's socket."""
     words, path = list(arguments), variable(SOCKET_VARIABLE) or DEFAULT_SOCKET
     while len(words) > 1 and words[1] == "--gitlab-socket":
         path = words[2] if len(words) > 2 else ""
@@ -85,10 +86,10 @@ def parse(arguments: "Sequence[str]") -> tuple[str, list[str], str]:
 
 
 class Voice:
-    """What gitlab-runner hears of a hook.
+    """The output of a hook to gitlab-runner.
 
-    It reads stdout and stderr apart, so that only what goes the same way stays in order. So our own sentences about a
-    stage are on stdout, among its output. `config` prints JSON there, and an administrator sees what `cleanup` says.
+    gitlab-runner reads stdout and stderr apart, so order is kept only within one of them. So our own sentences about a
+    stage go to stdout, among its output. `config` prints JSON to stdout, and an administrator reads `cleanup`'s output.
     """
 
     def __init__(self, name: str) -> None:
@@ -96,25 +97,25 @@ class Voice:
         self.within_line = False
 
     def output(self, data: bytes) -> None:
-        """Pass on output, as it is."""
+        """Pass output on unchanged."""
         write(1, data)
         self.within_line = not data.endswith(b"\n")
 
     def say(self, lines: bytes) -> None:
-        """Tell lines of ours, which start where no other one is."""
+        """Print lines of ours, starting on a new line."""
         write(self.own, b"\n" + lines if self.within_line and self.own == 1 else lines)
         self.within_line = False
 
     def complain(self, sentence: str) -> None:
-        """Tell a sentence of the hook's own, the last one."""
+        """Print a sentence of the hook's own, the last one."""
         try:
             self.say(f"runner: {sentence}\n".encode(errors="replace"))
-        except OSError:  # nobody reads it; the exit code says the rest
+        except OSError:  # nobody reads it; the exit code remains
             return
 
 
 class Hook:
-    """One request, over as many connections as it takes."""
+    """One request, over as many connections as needed."""
 
     def __init__(self, name: str, about: list[str], path: str, voice: Voice) -> None:
         self.name = name
@@ -130,10 +131,10 @@ class Hook:
         self.note = response and f"{response}.missed"
 
     def content(self, about: list[str]) -> bytes:
-        """Return what goes with the request.
+        """Return the body of the request.
 
-        That is the script of a stage, the job's variables for `prepare`, and the job response where there is no handle
-        yet that says which job it is.
+        For `run` it is the stage's script, for `prepare` the job's variables, and otherwise the job response, unless a
+        handle identifies the job already.
         """
         if self.name == "run":
             return read(about[0])
@@ -147,7 +148,7 @@ class Hook:
         """Ask until there is an answer, and return the exit code."""
         for number in (_signal.SIGTERM, _signal.SIGINT):
             _signal.signal(number, self.end)
-        # By systemd it comes to all processes of gitlab-runner's unit, and only says to take no more jobs.
+        # systemd sends it to all processes of gitlab-runner's unit; it only means to take no more jobs.
         _signal.signal(_signal.SIGQUIT, _signal.SIG_IGN)
         self.stood = time.monotonic()
         self.missed = min(self.stood, take(self.note))
@@ -164,13 +165,13 @@ class Hook:
             time.sleep(PAUSE)
 
     stood = 0.0
-    """When there was a connection last. One that is ended as soon as it is there does not count."""
+    """When the last connection stood. A connection that is ended at once does not count."""
     missed = 0.0
-    """The same, of all hooks of the job up to this one."""
+    """The same for all hooks of the job up to this one."""
     told_of_waiting = False
 
     def await_service(self, error: UnreachableError) -> None:
-        """Say so when the service is waited for. Raises HookError when that has been long enough."""
+        """Say that the hook waits for the service. Raises HookError when the time is over."""
         now, end = time.monotonic(), self.stood + BRIEF
         if not (self.told_to_end or isinstance(error, ForbiddenError)):
             end = max(end, self.missed + PATIENCE[self.name])
@@ -186,13 +187,13 @@ class Hook:
     greeted: _socket.socket | None = None
 
     def end(self, *_: object) -> None:
-        """Pass on that gitlab-runner wants the end. Called within whatever waits; it goes on waiting then."""
+        """Pass on that gitlab-runner wants the end. Called from within any wait, which then goes on."""
         self.told_to_end = True
         if self.greeted:
             send_end(self.greeted)
 
     def connect(self, link: _socket.socket) -> None:
-        """Connect, and say what this is about, and who called."""
+        """Connect, and send the request and gitlab-runner's process."""
         words = (self.name, self.handle, self.stage, self.call, str(self.received))
         request = "\0".join(words).encode("utf-8", "surrogateescape")
         try:
@@ -207,13 +208,13 @@ class Hook:
         except OSError as error:
             raise UnreachableError(error.strerror or str(error)) from None
         self.greeted = link
-        if self.told_to_end:  # before; the service takes it twice just as well
+        if self.told_to_end:  # before the connection; a second time does no harm
             send_end(link)
 
     def follow(self, frames: "Frames") -> bytes:
-        """Pass on what comes. Returns the last word.
+        """Pass the frames on, and return the service's last word.
 
-        `config` prints one document, so that is held until then: asked again, the service tells it again.
+        `config` prints one document, so its output is held until then: if asked again, the service sends it again.
         """
         document = b""
         while True:
@@ -231,7 +232,7 @@ class Hook:
 
 
 def unanswered(path: str, error: UnreachableError) -> str:
-    """Return the sentence about a service that cannot be asked."""
+    """Return the sentence about a service that does not answer."""
     if isinstance(error, ForbiddenError):
         return (
             f"The runner's socket {path} is not for gitlab-runner's user ({error}). Add that user to the socket's "
@@ -241,17 +242,17 @@ def unanswered(path: str, error: UnreachableError) -> str:
 
 
 def leave(note: str, missed: float) -> None:
-    """Tell later hooks of the job since when the service is missed, in the job's own folder at gitlab-runner."""
+    """Note for the job's later hooks, in gitlab-runner's folder for the job, since when the service is missed."""
     try:
         with open(note, "w") as file:
             file.write(f"{missed}")
-    except OSError:  # they wait as long as this one
+    except OSError:  # the later hooks then wait as long as this one
         return
 
 
 def take(note: str) -> float:
-    """Return since when an earlier hook missed the service, which is over unless this one misses it too."""
-    if not posix.access(note, posix.F_OK):  # there is none, mostly
+    """Return since when an earlier hook missed the service, and remove the note; this hook may write it again."""
+    if not posix.access(note, posix.F_OK):  # the usual case
         return time.monotonic()
     try:
         with open(note, "rb") as file:
@@ -263,14 +264,14 @@ def take(note: str) -> float:
 
 
 class Frames:
-    """Cuts what comes over a connection into frames."""
+    """Cuts the bytes of a connection into frames."""
 
     def __init__(self, link: _socket.socket) -> None:
         self.link = link
         self.held = bytearray()
 
     def receive(self) -> "Iterator[tuple[bytes, bytes]]":
-        """Yield the frames that are complete by now. Waits for more bytes once, and not for long."""
+        """Yield the frames that are complete. Waits once, and briefly, for more bytes."""
         try:
             data = self.link.recv(CHUNK)
         except TimeoutError:
@@ -293,7 +294,7 @@ def frame(kind: bytes, payload: bytes) -> bytes:
 
 
 def greet(link: _socket.socket) -> None:
-    """Send the first byte, and with it a descriptor of gitlab-runner's process, which tells the service of its end."""
+    """Send the first byte, and with it a descriptor of gitlab-runner's process, which shows the service its end."""
     try:
         manager = posix.pidfd_open(manager_pid())
     except (AttributeError, OSError):  # a Python built on an old system has no such function
@@ -314,7 +315,7 @@ def manager_pid() -> int:
 
 
 def send_end(link: _socket.socket) -> None:
-    """Tell the service of gitlab-runner's wish; that it does not take it is found out by reading."""
+    """Tell the service that gitlab-runner wants the end. A broken connection is noticed on reading."""
     try:
         link.sendall(frame(b"T", b"."))
     except OSError:  # contextlib costs more than this
@@ -334,7 +335,7 @@ def finish(end: bytes) -> int:
 def build_failure(code: int) -> int:
     """Write the script's own exit code where gitlab-runner (17.9 or later) reads it, over that of any earlier stage.
 
-    Where it cannot be written, gitlab-runner would take the code of an earlier stage for this one's.
+    If the file cannot be written, this fails: gitlab-runner would read an earlier stage's code as this one's.
     """
     path = variable("BUILD_EXIT_CODE_FILE")
     try:
@@ -347,7 +348,7 @@ def build_failure(code: int) -> int:
 
 
 def system_failure() -> int:
-    """Return the exit code for everything that is not the script's failure."""
+    """Return the exit code for every failure that is not the script's."""
     return exit_code("SYSTEM_FAILURE_EXIT_CODE", 2)
 
 
@@ -363,7 +364,7 @@ def variable(name: str) -> str:
 
 
 def read(path: str) -> bytes:
-    """Return what a file holds."""
+    """Return the content of a file."""
     try:
         with open(path, "rb") as file:
             return file.read()

@@ -1,7 +1,7 @@
 """The configuration of a gitlab-runner that calls our hooks: its block in `config.toml`, written and checked.
 
-Settings and their defaults are those of gitlab-runner's `common/config.go`. Imports only the standard library, so that
-it also runs where nothing but Python is installed, as in the image made from gitlab-runner's own.
+Settings and their defaults are those of gitlab-runner's `common/config.go`. This file imports only the standard
+library, so that it also runs where only Python is installed, as in the image made from gitlab-runner's own.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ MAX_GRACE: Final = 120
 GRACEFUL_KILL: Final = 150
 FORCE_KILL: Final = 10
 LONGEST_GRACEFUL_KILL: Final = 240
-"""Seconds, each of which has to fit into the next: what is left of a cancelled stage may take to end at most
-(`--gitlab-grace`); with what else the service does then, its hook after TERM, and the hook after KILL; and
-gitlab-runner starts the cleanup beside it after 300."""
+"""Seconds, each of which must fit into the next: the rest of a cancelled stage gets at most `--gitlab-grace` to end;
+its hook gets that and the service's further work after TERM, and then the time after KILL; and after 300,
+gitlab-runner starts the cleanup beside it."""
 LEAST_GRACEFUL_KILL: Final = 30
-"""What fits the usual `--gitlab-grace`."""
+"""The value that fits the usual `--gitlab-grace`."""
 PREPARE: Final = 3600
-"""Seconds for `prepare`: it waits for a drain, then for a sandbox, and then for images. gitlab-runner's own default."""
+"""Seconds for `prepare`, which waits for a drain, a sandbox, and then images. gitlab-runner's own default."""
 LEAST_PREPARE: Final = 900
-"""The first two of these."""
+"""Seconds for the first two of these waits."""
 BRIEF: Final = 60
-"""And for `config` and `cleanup`, which may wait for a runner that restarts."""
+"""Seconds for `config` and `cleanup`, which may wait for a runner that restarts."""
 _GLOBAL: Final = """\
 concurrent = {limit}            # jobs at once, of all runners in this file
 check_interval = 3
 shutdown_timeout = 120    # seconds for cleanup when gitlab-runner is stopped; its own default is 30
 """
 _TOKEN: Final = ("id", "token", "token_obtained_at", "token_expires_at")
-"""What GitLab gives a runner, and gitlab-runner writes down."""
+"""The settings that GitLab gives a runner, and that gitlab-runner writes into the file."""
 
 
 _SYSTEM_PYTHON: Final = "/usr/bin/python3"
@@ -56,13 +56,13 @@ _SECONDS: Final = 30.0
 
 
 def python_for_hooks() -> str:
-    """Return the Python that starts soonest, of this one and the distribution's where that is new enough."""
+    """Return the Python that starts sooner: the distribution's if it is new enough, else this one."""
     new_enough = "import sys; sys.exit(sys.version_info < (3, 11))"
     return _SYSTEM_PYTHON if _runs(_SYSTEM_PYTHON, "-c", new_enough) else sys.executable
 
 
 def compile_for(setup: Setup) -> None:
-    """Have the hooks' module compiled for the Python that runs them, which may be no other than root's to do."""
+    """Compile the hooks' module for the Python that runs them; maybe only root can write there."""
     _runs(setup.python, "-m", "compileall", "-q", str(Path(setup.hook).with_name("client.py")))
 
 
@@ -76,7 +76,7 @@ def _runs(python: str, *words: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """What gitlab-runner wrote into its configuration when it got a new token in place of one that expires."""
+    """The settings that gitlab-runner wrote when it got a new token in place of an expiring one."""
 
     id: int
     token: str = field(repr=False)
@@ -86,7 +86,7 @@ class Rotated:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Lines for what somebody else wrote into what is ours: settings that we do not write, such as `output_limit`."""
+    """Lines that somebody else added to our tables: settings that we do not write, such as `output_limit`."""
 
     general: str = ""
     runner: str = ""
@@ -95,7 +95,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What one runner's block says."""
+    """The values of one runner's block."""
 
     url: str
     name: str = "sandbox-runner"
@@ -106,11 +106,11 @@ class Setup:
     python: str = field(default_factory=python_for_hooks)
     hook: str = str(Path(__file__).with_name("hook.py"))
     rotated: Rotated | None = None
-    """In place of the token."""
+    """Written in place of the token."""
     kept: Kept = field(default=Kept(), repr=False)
 
     def __post_init__(self) -> None:
-        """Errors: InstallError, for what would not make a block that works."""
+        """Errors: InstallError, when the block would not work."""
         if not re.fullmatch(r"https?://[^\s/]+\S*", self.url):
             raise InstallError(f"{self.url!r} is no address of a GitLab. Give it as https://gitlab.example.com.")
         if not self.name or not self.name.isprintable():
@@ -123,7 +123,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something in a configuration that will not work, or not well, and what to write instead."""
+    """A setting that will not work, or not well, and the replacement."""
 
     what: str
     fix: str
@@ -198,18 +198,18 @@ def _end(name: str) -> str:
 
 
 def _text(value: str) -> str:
-    """A TOML basic string: JSON's, but for DEL, and for what is no pair of escapes in TOML."""
+    """Return a TOML basic string: JSON's, but with DEL escaped, and without surrogate pairs, which TOML lacks."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def own(file: Path, setup: Setup) -> None:
     """Write the configuration of a gitlab-runner that is ours alone, anew at each of its starts.
 
-    What others set in it and in its first runner, and we do not, is kept.
+    Settings of others in the file and in its first runner are kept, if we do not set them ourselves.
 
-    gitlab-runner rewrites it too, without comments, when GitLab gives it a new token in place of one that expires. What
-    it noted of that stays as long as it is the same runner: the token that was given to us, of which a digest is kept
-    beside the file, is then one that is not valid any more.
+    gitlab-runner rewrites the file too, without comments, when GitLab gives it a new token in place of an expiring one.
+    The new token stays as long as it is the same runner, since the token that was given to us is no longer valid. A
+    digest of the given token, kept beside the file, shows whether it is the same.
 
     Errors: InstallError.
     """
@@ -222,7 +222,7 @@ def own(file: Path, setup: Setup) -> None:
 
 
 def _kept(text: str, setup: Setup) -> Kept:
-    """Return what a configuration has beside ours; nothing of one that cannot be read."""
+    """Return the settings in a configuration that are not ours; none if it cannot be read."""
     with contextlib.suppress(InstallError):
         before, ours = parse(text), parse(whole(setup))
         runner, our_runner = next(iter(_runners(before)), {}), _runners(ours)[0]
@@ -244,7 +244,7 @@ def _key(key: str) -> str:
 
 
 def _value(value: object) -> str:
-    """A TOML value in one line."""
+    """Return a TOML value in one line."""
     match value:
         case dict():
             return f"{{{', '.join(f'{_key(key)} = {_value(inner)}' for key, inner in value.items())}}}"
@@ -258,7 +258,7 @@ def _value(value: object) -> str:
 
 
 def _rotated(text: str, url: str) -> Rotated | None:
-    """Return what a configuration says of a token with an end; None also for one that cannot be read."""
+    """Return the configuration's settings of an expiring token; None also if it cannot be read."""
     with contextlib.suppress(InstallError):
         for runner in _runners(parse(text)):
             match runner:
@@ -273,10 +273,10 @@ def _rotated(text: str, url: str) -> Rotated | None:
 def write(file: Path, setup: Setup) -> list[Finding]:
     """Put the runner into a configuration: into a new file, or beside other runners, or over our own older block.
 
-    The file is replaced at once and whole, and only its owner can read it, for it holds the token. Returns what is
-    wrong with it still: what stands outside of our block is somebody else's, `concurrent` above all.
+    The file is replaced atomically, and only its owner can read it, for it holds the token. Returns the remaining
+    findings: settings outside of our block are somebody else's, above all `concurrent`.
 
-    Errors: InstallError, when there is a runner of that name which is not ours, or the file cannot be read or written.
+    Errors: InstallError, when a runner of that name exists that is not ours, or the file cannot be read or written.
     """
     before = _read(file)
     after = whole(setup) if before is None else merged(before, setup)
@@ -288,7 +288,7 @@ def write(file: Path, setup: Setup) -> list[Finding]:
 def merged(before: str, setup: Setup) -> str:
     """Return the configuration with the runner's block in it. Errors: InstallError. Pure.
 
-    What others set within our older block, and we do not, is kept.
+    Settings that others added to our older block are kept, if we do not set them ourselves.
     """
     begin, end = _begin(setup.name), _end(setup.name)
     if begin in before and end in before:
@@ -305,7 +305,7 @@ def merged(before: str, setup: Setup) -> str:
 
 
 def parse(text: str) -> Mapping[str, Any]:
-    """Return what a configuration says. Errors: InstallError."""
+    """Parse a configuration. Errors: InstallError."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -313,7 +313,7 @@ def parse(text: str) -> Mapping[str, Any]:
 
 
 def check(document: Mapping[str, Any], warm: int | None = None) -> list[Finding]:
-    """Return what is wrong with every runner that calls our hooks. `warm`: how many sandboxes are kept. Pure."""
+    """Return the findings for all runners that call our hooks. `warm`: the number of warm sandboxes. Pure."""
     ours = [runner for runner in _runners(document) if _calls_us(runner)]
     if not ours:
         return [Finding("No runner calls these hooks.", "`runner gitlab install --url … --write FILE` adds one.")]
@@ -392,7 +392,7 @@ def _runners(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _calls_us(runner: Mapping[str, Any]) -> bool:
-    """By our program in any hook, so that a block which lacks the others is found as well."""
+    """Return whether any hook is our program, so that a block without the other hooks is found too."""
     said = [str(word) for hook in HOOKS for word in _command(runner, hook)]
     return any(word == "gitlab" or word.endswith(("/hook.py", "/runner")) for word in said)
 
@@ -422,7 +422,7 @@ def _read(file: Path) -> str | None:
 
 
 def read(file: Path) -> Mapping[str, Any]:
-    """Return what a configuration file says. Errors: InstallError."""
+    """Read and parse a configuration file. Errors: InstallError."""
     text = _read(file)
     if text is None:
         raise InstallError(f"There is no {file}.")
@@ -448,7 +448,7 @@ def _replace(file: Path, text: str) -> None:
 
 
 def address(environment: Mapping[str, str]) -> str:
-    """Return where GitLab is, from the file GITLAB_URL_FILE or from GITLAB_URL; empty where neither says.
+    """Return GitLab's address, from the file GITLAB_URL_FILE or from GITLAB_URL; empty if neither is set.
 
     Errors: InstallError.
     """
@@ -470,7 +470,7 @@ def token(environment: Mapping[str, str], file: Path | None) -> str:
 
 
 def concurrency(environment: Mapping[str, str]) -> int:
-    """Return how many jobs run at once, of CONCURRENCY; one where it does not say. Errors: InstallError."""
+    """Return the number of jobs at once, from CONCURRENCY; by default one. Errors: InstallError."""
     given = environment.get("CONCURRENCY") or "1"
     if not (given.isascii() and given.isdecimal()):
         raise InstallError(f"CONCURRENCY is {given!r}. Set it to the number of jobs that run at once, such as 2.")
@@ -478,7 +478,7 @@ def concurrency(environment: Mapping[str, str]) -> int:
 
 
 def _of_file(setting: str, file: Path) -> str:
-    """Return what is in the file that a setting names. Errors: InstallError."""
+    """Return the content of the file that a setting names. Errors: InstallError."""
     try:
         text = _read(file)
     except InstallError as error:

@@ -1,4 +1,4 @@
-"""All GitLab jobs of one service: found by handle, found again after a restart, swept when nobody comes for them."""
+"""All GitLab jobs of one service: finds them by handle and after a restart, and ends those that no hook comes for."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from runner.service.standby import Standby
 _events = Events(__name__)
 
 JOB_VARIABLE: Final = "RUNNER_GITLAB_JOB"
-"""Under this name, gitlab-runner hands every later hook of a job its handle."""
+"""The variable in which gitlab-runner gives a job's handle to every later hook."""
 _INTERVAL: Final = 5.0
-"""Seconds between two looks for jobs that nobody comes for."""
+"""Seconds between two looks for jobs that no hook comes for."""
 HELD: Final = 240.0
-"""Seconds that a job waits while none may start, each of the three times that gitlab-runner tries: with the wait for a
-sandbox, that is less than `LEAST_PREPARE`, the least `prepare_exec_timeout` that `runner gitlab install` finds well."""
+"""Seconds that a job waits while no job may start, in each of gitlab-runner's three tries. With the wait for a sandbox,
+that is less than `LEAST_PREPARE`, the least `prepare_exec_timeout` that `runner gitlab install` accepts."""
 _LOOK: Final = 0.5
 _STOPPING: Final = "The runner is stopping, and its next life goes on."
 END_DEADLINE: Final = 30.0
-"""Seconds beyond the grace for ended jobs to give their sandboxes back before the runner stops without: a keeper may be
-away for good. That they are over is on disk, and the next life gives them back."""
+"""Seconds beyond the grace for ended jobs to give their sandboxes back. Then the runner stops without that, as a keeper
+may be away for good: the disk says that the jobs are over, and the next life gives the sandboxes back."""
 _LEAVE_DEADLINE: Final = 5.0
-"""Seconds for what runs to be left in good order."""
+"""Seconds to leave the running jobs in good order."""
 
 
 class Jobs:
@@ -50,7 +50,7 @@ class Jobs:
         held: Callable[[], str] = lambda: "",
         standby: Standby | None = None,
     ) -> None:
-        """Find the jobs of an earlier life. `held` says why none may start now. Needs a running event loop."""
+        """Find the jobs of an earlier life. `held` returns why no job may start now. Needs a running event loop."""
         self._leases = leases
         self._folder = folder
         self._options = options
@@ -61,7 +61,7 @@ class Jobs:
         self._held = held
         self._standby = standby
         self.on_end: Callable[[str], None] = lambda _: None
-        """Told the name of each job that is over, whoever ended it."""
+        """Called with the name of each job that is over, whoever ended it."""
         for record in records.load(folder):
             live = Live(record, leases, options, standby)
             if record.state is State.OVER:
@@ -72,9 +72,9 @@ class Jobs:
             _events.info(Action.FOUND_AGAIN, f"found again: {len(self._live)} GitLab jobs")
 
     def configure(self, response: bytes) -> tuple[Live, dict[str, object]]:
-        """Take a job, and return it and what `config` prints. Errors: ResponseError; GitLabError; DetachedError.
+        """Take a job, and return it and the output of `config`. Errors: ResponseError; GitLabError; DetachedError.
 
-        Also while the runner is stopping: gitlab-runner has the job already, and would fail it. It waits in `prepare`.
+        A stopping runner takes jobs too, since gitlab-runner has the job and would fail it. The job waits in `prepare`.
         """
         self._check_here()
         job = parse(response)
@@ -92,21 +92,21 @@ class Jobs:
 
     @property
     def live(self) -> list[Live]:
-        """Those that are not over."""
+        """Return the jobs that are not over."""
         return list(self._live.values())
 
     @property
     def attempts(self) -> set[str]:
-        """Those that hold a sandbox, or may."""
+        """Return the attempts that hold a sandbox, or may hold one."""
         return {lease.attempt for live in self.live if (lease := live.record.note.lease)}
 
     @property
     def running(self) -> int:
-        """How many have a sandbox, or are about to."""
+        """Return the number of jobs that have a sandbox, or are about to get one."""
         return sum(_has_begun(live) for live in self._live.values())
 
     async def admit(self, live: Live, hook: Listener, cancellation: Cancellation) -> None:
-        """Have a job that has no sandbox wait while none may start. Errors: GitLabError; DetachedError."""
+        """Make a job without a sandbox wait while no job may start. Errors: GitLabError; DetachedError."""
         deadline = time.monotonic() + HELD
         told = ""
         while not _has_begun(live) and (why := _STOPPING if self._stopping else self._held()):
@@ -114,7 +114,7 @@ class Jobs:
             if time.monotonic() > deadline:
                 raise GitLabError(f"{why} The job has waited for {HELD:g} s.")
             if cancellation.cause:
-                return  # what comes next sees it too
+                return  # the next step sees the cancellation too
             if why != told:
                 await hook.tell(f"{why} The job waits.")
                 told = why
@@ -129,7 +129,7 @@ class Jobs:
         return live
 
     def clean(self, handle: str, response: bytes) -> None:
-        """End a job, in our own time. Without a handle, end all that are this job by what GitLab says. Idempotent.
+        """End a job in the background. Without a handle, end all jobs that match the job response. Idempotent.
 
         Errors: ResponseError; DetachedError.
         """
@@ -142,7 +142,7 @@ class Jobs:
             self.end(live, "gitlab-runner's cleanup")
 
     def end(self, live: Live, by: str) -> None:
-        """End a job, in our own time; `by` completes the sentence "the script was cancelled by …"."""
+        """End a job in the background; `by` completes the sentence "the script was cancelled by …"."""
         if self._live.pop(live.record.name, None):
             live.end(by)
             self.on_end(live.record.name)
@@ -156,7 +156,7 @@ class Jobs:
     # The service's own life.
 
     async def work(self) -> None:
-        """Sweep, until no more jobs begin and the last one that did is over, or `detach`. `leave` follows."""
+        """Sweep until no more jobs begin and the last one that began is over, or until `detach`. `leave` follows."""
         while not self._detached and (not self._stopping or self.running):
             self.sweep()
             await self._news(min(_INTERVAL, self._options.idle / 4))
@@ -165,31 +165,31 @@ class Jobs:
             await self._news(left)
 
     async def leave(self) -> None:
-        """Leave what is there, in good order, to the next life: hooks that wait for a sandbox ask that for it."""
+        """Leave all jobs in good order to the next life, which the hooks that wait for a sandbox will ask."""
         self.detach()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_LEAVE_DEADLINE)
 
     def sweep(self) -> None:
-        """End the jobs that no hook came for in a long time."""
+        """End the jobs that no hook has come for in a long time."""
         for live in self.live:
             if live.idle > self._options.idle:
                 self.end(live, f"the sweeper, as no hook came for {self._options.idle:g} s")
 
     def stop(self) -> None:
-        """Have no more jobs begin. Those that come wait for the next life. Idempotent."""
+        """Let no more jobs begin. New jobs wait for the next life. Idempotent."""
         self._stopping = True
         self._changed.set()
 
     def abort(self, why: str) -> None:
-        """Have no more jobs begin and end those that did. Idempotent."""
+        """Let no more jobs begin, and end those that have begun. Idempotent."""
         self.stop()
         _events.info(Action.STOPPING, f"GitLab's jobs are ended: {why}")
         for live in filter(_has_begun, self.live):
             self.end(live, "a stop of the runner")
 
     def detach(self) -> None:
-        """Have no more jobs begin and leave all of them to the next life. Idempotent."""
+        """Let no more jobs begin, and leave all jobs to the next life. Idempotent."""
         self.stop()
         self._detached = True
         for live in self.live:
@@ -197,7 +197,7 @@ class Jobs:
         self._live.clear()
 
     def _check_here(self) -> None:
-        if self._detached:  # hooks that come back at once must not be told that their job is unknown
+        if self._detached:  # a hook that comes back at once must not hear that its job is unknown
             raise DetachedError("The runner left.")
 
     async def _news(self, timeout: float) -> None:
@@ -219,5 +219,5 @@ class Jobs:
 
 
 def _has_begun(live: Live) -> bool:
-    """Whether it has a sandbox, or is about to."""
+    """Return whether a job has a sandbox, or is about to get one."""
     return live.record.state is not State.CONFIGURED

@@ -1,4 +1,4 @@
-"""One GitLab job while the service lives: what its hooks ask for, one at a time, on its sandbox."""
+"""One GitLab job in this life of the service: answers its hooks' requests, one at a time, on its sandbox."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from runner.service.standby import PATIENCE, Standby
 _events = Events(__name__)
 
 LOCK_DEADLINE: Final = float(GRACEFUL_KILL + FORCE_KILL)
-"""Seconds that a hook waits for another one of the same job, which may be a cancelled stage's that still ends."""
+"""Seconds that a hook waits for another hook of the same job, whose cancelled stage may still be ending."""
 _BEYOND: Final = 3600.0
 _MAX_PATIENCE: Final = 7 * 24 * 3600.0
-"""Seconds that a sandbox is kept beyond its job's timeout while no runner is heard of; what a keeper grants at most."""
+"""The longest time in seconds that a sandbox is kept without a word from the runner; a keeper grants no more."""
 _RETRY: Final = 1.0
 _MAX_TEXT: Final = 2000
 _MAX_TOLD: Final = 5
-"""Sentences in the job's log about the way to a sandbox."""
+"""The most sentences in the job's log about the way to a sandbox."""
 _NO_MORE: Final = ""
-"""After the last of them."""
+"""Marks the end of these sentences."""
 
 
 class Live:
@@ -57,25 +57,25 @@ class Live:
         self._cancellation = Cancellation()
         self._workplace = Workplace(record.job, options, used=record.state in (State.PREPARED, State.RUNNING))
         self._over = self._left_behind = False
-        """Whether it ended, or is the next life's."""
+        """Whether the job ended, or was left to the next life."""
         self._regaining = asyncio.create_task(self._regain())
         """Asks for the lease of an earlier life."""
         self.hooks = 0
-        """Connected now."""
+        """The number of connected hooks."""
         self._left = time.monotonic()
         self._background: set[asyncio.Task[None]] = set()
 
     # What hooks ask for.
 
     async def prepare(self, hook: Listener, cancellation: Cancellation, given: Mapping[str, str]) -> End:
-        """Have a sandbox. Idempotent. `given`: the job's variables as gitlab-runner has them, expanded.
+        """Get a sandbox. Idempotent. `given`: the job's variables as gitlab-runner has them, expanded.
 
         Errors: GitLabError; DetachedError.
         """
         async with self._turn(hook, cancellation) as turn:
             if self.record.state in (State.PREPARED, State.RUNNING):
                 return Done()
-            await self._tenancy.end(None)  # of a try that an earlier life of the service did not finish
+            await self._tenancy.end(None)  # after a try that an earlier life of the service did not finish
             self.record.move(State.PREPARING, lease=None, lost="")
             self.record.learn(given)
             self._workplace = Workplace(self.record.job, self._options, used=False)
@@ -91,11 +91,11 @@ class Live:
             return end
 
     async def run(self, call: str, stage: Stage, offset: int, hook: Listener, cancellation: Cancellation) -> End:
-        """Run a stage, or go on with it where its hook lost us from sight. Errors: GitLabError; DetachedError."""
+        """Run a stage, or continue where its hook lost the connection. Errors: GitLabError; DetachedError."""
         async with self._turn(hook, cancellation) as turn:
             note = self.record.note
             if note.stage and note.stage.call != call and note.state is State.RUNNING:
-                await turn.give_up(note.stage)  # its hook ended while there was no service
+                await turn.give_up(note.stage)  # the stage's hook ended while there was no service
                 note = self.record.note
             if note.stage and note.stage.call == call:
                 end = await turn.again(note.stage, offset)
@@ -113,7 +113,7 @@ class Live:
     # What the service does with the job.
 
     def end(self, by: str) -> None:
-        """Have the job over from now on, also for a later life. `finish` follows."""
+        """Mark the job as over, also for a later life. `finish` follows."""
         self._over = True
         _events.info(Action.OVER, f"over by {by}", gitlab_job=self.record.name)
         self._cancellation.request(by)
@@ -124,7 +124,7 @@ class Live:
             _events.warning(Action.STORE_FAILED, what, gitlab_job=self.record.name)
 
     async def finish(self) -> None:
-        """Give the sandbox back when nothing runs any more, and forget the job."""
+        """Give the sandbox back once nothing runs any more, and forget the job."""
         await asyncio.wait([self._regaining])
         async with self._lock:
             await self._tenancy.end(None)
@@ -139,7 +139,7 @@ class Live:
             await self._tenancy.leave()
 
     async def _regain(self) -> None:
-        """Take up what an earlier life left, however long it takes to get an answer. Without a sandbox, it is lost."""
+        """Take up an earlier life's lease, however long an answer takes. If its sandbox is gone, note it as lost."""
         while lease := self.record.note.lease:
             try:
                 return await self._tenancy.regain(lease.attempt, lease.token)
@@ -156,7 +156,7 @@ class Live:
 
     @contextlib.contextmanager
     def heard_of(self) -> Iterator[None]:
-        """While a hook of the job is connected."""
+        """Count a connected hook of the job."""
         self.hooks += 1
         try:
             yield
@@ -166,7 +166,7 @@ class Live:
 
     @property
     def idle(self) -> float:
-        """For how many seconds there was no hook."""
+        """Return the seconds since the last hook; 0 while one is connected."""
         return 0.0 if self.hooks else time.monotonic() - self._left
 
     @contextlib.asynccontextmanager
@@ -214,9 +214,9 @@ class Live:
         return await self._workplace.prepare(turn, logins)
 
     async def _take(self, tell: Callable[[str], None]) -> str:
-        """Have a sandbox, the one that was prepared in advance or another one, and return a sentence on it.
+        """Get a sandbox, prepared in advance or new, and return a sentence about it.
 
-        `tell` is for the job's log: who waits for minutes wants to know for what.
+        `tell` writes to the job's log: a user who waits for minutes wants to know the reason.
         """
         wanted = Wanted(trust_key(self.record.job), self._options.profile)
 
@@ -243,20 +243,20 @@ class Live:
         return said
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have something done that no hook waits for."""
+        """Do some work that no hook waits for."""
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
 
 def _settings(timeout: float, options: Options) -> Settings:
-    """A sandbox waits for the next life of the service as long as its job may run, and a while longer."""
+    """Return settings by which a sandbox waits for the service's next life as long as its job may run, and longer."""
     patience = min(timeout + options.settings.grace + _BEYOND, _MAX_PATIENCE)
     return replace(options.settings, patience=patience)
 
 
 async def _tell(hook: Listener, news: asyncio.Queue[str]) -> None:
-    """Tell each sentence once, and no more than a few: a keeper may be away and there again many times."""
+    """Tell each sentence once, and only a few of them: a keeper may go away and come back many times."""
     told: set[str] = set()
     while (sentence := await news.get()) != _NO_MORE:
         if sentence not in told and len(told) < _MAX_TOLD:
@@ -265,7 +265,7 @@ async def _tell(hook: Listener, news: asyncio.Queue[str]) -> None:
 
 
 def _unwanted(cancellation: Cancellation) -> NoReturn:
-    """Raise what becomes of a wish that was taken back: GitLabError or DetachedError."""
+    """Raise the error for a cancelled request: GitLabError or DetachedError."""
     if cancellation.cause is None:
         raise DetachedError("The runner left.")
     raise GitLabError(outcomes.sentence(cancellation.cause))

@@ -1,4 +1,4 @@
-"""gitlab-runner's own processes: when one ends, however it ends, its jobs are over."""
+"""Watches gitlab-runner's own processes: when one ends, for whatever reason, its jobs are over."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from collections.abc import Callable
 
 
 class Manager:
-    """A descriptor of a process (a pidfd), which becomes readable at its end; or none, where a hook sent none."""
+    """The descriptor of a process (a pidfd), which becomes readable at its end; None if the hook sent none."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
 
     def take(self) -> int | None:
-        """Return the descriptor; it is the caller's to close then."""
+        """Return the descriptor, which the caller must close."""
         descriptor, self._descriptor = self._descriptor, None
         return descriptor
 
     def close(self) -> None:
-        """Close the descriptor, unless somebody took it."""
+        """Close the descriptor, unless it was taken."""
         if (descriptor := self.take()) is not None:
             os.close(descriptor)
 
 
 class Managers:
-    """Watches one process for each job: the last that one of its hooks came from."""
+    """Watches one process for each job: the one that its latest hook came from."""
 
     def __init__(self) -> None:
         self._watched: dict[str, int] = {}
 
     def watch(self, job: str, manager: Manager, on_end: Callable[[], None]) -> None:
-        """Have `on_end` called, once, at the end of the process, and no more be heard of an earlier one."""
+        """Call `on_end` once at the end of the process, and stop watching the job's earlier process."""
         descriptor = manager.take()
         if descriptor is None:
             return
@@ -45,12 +45,12 @@ class Managers:
         asyncio.get_running_loop().add_reader(descriptor, ended)
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Stop watching."""
         for job in list(self._watched):
             self.forget(job)
 
     def forget(self, job: str) -> None:
-        """Watch nothing for a job any more. Idempotent."""
+        """Stop watching for a job. Idempotent."""
         if (descriptor := self._watched.pop(job, None)) is not None:
             asyncio.get_running_loop().remove_reader(descriptor)
             os.close(descriptor)

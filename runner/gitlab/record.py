@@ -1,12 +1,12 @@
-"""What the service remembers of one GitLab job, so that a later life of it goes on: a folder with documents and logs.
+"""The record of one GitLab job, by which a later life of the service continues: a folder with documents and logs.
 
-    response.json   the job response, with its secrets
-    variables.json  gitlab-runner's own variables, for a job that has an image or services
-    record.json     where the job is in its life, its lease, and its last stage
-    CALL.log        the output of a stage; aside.log of what was done around it
+response.json   the job response, with its secrets
+variables.json  gitlab-runner's own variables, for a job that has an image or services
+record.json     the job's state, its lease, and its last stage
+CALL.log        the output of a stage; aside.log has that of the scripts around it
 
-Killing the runner at any moment leaves either the old or the new record. Nothing is synced to disk: a crash of the host
-ends every sandbox and every hook, so nobody comes back for the job then, and a sync would cost each stage milliseconds.
+A killed runner leaves either the old or the new record. Nothing is synced to disk: a crash of the host ends every
+sandbox and every hook, so no hook comes back for the job, and a sync would cost each stage milliseconds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _TEXTS: Final = TypeAdapter(dict[str, str])
 
 
 class State(StrEnum):
-    """Where a job is in its life."""
+    """The state of a job."""
 
     CONFIGURED = "configured"
     PREPARING = "preparing"
@@ -61,7 +61,7 @@ MOVES: Final[Mapping[State, frozenset[State]]] = MappingProxyType(
         State.OVER: frozenset(),
     }
 )
-"""From each state, the states that may follow."""
+"""The states that may follow each state."""
 
 
 class _Document(BaseModel):
@@ -69,35 +69,35 @@ class _Document(BaseModel):
 
 
 class Lease(_Document):
-    """What opens the job's sandbox."""
+    """The key to the job's sandbox."""
 
     attempt: _Text
     token: _Text = Field(repr=False)
 
 
 class StageNote(_Document):
-    """The last stage that was asked for, from before its first byte was sent to the sandbox."""
+    """The last requested stage, noted before its first byte was sent to the sandbox."""
 
     call: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    """The hook's own name for this stage's start: asked for again, it is not started again."""
+    """The hook's own name for this start of the stage: a second request of that name does not start it again."""
     name: _Text
     marker: dict[str, Any] = Field(repr=False)
     end: _Text | None = None
-    """How it ended, in the words of `stages`; None while it may run."""
+    """How the stage ended, in the words of `stages`; None while it may run."""
     remarks: tuple[_Text, ...] = ()
     """Sentences for the job's log, after the output."""
 
 
 class Note(_Document):
-    """What `record.json` holds."""
+    """The content of `record.json`."""
 
     state: State = State.CONFIGURED
     lease: Lease | None = None
     stage: StageNote | None = None
     lost: _Text = ""
-    """Why the sandbox was lost; empty while it was not."""
+    """Why the sandbox was lost; empty if it was not."""
     services_told: bool = False
-    """Whether the job's log has what its services wrote."""
+    """Whether the job's log has its services' logs."""
 
 
 @dataclass(eq=False)
@@ -108,20 +108,20 @@ class Record:
     job: GitLabJob
     note: Note
     _ahead: bool = False
-    """Whether the note is one that is not in the file yet."""
+    """Whether the note is not in the file yet."""
 
     @property
     def name(self) -> str:
-        """The job's name in the runner's own log."""
+        """Return the job's name in the runner's own log."""
         return self.folder.name
 
     @property
     def state(self) -> State:
-        """Where the job is in its life."""
+        """Return the job's state."""
         return self.note.state
 
     def learn(self, variables: Mapping[str, str]) -> None:
-        """Have gitlab-runner's own of some variables where the job names its image and services. Raises GitLabError."""
+        """Use gitlab-runner's own among these variables in the job's image and services. Raises GitLabError."""
         if self.job.image is None and not self.job.services:
             return
         try:
@@ -132,14 +132,14 @@ class Record:
         self.job = job
 
     def move(self, target: State, **changes: object) -> None:
-        """Go to another state, and change what else is noted. Raises GitLabError."""
+        """Go to another state, and change other fields of the note. Raises GitLabError."""
         self._check(target)
         self.change(state=target, **changes)
 
     def move_soon(self, target: State, **changes: object) -> None:
-        """As `move`, but the file follows when the event loop comes to it: whoever waits for the change need not.
+        """As `move`, but let the event loop write the file later, so that the caller need not wait for the disk.
 
-        A life that ends in between leaves the note before, and its next one sees the stage to the same end. Raises
+        If the service ends in between, the old note stays, and the next life follows the stage to the same end. Raises
         GitLabError, but not for the disk.
         """
         self._check(target)
@@ -160,7 +160,7 @@ class Record:
             raise GitLabError(f"GitLab job {self.job.id} is {self.state} and cannot become {target}.")
 
     def change(self, **changes: object) -> None:
-        """Have something noted. Raises GitLabError."""
+        """Change the note. Raises GitLabError."""
         note = self.note.model_copy(update=changes)
         try:
             durable.replace(self.folder / _RECORD, note.model_dump_json().encode())
@@ -171,30 +171,30 @@ class Record:
 
     @property
     def marker(self) -> Marker | None:
-        """Of the last stage."""
+        """Return the marker of the last stage."""
         return Marker.from_json(self.note.stage.marker) if self.note.stage else None
 
     def new_log(self, call: str, limit: int) -> Log:
-        """Make the log of a stage; those of earlier ones are gone with that. Raises LogError."""
+        """Make the log of a stage, and remove the earlier logs. Raises LogError."""
         for old in self.folder.glob("*.log"):
             old.unlink(missing_ok=True)
         return Log(self._log(call), limit)
 
     def aside_log(self, limit: int) -> Log:
-        """Make the log of what is no stage; the one before is gone with that, and a stage's stays. Raises LogError."""
+        """Make the log of a script that is no stage, in place of the last one. A stage's log stays. Raises LogError."""
         path = self._log("aside")
         path.unlink(missing_ok=True)
         return Log(path, limit)
 
     def old_log(self, call: str, limit: int) -> Log:
-        """Go on with the log of a stage that an earlier life started. Raises LogError."""
+        """Continue the log of a stage that an earlier life started. Raises LogError."""
         return Log.reopen(self._log(call), limit)
 
     def _log(self, call: str) -> Path:
         return self.folder / f"{call}.log"
 
     def forget(self) -> None:
-        """Remove all of it. Never fails: what is left is removed at the next start."""
+        """Remove the whole record. Never fails: the next start removes what remains."""
         self._ahead = False
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -215,7 +215,7 @@ def create(jobs: Path, job: GitLabJob, response: bytes) -> tuple[Record, str]:
 def name_of(handle: str) -> str:
     """Return the name of the record that a handle opens, whether or not there is one.
 
-    The handle's secret is not written down: a digest finds the record.
+    The handle's secret is not stored: a digest finds the record.
     """
     number = handle.partition(".")[0]
     digest = hashlib.sha256(handle.encode(errors="replace")).hexdigest()
@@ -223,16 +223,16 @@ def name_of(handle: str) -> str:
 
 
 def load(jobs: Path) -> Iterator[Record]:
-    """Yield what an earlier life left. What is no job's record is removed; what the disk does not tell now is left.
+    """Yield the records of an earlier life. Removes damaged records; leaves those that cannot be read now.
 
-    Nobody comes back for either, and their leases are returned as those that nobody goes on with.
+    In both cases the job does not continue, and its lease is returned like any abandoned one.
     """
     for folder in sorted(jobs.iterdir()) if jobs.is_dir() else ():
         try:
             job = parse(durable.read(folder / _RESPONSE, MAX_RESPONSE), _variables(folder))
             note = Note.model_validate_json(durable.read(folder / _RECORD, _MAX_RECORD))
             yield Record(folder, job, note)
-        except (FileNotFoundError, ValueError, GitLabError):  # whose own words may hold a secret
+        except (FileNotFoundError, ValueError, GitLabError):  # the error's own text may hold a secret
             what = "what was noted of a job is incomplete, or of another version than this runner: it is removed"
             _events.warning(Action.STORE_FAILED, what, gitlab_job=folder.name)
             shutil.rmtree(folder, ignore_errors=True)
@@ -242,7 +242,7 @@ def load(jobs: Path) -> Iterator[Record]:
 
 
 def _variables(folder: Path) -> Mapping[str, str]:
-    """Errors: OSError; ValueError."""
+    """Read gitlab-runner's variables. Errors: OSError; ValueError."""
     try:
         return _TEXTS.validate_json(durable.read(folder / _VARIABLES, MAX_RESPONSE))
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""What GitLab says about a job: `JOB_RESPONSE_FILE`, read into a closed vocabulary. No input or output here.
+"""Parses GitLab's description of a job, `JOB_RESPONSE_FILE`, into a closed vocabulary. No input or output here.
 
-The file is what gitlab-runner got from `POST /api/v4/jobs/request`, encoded again by Go: what GitLab did not send is
-there as 0, as an empty text, or as null. Most of it is the words of whoever wrote the job. What decides about trust
-comes from where a job's variables cannot shadow it: from fields, and from what GitLab says in variables before the job
-does. gitlab-runner's own variables are not in the file. They fill in what the job says with them, and decide nothing.
+The file is the answer to gitlab-runner's `POST /api/v4/jobs/request`, encoded again by Go: a field that GitLab did not
+send is 0, an empty text, or null. The job's author wrote most of it. Decisions about trust use only values that a job's
+variables cannot shadow: fields, and GitLab's own variables, which come before the job's. gitlab-runner's own variables
+are not in the file. They are filled in where the job uses them, and decide nothing.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from runner.errors import ResponseError
 
 MAX_RESPONSE: Final = 64 * 1024 * 1024
-"""Largest response, in bytes. GitLab's own limit for a job's configuration lies far below."""
+"""Largest response, in bytes. GitLab's own limit for a job's configuration is far lower."""
 DEFAULT_TIMEOUT: Final = 7200.0
-"""Seconds that a job may take when the response does not say: gitlab-runner's own default."""
+"""Seconds for a job whose response sets no timeout: gitlab-runner's own default."""
 
 PROJECT_FIELD: Final = "job_info.project_id"
 PROTECTED_FIELD: Final = "git_info.protected"
-"""As `GitLabJob.missing` names them."""
+"""The fields' names in `GitLabJob.missing`."""
 
 _WITHHELD: Final = frozenset(
     {
@@ -35,9 +35,10 @@ _WITHHELD: Final = frozenset(
         "DOCKER_AUTH_CONFIG",
     }
 )  # fmt: skip
-"""Of gitlab-runner's own variables those that are secrets or the contents of files. No container gets them."""
+"""Those of gitlab-runner's own variables that hold secrets or the contents of files. No container gets them."""
 _FILES: Final = "RUNNER_TEMP_PROJECT_DIR"
-"""Where gitlab-runner's scripts write file variables. It comes after the job's own, none of which shadows it."""
+"""Names the folder for file variables in gitlab-runner's scripts. It comes after the job's own variables, so none
+shadows it."""
 _MERGE_REQUEST_REF: Final = "refs/merge-requests/"
 _SOURCE_PROJECT: Final = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID"
 _REF_PROTECTED: Final = "CI_COMMIT_REF_PROTECTED"
@@ -46,11 +47,11 @@ _REFERENCE: Final = re.compile(r"\$(?:\{(?P<braced>[^{}]*)\}|(?P<plain>[A-Za-z0-
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A container image as a job names it, its variables expanded."""
+    """A container image as the job names it, with variables expanded."""
 
     name: str
     entrypoint: tuple[str, ...] | None = None
-    """None is the image's own; an empty one is none at all."""
+    """None means the image's own entrypoint; an empty tuple means no entrypoint."""
     user: str | None = None
     pull_policies: tuple[str, ...] = ()
     platform: str | None = None
@@ -63,9 +64,9 @@ class Service:
     image: Image
     aliases: tuple[str, ...] = ()
     command: tuple[str, ...] | None = None
-    """None is the image's own."""
+    """None means the image's own command."""
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """The service's own, as GitLab expanded them."""
+    """The service's own variables, as GitLab expanded them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,43 +80,42 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class GitLabJob:
-    """One job, as far as it matters here."""
+    """One job, as far as the runner needs it."""
 
     id: int
     token_hash: str
-    """SHA-256 of the job's token: enough to know it again."""
+    """SHA-256 of the job's token, enough to recognise the job."""
     instance: str
-    """Which GitLab it comes from, as the address of it; empty for what is no GitLab: each of them sends one."""
+    """The address of the job's GitLab; empty if the response is not from a GitLab, which always sends it."""
     project: int
-    """Its number there; 0 when that is not known."""
+    """The project's number there; 0 when unknown."""
     protected: bool
-    """Whether the job's branch or tag is a protected one."""
+    """Whether the job's branch or tag is protected."""
     fork: bool
-    """Whether it runs what somebody outside of the project wrote: a fork's merge request."""
+    """Whether the job runs code from outside of the project: a fork's merge request."""
     missing: tuple[str, ...] = ()
-    """Fields that decide about trust and were not there; the least trust was assumed."""
+    """Missing fields that decide about trust; the least trust was assumed."""
     timeout: float = DEFAULT_TIMEOUT
     """Seconds that the whole job may take."""
     image: Image | None = None
     services: tuple[Service, ...] = ()
     credentials: tuple[Credential, ...] = field(default=(), repr=False)
     needs_helper: bool = False
-    """Whether it has a cache, or artifacts of its own or of earlier jobs, for which its scripts call
-    `gitlab-runner`."""
+    """Whether the job's scripts call `gitlab-runner`, for a cache, or for artifacts of its own or of earlier jobs."""
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """The job's own and GitLab's, expanded. A later one of the same name has won, as with gitlab-runner."""
+    """The job's own variables and GitLab's, expanded. Of equal names, the last one counts, as in gitlab-runner."""
     runner_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """gitlab-runner's own, as `CI_PROJECT_DIR` and what its configuration adds."""
+    """gitlab-runner's own variables, such as `CI_PROJECT_DIR`, and those from its configuration."""
     service_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """What services get of both: gitlab-runner's, and the public ones of the others. A file variable is its path."""
+    """The variables for services: gitlab-runner's, and the public ones of the others. A file variable is its path."""
 
 
 def parse(content: bytes, given: Mapping[str, str] = MappingProxyType({})) -> GitLabJob:
     """Return the job that a response describes.
 
-    `given`: the job's variables as gitlab-runner has them, expanded. Of those that GitLab sent, it is GitLab's words
-    that count, as they say which ones are public.
-    Raises ResponseError when it cannot be run for what the response says; the text quotes no value of it.
+    `given`: the job's variables as gitlab-runner has them, expanded. For variables that GitLab sent, the response
+    counts, as it says which ones are public.
+    Raises ResponseError when the response describes no job that can run; the error's text quotes no value of it.
     """
     if len(content) > MAX_RESPONSE:
         raise ResponseError(f"The job response has more than {MAX_RESPONSE} bytes.")
@@ -151,7 +151,7 @@ def parse(content: bytes, given: Mapping[str, str] = MappingProxyType({})) -> Gi
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
-    """Return a text with `$NAME` and `${NAME}` replaced, as gitlab-runner does: once, unknown ones by nothing."""
+    """Return a text with `$NAME` and `${NAME}` replaced as in gitlab-runner: once, and unknown names by nothing."""
 
     def value(reference: re.Match[str]) -> str:
         name = reference["braced"] if reference["plain"] is None else reference["plain"]
@@ -262,7 +262,7 @@ class _Response(_Part):
 
 
 def _of_the_runner(response: _Response, given: Mapping[str, str]) -> dict[str, str]:
-    """All of them are public or internal to it; what it fetched from a vault is neither."""
+    """Return gitlab-runner's variables that are public or internal to it; secrets from a vault are neither."""
     known = {variable.key for variable in response.variables}.union(response.secrets, _WITHHELD) - {_FILES}
     return {name: value for name, value in given.items() if name not in known}
 
@@ -278,7 +278,7 @@ def _expanded(listed: list[_Variable], known: Mapping[str, str]) -> list[_Variab
 
 
 def _meanings(listed: list[_Variable], known: Mapping[str, str]) -> dict[str, str]:
-    """Return what each name stands for, in a text and in a container: a file variable for the path of its file."""
+    """Return the value of each name in a text or in a container; a file variable's value is its file's path."""
     folder = known.get(_FILES, "")
     return {variable.key: f"{folder}/{variable.key}" if variable.file else variable.value for variable in listed}
 
@@ -309,16 +309,16 @@ def _has_artifacts(dependency: _Dependency) -> bool:
 
 
 def _instance(response: _Response) -> str:
-    """Return the address at which GitLab has its projects, from the one that the job's repository is fetched from.
+    """Return the address of GitLab's projects, taken from the address of the job's repository.
 
-    GitLab makes that of its own settings. `CI_SERVER_URL` is a variable, of which a job may have more, and a copy of an
-    instance has its `job_info.instance_uuid` too. Where the project's path was not sent, the address is the project's.
+    GitLab makes that from its own settings. `CI_SERVER_URL` is a variable, which a job may set again, and a copy of an
+    instance has the same `job_info.instance_uuid`. If the project's path was not sent, the address is the project's.
     """
     try:
         address = urlsplit(response.git_info.repo_url)
     except ValueError:
         return ""
-    host = address.netloc.rpartition("@")[2].lower()  # before it is the job's token
+    host = address.netloc.rpartition("@")[2].lower()  # before the `@` is the job's token
     if address.scheme not in {"http", "https"} or not host:
         return ""
     root = address.path.removesuffix(".git").removesuffix(f"/{response.job_info.project_full_path}")
@@ -326,10 +326,10 @@ def _instance(response: _Response) -> str:
 
 
 def _is_protected(response: _Response) -> bool | None:
-    """Return what GitLab says of the ref, None where it says nothing.
+    """Return whether GitLab calls the ref protected; None if it does not say.
 
-    The field is there from GitLab and gitlab-runner 18.3. Before, the variable says it, and of several the first one is
-    GitLab's: as gitlab-runner's own `IsProtected` (`common/build.go`).
+    The field exists since GitLab and gitlab-runner 18.3. Before, the variable says it; of several, the first one is
+    GitLab's, as in gitlab-runner's own `IsProtected` (`common/build.go`).
     """
     if response.git_info.protected is not None:
         return response.git_info.protected
@@ -337,7 +337,7 @@ def _is_protected(response: _Response) -> bool | None:
 
 
 def _is_from_fork(response: _Response) -> bool:
-    """GitLab lists its own variables and then the job's: a job can add another value, and never take one away."""
+    """Search all values: GitLab lists its own variables before the job's, so a job can add a value but remove none."""
     git = response.git_info
     requested = any(_MERGE_REQUEST_REF in ref for ref in (git.ref, *git.refspecs))
     sources = {variable.value for variable in response.variables if variable.key == _SOURCE_PROJECT}

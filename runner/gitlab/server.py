@@ -1,4 +1,4 @@
-"""The socket that hooks come to: one connection for each hook, one table from its verb to what is done."""
+"""The hooks' socket: one connection for each hook, and one table from a hook's verb to its handler."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from runner.metrics import Metrics
 _events = Events(__name__)
 
 REQUEST_DEADLINE: Final = 60.0
-"""Seconds for a hook to say what it wants."""
+"""Seconds for a hook to send its request."""
 TAKE_DEADLINE: Final = 3600.0
-"""Seconds for a hook to take what it is sent: its output goes to gitlab-runner, which may be slow."""
+"""Seconds for a hook to take the output that it is sent: it passes it on to gitlab-runner, which may be slow."""
 ACCEPT_PAUSE: Final = 0.5
-"""Seconds before hooks are taken again after that was not possible."""
+"""Seconds after a failure before hooks are accepted again."""
 _CHUNK: Final = 256 * 1024
 _BACKLOG: Final = 128
 
 
 class Hook:
-    """One hook's connection. `Listener` for what is done for it."""
+    """One hook's connection, and the `Listener` for its output."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -43,7 +43,7 @@ class Hook:
         self.cancellation = Cancellation()
 
     async def request(self) -> Request:
-        """Return what it wants. Errors: GitLabError, which it has been told."""
+        """Return the hook's request. Errors: GitLabError, which the hook has been told."""
         try:
             words = await self._frame(b"Q")
             return wire.parse_request(words, await self._frame(b"B"))
@@ -52,14 +52,14 @@ class Hook:
             raise
 
     async def _refuse(self, why: str) -> None:
-        """Answer what cannot be read, so that it is not asked again. A hook listens when it has sent all of it."""
+        """Answer an unreadable request, so that the hook does not retry. Reads the rest: only then the hook listens."""
         await self.finish(SystemFailed(why))
         with contextlib.suppress(OSError):
             while await self._reader.read(_CHUNK):
                 pass
 
     async def listen(self) -> None:
-        """Hear gitlab-runner's wish for the end, and the hook's own end, which is the same wish."""
+        """Listen for gitlab-runner's request for the end, and for the hook's own end, which means the same."""
         while True:
             try:
                 await self._frame(b"T")
@@ -68,11 +68,11 @@ class Hook:
             self.cancellation.request("GitLab")
 
     async def out(self, data: bytes) -> None:
-        """The stage's own output."""
+        """Send the stage's own output."""
         await self._pass_on(b"o", data)
 
     async def aside(self, data: bytes) -> None:
-        """Other output, which does not count where a hook asks again for what follows."""
+        """Send other output, which does not count towards a hook's offset."""
         await self._pass_on(b"a", data)
 
     async def _pass_on(self, kind: bytes, data: bytes) -> None:
@@ -80,15 +80,15 @@ class Hook:
             await self._send(wire.encode(kind, data[start : start + _CHUNK]))
 
     async def tell(self, sentence: str) -> None:
-        """A line of the runner's own."""
+        """Send a line of the runner's own."""
         await self._send(wire.encode(b"e", f"runner: {sentence}\n".encode(errors="replace")))
 
     async def finish(self, end: End) -> None:
-        """The last word."""
+        """Send the last word."""
         await self._send(wire.encode_end(end))
 
     def close(self) -> None:
-        """End the connection when all of it was taken."""
+        """End the connection once the hook has taken everything."""
         self._writer.close()
 
     async def _frame(self, wanted: bytes) -> bytes:
@@ -98,7 +98,7 @@ class Hook:
         return await self._reader.readexactly(size)
 
     async def _send(self, data: bytes) -> None:
-        """Send, as fast as the hook takes it. One that is gone, or takes nothing for long, takes nothing any more."""
+        """Send as fast as the hook takes the data. If the hook is gone or takes nothing for long, drop the data."""
         with contextlib.suppress(OSError, TimeoutError):
             self._writer.write(data)
             async with asyncio.timeout(TAKE_DEADLINE):
@@ -136,7 +136,7 @@ class Server:
         self._accepting = asyncio.create_task(self._accept())
 
     def close(self) -> None:
-        """Take no more hooks. Those that are connected see it, and ask the next life."""
+        """Accept no more hooks. The connected hooks notice, and ask the next life."""
         if self._accepting:
             self._accepting.cancel()
         self._listener.close()
@@ -145,12 +145,12 @@ class Server:
         self._managers.close()
 
     async def _accept(self) -> None:
-        """Take hooks, whatever happens: without this nobody would notice until the next job of GitLab's."""
+        """Accept hooks despite any error: a stop here would be noticed only at GitLab's next job."""
         told = ""
         while True:
             try:
                 connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
-            except OSError as error:  # such as too many open files, which passes
+            except OSError as error:  # for example too many open files, which passes
                 if told != str(error):
                     _events.warning(Action.HOOK_UNREADABLE, f"no hook can be taken, trying again: {error}")
                 told = str(error)
@@ -176,7 +176,7 @@ class Server:
                 return
             listening = asyncio.create_task(hook.listen())
             stack.callback(listening.cancel)
-            with contextlib.suppress(DetachedError):  # without a last word, it asks the next life
+            with contextlib.suppress(DetachedError):  # without a last word, the hook asks the next life
                 await hook.finish(await self._timed(request, hook, manager))
 
     async def _timed(self, request: Request, hook: Hook, manager: Manager) -> End:
@@ -193,7 +193,7 @@ class Server:
             raise
         except RunnerError as error:
             return SystemFailed(str(error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the hook gets an answer
+        except Exception as error:  # noqa: BLE001 - the hook gets an answer whatever the error
             _events.error(Action.DEFECT, "a hook met a defect in the runner", error=error)
             return SystemFailed("The runner met an error of its own. Please report it with the runner's log.")
 
@@ -226,7 +226,7 @@ class Server:
 
 
 async def _greeting(connection: socket.socket) -> Manager:
-    """Take the first byte, and the process that may come with it. Errors: OSError."""
+    """Receive the first byte, and the process that may come with it. Errors: OSError."""
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     loop.add_reader(connection, readable.set)

@@ -1,4 +1,4 @@
-"""What one stage of a GitLab job is: which script is run where, and what its outcome means to gitlab-runner. Pure."""
+"""The stages of a GitLab job: their scripts, and what their outcomes mean to gitlab-runner. Pure."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from runner.gitlab.wire import BuildFailed, Done, End, SystemFailed
 from runner.outcome import Killed, Outcome, ScriptFailed, Succeeded
 
 _MAX_WHY: Final = 2000
-"""Longest sentence that is kept about an end: it may quote a hostile sandbox."""
+"""The longest sentence that is kept about an end, in characters: it may quote a hostile sandbox."""
 
 RESTORING: Final = "restore_cache"
 ARCHIVING: Final = frozenset({"archive_cache", "archive_cache_on_failure"})
 HELPED: Final = ARCHIVING | {
     RESTORING, "download_artifacts", "upload_artifacts_on_success", "upload_artifacts_on_failure",
 }  # fmt: skip
-"""The stage that looks for caches, those that make them, and all that call `gitlab-runner` in the sandbox."""
+"""The stage that restores caches, the stages that make them, and all stages that call `gitlab-runner`."""
 
 STAGES: Final = HELPED | {
     "prepare_script", "get_sources", "build_script", "after_script", "cleanup_file_variables",
 }  # fmt: skip
-"""gitlab-runner's stages, but for the steps of a job, which have names of their own."""
+"""gitlab-runner's stages, except the steps of a job, which have names of their own."""
 
 LAST: Final = "cleanup_file_variables"
-"""What comes after it is the sandbox's own cleaning, which does not care whose a file is."""
+"""The last stage. The sandbox's own cleaning follows, which works whoever owns a file."""
 
 _FOUND_BASH: Final = b"#!/usr/bin/env bash\n"
-"""How gitlab-runner's scripts begin, and what does the same a millisecond sooner. Every sandbox has bash there."""
+"""The first line of gitlab-runner's scripts, and one that starts a millisecond sooner. Every sandbox has bash there."""
 _BASH: Final = b"#!/bin/bash\n"
 
 _RECLAIM: Final = """\
@@ -50,30 +50,30 @@ class Stage:
 
     @property
     def is_the_users(self) -> bool:
-        """Whether it runs what the job's author wrote, and so in the job's container where there is one."""
+        """Return whether the stage runs the job author's script, and so runs in the job's container if there is one."""
         return self.name in ("build_script", "after_script") or self.name.startswith("step_")
 
     @property
     def has_the_users_hooks(self) -> bool:
-        """Whether some of it is what the job's author wrote, as `hooks:pre_get_sources_script`."""
+        """Return whether parts of the stage are the job author's, such as `hooks:pre_get_sources_script`."""
         return self.name == "get_sources"
 
 
 def direct(script: bytes) -> bytes:
-    """Return a script that is started without looking for bash first."""
+    """Return the script with a first line that does not search for bash."""
     return _BASH + script.removeprefix(_FOUND_BASH) if script.startswith(_FOUND_BASH) else script
 
 
 def reclaim(folder: str) -> bytes:
-    """Return a script that makes everything in a folder the sandbox user's again. Links are not followed.
+    """Return a script that gives everything in a folder back to the sandbox's user. It follows no links.
 
-    What a job's containers left belongs to root, and gitlab-runner's own stages run as the sandbox's user.
+    A job's containers leave files of root, and gitlab-runner's own stages run as the sandbox's user.
     """
     return _RECLAIM.format(folder=shlex.quote(folder)).encode()
 
 
 def end_of(outcome: Outcome) -> End:
-    """Return what gitlab-runner is to hear. Only a script that came to an end of its own is the job's failure."""
+    """Return the end to report to gitlab-runner. Only a script that ended by itself is the job's failure."""
     match outcome:
         case Succeeded():
             return Done()
@@ -87,14 +87,14 @@ def end_of(outcome: Outcome) -> End:
 
 
 def stage_label(name: str) -> str:
-    """Return a stage's name as a metric has it. A step's name, and one that we do not know, is anybody's."""
+    """Return the label of a stage in metrics. Steps and unknown stages have no labels of their own: users name them."""
     if name in STAGES:
         return name
     return "step" if name.startswith("step_") else "other"
 
 
 def end_label(end: End) -> str:
-    """Return whose success or failure an end is, as a metric has it."""
+    """Return the label of an end in metrics: whose success or failure it is."""
     match end:
         case Done():
             return "done"
@@ -105,7 +105,7 @@ def end_label(end: End) -> str:
 
 
 def to_text(end: End) -> str:
-    """Return an end as it is noted."""
+    """Return an end as text for the record."""
     match end:
         case Done():
             return "done"
@@ -116,7 +116,7 @@ def to_text(end: End) -> str:
 
 
 def from_text(text: str) -> End:
-    """Return the end that `to_text` noted; one that cannot be read is a system failure."""
+    """Return the end that `to_text` wrote; unreadable text is a system failure."""
     kind, _, rest = text.partition(" ")
     if kind == "done":
         return Done()

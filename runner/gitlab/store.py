@@ -1,12 +1,12 @@
-"""Caches of GitLab jobs on the runner's disk: one file each, apart by whose they are, together below a cap.
+"""Caches of GitLab jobs on the runner's disk: one file each, separated by owner, with a common cap.
 
-They leave the disk so much room that it is well: it may be the state folder's, and then no job would start for caches,
-all of which can be made again.
+The caches leave the disk enough room to be well. It may be the state folder's disk, and no job should have to wait
+because of caches, which can be made again.
 
-A cache is somebody's archive: it is kept as it is and never opened here. Its file begins with one line of JSON that
-says what it is; the name of the file is only the hash of its path. A crash leaves a whole old or a whole new file, and
-at most a part that the next start removes. What was not used for the longest time goes first. All of it blocks on the
-disk.
+A cache is a user's archive: it is stored unchanged and never opened here. Its file begins with one line of JSON that
+describes it; the file's name is only the hash of its path. A crash leaves a whole old or a whole new file, and at most
+a partial file that the next start removes. The cache that was unused for the longest time is dropped first. All methods
+block on the disk.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from runner.service.housekeeping import room_of
 from runner.service.watermark import MARKS, Marks, Room
 
 _MAX_HEAD: Final = 16 * 1024
-"""Bytes of the first line."""
+"""The most bytes of the first line."""
 _PART: Final = ".part"
 _FULL: Final = "the disk of the runner's caches has no room for it"
 
 
 class CacheStore:
-    """All caches of one runner. Its methods may be called from several threads at a time."""
+    """All caches of one runner. Several threads may call its methods at a time."""
 
     def __init__(self, folder: Path, limit: int, marks: Marks = MARKS, look: Callable[[Path], Room] = room_of) -> None:
         """Open a store in a folder of its own, with at most `limit` bytes. Errors: CacheError."""
@@ -56,21 +56,21 @@ class CacheStore:
         self.shrink()
 
     def follow(self, marks: Marks) -> None:
-        """Leave the disk another room, from the next look on."""
+        """Leave another amount of room on the disk, from the next look on."""
         self._marks = marks
 
     def shrink(self) -> None:
-        """Drop what is above the cap, or takes room that the disk needs by now. Never fails."""
-        with contextlib.suppress(OSError), self._guard:  # a disk that does not tell now is looked at again
+        """Drop caches above the cap, and those whose room the disk now needs. Never fails."""
+        with contextlib.suppress(OSError), self._guard:  # a disk that cannot be read now is tried again later
             self._fit()
 
     def close(self) -> None:
-        """Leave the folder to another runner."""
+        """Release the folder for another runner."""
         if self._lock:
             self._lock.close()
 
     def entries(self, owner: str) -> list[File]:
-        """Return what is kept for an owner, each as it was in a sandbox's cache folder."""
+        """Return the caches of an owner, each as the file that it was in a sandbox's cache folder."""
         found = []
         for path in self._home(owner).glob("*"):
             if path.suffix == _PART:
@@ -90,10 +90,10 @@ class CacheStore:
 
     @contextlib.contextmanager
     def write(self, owner: str, entry: File) -> Iterator[BinaryIO]:
-        """Take the bytes of a cache, which is there as soon as the block ends without an error, on disk.
+        """Take the bytes of a cache, which exists on disk once the block ends without an error.
 
-        Others that were not used for the longest time are dropped for it when all of it has come: its size is no more
-        than somebody's word until then. Errors: CacheError when there is no room; OSError of the disk.
+        Once all bytes have come, the caches unused for the longest time are dropped for it, but not earlier, since its
+        size is only a claim until then. Errors: CacheError when there is no room; OSError of the disk.
         """
         head = json.dumps({"path": entry.path, "size": entry.size, "changed": entry.changed}).encode() + b"\n"
         path = self._file(owner, entry.path)
@@ -117,7 +117,7 @@ class CacheStore:
 
     @contextlib.contextmanager
     def _promised_room(self, size: int) -> Iterator[None]:
-        """Have a file written for which there is room, or will be. Nothing is dropped for that yet."""
+        """Reserve room for a file to be written, if there is room or can be made. Nothing is dropped for it yet."""
         if size > self._limit:
             raise CacheError(f"it has {size} bytes, and this runner keeps {self._limit} bytes of caches in all")
         with self._guard:
@@ -133,7 +133,7 @@ class CacheStore:
                 self._promised -= size
 
     def _fit(self) -> bool:
-        """Drop what was not used for the longest time until all have no more than they may; say whether they have."""
+        """Drop the caches unused for the longest time until all have only the allowed bytes; return whether they do."""
         kept = self._kept()
         excess = _size(kept) - self._allowed(kept)
         for path, status in sorted(kept.items(), key=lambda one: one[1].st_mtime_ns):
@@ -145,7 +145,7 @@ class CacheStore:
         return excess <= 0
 
     def _kept(self) -> dict[Path, os.stat_result]:
-        """All there is, also what is being written."""
+        """Return all files, including those being written."""
         kept = {}
         for path in self._folder.glob("*/*"):
             with contextlib.suppress(FileNotFoundError):
@@ -153,7 +153,7 @@ class CacheStore:
         return kept
 
     def _allowed(self, kept: Mapping[Path, os.stat_result]) -> int:
-        """The bytes that all of them may have."""
+        """Return the bytes that all files together may have."""
         room = self._look(self._folder)
         return min(self._limit, _size(kept) + room.free - self._marks.relieved(room.size))
 
@@ -169,7 +169,7 @@ def _size(kept: Mapping[Path, os.stat_result]) -> int:
 
 
 def _touch(path: Path) -> None:
-    """Note that a file is used now: finer than the kernel's own times, which are alike within one of its ticks."""
+    """Note that a file is used now. The kernel's own times are too coarse: they are equal within one tick."""
     os.utime(path, ns=(time.time_ns(),) * 2)
 
 
@@ -178,7 +178,7 @@ def _hash(text: str) -> str:
 
 
 def _read_head(file: BinaryIO) -> File:
-    """Raises ValueError for what is no cache of ours."""
+    """Read the first line. Raises ValueError when the file is no cache of ours."""
     match json.loads(file.readline(_MAX_HEAD)):
         case {"path": str(path), "size": int(size), "changed": int(changed)}:
             return File(path, size, changed)

@@ -1,7 +1,7 @@
-"""One job's hold on its sandbox: a lease and a session that stay from stage to stage.
+"""One job's hold on its sandbox: a lease and a session that last from stage to stage.
 
-Each stage is an attempt of its own, which starts at most once and is found again after a lost connection or a restart
-of the runner. All of them are attempts on one lease.
+Each stage is its own attempt, which starts at most once and is found again after a lost connection or a restart of the
+runner. All these attempts are on one lease.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from runner.outcome import Cancelled, Outcome, RunnerStopped, SandboxLost, Setup
 from runner.placement import Profiles, Wanted
 
 KILL_REPORT: Final = 10.0
-"""Seconds for the supervisor to end what a stage left, and to tell of it."""
+"""Seconds for the supervisor to end the processes that a stage left, and to report that."""
 WAY_BACK: Final = 10.0
-"""Seconds for a way into the sandbox where a stage is to be ended and there is none."""
+"""Seconds to get a connection to the sandbox when a stage has to be ended and there is none."""
 
 QUICK: Final = 0.3
-"""Seconds until the keeper is asked whether the sandbox is still there: SSH would wait for an answer much longer."""
+"""Seconds until the keeper is asked whether the sandbox still exists: SSH would wait much longer for an answer."""
 
 OnAsk = Callable[[str, str], None]
-"""Told the attempt and the token of a lease before it is asked for. Raises RunnerError."""
+"""Gets the attempt and the token of a lease before the lease is requested. Raises RunnerError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Attempt:
 
 
 class Tenancy:
-    """A sandbox from `take` or `regain` to `end` or `leave`."""
+    """The hold on a sandbox from `take`, `adopt` or `regain` to `end` or `leave`."""
 
     def __init__(self, leases: LeaseSource, settings: Settings) -> None:
         self._leases = _OneLease(leases)
@@ -62,11 +62,11 @@ class Tenancy:
 
     @property
     def held(self) -> bool:
-        """Whether there is a lease."""
+        """Return whether there is a lease."""
         return self._held is not None
 
     async def take(self, wanted: Wanted, on_ask: OnAsk, notes: Callable[[Note], None]) -> None:
-        """Lease a sandbox and have a launcher wait in it. Being cancelled leaves nothing leased.
+        """Lease a sandbox with a launcher waiting in it. A cancellation leaves nothing leased.
 
         Errors: BadJobError when there is no such profile; LeaseError; SandboxError.
         """
@@ -77,9 +77,9 @@ class Tenancy:
         prepared.held.heartbeat.beat()
 
     async def adopt(self, prepared: Prepared, on_ask: OnAsk) -> None:
-        """Have the sandbox that was prepared in advance. It is given back where that fails.
+        """Take the sandbox that was prepared in advance. On failure, the sandbox is given back.
 
-        The session would tell seconds later that the sandbox is gone, so its keeper is asked.
+        The keeper is asked whether the sandbox still exists: the session would notice only seconds later.
         Errors: LeaseLostError; what `on_ask` raises.
         """
         lease = prepared.held.lease
@@ -101,7 +101,7 @@ class Tenancy:
         try:
             self._session = await Session.open(lease.access, self._settings)
         except RunnerError:
-            return  # a stage opens one when it needs one, and says what is wrong then
+            return  # a stage opens a session when it needs one, and reports the error then
         self._know(self._session)
 
     async def launch(self, attempt: Attempt, job: Job, on_start: Callable[[Marker], None]) -> Outcome:
@@ -121,20 +121,20 @@ class Tenancy:
         return await self._fly(self._held, pursuit, attempt, pursuit.launch(job))
 
     async def follow(self, attempt: Attempt, marker: Marker) -> Outcome:
-        """See a script of an earlier life to its outcome."""
+        """Follow a script of an earlier life to its outcome."""
         assert self._held
         await self._close()
         pursuit = Pursuit(self._leases, marker, attempt.log, self._settings, attempt.notes, None)
         return await self._fly(self._held, pursuit, attempt, pursuit.follow())
 
     async def session(self) -> Session:
-        """Return the way into the sandbox between two stages. It stays the tenancy's own. Errors: RunnerError."""
+        """Return the session for use between two stages. It still belongs to the tenancy. Errors: RunnerError."""
         self._session = await self._ready()
         return self._session
 
     @contextlib.contextmanager
     def asking(self) -> Iterator[None]:
-        """Have the keeper asked, should this take longer, whether the sandbox is there: see `wait_lost`."""
+        """Ask the keeper whether the sandbox still exists, if the block takes longer: see `wait_lost`."""
         assert self._held
         question = asyncio.get_running_loop().call_later(QUICK, self._held.heartbeat.beat)
         try:
@@ -155,14 +155,14 @@ class Tenancy:
             await held.hand_in(broken, used=True)
 
     async def leave(self) -> None:
-        """Let go, for the next life to `regain` it. Idempotent."""
+        """Let the sandbox go, so that the next life can `regain` it. Idempotent."""
         await self._close()
         held, self._held = self._held, None
         if held:
             await held.leave()
 
     def _marker(self, attempt: Attempt, timeout: float | None) -> Marker:
-        """Return the marker of a stage that is sent now."""
+        """Return the marker of a stage that is about to be sent."""
         assert self._held
         return Marker(
             attempt=attempt.id,
@@ -198,7 +198,7 @@ class Tenancy:
         return outcome
 
     async def _ready(self) -> Session:
-        """Return the session, or another one when it broke meanwhile. Errors: RunnerError."""
+        """Return the session, or a new one if the old one broke. Errors: RunnerError."""
         session, self._session = self._session, None
         if session and session.free:
             return session
@@ -212,7 +212,7 @@ class Tenancy:
         return session
 
     async def _reopen(self) -> Session:
-        """Log in anew, also where the keeper restarts meanwhile."""
+        """Log in anew, even if the keeper restarts meanwhile."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.open_deadline
         while True:
@@ -236,7 +236,7 @@ class Tenancy:
 
 
 async def _prove(lease: Lease) -> None:
-    """Errors: LeaseLostError. When nobody answers now, the sandbox stays all the same."""
+    """Check that the lease holds. Errors: LeaseLostError. A keeper that does not answer now changes nothing."""
     try:
         await lease.renew()
     except LeaseLostError:
@@ -246,7 +246,7 @@ async def _prove(lease: Lease) -> None:
 
 
 class _OneLease:
-    """The source of leases as one job sees it: it asks for one, and all its stages ask for ways into that."""
+    """The source of leases for one job: the job requests one lease, and all its stages resume that lease."""
 
     def __init__(self, leases: LeaseSource) -> None:
         self._leases = leases
@@ -261,7 +261,7 @@ class _OneLease:
         self.on_ask(attempt, token)
         return await self._leases.lend(attempt, token, profile, trust_key, wait, patience)
 
-    async def resume(self, attempt: str, token: str) -> Lease:  # noqa: ARG002 - of a stage
+    async def resume(self, attempt: str, token: str) -> Lease:  # noqa: ARG002 - a stage's own
         return await self._leases.resume(self.attempt, token)
 
     def handle(self, attempt: str, token: str) -> LeaseHandle:

@@ -1,4 +1,4 @@
-"""Who may inherit what a GitLab job leaves in its sandbox. Pure."""
+"""Decides which jobs may use a GitLab job's sandbox after it. Pure."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from runner.gitlab.response import GitLabJob
 from runner.job import UNTRUSTED
 
 _DIGITS: Final = 8
-"""Of a digest that tells the GitLab instances of one runner apart."""
+"""Digits of the digest that distinguishes the GitLab instances of one runner."""
 
 
 def trust_key(job: GitLabJob) -> str:
     """Return the trust key: the GitLab instance, the project there, and whether the ref is protected.
 
-    Somebody else's code, and a job whose project is not known, are `untrusted`.
+    Code from outside of the project, and a job whose project is unknown, are `untrusted`.
     """
     if job.fork or not job.project:
         return UNTRUSTED

@@ -1,4 +1,4 @@
-"""One hook's turn with its job: what it asked for is done in the job's sandbox, and told to it as it goes."""
+"""One hook's turn with its job: does the requested work in the job's sandbox, and streams its output to the hook."""
 
 from __future__ import annotations
 
@@ -24,44 +24,44 @@ from runner.job import MAX_TIMEOUT, Job
 from runner.outcome import BadRequest, Cancelled, Outcome, RunnerStopped, SandboxLost, TimedOut
 
 REST: Final = 1.0
-"""Seconds for the rest of a cancelled stage's output: whoever floods the log must not hold its end up."""
+"""Seconds for the rest of a cancelled stage's output: a flooded log must not delay the end."""
 SWEEP: Final = 10.0
-"""Seconds for Docker to have ended the job's container once more."""
+"""Seconds for Docker to end the job's container once more."""
 _NOTHING: Final = 1 << 62
 """An offset beyond all output."""
 _MAX_REMARKS: Final = 20
 _MAX_TEXT: Final = 2000
-"""Sentences of the runner's own that are kept for one stage, and the longest of them."""
+"""The most of the runner's own sentences that are kept for one stage, and the longest one, in characters."""
 
 
 class Listener(Protocol):
-    """Where the words for one hook go. One that is gone takes them too, and they are lost."""
+    """Takes the output for one hook. If the hook is gone, the output is lost."""
 
     async def out(self, data: bytes) -> None:
-        """The stage's output for the job's log, as it is."""
+        """Send the stage's output to the job's log, unchanged."""
 
     async def aside(self, data: bytes) -> None:
-        """Other output, which a stage that is asked for again does not have."""
+        """Send other output, which is not repeated when a stage is requested again."""
 
     async def tell(self, sentence: str) -> None:
-        """A sentence of the runner's own for the job's log."""
+        """Send a sentence of the runner's own to the job's log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Nobody else uses the job meanwhile."""
+    """One hook's turn, in which no other hook uses the job."""
 
     record: Record
     tenancy: Tenancy
     hook: Listener
     cancellation: Cancellation
-    """gitlab-runner's wish for the end, and the service's own."""
+    """Requests for the end, from gitlab-runner or from the service."""
     environment: Mapping[str, str]
-    """Of every script."""
+    """The environment of every script."""
     log_limit: int
     """Bytes of a stage's output that are kept."""
     sweep: bytes
-    """Ends the job's container, should a stage that was ended have left it; empty where the job has none."""
+    """A script that ends the job's container, in case an ended stage left it running; empty without a container."""
 
     async def first(self, call: str, stage: Stage) -> End:
         """Run a stage. Errors: DetachedError; GitLabError."""
@@ -78,7 +78,7 @@ class Turn:
         return await self._conclude(call, outcome, remarks + _remarks(log))
 
     async def again(self, note: StageNote, offset: int) -> End:
-        """Tell what a stage came to, or see one of an earlier life to its end. Errors: DetachedError; GitLabError."""
+        """Report a stage's end, or follow a stage of an earlier life to its end. Errors: DetachedError; GitLabError."""
         marker = Marker.from_json(note.marker)
         log = self.record.old_log(note.call, marker.log_limit)
         if note.end is not None:
@@ -93,13 +93,13 @@ class Turn:
         return await self._conclude(note.call, outcome, remarks + _remarks(log))
 
     async def give_up(self, note: StageNote) -> None:
-        """End a stage of an earlier life that nobody waits for. Errors: DetachedError; GitLabError."""
+        """End a stage of an earlier life that no hook waits for. Errors: DetachedError; GitLabError."""
         cancellation = Cancellation()
         cancellation.request("the end of its hook")
         await replace(self, cancellation=cancellation).again(note, _NOTHING)
 
     async def aside(self, script: bytes, timeout: float = MAX_TIMEOUT) -> End:
-        """Run a script of our own, which is no stage, in the sandbox. Errors: DetachedError; GitLabError."""
+        """Run a script of our own, not a stage, in the sandbox. Errors: DetachedError; GitLabError."""
         call = secrets.token_hex(16)
         log = self.record.aside_log(self.log_limit)
         attempt = self._attempt(call, log, [])
@@ -116,7 +116,7 @@ class Turn:
     async def _launch(
         self, attempt: Attempt, script: bytes, on_start: Callable[[Marker], None], timeout: float = MAX_TIMEOUT
     ) -> Outcome:
-        """Run a script that nobody has cancelled before it began. Errors: DetachedError."""
+        """Run a script, unless it is already cancelled. Errors: DetachedError."""
         if self.cancellation.cause:
             return self.cancellation.cause
         if self.cancellation.detached:
@@ -128,14 +128,14 @@ class Turn:
         return await self.tenancy.launch(attempt, job, on_start)
 
     async def _live(self, log: Log, pass_on: Coroutine[Any, Any, None], work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """See an attempt to its outcome while the hook gets its output.
+        """Follow an attempt to its outcome while the hook gets the output.
 
-        Errors: DetachedError, also when the hook is too slow to have all of it by then.
+        Errors: DetachedError, also when the runner leaves before a slow hook has all of the output.
         """
         passing = asyncio.create_task(pass_on)
         try:
             outcome = await work
-            log.shut()  # a later life may go on with the file: a line of ours would be output to it
+            log.shut()  # a later life may read the file, and would take a line of ours for output
             await first(passing, self.cancellation.wait())
             if self.cancellation.detached and not passing.done():
                 raise DetachedError("The runner left.")
@@ -145,7 +145,7 @@ class Turn:
         return outcome
 
     async def _pass_on(self, log: Log, offset: int, take: Callable[[bytes], Awaitable[None]]) -> None:
-        """Have the hook take the output, from an offset on."""
+        """Pass the output on to the hook, from an offset on."""
         try:
             async for data in log.follow(offset):
                 await take(data)
@@ -153,14 +153,14 @@ class Turn:
             await self.hook.tell(f"The rest of the output could not be read: {error.strerror}.")
 
     async def _conclude(self, call: str, outcome: Outcome, remarks: list[str]) -> End:
-        """Tell how a stage ended, and note it."""
+        """Report how a stage ended, and note it."""
         outcome = await self._swept(outcome)
         end = stages.end_of(outcome)
         lost = outcome.why[:_MAX_TEXT] if isinstance(outcome, SandboxLost) else ""
         note = self.record.note.stage
         if self.record.state is State.OVER:
             return end
-        if note is None or note.call != call:  # it was not sent
+        if note is None or note.call != call:  # the stage was not sent
             self.record.change(lost=lost)
             return end
         note = note.model_copy(update={"end": stages.to_text(end), "remarks": tuple(remarks[-_MAX_REMARKS:])})
@@ -168,12 +168,13 @@ class Turn:
         return await self._tell(note)
 
     async def _swept(self, outcome: Outcome) -> Outcome:
-        """Return the outcome of a stage, after one that was ended only when nothing of it runs in the job's container.
+        """Return a stage's outcome; if the stage was ended, first make sure that nothing runs in the job's container.
 
-        What was to end the container may have been killed before that. Processes in it are no children of the stage's.
+        The program that should end the container may have been killed before. The container's processes are no children
+        of the stage's.
         """
         ended = isinstance(outcome, Cancelled | RunnerStopped | TimedOut)
-        if not self.sweep or not ended or self.record.state is State.OVER:  # then all of the sandbox is swept
+        if not self.sweep or not ended or self.record.state is State.OVER:  # the end of a job sweeps the whole sandbox
             return outcome
         end = await replace(self, cancellation=Cancellation()).aside(self.sweep, SWEEP)
         return outcome if isinstance(end, Done) else SandboxLost("A cancelled stage's container could not be ended.")

@@ -13,10 +13,10 @@ is one. Then come frames: a type (1 byte), the payload's size (4 bytes, big-endi
 | to hook    | e    | whole lines of the runner's own                                | any time                    |
 | to hook    | x    | `ok`, `failed CODE` or `system`                                | last                        |
 
-The call is one that the hook made up: asked for again, after a lost connection, it is the same stage and not started
-again, and `o` goes on at the offset, which counts nothing else. The variables are the job's as gitlab-runner has them,
-each as `NAME=VALUE`, with a NUL between each two. The hook has its own few lines for all this, as it
-imports nothing of ours.
+The hook chooses the call at random. If it repeats the call after a lost connection, the same stage is meant and not
+started again, and `o` continues at the offset, which counts only `o`. The variables are the job's as gitlab-runner has
+them, each as `NAME=VALUE`, with a NUL between each two. The hook has its own few lines for all this, as it imports
+nothing of ours.
 """
 
 from __future__ import annotations
@@ -53,34 +53,34 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a hook asks for."""
+    """A hook's request."""
 
     verb: Verb
     handle: str = field(repr=False)
-    """Which job, and the proof that it may be asked for; empty before `config` answered."""
+    """Identifies the job, and proves the right to use it; empty before `config` has answered."""
     stage: str
-    """For `run`."""
+    """The name of the stage, for `run`."""
     call: str
     offset: int
-    """Bytes of output that the hook has already."""
+    """Bytes of output that the hook already has."""
     body: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The hook did what it was for."""
+    """The hook did its work."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildFailed:
-    """The job's own failure: its script's exit code, or 1. Not tried again."""
+    """The job's own failure: its script's exit code, or 1. Not retried."""
 
     code: int
 
 
 @dataclass(frozen=True, slots=True)
 class SystemFailed:
-    """Everything else; a sentence says what it was."""
+    """Any other failure, with a sentence that describes it."""
 
     why: str
 
@@ -115,7 +115,7 @@ def check_head(head: bytes) -> tuple[bytes, int]:
 
 
 def parse_request(words: bytes, body: bytes) -> Request:
-    """Return what a hook asks for. Raises GitLabError."""
+    """Parse a hook's request. Raises GitLabError."""
     parts = words.decode(errors="replace").split("\0")
     if len(parts) != 5 or parts[0] not in set(Verb) or not _CALL.fullmatch(parts[3]) or not parts[4].isdecimal():
         raise GitLabError(f"The hook sent a request that cannot be read. {VERSIONS}")
@@ -128,6 +128,6 @@ def parse_request(words: bytes, body: bytes) -> Request:
 
 
 def parse_variables(body: bytes) -> dict[str, str]:
-    """Return the variables that `prepare` has. Whoever wrote the job may have written them."""
+    """Return the variables in the body of `prepare`. The job's author may have written them."""
     pairs = [line.partition("=") for line in body.decode(errors="replace").split("\0")]
     return {name: value for name, separator, value in pairs if name and separator}

@@ -1,4 +1,4 @@
-"""GitLab's jobs beside the service's own, under the same signals."""
+"""Runs GitLab's jobs beside the service's own, under the same signals."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from runner.service.mode import Mode
 from runner.service.service import Service
 
 _LOOK: Final = 5.0
-"""Seconds between two looks whether the disk needs the room of caches."""
+"""Seconds between two checks whether the disk needs the room of caches."""
 
 
 def with_service(service: Service, leases: NotedLeases, folder: Path, options: Options) -> Service | WithService:
-    """Return the service, with GitLab's jobs where hooks are listened for. Needs a running event loop.
+    """Return the service, with GitLab's jobs if there is a socket for hooks. Needs a running event loop.
 
-    They keep note of their leases themselves, also of one that the service took in advance; a note that cannot be read
-    any more leaves its lease to the service, which returns it.
+    GitLab's jobs note their leases themselves, also those that the service took in advance. If such a note becomes
+    unreadable, the service returns the lease.
     """
     if options.socket is None:
         return service
@@ -36,7 +36,7 @@ def with_service(service: Service, leases: NotedLeases, folder: Path, options: O
 
 
 class WithService:
-    """A service and GitLab's jobs, told and waited for together."""
+    """A service and GitLab's jobs, controlled and awaited together."""
 
     def __init__(self, service: Service, jobs: Jobs, server: Server, caches: CacheStore | None) -> None:
         self._service = service
@@ -51,7 +51,7 @@ class WithService:
 
     @property
     def running(self) -> int:
-        """How many jobs run, of both."""
+        """Return the number of running jobs of both."""
         return self._service.running + self._jobs.running
 
     def stop(self) -> None:
@@ -75,14 +75,14 @@ class WithService:
         shrinking = lasting("the look for the room that caches take", lambda: _shrink(self._caches))
         try:
             await asyncio.gather(self._service.work(), self._jobs.work())
-            await self._jobs.leave()  # no sooner: hooks come as long as the service has jobs of its own
+            await self._jobs.leave()  # not earlier: hooks come as long as the service has jobs of its own
         finally:
             self._server.close()
             await stop(shrinking)
 
 
 async def _shrink(caches: CacheStore | None) -> None:
-    """Have caches make room for whatever else fills their disk, until cancelled."""
+    """Drop caches when other files fill their disk, until cancelled."""
     while caches:
         await asyncio.to_thread(caches.shrink)
         await asyncio.sleep(_LOOK)

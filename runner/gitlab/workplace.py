@@ -1,4 +1,4 @@
-"""What a job's stages find in its sandbox beside the sandbox itself: logins to registries, containers, caches."""
+"""Supplies a job's sandbox with what its stages need: logins to registries, containers, caches."""
 
 from __future__ import annotations
 
@@ -22,51 +22,51 @@ from runner.gitlab.turn import Turn
 from runner.gitlab.wire import BuildFailed, Done, End, SystemFailed
 
 _HAS_HELPER: Final = b"#!/bin/sh\ncommand -v gitlab-runner >/dev/null\n"
-"""Succeeds where the image of the sandbox has it."""
+"""A script that succeeds if the sandbox's image has `gitlab-runner`."""
 _NO_HELPER: Final = (
     "WARNING: This job has a cache or artifacts, and the sandbox has no program gitlab-runner: none are kept or "
     "fetched, and the job goes on without. Whoever looks after the runner sets --gitlab-helper for it."
 )
 _EARLIER: Final = 1.0
-"""Seconds that a container's processes are killed before the program that entered it would be."""
+"""Seconds by which a container's processes are killed before the program that entered it."""
 
 
 class Workplace:
-    """Made in `prepare`, and there for every stage after it, also in a later life of the service."""
+    """Made in `prepare`, for every later stage, also in a later life of the service."""
 
     def __init__(self, job: GitLabJob, options: Options, *, used: bool) -> None:
-        """`used`: whether a stage may have run in it."""
+        """`used`: whether a stage may have run in the sandbox."""
         self._job = job
         self._options = options
         self._mixed = used
-        """Whether something may lie in the builds folder that is not the sandbox user's."""
+        """Whether the builds folder may hold files that are not the sandbox user's."""
         self._helped = False
         """Whether the helper was brought in."""
 
     @cached_property
     def _plan(self) -> Plan | None:
-        """Errors: BadJobError, for what the job asks for."""
+        """Return the plan for the job's containers. Errors: BadJobError, when the job's demands cannot be met."""
         options = self._options
         return plan(self._job, options.images, options.builds, options.logins, options.service_wait)
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Of every stage. The rest is in the stages' scripts.
+        """Return the environment of every stage. The rest is in the stages' scripts.
 
-        DOCKER_CONFIG is the user's own folder, where Docker looks anyway: so what `sudo` starts finds the logins too.
+        DOCKER_CONFIG is the user's own folder, where Docker looks anyway: so programs under `sudo` find the logins too.
         """
         path = {"PATH": f"{self._options.commands}:{PATH}"} if self._options.helper else {}
         return {"DOCKER_CONFIG": self._options.docker_config, **path}
 
     @property
     def sweep(self) -> bytes:
-        """A script that ends the job's container; empty where it has none."""
+        """Return a script that ends the job's container; empty if it has none."""
         return END_CONTAINER if self._job.image else b""
 
     async def prepare(self, turn: Turn, logins: str) -> End:
-        """Make all of it in the sandbox. What the job asks for and cannot have is its own failure.
+        """Make everything in the sandbox. Demands of the job that cannot be met are its own failure.
 
-        `logins`: what gitlab-runner has in DOCKER_AUTH_CONFIG, or nothing.
+        `logins`: gitlab-runner's value of DOCKER_AUTH_CONFIG, or empty.
         """
         try:
             containers = self._plan
@@ -94,7 +94,7 @@ class Workplace:
         return end if end == BuildFailed(1) else _ours(end, "The job's containers could not be made.")
 
     async def run(self, turn: Turn, call: str, stage: Stage) -> End:
-        """Run a stage where it belongs: the job's own in its container, all others in the sandbox itself."""
+        """Run a stage in its place: the job's own stages in its container, all others in the sandbox itself."""
         if stage.is_the_users:
             self._mixed = True
             end = await self._run_the_users(turn, call, stage)
@@ -105,12 +105,12 @@ class Workplace:
             self._mixed = False
         await self._before(turn, stage)
         end = await turn.first(call, stage)
-        self._mixed = stage.has_the_users_hooks and not isinstance(end, Done)  # before it is tried again
+        self._mixed = stage.has_the_users_hooks and not isinstance(end, Done)  # a failed stage is tried again
         await self.after(turn, stage, end)
         return end
 
     async def after(self, turn: Turn, stage: Stage, end: End) -> None:
-        """Keep what a stage made for later jobs, and tell what services wrote when the job failed.
+        """Keep the caches that a stage made, and print the services' logs if the job failed.
 
         Idempotent; a later life of the service calls it too.
         """
@@ -123,7 +123,7 @@ class Workplace:
             await self._tell_of_services(turn)
 
     async def _tell_of_services(self, turn: Turn) -> None:
-        """Once for a job: its `after_script` may fail as well."""
+        """Print the services' logs, once for a job: its `after_script` may fail as well."""
         record = turn.record
         if self._plan and self._plan.after_failure and not record.note.services_told:
             await turn.aside(self._plan.after_failure)
@@ -137,7 +137,7 @@ class Workplace:
         return await turn.first(call, inside)
 
     async def _before(self, turn: Turn, stage: Stage) -> None:
-        """Have in the sandbox what a stage needs of ours. What is missing is told, and the stage goes on without it."""
+        """Bring in the helper and the caches that a stage needs. A failure is told, and the stage runs without."""
         helper, cache = self._options.helper, self._cache
         if helper and not self._helped and stage.name in stages.HELPED:
             path = f"{self._options.commands}/gitlab-runner"
@@ -151,9 +151,9 @@ class Workplace:
         return Cache(store, trust_key(self._job), self._options.cache) if store else None
 
     async def _supply(self, turn: Turn, supply: Callable[[Session], Awaitable[list[str]]]) -> bool:
-        """Bring something in or out, until gitlab-runner wants the end. A lost sandbox is the next stage's news.
+        """Bring something in or out, until gitlab-runner wants the end. The next stage reports a lost sandbox.
 
-        Returns whether all of it was done, with nothing to tell.
+        Returns whether everything was done without a remark.
         """
 
         async def supplying() -> list[str]:
@@ -175,5 +175,5 @@ class Workplace:
 
 
 def _ours(end: End, sentence: str) -> End:
-    """An end for which the job cannot be blamed."""
+    """Return an end that does not blame the job."""
     return SystemFailed(sentence) if isinstance(end, BuildFailed) else end

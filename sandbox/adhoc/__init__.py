@@ -1,4 +1,4 @@
-"""Throw-away sandboxes that a person or a program makes for itself, without a keeper: the library and the commands.
+"""Throw-away sandboxes that people and programs make for themselves, without a keeper: the library and the commands.
 
 The public names are those of the package `sandbox` itself.
 """

@@ -4,6 +4,6 @@ from sandbox import lean
 
 lean.do_without()
 
-from sandbox.adhoc.reaper import main  # noqa: E402 - after what it does without
+from sandbox.adhoc.reaper import main  # noqa: E402 - after the modules that it does without
 
 main()

@@ -1,4 +1,4 @@
-"""The commands that take a name wherever it is: one of the user's own sandboxes first, else one of the keeper's."""
+"""The commands that look a name up everywhere: first among the user's own sandboxes, then among the keeper's."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ls(keeper: Keeper = None, as_json: AsJson = False) -> None:
 def inspect(name: AnyName, keeper: Keeper = None, as_json: AsJson = False) -> None:
     """Look at a sandbox and say what was found. Changes nothing.
 
-    One of the keeper's is looked at from outside for what jobs left in it; of one that is gone, it says why it went.
+    A sandbox of the keeper is searched from outside for what jobs left in it. If the sandbox is gone, this says why.
     """
     if record := _own_record(name):
         [found] = [one for one in _own() if one["name"] == record.name]
@@ -83,10 +83,10 @@ def hold(
     hours: Annotated[float, typer.Option("--for", min=0.01, max=168, help="Hours.")] = 1.0,
     keeper: Keeper = None,
 ) -> None:
-    """Keep a sandbox for so long from now, connected to or not.
+    """Keep a sandbox for the given time from now, whether or not anybody is connected.
 
-    One of your own ends then. One of the keeper's is not lent, cleaned or recreated meanwhile, and takes up a place;
-    one at work is held from the end of its job on.
+    Your own sandbox ends then. A sandbox of the keeper is not lent, cleaned or recreated meanwhile, and takes up a
+    place; if a job runs in it, the hold begins at the job's end.
     """
     if record := _own_record(name):
         machines = options.machines()
@@ -102,7 +102,7 @@ def hold(
 
 @app.command()
 def release(name: AnyName, keeper: Keeper = None) -> None:
-    """Throw a held sandbox away. A new one takes the place of one of the keeper's."""
+    """Throw a held sandbox away. If it is the keeper's, a new one takes its place."""
     if record := _own_record(name):
         options.machines().remove(record)
         return
@@ -115,9 +115,9 @@ def shell(
     command: Annotated[list[str] | None, typer.Argument(help="A command instead of a shell.")] = None,
     keeper: Keeper = None,
 ) -> None:
-    """Get into a sandbox of your own, or into one of the keeper's that is held."""
+    """Open a shell in a sandbox of your own, or in a held one of the keeper."""
     words = command or []
-    words = words[1:] if words[:1] == ["--"] else words  # as `run` has it; the parser drops it only before a name
+    words = words[1:] if words[:1] == ["--"] else words  # as in `run`; the parser drops `--` only before a name
     transport = options.machines().open(name)[1] if _own_record(name) else borrow.enter(_keeper(keeper, name), name)
     with terminal.ended_by_signals(), closing(transport):
         code = terminal.attach(transport, " ".join(words) or _SHELL)
@@ -139,7 +139,7 @@ def _own() -> list[dict[str, str | float | bool | None]]:
 
 
 def _told(machines: Machines, record: Record, running: bool | None) -> dict[str, str | float | bool | None]:
-    """One of the user's sandboxes, without its keys."""
+    """Return the facts about one of the user's sandboxes, without its keys."""
     state = "creating" if record.access is None else {True: "running", False: "stopped", None: "gone"}[running]
     return {
         "name": record.name,
@@ -175,13 +175,13 @@ def _own_record(name: str) -> Record | None:
 
 
 def _machines() -> Machines | None:
-    """The user's own; None when there never were any: to look makes no folder, in a container that is read-only."""
-    there = os.path.isdir(default_folder())  # noqa: PTH112 - that of `Path` raises where one may not look
+    """Return the user's own sandboxes; None without a folder of them. Makes none: a container may be read-only."""
+    there = os.path.isdir(default_folder())  # noqa: PTH112 - `Path.is_dir` raises where this user may not look
     return options.machines() if there else None
 
 
 def _keeper(keeper: Path | None, name: str) -> KeeperClient:
-    """The keeper that may know this name. Raises `NoSuchSandbox` when there is none."""
+    """Return the keeper, which may know this name. Raises `NoSuchSandbox` when there is no keeper."""
     client = options.keeper_of(keeper)
     if client is None:
         why = options.closed_keeper() or "There is no keeper either."

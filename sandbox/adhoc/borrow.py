@@ -1,4 +1,4 @@
-"""A login to a sandbox of the keeper's: a ready one for one command, which nobody waits for, or a held one."""
+"""Logs in to a sandbox of the keeper: to a ready one for one command, if there is one now, or to a held one."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sandbox.keeper.client import KeeperClient
 
 LOGIN_DEADLINE = 10.0
 _RENEWALS = 3
-"""In each term of the lease."""
+"""Renewals in each term of the lease."""
 
 
 @contextmanager
 def borrowed(keeper: KeeperClient) -> Iterator[Login]:
-    """A ready sandbox of the keeper's default profile, given back at the end; the keeper cleans or recreates it.
+    """Borrow a ready sandbox of the keeper's default profile. At the end, give it back to be cleaned or recreated.
 
-    Raises `KeeperError` when there is none at once, or `SandboxFault`.
+    Raises `KeeperError`, also when no sandbox is ready, or `SandboxFault`.
     """
     token = secrets.token_urlsafe(24)
     ssh.load()
@@ -49,7 +49,7 @@ def borrowed(keeper: KeeperClient) -> Iterator[Login]:
             over.set()
             transport.close()
     finally:
-        with suppress(KeeperError):  # the lease runs out by itself
+        with suppress(KeeperError):  # the lease expires by itself
             keeper.give_back(token, used=True)
 
 
@@ -62,5 +62,5 @@ def enter(keeper: KeeperClient, name: str) -> ssh.Transport:
 
 def _renew(keeper: KeeperClient, token: str, interval: float, over: threading.Event) -> None:
     while not over.wait(interval):
-        with suppress(KeeperError):  # a keeper that is restarted grants every lease a term
+        with suppress(KeeperError):  # a restarted keeper gives each lease a new term
             keeper.renew(token)

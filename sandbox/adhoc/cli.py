@@ -1,4 +1,4 @@
-"""The commands for sandboxes of one's own: up, run, cp, ssh-config, reset, rm. No keeper is needed."""
+"""The commands for a user's own sandboxes: up, run, cp, ssh-config, reset, rm. They need no keeper."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def cp(
 def print_ssh_config(name: Name = options.DEFAULT_NAME) -> None:
     """Print what ssh, scp, rsync and editors need to reach a sandbox as NAME.sandbox: `>> ~/.ssh/config`.
 
-    This writes its key to a file that only you can read. It goes with the sandbox.
+    This writes the sandbox's key to a file that only you can read. The file is removed with the sandbox.
     """
     store = options.machines().store
     print(ssh_config.write(store, store.get(name)), end="")
@@ -191,7 +191,7 @@ def _made(machines: Machines, order: Order, keep: bool) -> Iterator[Session]:
 
 
 def _borrowed(stack: ExitStack, socket: Path | None) -> Session | None:
-    """A warm sandbox of the keeper's until the stack is left; None where it has none to give."""
+    """Borrow a warm sandbox of the keeper until the stack is left; None when the keeper has none to lend."""
     client = options.keeper_of(socket)
     try:
         return stack.enter_context(borrowed(client)) if client else None
@@ -200,7 +200,7 @@ def _borrowed(stack: ExitStack, socket: Path | None) -> Session | None:
 
 
 def _check_files(copied: list[Path], wanted: list[str]) -> None:
-    """Refuse what could not be copied before a sandbox is made, and before anything is built in it."""
+    """Refuse files that cannot be copied, before a sandbox is made and anything is built in it."""
     for path in copied:
         if not os.path.lexists(path):
             raise TransferFailed(f"There is no {path} to copy.")
@@ -217,7 +217,7 @@ def _check_files(copied: list[Path], wanted: list[str]) -> None:
 
 
 def _work(session: Session, command: list[str], copied: list[Path], wanted: list[str]) -> int:
-    """Copy in, run, copy out. Returns the command's exit code; what is wanted is copied whatever that is."""
+    """Copy in, run, copy out. Returns the command's exit code; copies the wanted files out whatever that code is."""
     for path in copied:
         session.put(path, "./")
     folders = [path for path in copied if path.is_dir()]
@@ -235,7 +235,7 @@ def _work(session: Session, command: list[str], copied: list[Path], wanted: list
 
 
 def _get_all(session: Session, cwd: str | None, wanted: list[str]) -> int:
-    """Copy out all that can be, and tell of the rest. Returns 74 when there is some, as in `sandbox.entry`."""
+    """Copy out every file that can be, and report the others. Returns 74 if there are others, as in `sandbox.entry`."""
     code = 0
     for name in wanted:
         try:

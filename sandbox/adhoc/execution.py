@@ -1,8 +1,8 @@
-"""Commands in a sandbox, over a login that stands.
+"""Runs commands in a sandbox, over an open login.
 
-What is run travels on the channel's standard input and so is in no process's arguments, and neither is its
-environment. SSH alone ends nothing reliably, so each command carries a mark by which everything that it started is
-found and ended from a second channel.
+The script and its environment travel on the channel's standard input, so they are in no process's arguments. SSH alone
+ends nothing reliably. So each command carries a mark, by which a second channel finds and ends everything that the
+command started.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from sandbox.errors import CommandFailed, CommandTimedOut, ConnectionLost, Outpu
 from sandbox.ssh import words
 
 MOST_OUTPUT = 64 * 1024**2
-"""Bytes of each of stdout and stderr that `Result` keeps. What prints more is to be streamed."""
+"""Bytes of each of stdout and stderr that `Result` keeps. Longer output must be streamed."""
 LONGEST_LINE = 1024**2
-"""Characters after which a line is given out in pieces."""
+"""Characters after which a line is returned in pieces."""
 OPEN_DEADLINE = 30.0
 END_DEADLINE = 15.0
 _LOOK_INTERVAL = 0.1
 _LATE_OUTPUT = 0.5
-"""Seconds for what a command printed to arrive after its end, when a child in the background keeps the stream open."""
+"""Seconds to wait for output after a command's end, when a child in the background keeps the stream open."""
 _PIECE = 65536
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MARK = "SANDBOX_COMMAND"
@@ -54,7 +54,7 @@ for signal in TERM KILL; do
 done
 exit 1
 """
-"""Ends everything with the mark, and the sessions that it is in: `sudo` clears the mark but stays in its session."""
+"""Ends every process with the mark, and its whole session: `sudo` clears the mark but stays in the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +63,12 @@ class Result:
 
     command: str
     exit_code: int
-    """The command's own; 128 + N when signal N ended it."""
+    """The command's exit code; 128 + N when signal N ended it."""
     stdout: str
     stderr: str
 
     def check(self) -> Result:
-        """Itself when the command succeeded. Raises `CommandFailed` with the end of what it printed."""
+        """Return this result if the command succeeded. Raises `CommandFailed` with the end of the command's output."""
         if self.exit_code:
             raise CommandFailed(_failure(self.command, self.exit_code, self.stderr or self.stdout), self.exit_code)
         return self
@@ -102,7 +102,7 @@ def run(
 class Stream:
     """The lines of a running command, stdout and stderr together, without their ends.
 
-    To iterate over it is to wait for the command; leaving its block early ends the command.
+    Iterating waits for the command; leaving the block early ends the command.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Stream:
 
     @property
     def exit_code(self) -> int | None:
-        """The command's own, after the last line; None before."""
+        """Return the command's exit code after the last line; None before."""
         return self._exit_code
 
     def __iter__(self) -> Iterator[str]:
@@ -165,13 +165,13 @@ class Terminal:
     """A terminal to run a command on."""
 
     kind: str
-    """As in the environment variable TERM."""
+    """The value of the environment variable TERM."""
     columns: int
     rows: int
 
 
 class Command:
-    """One command that was started. Leaving its block ends what still runs of it."""
+    """One started command. Leaving its block ends everything of it that still runs."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class Command:
         merged: bool = False,
         terminal: Terminal | None = None,
     ) -> None:
-        """Start it. Raises `ValueError` for a variable that cannot be, `ConnectionLost`."""
+        """Start the command. Raises `ValueError` for an impossible variable, or `ConnectionLost`."""
         self.text = text
         self._transport = transport
         self._mark = f"{_MARK}={secrets.token_hex(8)}"
@@ -191,7 +191,7 @@ class Command:
         try:
             self.channel = transport.open_session(timeout=OPEN_DEADLINE)
             with _closed_after(OPEN_DEADLINE, self.channel):
-                if terminal is not None:  # there is no sending ahead of what a person types
+                if terminal is not None:  # the script cannot be sent ahead of what a person types
                     self.channel.get_pty(terminal.kind, terminal.columns, terminal.rows)
                     script = shlex.quote(_script(text, cwd))
                     self.channel.exec_command(_ON_TERMINAL.format(mark=self._mark, script=script))
@@ -202,16 +202,16 @@ class Command:
             raise lost(transport, error) from error
 
     def feed(self, source: Iterable[bytes]) -> None:
-        """Send this to its standard input, in a thread of its own, and then the end of it."""
+        """Send this to the command's standard input, in a thread of its own, and then close the input."""
         if source == []:
             self._send(source)
         else:
             threading.Thread(target=self._send, args=(source,), daemon=True).start()
 
     def pieces(self, deadline: float | None) -> Iterator[tuple[bytes, bytes]]:
-        """What it prints to stdout and stderr as it comes, until it has ended.
+        """Yield the command's output to stdout and stderr as it comes, until the command has ended.
 
-        Raises `CommandTimedOut` at the monotonic `deadline`, when it is ended.
+        Raises `CommandTimedOut` at the monotonic `deadline`; leaving the block then ends the command.
         """
         channel, quiet_since = self.channel, time.monotonic()
         while True:
@@ -225,34 +225,34 @@ class Command:
             elif self._ended(quiet_since):
                 self._over = True
                 return
-            elif channel.eof_received:  # it has closed what it prints to, and goes on
+            elif channel.eof_received:  # the command closed its output, and goes on
                 channel.status_event.wait(_LOOK_INTERVAL)
             else:
                 select.select([channel], [], [], _LOOK_INTERVAL)
 
     def exit_code(self) -> int:
-        """After the last piece. Raises `ConnectionLost` when the connection went before it was known."""
+        """Return the exit code, after the last piece. Raises `ConnectionLost` when the connection broke before."""
         if self.channel.exit_status_ready() and self.channel.exit_status >= 0:
             return self.channel.exit_status
         if not self._transport.is_active():
             raise lost(self._transport, None)
-        return 255  # a signal ended its shell: as ssh(1) has it, since which one is not told
+        return 255  # a signal ended its shell; SSH does not say which, and ssh(1) returns 255 too
 
     def end(self) -> bool:
-        """End everything that it started, seen from inside. Returns whether it is gone."""
+        """End everything that the command started, from inside the sandbox. Returns whether all of it is gone."""
         with suppress(*ssh.LOST):
             channel = self._transport.open_session(timeout=OPEN_DEADLINE)
             with closing(channel), _closed_after(END_DEADLINE, channel):
                 channel.exec_command(f"exec sudo -n bash -s -- {self._mark}")
                 channel.sendall(_END.encode())
                 channel.shutdown_write()
-                while channel.recv(_PIECE) and not channel.closed:  # a closed one may still be sent something
+                while channel.recv(_PIECE) and not channel.closed:  # a closed channel may still receive something
                     pass
                 return channel.recv_exit_status() == 0
         return False
 
     def close(self) -> None:
-        """End it unless it has ended."""
+        """End the command if it still runs."""
         if not self._over and self._transport.is_active():
             self.end()
         self._over = True
@@ -265,7 +265,7 @@ class Command:
         self.close()
 
     def _send(self, source: Iterable[bytes]) -> None:
-        with suppress(*ssh.LOST):  # it reads no more, or has ended: what it printed and its code say which
+        with suppress(*ssh.LOST):  # the command reads no more, or has ended: its output and its code tell
             for content in source:
                 self.channel.sendall(content)
             self.channel.shutdown_write()
@@ -277,23 +277,23 @@ class Command:
 
 
 _ON_TERMINAL = """exec env {mark} bash -c 'trap : INT QUIT; bash -c "$0"; exit $?' {script}"""
-"""Ctrl-C is for the command, and a shell outlives it to tell 130: SSH has no code for what a signal ended."""
+"""Ctrl-C goes to the command. A shell outlives it to return 130: SSH has no exit code for an end by a signal."""
 _READ_AND_RUN = """exec env {mark} bash -c 'IFS= read -r -d "" given; eval "$given"'"""
 
 
 @contextmanager
 def _closed_after(seconds: float, channel: ssh.Channel) -> Iterator[None]:
-    """Whatever the block waits for on the channel comes to its end by then: the other side's sshd may be a job's.
+    """Close the channel after so many seconds, which ends each wait of the block: the sshd there may be a job's.
 
-    Some of paramiko's waits have no timeout, and that of the others begins anew with each byte.
+    Some waits of paramiko have no timeout, and the timeout of the others begins anew with each byte.
     """
 
     def close() -> None:
-        with suppress(*ssh.LOST):  # the connection went meanwhile
+        with suppress(*ssh.LOST):  # the connection broke meanwhile
             channel.close()
 
     timer = threading.Timer(seconds, close)
-    timer.daemon = True  # to tell the other side may take long, too
+    timer.daemon = True  # telling the other side may take long, too
     timer.start()
     try:
         yield
@@ -302,7 +302,7 @@ def _closed_after(seconds: float, channel: ssh.Channel) -> Iterator[None]:
 
 
 def _given(text: str, cwd: str | None, env: Mapping[str, str], merged: bool) -> bytes:
-    """The shell text that is sent on standard input, ended by a NUL."""
+    """Return the shell text to send on standard input, ended by a NUL."""
     for name, value in env.items():
         if not _VARIABLE.fullmatch(name):
             raise ValueError(f"{name!r} cannot be the name of an environment variable.")
@@ -321,7 +321,7 @@ def _script(text: str, cwd: str | None) -> str:
 
 
 def lost(transport: ssh.Transport, error: BaseException | None) -> ConnectionLost:
-    """The connection broke. What the transport ended of says more than what its next user got to hear."""
+    """Return the error for a broken connection. The transport's own error says more than the one its user got."""
     reason = transport.get_exception() or error
     why = f": {words(reason)}" if reason else ""
     return ConnectionLost(f"The connection to the sandbox broke{why}. Was it removed? `sandbox ls` tells.")

@@ -1,4 +1,4 @@
-"""A port of this host's loopback that leads to one in a sandbox."""
+"""Forwards a port of this host's loopback to a port in a sandbox."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class Forward:
-    """Leads connections to 127.0.0.1:`local` here to `host`:`port` as the sandbox sees it, for the length of its block.
+    """Forwards connections from 127.0.0.1:`local` here to `host`:`port`, seen from the sandbox, while its block lasts.
 
-    Entering gives the port here; `local` 0 lets the system choose one.
+    Entering returns the local port; with `local` 0 the system chooses it.
     """
 
     def __init__(self, transport: ssh.Transport, port: int, host: str = "127.0.0.1", local: int = 0) -> None:
@@ -61,7 +61,7 @@ class Forward:
             threading.Thread(target=self._lead, args=(connection, caller), daemon=True).start()
 
     def _lead(self, connection: socket.socket, caller: tuple[str, int]) -> None:
-        with connection, suppress(*ssh.LOST):  # either side may hang up: the other sees it
+        with connection, suppress(*ssh.LOST):  # either side may hang up, and the other one sees that
             connection.settimeout(None)
             place = self._place
             with closing(
@@ -70,7 +70,7 @@ class Forward:
                 self._pass_on(connection, channel)
 
     def _pass_on(self, connection: socket.socket, channel: ssh.Channel) -> None:
-        """Until both have ended what they send."""
+        """Pass data on until both sides have ended their sending."""
         open_ends: dict[End, End] = {connection: channel, channel: connection}
         while open_ends and not self._ended.is_set():
             for ready in select.select(list(open_ends), [], [], _LOOK_INTERVAL)[0]:

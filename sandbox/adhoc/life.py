@@ -11,22 +11,22 @@ _PART = re.compile(r"([0-9.]+)([smhd])")
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """When a sandbox is removed, whatever is left in it."""
+    """The limits after which a sandbox is removed, whatever it contains."""
 
     ttl: float
-    """Seconds after its creation, however busy it is."""
+    """Seconds after the sandbox's creation, however busy it is."""
     idle: float | None
-    """Seconds after nobody is connected to it any more; None for never."""
+    """Seconds after the end of the last connection; None for no such limit."""
 
 
 NAMED = Life(ttl=8 * 3600.0, idle=3600.0)
-"""Of one that somebody gave a name, to come back to it."""
+"""The life of a sandbox with a name, which its user comes back to."""
 PASSING = Life(ttl=8 * 3600.0, idle=120.0)
-"""Of one that belongs to a process, which stays connected for as long as it lives."""
+"""The life of a sandbox that belongs to a process, which stays connected for as long as it lives."""
 
 
 def over(now: float, ends: float, idle: float | None, last_used: float) -> str | None:
-    """Why a sandbox's life is over, in Unix time; None while it is not."""
+    """Return why a sandbox's life is over; None while it is not. All times are Unix time."""
     if now >= ends:
         return "its time to live is over"
     if idle is not None and now >= last_used + idle:
@@ -35,7 +35,7 @@ def over(now: float, ends: float, idle: float | None, last_used: float) -> str |
 
 
 def seconds(text: str) -> float:
-    """Read `90s`, `30m`, `1h30m` or `2d`. Raises `ValueError` with what was expected."""
+    """Parse `90s`, `30m`, `1h30m` or `2d`. Raises `ValueError` with the expected form."""
     if not _WRITTEN.fullmatch(text):
         raise ValueError(f"{text!r} is no length of time; write it as 90s, 30m, 1h30m or 2d")
     total = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
@@ -45,7 +45,7 @@ def seconds(text: str) -> float:
 
 
 def written(length: float) -> str:
-    """A length of time as people write it: `1h30m`."""
+    """Format a length of time as people write it: `1h30m`."""
     left, parts = round(length), []
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         count, left = divmod(left, size)

@@ -1,4 +1,4 @@
-"""Makes, opens and removes ad-hoc sandboxes: record first, then the engine; on the way out the other way round."""
+"""Makes, opens and removes ad-hoc sandboxes: first writes the record, then asks the engine; removes in reverse."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from sandbox.network import WallsDown, policy
 from sandbox.profile import InnerDocker
 
 CREATION = BOOT_DEADLINE + 120.0
-"""Seconds that a creation may take at most; what is not ready then was given up by its maker."""
+"""Seconds that a creation may take; a sandbox that is not ready then was given up by its maker."""
 CONNECT_DEADLINE = 10.0
 _KEEPALIVE = 15
 _SSH = 22
 _REACH_DEADLINE = 10.0
 _UNANSWERED = 30_000
-"""Milliseconds without an answer after which a connection counts as broken: a removed sandbox says no goodbye."""
+"""Milliseconds without an answer until a connection counts as broken: a removed sandbox does not close it."""
 _GENERATIONS = 0xFFFFFF
-"""How many can be told apart by the names of their bridges."""
+"""The number of sandboxes whose bridges' names differ."""
 
 _PROFILE = "ad-hoc"
-"""What its label says instead of the name of a keeper's profile."""
+"""The value of the label that otherwise names a keeper's profile."""
 
 Tell = Callable[[str], None]
-"""Hears what is going on, a short phrase at a time."""
+"""Gets the progress, one short phrase at a time."""
 
 
 class Machines:
@@ -55,7 +55,7 @@ class Machines:
 
     @classmethod
     def of_user(cls, config: Path | None = None) -> Self:
-        """This user's on the engine that the environment names. What is over is removed first."""
+        """Return this user's sandboxes on the engine that the environment names. Removes those whose life is over."""
         found = cls(Store(default_folder()), Engine(), configuration.load(config))
         if found.store.records():
             reaper.sweep(found.store, found.remove)
@@ -63,12 +63,12 @@ class Machines:
         return found
 
     def make(self, order: Order, tell: Tell) -> tuple[Record, ssh.Transport]:
-        """Make a sandbox and log in to it. Nothing is left of one that fails.
+        """Make a sandbox and log in to it. A failure leaves nothing behind.
 
         Raises `NameInUse`, `ConfigError`, `EngineError`, `SandboxFault` or `SandboxUnreachable`.
         """
         record = self._new(order)
-        self.engine.image_id(order.profile.image)  # of an engine that does not answer there is nothing to remove later
+        self.engine.image_id(order.profile.image)  # before the claim: a dead engine leaves no record to remove
         self.store.claim(record)
         try:
             reaper.start(self.store)
@@ -95,11 +95,11 @@ class Machines:
                 readiness.connect(access.address, deadline), access.host_key, access.client_key, deadline
             )
         except (SandboxUnreachable, SandboxFault):
-            self.check_running(record)  # only now: who gets in need not ask the engine
+            self.check_running(record)  # only after a failure: a login that works needs no engine
             raise
 
     def check_running(self, record: Record) -> None:
-        """Raises `SandboxFault` when its container does not run: nobody gets in then."""
+        """Raise `SandboxFault` when the sandbox's container does not run, so that no login is possible."""
         running = {one.name: one.running for one in self.engine.owned(record.installation)}.get(str(record.sandbox))
         if not running:
             fault, state = (Fault.GONE, "gone") if running is None else (Fault.STOPPED, "stopped")
@@ -108,10 +108,10 @@ class Machines:
             )
 
     def remove(self, record: Record) -> None:
-        """Remove a sandbox and everything of it. Raises `EngineError` when something would not go."""
+        """Remove a sandbox with everything in it. Raises `EngineError` when something cannot be removed."""
         self.engine.remove(record.installation, str(record.sandbox))
         self.store.drop(record)
-        with suppress(WallsDown):  # the rest of them still stand, or never did
+        with suppress(WallsDown):  # the other walls still stand, or never stood
             self._enclosure.stand()
 
     # -- inside --------------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class Machines:
         identity = new_identity(str(record.sandbox))
         places: list[IPv4Network] = []
         maker = Maker(self.engine, self.config.network_range)
-        ssh.load()  # nobody needs the processor meanwhile, and the login is what comes next
+        ssh.load()  # now, while nothing else needs the processor: the login comes soon
         container = maker.make(record.sandbox, _PROFILE, order.profile, identity, places.append, order.docker)
         there = {"container": container, "subnet": places[0], "unwalled": record.unwalled}
         record = self._enclosure.erect(self.store.change(record, lambda now: now.model_copy(update=there)))
@@ -159,17 +159,17 @@ class Machines:
 
 
 def _living(record: Record) -> Record:
-    """The record of a creation that has come to its end, with the life that was asked for or, since, by `hold`."""
+    """Return the record of a finished creation, with the life that was ordered, or that `hold` has set since."""
     if record.ends != record.made + CREATION:
         return record
     return record.model_copy(update={"ends": record.made + record.life.ttl, "idle": record.life.idle})
 
 
 def _check_reachable(address: str) -> None:
-    """An engine in a virtual machine, or in another network namespace, has sandboxes that nobody here can reach."""
+    """Check the address: sandboxes of an engine in a virtual machine or another network namespace cannot be reached."""
     try:
         socket.create_connection((address, _SSH), timeout=_REACH_DEADLINE).close()
-    except ConnectionRefusedError:  # it has not booted yet
+    except ConnectionRefusedError:  # the sandbox has not booted yet
         return
     except OSError as error:
         raise SandboxUnreachable(

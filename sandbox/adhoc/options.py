@@ -1,6 +1,6 @@
-"""Options that several commands have, and what they mean together.
+"""Options that several commands share, and their combined meaning.
 
-What talks to the Docker Engine is imported by who needs it: a command that borrows from a keeper does not.
+Only functions that need the Docker Engine import its client: a command that borrows from a keeper does not.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def _length(text: str | float) -> float:
 
 
 def own_names(begun: str) -> list[str]:
-    """Which of one's own a shell may complete this to, without asking the engine."""
+    """Return the names of the user's own sandboxes that begin like this, for a shell; does not ask the engine."""
     folder = default_folder()
-    with suppress(ConfigError):  # the command itself says it better than its completion
+    with suppress(ConfigError):  # the command itself explains the error better
         names = [record.name for record in Store(folder).records()] if folder.is_dir() else []
         return [name for name in names if name.startswith(begun)]
     return []
@@ -78,29 +78,29 @@ Idle = Annotated[
 
 
 def machines(config: Path | None = None) -> Machines:
-    """The user's sandboxes on the engine that the environment names. What is over is removed first."""
+    """Return the user's sandboxes on the engine that the environment names. Removes those whose life is over."""
     from sandbox.adhoc.machine import Machines  # noqa: PLC0415 - see above
 
     return Machines.of_user(config)
 
 
 def life_of(usual: Life, ttl: float | None, idle: float | None) -> Life:
-    """The usual life with what the options say instead."""
+    """Return the usual life, changed by the options."""
     return Life(ttl if ttl is not None else usual.ttl, idle if idle is not None else usual.idle)
 
 
 def keeper_of(socket: Path | None) -> KeeperClient | None:
-    """The keeper: the one that was named, or the usual one if it is there and this user may ask it."""
+    """Return the named keeper, or else the usual one if it exists and this user may ask it."""
     if socket is None and not os.access(DEFAULT_SOCKET, os.W_OK):
         return None
     return KeeperClient(socket or DEFAULT_SOCKET)
 
 
 def closed_keeper() -> str:
-    """Why this user may not ask the usual keeper; nothing where there is none, or it may be asked."""
+    """Return why this user may not ask the usual keeper; empty if there is none, or the user may."""
     try:
         DEFAULT_SOCKET.stat()
-    except PermissionError:  # its folder is its group's
+    except PermissionError:  # only the keeper's group may enter its folder
         closed = True
     except OSError:
         closed = False

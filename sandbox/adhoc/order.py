@@ -1,4 +1,4 @@
-"""What kind of sandbox somebody asks for. Pure."""
+"""An order for a sandbox. Pure."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ from sandbox.settings.complaints import demand
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What kind of sandbox is wanted."""
+    """The kind of sandbox that is wanted."""
 
     name: str
     profile: Profile
     life: Life
     docker: InnerDocker = InnerDocker.EAGER
     keeps_key: bool = False
-    """Whether its key is kept, so that other processes of this user get in too."""
+    """Whether its key is kept, so that other processes of this user can log in too."""
 
 
 def profile_of(
@@ -30,7 +30,7 @@ def profile_of(
     memory: str | int | None = None,
     image: str | None = None,
 ) -> Profile:
-    """A profile of the configuration, or one that says itself, with these fields instead. Raises `ConfigError`."""
+    """Return a profile, given by name or in full, with these fields replaced. Raises `ConfigError`."""
     if isinstance(chosen, str) and chosen not in settings.profiles:
         known = ", ".join(settings.profiles)
         raise ConfigError(f"There is no profile {chosen}; the configuration has: {known}.")

@@ -1,4 +1,4 @@
-"""Tells a person what is going on, on stderr: `creating… booting… ready in 1.2 s`."""
+"""Shows the progress on stderr: `creating… booting… ready in 1.2 s`."""
 
 import sys
 import time
@@ -22,7 +22,7 @@ class Progress:
         self._print(f"{phrase}…")
 
     def ready(self) -> None:
-        """What was waited for since the block was entered is there."""
+        """Print the seconds since the block was entered."""
         self._print(f"ready in {time.monotonic() - self._since:.1f} s")
 
     def __enter__(self) -> Self:
@@ -40,7 +40,7 @@ class Progress:
 
 
 def warn(record: Record) -> None:
-    """What its maker should know of a new sandbox."""
+    """Warn the maker of a new sandbox about its missing walls or its runtime."""
     if record.unwalled:
         print(
             f"sandbox: no walls stand around {record.name}, so it reaches this host and your network: {record.unwalled}"

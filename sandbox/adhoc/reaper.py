@@ -1,8 +1,8 @@
-"""Ends ad-hoc sandboxes that nobody uses any more: a small process of the host's, there while there are some.
+"""Removes ad-hoc sandboxes that nobody uses any more: a small process on the host, while there are sandboxes.
 
-Each command and program that makes one starts it, and finds it running. It is no daemon to install: it goes when the
-last sandbox has gone. What it would have done, every command does too. It alone knows who is connected, from the
-host's own table of connections, so nothing in a sandbox can pretend to be in use.
+Each command or program that makes a sandbox starts the reaper, unless it runs already. It is no daemon to install: it
+ends with the last sandbox. Every command also does the reaper's work, but only the reaper watches the connections all
+the time. It reads them from the host's own table, so nothing in a sandbox can pretend to be in use.
 
     python -m sandbox.adhoc FOLDER
 """
@@ -25,18 +25,18 @@ from sandbox.engine import Engine
 from sandbox.errors import SandboxError
 
 INTERVAL = 5.0
-"""Seconds between two looks. What was connected for a moment between them is in the kernel's table a minute more."""
+"""Seconds between two looks. A short connection between them stays in the kernel's table for a minute."""
 GIVES_UP = 3600.0
-"""Seconds of failures in a row after which the reaper ends; the next command goes on where it was."""
+"""Seconds of failures in a row after which the reaper ends; the next command continues its work."""
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _SSH = 22
 _TIME_WAIT, _TIME_WAIT_SECONDS, _TICKS = "06", 60.0, 100
-"""TCP_TIMEWAIT_LEN of Linux, and the unit of the timers in its table (USER_HZ, proc(5))."""
+"""Linux's state and TCP_TIMEWAIT_LEN, and the unit of the timers in its table (USER_HZ, proc(5))."""
 
 
 def start(store: Store) -> None:
-    """Have a reaper run, detached from this process and its terminal. It leaves the processor to everybody else."""
-    with store.locked():  # under which a reaper leaves
+    """Start a reaper if none runs, detached from this process and its terminal, with low priority (nice)."""
+    with store.locked():  # a reaper ends only under this lock
         lock = _lock(store)
     if lock is None:
         return
@@ -55,7 +55,7 @@ def start(store: Store) -> None:
 
 
 def sweep(store: Store, remove: Callable[[Record], None]) -> None:
-    """Remove what is over. Raises the last `SandboxError` when something would not go; the rest has gone."""
+    """Remove sandboxes whose life is over. Raises the last `SandboxError` of a removal, after trying all of them."""
     failed: SandboxError | None = None
     used = last_connected()
     for record in store.records():
@@ -72,17 +72,17 @@ def sweep(store: Store, remove: Callable[[Record], None]) -> None:
 
 
 def remove_strangers(store: Store, engine: Engine) -> None:
-    """Remove what the engine has of this installation and no record tells of.
+    """Remove this installation's objects on the engine that have no record.
 
-    Raises `EngineError`, or `ConfigError` when a record cannot be read: what it tells of is nobody's guess.
+    Raises `EngineError`, or `ConfigError` when a record cannot be read, since its objects are then unknown.
     """
-    there = engine.names(store.installation)  # before the records: each is older than what it tells of
+    there = engine.names(store.installation)  # before the records: each is older than its objects
     for name in there - {str(record.sandbox) for record in store.records()}:
         engine.remove(store.installation, name)
 
 
 def last_connected(tables: Iterable[Path] = _TABLES) -> dict[IPv4Address, float]:
-    """Whom this host has a connection to on port 22, or had within a minute: how many seconds ago that was."""
+    """Return each address to whose port 22 this host was connected within the last minute, and the seconds since."""
     found: dict[IPv4Address, float] = {}
     for table in tables:
         try:
@@ -100,7 +100,7 @@ def last_connected(tables: Iterable[Path] = _TABLES) -> dict[IPv4Address, float]
 
 
 def main() -> None:
-    """Look after one store until it is empty."""
+    """Reap one store's sandboxes until it is empty."""
     store, engine = Store(Path(sys.argv[1])), Engine()
     lock = _lock(store)
     if lock is None:
@@ -117,7 +117,7 @@ def main() -> None:
             last_success = time.monotonic()
         except SandboxError as error:
             print(error, file=sys.stderr)
-        with store.locked():  # a record that is written from now on is another reaper's
+        with store.locked():  # a later record is the next reaper's
             if store.is_empty():
                 os.close(lock)
                 return
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def _lock(store: Store) -> int | None:
-    """What the one reaper of a store holds; None while another one does."""
+    """Take the lock that the one reaper of a store holds; None while another reaper holds it."""
     return durable.lock(store.folder / "reaper.lock")
 
 

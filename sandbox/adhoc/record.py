@@ -1,4 +1,4 @@
-"""What is remembered of one ad-hoc sandbox, so that another process can find it, and end it when nobody else does."""
+"""The record of one ad-hoc sandbox, by which other processes find the sandbox, and remove it if nobody else does."""
 
 from ipaddress import IPv4Network
 from typing import Annotated
@@ -11,7 +11,7 @@ from sandbox.profile import InnerDocker, Profile
 from sandbox.template import InstallationId, SandboxName
 
 NAME = r"^[a-z0-9][a-z0-9_.-]{0,39}$"
-"""Names are parts of file names and of Host lines in ssh_config(5)."""
+"""The form of a name, which is part of file names and of Host lines in ssh_config(5)."""
 
 
 class Access(BaseModel):
@@ -21,44 +21,44 @@ class Access(BaseModel):
 
     address: str
     host_key: str
-    """Public, one line in OpenSSH's format; to be pinned."""
+    """The public key to pin, one line in OpenSSH's format."""
     client_key: Annotated[str | None, Field(repr=False)]
-    """Private, PEM. None when its maker keeps it to itself: nobody else gets in then."""
+    """The private key, as PEM. None when the maker keeps it to itself: nobody else can log in then."""
 
 
 class Record(BaseModel):
-    """One ad-hoc sandbox. It is written before anything is made, and removed after everything is gone."""
+    """One ad-hoc sandbox. The record is written before anything is made, and removed after everything is gone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(pattern=NAME)]
-    """What its maker calls it."""
+    """The maker's name for the sandbox."""
     installation: InstallationId
     generation: int
     profile: Profile
     docker: InnerDocker
     policy: Policy
-    """What it may reach, as long as there are walls to see to it."""
+    """What the sandbox may reach, if there are walls to enforce it."""
     life: Life
-    """As it was asked for."""
+    """The life that was ordered."""
     made: float
     """Unix time."""
     ends: float
-    """Unix time, by its time to live; `hold` puts it off."""
+    """Unix time of the end of its time to live; `hold` postpones it."""
     idle: float | None
-    """Seconds that it may be idle; None for ever, as while it is held."""
+    """Seconds that the sandbox may be idle; None for no limit, as while it is held."""
     network: int
-    """The network namespace of its maker: who is connected can be seen only from there."""
+    """The network namespace of its maker: its connections can be seen only from there."""
     container: str | None = None
     """The container's id; None while it is being made."""
     subnet: IPv4Network | None = None
-    """None while it is being made: the walls let nothing through until then."""
+    """None while it is being made: until it is set, the walls let nothing through."""
     access: Access | None = None
     """None while it is being made."""
     unwalled: str | None = None
-    """Why no walls stand around it; None when they do."""
+    """Why no walls stand around the sandbox; None when they stand."""
 
     @property
     def sandbox(self) -> SandboxName:
-        """What its container, network and volume are called on the engine."""
+        """Return the name of its container, network and volume on the engine."""
         return SandboxName(self.installation, self.generation)

@@ -30,13 +30,13 @@ def _tell(sentence: str) -> None:
 
 
 class Sandbox(Session):
-    """A sandbox that is made on entering its block, and is gone after it.
+    """A sandbox that is made on entering its block, and removed on leaving it.
 
         with Sandbox() as box:
             box.run("docker run --rm hello-world").check()
 
-    The process that made it stays connected to it. When that process is killed, the sandbox is removed two minutes
-    later; in any case at the end of its `ttl`.
+    The process that made the sandbox stays connected to it. If that process is killed, the sandbox is removed two
+    minutes later; in any case at the end of its `ttl`.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class Sandbox(Session):
         config: Path | None = None,
         tell: Tell = _tell,
     ) -> None:
-        """`profile` is one of the file `config`, by name, or says itself what there is to say; `cpus` (cores), `memory`
-        (bytes, or `"8GiB"`) and `image` take the place of what it says.
+        """`profile` is the name of a profile in the file `config`, or a profile itself. `cpus` (cores), `memory`
+        (bytes, or `"8GiB"`) and `image` replace the profile's values.
 
         `docker="lazy"` starts the sandbox's own Docker Engine when it is first used. `ttl` and `idle` are seconds.
-        `tell` hears of its progress. Nothing is made before `start`. Raises `ConfigError`.
+        `tell` gets the progress. Nothing is made before `start`. Raises `ConfigError`.
         """
         settings = configuration.load(config)
         self._order = Order(
@@ -72,25 +72,25 @@ class Sandbox(Session):
 
     @property
     def name(self) -> str:
-        """What `sandbox ls` calls it."""
+        """Return the sandbox's name in `sandbox ls`."""
         return self._order.name
 
     @property
     def record(self) -> Record:
-        """What is known of it. Raises `NoSuchSandbox` while there is none."""
+        """Return the sandbox's record. Raises `NoSuchSandbox` while there is no sandbox."""
         if self._record is None:
             raise NoSuchSandbox("The sandbox is not there: it was not started yet, or closed. Use it in its block.")
         return self._record
 
     @property
     def transport(self) -> ssh.Transport:
-        """See `Session`. Raises `NoSuchSandbox` while there is none."""
+        """See `Session`. Raises `NoSuchSandbox` while there is no sandbox."""
         if self._transport is None:
             raise NoSuchSandbox("The sandbox is not there: it was not started yet, or closed. Use it in its block.")
         return self._transport
 
     def start(self) -> Self:
-        """Make it, unless that was done. Raises `EngineError`, `SandboxFault` or `SandboxUnreachable`."""
+        """Make the sandbox, unless it exists. Raises `EngineError`, `SandboxFault` or `SandboxUnreachable`."""
         if self._record is None:
             began = time.monotonic()
             self._record, self._transport = self._machines.make(self._order, self._tell)
@@ -101,13 +101,13 @@ class Sandbox(Session):
         return self
 
     def reset(self) -> None:
-        """Throw it away and make another one, with new keys. As fresh as a new `Sandbox`."""
+        """Throw the sandbox away and make another one, with new keys, as fresh as a new `Sandbox`."""
         self.close()
         self._order = replace(self._order, name=f"tmp-{secrets.token_hex(3)}")
         self.start()
 
     def close(self) -> None:
-        """Remove it with everything in it. Raises `EngineError` when it would not go; it is tried again then."""
+        """Remove the sandbox with everything in it. Raises `EngineError` on failure; the reaper then tries again."""
         record, transport = self._record, self._transport
         self._record = self._transport = None
         if transport is not None:

@@ -1,4 +1,4 @@
-"""What can be done in a sandbox that one is logged in to."""
+"""The work that a login to a sandbox allows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sandbox.adhoc.forward import Forward
 
 
 class Session(ABC):
-    """Runs commands, copies files and leads ports. Safe to use from several threads."""
+    """Runs commands, copies files and forwards ports. Safe to use from several threads."""
 
     @property
     @abstractmethod
     def transport(self) -> ssh.Transport:
-        """The login, which stands."""
+        """Return the open login."""
 
     def run(
         self,
@@ -30,11 +30,11 @@ class Session(ABC):
         stdin: str | bytes = b"",
         timeout: float | None = None,
     ) -> Result:
-        """Run a command to its end, and return how it ended and what it printed.
+        """Run a command to its end, and return its exit code and its output.
 
         A string is for the shell (bash), a list is one program with its arguments. `cwd` is relative to the home
         folder. `env` is added to the environment, and shows in no process's arguments. After `timeout` seconds
-        everything that it started is ended.
+        everything that the command started is ended.
 
         Raises `CommandTimedOut`, `ConnectionLost`, or `OutputTooLarge`; a code other than 0 is no error until `check`.
         """
@@ -50,7 +50,7 @@ class Session(ABC):
         timeout: float | None = None,
         check: bool = True,
     ) -> Stream:
-        """Run a command and iterate over the lines that it prints, stdout and stderr together, as they come.
+        """Run a command and iterate over its output lines, stdout and stderr together, as they come.
 
         After the last line, a code other than 0 raises `CommandFailed` unless `check` is false. Otherwise as `run`.
         """
@@ -59,8 +59,8 @@ class Session(ABC):
     def put(self, source: str | PathLike[str], target: str = ".") -> None:
         """Copy a file or folder in; `target` is relative to the home folder.
 
-        Into `target` where that is a folder or ends in `/`; otherwise it is the copy's own name. Folders on the way
-        are made. Links are copied as links. Raises `TransferFailed`.
+        The copy goes into `target` if that is a folder or ends in `/`; otherwise `target` is the copy's own name.
+        Missing parent folders are made. Links are copied as links. Raises `TransferFailed`.
         """
         transfer.put(self.transport, Path(source), target)
 
@@ -74,20 +74,20 @@ class Session(ABC):
     ) -> list[str]:
         """Copy a file or folder out; `source` is relative to the home folder.
 
-        Into `target` where that is a folder; otherwise it is the copy's own name. A file is replaced, a folder only
-        with `replace`, and as a whole. What the sandbox sends is not trusted: nothing is written outside of the copy,
-        and a link that could lead out of it is left out. Returns the links that were. Raises `TransferFailed`, of which
-        `TransferRefused` when what it sent is not safe, or more than `most_bytes`.
+        The copy goes into `target` if that is a folder; otherwise `target` is the copy's own name. A file is replaced,
+        a folder only with `replace`, and as a whole. The sandbox is not trusted: nothing is written outside of the
+        copy, and a link that could lead out of it is left out. Returns the links left out. Raises `TransferFailed`; its
+        subclass `TransferRefused` when the content is not safe, or larger than `most_bytes`.
         """
         return transfer.get(self.transport, source, Path(target), most_bytes, replace=replace)
 
     def forward(self, port: int, *, host: str = "127.0.0.1", local: int = 0) -> Forward:
-        """Lead a port of this host's loopback to one in the sandbox: `with box.forward(8000) as port`."""
+        """Forward a port of this host's loopback to a port in the sandbox: `with box.forward(8000) as port`."""
         return Forward(self.transport, port, host, local)
 
 
 class Login(Session):
-    """A sandbox that somebody else looks after."""
+    """A login to a sandbox that somebody else manages."""
 
     def __init__(self, name: str, transport: ssh.Transport) -> None:
         self.name = name

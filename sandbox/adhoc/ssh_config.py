@@ -1,4 +1,4 @@
-"""What OpenSSH needs to know of a sandbox, so that ssh, scp, rsync and editors just work."""
+"""OpenSSH's configuration for a sandbox, so that ssh, scp, rsync and editors just work."""
 
 from sandbox.adhoc.record import Record
 from sandbox.adhoc.store import Store
@@ -22,7 +22,7 @@ Host {host}
 def write(store: Store, record: Record) -> str:
     """Write key and host key for OpenSSH, readable by their owner only, and return the block for ssh_config(5).
 
-    The files go with the sandbox. Raises `NoSuchSandbox` when nobody else may log in to it.
+    The files are removed with the sandbox. Raises `NoSuchSandbox` when nobody else may log in to it.
     """
     if record.access is None or record.access.client_key is None:
         raise NoSuchSandbox(f"The sandbox {record.name} is not one to log in to from elsewhere. Make one: sandbox up")
@@ -40,7 +40,7 @@ def write(store: Store, record: Record) -> str:
 
 
 def host_of(name: str) -> str:
-    """What ssh calls a sandbox: none that is a host already."""
+    """Return the host name that ssh uses for a sandbox; no real host has it."""
     return f"{name}.sandbox"
 
 

@@ -1,4 +1,4 @@
-"""A command in a sandbox on this process's own streams: as a terminal where they are one, else as pipes."""
+"""Runs a command in a sandbox on this process's own streams: on a terminal if they are one, else on pipes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _PIECE = 65536
 _STDIN, _STDOUT = 0, 1
 _ENDED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ONE_PRESS = 2.0
-"""Seconds in which more signals are the same one: programs that start us pass on what we were sent too."""
+"""Seconds in which more signals count as the same one: a parent program may pass on a signal that we also got."""
 
 
 def attach(transport: ssh.Transport, text: str, cwd: str | None = None) -> int:
-    """Run a command with our standard streams, and return its exit code. Leaving it early ends the command.
+    """Run a command with our standard streams, and return its exit code. An exception ends the command.
 
     Raises `ConnectionLost`.
     """
@@ -42,9 +42,9 @@ def attach(transport: ssh.Transport, text: str, cwd: str | None = None) -> int:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Ctrl-C, TERM, HUP, and a reader that went away leave the block and then the process, with the usual codes.
+    """Leave the block and then the process on Ctrl-C, TERM, HUP or a closed output pipe, with the usual codes.
 
-    What the block does on its way out may wait for the sandbox. A later signal takes it on from there.
+    The block's own cleanup may wait for the sandbox; a later signal interrupts that wait.
     """
     last = -_ONE_PRESS
 
@@ -59,7 +59,7 @@ def ended_by_signals() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        sys.stdout = None  # Python would complain once more when it flushes that
+        sys.stdout = None  # else Python would complain again when it flushes stdout
         raise SystemExit(128 + signal.SIGPIPE) from None
 
 
@@ -70,7 +70,7 @@ def _terminal() -> Terminal:
 
 @contextmanager
 def _raw() -> Iterator[None]:
-    """What is typed is the sandbox's to interpret, Ctrl-C too; the terminal is as it was afterwards."""
+    """Pass typed keys on to the sandbox uninterpreted, even Ctrl-C; restore the terminal afterwards."""
     before = termios.tcgetattr(_STDIN)
     tty.setraw(_STDIN)
     try:
@@ -81,7 +81,7 @@ def _raw() -> Iterator[None]:
 
 @contextmanager
 def _followed_by(channel: ssh.Channel) -> Iterator[None]:
-    """Its terminal has the size of ours, also when that changes."""
+    """Keep the size of the channel's terminal equal to ours."""
 
     def resize() -> None:
         size = os.get_terminal_size(_STDIN)
@@ -89,7 +89,7 @@ def _followed_by(channel: ssh.Channel) -> Iterator[None]:
             channel.resize_pty(size.columns, size.lines)
 
     def changed(_number: int, _frame: FrameType | None) -> None:
-        threading.Thread(target=resize, daemon=True).start()  # whom the signal met may have what this needs
+        threading.Thread(target=resize, daemon=True).start()  # the interrupted thread may hold a lock that this needs
 
     before = signal.signal(signal.SIGWINCH, changed)
     try:

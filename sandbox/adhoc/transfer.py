@@ -1,4 +1,4 @@
-"""Files and folders into a sandbox and out of it, as tar archives over a command's streams."""
+"""Copies files and folders into a sandbox and out of it, as tar archives over a command's streams."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 64 * 1024**3
 MOST_FILES = 1_000_000
-"""What is copied out at most."""
+"""The most bytes and files that are copied out."""
 STALLED = 60.0
 """Seconds without a byte after which a copy is given up."""
 _PIECE = 256 * 1024
@@ -42,7 +42,7 @@ def put(transport: ssh.Transport, source: Path, target: str) -> None:
                 archive.add(source, arcname=name, filter=archives.nobodys)
             tar.channel.shutdown_write()
         except ssh.LOST as error:
-            told = errors.text()  # tar inside gave up, and said why
+            told = errors.text()  # the tar inside gave up, and said why
             raise TransferFailed(f"{source} could not be copied to {target}: {told or words(error)}.") from error
         if why := _failure(tar, errors):
             raise TransferFailed(f"{source} could not be copied to {target}: {why}.")
@@ -72,7 +72,7 @@ def get(
 
 
 def own_name(source: str) -> str:
-    """What a copy of this is called. Raises `TransferFailed` when it has no name, as `/` and `..`."""
+    """Return the name of a copy of this. Raises `TransferFailed` when it has no name, as `/` and `..`."""
     name = PurePosixPath(source).name
     if name in {"", ".."}:
         raise TransferFailed(f"{source!r} names no file or folder. Name one, such as `out` or /home/sandbox/out.")
@@ -80,7 +80,7 @@ def own_name(source: str) -> str:
 
 
 def _place(transport: ssh.Transport, source: Path, target: str) -> tuple[str, str]:
-    """The folder inside that the copy goes to, made where it was not there, and the copy's name in it."""
+    """Return the folder inside that the copy goes to, made if missing, and the copy's name in it."""
     name = source.resolve().name
     quoted = shlex.quote(target)
     parent, own = str(PurePosixPath(target).parent), PurePosixPath(target).name
@@ -116,7 +116,7 @@ def _receive(transport: ssh.Transport, text: str, source: str, folder: Path, mos
 
 
 def _unpack(stream: archives.Readable, folder: Path, most_bytes: int) -> list[str]:
-    """The folder that no link leads out of is the copy, which each path begins with."""
+    """Unpack the archive. No link may lead out of the copy, whose name begins each path (`depth=1`)."""
     try:
         return archives.unpack(stream, folder, most_bytes, MOST_FILES, depth=1)
     except archives.UnsafeArchive as error:
@@ -124,7 +124,7 @@ def _unpack(stream: archives.Readable, folder: Path, most_bytes: int) -> list[st
 
 
 def _move(made: Path, place: Path, before: Path | None) -> None:
-    """Put the copy in its place; what is there goes to `before`. Where that cannot be, the copy is kept beside it."""
+    """Move the copy to its place, and the old content to `before`. If that fails, keep the copy beside the place."""
     if not os.path.lexists(made):
         raise TransferFailed("The sandbox sent something else than what it was asked for. Nothing was written.")
     try:
@@ -140,7 +140,7 @@ def _move(made: Path, place: Path, before: Path | None) -> None:
 
 
 class _Stream(io.RawIOBase):
-    """A channel as a file. paramiko's own one complains at its end that it was closed before."""
+    """A channel as a file. paramiko's own file object complains at its end about an earlier close."""
 
     def __init__(self, channel: ssh.Channel) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class _Stream(io.RawIOBase):
 
 
 class _Collected:
-    """What a command prints on stderr, kept while its stdout is read."""
+    """Collects a command's stderr while its stdout is read."""
 
     def __init__(self, channel: ssh.Channel) -> None:
         self._kept = bytearray()
@@ -170,7 +170,7 @@ class _Collected:
         self._thread.start()
 
     def text(self, wait: float = 1.0) -> str:
-        """As a line; waits so many seconds for what is on its way."""
+        """Return the text as one line, after waiting at most so many seconds for its end."""
         self._thread.join(wait)
         return words(self._kept.decode(errors="replace")).rstrip(".") if self._kept.strip() else ""
 
@@ -183,13 +183,13 @@ class _Collected:
     @staticmethod
     def _next(channel: ssh.Channel) -> bytes:
         while True:
-            with suppress(TimeoutError):  # that is for its stdout: here a copy has nothing to say
+            with suppress(TimeoutError):  # the timeout is meant for stdout; a copy may have nothing to say on stderr
                 return channel.recv_stderr(4096)
 
 
 def _failure(command: Command, errors: _Collected) -> str:
-    """Wait for its end, and say what was wrong; nothing when it succeeded."""
-    told = errors.text(STALLED)  # first: to wait for the end takes what nobody has read
+    """Wait for the command's end, and return what went wrong; empty when it succeeded."""
+    told = errors.text(STALLED)  # first: waiting for the end would take the unread rest
     try:
         for _ in command.pieces(time.monotonic() + STALLED):
             pass

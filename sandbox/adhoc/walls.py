@@ -1,4 +1,4 @@
-"""The walls around ad-hoc sandboxes: those of docs/network.md, where the caller may put them up."""
+"""The walls of docs/network.md around ad-hoc sandboxes, if the caller may put them up."""
 
 from sandbox.adhoc.record import Record
 from sandbox.adhoc.store import Store
@@ -9,7 +9,7 @@ from sandbox.profile import Network
 
 
 class Enclosure:
-    """One installation's walls, as its records say. Not to be used from two threads."""
+    """One installation's walls, as its records describe them. Not to be used from two threads."""
 
     def __init__(self, store: Store, engine: Engine) -> None:
         self._store = store
@@ -18,9 +18,9 @@ class Enclosure:
         self._put: set[str] = set()
 
     def stand(self) -> None:
-        """Have the walls stand around every sandbox that is recorded with some. Raises `WallsDown`, `EngineError`.
+        """Put up the walls around every sandbox whose record has them. Raises `WallsDown`, `EngineError`.
 
-        A sandbox whose subnet is not recorded yet is closed in completely.
+        A sandbox without a recorded subnet is closed in completely.
         """
         neighbours = self._engine.taken_subnets("bridge")
         with self._store.locked():
@@ -38,9 +38,9 @@ class Enclosure:
                 self._walls.remove()
 
     def erect(self, record: Record) -> Record:
-        """Have a new sandbox walled in, or say in its record why not: before its start, and again with its subnet.
+        """Put up the walls around a new sandbox, or note in its record why not: before its start, and with its subnet.
 
-        Raises `ConfigError` when its profile closes what only walls can close.
+        Raises `ConfigError` when there are no walls and its profile closes what only walls can close.
         """
         if record.unwalled is not None:
             return record

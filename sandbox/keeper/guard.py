@@ -1,4 +1,4 @@
-"""Keeps the walls around the sandboxes standing: what each may reach follows from its profile, and may change."""
+"""Keeps the walls around the sandboxes standing. A sandbox's profile says what it may reach, and may change."""
 
 import threading
 from collections.abc import Collection, Mapping
@@ -31,44 +31,44 @@ class Guard:
         self._policies = self._written()
 
     def follow(self, config: KeeperConfig) -> None:
-        """From the next look on, the profiles' sandboxes may reach what this configuration says."""
+        """Apply this configuration's rules to the profiles' sandboxes, from the next look on."""
         resolvers = host.look().nameservers
         with self._lock:
             self._config = config
             self._open(resolvers)
 
     def admit(self, name: SandboxName, subnet: IPv4Network, profile: str) -> None:
-        """Let a sandbox through that runs now; until this its bridge was closed completely. Raises `WallsDown`."""
+        """Open the walls for a running sandbox, whose bridge was closed completely until now. Raises `WallsDown`."""
         require_bridge(name.bridge)
         resolvers = host.look().nameservers
         with self._lock:
-            if resolvers != self._resolvers:  # the host's changed, and this sandbox was just told to ask these
+            if resolvers != self._resolvers:  # the host's name servers changed, and this sandbox uses the new ones
                 self._open(resolvers)
             self._places[name] = _Place(subnet, profile)
             self._put(name)
         self.look()
 
     def forget(self, name: SandboxName) -> None:
-        """The sandbox is gone."""
+        """Forget a sandbox that is gone."""
         with self._lock:
             self._places.pop(name, None)
         self._walls.forget(name.bridge)
 
     def look(self, neighbours: Collection[IPv4Network] | None = None) -> None:
-        """See that the walls stand, and put them back when they do not. Raises `WallsDown`.
+        """Check that the walls stand, and put them back when they do not. Raises `WallsDown`.
 
-        `neighbours` are those of `Walls.ensure`.
+        See `Walls.ensure` for `neighbours`.
         """
         if self._walls.ensure(neighbours) is WallState.PUT_BACK:
             what = "somebody had removed or changed the walls around the sandboxes; they are back"
             events.warning(Action.WALLS_PUT_BACK, what)
 
     def counters(self) -> Mapping[Refusal, Count]:
-        """What the walls have dropped. Raises `WallsDown` when they cannot be seen."""
+        """Return the packets that the walls have dropped. Raises `WallsDown` when the walls cannot be read."""
         return self._walls.counters()
 
     def take_down(self) -> None:
-        """Take the walls away: there is no sandbox any more. Raises `WallsDown`."""
+        """Remove the walls, once there is no sandbox any more. Raises `WallsDown`."""
         self._walls.remove()
 
     def _open(self, resolvers: tuple[IPv4Address, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The number by which the kernel tells that its nftables rules were changed, asked for over netlink."""
+"""Reads over netlink the number that the kernel raises with each change of its nftables rules."""
 
 import socket
 import struct
@@ -10,17 +10,17 @@ _NEW: Final = 10 << 8 | 15
 _REQUEST: Final = 1
 _GEN_ID: Final = 1
 _HEAD: Final = struct.Struct("=IHHIIBBH")
-"""Of a message: its length and type, flags, sequence and port number; family, version and resource of netfilter's."""
+"""A message's length, type, flags, sequence and port number, then netfilter's family, version and resource."""
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _ID: Final = struct.Struct(">I")
 _DEADLINE: Final = 1.0
 
 
 def generation() -> int | None:
-    """The generation of this network namespace's rules, in some 30 microseconds; None where the kernel does not tell.
+    """Return the generation of this network namespace's rules; None where the kernel does not tell.
 
-    Each transaction that changes a table, whoever's, gives the namespace the next one (`NFT_MSG_GETGEN` in the
-    kernel's nf_tables.h). So while it is the same, all tables are. Needs NET_ADMIN.
+    Takes about 30 microseconds, and needs NET_ADMIN. Each transaction that changes any table raises the generation
+    (`NFT_MSG_GETGEN` in the kernel's nf_tables.h). So while it is the same, all tables are the same.
     """
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as kernel:

@@ -1,7 +1,7 @@
 """What a sandbox may reach: `internet` or `none`, with openings and closings by name. Pure.
 
-The keeper's file defines the names and a profile lists them, so a profile reads as what it is for
-(`open = ["registry"]`), and an address stands in one place.
+The keeper's file defines the names and a profile lists them. So a profile reads like its purpose
+(`open = ["registry"]`), and each address stands in one place.
 """
 
 import re
@@ -29,7 +29,7 @@ class Protocol(StrEnum):
 
 
 class PortRange(NamedTuple):
-    """From `first` to `last`, both included."""
+    """The ports from `first` to `last`, both included."""
 
     first: int
     last: int
@@ -95,7 +95,7 @@ class Destination(Section):
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:
-        """The protocols meant; empty means every one there is."""
+        """Return the protocols that are meant; empty means every protocol."""
         if self.protocol is not None:
             return (self.protocol,)
         return tuple(Protocol) if self.ports else ()
@@ -107,12 +107,12 @@ READY_MADE_CLOSINGS: Mapping[str, Destination] = {
         to=tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
     )
 }
-"""Closings that need no definition. One of the same name in the keeper's file replaces them."""
+"""Closings that need no definition. A closing of the same name in the keeper's file replaces the one here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one profile's sandboxes may reach. What is opened stays open whatever else is closed."""
+    """What one profile's sandboxes may reach. An opening counts more than any closing."""
 
     network: Network
     open: tuple[Destination, ...] = ()
@@ -125,9 +125,9 @@ def policy(
     closings: Mapping[str, Destination],
     resolvers: Iterable[IPv4Address],
 ) -> Policy:
-    """The policy of a profile, its names looked up.
+    """Return the policy of a profile, with its names looked up.
 
-    `resolvers` are the host's name servers. With `internet` they answer a sandbox wherever they are: in a closed
+    `resolvers` are the host's name servers. With `internet`, a sandbox may ask them wherever they are: in a closed
     range, on the host itself, or at a cloud's link-local address.
     Raises `ValueError` naming the field when a name is not defined.
     """

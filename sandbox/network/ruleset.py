@@ -1,7 +1,7 @@
-"""The walls as text for nft: which rules stand around which sandboxes. Pure; `walls` loads it.
+"""The walls as text for nft: the rules around each sandbox. Pure; `walls` loads the text.
 
-An installation has a table of its own, and its rules match its own bridges by their common prefix: a bridge of ours
-that nobody vouched for is closed completely.
+Each installation has its own table, whose rules match the installation's bridges by their common prefix. A bridge of
+this installation without a wall is closed completely.
 """
 
 import re
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SSH_PORT = 22
 END_MARK = "end of the walls"
-"""On the table's last rule: a table that shows it was not emptied."""
+"""The comment on the table's last rule: a table that shows it was not emptied."""
 
 _TABLE_PREFIX = "sandbox_"
 
@@ -28,44 +28,44 @@ METADATA = tuple(
     map(
         IPv4Network,
         (
-            "169.254.0.0/16",  # link-local (RFC 3927), where most clouds have it
+            "169.254.0.0/16",  # link-local (RFC 3927), where most clouds serve it
             "168.63.129.16/32",  # Azure's wire server
             "100.100.100.200/32",  # Alibaba Cloud
-            "224.0.0.0/3",  # multicast and reserved: nobody's, and no way out either
+            "224.0.0.0/3",  # multicast and reserved: no hosts, and no way out either
         ),
     )
 )
 
 
 class Refusal(StrEnum):
-    """Why a packet was dropped; each is counted. The value is stable: status and the table's counters carry it."""
+    """Why a packet was dropped; one counter each. The values are stable: status and the table's counters carry them."""
 
     IPV6 = "ipv6"
-    """It was not IPv4, which is all that a sandbox has."""
+    """It was not IPv4, the only protocol of a sandbox."""
     OPTIONS = "options"
     """It had IP options, source routing among them."""
     SPOOFED = "spoofed"
-    """Its source was not the sandbox's own, or nobody vouched for its bridge."""
+    """Its source was not the sandbox's own, or its bridge has no wall."""
     SANDBOX = "sandbox"
     """It was for another sandbox."""
     HOST = "host"
     """It was for the host: the gateway or any other of its addresses."""
     PUBLISHED = "published"
-    """NAT led it elsewhere than where it was sent, as a published port does."""
+    """NAT changed its destination, as a published port does."""
     METADATA = "metadata"
     """It was for a cloud's metadata, another link-local address, or multicast."""
     NEIGHBOUR = "neighbour"
     """It was for another network of the engine."""
     CLOSED = "closed"
-    """The profile closes where it was going."""
+    """The profile closes its destination."""
     NONE = "none"
     """The profile has no network."""
     INBOUND = "inbound"
-    """Somebody else than the host called the sandbox, or the packet belongs to no connection that the host knows."""
+    """It was a call to the sandbox from elsewhere than the host, or belongs to no connection that the host knows."""
 
 
 class Count(NamedTuple):
-    """What one refusal has come to."""
+    """The packets and bytes that one refusal has dropped."""
 
     packets: int
     bytes: int
@@ -73,25 +73,25 @@ class Count(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Wall:
-    """One sandbox: the subnet that is its alone, and what it may reach."""
+    """One sandbox: its own subnet, and what it may reach."""
 
     subnet: IPv4Network
     policy: Policy
 
 
 def table_name(installation: InstallationId) -> str:
-    """The table that is this installation's alone."""
+    """Return the name of this installation's own table."""
     return f"{_TABLE_PREFIX}{installation}"
 
 
 def installation_of(table: str) -> InstallationId | None:
-    """Whose table that is; None for anybody else's."""
+    """Return the installation that a table belongs to; None for a foreign table."""
     found = re.fullmatch(f"{_TABLE_PREFIX}([0-9a-f]{{8}})", table)
     return InstallationId(found[1]) if found else None
 
 
 def bridge_prefix(installation: InstallationId) -> str:
-    """What the names of all this installation's bridges begin with, and no other's."""
+    """Return the prefix that the names of all this installation's bridges share, and no other names."""
     return SandboxName(installation, 0).bridge.removesuffix("0")
 
 
@@ -108,9 +108,9 @@ def render(
     neighbours: Iterable[IPv4Network],
     counts: Mapping[Refusal, Count],
 ) -> str:
-    """The transaction that makes the table say just this, its counters going on from `counts`.
+    """Return the transaction that replaces the table's rules by these, and continues its counters from `counts`.
 
-    `walls` are by bridge.
+    `walls` maps each bridge to its wall.
     """
     policies = list(dict.fromkeys(wall.policy for _, wall in sorted(walls.items())))
     return _template().render(
@@ -129,19 +129,19 @@ def render(
 
 
 def _sources(subnet: IPv4Network) -> list[IPv4Address]:
-    """What a sandbox may call itself: an address of its subnet, which nobody else is in but the gateway."""
+    """Return the source addresses that a sandbox may use: all of its subnet except the gateway's."""
     _gateway, *own = subnet.hosts()
     return own
 
 
 @cache
 def _template() -> "Template":
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - policies are read without
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - policies are read without it
 
     environment = Environment(
         loader=PackageLoader("sandbox"),
         undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701 - not HTML, and its values are ours
+        autoescape=False,  # noqa: S701 - not HTML, and all values are our own
         keep_trailing_newline=True,
     )
     return environment.get_template("walls.nft.j2")

@@ -1,7 +1,7 @@
 """Subnets for the sandboxes' own bridge networks. Pure.
 
-Each sandbox has a bridge of its own, so that no two share a wire. Docker's built-in address pools run out at about
-thirty networks; the keeper therefore gives each network a small subnet out of one range.
+Each sandbox has its own bridge, so that no two share a wire. Docker's built-in address pools run out at about thirty
+networks; the keeper therefore gives each network a small subnet from one range.
 """
 
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ from ipaddress import IPv4Address, IPv4Network
 from sandbox.errors import ConfigError
 
 SUBNET_PREFIX = 29
-"""Six addresses: the gateway, the sandbox, and room for what an engine reserves."""
+"""Six addresses: the gateway, the sandbox, and room for addresses that an engine reserves."""
 
 
 def free_subnet(range_: IPv4Network, taken: Iterable[IPv4Network], after: int) -> IPv4Network:
-    """The first subnet of `range_`, counted from number `after`, that overlaps nothing in `taken`.
+    """Return the first subnet of `range_`, counted from number `after`, that overlaps nothing in `taken`.
 
     Starting at a moving `after` (the generation) avoids handing out an address that was in use a moment ago.
     Raises `ConfigError` when the range is full.
@@ -31,5 +31,5 @@ def free_subnet(range_: IPv4Network, taken: Iterable[IPv4Network], after: int) -
 
 
 def subnet_of(address: IPv4Address) -> IPv4Network:
-    """The subnet that a sandbox with this address is in."""
+    """Return the subnet of a sandbox with this address."""
     return IPv4Network((address, SUBNET_PREFIX), strict=False)

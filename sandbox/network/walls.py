@@ -1,6 +1,6 @@
-"""The walls in the kernel: loads the table of `ruleset`, and sees whether it still stands. The only caller of nft.
+"""The walls in the kernel: loads the table of `ruleset`, and checks whether it still stands. The only caller of nft.
 
-It acts in the network namespace of its own process, which must be the engine's: the one the sandboxes' bridges are in.
+It works in the network namespace of its own process. That must be the engine's, which has the sandboxes' bridges.
 """
 
 import json
@@ -23,22 +23,22 @@ NFT_DEADLINE = 5.0
 
 
 class WallsDown(SandboxError):
-    """The walls could not be put up, or not be seen: no sandbox is to be lent."""
+    """The walls could not be put up or could not be read: no sandbox may be lent."""
 
 
 class _NoTable(WallsDown):
-    """The table is not there."""
+    """The table does not exist."""
 
 
 class WallState(StrEnum):
-    """What `Walls.ensure` found, and left standing."""
+    """How `Walls.ensure` found the walls, which stand after it."""
 
     STANDING = "standing"
     """They stood as they should."""
     LOADED = "loaded"
-    """They were loaded for the first time, or because they should stand differently now."""
+    """They were loaded for the first time, or because the wanted rules have changed."""
     PUT_BACK = "put-back"
-    """Somebody had removed or changed them since the last time; until now they did not stand."""
+    """Somebody had removed or changed them since the last call; they did not stand until now."""
 
 
 class Walls:
@@ -56,9 +56,9 @@ class Walls:
         self._counts: dict[Refusal, Count] = {}
 
     def put(self, bridge: str, wall: Wall) -> None:
-        """From the next `ensure` on, this stands around the sandbox on this bridge.
+        """Set the wall around the sandbox on this bridge, from the next `ensure` on.
 
-        A bridge of ours of which nothing is said is closed completely.
+        A bridge of this installation without a wall is closed completely.
         """
         check_bridge(self._installation, bridge)
         with self._lock:
@@ -66,16 +66,16 @@ class Walls:
             self._walls[bridge] = wall
 
     def forget(self, bridge: str) -> None:
-        """The sandbox on this bridge is gone; what should still be there is closed completely."""
+        """Forget the sandbox on this bridge, which is gone; the bridge, if it still exists, is closed completely."""
         with self._lock:
             self._loaded = self._loaded and bridge not in self._walls
             self._walls.pop(bridge, None)
 
     def ensure(self, neighbours: Collection[IPv4Network] | None = None) -> WallState:
-        """Have the walls standing as they were put, in microseconds where no firewall rule was changed since.
+        """Make the walls stand as they were put. Takes microseconds unless a firewall rule was changed since.
 
-        `neighbours` are the engine's bridge networks, which no sandbox calls: ours among them, since a subnet does not
-        tell whose it is, and another installation's may be of the same range. Without it, those that were named last.
+        `neighbours` are the engine's bridge networks, which no sandbox may call. They include our own: a subnet does
+        not tell its owner, and another installation may use the same range. Without `neighbours`, the last ones count.
         Raises `WallsDown`.
         """
         with self._lock:
@@ -89,7 +89,7 @@ class Walls:
             return WallState.PUT_BACK if lost else WallState.LOADED
 
     def counters(self) -> dict[Refusal, Count]:
-        """What was refused since the keeper's start and in its earlier lives, as far as the table lived on.
+        """Return the refusals since the keeper's start, and those of its earlier lives if the table outlived them.
 
         Raises `WallsDown`.
         """
@@ -98,17 +98,17 @@ class Walls:
             return dict(self._counts)
 
     def remove(self) -> None:
-        """Take the table away, which nobody should do while there are sandboxes. Raises `WallsDown`."""
+        """Remove the table. Not to be called while there are sandboxes. Raises `WallsDown`."""
         with self._lock, suppress(_NoTable):
             self._loaded, self._standing = False, ""
             _nft("delete", "table", "inet", self._table)
 
     def _load(self) -> None:
-        self._loaded = False  # until it is seen to stand
-        with suppress(_NoTable):  # then they go on from what was read last
+        self._loaded = False  # until the check below
+        with suppress(_NoTable):  # then the counters continue from the values read last
             self._read_counters()
         _nft("-f", "-", given=render(self._installation, self._walls, self._neighbours, self._counts))
-        # How nft prints a table differs between its versions: what it prints now is what it must print from now on.
+        # Versions of nft print a table differently: later output is compared with what this nft prints now.
         seen, self._standing = generation(), self._list()
         if END_MARK not in self._standing:
             raise WallsDown(
@@ -118,8 +118,8 @@ class Walls:
         self._loaded, self._seen = True, seen
 
     def _stands(self) -> bool:
-        """Whether the table is as it was loaded. It is read only where some rule was changed since the last look."""
-        now = generation()  # before the reading: what changes meanwhile is read at the next look
+        """Return whether the table is as it was loaded. Reads it only if some rule was changed since the last look."""
+        now = generation()  # before reading the table: a change meanwhile is seen at the next look
         if now is not None and now == self._seen:
             return True
         standing = self._list() == self._standing
@@ -127,7 +127,7 @@ class Walls:
         return standing
 
     def _list(self) -> str:
-        """The table without its counters' values; empty when it is not there."""
+        """Return the table without its counters' values; empty when there is none."""
         try:
             return _nft("--stateless", "list", "table", "inet", self._table)
         except _NoTable:
@@ -141,14 +141,14 @@ class Walls:
 
 
 def walled() -> set[InstallationId]:
-    """Every installation whose walls stand here, also around nothing any more. Raises `WallsDown`."""
+    """Return every installation whose walls stand here, even without sandboxes. Raises `WallsDown`."""
     listed = json.loads(_nft("--json", "list", "tables", "inet"))["nftables"]
     names = [entry["table"]["name"] for entry in listed if "table" in entry]
     return {found for name in names if (found := installation_of(name))}
 
 
 def walls_fit() -> bool:
-    """Whether nft and the kernel would take the walls' table; nothing is changed. Raises `WallsDown` with why not."""
+    """Check that nft and the kernel would take the walls' table; changes nothing. Raises `WallsDown` if not."""
     _nft("--check", "-f", "-", given=render(InstallationId("0" * 8), {}, (), {}))
     return True
 
@@ -156,7 +156,7 @@ def walls_fit() -> bool:
 def require_bridge(bridge: str) -> None:
     """Raise `WallsDown` unless this bridge is in the network namespace of this process, where the walls are."""
     try:
-        # Not /sys/class/net: that shows the namespace that /sys was mounted in.
+        # Not /sys/class/net, which shows the namespace that /sys was mounted in.
         socket.if_nametoindex(bridge)
     except OSError:
         raise WallsDown(
@@ -182,7 +182,7 @@ def _nft(*arguments: str, given: str = "") -> str:
         printed, complaint = process.communicate(given, timeout=NFT_DEADLINE)
     except subprocess.TimeoutExpired:
         process.kill()
-        with suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel does not even die
+        with suppress(subprocess.TimeoutExpired):  # a process that hangs in the kernel does not even die
             process.communicate(timeout=1.0)
         raise WallsDown(f"nft did not finish within {NFT_DEADLINE:.0f} s: the kernel's firewall hangs.") from None
     if process.returncode != 0:

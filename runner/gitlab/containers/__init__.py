@@ -1,5 +1,5 @@
 """A job's `image:` and `services:`, in the Docker Engine of its sandbox.
 
-`policy` says which images and under what names, `plan` decides everything that can be decided outside (pure), and
-`inside` holds the programs that act on it in the sandbox.
+`policy` says which images and names are allowed, `plan` makes all decisions that can be made outside (pure), and
+`inside` holds the programs that carry them out in the sandbox.
 """

@@ -27,7 +27,7 @@ def aliases(image: str, given: Sequence[str]) -> tuple[str, ...]:
 
 
 def first_come(claims: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Return what each service keeps of the names that it claims: the first one to claim a name has it."""
+    """Return the names that each service keeps of those it claims: the first service to claim a name gets it."""
     taken: set[str] = set()
     kept = []
     for claim in claims:

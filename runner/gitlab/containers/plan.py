@@ -1,4 +1,4 @@
-"""What is done in a job's sandbox for its `image:` and `services:`. Pure."""
+"""Plans the work in a job's sandbox for its `image:` and `services:`. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ done
 echo "The image has neither bash nor sh." >&2
 exit 127
 """
-"""Bash where the image has it, else sh: what the docker executor does."""
+"""Starts bash if the image has it, else sh, as the docker executor does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +29,18 @@ class Plan:
     """The scripts that a job's containers need. They hold secrets, and are run like any script of the job."""
 
     prepare: bytes = field(repr=False)
-    """Makes everything. Exits 0, 1 for the job's own fault, or with anything else for ours."""
+    """Makes everything. Exits 0 on success, 1 for the job's own fault, or with another code for ours."""
     after_failure: bytes = field(repr=False)
-    """Prints what the services wrote; nothing where there are none."""
+    """Prints the services' logs; empty if there are no services."""
     _hosts: str
     _container: str | None
     _folders: tuple[str, ...]
-    """Given to the container's user while it runs."""
+    """The folders that belong to the container's user while it runs."""
 
     def enter(self, script: bytes, grace: float) -> bytes:
         """Return a script that runs `script` where the job's scripts run, and ends with its exit code.
 
-        On TERM everything in the container gets TERM, and `grace` seconds later KILL.
+        On TERM, every process in the container gets TERM, and `grace` seconds later KILL.
         """
         if self._container is None:
             return program("beside_services", {"script": script, "hosts": self._hosts})
@@ -49,12 +49,12 @@ class Plan:
 
 
 def plan(job: GitLabJob, policy: ImagePolicy, workspace: str, logins: str, service_wait: float) -> Plan | None:
-    """Return what a job's containers need, None when it has neither image nor services.
+    """Return the plan for a job's containers; None when it has neither image nor services.
 
-    `workspace` and `logins`, which has a Docker configuration, are folders in the sandbox, and the container has them
-    at the same path. Where it looks for a Docker configuration and its image has none, a link leads to the job's.
+    `workspace` and `logins`, which holds a Docker configuration, are folders in the sandbox; the container has them at
+    the same path. If its image has no Docker configuration, a link at the usual place leads to the job's.
     `service_wait`: seconds for all services together to answer.
-    Raises BadJobError when the job asks for what the policy does not allow or what cannot be.
+    Raises BadJobError when the job asks for something that is impossible or not allowed by the policy.
     """
     if job.image is None and not job.services:
         return None
@@ -90,7 +90,7 @@ def _container(image: Image, policy: ImagePolicy, folders: tuple[str, ...]) -> d
 
 
 def _services(job: GitLabJob, policy: ImagePolicy) -> tuple[list[dict[str, object]], list[str]]:
-    """Return the services, and the images of those left out: as with gitlab-runner, for all their names are taken."""
+    """Return the services, and the images of those left out because all their names are taken, as in gitlab-runner."""
     kept = names.first_come(names.aliases(service.image.name, service.aliases) for service in job.services)
     claims = [*zip(job.services, kept, strict=True)]
     services: list[dict[str, object]] = [
@@ -110,7 +110,7 @@ def _services(job: GitLabJob, policy: ImagePolicy) -> tuple[list[dict[str, objec
 def _image(image: Image, policy: ImagePolicy) -> dict[str, object]:
     return {
         "name": policy.choose(image.name),
-        # An empty list would be the image's own; one empty word is Docker's way to say none.
+        # For Docker, an empty list means the image's own entrypoint, and one empty word means none.
         "entrypoint": None if image.entrypoint is None else [*image.entrypoint] or [""],
         "user": image.user or "",
         "platform": image.platform or "",

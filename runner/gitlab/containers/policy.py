@@ -1,6 +1,6 @@
-"""Which images a job may name, and what is run instead. Pure.
+"""The images that a job may name, and their replacements. Pure.
 
-This is order and not a wall: a script may use any image with the Docker Engine of its sandbox.
+This policy keeps order and is no wall: a script may use any image with the Docker Engine of its sandbox.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from runner.errors import BadJobError, InputError
 
 _MAX_NAME: Final = 4096
 _WILD: Final = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
-"""What a pattern's signs stand for, as in gitlab-runner's `allowed_images`."""
+"""The meaning of a pattern's signs, as in gitlab-runner's `allowed_images`."""
 
 
 class PullPolicy(StrEnum):
-    """When an image is asked of its registry."""
+    """When to ask the registry for an image."""
 
     ALWAYS = "always"
     IF_NOT_PRESENT = "if-not-present"
@@ -28,20 +28,20 @@ class PullPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImagePolicy:
-    """What the runner's operator says about images."""
+    """The operator's rules for images."""
 
     allowed: tuple[str, ...] = ("**",)
     """Patterns of names as jobs write them: `*` is anything within a part, `**` anything."""
     mapped: tuple[tuple[str, str], ...] = ()
-    """A name's beginning and what is put in its place; the longest that fits counts."""
+    """Beginnings of names, each with its replacement; the longest one that fits counts."""
     pull: tuple[PullPolicy, ...] = (PullPolicy.ALWAYS,)
-    """For jobs that do not say, in the order in which they are tried."""
+    """The policies of jobs that name none, in the order in which they are tried."""
 
     @classmethod
     def parse(cls, allowed: Iterable[str], mapped: Iterable[str], pull: Iterable[str] = ()) -> Self:
-        """Return the policy that options say: patterns, `BEGINNING=REPLACEMENT`, names of pull policies.
+        """Return the policy from the options: patterns, `BEGINNING=REPLACEMENT`, names of pull policies.
 
-        Raises InputError. What is left out stands for all images, no replacement, `always`.
+        Raises InputError. By default, all images are allowed, none is replaced, and the pull policy is `always`.
         """
         pairs = []
         for text in mapped:
@@ -56,7 +56,7 @@ class ImagePolicy:
         return cls(tuple(allowed) or ("**",), tuple(pairs), policies or (PullPolicy.ALWAYS,))
 
     def choose(self, name: str) -> str:
-        """Return the image that is run where a job names one. Raises BadJobError."""
+        """Return the image to run for the name that a job gives. Raises BadJobError."""
         if not name or len(name) > _MAX_NAME or not name.isprintable() or " " in name or name.startswith("-"):
             raise BadJobError(f"{name[:80]!r} is not the name of an image. Correct `image:` or `services:`.")
         if not any(_matches(pattern, name) for pattern in self.allowed):
@@ -69,7 +69,7 @@ class ImagePolicy:
         return replacement + name[len(beginning) :]
 
     def pulls(self, wanted: tuple[str, ...]) -> tuple[PullPolicy, ...]:
-        """Return a job's pull policies, or those for jobs that name none. Raises BadJobError."""
+        """Return a job's pull policies, or the default ones if it names none. Raises BadJobError."""
         try:
             return tuple(PullPolicy(text) for text in wanted) or self.pull
         except ValueError as error:

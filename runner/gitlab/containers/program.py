@@ -1,4 +1,4 @@
-"""Makes one script, for the sandbox, of modules of `inside` and what they are told."""
+"""Makes one script for the sandbox from modules of `inside` and their order."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _ENTRIES: Final = {
     "end_container": ("engine", "enter"),
     "beside_services": ("engine", "enter"),
 }
-"""What each entry consists of, in the order in which the modules need each other; the last one has the function."""
+"""The modules of each entry, in the order in which they need each other; the last one has the function."""
 
-# `order` has a line of its own: Python shows the line of an error, and it may hold secrets.
-# Registered under their full names, the modules find each other by their usual imports without any package on disk.
+# `order` has a line of its own: it may hold secrets, and Python shows the line of an error.
+# Registered under their full names, the modules find each other by their usual imports, without a package on disk.
 _SCRIPT: Final = """\
 #!/usr/bin/env -S python3 -I -S
 import sys, types

@@ -1,4 +1,4 @@
-"""Programs that run in a sandbox: standard library only, Python 3.11 or later, nothing of ours but each other.
+"""Programs that run in a sandbox with Python 3.11 or later. They import only the standard library and each other.
 
-They run as the job's user beside the job, which can break them. The runner trusts nothing that they say.
+They run as the job's user beside the job, which can break them. The runner trusts none of their output.
 """

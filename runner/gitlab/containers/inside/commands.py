@@ -1,8 +1,8 @@
-"""The sandbox's Docker CLI, made to run in any image.
+"""Makes the sandbox's Docker CLI run in any image.
 
-It is linked to the sandbox's C library, which an image may not have, or have another of. So the programs are mounted
-together with the libraries and the loader that they were made for, and small scripts start them by that loader. An
-image needs nothing for this but `sh`, which a job's script needs anyway. An image's own Docker CLI is left alone.
+The CLI is linked to the sandbox's C library, which an image may lack, or have in another version. So the programs are
+mounted together with their libraries and their loader, and small scripts start them with that loader. The image needs
+only `sh`, which a job's script needs anyway. An image's own Docker CLI is left alone.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 from runner.gitlab.containers.inside import engine
 
 MOUNT = "/opt/sandbox-docker"
-"""Where the sandbox's programs appear in a container."""
+"""The folder of the sandbox's programs in a container."""
 _DOCKER = Path("/usr/bin/docker")
 _PLUGIN_FOLDERS = tuple(Path(base, "docker/cli-plugins") for base in ("/usr/libexec", "/usr/lib", "/usr/local/lib"))
 _PLUGIN_TARGET = "usr/local/lib/docker/cli-plugins"
 _TARGET = "usr/local/bin"
-"""Where a container's Docker CLI looks for plugins, and where a shell looks for programs."""
+"""The folder where a container's Docker CLI looks for plugins, and a shell for programs."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where programs are looked for in a container whose image does not say."""
+"""The search path in a container whose image sets none."""
 _LIBRARY = re.compile(r"^\s*(?:\S+ => )?(/\S+) \(0x", re.MULTILINE)
 
 
@@ -48,11 +48,11 @@ def _libraries(program: Path) -> list[Path]:
 
 
 def find(container: str, program: str) -> bool:
-    """Say whether a container has a program on its PATH."""
+    """Return whether a container has a program on its PATH."""
     environment = engine.call("GET", engine.container(container, "/json"))["Config"]["Env"] or []
     path = next((line.partition("=")[2] for line in environment if line.startswith("PATH=")), _PATH)
     folders = [folder for folder in path.split(":") if folder.startswith("/")]
-    # Most are in the last ones.
+    # Most programs are in the last folders.
     return any(engine.has_path(container, f"{folder}/{program}") for folder in reversed(folders))
 
 

@@ -1,6 +1,6 @@
-"""The sandbox's own Docker Engine, over its socket: for what must not appear in an argument list.
+"""Calls the sandbox's own Docker Engine over its socket, for values that must not appear in an argument list.
 
-Raises Failed for what the engine refuses and OSError for what never reached it.
+Raises Failed when the engine refuses a request, and OSError when the request did not reach it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SECONDS = 120.0
 
 
 class Failed(Exception):
-    """The engine says no; the text is its own."""
+    """The engine refused the request; the text is its own."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -39,7 +39,7 @@ def call(method: str, path: str, body: object = None, /, **query: object) -> Any
 
 
 def read(method: str, path: str, body: object = None, /, **query: object) -> tuple[http.client.HTTPMessage, bytes]:
-    """Make one request, of bytes or of what can be JSON, and return the answer's head and body."""
+    """Make one request, with bytes or a JSON value as its body, and return the answer's head and body."""
     connection = _Connection("docker", timeout=SECONDS)
     kind = "application/x-tar" if isinstance(body, bytes) else "application/json"
     content = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
@@ -62,7 +62,7 @@ def container(name: str, action: str = "") -> str:
 
 
 def has_path(name: str, path: str) -> bool:
-    """Say whether a container has something at a path, if only a link."""
+    """Return whether a container has something at a path, even if only a link."""
     try:
         read("HEAD", container(name, "/archive"), path=path)
     except Failed as error:
@@ -73,7 +73,7 @@ def has_path(name: str, path: str) -> bool:
 
 
 class Account(NamedTuple):
-    """What a line of /etc/passwd says; any program can have written it."""
+    """A line of /etc/passwd, which any program can have written."""
 
     name: str
     id: str
@@ -81,7 +81,7 @@ class Account(NamedTuple):
 
 
 def accounts(name: str) -> list[Account]:
-    """Return the accounts of a container, none where it has no file of them."""
+    """Return the accounts of a container; none if it has no /etc/passwd."""
     try:
         content = read("GET", container(name, "/archive"), path="/etc/passwd")[1]
     except Failed as error:
@@ -97,7 +97,7 @@ def accounts(name: str) -> list[Account]:
 
 
 def has_image(name: str) -> bool:
-    """Say whether the engine has an image."""
+    """Return whether the engine has an image."""
     try:
         call("GET", f"/images/{quote(name)}/json")
     except Failed as error:

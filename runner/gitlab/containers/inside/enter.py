@@ -1,8 +1,8 @@
-"""Runs one stage's script where the job's scripts run: in the container of its image, or beside its services.
+"""Runs one stage's script in the container of the job's image, or beside its services.
 
 The script goes to the shell's standard input; nothing of it is in an argument list. As with gitlab-runner's docker
-executor, the container is started for each script and ends with it, so nothing that a script left running lives on,
-and what it changed in the container's own file system is there for the next one.
+executor, the container is started for each script and ends with it. So a script's background processes end, and its
+changes to the container's own file system stay for the next script.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Any, NoReturn
 from runner.gitlab.containers.inside import engine
 
 OURS = 61
-"""The signal by which this program ends itself when it failed and not the script: no exit code of a script can say
-that. Nothing else uses it."""
+"""The signal by which this program ends itself when it failed rather than the script: a script can return any exit
+code. Nothing else uses this signal."""
 OWNING_SECONDS = 600
 """Seconds for giving a folder's files to another user."""
 KILL_SECONDS = 10.0
-"""Seconds beyond the grace for a killed container to be gone, and for Docker to have told so."""
+"""Seconds beyond the grace for a killed container to end, and for Docker to report that."""
 NOTED_SECONDS = 2.0
-"""Seconds for a container's end to be noted after Docker's command has ended."""
+"""Seconds for Docker to note a container's end after Docker's command has ended."""
 _PAUSE = 0.05
 _REMOVED_STATUS = ("removing", "dead")
-"""What Docker says of a container that is being removed; the first thing of that is to kill it."""
+"""Docker's status of a container that is being removed, which begins with its killing."""
 
 
 class Interrupted(Exception):
@@ -37,24 +37,24 @@ class Interrupted(Exception):
 
 
 class Broken(Exception):
-    """The script did not run to its end, and it is not to blame. The text says why."""
+    """The script did not run to its end through no fault of its own. The text says why."""
 
 
 def in_container(order: dict[str, Any]) -> int:
-    """Run the script in the container and return its exit code. Does not return when that was not possible."""
+    """Run the script in the container and return its exit code. Does not return if that was impossible."""
     try:
         return _in_container(order)
-    except Exception as error:  # noqa: BLE001 - Python's own exit code would be the script's
+    except Exception as error:  # noqa: BLE001 - Python's own exit code would count as the script's
         fail(f"The script could not be run in its container: {str(error) or type(error).__name__}")
 
 
 def fail(why: str) -> NoReturn:
-    """End this process by the signal that says that it failed, and not the script."""
+    """End this process by the signal which says that this program failed, not the script."""
     print(f"ERROR: {why}", flush=True)
     signal.signal(OURS, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [OURS])
     os.kill(os.getpid(), OURS)
-    os._exit(OURS)  # is not reached
+    os._exit(OURS)  # never reached
 
 
 def _in_container(order: dict[str, Any]) -> int:
@@ -73,7 +73,7 @@ def _in_container(order: dict[str, Any]) -> int:
 
 
 def _interrupt(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what ends the script now has its own deadlines
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the code that ends the script has its own deadlines
     raise Interrupted
 
 
@@ -81,8 +81,8 @@ def _run(name: str, script: bytes, grace: float) -> int:
     command = ["docker", "start", "--attach", "--interactive", name]
     before = _state(name)["StartedAt"]
     interrupted = False
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until it is known what was started
-    # A group of its own: what signals this process must not end the one that brings the output.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until `running` is set
+    # A group of its own: a signal to this process's group must not end the command that brings the output.
     running = subprocess.Popen(command, stdin=_file(script), process_group=0)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -93,7 +93,7 @@ def _run(name: str, script: bytes, grace: float) -> int:
     state = _ended(name)
     if state["Error"] and state["ExitCode"]:
         print(f"ERROR: The container did not start: {state['Error']}. Check `image:entrypoint`.", flush=True)
-    elif state["StartedAt"] == before:  # its exit code is of the script before
+    elif state["StartedAt"] == before:  # its exit code is that of the script before
         if interrupted:
             raise Interrupted
         raise Broken(f"Docker did not start it, and exited with {running.returncode}.")
@@ -107,7 +107,7 @@ def _state(name: str) -> dict[str, Any]:
 def _ended(name: str) -> dict[str, Any]:
     """Return the state of the container after Docker's command has ended.
 
-    That command ends with the container, unless something ends it: what the script does then is seen by nobody.
+    Normally the command ends with the container. If something else ended it, nobody sees the script's output any more.
     """
     deadline = time.monotonic() + NOTED_SECONDS
     while (state := _state_or_removed(name))["Running"]:
@@ -121,7 +121,7 @@ def _ended(name: str) -> dict[str, Any]:
 
 
 def _state_or_removed(name: str) -> dict[str, Any]:
-    """Return the state of a container which the script may have removed: it has the same Docker Engine."""
+    """Return the state of a container. The script may have removed it, as it uses the same Docker Engine."""
     try:
         return _state(name)
     except engine.Failed as error:
@@ -131,9 +131,9 @@ def _state_or_removed(name: str) -> dict[str, Any]:
 
 
 def _end(name: str, running: subprocess.Popen[bytes], grace: float) -> None:
-    """Ask everything in the container to end, and end it when it does not. Raises Broken when that cannot be done."""
+    """Ask every process in the container to end, and kill the container after the grace. Raises Broken on failure."""
     deadline = time.monotonic() + grace
-    # Not running yet, or not any more; or it does not listen.
+    # The container does not run yet, or not any more, or ignores the signal.
     with contextlib.suppress(engine.Failed, subprocess.TimeoutExpired):
         listed = engine.call("GET", engine.container(name, "/top"), ps_args="-eo pid")["Processes"]
         subprocess.run(["sudo", "-n", "kill", "-TERM", *(pid for [pid] in listed)], check=False, capture_output=True)
@@ -142,9 +142,9 @@ def _end(name: str, running: subprocess.Popen[bytes], grace: float) -> None:
 
 
 def _end_for_good(name: str, running: subprocess.Popen[bytes], deadline: float) -> None:
-    """Kill the container until it is sure that it does not start any more.
+    """Kill the container until it certainly does not start any more.
 
-    The trap: a container that is not running is not to be killed, and Docker's command may still be about to start it.
+    The trap: Docker cannot kill a container that does not run, and Docker's command may still be about to start it.
     """
     while True:
         _kill(name)
@@ -157,11 +157,11 @@ def _end_for_good(name: str, running: subprocess.Popen[bytes], deadline: float) 
 
 
 def _kill(name: str) -> None:
-    """End the container: nothing of an earlier script may run beside this one. Idempotent."""
+    """Kill the container: nothing of an earlier script may run beside this one. Idempotent."""
     try:
         engine.call("POST", engine.container(name, "/kill"))
     except engine.Failed as error:
-        if error.status != 409:  # it is not running
+        if error.status != 409:  # it does not run
             raise
     engine.call("POST", engine.container(name, "/wait"))
 
@@ -169,8 +169,8 @@ def _kill(name: str) -> None:
 def end_container(order: dict[str, Any]) -> int:
     """End the container, and return 0 when nothing runs in it any more.
 
-    For when `in_container` was killed. Docker's command has gone with it; a start that Docker is in the middle of
-    holds up the answer to each call here.
+    Needed after `in_container` was killed, and Docker's command with it. While Docker still starts the container, each
+    call here waits for that.
     """
     name = order["container"]
     try:
@@ -184,7 +184,7 @@ def end_container(order: dict[str, Any]) -> int:
 
 
 def user_of(name: str) -> int:
-    """Return the user id that a container's programs have."""
+    """Return the user id of a container's programs."""
     user = engine.call("GET", engine.container(name, "/json"))["Config"]["User"].partition(":")[0]
     if not user or user.isdecimal():
         return int(user or 0)
@@ -198,7 +198,7 @@ def own(folders: list[str], user: int) -> None:
 
 
 def beside_services(order: dict[str, Any]) -> int:
-    """Become the script, in the sandbox itself, with a hosts file of its own that has the services' names."""
+    """Become the script, in the sandbox itself, with its own hosts file that has the services' names."""
     try:
         _become(order)
     except OSError as error:
@@ -207,27 +207,27 @@ def beside_services(order: dict[str, Any]) -> int:
 
 def _become(order: dict[str, Any]) -> NoReturn:
     os.dup2(_file(_environment() + order["script"]), 0)
-    # sudo ends by the signal that ended what it ran.
+    # sudo ends by the same signal as its command.
     script = f'mount --bind "$1" /etc/hosts || kill -{OURS} $$; shift && exec "$@"'
     user = ["setpriv", "--reuid", str(os.getuid()), "--regid", str(os.getgid()), "--init-groups", "--"]
     own_mounts = ["unshare", "--mount", "--propagation", "slave", "--"]
     command = ["sudo", "-n", *own_mounts, "sh", "-c", script, "sh", order["hosts"], *user, "env", "-i", "bash"]
     sys.stdout.flush()
-    os.execvp(command[0], command)  # noqa: S606 - arguments of ours
+    os.execvp(command[0], command)  # noqa: S606 - our own arguments
 
 
 def _environment() -> bytes:
-    """Return what has bash take on this process's environment. sudo passes on neither that nor open files.
+    """Return the command that gives bash this process's environment: sudo passes on neither that nor open files.
 
-    It may hold secrets, such as a proxy's password, and everybody reads an argument list. It goes before the script's
-    first line, a comment, so that all lines have their numbers.
+    The environment may hold secrets, such as a proxy's password, and everybody can read an argument list. The command
+    goes before the script's first line, a comment, so that all lines keep their numbers.
     """
     words = (f"{name}={shlex.quote(value)}" for name, value in os.environ.items() if name.isidentifier())
     return os.fsencode(f"export {' '.join(words)}; ")
 
 
 def _file(content: bytes) -> int:
-    """Return a file in memory that is open at its beginning."""
+    """Return the descriptor of a file in memory, at its beginning."""
     descriptor = os.memfd_create("script")
     with open(descriptor, "wb", closefd=False) as file:
         file.write(content)

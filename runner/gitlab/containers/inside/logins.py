@@ -1,8 +1,8 @@
-"""The job's logins to registries, where the programs of its container look for them.
+"""Puts the job's logins to registries where the programs of its container look for them.
 
-Nothing of the image's is replaced: an image may have a Docker configuration of its own, and say by DOCKER_CONFIG where
-it is, as kaniko's does. Where it has none, a link leads to the job's, so that what a script writes to
-`~/.docker/config.json` is what counts from then on, and nothing secret is in a layer of the container.
+No file of the image is replaced: an image may have its own Docker configuration, and name its place in DOCKER_CONFIG,
+as kaniko's does. If the image has none, a link leads to the job's configuration. So a script's changes to
+`~/.docker/config.json` count from then on, and no secret is in a layer of the container.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from runner.gitlab.containers.inside import engine
 
 
 def link(name: str, folder: str) -> None:
-    """Have `folder`, which the container has at the same path, found as its Docker configuration.
+    """Link `folder`, which the container has at the same path, as its Docker configuration.
 
-    A container that cannot have that is told of, and does without.
+    If that is impossible, print so, and go on without.
     """
     try:
         config = engine.call("GET", engine.container(name, "/json"))["Config"]
@@ -33,7 +33,7 @@ def link(name: str, folder: str) -> None:
 
 
 def _place(name: str, config: dict[str, Any]) -> str:
-    """Return the folder that Docker's own programs use; without HOME, it is as runc sets that."""
+    """Return the folder that Docker's own programs use; a missing HOME is what runc sets it to."""
     said = dict(line.partition("=")[::2] for line in config["Env"] or [])
     if said.get("DOCKER_CONFIG"):
         return str(said["DOCKER_CONFIG"])

@@ -1,6 +1,6 @@
-"""Gets the images, makes the job's network, starts its services, and makes the container that its scripts run in.
+"""Gets the images, makes the job's network, starts its services, and makes the container for its scripts.
 
-Exits 0 when all stands, 1 when the job asks for what cannot be (trying again cannot help), 2 for anything else.
+Exits 0 on success, 1 when the job asks for something impossible (a retry cannot help), 2 for any other error.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ _HOPELESS = (
     "not found", "manifest unknown", "no matching manifest", "denied", "unauthorized", "authentication required",
     "no basic auth credentials", "invalid reference format", "repository does not exist", "repository name must",
 )  # fmt: skip
-"""What a registry says when asking again cannot help, in the words of Docker and of registries."""
+"""Answers of Docker and of registries after which a retry cannot help."""
 
 
 class JobError(Exception):
-    """The job asks for what cannot be. The text is a sentence."""
+    """The job asks for something impossible. The text is a sentence."""
 
 
 def main(order: dict[str, Any]) -> int:
-    """Do it, and return the exit code."""
+    """Prepare the job's containers, and return the exit code."""
     try:
         _prepare(order)
     except JobError as error:
         print(f"ERROR: {error}", flush=True)
         return USERS_FAULT
-    except Exception as error:  # noqa: BLE001 - Python's own exit code is that of the job's fault
+    except Exception as error:  # noqa: BLE001 - Python's own exit code would blame the job
         print(f"ERROR: The sandbox's Docker could not do it: {str(error) or type(error).__name__}", flush=True)
         return OURS
     return OK
@@ -41,7 +41,7 @@ def main(order: dict[str, Any]) -> int:
 def _prepare(order: dict[str, Any]) -> None:
     network, container, started = order["network"], order["container"], order["services"]
     os.environ["DOCKER_CONFIG"] = order["logins"]  # for pulls: the user may have another configuration
-    # Docker would make a folder that it mounts and that is not there, and root would own it.
+    # Docker would make a missing folder before it mounts it, owned by root.
     Path(order["workspace"]).mkdir(parents=True, exist_ok=True)
     _make_network(network)
     for name in order["ignored"]:
@@ -75,7 +75,7 @@ def _make_network(name: str) -> None:
 
 
 def get_image(image: dict[str, Any]) -> None:
-    """Have an image in the sandbox's Docker, by the first of its pull policies that works. Raises JobError."""
+    """Get an image into the sandbox's Docker, by the first of its pull policies that works. Raises JobError."""
     name, why = image["name"], ""
     for policy in image["pull"]:
         try:
@@ -95,7 +95,7 @@ def get_image(image: dict[str, Any]) -> None:
 
 
 def _pull(image: dict[str, Any]) -> str:
-    """Pull an image. Returns why that was not possible, or nothing. The stage's own deadline is the pull's."""
+    """Pull an image, within the stage's own deadline. Returns why that failed; empty on success."""
     platform = ["--platform", image["platform"]] if image["platform"] else []
     command = ["docker", "pull", "--quiet", *platform, "--", image["name"]]
     print(f"Pulling image {image['name']} ...", flush=True)
@@ -116,7 +116,7 @@ def _create(name: str, configuration: dict[str, Any]) -> None:
 
 
 def _start_service(service: dict[str, Any]) -> None:
-    """Start a service. One that cannot start says so, and the job goes on: it may not need it."""
+    """Start a service. If it cannot start, print so and go on: the job may not need it."""
     try:
         engine.call("POST", engine.container(service["container"], "/start"))
     except engine.Failed as error:
@@ -147,9 +147,9 @@ def _configuration(container: dict[str, Any], network: str) -> dict[str, Any]:
 
 
 def _complete(container: dict[str, Any]) -> None:
-    """See that the container has a shell and a Docker CLI."""
+    """Check that the container has a shell, and give it a Docker CLI."""
     name = container["name"]
-    if not commands.find(name, "sh"):  # what has bash has it too
+    if not commands.find(name, "sh"):  # an image with bash has sh too
         raise JobError(
             f"The image {container['image']['name']} has neither bash nor sh, which a job's script needs. Use another "
             "image, or its variant with a shell."

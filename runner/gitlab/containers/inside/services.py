@@ -1,4 +1,4 @@
-"""A job's services: how they are made, waited for, and what they wrote."""
+"""Makes a job's services, waits for them, and prints their logs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from runner.gitlab.containers.inside import engine
 
 MAX_LOG = 64 * 1024
-"""Of each service's log, as gitlab-runner's docker executor."""
+"""Bytes of each service's log that are printed, as in gitlab-runner's docker executor."""
 MAX_PORTS = 20
-"""Ports of one service that are tried; an image can expose thousands."""
+"""Number of a service's ports that are tried; an image can expose thousands."""
 _PAUSE = 0.1
 _OWN_PORT = "HEALTHCHECK_TCP_PORT"
 _ENGINE = re.compile(r"(.*/)?docker:[^/:@]*dind[^/:@]*(@.*)?")
@@ -22,7 +22,7 @@ _ENGINE = re.compile(r"(.*/)?docker:[^/:@]*dind[^/:@]*(@.*)?")
 
 
 def configuration(service: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:
-    """Return what Docker is told to create."""
+    """Return the configuration that Docker gets to create the service."""
     image, network = service["image"], order["network"]
     return {
         "Image": image["name"],
@@ -34,7 +34,7 @@ def configuration(service: dict[str, Any], order: dict[str, Any]) -> dict[str, A
         "HostConfig": {
             "NetworkMode": network,
             "Binds": [f"{order['workspace']}:{order['workspace']}"],
-            # It does not start otherwise. Privileged over the sandbox is less than the job is anyway.
+            # It does not start otherwise. Privileges in the sandbox are less than the job has anyway.
             "Privileged": is_engine(image["name"]),
         },
         "NetworkingConfig": {"EndpointsConfig": {network: {"Aliases": service["aliases"]}}},
@@ -42,12 +42,12 @@ def configuration(service: dict[str, Any], order: dict[str, Any]) -> dict[str, A
 
 
 def is_engine(image: str) -> bool:
-    """Say whether a service is a Docker Engine of its own."""
+    """Return whether a service is a Docker Engine of its own."""
     return _ENGINE.fullmatch(image) is not None
 
 
 def wait(services: list[dict[str, Any]], seconds: float) -> None:
-    """Wait until each service that exposes ports answers at one. Warns of those that do not, with their logs."""
+    """Wait until each service that exposes ports answers at one of them. Warns of silent services, with their logs."""
     waited = {service["container"]: ports(service) for service in services}
     if any(waited.values()):
         print(f"Waiting for services to be up and running (timeout {seconds:g} seconds)...", flush=True)
@@ -73,7 +73,7 @@ def ports(service: dict[str, Any]) -> list[int]:
 
 
 def _wait_for(service: dict[str, Any], wanted: list[int], deadline: float) -> str:
-    """Return why a service is not up, or nothing."""
+    """Return why a service is not up; empty if it is."""
     while True:
         seen = engine.call("GET", engine.container(service["container"], "/json"))
         if not seen["State"]["Running"] and (wanted or seen["State"]["ExitCode"] or seen["State"]["Error"]):
@@ -82,7 +82,7 @@ def _wait_for(service: dict[str, Any], wanted: list[int], deadline: float) -> st
             return ""
         if time.monotonic() > deadline:
             return f"Nothing answered at port {', '.join(map(str, wanted))} in time."
-        time.sleep(_PAUSE)  # nothing tells when a program in a container starts to listen
+        time.sleep(_PAUSE)  # no event shows when a program in a container starts to listen
 
 
 def _address(seen: dict[str, Any]) -> str:
@@ -99,7 +99,7 @@ def _answers(address: str, port: int) -> bool:
 
 
 def tell(container: str) -> None:
-    """Print the end of what a container wrote."""
+    """Print the end of a container's log."""
     try:
         query = {"stdout": 1, "stderr": 1, "tail": 500}
         log = engine.read("GET", engine.container(container, "/logs"), **query)[1]
@@ -111,7 +111,7 @@ def tell(container: str) -> None:
 
 
 def _text(log: bytes) -> bytes:
-    """Return a log without the heads that Docker puts before each piece of it: stream, three zeros, size."""
+    """Return a log without Docker's head before each piece of it: stream, three zeros, size."""
     pieces, start = [], 0
     while len(head := log[start : start + 8]) == 8:
         size = int.from_bytes(head[4:], "big")
@@ -121,7 +121,7 @@ def _text(log: bytes) -> bytes:
 
 
 def write_hosts(services: list[dict[str, Any]], network: str, path: str) -> None:
-    """Write a hosts file that has the sandbox's own names and the services'."""
+    """Write a hosts file with the sandbox's own names and the services' names."""
     text = Path("/etc/hosts").read_text(errors="replace")
     for service in services:
         seen = engine.call("GET", engine.container(service["container"], "/json"))
@@ -132,7 +132,7 @@ def write_hosts(services: list[dict[str, Any]], network: str, path: str) -> None
 
 
 def tell_all(order: dict[str, Any]) -> int:
-    """Print what each service wrote, and whether it still runs."""
+    """Print each service's log."""
     for service in order["services"]:
         print(f"Service {service['image']['name']} wrote:", flush=True)
         tell(service["container"])
