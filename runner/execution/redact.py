@@ -149,7 +149,7 @@ class _Finder:
         )
 
     def search(self, text: bytes) -> tuple[list[_Span], int]:
-        """Return the parts of the text that patterns cover, and the start of the first that may go on after the text."""
+        """Return the parts of the text that patterns cover, and the start of the first that may go on after it."""
         found: list[_Span] = []
         doubt = len(text)
         places = self._places(text)
@@ -176,7 +176,7 @@ class _Finder:
         return places
 
     def _mark_heads(self, places: bytearray, text: bytes) -> None:
-        """Search for the common beginning of each head's patterns (longer is faster); at the end, for the head alone."""
+        """Search for the common beginning of each head's patterns (longer is faster), and at the end for the head."""
         for head, (first, after) in self._heads.items():
             pattern = self._patterns[first]
             whole = pattern[: _common(pattern, self._patterns[after - 1])]
