@@ -62,7 +62,7 @@ class Flight:
         return ended and script.result().left == 0
 
     async def _believed(self, outcome: Outcome) -> Outcome:
-        """Return the outcome, or SandboxLost if the lease is gone: the script may have failed because its sandbox broke."""
+        """Return SandboxLost for a failure if the lease is gone, as the sandbox may have broken; else the outcome."""
         failed = isinstance(outcome, ScriptFailed | Killed)
         return self._taken_away() if failed and await self._heartbeat.lost_by_now() else outcome
 
