@@ -51,7 +51,8 @@ class Flight:
     async def end(self, script: asyncio.Task[wire.Ended], report: float) -> bool:
         """End the script from inside: TERM, the grace, KILL, and `report` seconds for the launcher to report the end.
 
-        Returns whether the launcher reported that the script and all its processes ended. How no longer matters.
+        Returns whether the launcher reported that the script and all its processes ended. How they ended no longer
+        matters.
         """
         for number, seconds in ((signal.SIGTERM, self._pursuit.settings.grace), (signal.SIGKILL, report)):
             if script.done() or not self._pursuit.connected:

@@ -1,8 +1,7 @@
 """The data that a later life of the runner needs to find an attempt again.
 
-A marker is on disk before the first byte of the job is sent: from then on, a job counts as started even if nobody knows
-whether it was. The marker holds nothing of the job's script and environment. Its token opens the sandbox: keep the
-marker readable for its owner only.
+A marker is on disk before the first byte of the job is sent: in doubt the job counts as started from then on. It holds
+nothing of the job's script and environment. Its token opens the sandbox: keep the marker readable for its owner only.
 """
 
 from __future__ import annotations

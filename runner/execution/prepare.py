@@ -91,7 +91,7 @@ async def prepare(
     """Lease a sandbox and start a launcher in it. A broken sandbox is condemned, and another one tried.
 
     Each try is a new attempt with an id from `new_attempt` and a token of its own. A cancellation leaves
-    nothing leased.
+    no lease.
     Errors: BadJobError when no profile suits; LeaseError when no sandbox is available; SandboxError when the last
     sandbox tried was broken too.
     """

@@ -176,7 +176,7 @@ class _Finder:
         return places
 
     def _mark_heads(self, places: bytearray, text: bytes) -> None:
-        """Search for the common beginning of each head's patterns (longer is faster), and at the end for the head."""
+        """Search for the common beginning of each head's patterns (longer is faster); at the end for the head alone."""
         for head, (first, after) in self._heads.items():
             pattern = self._patterns[first]
             whole = pattern[: _common(pattern, self._patterns[after - 1])]

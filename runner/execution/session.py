@@ -1,8 +1,8 @@
 """A session with the launcher in one sandbox, over one SSH connection.
 
-The job may have taken over the sandbox's SSH server. The server must show the pinned host key, and the runner offers it
-nothing (no agent, no keys but the sandbox's own, no forwarding, no configuration files). SSH's window, `wire`, and the
-deadlines of the callers bound what the server sends.
+The job may have taken over the sandbox's SSH server. The server must show the pinned host key, and is offered nothing
+of the runner's (no agent, no keys but the sandbox's own, no forwarding, no configuration files). SSH's window, `wire`,
+and the deadlines of the callers bound what the server sends.
 """
 
 from __future__ import annotations

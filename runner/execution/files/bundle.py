@@ -102,7 +102,7 @@ class Bundle:
         self._missing = 0
 
     def close(self) -> None:
-        """Remove the archive unless it was kept. Idempotent."""
+        """Close the archive, and remove it unless it was kept. Idempotent."""
         self._file.close()
         with contextlib.suppress(OSError):
             self._part.unlink(missing_ok=True)

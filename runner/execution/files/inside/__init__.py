@@ -1,1 +1,1 @@
-"""Programs that handle a job's files in the sandbox, sent with `sandbox.archives`. Other code uses parts of them."""
+"""Programs for a job's files in the sandbox, sent with `sandbox.archives`. They also read archives elsewhere."""
