@@ -1,7 +1,7 @@
-"""Leases of sandboxes that someone else started: known by address, host key and login key, with no Docker anywhere.
+"""Leases of sandboxes that someone else started, given by address, host key and login key. Needs no Docker.
 
-What a keeper does from outside is done from inside here, as far as that goes, and what cannot be known for sure is
-taken for broken: such a sandbox is condemned, and not lent again before somebody recreated it.
+This module does from inside the sandbox, as far as possible, what a keeper does from outside. In doubt it takes a
+sandbox for broken: it condemns the sandbox, and does not lend it again until somebody recreates it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from runner.placement import ONLY_DEFAULT, Profiles
 _events = Events(__name__)
 
 POLL: Final = 0.5
-"""Seconds between two looks at what others on this host may have returned."""
+"""Seconds between two looks for sandboxes that other runners on this host have returned."""
 REST: Final = 10.0
-"""Seconds for which a sandbox that could not be reached is not asked again."""
+"""Seconds until a sandbox that could not be reached is tried again."""
 
 CAVEAT: Final = (
     "Someone else started this sandbox: it cannot be recreated, nor looked at or ended from outside. What the job "
@@ -40,15 +40,15 @@ _OVER: Final = "The lease is over: none of the addresses is lent to this attempt
 
 
 class _Refused(Exception):
-    """This sandbox is not to be had; the text is the rest of a sentence."""
+    """This sandbox cannot be lent; the text is the rest of a sentence."""
 
 
 class _Busy(_Refused):
-    """It will be free some time."""
+    """The sandbox is busy, and will be free some time."""
 
 
 class _Unreachable(_Refused):
-    """It may answer some time."""
+    """The sandbox does not answer now, but may some time."""
 
 
 class AddressLeases:
@@ -57,7 +57,7 @@ class AddressLeases:
     def __init__(
         self, addresses: Sequence[Address], host_keys: Sequence[str], client_key: str, folder: Path, attempts: str
     ) -> None:
-        """Take one host key for each address, and the folder where it is kept what is known of them.
+        """Take one host key for each address, and the folder for the records of the sandboxes.
 
         `attempts` is as in `Settings`. Errors: InputError.
         """
@@ -104,17 +104,17 @@ class AddressLeases:
         return AddressHandle(self._places, attempt, token)
 
     async def sandboxes(self) -> list[SandboxFacts]:
-        """Every address, as it is known here: none is asked now. Errors: LeaseError."""
+        """Return the facts of every address from the records, without asking the sandboxes. Errors: LeaseError."""
         return [place.facts(await place.record()) for place in self._places]
 
     async def _in_order(self, trust_key: str) -> list[_Place]:
-        """Those that served the trust key before come first, so that fresh ones are there for others."""
+        """Return the places that served the trust key before, then the others: fresh ones stay free for other keys."""
         served = {place: (await place.record()).trust_key == trust_key for place in self._places}
         return sorted(self._places, key=lambda place: not served[place])
 
 
 def _check_apart(addresses: Sequence[Address], host_keys: Sequence[str]) -> None:
-    """Two jobs must not meet in one sandbox. Errors: InputError."""
+    """Check that no two addresses are one sandbox: two jobs must not meet in it. Errors: InputError."""
     found: dict[str, Address] = {}
     for address, key in zip(addresses, host_keys, strict=True):
         if (other := found.setdefault(key, address)) is not address:
@@ -130,7 +130,7 @@ def _may_pass(refusals: Sequence[tuple[_Place, _Refused]]) -> bool:
 
 @dataclass(eq=False)
 class _Place:
-    """One sandbox. At most one task at a time changes what is known of it."""
+    """One sandbox. At most one task at a time changes its record."""
 
     address: Address
     host_key: str
@@ -141,15 +141,15 @@ class _Place:
     _resting: tuple[float, str] = (0.0, "")
 
     async def record(self) -> Record:
-        """What is known now. Errors: LeaseError."""
+        """Read the sandbox's record. Errors: LeaseError."""
         return await asyncio.to_thread(self.entry.read)
 
     async def write(self, record: Record) -> None:
-        """Have it on disk. Errors: LeaseError."""
+        """Write the record to disk, even if the caller is cancelled. Errors: LeaseError."""
         await see_through(asyncio.to_thread(self.entry.write, record))
 
     async def lend(self, attempt: str, token: str, trust_key: str, patience: float) -> AddressLease:
-        """Lend it, or the same lease again. Raises `_Refused` when it is not to be had."""
+        """Lend the sandbox, or return the attempt's lease again. Raises `_Refused` if the sandbox cannot be lent."""
         async with self._turn:
             record = await self.record()
             if attempt in record.ended:
@@ -161,14 +161,14 @@ class _Place:
             return await self._holding(lambda: self._lend(attempt, token, trust_key, patience))
 
     async def resume(self, attempt: str, token: str) -> AddressLease | None:
-        """Return the attempt's lease with a new term; None when it has none here. Errors: LeaseError."""
+        """Return the attempt's lease with a new term; None if it has no lease here. Errors: LeaseError."""
         async with self._turn:
             record = await self.record()
             lent = record.lent_to(attempt, token)
             return await self._again(lent, record) if lent else None
 
     def facts(self, record: Record) -> SandboxFacts:
-        """What there is to tell of it."""
+        """Return the facts about the sandbox."""
         resting = self._resting[1] if _now() < self._resting[0] and record.state == "ready" else ""
         return SandboxFacts(
             name=str(self.address),
@@ -182,7 +182,7 @@ class _Place:
         )
 
     async def access(self) -> Access:
-        """A fresh way in. Errors: ConnectError."""
+        """Open a fresh way into the sandbox. Errors: ConnectError."""
         return Access(await ssh.dial(self.address), self.address.user, self.host_key, self.client_key)
 
     async def renew(self, attempt: str, token: str) -> None:
@@ -194,7 +194,7 @@ class _Place:
         await self._changed(attempt, token, renewed, over=False)
 
     async def kill(self, attempt: str, token: str) -> None:
-        """End what the job started from inside, over a session of its own. See `LeaseHandle.kill`."""
+        """End the job's processes from inside, over a separate session. See `LeaseHandle.kill`."""
 
         async def ended(record: Record, lent: Lent) -> Record:
             try:
@@ -206,9 +206,9 @@ class _Place:
         await self._changed(attempt, token, ended, over=False)
 
     async def give_back(self, attempt: str, token: str, *, used: bool) -> None:
-        """See `LeaseHandle.give_back`. A sandbox of which it cannot be seen that nothing of the job runs is condemned.
+        """See `LeaseHandle.give_back`. Condemns the sandbox unless it is certain that no process of the job runs.
 
-        One that cannot be reached at all waits for that.
+        While the sandbox cannot be reached at all, the lease stays, and LeaseUnreachableError is raised.
         """
 
         async def ended(record: Record, lent: Lent) -> Record:
@@ -237,7 +237,7 @@ class _Place:
     async def _changed(
         self, attempt: str, token: str, move: Callable[[Record, Lent], Coroutine[Any, Any, Record]], *, over: bool
     ) -> None:
-        """Change what is known while the lease stands; `over`: the lock goes with it. Errors: LeaseError."""
+        """Change the record while the lease exists. `over`: release the lock then. Errors: LeaseError."""
         async with self._turn:
             keep = not self._take_lock()
             try:
@@ -245,14 +245,14 @@ class _Place:
                 if not (lent := record.lent_to(attempt, token)):
                     raise LeaseLostError(f"The lease of {self.address} is over.")
                 changed = await move(record, lent)
-                keep = not over  # what cannot be written is found by whoever has the lock next
+                keep = not over  # the next owner of the lock notices a failed write
                 await self.write(changed)
             finally:
                 if not keep:
                     self.entry.unlock()
 
     def _take_lock(self) -> bool:
-        """Have the lock, and return whether it was not ours before. Errors: LeaseError."""
+        """Take the lock unless it is ours, and return whether it was not. Errors: LeaseError."""
         if self.entry.is_ours:
             return False
         if not self.entry.lock():
@@ -260,11 +260,11 @@ class _Place:
         return True
 
     async def _clean(self, access: Access, lent: Lent) -> None:
-        """End what the job of a lease left running, see that it ended, and remove its folder. Errors: SandboxError."""
+        """End the job's leftover processes, check that they ended, and remove its folder. Errors: SandboxError."""
         await ssh.sweep(access, lent.before, (f"{self.attempts}/{lent.attempt}",))
 
     def _condemned(self, record: Record, reason: str) -> Record:
-        """Say it, with what there is to do about it."""
+        """Return the condemned record, and log the reason and the remedy."""
         what = f"condemned and not lent again: {reason} {self._remedy}"
         _events.warning(Action.CONDEMNED, what, sandbox=str(self.address))
         return record.condemn(reason)
@@ -273,8 +273,8 @@ class _Place:
         return LeaseUnreachableError(f"There is no way into {self.address} now. {error}")
 
     async def _holding(self, act: Callable[[], Coroutine[Any, Any, AddressLease]]) -> AddressLease:
-        """Act with the lock, and keep it only when a lease comes of that."""
-        if not self.entry.lock():  # not on a thread: who is cancelled there would never know that it has the lock
+        """Call `act` with the lock, and keep the lock only if `act` returns a lease."""
+        if not self.entry.lock():  # not on a thread: a cancelled caller would not know that it holds the lock
             raise _Busy("is busy")
         try:
             return await act()
@@ -283,7 +283,7 @@ class _Place:
             raise
 
     async def _again(self, lent: Lent, record: Record) -> AddressLease:
-        """The lease that there is, for the one who has its token."""
+        """Return the existing lease to the owner of its token."""
         fresh, access = self._take_lock(), None
         try:
             access = await self.access()
@@ -299,7 +299,7 @@ class _Place:
         return AddressLease(self, lent, record.generation, access)
 
     async def _lend(self, attempt: str, token: str, trust_key: str, patience: float) -> AddressLease:
-        record = await self.record()  # again: whoever had the lock may have changed it
+        record = await self.record()  # again: the lock's last owner may have changed it
         if refusal := record.refusal(trust_key):
             raise _Refused(f"{refusal.rstrip('.')}. {self._remedy}")
         if record.lent:
@@ -318,15 +318,15 @@ class _Place:
             await self.write(lent)
         except BaseException as error:
             access.socket.close()
-            if isinstance(error, asyncio.CancelledError):  # it is written by now
+            if isinstance(error, asyncio.CancelledError):  # the record is written by now
                 await see_through(self.write(lent.end(used=False)))
             raise
         assert lent.lent
         return AddressLease(self, lent.lent, lent.generation, access)
 
     async def _after_another(self, record: Record, lent: Lent) -> Record:
-        """Take over from a runner that is gone, once nobody is to be waited for any more."""
-        if lent.renewed.is_of_another_boot:  # nobody can tell how long ago that was: it gets all of its time again
+        """Take over from a runner that is gone, once the time that its lease is kept is over."""
+        if lent.renewed.is_of_another_boot:  # nobody knows how long ago: the lease gets its full time again
             await self.write(record.renew())
         if lent.renewed.is_of_another_boot or not lent.is_over:
             raise _Busy("is kept for a job whose runner is not heard of")
@@ -352,7 +352,7 @@ class AddressHandle:
     """See `LeaseHandle`."""
 
     def __init__(self, places: Sequence[_Place], attempt: str, token: str) -> None:
-        """The lease is one of these places'."""
+        """Take the places, one of which has the lease."""
         self.attempt = attempt
         self._places = places
         self._token = token

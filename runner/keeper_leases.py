@@ -1,4 +1,4 @@
-"""Leases from the keeper, over its unix socket. The one place where the runner speaks with the keeper."""
+"""Leases from the keeper, over its unix socket. Only this module of the runner speaks with the keeper."""
 
 import asyncio
 from collections import Counter
@@ -24,11 +24,11 @@ from sandbox.state import State
 DEFAULT_KEEPER = Path(places.DEFAULT_SOCKET)
 
 _LEASES = 1100
-"""Requests for a sandbox that may wait at once, and calls about one: more than any runner has slots."""
+"""Requests for a lease that may wait at once, and calls about leases: more than any runner has slots."""
 _ASKING = 4
-"""Questions that wait at once for a keeper that hangs: no more of them, on threads of their own."""
+"""The most questions that may wait at once for a keeper that hangs, on threads of their own."""
 ASKED_DEADLINE = 5.0
-"""Seconds for the keeper to tell what it measures, and which sandboxes there are: somebody waits for the answer."""
+"""Seconds for the keeper to return its metrics or its sandboxes: somebody waits for the answer."""
 
 _T = TypeVar("_T")
 _Granted: TypeAlias = asyncio.Future[tuple[protocol.LeaseGrant, socket]]
@@ -36,18 +36,18 @@ _Granted: TypeAlias = asyncio.Future[tuple[protocol.LeaseGrant, socket]]
 
 @dataclass(frozen=True, slots=True)
 class KeeperState:
-    """How the keeper says it is."""
+    """The keeper's state, by its own word."""
 
     host: HostState
     trouble: str
-    """Its own sentence about what fails, and whether sandboxes are still made; empty when nothing is wrong."""
+    """The keeper's sentence about what fails, and whether it still makes sandboxes; empty when nothing is wrong."""
     ready: Mapping[str, int]
     made: Mapping[str, int]
-    """Sandboxes of each profile that are ready, and all that there are."""
+    """The numbers of each profile's ready sandboxes, and of all its sandboxes."""
 
 
 def look_at(socket: Path) -> KeeperState:
-    """Ask a keeper how it is; blocks for as long as it takes to answer. Errors: LeaseUnreachableError."""
+    """Ask a keeper for its state. Blocks until the keeper answers. Errors: LeaseUnreachableError."""
     try:
         listing = KeeperClient(socket).listing()
     except KeeperError as error:
@@ -61,8 +61,8 @@ class KeeperLeases:
 
     def __init__(self, socket: Path = DEFAULT_KEEPER) -> None:
         self._client = KeeperClient(socket)
-        # A request waits for minutes, and a keeper that hangs holds up every call: on the threads that all else shares,
-        # six of them would take all. So requests take none of the renewals' threads, and neither takes the disk's.
+        # A request waits for minutes, and a keeper that hangs blocks every call: on the shared threads, six such calls
+        # could block everything. So requests do not use the threads of renewals, and neither uses the disk's threads.
         self._lending = ThreadPoolExecutor(_LEASES, thread_name_prefix="lend")
         self._holding = ThreadPoolExecutor(_LEASES, thread_name_prefix="lease")
         self._asking = ThreadPoolExecutor(_ASKING, thread_name_prefix="ask")
@@ -79,7 +79,7 @@ class KeeperLeases:
         try:
             return self._lease(attempt, await asyncio.shield(asked))
         except asyncio.CancelledError:
-            withdrawal.withdraw()  # a thread that waits on would hold up this process's end as well
+            withdrawal.withdraw()  # else the waiting thread would also delay the end of this process
             await see_through(self._return_unwanted(asked))
             raise
 
@@ -97,22 +97,22 @@ class KeeperLeases:
         return KeeperHandle(self._client, self._holding, attempt, token)
 
     async def ready(self, profile: str) -> int:
-        """How many sandboxes of a profile are ready and not leased. Errors: LeaseError."""
+        """Return how many sandboxes of a profile are ready and not leased. Errors: LeaseError."""
         listing = await _ask(self._holding, self._client.listing)
         return sum(sandbox.state is State.READY and sandbox.profile == profile for sandbox in listing.sandboxes)
 
     async def sandboxes(self) -> list[SandboxFacts]:
-        """Every sandbox of the keeper, whoever has it. Errors: LeaseError."""
+        """Return every sandbox of the keeper, whoever leased it. Errors: LeaseError."""
         listing = await _ask(self._asking, lambda: self._client.listing(ASKED_DEADLINE))
         return [_facts(sandbox) for sandbox in listing.sandboxes]
 
     async def profiles(self) -> Profiles:
-        """See `LeaseSource.profiles`; the order is that of the keeper's file."""
+        """See `LeaseSource.profiles`. The order is that of the keeper's configuration file."""
         offered = await _ask(self._asking, lambda: self._client.profiles(ASKED_DEADLINE))
         return {name: frozenset(labels) for name, labels in offered.items()}
 
     async def metrics(self) -> str:
-        """What the keeper measures, in Prometheus's text format. Errors: LeaseError."""
+        """Return the keeper's metrics in Prometheus's text format. Errors: LeaseError."""
         return await _ask(self._asking, lambda: self._client.metrics(ASKED_DEADLINE))
 
     def _lease(self, attempt: str, granted: tuple[protocol.LeaseGrant, socket]) -> "KeeperLease":
@@ -121,7 +121,7 @@ class KeeperLeases:
         return KeeperLease(self._client, self._holding, attempt, grant, access)
 
     async def _return_unwanted(self, asked: "_Granted") -> None:
-        """Nobody waits for this lease any more. If even this fails, the keeper takes it back after its term."""
+        """Give back a lease that nobody waits for any more. If that fails, the keeper takes it back after its term."""
         with suppress(LeaseError):
             grant, connection = await asked
             connection.close()

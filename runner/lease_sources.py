@@ -18,27 +18,27 @@ from runner.keeper_leases import KeeperLeases
 
 @dataclass(frozen=True)
 class Source:
-    """Where leases come from, and what follows from that."""
+    """A source of leases, and the settings that depend on it."""
 
     leases: LeaseSource
     ready: Callable[[str], Awaitable[int]] | None
-    """Tells how many sandboxes of a profile nobody has leased; None where none is leased in advance."""
+    """Returns how many sandboxes of a profile are ready and not leased; None if none is leased in advance."""
     folder: str | None
-    """The folder in the sandboxes for what is the runner's; None for the sandbox image's own places."""
+    """The runner's folder in the sandboxes; None for the folders of the sandbox image."""
     sandboxes: Callable[[], Awaitable[Sequence[SandboxFacts]]]
-    """Tells of every sandbox. Errors: LeaseError."""
+    """Returns the facts of every sandbox. Errors: LeaseError."""
     metrics: Callable[[], Awaitable[str]] | None = None
-    """Tells what the keeper measures, in Prometheus's text format; None without a keeper."""
+    """Returns the keeper's metrics in Prometheus's text format; None without a keeper."""
 
     def adapt(self, settings: Settings) -> Settings:
-        """Return the settings with the places that these sandboxes have."""
+        """Return the settings with the folders of these sandboxes."""
         if self.folder is None:
             return settings
         return replace(settings, workspace=f"{self.folder}/workspace", attempts=f"{self.folder}/attempts")
 
 
 def keeper(socket: Path) -> Source:
-    """The keeper of this host."""
+    """Return the keeper of this host as a source."""
     leases = KeeperLeases(socket)
     return Source(leases, leases.ready, None, leases.sandboxes, leases.metrics)
 
@@ -46,7 +46,7 @@ def keeper(socket: Path) -> Source:
 def addresses(
     texts: Sequence[str], identity: Path | None, known_hosts: Path, state: Path | None, folder: str | None
 ) -> Source:
-    """Sandboxes by address, as the command line names them. Errors: BadJobError; InputError."""
+    """Return the addresses of the command line as a source. Errors: BadJobError; InputError."""
     places = [_address(text) for text in texts]
     if identity is None:
         raise BadJobError("--address needs --identity FILE: the private key that the sandboxes let in.")
@@ -59,7 +59,7 @@ def addresses(
 
 
 def default_state() -> Path:
-    """Where it is kept what is known of addresses: for all of root's runners, or for all of one user's."""
+    """Return the folder for the records of addresses: one for all of root's runners, one for each other user's."""
     if os.geteuid() == 0:
         return Path("/var/lib/runner/addresses")
     home = os.environ.get("XDG_STATE_HOME")  # https://specifications.freedesktop.org/basedir-spec

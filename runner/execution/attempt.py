@@ -1,13 +1,12 @@
 """One attempt: lease, session, launch, follow, outcome, and the sandbox's way back.
 
-What decides between the outcomes is whether user code may have run. Until the first byte of the job was sent it
-certainly did not: a broken sandbox is condemned and another one tried. From then on nothing is tried again: a session
-that breaks is replaced by another one that follows the same script, and a script that cannot be found again is
-`SandboxLost`.
+The outcome depends on whether user code may have run. Until the first byte of the job is sent, it certainly did not:
+a broken sandbox is condemned, and another one tried. From then on no script is started again: if a session breaks,
+another session follows the same script, and a script that cannot be found again is `SandboxLost`.
 
-The job's scope and the runner's are different. Everything here runs in a task of its own that is never cancelled: a
-cancelled caller becomes a request to end the job, and the clean-up takes place under its own deadlines before the
-caller gets its cancellation.
+The job's scope and the runner's are different. An attempt runs in a task of its own that is never cancelled: the
+caller's cancellation becomes a request to end the job, and the clean-up runs under its own deadlines before the caller
+gets its cancellation.
 """
 
 from __future__ import annotations
@@ -48,22 +47,22 @@ from runner.outcome import (
 from runner.placement import Wanted
 
 KILL_REPORT: Final = 1.0
-"""Seconds for the launcher to tell of an end by KILL."""
+"""Seconds for the launcher to report an end by KILL."""
 
 OnStart = Callable[[Marker], Awaitable[None]]
-"""Awaited right before the first byte of the job is sent. May take its time, and ends when somebody asks for the end. A
-RunnerError from it means that nothing is sent: `SetupFailed`, unless somebody asked for the end."""
+"""Awaited right before the first byte of the job is sent. May take long, but must return when somebody asks for the
+end. After a RunnerError nothing is sent: the outcome is `SetupFailed`, unless somebody asked for the end."""
 OnEnd = Callable[[Outcome], Awaitable[None]]
-"""Awaited once for every outcome, when the log has all of the output and the sandbox is still leased: who keeps the
-outcome there cannot lose it to a crash. May take its time. Raises nothing but DetachedError."""
+"""Awaited once for every outcome, when the log has all of the output and the sandbox is still leased: a caller that
+stores the outcome here cannot lose it to a crash. May take long. Raises only DetachedError."""
 
 
 async def keep_no_marker(marker: Marker) -> None:
-    """Nobody will look for the attempt later."""
+    """Store no marker: nobody will look for the attempt later."""
 
 
 async def keep_no_outcome(outcome: Outcome) -> None:
-    """The return value is enough."""
+    """Store no outcome: the return value is enough."""
 
 
 async def run(
@@ -79,7 +78,7 @@ async def run(
 ) -> Outcome:
     """Run a job on a prepared sandbox to its outcome, and return the sandbox. The log stays open.
 
-    Being cancelled ends the job as `RunnerStopped`, cleans up, and then passes the cancellation on.
+    A cancellation ends the job as `RunnerStopped`, cleans up, and is then passed on.
     Errors: ConnectError when the sandbox broke before anything was sent. It is condemned: prepare another one.
     DetachedError as `Cancellation.detach` says; nothing was sent if `on_start` was not called.
     """
@@ -106,8 +105,8 @@ async def run_attempt(
 ) -> Outcome:
     """Lease a sandbox, run a job in it to its outcome, and return the sandbox. The log stays open.
 
-    `labels` are the runner's own, which every sandbox has. Raises nothing but DetachedError, as for `run`, and the
-    caller's cancellation, which first ends the job as `RunnerStopped` and cleans up.
+    `labels` are the runner's own, which every sandbox has. Raises only DetachedError, as for `run`, and the caller's
+    cancellation, which first ends the job as `RunnerStopped` and cleans up.
     """
 
     async def attempt() -> Outcome:
@@ -147,9 +146,9 @@ async def resume_attempt(
     on_end: OnEnd = keep_no_outcome,
     files: JobFiles = NO_FILES,
 ) -> Outcome:
-    """Find an attempt of an earlier life again, follow it from where the log stands, and end as `run` does.
+    """Find an attempt of an earlier life again, follow it from the log's current size on, and end as `run` does.
 
-    The log holds the attempt's output and nothing else (`Log.reopen`). Errors as for `run_attempt`.
+    The log must hold only the attempt's output (`Log.reopen`). Errors as for `run_attempt`.
     """
 
     async def attempt() -> Outcome:
@@ -174,7 +173,7 @@ _DEFECT: Final = "An error of the runner's own ended the attempt in it."
 
 
 class _Report:
-    """Tells once how an attempt ended."""
+    """Reports once how an attempt ended."""
 
     def __init__(self, log: Log, notes: Notes, on_end: OnEnd) -> None:
         self.notes = notes
@@ -182,13 +181,13 @@ class _Report:
         self._on_end: OnEnd | None = on_end
 
     def remark(self, *sentences: str) -> None:
-        """Have sentences at the log's end."""
+        """Add sentences to the log's end."""
         for remark in sentences:
             self._log.remark(remark)
             self.notes(Note(Action.REMARK, remark))
 
     async def tell(self, outcome: Outcome) -> None:
-        """Complete the log's remarks and tell. Only the first call counts. Errors: DetachedError."""
+        """Complete the log's remarks and report the outcome. Only the first call counts. Errors: DetachedError."""
         on_end, self._on_end = self._on_end, None
         if on_end is None:
             return
@@ -198,14 +197,14 @@ class _Report:
             await on_end(outcome)
         except DetachedError:
             raise
-        except Exception as error:  # noqa: BLE001 - the sandbox goes back, and the caller gets the outcome all the same
+        except Exception as error:  # noqa: BLE001 - the sandbox is still returned, and the caller gets the outcome
             sentence(error)
         self.notes(Note(Action.ENDED, outcomes.sentence(outcome)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Course:
-    """What goes with an attempt from its beginning to its end."""
+    """The objects that an attempt uses from its beginning to its end."""
 
     cancellation: Cancellation
     files: JobFiles
@@ -213,7 +212,7 @@ class _Course:
 
 
 async def _to_the_end(course: _Course, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-    """See the attempt through, and have told how it ended."""
+    """Run the attempt to its end, and report the outcome."""
 
     async def telling() -> Outcome:
         outcome = await work
@@ -233,18 +232,18 @@ async def _start(course: _Course, prepared: Prepared, job: Job, log: Log, on_sta
     marker = prepared.marker(job.timeout, log.limit)
     try:
         await on_start(marker)
-    except Exception as error:  # noqa: BLE001 - whatever it is, nothing was sent and the sandbox goes back
+    except Exception as error:  # noqa: BLE001 - after any error, nothing was sent and the sandbox is returned
         await prepared.release(used=filled)
         wanted = cancellation.cause or cancellation.detached
         return _unstarted(cancellation) if wanted else SetupFailed(sentence(error))
-    marker = replace(marker, started=Moment.now())  # a disk that was full for an hour takes nothing off the timeout
+    marker = replace(marker, started=Moment.now())  # waiting for a full disk must not shorten the timeout
     prepared.held.heartbeat.beat()
     pursuit = Pursuit(prepared.leases, marker, log, prepared.settings, course.report.notes, prepared.session)
     return await _fly(course, pursuit, prepared.held, pursuit.launch(job, filled=filled))
 
 
 async def _fill(course: _Course, prepared: Prepared) -> Outcome | None:
-    """Have the job's source in the working folder. Returns why not, unless somebody asks for the end meanwhile."""
+    """Fill the working folder with the job's source. Return why that failed; None also if somebody asks for the end."""
     filling = asyncio.create_task(bring_in(prepared.session, course.files, prepared.settings.workspace))
     await first(filling, course.cancellation.wait())
     if not filling.done():
@@ -267,7 +266,7 @@ def _unstarted(cancellation: Cancellation) -> Outcome:
 
 
 async def _fly(course: _Course, pursuit: Pursuit, held: Held, seeing: Coroutine[Any, Any, wire.Ended]) -> Outcome:
-    """See the script through, have its outcome kept, and only then return the sandbox: the first cause counts."""
+    """Follow the script to its end, report its outcome, and only then return the sandbox: the first cause counts."""
     report = course.report
     flight = Flight(pursuit, held.heartbeat, course.cancellation)
     script = asyncio.create_task(seeing)
@@ -279,12 +278,12 @@ async def _fly(course: _Course, pursuit: Pursuit, held: Held, seeing: Coroutine[
             broken = outcome.why if isinstance(outcome, SandboxLost | SetupFailed) else None
         await stop(script)
         await _keep(course, pursuit, outcome)
-        await pursuit.close()  # telling may take minutes, and a script that goes on would be heard of meanwhile
+        await pursuit.close()  # the report may take minutes, and a running script must not send meanwhile
         await report.tell(outcome)
     except BaseException as error:
         await stop(script)
         await pursuit.close()
-        if isinstance(error, DetachedError | asyncio.CancelledError):  # nobody cancels this but the loop, at its end
+        if isinstance(error, DetachedError | asyncio.CancelledError):  # only the loop cancels this, at its end
             await held.leave()
         else:
             await held.hand_in(_DEFECT, used=True)
@@ -294,7 +293,7 @@ async def _fly(course: _Course, pursuit: Pursuit, held: Held, seeing: Coroutine[
 
 
 async def _end_unseen(course: _Course, lease: Owed, marker: Marker, outcome: Outcome) -> Outcome:
-    """End a script that there is no way to, in the order that `_fly` keeps. A job may be what closed its sandbox."""
+    """End a script that cannot be reached, in `_fly`'s order. The job itself may have closed its sandbox."""
     broken = outcome.why if isinstance(outcome, SandboxLost) else await _kill(lease)
     await course.report.tell(outcome)
     await _hand_in(course, lease, marker, broken)
@@ -308,7 +307,7 @@ async def _hand_in(course: _Course, lease: Owed, marker: Marker, broken: str | N
 
 
 async def _keep(course: _Course, pursuit: Pursuit, outcome: Outcome) -> None:
-    """Take out what is kept of the job. Errors: DetachedError when the runner leaves before that is done."""
+    """Take out the job's artifacts. Errors: DetachedError when the runner leaves before that is done."""
     files, cancellation, report = course.files, course.cancellation, course.report
     if not files.wanted(outcome):
         return
@@ -324,10 +323,10 @@ async def _keep(course: _Course, pursuit: Pursuit, outcome: Outcome) -> None:
 
 
 async def _end(flight: Flight, script: asyncio.Task[wire.Ended], held: Held) -> str | None:
-    """End the script and everything it left, from inside as far as that goes and then from outside.
+    """End the script and everything it left, first from inside, as far as possible, then from outside.
 
-    Returns why the sandbox is to be condemned, None when it may be given back. The script's own end and transport
-    errors no longer matter: the first cause counts.
+    Returns why the sandbox must be condemned; None when it may be given back. The script's own end and transport errors
+    no longer matter: the first cause counts.
     """
     await flight.end(script, KILL_REPORT)
     await stop(script)
@@ -335,5 +334,5 @@ async def _end(flight: Flight, script: asyncio.Task[wire.Ended], held: Held) -> 
 
 
 async def _kill(lease: Owed) -> str | None:
-    """End the job's processes from outside. Returns why the sandbox is to be condemned, as `_end` does."""
+    """End the job's processes from outside. Returns why the sandbox must be condemned, as `_end` does."""
     return None if await lease.kill() else "Processes of the job may be left in it."

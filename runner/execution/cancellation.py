@@ -1,4 +1,4 @@
-"""Asking for the end of an attempt, or to be left alone; and seeing work through when its caller is cancelled."""
+"""Ask for the end of an attempt, or ask the runner to leave it; and finish work although its caller is cancelled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 
 class Cancellation:
-    """A wish for the end of one attempt. The first one counts; later ones change nothing."""
+    """A request for the end of one attempt. The first request counts; later ones change nothing."""
 
     def __init__(self) -> None:
         self._cause: Cancelled | RunnerStopped | TimedOut | None = None
@@ -21,7 +21,7 @@ class Cancellation:
 
     @property
     def cause(self) -> Cancelled | RunnerStopped | TimedOut | None:
-        """Why the attempt is to end; None while nobody asked for it."""
+        """Why the attempt must end; None while nobody asked for its end."""
         return self._cause
 
     def request(self, by: str) -> None:
@@ -39,18 +39,18 @@ class Cancellation:
     def detach(self) -> None:
         """Ask the runner to leave without ending the job: the attempt ends with DetachedError.
 
-        Without effect after someone asked for the end.
+        Has no effect after somebody asked for the end.
         """
         self._detached = self._cause is None
         self._requested.set()
 
     @property
     def detached(self) -> bool:
-        """Whether the runner is to leave the job running; a later wish for its end has no effect then."""
+        """Whether the runner must leave the job running; a later request for its end then has no effect."""
         return self._detached
 
     async def wait(self) -> None:
-        """Wait until someone asks for either."""
+        """Wait until somebody asks for the end or for the runner to leave."""
         await self._requested.wait()
 
     def _request(self, cause: Cancelled | RunnerStopped | TimedOut) -> None:
@@ -60,10 +60,9 @@ class Cancellation:
 
 
 async def see_through(work: Coroutine[Any, Any, _T], on_cancel: Callable[[], None] = lambda: None) -> _T:
-    """Run `work` to its own end even when the caller is cancelled, again and again; then pass the cancellation on.
+    """Run `work` to its own end even when the caller is cancelled, even repeatedly; then pass the cancellation on.
 
-    `on_cancel` is called at each cancellation, and is how the work learns that it should come to an end. The work
-    limits its own time.
+    `on_cancel` is called at each cancellation, to tell the work that it should end. The work limits its own time.
     """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
@@ -75,6 +74,6 @@ async def see_through(work: Coroutine[Any, Any, _T], on_cancel: Callable[[], Non
             on_cancel()
     if cancelled:
         if not task.cancelled():
-            task.exception()  # the cancellation is what the caller gets
+            task.exception()  # the caller gets the cancellation instead
         raise cancelled
     return task.result()

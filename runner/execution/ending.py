@@ -1,4 +1,4 @@
-"""What the launcher's last word means. Pure."""
+"""The meaning of the launcher's last frame. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runner.outcome import Killed, Limit, Outcome, ScriptFailed, Succeeded, Time
 
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
-"""The codes of shells for a command that is not there, and one that cannot be executed."""
+"""A shell's exit codes for a command that does not exist, and for a command that cannot be executed."""
 
 
 def outcome_of(ended: Ended) -> Outcome:
@@ -29,7 +29,7 @@ def outcome_of(ended: Ended) -> Outcome:
 
 
 def remarks_on_end(ended: Ended, script: bytes, received: int) -> list[str]:
-    """Return sentences on what a user would else wonder about: a script that did not start, a log that is not whole."""
+    """Return sentences that explain a script that did not start, or a log that is incomplete."""
     remarks = []
     if ended.kind is EndKind.START_FAILED:
         remarks.append(_start_failure(ended, script))
@@ -44,7 +44,7 @@ def remarks_on_end(ended: Ended, script: bytes, received: int) -> list[str]:
 
 
 def remarks_on_log(dropped: int, limit: int, failure: str) -> list[str]:
-    """Return sentences on a log that is not all of the output."""
+    """Return sentences on a log that lacks a part of the output."""
     if failure:
         return [f"The log ends early: it could not be written ({failure}); {dropped} bytes were dropped."]
     return [f"The log is kept up to {limit} bytes; {dropped} bytes were dropped."] if dropped else []

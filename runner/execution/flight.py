@@ -1,4 +1,4 @@
-"""One script in one sandbox, between its first byte and its outcome: what ends it first, and how it is ended."""
+"""One script in one sandbox, from its first byte to its outcome: waits for the first cause of its end, and ends it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from runner.outcome import Killed, Limit, Outcome, SandboxLost, ScriptFailed, Se
 _events = Events(__name__)
 
 BACKSTOP: Final = 10.0
-"""Seconds that the runner waits beyond the moment when the launcher itself should have ended the job."""
+"""Seconds that the runner waits after the launcher itself should have ended the job."""
 
 
 class Flight:
-    """Watches over a script that is seen through by a task of its own, a `Pursuit`'s `launch` or `follow`."""
+    """Watches a script, which a task of its own follows: a `Pursuit`'s `launch` or `follow`."""
 
     def __init__(self, pursuit: Pursuit, heartbeat: Heartbeat, cancellation: Cancellation) -> None:
         self._pursuit = pursuit
@@ -31,7 +31,7 @@ class Flight:
         self._cancellation = cancellation
 
     async def first_cause(self, script: asyncio.Task[wire.Ended]) -> Outcome:
-        """Wait for the outcome: the first cause counts. Errors: DetachedError when the runner is to leave."""
+        """Wait for the outcome: the first cause counts. Errors: DetachedError when the runner must leave."""
         for timeout in self._waits():
             await self._news(script, timeout)
             if script.done() and not script.exception():
@@ -49,9 +49,10 @@ class Flight:
         return TimedOut(Limit.JOB)
 
     async def end(self, script: asyncio.Task[wire.Ended], report: float) -> bool:
-        """End the script from inside: TERM, the grace, KILL, and `report` seconds for the launcher to tell of that.
+        """End the script from inside: TERM, the grace, KILL, and `report` seconds for the launcher to report the end.
 
-        Returns whether its end, and that of all it started, was told. How it ended no longer matters.
+        Returns whether the launcher reported that the script and all its processes ended. How they ended no longer
+        matters.
         """
         for number, seconds in ((signal.SIGTERM, self._pursuit.settings.grace), (signal.SIGKILL, report)):
             if script.done() or not self._pursuit.connected:
@@ -62,7 +63,7 @@ class Flight:
         return ended and script.result().left == 0
 
     async def _believed(self, outcome: Outcome) -> Outcome:
-        """A script that failed may have failed because its sandbox broke under it: the source of leases would know."""
+        """Return SandboxLost for a failure if the lease is gone, as the sandbox may have broken; else the outcome."""
         failed = isinstance(outcome, ScriptFailed | Killed)
         return self._taken_away() if failed and await self._heartbeat.lost_by_now() else outcome
 
@@ -70,9 +71,9 @@ class Flight:
         return SandboxLost(f"The lease was taken away while the script was running. {self._heartbeat.why}")
 
     def _waits(self) -> list[float | None]:
-        """Return for how long to wait for news, and how long again while an end could be on its way.
+        """Return how long to wait for news, and how long again while the report of an end may be on its way.
 
-        The launcher enforces the timeout, so a script may well have ended in time while there was no connection.
+        The launcher enforces the timeout, so a script may have ended in time while there was no connection.
         """
         if self._pursuit.marker.timeout is None:
             return [None]
@@ -89,7 +90,7 @@ class Flight:
 
 
 async def stop(task: asyncio.Task[Any]) -> None:
-    """Cancel a task that limits its own clean-up, and wait for its end, whatever that is."""
+    """Cancel a task that limits its own clean-up, and wait for its end, whatever its result."""
     task.cancel()
     await asyncio.wait([task])
     if not task.cancelled():
@@ -97,7 +98,7 @@ async def stop(task: asyncio.Task[Any]) -> None:
 
 
 async def first(task: asyncio.Task[Any], *others: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:
-    """Wait until the task or any of the others is done; the others are cancelled then."""
+    """Wait until the task or any of the others is done, then cancel the others."""
     watched = [asyncio.ensure_future(other) for other in others]
     try:
         await asyncio.wait([task, *watched], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -107,7 +108,7 @@ async def first(task: asyncio.Task[Any], *others: Coroutine[Any, Any, Any], time
 
 
 def sentence(error: BaseException | None) -> str:
-    """Return an error as a sentence for users. One that is not ours goes to the runner's own log."""
+    """Return an error as a sentence for users. An error that is no RunnerError goes to the runner's own log."""
     if isinstance(error, RunnerError):
         return str(error)
     _events.error(Action.DEFECT, "An error of the runner's own ended an attempt.", error=error)
@@ -115,7 +116,7 @@ def sentence(error: BaseException | None) -> str:
 
 
 def _broken(error: BaseException | None) -> Outcome:
-    """Return the outcome of a script that was lost from sight."""
+    """Return the outcome of a script that can no longer be followed."""
     if isinstance(error, LaunchRefusedError):
         return SetupFailed(str(error))
     return SandboxLost(sentence(error))

@@ -1,7 +1,7 @@
-"""An attempt in the sandbox: what was asked for, and the folder that is left of it.
+"""An attempt in the sandbox: the launch request, and the folder that the attempt leaves.
 
-Sent into the sandbox with `supervisor.py`, whose rules apply: standard library only, Python 3.11 or later, nothing
-heavy at the start.
+The runner sends this module into the sandbox with `supervisor.py`, whose rules apply: standard library only, Python
+3.11 or later, no slow imports.
 """
 # pathlib costs milliseconds at every start
 # ruff: noqa: PTH102, PTH103, PTH118, PTH123
@@ -31,17 +31,17 @@ class RefusedError(Exception):
 
 
 class Folder:
-    """What an attempt leaves in the sandbox (its scripts, `log`, `record`), and where its supervisor listens."""
+    """The files that an attempt leaves in the sandbox (scripts, `log`, `record`), and its supervisor's address."""
 
     def __init__(self, root: str, attempt: str) -> None:
         self.root = root
         self.path = os.path.join(root, attempt)
-        # Abstract: the job can neither remove nor replace it, and it is free again when its owner ends.
+        # An abstract address: the job can neither remove nor replace it, and the kernel frees it when its owner ends.
         self.address = b"\0" + os.fsencode(self.path)[-100:]
         self.log = self.record = -1
 
     def create(self) -> socket.socket:
-        """Make the folder, which fails when this attempt was laid out before, and listen at its address."""
+        """Create the folder and listen at its address. Raises RefusedError when this attempt was created before."""
         listener = socket.socket(socket.AF_UNIX)
         try:
             listener.bind(self.address)
@@ -55,13 +55,13 @@ class Folder:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         self.log = os.open(os.path.join(self.path, "log"), flags, 0o600)
         self.record = os.open(os.path.join(self.path, "record"), flags, 0o600)
-        # Blocks for the record are taken now, so that a full disk cannot lose how the script ended.
+        # Allocate the record's blocks now, so that a full disk cannot prevent the final record.
         os.posix_fallocate(self.record, 0, RECORD_SIZE)
         self.write_record({"kind": "starting"})
         return listener
 
     def open(self) -> None:
-        """Open what is left of an attempt: no links are followed, and nothing but plain files is taken."""
+        """Open the files of an earlier attempt. Follow no links, and open only plain files."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
         with contextlib.suppress(OSError):
             folder = os.open(self.path, flags | os.O_DIRECTORY)
@@ -71,7 +71,7 @@ class Folder:
                 self.record = plain(os.open("record", flags, dir_fd=folder))
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the open files."""
         for descriptor in (self.log, self.record):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -82,14 +82,14 @@ class Folder:
         os.pwrite(self.record, json.dumps(record).encode().ljust(RECORD_SIZE), 0)
 
     def read_raw_record(self) -> bytes:
-        """Return the bytes of the record as it is now; none when it cannot be read."""
+        """Return the record's current bytes; none when it cannot be read."""
         try:
             return os.pread(self.record, RECORD_SIZE, 0)
         except OSError:
             return b""
 
     def read_record(self) -> dict[str, Any]:
-        """Return the record as it is now; `kind` says whether it is final. The job may have written it."""
+        """Return the current record; `kind` says whether it is final. The job may have written it."""
         try:
             record = json.loads(self.read_raw_record())
         except (ValueError, RecursionError):
@@ -112,18 +112,18 @@ class Attempt(Folder):
         self.filled: bool = header["filled"]
 
     def script(self, number: int) -> str:
-        """Return where a step's script is."""
+        """Return the path of a step's script."""
         return os.path.join(self.path, f"step-{number + 1}" if self.steps[number]["name"] else "script")
 
     def command(self, number: int) -> list[str]:
-        """Return what to execute: the script by its own first line, or by the shell when it names no interpreter."""
+        """Return the command: the script itself, or the shell with it when its first line names no interpreter."""
         path = self.script(number)
         with open(path, "rb") as script:
             own = script.read(2) == b"#!"
         return [path, *self.args] if own else [*SHELL, path, *self.args]
 
     def variables(self, number: int) -> dict[bytes, bytes]:
-        """Return a step's environment: the defaults below, the job's own on top, and the step's on top of that."""
+        """Return a step's environment: the defaults below, overridden by the job's variables, then by the step's."""
         user = pwd.getpwuid(os.getuid())
         defaults = {
             "HOME": user.pw_dir,
@@ -141,7 +141,7 @@ class Attempt(Folder):
 
 
 def plain(descriptor: int) -> int:
-    """Return the descriptor if it is of a plain file, and else close it and return -1."""
+    """Return the descriptor if it is a plain file's; else close it and return -1."""
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)

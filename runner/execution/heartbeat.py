@@ -1,4 +1,4 @@
-"""Keeping a lease."""
+"""Keeps a lease alive."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from runner.logs import Action, Events
 _events = Events(__name__)
 
 ASK_DEADLINE: Final = 5.0
-"""Seconds for the source of leases to answer while an outcome waits for it."""
+"""Seconds for the source of leases to answer while an outcome waits for the answer."""
 
 
 class Heartbeat:
-    """Renews a lease at a third of its term, and when asked to, until stopped.
+    """Renews a lease after each third of its term, and when asked to, until stopped.
 
-    A renewal that fails is tried again at the next beat, without end: while the source of leases restarts, the job
-    goes on. Only when the source says that the lease is gone is it lost.
+    A failed renewal is tried again at the next beat, without end: the job goes on while the source of leases restarts.
+    The lease is lost only when the source says that it is gone.
     """
 
     def __init__(self, lease: Lease) -> None:
-        """Start. Needs a running event loop."""
+        """Start the heartbeat. Needs a running event loop."""
         self._lease = lease
         self._lost = asyncio.Event()
         self.why = ""
-        """Why it was lost."""
+        """Why the lease was lost."""
         self._asked = asyncio.Event()
         self._task = asyncio.create_task(self._beat())
 
@@ -42,13 +42,13 @@ class Heartbeat:
         await self._lost.wait()
 
     def beat(self) -> None:
-        """Renew now. A source may be patient only with leases that were renewed."""
+        """Renew now. A source may be patient only with renewed leases."""
         self._asked.set()
 
     async def lost_by_now(self) -> bool:
-        """Ask once whether the lease is gone for good. Where nobody answers in time it is not, as far as is known."""
+        """Ask once whether the lease is gone for good. Without an answer in time, it counts as not gone."""
         if not self.is_lost:
-            with contextlib.suppress(Exception):  # the loop tells of it, if it lasts
+            with contextlib.suppress(Exception):  # the loop logs a lasting error
                 async with asyncio.timeout(ASK_DEADLINE):
                     await self._renew()
         return self.is_lost
@@ -75,7 +75,7 @@ class Heartbeat:
                 _events.warning(Action.LEASE_CALL_FAILED, what, sandbox=lease.sandbox, attempt=lease.attempt)
 
     async def _renew(self) -> None:
-        """Renew once. Errors: as for `Lease.renew`; that it is gone for good is kept."""
+        """Renew once, and note if the lease is gone for good. Errors: as for `Lease.renew`."""
         try:
             await self._lease.renew()
         except LeaseLostError as error:

@@ -1,4 +1,4 @@
-"""A lease that has to be handed in, and one that is kept alive until then."""
+"""A lease that must be handed in, and a lease that is also kept alive until then."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from runner.logs import Action, Events, Subject
 _events = Events(__name__)
 
 PAUSE: Final = 0.5
-"""Seconds before a source of leases that did not answer is asked again."""
+"""Seconds until a source of leases that did not answer is asked again."""
 
 
 class Owed:
-    """A lease that is to be handed in, whether its sandbox answers or not. Nothing here ever fails."""
+    """A lease that must be handed in, whether or not its sandbox answers. No method ever fails."""
 
     def __init__(self, lease: LeaseHandle, settings: Settings) -> None:
         self._lease = lease
@@ -28,14 +28,14 @@ class Owed:
         self._subject: Subject = {"attempt": lease.attempt}
 
     async def kill(self) -> bool:
-        """End every process of the attempt from outside, and return whether that was seen to be done."""
+        """End every process of the attempt from outside, and return whether that was verified."""
         return await self._attempted("kill", self._lease.kill)
 
     async def hand_in(self, broken: str | None, *, used: bool) -> None:
         """End the lease: give the sandbox back, or condemn it with the reason.
 
-        While nobody answers, that goes on in the background: a sandbox that stays leased is kept for hours for an
-        attempt that is over. `used` as in `LeaseHandle.give_back`. Not to be cancelled.
+        If nobody answers, the tries go on in the background: a sandbox that stays leased would be kept for hours for
+        an attempt that is over. `used` as in `LeaseHandle.give_back`. Must not be cancelled.
         """
         if broken or not await self._attempted("give back", lambda: self._lease.give_back(used=used)):
             reason = broken or "The sandbox could not be given back."
@@ -43,12 +43,12 @@ class Owed:
                 hand_in_later(self._lease, broken, used=used)
 
     async def _attempted(self, what: str, call: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """Do one thing with the lease within the deadline, and return whether it worked. Failure is logged."""
+        """Make one call about the lease within the deadline, and return whether it worked. A failure is logged."""
         try:
             await _answered(call, self._deadline)
         except LeaseLostError as error:  # taken away before: there is nothing left to hand in
             _events.info(Action.LEASE_CALL_FAILED, f"{what}: {error}", **self._subject)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the attempt comes to its end
+        except Exception as error:  # noqa: BLE001 - no error may keep the attempt from its end
             expected = isinstance(error, LeaseError | OSError)
             why = str(error) or f"no answer within {self._deadline:g} s"
             _events.warning(
@@ -59,7 +59,7 @@ class Owed:
 
 
 class Held(Owed):
-    """A lease and its heartbeat. End it with `hand_in`, or with `leave` where somebody will resume it."""
+    """A lease and its heartbeat. End it with `hand_in`, or with `leave` if somebody will resume it."""
 
     def __init__(self, lease: Lease, settings: Settings) -> None:
         """Keep the lease from now on. Needs a running event loop."""
@@ -69,7 +69,7 @@ class Held(Owed):
         self._subject = {"sandbox": lease.sandbox, "attempt": lease.attempt}
 
     async def hand_in(self, broken: str | None, *, used: bool) -> None:
-        """As `Owed.hand_in`, and keep it no longer."""
+        """Hand the lease in as `Owed.hand_in` does, and stop its heartbeat."""
         await super().hand_in(broken, used=used)
         await self.heartbeat.stop()
 
@@ -79,7 +79,7 @@ class Held(Owed):
 
 
 async def _answered(call: Callable[[], Coroutine[Any, Any, None]], deadline: float) -> None:
-    """Call until somebody answers: a source of leases that restarts must not leave a job running.
+    """Repeat a call until somebody answers: a restart of the source of leases must not leave a job running.
 
     Errors: as for the call; TimeoutError.
     """

@@ -1,17 +1,17 @@
-"""The launcher: the program in the sandbox that starts a script, or finds one again, and follows it.
+"""The launcher: the program in the sandbox that starts a script, or finds a running one again, and follows it.
 
-The runner sends it over the connection, together with the modules of `program.py`. Two processes come of it:
+The runner sends the launcher over the connection, together with the modules of `program.py`. It becomes two processes:
 
-- the **follower** is on the connection. It waits there before there is a job. Then it either lays out the attempt's
-  folder and hands it to the supervisor, or looks for the supervisor of an attempt that was launched before; and sends
-  the log as it grows and, after every byte of it, how the script ended. Then it waits for the next script, if there is
-  one.
-- the **supervisor** is detached, waits for one attempt, and sees the script to its end. It lives on when the connection
-  does not. It is there before there is a job, as to fork it takes a third of the time in which a job could start.
+- the **follower** holds the connection. It is started before there is a job, and waits. Then it either creates the
+  attempt's folder and hands the attempt to the supervisor, or looks for the supervisor of an attempt that was launched
+  before. It sends the log as it grows and, after the log's last byte, how the script ended. Then it waits for the next
+  script.
+- the **supervisor** is detached, waits for one attempt, and runs its script to the end. It outlives the connection. It
+  is forked before there is a job, because the fork takes a third of the time in which a job could start.
 
-Standard library only, Python 3.11 or later, run with `-I -S`: nothing here may import anything of ours but
-those modules. Frames are described in `wire.py`. All of this runs as the job's user, so a job can break it: the
-runner trusts nothing that it says.
+The launcher uses only the standard library of Python 3.11 or later, and runs with `-I -S`: of our modules it may import
+only those of `program.py`. `wire.py` describes the frames. The launcher runs as the job's user, so a job can break it:
+the runner trusts nothing that the launcher says.
 """
 # pathlib costs milliseconds at every start
 # ruff: noqa: PTH103, PTH114, PTH123, PTH208
@@ -48,7 +48,7 @@ class ConnectionGoneError(Exception):
 
 
 def main() -> None:
-    """Greet the runner, and do what it asks for until it is gone: one script after another, started or found again."""
+    """Greet the runner, then start or find again one script after another, as it asks, until the runner is gone."""
     warm_up()
     link = fork_supervisor()
     try:
@@ -61,15 +61,15 @@ def main() -> None:
 
 
 def warm_up() -> None:
-    """Have what is loaded at its first use be there in each supervisor, which is forked from here."""
+    """Load what Python loads at its first use, so that the forked supervisors have it already."""
     with contextlib.suppress(KeyError):
         pwd.getpwuid(os.getuid())
 
 
 def serve(link: socket.socket) -> bool:
-    """Do one thing that the runner asks for, with the supervisor that waits on `link`.
+    """Serve one request of the runner, with the supervisor that waits on `link`.
 
-    Returns whether there may be more: not after a script that was refused.
+    Returns whether another request may follow: none may after a refused script.
     """
     kind, content = next_request()
     if kind == b"L":
@@ -82,11 +82,11 @@ def serve(link: socket.socket) -> bool:
 
 
 def next_request() -> tuple[bytes, bytes]:
-    """Return the kind and the content of what the runner asks for."""
+    """Return the kind and the content of the runner's next request."""
     while True:
         kind, size = read_head()
         content = b"".join(read_pieces(size))
-        if kind in (b"L", b"F"):  # else a signal for a script that ended meanwhile
+        if kind in (b"L", b"F"):  # else it is a signal for a script that ended meanwhile
             return kind, content
 
 
@@ -101,7 +101,7 @@ def reap() -> None:
 
 
 def launch(request: bytes, link: socket.socket) -> bool:
-    """Start a script and follow it. Returns whether it was started: most of what was sent is unread otherwise."""
+    """Start a script and follow it. Returns whether it was started: if not, most of the sent bytes are unread."""
     try:
         attempt = Attempt(json.loads(request))
         hand_over(request, attempt, receive(attempt), link)
@@ -113,8 +113,8 @@ def launch(request: bytes, link: socket.socket) -> bool:
 
 
 def receive(attempt: Attempt) -> socket.socket:
-    """Lay the attempt out on disk, with its scripts from the connection. Returns the socket at its address."""
-    signal.alarm(LAUNCH_SECONDS)  # a connection may die without a word, and somebody may wait for what comes of this
+    """Create the attempt's folder, with its scripts from the connection. Returns the socket at its address."""
+    signal.alarm(LAUNCH_SECONDS)  # a connection may die silently, and somebody may wait for the result
     listener = attempt.create()
     if not attempt.filled:
         empty_workspace(attempt.workspace)
@@ -125,7 +125,7 @@ def receive(attempt: Attempt) -> socket.socket:
 
 
 def receive_script(path: str) -> None:
-    """Write down the script that is next on the connection."""
+    """Write the next script on the connection to a file."""
     _, size = read_head()
     script = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
     try:
@@ -136,7 +136,7 @@ def receive_script(path: str) -> None:
 
 
 def empty_workspace(path: str) -> None:
-    """Make `path` an empty folder. What an earlier attempt left there may belong to root."""
+    """Make `path` an empty folder. Files that an earlier attempt left there may belong to root."""
     for remove in (["rm", "-rf", "--", path], ["sudo", "-n", "rm", "-rf", "--", path]):
         try:
             if not os.path.lexists(path) or not (os.path.islink(path) or os.listdir(path)):
@@ -153,7 +153,7 @@ def empty_workspace(path: str) -> None:
 
 
 def hand_over(request: bytes, attempt: Attempt, listener: socket.socket, link: socket.socket) -> None:
-    """Give an attempt to the supervisor that waits on `link`: from here on it is the supervisor's."""
+    """Give an attempt to the supervisor that waits on `link`. From here on the supervisor owns it."""
     try:
         socket.send_fds(link, [SIZE.pack(len(request))], [listener.fileno(), attempt.log, attempt.record])
         link.sendall(request)
@@ -163,7 +163,7 @@ def hand_over(request: bytes, attempt: Attempt, listener: socket.socket, link: s
 
 
 def fork_supervisor() -> socket.socket:
-    """Fork a supervisor, which waits for an attempt, and return the link to it."""
+    """Fork a supervisor that waits for an attempt, and return the link to it."""
     mine, its = socket.socketpair()
     if os.fork() == 0:
         mine.close()
@@ -173,7 +173,7 @@ def fork_supervisor() -> socket.socket:
 
 
 def supervise(link: socket.socket) -> NoReturn:
-    """Be a supervisor, to the end of this process."""
+    """Run as a supervisor until this process ends."""
     os.setsid()
     try:
         supervisor = Supervisor(link)
@@ -187,9 +187,9 @@ def supervise(link: socket.socket) -> NoReturn:
 
 
 def find_supervisor(folder: Folder) -> socket.socket | None:
-    """Return a link to the supervisor of an attempt that was launched before; None when it is no longer there.
+    """Return a link to the supervisor of an attempt that was launched before; None when the supervisor is gone.
 
-    A launch that is still under way has the address too, and its supervisor answers as soon as there is one.
+    An unfinished launch holds the address too; its supervisor answers as soon as it has the attempt.
     """
     link = socket.socket(socket.AF_UNIX)
     link.setblocking(False)
@@ -206,7 +206,7 @@ class Follower:
     """Sends the log of one attempt while it grows, then how the script ended; passes on signals."""
 
     def __init__(self, folder: Folder, link: socket.socket | None, sent: int, limit: int) -> None:
-        """Begin after `sent` bytes, and send none beyond `limit`."""
+        """Begin after `sent` bytes of the log, and send none beyond `limit`."""
         self.folder = folder
         self.link = link
         self.sent = sent
@@ -236,7 +236,7 @@ class Follower:
         self.folder.close()
 
     def obey(self) -> None:
-        """Pass on signals. Who asks for KILL wants the end, and not what is left to send of a flood."""
+        """Pass on signals. After KILL, send no more of the log: the runner wants the end, not the rest of a flood."""
         _, size = read_head()
         words = b"".join(read_pieces(size))
         if self.link:
@@ -245,7 +245,7 @@ class Follower:
             self.limit = min(self.limit, self.sent)
 
     def send_log(self) -> None:
-        """Send what the log holds by now."""
+        """Send the log as far as it is written."""
         log = self.folder.log
         size = os.fstat(log).st_size if log >= 0 else 0
         while self.sent < (end := min(size, self.limit, self.sent + CHUNK)):
@@ -258,9 +258,9 @@ class Follower:
                 self.obey()
 
     def send_progress(self) -> None:
-        """Tell how far the steps are, if that is news. What the job made of the record is for the runner to judge."""
+        """Send how far the steps are, if that changed. The job may have changed the record: the runner checks it."""
         raw = self.folder.read_raw_record()
-        if raw == self.raw:  # as with nearly every piece of output
+        if raw == self.raw:  # true for nearly every piece of output
             return
         self.raw = raw
         if (steps := self.folder.read_record().get("steps")) and steps != self.progress:
@@ -268,9 +268,9 @@ class Follower:
             send_json(b"s", {"steps": steps})
 
     def send_end(self) -> None:
-        """Send the rest of the log, and the record if it is final; without that, the supervisor died.
+        """Send the rest of the log, and the record if it is final. If it is not, the supervisor died.
 
-        Nothing but the files is left by now, and they are what the job made of them.
+        Only the files are left by now, and the job may have changed them.
         """
         if self.folder.log < 0:
             self.folder.open()
@@ -286,15 +286,15 @@ class Follower:
 
 
 def tell_supervisor(link: socket.socket, words: bytes) -> None:
-    """Pass on the numbers of signals, unless the script ended meanwhile."""
+    """Pass the numbers of signals on to the supervisor, unless the script ended meanwhile."""
     with contextlib.suppress(OSError):
         link.send(words)
 
 
 def hear_supervisor(link: socket.socket, folder: Folder) -> bool:
-    """Take news, and the log and the record where they come with it. Returns whether the supervisor is still there.
+    """Receive news, and the log and the record if they come with it. Returns whether the supervisor is still there.
 
-    One that ended with our words unread resets the link.
+    A supervisor that ended without reading our signals resets the link.
     """
     try:
         news, descriptors, _, _ = socket.recv_fds(link, 65536, 2)

@@ -1,7 +1,7 @@
 """The log of one attempt: an append-only file on the runner, addressed by byte offset.
 
-The file comes first: nothing is shown to anyone before it was written there. Readers read the file, each at its own
-pace, so that a slow terminal holds nobody up and takes no memory.
+Output is written to the file before anyone sees it. Readers read the file, each at its own pace, so a slow terminal
+delays nobody and takes no memory.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from runner.errors import LogError
 from runner.execution.redact import Redactor
 
 DEFAULT_LIMIT: Final = 2 * 1024**3
-"""Bytes of output that a log keeps unless told otherwise."""
+"""Bytes of output that a log keeps by default."""
 CHUNK: Final = 120 * 1024
-"""Bytes that are read at once. More than 128 KiB would be mapped and cleared by the kernel for each read, as for
-`session.READ`: a log came over HTTP at 0.8 of the rate."""
+"""Bytes to read at once. For more than 128 KiB the kernel would map and clear the memory for each read, as for
+`session.READ`: HTTP sent a log at 0.8 of the rate."""
 FLUSH: Final = 32 * 1024**2
-"""Bytes after which a log is brought to disk in the background. The outcome has to wait until all of it is there, and
-waits for the last of it alone then."""
+"""Bytes after which a log is synced to disk in the background. The outcome must wait until the whole log is on disk;
+thanks to this it waits only for the log's last part."""
 _VECTOR: Final = 512
 """Pieces written at once; Linux takes up to 1024 (IOV_MAX)."""
 _flushes: Final = ThreadPoolExecutor(2, "log-flush")
-"""Their own: a disk that takes its time must not hold up whoever else needs a thread."""
+"""Threads for syncs alone: a slow disk must not block other work that needs a thread."""
 
 
 class Log:
-    """Writes one log. All methods belong to the event loop's thread; `LiveCopy` reads beside it.
+    """Writes one log. All methods must be called on the event loop's thread; `LiveCopy` reads on another one.
 
-    After `limit` bytes, and after the first failed write, output is dropped and counted: what is kept has no hole. The
-    runner's own closing lines are written beyond the limit.
+    After `limit` bytes, and after the first failed write, output is dropped and counted, so the log has no hole. The
+    runner's own closing lines do not count towards the limit.
     """
 
     def __init__(
@@ -49,9 +49,10 @@ class Log:
         start: int = 0,
         flags: int = os.O_CREAT | os.O_EXCL,
     ) -> None:
-        """Make the file, readable for its owner only. Errors: LogError, also when it exists already.
+        """Create the file, readable for its owner only. Errors: LogError, also when the file exists already.
 
-        `start` is where the attempt's own part begins: what is before is of another attempt, and not part of `limit`.
+        `start` is where the attempt's own part begins: the bytes before it are of another attempt, and do not count
+        towards `limit`.
         """
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
@@ -61,18 +62,18 @@ class Log:
         self.path = path
         self.limit = limit
         self.size = self.output = os.fstat(self._file).st_size
-        """Bytes in the file, and how many of them are the script's output: what follows them is the runner's."""
+        """Bytes in the file, and how many of them are the script's output; the runner's own lines follow the output."""
         own = max(0, self.output - start)
-        """Bytes of output that came in. A masked stream has other offsets: it is made again from its first byte on,
-        and what is in the file already is skipped."""
+        """Bytes of output received. A masked stream has other offsets: it is masked again from its first byte on, and
+        the part that the file holds already is skipped."""
         self.received = 0 if redactor else own
         self._redactor = redactor
         self._skipping = own if redactor else 0
         self._end = start + limit
         self.dropped = 0
-        """Bytes of output that were dropped here."""
+        """Bytes of output that this log dropped."""
         self.failure = ""
-        """Why writing failed; empty when it did not."""
+        """Why writing failed; empty when no write failed."""
         self.closed = False
         self._output_is_over = False
         self._remarks: list[str] = []
@@ -85,16 +86,16 @@ class Log:
     def reopen(
         cls, path: Path, limit: int = DEFAULT_LIMIT, redactor: Redactor | None = None, *, start: int = 0
     ) -> Self:
-        """Go on with the file of an earlier life, or a new one: from `start` on, it holds output and nothing else.
+        """Continue the file of an earlier life, or create it. From `start` on, the file holds only output.
 
         Errors: LogError.
         """
         return cls(path, limit, redactor, start=start, flags=os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK)
 
     def append(self, *pieces: bytes | memoryview) -> None:
-        """Append output of the script, all pieces with one call to the system where that is possible.
+        """Append output of the script, with one system call where possible.
 
-        Takes nothing after `end_output` or `shut`: a script that goes on may be heard of until its session is closed.
+        Ignores output after `end_output` or `shut`: a script that goes on may send until its session is closed.
         """
         if self._output_is_over:
             return
@@ -104,14 +105,14 @@ class Log:
         self._append(pieces)
 
     def end_output(self) -> None:
-        """Take no more output: have in the file what was held back as the possible beginning of a secret."""
+        """Take no more output, and write the bytes that were held back as the possible beginning of a secret."""
         self._output_is_over = True
         if self._redactor:
             rest, self._redactor = self._redactor.finish(), None
             self._append((self._unseen(rest),))
 
     def _unseen(self, data: bytes) -> bytes:
-        """What an earlier life has not written of the masked stream."""
+        """Return the part of the masked stream that an earlier life has not written."""
         skipped = min(self._skipping, len(data))
         self._skipping -= skipped
         return data[skipped:]
@@ -133,7 +134,7 @@ class Log:
             self.failure = self.failure or str(error)
 
     async def flushed(self) -> None:
-        """Wait for the disk, if it is being given what was written. `failure` tells what went wrong."""
+        """Wait for a background sync, if there is one. `failure` tells what went wrong."""
         if self._flush:
             await asyncio.wait([self._flush])
 
@@ -142,7 +143,7 @@ class Log:
         self._remarks.append(sentence)
 
     def closing(self, reason: str) -> bytes:
-        """Return what `close` writes: the remarks and the reason, each as a line `runner: …`."""
+        """Return the lines that `close` writes: the remarks and the reason, each as a line `runner: …`."""
         start = "" if self._at_line_start() else "\n"
         return (start + "".join(f"runner: {line}\n" for line in [*self._remarks, reason])).encode()
 
@@ -153,7 +154,7 @@ class Log:
         self.shut()
 
     def shut(self) -> None:
-        """End the log with no line of the runner's: all of it is output, also for `reopen`. Idempotent."""
+        """End the log without closing lines, so that it holds only output, also for `reopen`. Idempotent."""
         if self.closed:
             return
         self.closed = self._output_is_over = True
@@ -180,13 +181,13 @@ class Log:
             os.close(file)
 
     def wait_for_output(self, offset: int) -> int:
-        """Block a reader's thread until there is output beyond `offset`, and return how many bytes; 0 at its end."""
+        """Block a reader's thread until there is output beyond `offset`; return the number of bytes, 0 at the end."""
         with self._news:
             self._news.wait_for(lambda: self.output > offset or self.closed)
             return self.output - offset
 
     def _write(self, pieces: Sequence[bytes | memoryview]) -> int:
-        """Write as much as can be, and return how much that was."""
+        """Write as many bytes as possible, and return their number."""
         done = 0
         try:
             while pieces and not self.failure:
@@ -212,7 +213,7 @@ class Log:
 
 
 def _head(pieces: Sequence[bytes | memoryview], limit: int) -> Sequence[bytes | memoryview]:
-    """The first `limit` bytes of the pieces."""
+    """Return the first `limit` bytes of the pieces."""
     if sum(map(len, pieces)) <= limit:
         return pieces
     kept = []
@@ -223,7 +224,7 @@ def _head(pieces: Sequence[bytes | memoryview], limit: int) -> Sequence[bytes | 
 
 
 def _tail(pieces: Sequence[bytes | memoryview], start: int) -> Sequence[bytes | memoryview]:
-    """The pieces without their first `start` bytes and without empty ones."""
+    """Return the pieces without their first `start` bytes, and without empty pieces."""
     left = []
     for piece in pieces:
         rest = piece[min(start, len(piece)) :]
@@ -236,7 +237,7 @@ def _tail(pieces: Sequence[bytes | memoryview], start: int) -> Sequence[bytes | 
 class LiveCopy:
     """Copies the script's output to a file descriptor while the log grows, in a thread of its own.
 
-    The descriptor may block (a pipe into a pager, a stopped terminal): then only this thread waits.
+    The descriptor may block (a pipe into a pager, a stopped terminal): only this thread waits then.
     """
 
     def __init__(self, log: Log, descriptor: int) -> None:
@@ -244,13 +245,13 @@ class LiveCopy:
         self._log = log
         self._descriptor = descriptor
         self.broken = False
-        """Whether nobody reads the descriptor any more."""
+        """Set when nobody reads the descriptor any more."""
         self._loop = asyncio.get_running_loop()
         self._done = asyncio.Event()
         threading.Thread(target=self._copy, name="live-log", daemon=True).start()
 
     async def finish(self, deadline: float) -> bool:
-        """Wait until all output of the closed log was copied; False when that took longer than `deadline` seconds."""
+        """Wait until the closed log's output is copied. Return False if that takes longer than `deadline` seconds."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._done.wait(), deadline)
         return self._done.is_set()
@@ -266,5 +267,5 @@ class LiveCopy:
                         data = data[os.write(self._descriptor, data) :]
         except OSError:
             self.broken = True
-        with contextlib.suppress(RuntimeError):  # the loop is gone, and with it who waited
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits
             self._loop.call_soon_threadsafe(self._done.set)

@@ -1,7 +1,7 @@
-"""What a later life of the runner needs to find an attempt again.
+"""The data that a later life of the runner needs to find an attempt again.
 
-A marker is on disk before the first byte of the job is sent: from then on, unknown counts as started. It holds nothing
-of the job's script and environment. The token in it opens the sandbox: keep it readable for its owner only.
+A marker is on disk before the first byte of the job is sent: in doubt the job counts as started from then on. It holds
+nothing of the job's script and environment. Its token opens the sandbox: keep the marker readable for its owner only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Path = Annotated[str, Field(pattern=r"^/", max_length=4096)]
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A point in time that no setting of a clock moves: seconds on the monotonic clock of one boot of one host."""
+    """A point in time that setting a clock does not move: seconds on the monotonic clock of one boot of one host."""
 
     boot_id: _Text
     seconds: Annotated[float, Field(ge=0)]
@@ -39,7 +39,7 @@ class Moment:
 
     @property
     def is_of_another_boot(self) -> bool:
-        """Whether nobody can tell how long ago it was."""
+        """Whether the moment is of another boot or host, so that nobody can tell how long ago it was."""
         return self.boot_id != _boot_id()
 
     def elapsed(self) -> float:
@@ -53,21 +53,21 @@ class Marker:
 
     attempt: _Id
     token: _Token = field(repr=False)
-    """Of the attempt's lease. A secret."""
+    """The token of the attempt's lease. A secret."""
     profile: _Text
     trust_key: _Text
     sandbox: _Text
     generation: _Count
     boot_id: _Text
-    """The boot of the sandbox's host: no process survives it."""
+    """The boot of the sandbox's host. No process survives a reboot."""
     timeout: Annotated[float, Field(gt=0)] | None
     started: Moment
-    """Seconds that the script may take, and when it was sent: on disk, when that was about to be written."""
+    """Seconds that the script may take, and when it was sent; in the copy on disk, when that copy was written."""
     log_limit: _Count
-    """Bytes of output that are kept."""
+    """Bytes of output to keep."""
     workspace: _Path
     attempts: _Path
-    """Places in the sandbox."""
+    """Folders in the sandbox."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -78,9 +78,9 @@ class Marker:
 
     @classmethod
     def from_json(cls, document: object) -> Marker:
-        """Return the marker that `to_json` wrote. Raises ValueError on anything odd; its text holds no secret."""
+        """Return the marker that `to_json` wrote. Raises ValueError for anything else; its text holds no secret."""
         try:
-            return _MARKER.validate_json(json.dumps(document))  # in Python, "strict" takes no dict for a class
+            return _MARKER.validate_json(json.dumps(document))  # in Python mode, "strict" accepts no dict for a class
         except ValidationError as error:
             wrong = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])[:100]
             raise ValueError(f"The marker cannot be read: {wrong or 'it is no object'}.") from None

@@ -1,4 +1,4 @@
-"""What an attempt can be told, and what it tells on its way."""
+"""The settings of an attempt, and the notes that it sends on its way."""
 
 from __future__ import annotations
 

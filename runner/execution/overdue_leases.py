@@ -1,4 +1,4 @@
-"""Leases that nobody answered for while their attempts waited: they are handed in as soon as somebody does."""
+"""Leases that could not be handed in because their source did not answer: the runner keeps trying."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from runner.logs import Action, Events
 
 _events = Events(__name__)
 _tasks: Final[set[asyncio.Task[None]]] = set()
-"""The loop itself would forget them."""
+"""References to the tasks; the loop itself keeps only weak ones."""
 
 INTERVAL: Final = 5.0
 """Seconds between two tries to hand in a lease while its source does not answer."""
 
 
 def hand_in_later(lease: LeaseHandle, broken: str | None, *, used: bool) -> None:
-    """Give it back, or condemn it with the reason, as soon as there is an answer, while this process lives.
+    """Give back the sandbox, or condemn it with the reason, as soon as the source answers, while this process lives.
 
-    For who has tried for as long as an attempt may wait. Needs a running event loop, and ends with it.
+    For a caller that has tried for as long as an attempt may wait. Needs a running event loop, and ends with it.
     """
 
     async def end() -> None:
@@ -34,7 +34,7 @@ def hand_in_later(lease: LeaseHandle, broken: str | None, *, used: bool) -> None
 
 
 async def until_over(attempt: str, end: Callable[[], Awaitable[None]]) -> None:
-    """End a lease with `end`, again and again until its source has answered, be it that it is over already."""
+    """Call `end` for a lease until the lease's source answers; the answer may be that the lease is over already."""
     told = ""
     while True:
         try:
@@ -42,7 +42,7 @@ async def until_over(attempt: str, end: Callable[[], Awaitable[None]]) -> None:
         except LeaseLostError:
             return None
         except LeaseError as error:
-            if told != (told := str(error)):  # a keeper that is away for a night is told once
+            if told != (told := str(error)):  # a keeper that is away for a night is logged once
                 what = f"a sandbox that was left leased cannot be returned yet: {told}"
                 _events.info(Action.LEASE_CALL_FAILED, what, attempt=attempt)
         await asyncio.sleep(INTERVAL)

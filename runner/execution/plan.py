@@ -1,8 +1,8 @@
-"""Which step of a job is next, and what its steps make of the job. Pure.
+"""Which step of a job runs next, and which step decides the job's end. Pure.
 
-Sent into the sandbox with `supervisor.py`, whose rules apply: standard library only, Python 3.11 or later, nothing
-heavy at the start. A step comes as `wire` writes it: `name`, `tests`, `always`, `allowed` (true, false or exit codes),
-`timeout` and `environment`. What has become of each step so far is a list of `Row`s beside it.
+The runner sends this module into the sandbox with `supervisor.py`, whose rules apply: standard library only, Python
+3.11 or later, no slow imports. A step has the form that `wire` writes: `name`, `tests`, `always`, `allowed` (true,
+false or exit codes), `timeout` and `environment`. A list of `Row`s beside the steps holds the state of each.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # importing typing costs milliseconds
 
 
 class Row:
-    """What has become of a step. The states are those of `runner.steps.StepState`."""
+    """The state of one step; a state is the text of a `runner.steps.StepState`."""
 
     def __init__(self) -> None:
         self.state = "waiting"
@@ -23,14 +23,14 @@ class Row:
         self.allowed = False
 
     def to_json(self) -> list[object]:
-        """Return the row as it is told to the runner."""
+        """Return the row as the runner receives it."""
         return [self.state, self.code, round(self.seconds, 3), self.allowed]
 
 
 def wanted(number: int, steps: Sequence[dict[str, Any]], rows: Sequence[Row], variables: Mapping[str, str]) -> bool:
-    """Whether a step is to run, now that all before it have ended.
+    """Return whether a step must run, now that all steps before it have ended.
 
-    After a failure only a step that asks for that runs: by `always`, `failure()` or the outcome of a step.
+    After a failure a step runs only if it asks for that: by `always`, `failure()` or the outcome of a step.
     """
     step = steps[number]
     failed = deciding(rows[:number]) is not None
@@ -42,7 +42,7 @@ def wanted(number: int, steps: Sequence[dict[str, Any]], rows: Sequence[Row], va
 
 
 def holds(test: Sequence[Any], states: Mapping[str, str], variables: Mapping[str, str], failed: bool) -> bool:
-    """Whether one test holds."""
+    """Return whether one test holds."""
     match test:
         case ["success"]:
             return not failed
@@ -56,13 +56,13 @@ def holds(test: Sequence[Any], states: Mapping[str, str], variables: Mapping[str
 
 
 def allows(step: dict[str, Any], code: int, *, timed_out: bool) -> bool:
-    """Whether the job goes on when the step failed like this."""
+    """Return whether the job goes on after this failure of the step."""
     allowed = step["allowed"]
     return allowed if isinstance(allowed, bool) else not timed_out and code in allowed
 
 
 def deciding(rows: Sequence[Row]) -> int | None:
-    """The step that makes the job fail: the first that failed without being allowed to; None when there is none."""
+    """Return the step that makes the job fail: the first that failed and was not allowed to; None without one."""
     for number, row in enumerate(rows):
         if row.state in ("failed", "timed_out", "interrupted") and not row.allowed:
             return number

@@ -1,4 +1,4 @@
-"""Before there is a job: a leased sandbox with a launcher that waits; and the sandbox's way back."""
+"""Prepares a leased sandbox with a waiting launcher before there is a job, and returns an unused one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runner.logs import Action
 from runner.placement import Wanted, choose
 
 LEND_SLACK: Final = 30.0
-"""Seconds that a source of leases may take beyond the wait that it was given."""
+"""Seconds that a source of leases may take beyond the given wait."""
 
 _T = TypeVar("_T")
 
@@ -40,17 +40,17 @@ class Prepared:
 
     @property
     def sentence(self) -> str:
-        """What there is, for people."""
+        """The prepared sandbox, as a sentence for people."""
         lease = self.held.lease
         return f"Sandbox {lease.sandbox} (runtime {lease.runtime}) is ready."
 
     @property
     def usable(self) -> bool:
-        """Whether it can take a job, as far as is known."""
+        """Whether the sandbox can take a job, as far as is known."""
         return self.session.usable and not self.held.heartbeat.is_lost
 
     def marker(self, timeout: float | None, log_limit: int) -> Marker:
-        """Return the marker of a job that is sent now."""
+        """Return the marker for a job that is about to be sent."""
         lease = self.held.lease
         return Marker(
             attempt=lease.attempt,
@@ -68,9 +68,9 @@ class Prepared:
         )
 
     async def release(self, *, used: bool = False) -> None:
-        """Give the sandbox back, or condemn it when it broke while it waited. Never fails.
+        """Give the sandbox back, or condemn it if it broke while it waited. Never fails.
 
-        `used` when something of a job is in it.
+        `used`: whether something of a job is in it.
         """
         broken = None if self.usable else "The sandbox broke while it waited for a job."
         await see_through(self._release(broken, used=used))
@@ -88,17 +88,17 @@ async def prepare(
     notes: Notes = no_notes,
     new_attempt: Callable[[], str] = new_attempt_id,
 ) -> Prepared:
-    """Lease a sandbox and have a launcher wait in it. A broken sandbox is condemned and another one tried.
+    """Lease a sandbox and start a launcher in it. A broken sandbox is condemned, and another one tried.
 
-    Each try is a new attempt with an id from `new_attempt` and a token of its own. Being cancelled leaves nothing
-    leased.
-    Errors: BadJobError when no profile suits; LeaseError when no sandbox is to be had; SandboxError when the last one
-    tried was broken too.
+    Each try is a new attempt with an id from `new_attempt` and a token of its own. A cancellation leaves
+    no lease.
+    Errors: BadJobError when no profile suits; LeaseError when no sandbox is available; SandboxError when the last
+    sandbox tried was broken too.
     """
 
     async def once() -> Prepared:
         attempt, token = new_attempt(), new_token()
-        # Anew at each start: the profiles may have changed while the job waited.
+        # Chosen at each start: the profiles may have changed while the job waited.
         profile = await _insist(lambda: profile_for(leases, wanted), settings, notes)
         notes(Note(Action.LENDING, f"Waiting for a sandbox of profile {profile}."))
         try:
@@ -106,7 +106,7 @@ async def prepare(
                 lambda: _lend(leases, attempt, token, profile, wanted.trust_key, settings), settings, notes
             )
         except BaseException:
-            if settings.patience:  # it may have been lent, with the answer lost on its way, and would be kept for that
+            if settings.patience:  # a lease whose answer was lost would be kept that long
                 hand_in_later(leases.handle(attempt, token), None, used=False)
             raise
         held = Held(lease, settings)
@@ -126,18 +126,18 @@ async def prepare(
 
 
 async def profile_for(leases: LeaseSource, wanted: Wanted) -> str:
-    """Ask which profiles there are, and choose. Errors: BadJobError when none suits; LeaseUnreachableError."""
+    """Ask which profiles there are, and choose one. Errors: BadJobError when none suits; LeaseUnreachableError."""
     try:
         there = await leases.profiles()
     except LeaseUnreachableError:
         raise
-    except LeaseError:  # a keeper of an earlier release does not tell: only the runner's own labels count
+    except LeaseError:  # a keeper of an earlier release tells no profiles: only the runner's own labels count
         there = {wanted.profile or DEFAULT_PROFILE: frozenset[str]()}
     return choose(wanted, there)
 
 
 async def _insist(ask: Callable[[], Awaitable[_T]], settings: Settings, notes: Notes) -> _T:
-    """Ask a source of leases, again while nobody answers. Errors: LeaseError."""
+    """Ask a source of leases, and repeat that while nobody answers. Errors: LeaseError."""
     loop = asyncio.get_running_loop()
     deadline, told = math.inf, ""
     while True:
@@ -155,7 +155,7 @@ async def _insist(ask: Callable[[], Awaitable[_T]], settings: Settings, notes: N
 async def _lend(
     leases: LeaseSource, attempt: str, token: str, profile: str, trust_key: str, settings: Settings
 ) -> Lease:
-    """Lend. A source that restarted gives the same lease to the same request."""
+    """Request a lease. A source that restarted gives the same lease to the same request."""
     try:
         async with asyncio.timeout(settings.lend_wait + LEND_SLACK):
             return await leases.lend(attempt, token, profile, trust_key, settings.lend_wait, settings.patience)
@@ -167,7 +167,7 @@ async def _open(held: Held, settings: Settings) -> Session:
     try:
         return await Session.open(held.lease.access, settings)
     except BaseException as error:
-        # Cancelled is not broken: the sandbox only heard a login.
+        # A cancellation does not make the sandbox broken: it only saw a login.
         broken = str(error) if isinstance(error, SandboxError) else None
         await see_through(held.hand_in(broken, used=False))
         raise

@@ -1,6 +1,6 @@
-"""Programs that are sent into the sandbox: modules of ours, and the command that takes them from its input.
+"""Programs that the runner sends into the sandbox: modules of ours, and the command that reads them from its input.
 
-It travels with the runner, so that both are always of the same version.
+The runner brings them along, so both always have the same version.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from importlib import resources
 from typing import Final
 
 MODULES: Final = tuple(f"runner.execution.{name}" for name in ("plan", "folder", "supervisor", "launcher"))
-"""The launcher's, in the order in which they need each other."""
+"""The launcher's modules, in the order of their imports."""
 
-# Registered under their full names, they find each other by their usual imports without any package around them.
+# The modules are registered under their full names, so their usual imports work without a package around them.
 _BOOTSTRAP: Final = """\
 import os, sys
 for word in sys.argv[1:]:
@@ -32,21 +32,21 @@ module.main()
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Modules of ours as one command of the sandbox."""
+    """Modules of ours as one command in the sandbox."""
 
     source: bytes
-    """What the command reads before it is the program."""
+    """The modules' source, which the command reads first."""
     arguments: tuple[str, ...]
-    """The arguments of a Python without site packages that make it the program."""
+    """The arguments that make a Python without site packages read and run the program."""
 
     @property
     def command(self) -> str:
-        """For the sandbox's shell."""
+        """The command for the sandbox's shell."""
         return f"exec python3 {shlex.join(self.arguments)}"
 
 
 def assemble(*modules: str) -> Program:
-    """Make a program of modules of ours, in the order in which they need each other. The last one has `main`."""
+    """Make a program of modules of ours, given in the order of their imports. The last one has `main`."""
     sources = {name: _source(name) for name in modules}
     words = (f"{name}:{len(source)}" for name, source in sources.items())
     return Program(b"".join(sources.values()), ("-I", "-S", "-c", _BOOTSTRAP, *words))

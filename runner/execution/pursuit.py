@@ -1,4 +1,4 @@
-"""One attempt in its sandbox, over as many sessions as it takes: launched once, then followed by byte offset."""
+"""One attempt in its sandbox, over as many sessions as needed: launched once, then followed by byte offset."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ from runner.logs import Action
 from runner.steps import StepProgress, StepState
 
 PAUSE: Final = 1.0
-"""Seconds between the beginnings of two sessions: a job that ends each of them does not make the runner spin."""
+"""Seconds between the starts of two sessions, so that a job that ends each session does not make the runner spin."""
 STABLE: Final = 10.0
 PROGRESS: Final = 64 * 1024
-"""Seconds that a session must last, or bytes of output that it must bring, to count as a way in."""
+"""Seconds that a session must last, or bytes of output that it must bring, to count as a way into the sandbox."""
 CATCH_UP: Final = 60.0
-"""Seconds of an unbroken session after which an end that happened while there was none has certainly arrived."""
+"""Seconds of an unbroken session after which an end that happened before the session has certainly arrived."""
 
 _GO_ON: Final = frozenset({StepState.WAITING, StepState.RUNNING})
-"""The states of a step that are not its last."""
+"""The states of a step that has not ended."""
 
 _T = TypeVar("_T")
 
 
 class Pursuit:
-    """Follows an attempt to its end. A session that breaks is no end: another one goes on where it stopped.
+    """Follows an attempt to its end. If a session breaks, another one continues where it stopped.
 
-    The lease must be kept alive by someone else meanwhile.
+    The caller must keep the lease alive meanwhile.
     """
 
     def __init__(
         self, leases: LeaseSource, marker: Marker, log: Log, settings: Settings, notes: Notes, session: Session | None
     ) -> None:
-        """`session` is the one that waits for the job; None for an attempt of an earlier life. Owns it from here on."""
+        """Own `session`, whose launcher waits for the job; it is None for an attempt of an earlier life."""
         self._leases = leases
         self.marker = marker
-        """Of the attempt that is followed."""
+        """The marker of the followed attempt."""
         self._log = log
         self.settings = settings
         self._notes = notes
@@ -65,8 +65,8 @@ class Pursuit:
         self._sent = asyncio.Event()
         self._opened, self._began_at = -math.inf, self._received
         self._reached = _now()
-        """On the loop's clock, when another session was opened last, and where the log stood then; and when there last
-        was a way in that was good for something."""
+        """When a new session was last opened, and the log's offset then; and when there last was a way into the sandbox
+        (`STABLE`, `PROGRESS`). Times are on the loop's clock."""
 
     @property
     def connected(self) -> bool:
@@ -74,16 +74,16 @@ class Pursuit:
         return self._session is not None and self._session.usable
 
     async def wait_connected(self) -> None:
-        """Wait until there is a session that the script hears signals by, as far as is known."""
+        """Wait until there is a session that can signal the script, as far as is known."""
         await self._sent.wait()
 
     @property
     def settled(self) -> bool:
-        """Whether there is a session that would have told an end of the attempt by now."""
+        """Whether the session has lasted so long that it would have told an end of the attempt by now."""
         return self.connected and _now() - self._opened >= CATCH_UP
 
     async def launch(self, job: Job, *, filled: bool = False) -> wire.Ended:
-        """Send the job, once, and see it to its end. `filled`: its working folder holds its source.
+        """Send the job, once, and follow it to its end. `filled`: its working folder holds its source.
 
         Errors: LaunchRefusedError; as for `follow`.
         """
@@ -96,24 +96,24 @@ class Pursuit:
             return await self._follow(job.scripts)
 
     async def regain(self) -> Lease:
-        """Ask for the lease of an attempt of an earlier life until there is an answer.
+        """Ask for the lease of an attempt of an earlier life until the source of leases answers.
 
-        Errors: LeaseLostError; AttemptLostError, also when no answer came for `reconnect_deadline` seconds.
+        Errors: LeaseLostError; AttemptLostError, also after `reconnect_deadline` seconds without an answer.
         """
         lease = await self._until_answered(self._resume)
         self._access = lease.access
         return lease
 
     async def follow(self) -> wire.Ended:
-        """See an attempt of an earlier life to its end, from where the log stands.
+        """Follow an attempt of an earlier life to its end, from the log's current size on.
 
-        Errors: LeaseLostError; AttemptLostError, also when there was no way in for `reconnect_deadline` seconds;
+        Errors: LeaseLostError; AttemptLostError, also after `reconnect_deadline` seconds without a way in;
         ProtocolError.
         """
         return await self._follow([])
 
     async def reach(self) -> Session:
-        """Return a session, after the script's end too: the one that there is, or a new one after that was lost.
+        """Return the current session, or a new one if that was lost. Works after the script's end too.
 
         Errors: LeaseError; ConnectError; AttemptLostError.
         """
@@ -127,7 +127,7 @@ class Pursuit:
         return session
 
     def let_go(self) -> Session | None:
-        """Return the session if its launcher waits for another script; it is the caller's then."""
+        """Return the session if its launcher waits for another script. The caller owns it then."""
         session = self._session
         if session is None or not session.free:
             return None
@@ -140,7 +140,7 @@ class Pursuit:
             self._session.signal(number)
 
     async def close(self) -> None:
-        """Let go of the sandbox. The script, if it still runs, goes on. Idempotent."""
+        """Disconnect from the sandbox. A running script goes on. Idempotent."""
         if self._access:
             self._access.socket.close()
             self._access = None
@@ -177,11 +177,11 @@ class Pursuit:
                 return self._conclude(await session.end(), scripts)
             except ConnectionLostError as error:
                 self._lost(error)
-            except LaunchRefusedError as error:  # it would say that user code certainly did not run
+            except LaunchRefusedError as error:  # else it would mean that user code certainly did not run
                 raise ProtocolError(f"The sandbox refused what was sent to it before: {error}") from error
 
     async def _until_answered(self, act: Callable[[], Awaitable[_T]]) -> _T:
-        """Try again what fails for reasons that may pass, until the deadline."""
+        """Call `act`, again after an error that may pass, until the deadline."""
         wait = max(0.0, self._opened + PAUSE - _now())
         while True:
             await asyncio.sleep(wait)
@@ -204,7 +204,7 @@ class Pursuit:
 
     async def _reopen(self) -> Session:
         if self._session:
-            await self._session.close()  # not a byte of it may come once the offset was told to the next one
+            await self._session.close()  # it must send nothing after the next session was told the offset
             self._session = None
         access, self._access = self._access or (await self._resume()).access, None
         session = self._session = await Session.open(access, self.settings)
@@ -225,7 +225,7 @@ class Pursuit:
         self._log.append(*pieces)
 
     def _tell(self, progress: wire.Progress) -> None:
-        """Pass on which steps began and ended. None goes back: a job that fakes its steps makes few words of ours."""
+        """Report which steps began and ended. No step goes back, so a job that fakes its steps causes few notes."""
         self._steps += [StepProgress()] * (len(progress.steps) - len(self._steps))
         for number, (before, now) in enumerate(zip(self._steps, progress.steps, strict=False)):
             if now.state is before.state or before.state not in _GO_ON or now.state is StepState.WAITING:

@@ -1,13 +1,13 @@
 """Masks secrets in a stream of bytes, wherever the stream is cut. Pure.
 
-What is masked are all occurrences of each secret, of each line of one that has several, and of their base64 forms at
-any place in a longer base64 text; of what is longer than `LONGEST` bytes, its parts of that length. Where base64 text
-is wrapped, it goes on after the line break. Whatever overlaps becomes one mask. Only what may be the beginning of an
-occurrence is held back. The masked stream depends on nothing but the stream: made again from its first byte on, it is
-the same.
+The redactor masks all occurrences of each secret, of each line of a secret with several lines, and of their base64
+forms at any place in a longer base64 text. A form longer than `LONGEST` bytes is masked by its parts of that length. A
+line break that wraps base64 text is skipped. Overlapping occurrences become one mask. Only the possible beginning of an
+occurrence is held back. The masked stream depends only on the stream: masking it again from its first byte on gives the
+same bytes.
 
-Both secrets and stream may be made to cost much, and one event loop serves all jobs: the time for a byte and the memory
-for a piece have bounds that no choice of secrets moves.
+An attacker may choose costly secrets and a costly stream, and one event loop serves all jobs: the time per byte and the
+memory per piece have bounds that no choice of secrets moves.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from runner.job import MIN_SECRET
 
 MASK: Final = b"[masked]"
 LONGEST: Final = 512
-"""Longest pattern, in bytes: this much is compared at each byte of the stream, and held back, at most."""
+"""Longest pattern, in bytes. At most this much is compared at each byte of the stream, and held back."""
 _WRAPS: Final = (76, 64)
-"""Characters in a line of base64 as `base64`, and as `openssl` and PEM files have it."""
+"""Characters in a line of base64: by `base64`, and by `openssl` and in PEM files."""
 _BREAK: Final = re.compile(rb"\n(?:(?<=[A-Za-z0-9+/_-]{%d}\n)|(?<=[A-Za-z0-9+/_-]{%d}\r\n))" % ((min(_WRAPS),) * 2))
-"""The end of a line after as many characters of base64 as a wrapped one has: the text goes on in the next line. A line
-with fewer ends no wrapped text, and its end need not be held back."""
+"""The end of a line with as many characters of base64 as a wrapped line has: the text goes on in the next line. The
+end of a shorter line wraps no text, and need not be held back."""
 _CONTEXT: Final = min(_WRAPS)
-"""Bytes before those that are held back that decide whether these end a full line."""
+"""Bytes before the held ones that decide whether the held bytes end a full line."""
 _SLICE: Final = 64 * 1024
-"""Bytes that are searched at once: what the search notes about them is bounded by it."""
+"""Bytes to search at once. This bounds the memory of a search."""
 _FEW: Final = 40
-"""Up to this many different beginnings of patterns are looked for one by one; of more, words are looked up."""
+"""Up to this many different beginnings of patterns are searched one by one; for more, words are looked up."""
 _WORD: Final = 4
-"""Bytes in such a word, a native unsigned int."""
+"""Bytes in a word, a native unsigned int."""
 
 _Span = tuple[int, int]
-"""First byte, and the one after the last."""
+"""The first byte, and the byte after the last."""
 
 
 class Redactor:
@@ -48,16 +48,16 @@ class Redactor:
         self._finder = _Finder(patterns(secrets))
         self._held = b""
         self._covered = 0
-        """How many of the held bytes belong to a mask that was given out already."""
+        """How many of the held bytes belong to a mask that was returned already."""
         self._before = b""
-        """The bytes before the held ones, as many as decide whether a break follows."""
+        """The `_CONTEXT` bytes before the held ones, which decide whether a break follows."""
 
     def feed(self, piece: bytes) -> bytes:
-        """Return what is certain of the masked stream now."""
+        """Return the part of the masked stream that is certain by now."""
         return b"".join(self._next(piece[start : start + _SLICE]) for start in range(0, len(piece), _SLICE))
 
     def finish(self) -> bytes:
-        """Return the rest. The beginning of a secret at the very end is masked too, if it is long enough to tell."""
+        """Return the rest. A secret's beginning at the end is masked too, unless it is shorter than `MIN_SECRET`."""
         stream = self._held
         if len(stream) < MIN_SECRET:
             return self._give(stream, self._masks([]), len(stream))
@@ -75,7 +75,7 @@ class Redactor:
         return self._give(stream, self._masks(found), doubt)
 
     def _breaks(self, stream: bytes) -> list[_Span]:
-        """Where bytes stand that only wrap base64 text. A CR at the end counts as if its LF was there."""
+        """Return the line breaks that only wrap base64 text. A CR at the end counts as if its LF followed."""
         known = len(self._before)
         text = self._before + stream + (b"\n" if stream.endswith(b"\r") else b"")
         places = (found.start() for found in _BREAK.finditer(text, known))
@@ -85,7 +85,7 @@ class Redactor:
         ]
 
     def _search_unwrapped(self, stream: bytes, breaks: list[_Span]) -> tuple[list[_Span], int]:
-        """Search the stream without the breaks, and return what is found as places in the stream."""
+        """Search the stream without the breaks, and return the results as places in the stream."""
         lines, joins, left_out = [], [0], [0]
         position = 0
         for start, stop in breaks:
@@ -101,14 +101,14 @@ class Redactor:
         return [(original(start), original(stop - 1) + 1) for start, stop in found], original(doubt)
 
     def _masks(self, found: Iterable[_Span]) -> list[_Span]:
-        """The parts of the stream that are masked; first what was given out already."""
+        """Return the masked parts of the stream, beginning with the mask that was returned already."""
         masks = [(0, self._covered)] if self._covered else []
         for start, stop in found:
             _add(masks, start, stop)
         return masks
 
     def _give(self, stream: bytes, masks: Iterable[_Span], end: int) -> bytes:
-        """Return the masked stream up to `end`, and hold back what follows."""
+        """Return the masked stream up to `end`, and hold back the rest."""
         given, position, covered = [], 0, 0
         for start, stop in masks:
             told = start == 0 and self._covered > 0
@@ -127,35 +127,35 @@ class Redactor:
 class _Finder:
     """Finds patterns in texts.
 
-    First what is fast leaves a few places of an ordinary text; then each of them costs one binary search among the
-    patterns, as does each byte of a text that was made for it.
+    A fast first step leaves a few places of an ordinary text. Each place then costs one binary search among the
+    patterns. In a text made to be slow, each byte is such a place.
     """
 
     def __init__(self, patterns: Sequence[bytes]) -> None:
-        """Take patterns of at least `MIN_SECRET` and at most `LONGEST` bytes, in order and each once."""
+        """Take sorted, distinct patterns of `MIN_SECRET` to `LONGEST` bytes."""
         self._patterns = patterns
         self._prefixes = _prefixes(patterns)
         self._longest = max(map(len, patterns), default=0)
         self._heads: dict[bytes, _Span] = {}
-        """Which patterns begin with these bytes: the first, and the one after the last."""
+        """The patterns that begin with these bytes: the number of the first, and the number after the last."""
         for number, pattern in enumerate(patterns):
             head = pattern[:MIN_SECRET]
             self._heads[head] = self._heads.get(head, (number, 0))[0], number + 1
         self._step = _WORD if all(len(pattern) >= 2 * _WORD - 1 for pattern in patterns) else _WORD // 2
-        """A word at each `_step`-th byte of a text meets one of the first words of a pattern that is there."""
+        """Of the words at each `_step`-th byte of a text, one is among the first words of any pattern that occurs."""
         beginnings = {pattern[: _WORD + self._step - 1] for pattern in patterns}
         self._words = frozenset(
             _words(b"".join(text[start : start + _WORD] for text in beginnings for start in range(self._step)))
         )
 
     def search(self, text: bytes) -> tuple[list[_Span], int]:
-        """Return the parts of the text that patterns cover, and where the first one begins that may go on after it."""
+        """Return the parts of the text that patterns cover, and the start of the first that may go on after it."""
         found: list[_Span] = []
         doubt = len(text)
         places = self._places(text)
         start = places.find(1)
         while start >= 0:
-            # The longest pattern covers what all others cover that begin here.
+            # The longest pattern that begins here covers all the others.
             size, unfinished = self._look(text[start : start + self._longest])
             if size:
                 _add(found, start, start + size)
@@ -165,7 +165,7 @@ class _Finder:
         return found, doubt
 
     def _places(self, text: bytes) -> bytearray:
-        """Return a byte for each of the text: 1 where a pattern begins or may begin, and at few other places."""
+        """Return one byte per byte of the text: 1 where a pattern begins or may begin, and at few other places."""
         places = bytearray(len(text))
         if len(self._heads) <= _FEW:
             self._mark_heads(places, text)
@@ -176,7 +176,7 @@ class _Finder:
         return places
 
     def _mark_heads(self, places: bytearray, text: bytes) -> None:
-        """Look for what all patterns of a head begin with, the longer the faster; and at the end for the head alone."""
+        """Search for the common beginning of each head's patterns (longer is faster); at the end for the head alone."""
         for head, (first, after) in self._heads.items():
             pattern = self._patterns[first]
             whole = pattern[: _common(pattern, self._patterns[after - 1])]
@@ -187,7 +187,7 @@ class _Finder:
                     place = text.find(wanted, place + 1)
 
     def _mark_words(self, places: bytearray, text: bytes) -> None:
-        """Look words of the text up, however many patterns there are."""
+        """Look up words of the text; the number of patterns does not matter."""
         known = self._words
         for offset in range(0, _WORD, self._step):
             for number in [number for number, word in enumerate(_words(text[offset:])) if word in known]:
@@ -206,7 +206,7 @@ class _Finder:
         return self._fitting(text, after - 1) if after > low else 0, unfinished
 
     def _fitting(self, text: bytes, number: int) -> int:
-        """The size of the longest pattern that begins both this one and the text; 0 if there is none."""
+        """Return the size of the longest pattern that begins both this pattern and the text; 0 if there is none."""
         pattern = self._patterns[number]
         if text.startswith(pattern):
             return len(pattern)
@@ -215,7 +215,7 @@ class _Finder:
 
 
 def patterns(secrets: Iterable[str]) -> list[bytes]:
-    """Return all byte strings that are masked for these secrets, in order."""
+    """Return all byte strings to mask for these secrets, sorted."""
     found: set[bytes] = set()
     for secret in secrets:
         whole = secret.encode("utf-8", "surrogateescape")
@@ -226,9 +226,9 @@ def patterns(secrets: Iterable[str]) -> list[bytes]:
 
 
 def _encoded(text: bytes) -> Iterator[bytes]:
-    """The characters of base64 that only this text decides, for each place that it can have in three bytes.
+    """Yield the base64 characters that this text alone decides, for each place that it can have in three bytes.
 
-    Beside that, each line of the text's own encoding: in an indented file, for one, it is no wrapped text.
+    Yield also each line of the text's own encoding, since an indented file, for one, does not count as wrapped text.
     """
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         for place in range(3):
@@ -240,14 +240,14 @@ def _encoded(text: bytes) -> Iterator[bytes]:
 
 
 def _parts(form: bytes) -> Iterator[bytes]:
-    """Cut a long form into parts that overlap: where all of it is, they become one mask."""
+    """Cut a long form into overlapping parts, whose masks become one where the whole form occurs."""
     last = max(0, len(form) - LONGEST)
     for start in (*range(0, last, LONGEST - 1), last):
         yield form[start : start + LONGEST]
 
 
 def _prefixes(patterns: Sequence[bytes]) -> list[int]:
-    """For each of the sorted patterns, the sizes of its prefixes that are patterns, as the bits of a number; and 0."""
+    """Return for each sorted pattern, as bits of a number, 0 and the sizes of its prefixes that are patterns."""
     result: list[int] = []
     open_ones: list[int] = []
     for number, pattern in enumerate(patterns):
@@ -259,19 +259,19 @@ def _prefixes(patterns: Sequence[bytes]) -> list[int]:
 
 
 def _words(text: bytes) -> memoryview[int]:
-    """All whole words of a text."""
+    """Return all whole words of a text."""
     return memoryview(text)[: len(text) // _WORD * _WORD].cast("I")
 
 
 def _common(one: bytes, other: bytes) -> int:
-    """How many bytes two texts have in common before they differ, or one of them ends."""
+    """Return how many bytes two texts have in common before they differ or one of them ends."""
     size = min(len(one), len(other))
     different = int.from_bytes(one[:size], "big") ^ int.from_bytes(other[:size], "big")
     return size - (different.bit_length() + 7) // 8
 
 
 def _add(spans: list[_Span], start: int, stop: int) -> None:
-    """Add one that begins at or behind the start of the last: what overlaps becomes one."""
+    """Add a span that begins at or after the start of the last one. Overlapping spans become one."""
     if spans and start < spans[-1][1]:
         spans[-1] = spans[-1][0], max(stop, spans[-1][1])
     else:

@@ -1,8 +1,8 @@
 """A session with the launcher in one sandbox, over one SSH connection.
 
-The sandbox's SSH server may be the job's own by now. It is held to the pinned host key, is offered nothing of ours (no
-agent, no keys but the sandbox's own, no forwarding, no configuration files), and what it sends is bounded by SSH's
-window, by `wire`, and by the deadlines of the callers.
+The job may have taken over the sandbox's SSH server. The server must show the pinned host key, and is offered nothing
+of the runner's (no agent, no keys but the sandbox's own, no forwarding, no configuration files). SSH's window, `wire`,
+and the deadlines of the callers bound what the server sends.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from runner.execution.lease import Access
 from runner.execution.options import Settings
 
 WINDOW: Final = 2 * 1024 * 1024
-"""Bytes in flight. More only outgrows the processor's cache."""
+"""Bytes in flight. A larger window would only outgrow the processor's cache."""
 READ: Final = 120 * 1024
-"""Bytes that are read from a connection at once. asyncio asks for 256 KiB, which glibc's malloc has the kernel map and
-clear for each read (M_MMAP_THRESHOLD is 128 KiB); asyncssh copies what is left of a read with each packet."""
+"""Bytes to read from a connection at once. asyncio asks for 256 KiB, for which glibc's malloc has the kernel map and
+clear memory at each read (M_MMAP_THRESHOLD is 128 KiB); asyncssh copies the rest of a read with each packet."""
 MAX_DIAGNOSIS: Final = 1000
-"""Bytes of the launcher's standard error that are kept for the sentence that says what went wrong."""
+"""Bytes of the launcher's standard error that are kept for the error message."""
 CLOSE_DEADLINE: Final = 2.0
-"""Seconds for a polite end of the connection."""
+"""Seconds to close the connection properly before it is aborted."""
 CIPHERS: Final = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes128-ctr")
-"""The fastest first where both sides have AES in hardware; all are authenticated."""
+"""Authenticated ciphers; the fastest first if both sides have AES in hardware."""
 _PIECE: Final = 256 * 1024
 
 Output: TypeAlias = Callable[[Sequence[memoryview]], None]
-"""Takes the next bytes of a script's output. Must not keep the view. A SandboxError from it ends the session."""
+"""Takes the next bytes of a script's output. Must not keep the views. A SandboxError from it ends the session."""
 News: TypeAlias = Callable[[wire.Progress], None]
-"""Is told how far the steps are. What it raises, as for `Output`."""
+"""Takes the progress of the steps. May raise the same errors as `Output`, with the same effect."""
 
 SENTENCES: Final[Mapping[type[Exception], str]] = {
     asyncssh.HostKeyNotVerifiable: "The sandbox showed another host key than the one it was made with",
@@ -71,7 +71,7 @@ SENTENCES: Final[Mapping[type[Exception], str]] = {
     BrokenPipeError: "The sandbox closed the connection",
     OSError: "The connection to the sandbox failed",
 }
-"""What each of the library's errors means here. A test fails when the library gains one that is not listed."""
+"""The meaning of each of the library's errors. A test fails when the library has an error that is not listed."""
 
 asyncssh.set_log_level(logging.WARNING)
 
@@ -92,13 +92,13 @@ def translated(kind: type[SandboxError]) -> Iterator[None]:
 
 
 class Session:
-    """A launcher in a sandbox that waits, is given a script or an attempt to follow, and tells how it goes.
+    """A launcher in a sandbox. It waits for a script, or an attempt to follow, and reports its course.
 
-    After the end of one it waits for the next.
+    After the end of one script it waits for the next.
     """
 
     def __init__(self, connection: asyncssh.SSHClientConnection, conversation: _Conversation) -> None:
-        """For `open` only."""
+        """Only `open` calls this."""
         self._connection = connection
         self._conversation = conversation
 
@@ -106,7 +106,7 @@ class Session:
     async def open(cls, access: Access, settings: Settings) -> Self:
         """Log in, start the launcher and wait for its hello, all within `settings.open_deadline` seconds.
 
-        Owns `access.socket` from here on. Errors: ConnectError; ProtocolError. Nothing is left open then.
+        Owns `access.socket` from here on. Errors: ConnectError; ProtocolError. After an error nothing stays open.
         """
         connection = None
         conversation = _Conversation()
@@ -129,30 +129,30 @@ class Session:
 
     @property
     def usable(self) -> bool:
-        """Whether the session stood when last heard of."""
+        """Whether the session works, as far as is known."""
         return not self._conversation.error
 
     @property
     def free(self) -> bool:
-        """Whether the launcher waits for something to do, as far as is known."""
+        """Whether the launcher waits for a request, as far as is known."""
         return self.usable and not self._conversation.busy
 
     @property
     def hello(self) -> wire.Hello:
-        """What the launcher said first."""
+        """The launcher's first frame."""
         assert self._conversation.hello
         return self._conversation.hello
 
     async def launch(self, launch: wire.Launch, scripts: Sequence[bytes], output: Output, news: News) -> None:
-        """Send the scripts of all steps; from the first byte on they count as started.
+        """Send the scripts of all steps. From the first byte on they count as started.
 
-        What they write goes to `output` as it comes. Errors: ConnectionLostError. Waits while the sandbox does not
+        Their output goes to `output` as it arrives. Errors: ConnectionLostError. Waits while the sandbox does not
         read: the caller sets the deadline.
         """
         self._conversation.begin(output, news)
         head = wire.encode_launch(launch, len(scripts[0]))
         for number, script in enumerate(scripts):
-            # Together, so that a small script is one packet: each wakes three processes up.
+            # Head and script together, so that a small script is one packet: each packet wakes three processes.
             await self._conversation.write((wire.encode_script(len(script)) if number else head) + script[:_PIECE])
             for start in range(_PIECE, len(script), _PIECE):
                 await self._conversation.write(script[start : start + _PIECE])
@@ -163,10 +163,10 @@ class Session:
         await self._conversation.write(wire.encode_follow(follow))
 
     async def end(self) -> wire.Ended:
-        """Wait until the script ended and all of its output was passed on.
+        """Wait until the script has ended and all of its output was passed on.
 
-        Waits as long as the connection stands: the caller sets a deadline where there is one.
-        Errors: ConnectionLostError; AttemptLostError; ProtocolError; LaunchRefusedError; what `output` raised.
+        Waits as long as the connection lasts: the caller sets a deadline, if there is one.
+        Errors: ConnectionLostError; AttemptLostError; ProtocolError; LaunchRefusedError; any error of `output`.
         """
         return await self._conversation.end()
 
@@ -176,9 +176,9 @@ class Session:
 
     @contextlib.asynccontextmanager
     async def command(self, command: str) -> AsyncIterator[Pipe]:
-        """Run a command of the runner's own beside the launcher, and end it when the block is left.
+        """Run one of the runner's own commands beside the launcher, and end it when the block is left.
 
-        Waits as long as the connection stands: the caller sets a deadline. Errors: ConnectionLostError.
+        Waits as long as the connection lasts: the caller sets a deadline. Errors: ConnectionLostError.
         """
         with translated(ConnectionLostError):
             process = await self._connection.create_process(command, encoding=None, window=WINDOW)
@@ -188,7 +188,7 @@ class Session:
             process.close()
 
     async def close(self) -> None:
-        """End the connection, politely for a moment and then at once. The script, if there is one, goes on.
+        """Close the connection properly, or abort it after `CLOSE_DEADLINE` seconds. A running script goes on.
 
         Nothing goes to `output` any more.
         """
@@ -202,7 +202,7 @@ class Session:
 
 
 class Pipe:
-    """The standard streams of a command in the sandbox. No more is kept of what it sends than SSH's window.
+    """The standard streams of a command in the sandbox. At most SSH's window is kept of the output.
 
     Errors of every method: ConnectionLostError.
     """
@@ -211,18 +211,18 @@ class Pipe:
         self._process = process
 
     async def read(self, size: int) -> bytes:
-        """Return the next bytes of its output, at most `size`; none at its end."""
+        """Return the next bytes of the output, at most `size`; none at its end."""
         with translated(ConnectionLostError):
             return await self._process.stdout.read(size)
 
     async def write(self, data: bytes) -> None:
-        """Send bytes to its input, and wait while it does not read. What nobody reads any more is dropped."""
+        """Send bytes to the command's input, and wait while it does not read. Bytes that nobody reads are dropped."""
         with translated(ConnectionLostError), contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(data)
             await self._process.stdin.drain()
 
     async def end(self) -> str | None:
-        """Close its input, wait for its end, and return what was wrong, None when it succeeded. Drops its output."""
+        """Close the input, wait for the end, drop the output, and return what was wrong; None if nothing was."""
         with translated(ConnectionLostError):
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write_eof()
@@ -236,7 +236,7 @@ class Pipe:
 
 
 class ShortReads(socket.socket):
-    """A socket that gives no more than `READ` bytes at once."""
+    """A socket that returns at most `READ` bytes at once."""
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         return super().recv(min(size, READ), flags)
@@ -272,7 +272,7 @@ async def connect(access: Access, settings: Settings) -> asyncssh.SSHClientConne
 def _be_somebody() -> None:
     """Give a user id without a passwd entry a name and a home folder.
 
-    asyncssh looks them up, uses them for nothing here, and fails without, as if that were the sandbox's fault.
+    asyncssh looks both up, does not use them here, and fails without them, as if that were the sandbox's fault.
     """
     try:
         pwd.getpwuid(os.getuid())
@@ -284,8 +284,8 @@ def _be_somebody() -> None:
 class _Conversation(asyncssh.SSHClientSession[bytes]):
     """The launcher's standard streams.
 
-    Output is passed on in the callback that brings it: it is hot in the processor's cache then, nothing queues, and a
-    sink that takes its time holds the sandbox up by itself.
+    Output is passed on soon after the callback that brings it: it is still in the processor's cache, nothing queues,
+    and a slow sink slows the sandbox by itself.
     """
 
     def __init__(self) -> None:
@@ -302,7 +302,7 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
         self._held: list[memoryview] = []
         self._channel: asyncssh.SSHClientChannel[bytes]
 
-    # What asyncssh calls.
+    # Called by asyncssh.
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         self._channel = chan
@@ -348,7 +348,7 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
                 raise ProtocolError("The sandbox sent something out of turn.")
 
     def _hold(self, data: memoryview) -> None:
-        """Keep output until the loop's next turn: packets come several at a time, and are written in one go."""
+        """Keep output until the loop's next turn: several packets arrive at a time, and are written together."""
         if not self._held:
             asyncio.get_running_loop().call_soon(self._deliver)
         self._held.append(data)
@@ -374,15 +374,15 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
         code = "" if status is None else f" with exit code {status}"
         return f"The sandbox's side ended the session{code}{': ' + said if said else ''}."
 
-    # What the session calls.
+    # Called by the session.
 
     @property
     def busy(self) -> bool:
-        """Whether the launcher was given something to do and has not told its end."""
+        """Whether the launcher has a request whose end it has not reported."""
         return self.output is not None and not self._last
 
     def begin(self, output: Output, news: News) -> None:
-        """Have what comes from now on go to `output` and `news`."""
+        """Pass on output and news from now on to `output` and `news`."""
         assert not self.busy
         self.output, self.news = output, news
         self._last = None
@@ -397,7 +397,7 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
             raise ConnectError(f"The launcher did not start. {error}") from error
 
     async def end(self) -> wire.Ended:
-        """Wait for the launcher's last word."""
+        """Wait for the launcher's last frame on its request."""
         while not self._last:
             await self._next()
         match self._last:
@@ -409,20 +409,20 @@ class _Conversation(asyncssh.SSHClientSession[bytes]):
                 return ended
 
     async def write(self, data: bytes) -> None:
-        """Write, and wait while the server does not read. After the launcher's last word nothing is written."""
+        """Write, and wait while the server does not read. Raises no error after the launcher's last frame."""
         self.write_now(data)
         await self._writable.wait()
         if self.error and not self._last:
             raise self.error
 
     def write_now(self, data: bytes) -> None:
-        """Write without waiting, and without an error when the connection is gone: reading tells."""
+        """Write without waiting, and without an error when the connection is gone: reading reports that."""
         with contextlib.suppress(OSError):
             if not self.error and not self._channel.is_closing():
                 self._channel.write(data)
 
     def stop(self) -> None:
-        """Take nothing more."""
+        """Take no more data."""
         self._deliver()
         self._fail(ConnectionLostError("The runner ended the session."))
 

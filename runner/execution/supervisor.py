@@ -1,15 +1,15 @@
-"""The supervisor: the process in the sandbox that sees one job to its end, whether or not anyone follows.
+"""The supervisor: the process in the sandbox that runs one job to its end, whether or not anyone follows.
 
-It is detached from every connection, and waits for an attempt that the launcher has laid out. It starts the job's steps
-one after the other, each in a session of its own, moves their output to the log file, enforces the log's limit and the
-deadlines, and records how far they are and the end. A job that is one script is one step without a name. Sent into the
-sandbox together with `launcher.py`, whose rules apply: standard library only, Python 3.11 or later, nothing heavy at
-the start.
+It is detached from every connection, and waits for an attempt from the launcher. It starts the job's steps one after
+the other, each in a session of its own, moves their output to the log file, enforces the log's limit and the deadlines,
+and records the steps' progress and the end. A job that is one script is one step without a name. The runner sends the
+supervisor into the sandbox with `launcher.py`, whose rules apply: standard library only, Python 3.11 or later, no slow
+imports.
 
-Whoever follows the script has a link to it, a stream socket: the supervisor writes a byte when there is news, the
-follower writes the number of a signal for the script, and the end of file is the other's end. The first link is there
-before the attempt, which comes over it; later ones come over the attempt's address, and are welcomed with the open log
-and record.
+Each follower has a link to the supervisor, a stream socket: the supervisor writes a byte when there is news, the
+follower writes the number of a signal for the script, and the end of file means that the other side is gone. The first
+link exists before the attempt, which arrives over it; later followers connect to the attempt's address, and receive the
+open log and record.
 """
 # pathlib costs milliseconds at every start
 # ruff: noqa: PTH123
@@ -38,14 +38,14 @@ PR_SET_CHILD_SUBREAPER = 36
 LIBC = ctypes.CDLL(None)
 LEFTOVER_SECONDS = 5
 HELP_SECONDS = 2
-"""For root's help with signals."""
+"""Time for root's help with signals."""
 SIGNALS = signal.valid_signals()
 SIZE = struct.Struct(">I")
-"""Of the request in bytes, before it on the link."""
+"""The request's size in bytes, sent before the request on the link."""
 
 
 class Supervisor:
-    """Starts the steps and sees them to their end, whether or not anyone follows."""
+    """Runs the steps to their end, whether or not anyone follows."""
 
     attempt: Attempt
     listener: socket.socket
@@ -59,14 +59,14 @@ class Supervisor:
         self.script = 0
         self.status: int | None = 0
         self.identity = identity(os.getpid())
-        """Of this process; asked for once: a job that closes / to us closes /proc as well."""
+        """The identity of this process, read once: a job that closes / to us closes /proc as well."""
         self.ends: dict[int, dict[str, object]] = {}
         """How the steps that ran ended, for the record."""
         self.deadline: float | None = None
         self.timed_out = self.ending = False
         self.escalation: list[tuple[float, int]] = []
         self.mercy = float("inf")
-        """Until when what the script left may take to end, once somebody wants that (monotonic clock)."""
+        """When the script's leftover processes must have ended, once somebody wants their end (monotonic clock)."""
         self.signalled = 0
         """The process group that was signalled last."""
         self.null = os.open(os.devnull, os.O_RDWR)
@@ -76,7 +76,7 @@ class Supervisor:
         self.become_detached()
 
     def take_over(self) -> bool:
-        """Wait for an attempt, as `launcher.hand_over` sends it. Returns whether one came before the runner left."""
+        """Wait for an attempt from `launcher.hand_over`. Returns whether an attempt came before the runner left."""
         head, descriptors, _, _ = socket.recv_fds(self.link, SIZE.size, 3)
         if not head:
             return False
@@ -86,7 +86,7 @@ class Supervisor:
             return False
         self.attempt = Attempt(json.loads(request))
         for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)  # recv_fds leaves them to every child, whatever its flags
+            os.set_inheritable(descriptor, False)  # recv_fds makes them inheritable, whatever its flags
         listener, self.attempt.log, self.attempt.record = descriptors
         self.listener = socket.socket(fileno=listener)
         self.rows = [Row() for _ in self.attempt.steps]
@@ -96,9 +96,9 @@ class Supervisor:
         return True
 
     def run(self) -> None:
-        """Run the steps and record how it ended."""
+        """Run the steps and record how the job ended."""
         if self.attempt.timeout is not None:
-            # The monotonic clock: a job that is root may set the other one.
+            # The monotonic clock: a job that is root may set the wall clock.
             self.deadline = time.monotonic() + self.attempt.timeout
         for number in range(len(self.rows)):
             if self.deadline is not None and time.monotonic() >= self.deadline:
@@ -107,13 +107,13 @@ class Supervisor:
                 self.rows[number].state = "skipped"
             else:
                 self.take(number)
-        # Who wants the end wants to know that it is one; nobody else waits for what the script left.
+        # Only after a request for the end does somebody wait for the leftover processes to end.
         left = self.end_leftovers() if self.ending else 0
         self.finish({**self.end(), "left": left})
         self.kill_leftovers()
 
     def end(self) -> dict[str, object]:
-        """Return how the job ended: like the first step that failed."""
+        """Return how the job ended: as the first step that failed did."""
         number = deciding(self.rows)
         if self.timed_out:
             return {"kind": "timed_out", "code": self.rows[number].code if number is not None else 0}
@@ -122,7 +122,7 @@ class Supervisor:
         return {**self.ends[number], "step": number}
 
     def take(self, number: int) -> None:
-        """Run a step if its time has come."""
+        """Run a step, or skip it if its conditions do not hold."""
         row, step = self.rows[number], self.attempt.steps[number]
         if not wanted(number, self.attempt.steps, self.rows, self.attempt.environment):
             row.state = "skipped"
@@ -151,14 +151,14 @@ class Supervisor:
         self.record()
 
     def see_to_its_end(self, began: float, timeout: float | None) -> tuple[int, dict[str, object]]:
-        """Wait for the end of the script that runs; return its exit code as a shell has it, and how it ended."""
+        """Wait for the end of the running script; return its exit code, as a shell would, and how it ended."""
         end = min((end for end in (self.deadline, timeout and began + timeout) if end), default=None)
         self.escalation = [] if end is None else [(end, signal.SIGTERM), (end + self.attempt.grace, signal.SIGKILL)]
         while self.status is None:
             self.wait_for_news()
         late = end is not None and len(self.escalation) < 2
         self.escalation = []
-        # The script's end is the step's: take what was written, and do not wait for children that hold its stdout.
+        # The step ends with its script: take the written output, and do not wait for children that hold its stdout.
         self.pump(self.output, waiting_bytes(self.output))
         self.timed_out = late and end == self.deadline
         self.ending |= self.timed_out
@@ -185,17 +185,17 @@ class Supervisor:
         self.record()
 
     def record(self) -> None:
-        """Write down how far the steps are, and tell."""
+        """Write the steps' progress to the record, and wake the followers."""
         own = {"supervisor": self.identity, "script": identity(self.script) if self.status is None else []}
         self.attempt.write_record({"kind": "running", **own, **self.progress()})
         self.tell()
 
     def progress(self) -> dict[str, object]:
-        """Return how far the steps are, if there are any beside the script itself."""
+        """Return the steps' progress; nothing for a job that is one script."""
         return {"steps": [row.to_json() for row in self.rows]} if self.attempt.steps[0]["name"] else {}
 
     def mark(self, number: int, what: str) -> None:
-        """Have a line in the log that says where a step begins, and how it ended."""
+        """Write a line to the log that says that a step begins, or how it ended."""
         name, row = self.attempt.steps[number]["name"], self.rows[number]
         if not name:
             return
@@ -213,7 +213,7 @@ class Supervisor:
         return self.logged == 0 or os.pread(self.attempt.log, 1, self.logged - 1) == b"\n"
 
     def become_detached(self) -> None:
-        """Leave the connection's session, adopt what the script orphans, and turn signals into readable bytes."""
+        """Leave the connection's session, adopt the script's orphans, and turn signals into readable bytes."""
         for descriptor in (0, 1, 2):
             os.dup2(self.null, descriptor)
         LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -228,7 +228,7 @@ class Supervisor:
             self.poller.register(descriptor, select.POLLIN)
 
     def wait_for_news(self) -> None:
-        """Sleep until there is output, a dead child, a word from a follower or a deadline, and handle it."""
+        """Wait for output, a dead child, a follower's message or a deadline, and handle it."""
         timeout = max(0.0, self.escalation[0][0] - time.monotonic()) * 1000 + 1 if self.escalation else None
         for descriptor, _ in self.poller.poll(timeout):
             if descriptor == self.output:
@@ -244,7 +244,7 @@ class Supervisor:
             self.kill(self.escalation.pop(0)[1])
 
     def pump(self, source: int, count: int) -> None:
-        """Move up to `count` bytes of a pipe to the log, and to nowhere once the log is full."""
+        """Move up to `count` bytes from a pipe to the log, or drop them once the log is full."""
         while count > 0:
             room = 0 if self.log_error else self.attempt.log_limit - self.logged
             removed = self.logged - os.fstat(self.attempt.log).st_size
@@ -253,25 +253,25 @@ class Supervisor:
                 moved = os.splice(source, target, min(count, room or count), flags=SPLICE_NONBLOCK)
             except BlockingIOError:
                 return
-            except OSError as error:  # above all a full disk: what follows is dropped, so that the log has no hole
+            except OSError as error:  # above all a full disk: later output is dropped, so that the log has no hole
                 self.log_error = error.strerror or str(error)
                 continue
             count -= moved
             if room > 0:
                 self.logged += moved
-                self.removed += max(0, removed)  # a hole now, as what follows was written where it belongs
+                self.removed += max(0, removed)  # now a hole: later output keeps its offset
                 self.tell()
             else:
                 self.dropped += moved
 
     def tell(self) -> None:
-        """Wake whoever follows. A full socket means that it was woken already."""
+        """Wake the followers. A full socket means that its follower was woken already."""
         for link in self.links.values():
             with contextlib.suppress(OSError):
                 link.send(b".")
 
     def welcome(self) -> None:
-        """Take another follower, and give it the log and the record: the job may have removed them from the folder."""
+        """Accept a follower, and send it the log and the record: the job may have removed them from the folder."""
         with contextlib.suppress(OSError):
             link, _ = self.listener.accept()
             link.setblocking(False)
@@ -295,15 +295,15 @@ class Supervisor:
             self.kill(number)
 
     def forget(self, link: socket.socket) -> None:
-        """Let go of a follower."""
+        """Close the link to a follower."""
         self.poller.unregister(link)
         del self.links[link.fileno()]
         link.close()
 
     def kill(self, number: int) -> None:
-        """Signal the script's process group. Its id is safe from reuse until the script was reaped.
+        """Signal the script's process group. The kernel does not reuse its id until the script is reaped.
 
-        `sudo` is still its user's, takes the signal and passes it on to what it runs.
+        A `sudo` still belongs to its user: it takes the signal, and passes it on to the program that it runs.
         """
         if self.status is None:
             self.signalled = self.script
@@ -311,7 +311,7 @@ class Supervisor:
                 os.killpg(self.script, number)
 
     def reap(self) -> int:
-        """Collect dead children, and return how many: the script, and orphans of it that were adopted."""
+        """Collect dead children (the script and its adopted orphans), and return their number."""
         count = 0
         while True:
             try:
@@ -325,9 +325,9 @@ class Supervisor:
                 self.status = status
 
     def end_leftovers(self) -> int:
-        """Let what the script left behind end until the grace is over, then kill it; return how many are left.
+        """Give the script's leftover processes the grace to end, then kill them; return how many are left.
 
-        Each has TERM once: for many programs a second one means "at once".
+        Each process gets TERM once: for many programs a second TERM means "at once".
         """
         if self.timed_out and self.deadline is not None:
             self.mercy = min(self.mercy, self.deadline + self.attempt.grace)
@@ -336,15 +336,15 @@ class Supervisor:
             new = [pid for pid in left if pid not in told and not in_reach(pid, self.signalled)]
             signal_all(signal.SIGTERM, new)
             told.update(left)
-            self.escalation = [(self.mercy, signal.SIGKILL)]  # for the wait alone: the script is over
+            self.escalation = [(self.mercy, signal.SIGKILL)]  # only to limit the wait: the script is over
             self.wait_for_news()
         self.escalation = []
         return self.kill_leftovers()
 
     def kill_leftovers(self) -> int:
-        """Kill every process that the script left behind, and return how many are left: this takes no longer than set.
+        """Kill every process that the script left behind, within `LEFTOVER_SECONDS`, and return how many are left.
 
-        Whatever loses its parent in here becomes a child of ours.
+        A process that loses its parent meanwhile becomes our child.
         """
         end = time.monotonic() + LEFTOVER_SECONDS
         while (left := children()) and (seconds := end - time.monotonic()) > 0:
@@ -354,33 +354,33 @@ class Supervisor:
         return len(left)
 
     def finish(self, end: dict[str, object]) -> None:
-        """Write the final record, and only then let the followers know."""
+        """Write the final record, and only then tell the followers."""
         counts = {"logged": self.logged, "dropped": self.dropped, "removed": self.removed}
         self.attempt.write_record({**end, **counts, "log_error": self.log_error, **self.progress()})
-        for _ in range(MAX_LINKS):  # who knocked before the end has nothing else where the job removed the folder
+        for _ in range(MAX_LINKS):  # late followers: the job may have removed the folder, their only other way
             self.welcome()
         for link in (self.listener, *self.links.values()):
             link.close()
 
 
 def children() -> list[int]:
-    """Return the ids of our children, the dead ones among them too until they are collected."""
+    """Return the ids of our children, including dead ones that are not collected yet."""
     me = os.getpid()
     with open(f"/proc/{me}/task/{me}/children") as ids:
         return [int(pid) for pid in ids.read().split()]
 
 
 def in_reach(pid: int, group: int) -> bool:
-    """Whether a process is one that takes our signals to a process group."""
+    """Whether our signals to a process group reach a process."""
     try:
         os.kill(pid, 0)
         return os.getpgid(pid) == group
-    except OSError:  # above all another user's
+    except OSError:  # above all a process of another user
         return False
 
 
 def signal_all(number: int, pids: list[int]) -> None:
-    """Signal processes, with root's help those that became another user's."""
+    """Signal processes; use root's help for those that became another user's."""
     refused = []
     for pid in pids:
         try:
@@ -394,7 +394,7 @@ def signal_all(number: int, pids: list[int]) -> None:
 
 
 def run_briefly(command: list[str], seconds: float) -> None:
-    """Run a helper to its end, or kill it when it takes too long. The caller looks at what it did."""
+    """Run a helper to its end, or kill it when it takes too long. The caller checks the result."""
     null = (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)
     try:
         pid = os.posix_spawnp(command[0], command, {"PATH": PATH}, file_actions=[null])
@@ -404,13 +404,13 @@ def run_briefly(command: list[str], seconds: float) -> None:
     if select.select([descriptor], [], [], seconds)[0]:
         os.waitpid(pid, 0)
     else:
-        with contextlib.suppress(OSError):  # one that is root by now refuses
-            os.kill(pid, signal.SIGKILL)  # its end is collected like that of any child
+        with contextlib.suppress(OSError):  # a helper that is root by now cannot be killed
+            os.kill(pid, signal.SIGKILL)  # collected like any other child
     os.close(descriptor)
 
 
 def enlarge(pipe: int) -> None:
-    """Make a pipe as large as may be. What is no pipe stays as it is, and so do pipes beyond the user's share."""
+    """Make a pipe as large as allowed. Leave alone what is no pipe, and pipes beyond the user's share."""
     with contextlib.suppress(OSError):
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
 

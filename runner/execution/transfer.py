@@ -1,8 +1,8 @@
-"""Files between the runner and a sandbox, over the connection that is there anyway.
+"""Transfers of files between the runner and a sandbox, over the existing connection.
 
-Not SFTP: a server that is the job's own could announce a packet of any size there, and the library would keep all of
-it. Here what is read is bounded by what was asked for. The commands are the usual ones of the sandbox's system; what
-they say is the job's word.
+Not by SFTP: a server that the job controls could announce a packet of any size, and the library would keep all of it.
+Here the runner reads no more than it asked for. The commands are the usual ones of the sandbox's system, and their
+output is not trusted: the job may have written it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from runner.errors import TransferError
 from runner.execution.session import Session
 
 PIECE: Final = 1024 * 1024
-"""Bytes that are read, sent and written at once."""
+"""Bytes to read, send and write at once."""
 MAX_LISTING: Final = 1024 * 1024
-"""Bytes of a listing, which is some thousand files."""
+"""Bytes of a listing; enough for some thousand files."""
 LISTING_DEADLINE: Final = 60.0
 """Seconds for a listing."""
 FILE_DEADLINE: Final = 1800.0
 """Seconds for one file."""
 
 _LIST: Final = r"[ ! -d {folder} ] || find {folder} -xdev -type f -printf '%s %Ts %P\0'"
-# What arrives of a broken connection looks like the file's end: only the whole of it is put in its place.
+# A broken connection looks like the file's end: only a file of the full size is moved to its place.
 _BRING_IN: Final = """\
 umask 077 && mkdir -p -- {folder} && head -c {size} >{part} && [ "$(stat -c %s -- {part})" = {size} ] \
 && chmod {mode} -- {part} && touch -d @{changed} -- {part} && mv -f -- {part} {path}"""
@@ -39,16 +39,16 @@ class File:
     """A file in a sandbox, as the sandbox describes it."""
 
     path: str
-    """Relative to the folder that was listed; no part of it leads upwards."""
+    """The path relative to the listed folder, without `..`."""
     size: int
     changed: int
     """When it was last changed, in whole seconds since 1970."""
 
 
 async def listing(session: Session, folder: str) -> list[File]:
-    """Return the files below a folder; none where there is no folder. Names that are not plain text are left out.
+    """Return the files below a folder; none if the folder does not exist. Names that are not plain text are left out.
 
-    Errors: TransferError, also when there are too many; ConnectionLostError.
+    Errors: TransferError, also for too many files; ConnectionLostError.
     """
     said = b""
     async with _deadline(LISTING_DEADLINE), session.command(_LIST.format(folder=shlex.quote(folder))) as pipe:
@@ -76,7 +76,7 @@ def _file(line: bytes) -> File | None:
 async def take_out(session: Session, path: str, size: int, sink: BinaryIO) -> None:
     """Write a file of the sandbox, which must have `size` bytes, into `sink`.
 
-    Errors: TransferError; ConnectionLostError; OSError of the sink. What was written until then stays.
+    Errors: TransferError; ConnectionLostError; OSError of the sink. The bytes written before an error stay.
     """
     left = size
     async with _deadline(FILE_DEADLINE), session.command(f"exec cat -- {shlex.quote(path)}") as pipe:
@@ -94,7 +94,7 @@ async def take_out(session: Session, path: str, size: int, sink: BinaryIO) -> No
 async def bring_in(
     session: Session, source: BinaryIO, path: str, size: int, *, changed: int = 0, executable: bool = False
 ) -> None:
-    """Make a file in the sandbox of the next `size` bytes of `source`, whole or not at all. Its folder is made too.
+    """Write the next `size` bytes of `source` to a file in the sandbox, whole or not at all. Creates its folder too.
 
     Errors: TransferError; ConnectionLostError; OSError of the source.
     """

@@ -15,9 +15,9 @@ A frame is a type (1 byte), the payload's size (4 bytes, big-endian) and the pay
 | to runner   | e    | JSON: how the script ended                     | after every byte of the log       |
 | to runner   | x    | JSON: lost, how the script ended is not known  | in place of e                     |
 
-The launcher imports nothing of ours but what travels with it, so it has its own few lines for this; a test proves that
-both agree.
-What comes from the sandbox may come from a hostile job: all of it is bounded here, and every oddity is a ProtocolError.
+The launcher cannot import this module, so it has its own few lines for frames; a test proves that both agree.
+A hostile job may send anything from the sandbox: this module bounds all of it, and raises ProtocolError for anything
+unexpected.
 """
 
 from __future__ import annotations
@@ -47,34 +47,34 @@ _STATES: Final = frozenset(StepState)
 ONE_SCRIPT: Final[Mapping[str, object]] = {
     "name": "", "tests": [], "always": False, "allowed": False, "timeout": None, "environment": {},
 }  # fmt: skip
-"""A job that is one script, without steps, as the launcher is told."""
+"""The launcher's form of a job that is one script, without steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How the launcher is to run the job. Paths are in the sandbox."""
+    """The order to run a job. Paths are in the sandbox."""
 
     attempt: str
     args: tuple[str, ...]
     environment: dict[str, str] = field(repr=False)
     timeout: float | None
-    """Seconds until the launcher itself ends the script; None is no limit."""
+    """Seconds until the launcher itself ends the script; None for no limit."""
     grace: float
     """Seconds between TERM and KILL at that timeout."""
     log_limit: int
-    """Bytes of output that are kept."""
+    """Bytes of output to keep."""
     workspace: str
     root: str
     """The folder that holds one folder per attempt."""
     filled: bool = False
-    """Whether the workspace holds the job's source already; it is emptied otherwise."""
+    """Whether the workspace holds the job's source already; if not, the launcher empties it."""
     steps: tuple[Mapping[str, object], ...] = field(default=(ONE_SCRIPT,), repr=False)
-    """As `encode_step` has them."""
+    """The steps in `encode_step`'s form."""
 
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Which attempt of an earlier session is to be followed, and from where."""
+    """The order to follow an attempt of an earlier session, and from where."""
 
     attempt: str
     root: str
@@ -82,11 +82,11 @@ class Follow:
     offset: int
     """The first byte of the log to send."""
     log_limit: int
-    """As in `Launch`: nothing beyond is sent."""
+    """As in `Launch`: the launcher sends nothing beyond it."""
 
 
 class EndKind(StrEnum):
-    """How the supervisor says the script ended."""
+    """How the script ended, by the supervisor's word."""
 
     EXITED = "exited"
     SIGNALED = "signaled"
@@ -97,7 +97,7 @@ class EndKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The launcher is there and waits for a job."""
+    """The launcher is ready and waits for a job."""
 
     boot_id: str
 
@@ -111,7 +111,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class LogData:
-    """The next bytes of the log; a frame may come in several of these."""
+    """The next bytes of the log. One frame may become several of these."""
 
     data: memoryview
 
@@ -135,15 +135,15 @@ class Ended:
     text: str
     logged: int
     dropped: int
-    """Bytes of the log, and bytes that were dropped because it was full or could not be written."""
+    """Bytes of the log, and bytes that were dropped because the log was full or could not be written."""
     log_error: str
-    """Why the log could not be written; empty when it could."""
+    """Why the log could not be written; empty if it could."""
     removed: int = 0
-    """Bytes of the log that the job removed from its file while the script ran; who had not read them never will."""
+    """Bytes of the log that the job removed from its file while the script ran. Those not sent before are lost."""
     left: int = 0
-    """Processes of the script that could not be ended, where somebody had asked for its end."""
+    """Processes of the script that could not be ended, if somebody had asked for the end."""
     step: int = 0
-    """Which step it ended like, from 0 on: the first that failed."""
+    """The number, from 0 on, of the step that decided the end: the first that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def encode_script(size: int) -> bytes:
 
 
 def encode_step(step: Step) -> dict[str, object]:
-    """Return a step as the launcher is told, without its script."""
+    """Return a step in the launcher's form, without its script."""
     allowed = step.allow_failure
     return {
         "name": step.name,
@@ -190,7 +190,7 @@ def _encode_test(test: Test) -> list[object]:
 
 
 def encode_follow(follow: Follow) -> bytes:
-    """Return the frame that asks for an attempt of an earlier session."""
+    """Return the frame that asks to follow an attempt of an earlier session."""
     return _encode(b"F", follow)
 
 
@@ -215,7 +215,7 @@ class Decoder:
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Yield the frames that `data` completes, and log bytes as they come.
 
-        Raises ProtocolError at the first thing that is not allowed; the decoder is of no use after that.
+        Raises ProtocolError at the first violation; the decoder cannot be used after that.
         """
         view = memoryview(data)
         while view:
@@ -232,7 +232,7 @@ class Decoder:
                 self._held.clear()
 
     def _hold(self, view: memoryview) -> memoryview:
-        """Take what is missing of a head or a JSON payload, and return the rest."""
+        """Take the bytes that a head or a JSON payload still lacks, and return the rest."""
         wanted = self._missing if self._kind else _HEAD.size - len(self._held)
         piece, rest = view[:wanted], view[wanted:]
         self._held += piece

@@ -1,8 +1,8 @@
-"""Leases that a later life of the service can return: their tokens are on disk before they are asked for.
+"""Leases that a later life of the service can return: their tokens are on disk before they are requested.
 
-A sandbox is kept for an attempt whose runner is not heard of, for hours. The marker of a job names the attempt that is
-followed again. Between the request for a lease and the marker, and between the outcome and the return of the sandbox,
-only this note knows of the lease.
+For hours, the source keeps a sandbox for an attempt whose runner is silent. The marker of a job names the attempt to
+follow again. Between the request for a lease and the marker, and between the outcome and the return of the sandbox,
+only this note records the lease.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _events = Events(__name__)
 
 
 class NotedLeases:
-    """A source of leases that notes each request until its lease is over, and returns what an earlier life was lent."""
+    """A source of leases that notes each request until its lease is over, and returns an earlier life's leases."""
 
     def __init__(self, leases: LeaseSource, notes: LeaseNotes) -> None:
         self._leases = leases
@@ -49,11 +49,11 @@ class NotedLeases:
         return _NotedHandle(self._leases.handle(attempt, token), self._forget)
 
     def keep(self, attempts: Collection[str]) -> None:
-        """Somebody else goes on with these: they are not `return_earlier`'s."""
+        """Exclude these attempts, which somebody else continues, from `return_earlier`."""
         self._earlier = [(attempt, token) for attempt, token in self._earlier if attempt not in attempts]
 
     async def return_earlier(self, followed: Collection[str]) -> None:
-        """Return what an earlier life was lent, but for the attempts that are followed. Asks until it is answered."""
+        """Return the leases of an earlier life, except those of followed attempts. Asks until the source answers."""
         async with asyncio.TaskGroup() as returning:
             for attempt, token in self._earlier:
                 if attempt not in followed:
@@ -63,11 +63,11 @@ class NotedLeases:
         try:
             await writing(self._notes.note, attempt, token)
         except StateError as error:
-            raise LeaseUnreachableError(str(error)) from error  # jobs wait for that as they do for the keeper
+            raise LeaseUnreachableError(str(error)) from error  # jobs then wait as they do for the keeper
 
     async def _return(self, attempt: str, token: str) -> None:
         async def end() -> None:
-            # Used: its job may have ended just before its runner did, or have closed its sandbox to whoever asks.
+            # Used: the job may have ended just before its runner did, or may have closed its sandbox.
             await self.handle(attempt, token).give_back(used=True)
             _events.info(Action.LEASE_RETURNED, "left leased, and returned", attempt=attempt)
 
@@ -76,12 +76,12 @@ class NotedLeases:
     async def _forget(self, attempt: str) -> None:
         try:
             await writing(self._notes.forget, attempt)
-        except StateError as error:  # the next life asks again, and is told that it is over
+        except StateError as error:  # the next life asks again, and learns that the lease is over
             _events.info(Action.STORE_FAILED, str(error), attempt=attempt)
 
 
 class _NotedHandle:
-    """See `LeaseHandle`. With the lease, its note is over."""
+    """See `LeaseHandle`. When the lease is over, its note is removed."""
 
     def __init__(self, lease: LeaseHandle, forget: Callable[[str], Awaitable[None]]) -> None:
         self.attempt = lease.attempt

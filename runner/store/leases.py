@@ -1,4 +1,4 @@
-"""Leases that were asked for, with the tokens that resume them."""
+"""Requested leases, with the tokens that resume them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class LeaseNotes:
         self._seal = seal
 
     def all(self) -> list[tuple[str, str]]:
-        """Attempts and their tokens, oldest first. One that cannot be read is as good as none: its lease ends."""
+        """Return attempts and their tokens, oldest first. Skips an unreadable note: its lease runs out by itself."""
         found = []
         for row in self._database.read("SELECT attempt, token FROM lease ORDER BY sequence"):
             try:
@@ -24,12 +24,12 @@ class LeaseNotes:
         return found
 
     def note(self, attempt: str, token: str) -> None:
-        """Write one down."""
+        """Note a request for a lease."""
         sealed = self._seal.close(token.encode(), attempt)
         with self._database.transaction("The lease cannot be noted") as connection:
             connection.execute("INSERT OR REPLACE INTO lease (attempt, token) VALUES (?, ?)", (attempt, sealed))
 
     def forget(self, attempt: str) -> None:
-        """It is over."""
+        """Remove the note of a lease that is over."""
         with self._database.transaction("The lease cannot be forgotten", durable=False) as connection:
             connection.execute("DELETE FROM lease WHERE attempt = ?", (attempt,))

@@ -1,4 +1,4 @@
-"""The frames between the runner and its own programs in a sandbox, as `wire` has them. What comes may be anything."""
+"""The frames between the runner and its own programs in a sandbox, in `wire`'s form. The answers are not trusted."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from runner.errors import ConnectionLostError, ProtocolError
 from runner.execution.session import Pipe
 
 MAX_JSON: Final = 64 * 1024
-"""Largest JSON payload, in bytes: a path of any length that Linux knows, with all that JSON adds."""
+"""Largest JSON payload, in bytes: enough for the longest path that Linux allows, with all that JSON adds."""
 _HEAD: Final = struct.Struct(">cI")
 _PIECE: Final = 1024 * 1024
 
 
 def request(document: dict[str, Any]) -> bytes:
-    """Return the frame that says what a program is to do."""
+    """Return the frame that tells a program what to do."""
     content = json.dumps(document).encode()
     return _HEAD.pack(b"j", len(content)) + content
 
 
 class Answer:
-    """What a program says. Every method raises ConnectionLostError and ProtocolError."""
+    """The answer of a program. Every method raises ConnectionLostError and ProtocolError."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
@@ -42,7 +42,7 @@ class Answer:
         return kind.decode("latin-1"), document
 
     async def content(self, size: int) -> AsyncIterator[bytes]:
-        """Yield the bytes that follow a frame, exactly as many as it announced."""
+        """Yield the bytes that follow a frame, exactly as many as the frame announced."""
         while size:
             piece = await self._some(min(size, _PIECE))
             size -= len(piece)

@@ -1,7 +1,7 @@
 """Has the sandbox fill a job's working folder with its source, before the job is sent.
 
-Nothing of what is fetched is run, so user code certainly has not. All of it happens inside: the runner meets neither a
-git host nor an archive's server, and unpacks nothing.
+Nothing that is fetched is run, so user code certainly did not run. The fetch happens inside the sandbox: the runner
+connects neither to a git host nor to an archive's server, and unpacks nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PIECE: Final = 1024 * 1024
 async def bring_in(session: Session, files: JobFiles, workspace: str) -> None:
     """Fill the working folder.
 
-    Errors: SourceError when the source cannot be had; StateError when the runner has lost the archive;
+    Errors: SourceError when the source cannot be fetched; StateError when the runner has lost the archive;
     ConnectionLostError; ProtocolError.
     """
     seconds = files.limits.source_deadline

@@ -1,6 +1,6 @@
-"""What is kept of one job on the runner's disk: an archive, and a list of what is in it. Whole or not at all.
+"""The artifacts of one job on the runner's disk: an archive, and a list of its members. Kept whole or not at all.
 
-The list is written last: without it, nothing is kept. A second collection after a crash takes the first one's place.
+The list is written last: without a list, nothing is kept. A second collection after a crash replaces the first.
 Every function blocks for as long as the disk takes.
 """
 
@@ -22,7 +22,7 @@ from runner.execution.files.inside.patterns import DEEPEST, Pattern
 from sandbox.archives import UnsafeArchive, inside, stays_inside
 
 _LEVEL: Final = 1
-"""Fast rather than small."""
+"""The compression level: fast rather than small."""
 _MAX_LIST: Final = 64 * 1024 * 1024
 _MAX_PATH: Final = 4096
 
@@ -34,27 +34,27 @@ class Member:
     path: str
     size: int = 0
     link: str | None = None
-    """Where a symbolic link leads."""
+    """The target of a symbolic link."""
     executable: bool = False
     changed: int = 0
-    """In whole seconds since 1970."""
+    """When the file was last changed, in whole seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is kept of a job."""
+    """The kept artifacts of a job."""
 
     members: tuple[Member, ...]
     left_out: tuple[str, ...]
-    """Sentences on what is not."""
+    """Sentences on the files that are not kept."""
     size: int
     """Bytes of the archive."""
 
 
 def admitted(document: Mapping[str, Any], patterns: Sequence[str]) -> Member:
-    """Return what a sandbox announces as a member. Raises ProtocolError when that cannot be one. Pure.
+    """Check a file that a sandbox announces, and return it as a member. Raises ProtocolError for a bad one. Pure.
 
-    Patterns and path may be of the worst kind: this takes some hundredths of a second then.
+    With the worst patterns and path this takes some hundredths of a second.
     """
     path, link, size = document.get("path"), document.get("link"), document.get("size", 0)
     changed, number = document.get("changed", 0), document.get("pattern")
@@ -86,10 +86,10 @@ def _is_count(value: object, highest: int) -> TypeGuard[int]:
 
 
 class Bundle:
-    """Writes an archive. Closed without `keep`, it leaves what was kept before, if anything."""
+    """Writes an archive. If it is closed without `keep`, earlier artifacts stay."""
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError."""
+        """Create the file. Raises OSError."""
         self._path = path
         self._part = path.with_name(f"{path.name}.part")
         lists(path.parent).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,19 +98,19 @@ class Bundle:
         self._gzip = gzip.GzipFile("", "wb", _LEVEL, self._file, 0)
         self._members: list[Member] = []
         self._last: list[str] = []
-        """The parts of the path before."""
+        """The parts of the previous member's path."""
         self._missing = 0
 
     def close(self) -> None:
-        """Forget what was not kept. Idempotent."""
+        """Close the archive, and remove it unless it was kept. Idempotent."""
         self._file.close()
         with contextlib.suppress(OSError):
             self._part.unlink(missing_ok=True)
 
     def begin(self, member: Member) -> None:
-        """Begin a member, whose bytes follow. Raises ProtocolError for one that is there, or lies below another.
+        """Begin a member, whose bytes follow. Raises ProtocolError for a duplicate, or a member below another one.
 
-        They come in the order of a walk, each folder's by name: so whatever one could clash with is the one before.
+        Members come in the order of a walk, sorted by name in each folder, so only the previous one can clash.
         """
         parts = member.path.split("/")
         if parts <= self._last or (self._last and parts[: len(self._last)] == self._last):
@@ -129,7 +129,7 @@ class Bundle:
         self._gzip.write(bytes(self._missing))
 
     def keep(self, left_out: tuple[str, ...]) -> Kept:
-        """Have it all on disk. Raises ProtocolError when its list would be longer than one that is read again."""
+        """Write all of it to disk. Raises ProtocolError when the list would be too long for `read`."""
         self._gzip.write(bytes(2 * tarfile.BLOCKSIZE))
         self._gzip.close()
         self._file.flush()
@@ -152,7 +152,7 @@ def _header(member: Member) -> bytes:
 
 
 def lists(folder: Path) -> Path:
-    """Return the folder of the lists of what is kept in a folder."""
+    """Return the folder of the lists that belong to the archives of a folder."""
     return folder / "lists"
 
 
@@ -161,13 +161,13 @@ def _list_of(path: Path) -> Path:
 
 
 def read(path: Path) -> Kept | None:
-    """Return what is kept; None if nothing is. Raises OSError, ValueError when something else is there."""
+    """Return the kept artifacts; None if there are none. Raises OSError, and ValueError when the list is broken."""
     try:
         document = durable.read_json(_list_of(path), _MAX_LIST)
     except FileNotFoundError:
         return None
     if not isinstance(document, dict):
-        raise ValueError(f"{path.name} is no list of artifacts")  # noqa: TRY004 - what it holds, not what we did
+        raise ValueError(f"{path.name} is no list of artifacts")  # noqa: TRY004 - the file is wrong, not our call
     return Kept(
         tuple(Member(**member) for member in document["members"]), tuple(document["left_out"]), document["size"]
     )

@@ -1,4 +1,4 @@
-"""What one job has to do with files, and where they lie on the runner's side."""
+"""The files of one job, and their places on the runner's side."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ class JobFiles:
 
     source: Upload | Git | Archive | None = None
     upload: Path | None = None
-    """The archive that was sent with it, if its source is one."""
+    """The archive that was sent with the job, if its source is one."""
     rules: tuple[Artifacts, ...] = ()
     bundle: Path | None = None
-    """Where what is kept of it goes; None where nothing is."""
+    """Where the artifacts are kept; None if none are."""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     limits: FileLimits = DEFAULT_LIMITS
 
     @classmethod
     def of(cls, job: Job, upload: Path | None, bundle: Path, limits: FileLimits = DEFAULT_LIMITS) -> JobFiles:
-        """Those of a job."""
+        """Return the files of a job."""
         return cls(job.source, upload, job.artifacts, bundle, job.secrets, limits)
 
     def wanted(self, outcome: Outcome) -> list[str]:
-        """Return the patterns of what is kept after this end of the script."""
+        """Return the patterns of the files to keep after this outcome."""
         return patterns(self.rules, outcome) if self.bundle else []
 
     def masked(self, text: str) -> str:
-        """Return what is told to users without the job's secrets in it."""
+        """Return a text for users with the job's secrets masked."""
         redactor = Redactor(self.secrets.values())
         data = text.encode(errors="surrogateescape")
         return (redactor.feed(data) + redactor.finish()).decode(errors="replace")
@@ -47,9 +47,9 @@ NO_FILES: Final = JobFiles()
 
 
 def patterns(rules: Iterable[Artifacts], outcome: Outcome) -> list[str]:
-    """Return the patterns of the rules that count after an outcome.
+    """Return the patterns of the rules that apply after an outcome.
 
-    None where the script came neither to an end of its own nor to a timeout of its own: after a cancel somebody waits.
+    No rule applies unless the script ended by itself or by a timeout of its own: after a cancel somebody waits.
     """
     match outcome:
         case Succeeded():

@@ -1,4 +1,4 @@
-"""How much the files of one job may be."""
+"""The limits for the files of one job."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ class FileLimits:
     """Bytes, counts, and deadlines in seconds."""
 
     archive_bytes: int = 1024 * _MIB
-    """Of an archive, sent or fetched: a large repository with its history, and no image of a disk."""
+    """Size of an archive, sent or fetched: room for a large repository with its history, but not for a disk image."""
     source_bytes: int = 8192 * _MIB
     source_files: int = 500_000
-    """Of what an archive unpacks to: it lies on the sandbox's disk, whose own limit comes first where there is one."""
+    """Limits of the unpacked archive. It lies on the sandbox's disk, whose own limit, if any, applies first."""
     source_deadline: float = 900.0
-    """Until the source is there. A git host that hangs holds up a sandbox and a slot."""
+    """For fetching the source. A git host that hangs blocks a sandbox and a slot."""
     artifact_bytes: int = 1024 * _MIB
     artifact_files: int = 10_000
-    """Of what is kept of one job, before it is compressed: it lies on the runner's disk."""
+    """Limits of one job's artifacts, before compression. They lie on the runner's disk."""
     artifact_deadline: float = 600.0
-    """Until it is all there. The sandbox and the slot wait for it."""
+    """For collecting the artifacts. The sandbox and the slot wait meanwhile."""
 
 
 DEFAULT_LIMITS: Final = FileLimits()

@@ -1,8 +1,8 @@
-"""Takes out of a sandbox what is kept of a job, after its script's end and before anybody is told of it.
+"""Takes a job's artifacts out of its sandbox, after the script's end and before the outcome is told.
 
-The sandbox is hostile: what it sends is bounded, named and counted here, and written into an archive of our own making.
-Whatever goes wrong is told in the job's log, and never changes how the script ended. A runner that is killed meanwhile
-collects again in its next life: at least once, and the last one is what is kept.
+The sandbox is hostile: the runner checks each name, size and count that it sends, and writes an archive of its own. Any
+failure is told in the job's log, and never changes how the script ended. A runner that is killed meanwhile collects
+again in its next life: artifacts are collected at least once, and the last collection is kept.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from runner.outcome import Outcome
 _INSIDE: Final = "runner.execution.files.inside"
 _PROGRAM: Final = program.assemble(*program.MODULES, "sandbox.archives", f"{_INSIDE}.patterns", f"{_INSIDE}.collect")
 _MAX_TOLD: Final = 20
-"""Sentences on single files that are taken over from the sandbox."""
+"""Sentences on single files that are accepted from the sandbox."""
 
 
 async def take_out(
     reach: Callable[[], Awaitable[Session]], files: JobFiles, outcome: Outcome, workspace: str
 ) -> list[str]:
-    """Keep what is wanted after an outcome, and return sentences for the job's log. Raises nothing.
+    """Keep the artifacts wanted after an outcome, and return sentences for the job's log. Raises nothing.
 
-    `reach` returns a session, another one after one that was lost; that may raise any RunnerError.
+    `reach` returns a session, and a new one after the last was lost. It may raise any RunnerError.
     """
     wanted = files.wanted(outcome)
     if not wanted or files.bundle is None:
@@ -90,7 +90,7 @@ async def _collect(session: Session, files: JobFiles, place: Path, wanted: list[
 
 
 def _left_out(document: dict[str, Any], files: JobFiles) -> tuple[str, ...]:
-    """What the sandbox says that it left out, as sentences of a bounded number and length."""
+    """Return sentences, bounded in number and length, on the files that the sandbox left out."""
     told, count = document.get("told"), document.get("left_out")
     sentences = [files.masked(clean(str(one))) for one in (told if isinstance(told, list) else [])[:_MAX_TOLD]]
     if isinstance(count, int) and (more := count - len(sentences)) > 0:

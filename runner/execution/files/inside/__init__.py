@@ -1,1 +1,1 @@
-"""What runs in the sandbox for a job's files, and reads archives elsewhere. It takes `sandbox.archives` along."""
+"""Programs for a job's files in the sandbox, sent with `sandbox.archives`. They also read archives elsewhere."""

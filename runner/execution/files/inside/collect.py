@@ -1,10 +1,10 @@
-"""Sends the files beneath a working folder that are to be kept, and says what it leaves out. Runs in the sandbox.
+"""Sends a job's artifacts from its working folder, and reports what it leaves out. Runs in the sandbox.
 
-No link is followed: folders are opened one below the other, and a link is sent as one if it stays inside. The runner
-believes nothing of what this says, for it runs as the job's user.
+It follows no link: it opens folders one below the other, and sends a link as a link if its target is inside. It runs as
+the job's user, so the runner trusts nothing that it sends.
 
-The answer is a frame `f` for each file (JSON, followed by its bytes), and a frame `d` at the end. A file comes with the
-number of a pattern that means it: the runner tries that one alone, and not all that a job may have.
+The answer is a frame `f` for each file (JSON, followed by the file's bytes), and a frame `d` at the end. The frame of a
+file holds the number of a pattern that matches it, so that the runner need not try all of the job's patterns.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def main() -> None:
-    """Read what is wanted, and send it."""
+    """Read the request, and send the files."""
     _, size = read_head()
     wanted = json.loads(b"".join(read_pieces(size)))
     signal.alarm(int(wanted["deadline"]) + 1)
@@ -47,7 +47,7 @@ class Collector:
         self.told: list[str] = []
 
     def run(self) -> None:
-        """Send all that is wanted, then what was left out."""
+        """Send all wanted files, then the list of those left out."""
         try:
             self.walk(os.open(self.folder, FLAGS | os.O_DIRECTORY), "", self.patterns.start)
             for pattern in dict.fromkeys(self.patterns.unmet.values()):
@@ -57,7 +57,7 @@ class Collector:
         send_json(b"d", {"left_out": self.left_out, "told": self.told})
 
     def walk(self, descriptor: int, above: str, places: tuple[frozenset[int], ...]) -> None:
-        """Look through a folder, which is closed then."""
+        """Walk through a folder, then close it."""
         try:
             for name in sorted(os.listdir(descriptor)):
                 further = self.patterns.step(places, name)
@@ -67,7 +67,7 @@ class Collector:
             os.close(descriptor)
 
     def look(self, folder: int, name: str, path: str, places: tuple[frozenset[int], ...]) -> None:
-        """Send one entry of a folder, or what is in it."""
+        """Send one entry of a folder, or the files below it."""
         pattern = self.patterns.first(places)
         try:
             kind = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
@@ -95,7 +95,7 @@ class Collector:
             send_json(b"f", {"path": path, "pattern": pattern, "link": target})
 
     def send_file(self, path: str, pattern: int, descriptor: int) -> None:
-        """Send a file, with as many bytes as were announced, whatever becomes of it meanwhile."""
+        """Send a file, with exactly the announced number of bytes, even if the file changes meanwhile."""
         with open(descriptor, "rb", buffering=0) as file:
             facts = os.fstat(descriptor)
             if not stat.S_ISREG(facts.st_mode):
@@ -121,7 +121,7 @@ class Collector:
                 left -= min(CHUNK, left)
 
     def has_room(self, path: str, size: int) -> bool:
-        """Whether there is room for one more; it is taken then."""
+        """Return whether there is room for one more file, and take it."""
         if self.files < 1:
             self.leave_out(path, "there are too many files")
         elif self.bytes < size:
@@ -133,7 +133,7 @@ class Collector:
         return False
 
     def leave_out(self, path: str, why: str) -> None:
-        """Say so, for the first ones."""
+        """Count a file that is left out; report the first `MOST_TOLD`."""
         self.left_out += 1
         if len(self.told) < MOST_TOLD:
             self.told.append(f"{shown(path)}: {why}")

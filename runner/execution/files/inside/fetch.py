@@ -1,6 +1,6 @@
 """Fills a job's working folder with its source. Runs in the sandbox, before anything of the job is there.
 
-What is secret comes over standard input, and is only in files of a private folder in memory while it is needed. The
+Secrets arrive over standard input, and lie only in files of a private folder in memory, while they are needed. The
 answer is one frame: `d` when the folder is filled, `n` with the reason when it is not.
 """
 # ruff: noqa: PTH123
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import IO, Any
 
-MEMORY = "/dev/shm"  # noqa: S108 - that is where memory is
+MEMORY = "/dev/shm"  # noqa: S108 - the file system in memory
 PIECE = 1024 * 1024
 MOST_SAID = 800
 STALLED = 60  # seconds without a byte
@@ -50,11 +50,11 @@ NOT_BY_HASH = ("not our ref", "unadvertised object", "couldn't find remote ref")
 
 
 class SourceError(Exception):
-    """The source cannot be had, for the reason given."""
+    """The source cannot be fetched, for the reason given."""
 
 
 def main() -> None:
-    """Read what is wanted, and fill the folder."""
+    """Read the request, and fill the folder."""
     _, size = read_head()
     wanted = json.loads(b"".join(read_pieces(size)))
     signal.signal(signal.SIGALRM, give_up)
@@ -70,12 +70,12 @@ def main() -> None:
 
 
 def give_up(*_: object) -> None:
-    """End, with what is secret removed: a signal by itself would leave it in memory, where the job could read it."""
+    """Exit and remove the secrets: a signal alone would leave them in memory, where the job could read them."""
     raise SystemExit(1)
 
 
 def fetch(wanted: dict[str, Any]) -> None:
-    """Fill the folder, which is empty at first."""
+    """Empty the folder, then fill it."""
     folder = Path(wanted["folder"])
     empty_workspace(str(folder))
     if wanted["kind"] == "git":
@@ -91,7 +91,7 @@ def fetch(wanted: dict[str, Any]) -> None:
 
 
 def keep(pieces: Iterable[bytes], archive: IO[bytes]) -> str:
-    """Write an archive down, and return its SHA-256."""
+    """Write an archive to a file, and return its SHA-256."""
     digest = hashlib.sha256()
     for piece in pieces:
         archive.write(piece)
@@ -100,7 +100,7 @@ def keep(pieces: Iterable[bytes], archive: IO[bytes]) -> str:
 
 
 def download(wanted: dict[str, Any]) -> Iterator[bytes]:
-    """Yield what is at an address. The token goes to that address only, and not where it leads."""
+    """Yield the content at a URL. The token is sent to that URL only, not to where it redirects."""
     request = urllib.request.Request(wanted["url"], headers={"User-Agent": "sandbox-runner"})  # noqa: S310 - checked
     if wanted["token"]:
         request.add_unredirected_header("Authorization", f"Bearer {wanted['token']}")
@@ -122,7 +122,7 @@ def download(wanted: dict[str, Any]) -> Iterator[bytes]:
 
 
 class Git:
-    """One commit, as git brings it."""
+    """One commit, fetched with git."""
 
     def __init__(self, wanted: dict[str, Any], folder: Path, private: Path) -> None:
         self.wanted = wanted
@@ -136,7 +136,7 @@ class Git:
             self.know_the_host()
 
     def log_in(self) -> None:
-        """Have git ask us for the password, for this host alone."""
+        """Let git log in with the token, at this host alone."""
         path = self.private / "login"
         self.write(path, f"username={self.wanted['user']}\npassword={self.wanted['token']}\n")
         address = urllib.parse.urlsplit(self.wanted["url"])
@@ -144,19 +144,19 @@ class Git:
         self.options += ["-c", "credential.helper=", "-c", f"credential.{place}.helper=!f() {{ cat {path}; }}; f"]
 
     def know_the_host(self) -> None:
-        """Have ssh use this key alone, and believe these host keys alone."""
+        """Let ssh use only this key, and trust only these host keys."""
         key, hosts = self.private / "key", self.private / "hosts"
         self.write(key, self.wanted["key"].replace("\r\n", "\n").rstrip("\n") + "\n")
         self.write(hosts, "".join(f"{line}\n" for line in self.wanted["host_keys"]))
         self.environment.update(GIT_SSH_COMMAND=f"{SSH} -i {key} -o UserKnownHostsFile={hosts}")
 
     def write(self, path: Path, text: str) -> None:
-        """Make a file for our eyes only."""
+        """Create a file that only its owner can read."""
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)
 
     def check_out(self) -> None:
-        """Have exactly the commit in the folder."""
+        """Check out exactly the commit in the folder."""
         if shutil.which("git") is None:
             raise SourceError("There is no git in the sandbox. Use an image that has it.")
         commit = self.wanted["commit"]
@@ -171,7 +171,7 @@ class Git:
             raise SourceError(f"What was checked out is not the commit {commit}.")
 
     def fetch(self, commit: str) -> None:
-        """Ask for the commit by its hash, and where the server gives none like that, for the ref that has it."""
+        """Fetch the commit by its hash or, if the server does not allow that, fetch the ref that has it."""
         depth = [f"--depth={self.wanted['depth']}"] if self.wanted["depth"] else []
         code, said = self.run("fetch", "--quiet", "--no-tags", *depth, "origin", commit)
         if not code:
@@ -183,14 +183,14 @@ class Git:
         self.must("fetch", "--quiet", "--no-tags", "origin", self.wanted["ref"])
 
     def must(self, *words: str) -> str:
-        """Have git do it, and return what it says."""
+        """Run git and return its output. Raises SourceError when git fails."""
         code, said = self.run(*words)
         if code:
             raise SourceError(f"git {words[0]} failed: {said or f'exit code {code}'}")
         return said
 
     def run(self, *words: str) -> tuple[int, str]:
-        """Have git do something, and return its exit code and its last words."""
+        """Run git and return its exit code and the end of its output."""
         done = subprocess.run(
             ["git", *self.options, *words],
             cwd=self.folder,
@@ -204,5 +204,5 @@ class Git:
 
 
 def one_line(text: object) -> str:
-    """Return what somebody else said as one line."""
+    """Return foreign text as one bounded line."""
     return " ".join(str(text).split())[:MOST_SAID]

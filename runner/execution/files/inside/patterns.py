@@ -1,8 +1,8 @@
-"""Patterns of paths: which files below a folder are meant.
+"""Patterns of paths: which files below a folder match.
 
-`*`, `?` and `[…]` stand for parts of a name, `**` for any number of folders; what names a folder means all that is in
-it. Walking down, a set of places in the pattern says what may still follow, so folders that cannot matter are never
-looked into.
+`*`, `?` and `[…]` stand for parts of a name, `**` for any number of folders; a pattern that matches a folder matches
+everything in it. During a walk, a set of places in the pattern says which names may still follow, so a folder without
+possible matches is never opened.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Pattern:
         parts = [part for part in text.split("/") if part not in ("", ".")]
         self._parts = [None if part == "**" else re.compile(translate(part)) for part in parts]
         self.start = self._beyond({0})
-        """Before the first name."""
+        """The places before the first name."""
 
     def step(self, places: frozenset[int], name: str) -> frozenset[int]:
-        """Return the places after one more name; none if nothing below it is meant."""
+        """Return the places after one more name; none if nothing below that name can match."""
         found = {len(self._parts)} & places
         for place in places - found:
             part = self._parts[place]
@@ -34,18 +34,18 @@ class Pattern:
         return self._beyond(found)
 
     def meant(self, places: frozenset[int]) -> bool:
-        """Whether what was named so far is meant, with all that is in it."""
+        """Return whether the path so far matches, with everything in it."""
         return len(self._parts) in places
 
     def admits(self, path: str) -> bool:
-        """Whether a path is meant."""
+        """Return whether a path matches."""
         places = self.start
         for name in path.split("/"):
             places = self.step(places, name)
         return self.meant(places)
 
     def _beyond(self, places: set[int]) -> frozenset[int]:
-        """`**` may also be no folder at all."""
+        """Add the places after each `**`, which may also stand for no folder at all."""
         for place, part in enumerate(self._parts):
             if part is None and place in places:
                 places.add(place + 1)
@@ -59,14 +59,14 @@ class Patterns:
         self._patterns = [Pattern(text) for text in texts]
         self.start = tuple(pattern.start for pattern in self._patterns)
         self.unmet = dict(enumerate(texts))
-        """Those that have meant nothing so far."""
+        """The patterns that have matched nothing so far."""
 
     def step(self, places: tuple[frozenset[int], ...], name: str) -> tuple[frozenset[int], ...]:
         """Return the places after one more name."""
         return tuple(pattern.step(place, name) for pattern, place in zip(self._patterns, places, strict=True))
 
     def first(self, places: tuple[frozenset[int], ...]) -> int | None:
-        """Return the number of the first pattern that means what was named so far."""
+        """Return the number of the first pattern that matches the path so far; None if none does."""
         met = [number for number, place in enumerate(places) if self._patterns[number].meant(place)]
         for number in met:
             self.unmet.pop(number, None)

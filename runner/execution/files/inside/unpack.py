@@ -1,4 +1,4 @@
-"""Unpacks a job's files: compressed or not, and no archive with a link that leads outside of its folder."""
+"""Unpacks an archive of a job's files, compressed or not. Refuses a link that leads outside of the folder."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zX
 
 
 def unpack(archive: BinaryIO, folder: Path, most_bytes: int, most_files: int) -> None:
-    """As `sandbox.archives.unpack`. Raises UnsafeArchive for a link that would be left out, too."""
+    """Unpack as `sandbox.archives.unpack` does, but raise UnsafeArchive also for a link that it would leave out."""
     for link in unpack_tar(decompressed(archive), folder, most_bytes, most_files):
         raise UnsafeArchive(f"It has the link {shown(link)}, which leads outside of its folder, or is below a link.")
 
 
 def decompressed(archive: BinaryIO) -> BinaryIO:
-    """By its first bytes: a name says nothing."""
+    """Return the decompressed archive. Its first bytes tell the format; its name is ignored."""
     begin = archive.read(6)
     archive.seek(0)
     for magic, opened in OPENERS.items():
