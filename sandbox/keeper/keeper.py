@@ -210,6 +210,11 @@ class Keeper:
 
     def _look_at_daemons(self) -> None:
         """Check which daemons of the runtimes run, and condemn sandboxes whose daemon has ended."""
+        with self._stock.changed:
+            built = {s.name: self._stock.built[s.name] for s in self._stock.pool if s.state in _MADE}
+        # Before the look below: otherwise a daemon that ends in between costs its sandboxes while it still counts as
+        # running, and others are made that cannot work either.
+        there = still_there({daemon for each in built.values() for daemon in each.rests_on})
         runtimes = [profile.runtime for profile in self._stock.pool.profiles.values()]
         before = self._daemons.refusal(runtimes)
         self._daemons.look(runtimes)
@@ -218,12 +223,9 @@ class Keeper:
             events.warning(Action.HOST_CHANGED, now)
         elif before and not now:
             events.info(Action.HOST_CHANGED, "The host: what its container runtime rests on runs again.")
-        with self._stock.changed:
-            built = {s.name: self._stock.built[s.name] for s in self._stock.pool if s.state in _MADE}
-            there = still_there({daemon for each in built.values() for daemon in each.rests_on})
-            for name, each in built.items():
-                if fault := lost(each.rests_on, there):
-                    self._stock.condemn(name, fault.fault, str(fault))
+        for name, each in built.items():
+            if fault := lost(each.rests_on, there):
+                self._stock.condemn(name, fault.fault, str(fault))
 
     def _compare(self) -> None:
         """Bring the pool in line with what the engine has."""
