@@ -52,11 +52,12 @@ def fill(disk: Path) -> None:
     assert os.statvfs(disk).f_bfree < 4  # it counts per processor, and not quite at once
 
 
-WAITS = "echo ready; while [ ! -e go ]; do sleep 0.02; done; echo after; exit 5"
+UNTIL_GO = "echo ready; while [ ! -e go ]; do sleep 0.02; done"
+WAITS = f"{UNTIL_GO}; echo after; exit 5"
 
 
 def go(bench: Bench) -> None:
-    """Let the script `WAITS` come to its end."""
+    """Let a script that waits `UNTIL_GO` come to its end."""
     Path(bench.settings.workspace, "go").touch()
 
 
@@ -91,7 +92,8 @@ async def test_a_disk_that_the_log_fills(bench: Bench, disk: Path) -> None:
 
 async def test_the_end_survives_a_full_disk(bench: Bench, disk: Path) -> None:
     """The record's blocks were taken at the start, so also somebody who comes later hears how it ended."""
-    await bench.leave("echo ready; dd if=/dev/zero of=filler bs=4096 || :; exit 3")
+    await bench.leave(f"{UNTIL_GO}; dd if=/dev/zero of=filler bs=4096 || :; exit 3")
+    go(bench)
     await eventually(lambda: b"exited" in bench.attempt.joinpath("record").read_bytes())
     assert os.statvfs(disk).f_bfree < 4  # it counts per processor, and not quite at once
     assert await bench.resume() == ScriptFailed(3)
