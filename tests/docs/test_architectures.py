@@ -23,6 +23,8 @@ from tests.images.started import archive
 from tests.waiting import until
 
 DEADLINE: Final = 1500
+SHARES: Final = 64
+"""Of the processors, where others have 1024: minutes of emulation must not make the tests beside it wait."""
 PAGE: Final = "own-images"
 HOST: Final = "registry.example"
 CERTIFICATE: Final = "/etc/sandbox/ca/registry.crt"
@@ -99,7 +101,7 @@ def builder(docker_client: docker.DockerClient, sandbox_runtime: str, sandbox_im
     }
     container = docker_client.containers.create(
         sandbox_image, runtime=sandbox_runtime, environment=environment(), volumes=["/var/lib/docker"],
-        extra_hosts={HOST: "127.0.0.1"},
+        extra_hosts={HOST: "127.0.0.1"}, cpu_shares=SHARES,
     )  # fmt: skip
     try:
         container.put_archive("/opt", programs(docker_client))
