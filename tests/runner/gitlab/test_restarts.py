@@ -181,7 +181,7 @@ async def test_a_runner_that_stops_does_not_wait_for_a_keeper_that_is_away(
     del lab.leases.trouble["resume"]
     lab.begin()
     await eventually(lambda: lab.leases.calls == ["give_back:used"])
-    assert list((lab.folder / "jobs").iterdir()) == []
+    await eventually(lambda: not list((lab.folder / "jobs").iterdir()))
 
 
 async def test_a_cancel_after_a_restart(lab: Lab) -> None:

@@ -46,7 +46,11 @@ class State:
 
     @cached_property
     def records(self) -> Records:
-        return Records(self.jobs, self.folder / "logs", Uploads(self.folder / "uploads"), self.folder / "artifacts")
+        # A thread of the life before may be in the middle of a write: a process that ended would have let go of it.
+        self.database._writer.execute("PRAGMA busy_timeout=10000")
+        made = Records(self.jobs, self.folder / "logs", Uploads(self.folder / "uploads"), self.folder / "artifacts")
+        self.database._writer.execute("PRAGMA busy_timeout=0")
+        return made
 
 
 def service_of(
