@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -31,18 +31,6 @@ LONG = 20.0
 SLACK = 1.0
 
 Socket = socket.socket
-
-
-@pytest.fixture(scope="module")
-def identity() -> Identity:
-    return new_identity("sandbox-1")
-
-
-@pytest.fixture
-def standins() -> Iterator[Standins]:
-    made = Standins()
-    yield made
-    made.end()
 
 
 def facts(order: Order, **lies: object) -> bytes:

@@ -3,7 +3,6 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from sandbox import ssh
 from sandbox.adhoc import execution, transfer
 from sandbox.errors import CommandTimedOut, ConnectionLost, TransferFailed
-from sandbox.identity import Identity, new_identity
+from sandbox.identity import Identity
 from tests.sandbox.liars import Liar, Standins
 
 SOON = 0.4
@@ -84,18 +83,6 @@ class Unended(Shell):
     def begin(self, channel: paramiko.Channel) -> None:
         channel.sendall(bytes(1024))  # a tar archive with nothing in it
         channel.shutdown_write()
-
-
-@pytest.fixture(scope="module")
-def identity() -> Identity:
-    return new_identity("sandbox-1")
-
-
-@pytest.fixture
-def standins() -> Iterator[Standins]:
-    made = Standins()
-    yield made
-    made.end()
 
 
 @pytest.fixture(autouse=True)
